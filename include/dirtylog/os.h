@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DIRTYLOG_OS_H
+#define DIRTYLOG_OS_H
+
+/*
+ * The system calls that libdirtylog makes, as a table.
+ *
+ * For tests, model kernels and fault injection: a program hands a table of its own to dl_log_open()
+ * in struct dl_options.os, and the library makes every one of its system calls through it. NULL
+ * there means the real system.
+ *
+ * UNSTABLE: this header is outside the ABI promise of dirtylog.h. A table must be compiled against
+ * the release it is used with; a size that differs from the library's is refused with -EINVAL.
+ *
+ * Every function returns 0 or a positive result, or a negative errno value, and leaves the
+ * thread's errno as it was. They are called from any thread that calls the library. The table and
+ * what opaque points to must outlive the log that was opened with them, and every vCPU and
+ * iterator of that log.
+ */
+
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What the library may assume of the host's KVM that no capability tells. */
+enum {
+	DL_OS_ARCH_NATIVE = 0, /* decided by the architecture that the library was built for */
+	/*
+	 * A ring without the backup bitmap records every write that a vCPU makes (x86, LoongArch).
+	 * Elsewhere the architecture's code asks "is there a bitmap?" to decide whether huge
+	 * mappings are split, so that a ring alone loses ordinary writes.
+	 */
+	DL_OS_ARCH_RING_ALONE_SAFE = 1,
+	DL_OS_ARCH_RING_NEEDS_BACKUP = 2,
+};
+
+struct dl_os {
+	uint32_t size;	     /* sizeof(struct dl_os) */
+	uint32_t page_bytes; /* host page size, a power of two; 0: ask the system */
+	uint32_t arch;	     /* DL_OS_ARCH_* */
+	uint32_t reserved;   /* 0 */
+	void *opaque;	     /* the first argument of every function below */
+
+	/* ioctl(2). arg is the pointer, or the value, that the request wants. */
+	int (*ioctl)(void *opaque, int fd, unsigned long request, void *arg);
+
+	/*
+	 * mmap(2) with no address wish. fd is -1 for anonymous memory. On success *addr is the
+	 * mapping.
+	 */
+	int (*mmap)(void *opaque, int fd, uint64_t offset_bytes, size_t bytes, int prot, int flags,
+		    void **addr);
+
+	/* munmap(2). */
+	int (*munmap)(void *opaque, void *addr, size_t bytes);
+
+	/* pthread_sigmask(3). set or old may be NULL. */
+	int (*signal_mask)(void *opaque, int how, const sigset_t *set, sigset_t *old);
+};
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

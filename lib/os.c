@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT */
+/* The real table of system calls, and the only place that makes one. */
+
+#include "os.h"
+
+#include <errno.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+static int system_ioctl(void *opaque, int fd, unsigned long request, void *arg)
+{
+	int before = errno;
+	int r = ioctl(fd, request, arg);
+
+	if (r < 0)
+		r = -errno;
+	errno = before;
+	return r;
+}
+
+static int system_mmap(void *opaque, int fd, uint64_t offset_bytes, size_t bytes, int prot,
+		       int flags, void **addr)
+{
+	int before = errno;
+	void *p = mmap(NULL, bytes, prot, flags, fd, (off_t)offset_bytes);
+	int r = 0;
+
+	if (p == MAP_FAILED)
+		r = -errno;
+	else
+		*addr = p;
+	errno = before;
+	return r;
+}
+
+static int system_munmap(void *opaque, void *addr, size_t bytes)
+{
+	int before = errno;
+	int r = munmap(addr, bytes) ? -errno : 0;
+
+	errno = before;
+	return r;
+}
+
+static int system_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
+{
+	return -pthread_sigmask(how, set, old);
+}
+
+static const struct dl_os system_os = {
+	.size = sizeof(struct dl_os),
+	.ioctl = system_ioctl,
+	.mmap = system_mmap,
+	.munmap = system_munmap,
+	.signal_mask = system_signal_mask,
+};
+
+const struct dl_os *dli_os_or_system(const struct dl_os *os)
+{
+	return os ? os : &system_os;
+}
+
+bool dli_os_valid(const struct dl_os *os)
+{
+	if (os->size != sizeof(*os) || os->reserved || os->arch > DL_OS_ARCH_RING_NEEDS_BACKUP)
+		return false;
+	if (os->page_bytes && (os->page_bytes < 4096 || os->page_bytes & (os->page_bytes - 1)))
+		return false;
+	return os->ioctl && os->mmap && os->munmap && os->signal_mask;
+}
+
+uint32_t dli_os_page_bytes(const struct dl_os *os)
+{
+	return os->page_bytes ? os->page_bytes : (uint32_t)sysconf(_SC_PAGESIZE);
+}
+
+bool dli_os_ring_alone_safe(const struct dl_os *os)
+{
+	if (os->arch != DL_OS_ARCH_NATIVE)
+		return os->arch == DL_OS_ARCH_RING_ALONE_SAFE;
+#if defined(__x86_64__) || defined(__i386__) || defined(__loongarch__)
+	return true;
+#else
+	return false;
+#endif
+}
+
+int dli_os_ioctl(const struct dl_os *os, int fd, unsigned long request, void *arg)
+{
+	return os->ioctl(os->opaque, fd, request, arg);
+}
+
+int dli_os_ioctl_value(const struct dl_os *os, int fd, unsigned long request, unsigned long value)
+{
+	return os->ioctl(os->opaque, fd, request, (void *)value);
+}
+
+int dli_os_map(const struct dl_os *os, int fd, uint64_t offset_bytes, size_t bytes, int prot,
+	       void **addr)
+{
+	return os->mmap(os->opaque, fd, offset_bytes, bytes, prot, MAP_SHARED, addr);
+}
+
+int dli_os_reserve(const struct dl_os *os, size_t bytes, void **addr)
+{
+	return os->mmap(os->opaque, -1, 0, bytes, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, addr);
+}
+
+void dli_os_unmap(const struct dl_os *os, void *addr, size_t bytes)
+{
+	if (addr)
+		(void)os->munmap(os->opaque, addr, bytes);
+}
+
+void dli_os_block_signals(const struct dl_os *os, sigset_t *before)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	/* Fails for a wrong argument only. */
+	(void)os->signal_mask(os->opaque, SIG_BLOCK, &all, before);
+}
+
+void dli_os_restore_signals(const struct dl_os *os, const sigset_t *before)
+{
+	(void)os->signal_mask(os->opaque, SIG_SETMASK, before, NULL);
+}
+
+uint64_t dli_os_now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}

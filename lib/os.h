@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DLI_OS_H
+#define DLI_OS_H
+
+#include <dirtylog/os.h>
+
+#include <stdbool.h>
+
+/* The table to use: the caller's, or the real system's for NULL. */
+const struct dl_os *dli_os_or_system(const struct dl_os *os);
+
+/* Whether a caller's table is one of this release. */
+bool dli_os_valid(const struct dl_os *os);
+
+uint32_t dli_os_page_bytes(const struct dl_os *os);
+
+/* Whether a ring records every vCPU write without the backup bitmap. */
+bool dli_os_ring_alone_safe(const struct dl_os *os);
+
+int dli_os_ioctl(const struct dl_os *os, int fd, unsigned long request, void *arg);
+
+/* As dli_os_ioctl(), for requests whose argument is a number. */
+int dli_os_ioctl_value(const struct dl_os *os, int fd, unsigned long request, unsigned long value);
+
+/* Maps bytes of fd, shared. */
+int dli_os_map(const struct dl_os *os, int fd, uint64_t offset_bytes, size_t bytes, int prot,
+	       void **addr);
+
+/* Reserves zeroed address space; memory comes with the first touch of each page. */
+int dli_os_reserve(const struct dl_os *os, size_t bytes, void **addr);
+
+void dli_os_unmap(const struct dl_os *os, void *addr, size_t bytes);
+
+/* Blocks every signal of this thread, and restores the mask of before. */
+void dli_os_block_signals(const struct dl_os *os, sigset_t *before);
+void dli_os_restore_signals(const struct dl_os *os, const sigset_t *before);
+
+uint64_t dli_os_now_ns(void);
+
+#endif
