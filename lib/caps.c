@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: MIT */
+/* What the kernel has, and the choice of mode with its reason. */
+
+#include "caps.h"
+
+#include "abi.h"
+#include "uapi.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+/*
+ * Of a vCPU's ring where the caller names no size: 256 KiB of kernel memory a vCPU. Four times what
+ * VMMs commonly take, since a ring that fills stops its vCPU.
+ */
+#define DEFAULT_RING_ENTRIES 16384u
+
+/* Where KVM_CAP_NR_MEMSLOTS is not known: the limit of the oldest kernels. */
+#define DEFAULT_SLOT_IDS 32u
+
+#define OPTIONS_FIRST_BYTES sizeof(struct dl_options)
+
+static void __attribute__((format(printf, 3, 4)))
+say(char *why, size_t why_bytes, const char *format, ...)
+{
+	va_list args;
+
+	if (!why || !why_bytes)
+		return;
+	va_start(args, format);
+	vsnprintf(why, why_bytes, format, args);
+	va_end(args);
+}
+
+static int check_extension(const struct dl_os *os, int fd, unsigned long cap)
+{
+	return dli_os_ioctl_value(os, fd, KVM_CHECK_EXTENSION, cap);
+}
+
+bool dli_caps_is_system_fd(const struct dl_os *os, int fd)
+{
+	return dli_os_ioctl_value(os, fd, KVM_GET_API_VERSION, 0) >= 0;
+}
+
+static void probe_rings(const struct dl_os *os, int fd, struct dli_caps *caps)
+{
+	int tso = check_extension(os, fd, KVM_CAP_DIRTY_LOG_RING);
+	int acq_rel = check_extension(os, fd, KVM_CAP_DIRTY_LOG_RING_ACQ_REL);
+	int bytes = acq_rel > 0 ? acq_rel : tso;
+
+	if (tso > 0)
+		caps->has |= DL_HAS_RING_TSO;
+	if (acq_rel > 0)
+		caps->has |= DL_HAS_RING_ACQ_REL;
+	if (bytes > 0)
+		caps->ring_max_entries = (uint32_t)bytes / sizeof(struct kvm_dirty_gfn);
+	if (check_extension(os, fd, KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP) > 0)
+		caps->has |= DL_HAS_BACKUP;
+}
+
+static void probe_bitmaps(const struct dl_os *os, int fd, struct dli_caps *caps)
+{
+	int manual = check_extension(os, fd, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
+
+	if (manual <= 0 || !(manual & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE))
+		return;
+	caps->has |= DL_HAS_MANUAL_PROTECT;
+	if (manual & KVM_DIRTY_LOG_INITIALLY_SET)
+		caps->has |= DL_HAS_INITIALLY_SET;
+}
+
+int dli_caps_probe(const struct dl_os *os, int fd, struct dli_caps *caps)
+{
+	int ids = check_extension(os, fd, KVM_CAP_NR_MEMSLOTS);
+	int spaces = check_extension(os, fd, KVM_CAP_MULTI_ADDRESS_SPACE);
+
+	if (ids < 0)
+		return -EBADF;
+	memset(caps, 0, sizeof(*caps));
+	caps->page_bytes = dli_os_page_bytes(os);
+	caps->ring_alone_safe = dli_os_ring_alone_safe(os);
+	caps->slot_ids = ids ? (uint32_t)ids : DEFAULT_SLOT_IDS;
+	caps->address_spaces = spaces > 1 ? (uint32_t)spaces : 1;
+	probe_rings(os, fd, caps);
+	probe_bitmaps(os, fd, caps);
+	return 0;
+}
+
+static int check_options(const struct dl_options *o, char *why, size_t why_bytes)
+{
+	if (o->flags || o->reserved) {
+		say(why, why_bytes, "the options carry flags that this release does not know");
+		return -EINVAL;
+	}
+	if (o->mode > DL_MODE_BITMAP || o->backup > DL_BACKUP_REQUIRED) {
+		say(why, why_bytes, "the options name no known mode or backup");
+		return -EINVAL;
+	}
+	if (o->ring_entries & (o->ring_entries - 1)) {
+		say(why, why_bytes, "%u ring entries are not a power of two", o->ring_entries);
+		return -EINVAL;
+	}
+	if (o->os && !dli_os_valid(o->os)) {
+		say(why, why_bytes, "the table of system calls is not one of this release");
+		return -EINVAL;
+	}
+	return 0;
+}
+
+int dli_options_read(const struct dl_options *from, struct dl_options *options, char *why,
+		     size_t why_bytes)
+{
+	int r;
+
+	say(why, why_bytes, "%s", "");
+	memset(options, 0, sizeof(*options));
+	if (!from)
+		return 0;
+	r = dli_abi_read(options, sizeof(*options), OPTIONS_FIRST_BYTES, from);
+	if (r) {
+		say(why, why_bytes,
+		    r == -E2BIG ? "the options ask for something that this release does not know"
+				: "the options' size is below the first release's");
+		return r;
+	}
+	return check_options(options, why, why_bytes);
+}
+
+/* Which entries a ring would have; the smallest that a host may want it does not tell. */
+static int choose_ring_entries(struct dli_caps *caps, uint32_t wanted, char *why, size_t why_bytes)
+{
+	uint32_t page_entries = caps->page_bytes / (uint32_t)sizeof(struct kvm_dirty_gfn);
+
+	if (wanted > caps->ring_max_entries) {
+		say(why, why_bytes, "%u ring entries are more than this kernel's %u", wanted,
+		    caps->ring_max_entries);
+		return -E2BIG;
+	}
+	if (wanted && wanted < page_entries) {
+		say(why, why_bytes, "%u ring entries are less than the %u of one host page", wanted,
+		    page_entries);
+		return -EINVAL;
+	}
+	caps->ring_entries = wanted ? wanted : DEFAULT_RING_ENTRIES;
+	if (caps->ring_entries > caps->ring_max_entries)
+		caps->ring_entries = caps->ring_max_entries;
+	return 0;
+}
+
+/* Why the rings are not to be taken, or NULL. */
+static const char *ring_obstacle(const struct dli_caps *caps, uint32_t backup)
+{
+	bool has_backup = caps->has & DL_HAS_BACKUP;
+
+	if (!caps->ring_max_entries)
+		return "this kernel has no dirty rings";
+	if (backup == DL_BACKUP_REQUIRED && !has_backup)
+		return "the backup bitmap is required and this kernel has none beside its rings";
+	if (backup == DL_BACKUP_AUTO && !has_backup && !caps->ring_alone_safe)
+		return "this kernel has no backup bitmap beside its rings, without which they lose "
+		       "writes to huge pages on this architecture";
+	return NULL;
+}
+
+static const char *bitmap_kind(const struct dli_caps *caps)
+{
+	if (caps->has & DL_HAS_INITIALLY_SET)
+		return "cleared in chunks, initially set";
+	if (caps->has & DL_HAS_MANUAL_PROTECT)
+		return "cleared in chunks";
+	return "cleared as it is read";
+}
+
+static void take_bitmap(struct dli_caps *caps, const char *reason, char *why, size_t why_bytes)
+{
+	caps->mode = DL_MODE_BITMAP;
+	caps->backup = false;
+	caps->ring_entries = 0;
+	say(why, why_bytes, "bitmap, %s: %s", bitmap_kind(caps), reason);
+}
+
+static void take_ring(struct dli_caps *caps, uint32_t backup, char *why, size_t why_bytes)
+{
+	const char *order = caps->has & DL_HAS_RING_ACQ_REL ? "acquire/release" : "TSO";
+	const char *beside;
+
+	caps->mode = DL_MODE_RING;
+	caps->backup = backup != DL_BACKUP_OFF && caps->has & DL_HAS_BACKUP;
+	if (caps->backup)
+		beside = "with the backup bitmap, so that writes made while no vCPU runs are seen";
+	else if (backup == DL_BACKUP_OFF)
+		beside = "without the backup bitmap, as asked";
+	else
+		beside = "without a backup bitmap, which this kernel lacks and nothing here needs";
+	say(why, why_bytes, "ring of %u entries a vCPU (%s), %s", caps->ring_entries, order,
+	    beside);
+}
+
+int dli_caps_choose(struct dli_caps *caps, const struct dl_options *options, char *why,
+		    size_t why_bytes)
+{
+	const char *obstacle = ring_obstacle(caps, options->backup);
+	int r;
+
+	if (options->mode == DL_MODE_BITMAP) {
+		take_bitmap(caps, "as asked", why, why_bytes);
+		return 0;
+	}
+	if (obstacle && options->mode == DL_MODE_RING) {
+		say(why, why_bytes, "%s", obstacle);
+		return -EOPNOTSUPP;
+	}
+	if (obstacle) {
+		take_bitmap(caps, obstacle, why, why_bytes);
+		return 0;
+	}
+	r = choose_ring_entries(caps, options->ring_entries, why, why_bytes);
+	if (r)
+		return r;
+	take_ring(caps, options->backup, why, why_bytes);
+	return 0;
+}
+
+void dli_caps_config(const struct dli_caps *caps, struct dl_config *config)
+{
+	*config = (struct dl_config){
+		.size = sizeof(*config),
+		.has = caps->has,
+		.mode = caps->mode,
+		.backup = caps->backup,
+		.ring_entries = caps->ring_entries,
+		.ring_max_entries = caps->ring_max_entries,
+		.page_bytes = caps->page_bytes,
+	};
+}
+
+int dl_probe(int fd, const struct dl_options *options, struct dl_config *would_be, char *why,
+	     size_t why_bytes)
+{
+	struct dl_options o;
+	struct dli_caps caps;
+	struct dl_config config;
+	int r = dli_options_read(options, &o, why, why_bytes);
+
+	if (r)
+		return r;
+	if (would_be && would_be->size < sizeof(*would_be)) {
+		say(why, why_bytes, "the config's size is below the first release's");
+		return -EINVAL;
+	}
+	r = dli_caps_probe(dli_os_or_system(o.os), fd, &caps);
+	if (r) {
+		say(why, why_bytes, "file descriptor %d is neither /dev/kvm nor a VM", fd);
+		return r;
+	}
+	r = dli_caps_choose(&caps, &o, why, why_bytes);
+	if (r || !would_be)
+		return r;
+	dli_caps_config(&caps, &config);
+	return dli_abi_write(would_be, sizeof(config), &config, sizeof(config));
+}
