@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DLI_PAGESET_H
+#define DLI_PAGESET_H
+
+/*
+ * The dirty pages of one slot: pending (known, not handed out) and taken (handed out, not
+ * acknowledged). Each is a bitmap in reserved address space, with summaries above it that lead to
+ * its dirty words, so that walking costs what is dirty, not what exists.
+ *
+ * Marking may be done by any thread at any time. Taking, giving back, folding back and clearing are
+ * for one thread at a time, beside markers and acknowledgers.
+ */
+
+#include "os.h"
+
+enum {
+	PAGESET_WORD_PAGES = 64,
+	/* What is taken at once: a bit of the top summary, eight words (a cache line) of the lower.
+	 */
+	PAGESET_CHUNK_WORDS = 512,
+	PAGESET_CHUNK_PAGES = PAGESET_CHUNK_WORDS * PAGESET_WORD_PAGES,
+};
+
+struct dli_pageset;
+
+/* Words of one chunk that were taken, in rising order; none is 0. */
+struct dli_chunk {
+	uint64_t first_page; /* of the chunk */
+	uint32_t words;
+	uint16_t index[PAGESET_CHUNK_WORDS]; /* word number inside the chunk */
+	uint64_t bits[PAGESET_CHUNK_WORDS];
+};
+
+int dli_pageset_new(const struct dl_os *os, uint64_t pages, struct dli_pageset **set);
+void dli_pageset_free(struct dli_pageset *set);
+
+/*
+ * Makes pages pending: bits of the word that begins at page word * 64. Returns how many were not
+ * pending before; whoever calls it adds them up for dli_pageset_count(), once a batch.
+ */
+uint32_t dli_pageset_mark_word(struct dli_pageset *set, uint64_t word, uint64_t bits);
+void dli_pageset_count(struct dli_pageset *set, uint64_t new_pages);
+
+/* Makes a range pending, which must lie inside. Returns how many pages are new; counts them. */
+uint64_t dli_pageset_mark_range(struct dli_pageset *set, uint64_t first_page, uint64_t pages);
+uint64_t dli_pageset_mark_all(struct dli_pageset *set);
+
+/*
+ * Moves the first chunk at or behind *chunk that has pending pages to taken and fills out with it.
+ * *chunk becomes its number. False: none is left.
+ */
+bool dli_pageset_take(struct dli_pageset *set, uint64_t *chunk, struct dli_chunk *out);
+
+/* Makes what was taken pending again. */
+void dli_pageset_give_back(struct dli_pageset *set, const struct dli_chunk *chunk);
+
+/* Forgets taken pages. False, and nothing is forgotten, where one of them is not taken. */
+bool dli_pageset_ack(struct dli_pageset *set, uint64_t first_page, uint64_t pages);
+
+/* Makes all that is taken pending again. */
+void dli_pageset_fold_back(struct dli_pageset *set);
+
+/* Forgets everything, pending and taken. */
+void dli_pageset_clear(struct dli_pageset *set);
+
+uint64_t dli_pageset_pending_pages(const struct dli_pageset *set);
+uint64_t dli_pageset_taken_pages(const struct dli_pageset *set);
+
+#endif
