@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+/* KVM_RESET_DIRTY_RINGS, serialised, with signals blocked. */
+
+#include "reset.h"
+
+#include "uapi.h"
+
+#include <errno.h>
+
+int dli_reset_init(struct dli_reset *reset, const struct dl_os *os, int vm_fd)
+{
+	reset->os = os;
+	reset->vm_fd = vm_fd;
+	return -pthread_mutex_init(&reset->lock, NULL);
+}
+
+void dli_reset_fini(struct dli_reset *reset)
+{
+	pthread_mutex_destroy(&reset->lock);
+}
+
+void dli_reset_close(struct dli_reset *reset)
+{
+	pthread_mutex_lock(&reset->lock);
+	reset->closed = true;
+	pthread_mutex_unlock(&reset->lock);
+}
+
+/*
+ * Since 6.17 a pending signal ends kvm_dirty_ring_reset() early, and the entries gathered until
+ * then are taken back without being protected again. So no signal may be pending here.
+ */
+static int reset_without_signals(struct dli_reset *reset)
+{
+	uint64_t begin_ns = dli_os_now_ns();
+	sigset_t before;
+	int r;
+
+	dli_os_block_signals(reset->os, &before);
+	r = dli_os_ioctl_value(reset->os, reset->vm_fd, KVM_RESET_DIRTY_RINGS, 0);
+	dli_os_restore_signals(reset->os, &before);
+	atomic_fetch_add_explicit(&reset->ioctl_ns, dli_os_now_ns() - begin_ns,
+				  memory_order_relaxed);
+	atomic_fetch_add_explicit(&reset->resets, 1, memory_order_relaxed);
+	return r;
+}
+
+int dli_reset_rings(struct dli_reset *reset)
+{
+	int r = -ECANCELED;
+
+	pthread_mutex_lock(&reset->lock);
+	if (!reset->closed)
+		r = reset_without_signals(reset);
+	pthread_mutex_unlock(&reset->lock);
+	return r;
+}
