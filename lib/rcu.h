@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DLI_RCU_H
+#define DLI_RCU_H
+
+/*
+ * liburcu's bp flavour: threads that the VMM made need not register. No lock is waited for and no
+ * system call made inside a read section.
+ *
+ * Pointers are published and read with C11 atomics, which ThreadSanitizer understands. Grace
+ * periods it cannot see (liburcu before 0.15 is not annotated), so builds for it get two edges in
+ * their place: everything before a grace period happens before later read sections, and every read
+ * section that has ended happens before the end of a later grace period.
+ */
+
+#include <stdatomic.h>
+#include <urcu-bp.h>
+
+#if defined(__SANITIZE_THREAD__)
+#define DLI_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define DLI_TSAN 1
+#endif
+#endif
+
+#ifdef DLI_TSAN
+extern atomic_uint dli_rcu_edge;
+#define dli_rcu_edge_acquire() ((void)atomic_load_explicit(&dli_rcu_edge, memory_order_acquire))
+#define dli_rcu_edge_release() \
+	((void)atomic_fetch_add_explicit(&dli_rcu_edge, 1, memory_order_acq_rel))
+#else
+#define dli_rcu_edge_acquire() ((void)0)
+#define dli_rcu_edge_release() ((void)0)
+#endif
+
+static inline void dli_rcu_read_lock(void)
+{
+	urcu_bp_read_lock();
+	dli_rcu_edge_acquire();
+}
+
+static inline void dli_rcu_read_unlock(void)
+{
+	dli_rcu_edge_release();
+	urcu_bp_read_unlock();
+}
+
+static inline void dli_rcu_synchronize(void)
+{
+	dli_rcu_edge_release();
+	urcu_bp_synchronize_rcu();
+	dli_rcu_edge_acquire();
+}
+
+#endif

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: MIT */
+/* The slot table under RCU. */
+
+#include "slots.h"
+
+#include "rcu.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef DLI_TSAN
+atomic_uint dli_rcu_edge;
+#endif
+
+int dli_slot_new(const struct dl_os *os, uint32_t page_bytes, uint32_t id, uint64_t bytes,
+		 struct dli_slot **out)
+{
+	struct dli_slot *slot = calloc(1, sizeof(*slot));
+	int r;
+
+	if (!slot)
+		return -ENOMEM;
+	slot->slot = id;
+	slot->bytes = bytes;
+	slot->pages = bytes / page_bytes;
+	atomic_init(&slot->references, 1);
+	r = dli_pageset_new(os, slot->pages, &slot->set);
+	if (r) {
+		free(slot);
+		return r;
+	}
+	*out = slot;
+	return 0;
+}
+
+void dli_slot_get(struct dli_slot *slot)
+{
+	atomic_fetch_add_explicit(&slot->references, 1, memory_order_relaxed);
+}
+
+void dli_slot_put(struct dli_slot *slot)
+{
+	if (atomic_fetch_sub_explicit(&slot->references, 1, memory_order_acq_rel) != 1)
+		return;
+	dli_pageset_free(slot->set);
+	free(slot);
+}
+
+static struct dli_slot_table *table_new(uint32_t places, uint32_t address_spaces, uint32_t ids)
+{
+	struct dli_slot_table *table = calloc(1, sizeof(*table));
+
+	if (!table)
+		return NULL;
+	table->ids = ids;
+	table->address_spaces = address_spaces;
+	/* One more than there are, so that an empty table needs no case of its own. */
+	table->by_id = calloc((size_t)address_spaces * ids + 1, sizeof(*table->by_id));
+	table->places = calloc(places + 1, sizeof(*table->places));
+	if (!table->by_id || !table->places) {
+		dli_slots_abandon(table);
+		return NULL;
+	}
+	return table;
+}
+
+void dli_slots_abandon(struct dli_slot_table *table)
+{
+	if (!table)
+		return;
+	free(table->by_id);
+	free(table->places);
+	free(table);
+}
+
+int dli_slots_init(struct dli_slots *slots)
+{
+	struct dli_slot_table *table = table_new(0, 0, 0);
+
+	if (!table)
+		return -ENOMEM;
+	atomic_init(&slots->table, table);
+	return 0;
+}
+
+void dli_slots_fini(struct dli_slots *slots)
+{
+	struct dli_slot_table *table = dli_slots_table(slots);
+
+	if (!table)
+		return;
+	for (uint32_t i = 0; i < table->n; i++)
+		dli_slot_put(table->places[i].slot);
+	dli_slots_abandon(table);
+}
+
+struct dli_slot_table *dli_slots_table(const struct dli_slots *slots)
+{
+	return atomic_load_explicit(&slots->table, memory_order_acquire);
+}
+
+static bool place_before(const struct dli_slot_place *a, uint32_t as_id, uint64_t end)
+{
+	return a->as_id < as_id || (a->as_id == as_id && a->gpa + a->slot->bytes <= end);
+}
+
+uint32_t dli_slot_place_at(const struct dli_slot_table *table, uint32_t as_id, uint64_t gpa)
+{
+	uint32_t low = 0, high = table->n;
+
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+
+		if (place_before(&table->places[middle], as_id, gpa))
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < table->n && table->places[low].as_id == as_id ? low : table->n;
+}
+
+bool dli_slot_overlaps(const struct dli_slot_table *table, const struct dli_slot *except,
+		       uint32_t as_id, uint64_t gpa, uint64_t bytes)
+{
+	uint32_t i = dli_slot_place_at(table, as_id, gpa);
+
+	for (; i < table->n && table->places[i].as_id == as_id; i++) {
+		if (table->places[i].gpa >= gpa + bytes)
+			return false;
+		if (table->places[i].slot != except)
+			return true;
+	}
+	return false;
+}
+
+static void append(struct dli_slot_table *table, struct dli_slot *slot, uint64_t gpa)
+{
+	uint32_t as_id = slot->slot >> 16, id = slot->slot & 0xffff;
+
+	table->places[table->n++] = (struct dli_slot_place){ as_id, gpa, slot };
+	table->by_id[as_id * table->ids + id] = slot;
+}
+
+static uint32_t larger(uint32_t a, uint32_t b)
+{
+	return a > b ? a : b;
+}
+
+struct dli_slot_table *dli_slots_prepare(const struct dli_slots *slots, struct dli_slot *remove,
+					 struct dli_slot *add, uint64_t gpa)
+{
+	const struct dli_slot_table *old = dli_slots_table(slots);
+	uint32_t address_spaces = old->address_spaces, ids = old->ids;
+	uint32_t as_id = add ? add->slot >> 16 : 0;
+	struct dli_slot_table *table;
+
+	if (add) {
+		address_spaces = larger(address_spaces, as_id + 1);
+		ids = larger(ids, (add->slot & 0xffff) + 1);
+	}
+	table = table_new(old->n + 1, address_spaces, ids);
+	if (!table)
+		return NULL;
+	for (uint32_t i = 0; i < old->n; i++) {
+		const struct dli_slot_place *place = &old->places[i];
+
+		if (add && (place->as_id > as_id || (place->as_id == as_id && place->gpa > gpa))) {
+			append(table, add, gpa);
+			add = NULL;
+		}
+		if (place->slot != remove)
+			append(table, place->slot, place->gpa);
+	}
+	if (add)
+		append(table, add, gpa);
+	return table;
+}
+
+struct dli_slot_table *dli_slots_publish(struct dli_slots *slots, struct dli_slot_table *table)
+{
+	struct dli_slot_table *old = dli_slots_table(slots);
+
+	atomic_store_explicit(&slots->table, table, memory_order_release);
+	dli_rcu_synchronize();
+	return old;
+}
+
+void dli_slots_sweep(struct dli_slots *slots, bool all)
+{
+	struct dli_slot **at = &slots->retired;
+
+	while (*at) {
+		struct dli_slot *slot = *at;
+
+		if (!all &&
+		    (dli_pageset_pending_pages(slot->set) || dli_pageset_taken_pages(slot->set))) {
+			at = &slot->next_retired;
+			continue;
+		}
+		*at = slot->next_retired;
+		dli_slot_put(slot);
+	}
+}
