@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT */
+/* dl_harvest: what was dirtied since the last one becomes pending. */
+
+#include "protect.h"
+#include "session.h"
+
+#include <errno.h>
+
+/* The part of a ring that may fill between two harvests, as dl_log_harvest_due() advises. */
+#define DUE_SHARE 2u
+
+static bool wants_repair(struct dl_log *log)
+{
+	bool wants = false;
+
+	for (struct dl_vcpu *vcpu = dli_vcpus_first(&log->vcpus); vcpu; vcpu = vcpu->next)
+		wants |= dli_ring_wants_repair(vcpu->ring);
+	return wants;
+}
+
+/*
+ * A ring lost entries, or had them taken back unprotected: pages may be writable now and nobody
+ * knows which. So all are protected anew, and only then marked: a page that is marked first could
+ * be handed out and read while it can still be written unseen. In the final pass nobody writes.
+ */
+static int repair(struct dl_log *log, bool last)
+{
+	int r = last ? 0 : dli_protect_again(log);
+
+	if (r)
+		return r;
+	dli_mark_everything(log);
+	for (struct dl_vcpu *vcpu = dli_vcpus_first(&log->vcpus); vcpu; vcpu = vcpu->next)
+		dli_ring_repaired(vcpu->ring);
+	return 0;
+}
+
+/* Half a ring at the rate of the fastest since the last harvest. */
+static void foresee(struct dl_log *log)
+{
+	uint64_t now_ns = dli_os_now_ns(), due_ns = UINT64_MAX;
+	uint64_t span_ns = now_ns - log->harvested_at_ns;
+
+	for (struct dl_vcpu *vcpu = dli_vcpus_first(&log->vcpus); vcpu; vcpu = vcpu->next) {
+		uint64_t recent = dli_ring_take_recent(vcpu->ring);
+		uint64_t until_ns;
+
+		if (!recent)
+			continue;
+		until_ns = (uint64_t)((double)span_ns * log->caps.ring_entries / DUE_SHARE /
+				      (double)recent);
+		if (until_ns < due_ns)
+			due_ns = until_ns;
+	}
+	log->harvested_at_ns = now_ns;
+	if (due_ns != UINT64_MAX)
+		due_ns += now_ns;
+	atomic_store_explicit(&log->due_at_ns, due_ns, memory_order_relaxed);
+}
+
+static int harvest_rings(struct dl_log *log, bool last)
+{
+	int r = dli_drain_rings(log, last);
+
+	if (r)
+		return r;
+	foresee(log);
+	return wants_repair(log) ? repair(log, last) : 0;
+}
+
+static uint64_t merge(struct dli_slot *slot, const uint64_t *words)
+{
+	uint64_t n = dli_bitmap_words(slot->pages), new_pages = 0;
+	/* A kernel has no bits behind the end; should one, they would be pages of nobody. */
+	uint64_t last_bits =
+		slot->pages % 64 ? (UINT64_C(1) << slot->pages % 64) - 1 : ~UINT64_C(0);
+
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t bits = words[i];
+
+		if (!bits)
+			continue;
+		bits = dli_bitmap_word(bits);
+		if (i == n - 1)
+			bits &= last_bits;
+		if (bits)
+			new_pages += dli_pageset_mark_word(slot->set, i, bits);
+	}
+	dli_pageset_count(slot->set, new_pages);
+	return new_pages;
+}
+
+static int harvest_bitmap(struct dl_log *log, struct dli_slot *slot)
+{
+	uint64_t begin_ns = dli_os_now_ns(), new_pages;
+	int r = dli_bitmap_get(log->os, log->vm_fd, slot->slot, log->buffer.words);
+
+	atomic_fetch_add_explicit(&log->slot_ioctl_ns, dli_os_now_ns() - begin_ns,
+				  memory_order_relaxed);
+	if (r < 0) {
+		/* It may have failed after it cleared the kernel's bits. */
+		dli_log_note_failure(log, "the bitmap could not be read", slot->slot, r);
+		dli_pageset_mark_all(slot->set);
+		return r;
+	}
+	new_pages = merge(slot, log->buffer.words);
+	atomic_fetch_add_explicit(&log->bitmap_new_pages, new_pages, memory_order_relaxed);
+	return 0;
+}
+
+/* Every slot's, whatever becomes of one; returns the first failure. */
+static int harvest_bitmaps(struct dl_log *log)
+{
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	int first = 0;
+
+	for (uint32_t i = 0; i < table->n; i++) {
+		struct dli_slot *slot = table->places[i].slot;
+		int r = slot->logged ? harvest_bitmap(log, slot) : 0;
+
+		if (r && !first)
+			first = r;
+	}
+	return first;
+}
+
+static uint64_t pending_bytes_of(struct dl_log *log)
+{
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	uint64_t pages = 0;
+
+	for (uint32_t i = 0; i < table->n; i++)
+		pages += dli_pageset_pending_pages(table->places[i].slot->set);
+	for (struct dli_slot *slot = log->slots.retired; slot; slot = slot->next_retired)
+		pages += dli_pageset_pending_pages(slot->set);
+	return pages * log->caps.page_bytes;
+}
+
+static int harvest(struct dl_log *log, bool last)
+{
+	int rings = 0, bitmaps = 0, missing;
+
+	if (!dli_log_is_on(log))
+		return -ECANCELED;
+	missing = dli_protect_missing(log);
+	if (dli_log_is_ring(log))
+		rings = harvest_rings(log, last);
+	/* The backup bitmap after the rings: who writes it has no vCPU, and writes last. */
+	if (!dli_log_is_ring(log) || (last && log->caps.backup))
+		bitmaps = harvest_bitmaps(log);
+	if (missing)
+		return missing;
+	return rings ? rings : bitmaps;
+}
+
+int dl_harvest(struct dl_log *log, uint32_t flags, uint64_t *pending_bytes)
+{
+	int r;
+
+	if (!log || flags & ~(uint32_t)DL_HARVEST_FINAL)
+		return -EINVAL;
+	pthread_mutex_lock(&log->lock);
+	r = harvest(log, flags & DL_HARVEST_FINAL);
+	if (!r && pending_bytes)
+		*pending_bytes = pending_bytes_of(log);
+	pthread_mutex_unlock(&log->lock);
+	return r;
+}

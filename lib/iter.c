@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: MIT */
+/* Handing pending pages out as runs. */
+
+#include "log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/*
+ * Read under log->reading. The pages of one chunk are taken together; where the bitmap is cleared
+ * by hand, that is also what one KVM_CLEAR_DIRTY_LOG covers, so no run is longer than a chunk.
+ */
+struct dl_iter {
+	struct dl_log *log;
+	uint64_t session;
+	uint32_t at;	     /* slot that is being read */
+	uint64_t next_chunk; /* of it */
+	uint32_t word;	     /* of chunk: the first that is not handed out */
+	struct dli_chunk chunk;
+	uint64_t clear_words[PAGESET_CHUNK_WORDS];
+	uint32_t n;
+	struct dli_slot *slots[];
+};
+
+static uint32_t count_slots(const struct dl_log *log)
+{
+	uint32_t n = dli_slots_table(&log->slots)->n;
+
+	for (struct dli_slot *slot = log->slots.retired; slot; slot = slot->next_retired)
+		n++;
+	return n;
+}
+
+static void hold_slots(struct dl_iter *iter)
+{
+	const struct dli_slot_table *table = dli_slots_table(&iter->log->slots);
+
+	/* First those that are gone: their memory is kept only for this. */
+	for (struct dli_slot *slot = iter->log->slots.retired; slot; slot = slot->next_retired)
+		iter->slots[iter->n++] = slot;
+	for (uint32_t i = 0; i < table->n; i++)
+		iter->slots[iter->n++] = table->places[i].slot;
+	for (uint32_t i = 0; i < iter->n; i++)
+		dli_slot_get(iter->slots[i]);
+}
+
+static int iter_new(struct dl_log *log, struct dl_iter **out)
+{
+	struct dl_iter *iter;
+
+	if (!dli_log_is_on(log))
+		return -ECANCELED;
+	if (log->iter)
+		return -EBUSY;
+	iter = calloc(1, sizeof(*iter) + count_slots(log) * sizeof(iter->slots[0]));
+	if (!iter)
+		return -ENOMEM;
+	iter->log = log;
+	iter->session = dli_log_session(log);
+	hold_slots(iter);
+	dli_log_get(log);
+	log->iter = iter;
+	*out = iter;
+	return 0;
+}
+
+int dl_iter_new(struct dl_log *log, uint32_t flags, struct dl_iter **iter)
+{
+	int r;
+
+	if (!log || !iter || flags)
+		return -EINVAL;
+	pthread_mutex_lock(&log->reading);
+	pthread_mutex_lock(&log->lock);
+	r = iter_new(log, iter);
+	pthread_mutex_unlock(&log->lock);
+	pthread_mutex_unlock(&log->reading);
+	return r;
+}
+
+static bool is_over(const struct dl_iter *iter)
+{
+	return dli_log_session(iter->log) != iter->session || !dli_log_is_on(iter->log);
+}
+
+/* Spreads the chunk's words over a bitmap that begins at its first. Returns its words. */
+static uint32_t spread(struct dl_iter *iter)
+{
+	const struct dli_chunk *chunk = &iter->chunk;
+	uint32_t first = chunk->index[0];
+	uint32_t words = chunk->index[chunk->words - 1] - first + 1u;
+
+	memset(iter->clear_words, 0, words * sizeof(iter->clear_words[0]));
+	for (uint32_t i = 0; i < chunk->words; i++)
+		iter->clear_words[chunk->index[i] - first] = chunk->bits[i];
+	return words;
+}
+
+/*
+ * Whatever brought the pages here, a bitmap, a mark or an iteration that was not finished, may have
+ * been followed by another write. CLEAR protects those that the kernel still has as dirty, so that
+ * the contents that are read now are covered and a later write is seen.
+ */
+static int clear_chunk(struct dl_iter *iter, const struct dli_slot *slot)
+{
+	struct dl_log *log = iter->log;
+	uint64_t first_page = iter->chunk.first_page + iter->chunk.index[0] * UINT64_C(64);
+	uint64_t pages = spread(iter) * UINT64_C(64), begin_ns;
+	int r;
+
+	if (!log->clear_in_chunks || !slot->logged)
+		return 0;
+	if (first_page + pages > slot->pages)
+		pages = slot->pages - first_page;
+	begin_ns = dli_os_now_ns();
+	r = dli_bitmap_clear(log->os, log->vm_fd, slot->slot, first_page, (uint32_t)pages,
+			     iter->clear_words);
+	atomic_fetch_add_explicit(&log->slot_ioctl_ns, dli_os_now_ns() - begin_ns,
+				  memory_order_relaxed);
+	if (r < 0)
+		dli_log_note_failure(log, "the bitmap could not be cleared", slot->slot, r);
+	return r < 0 ? r : 0;
+}
+
+/* Takes the next chunk of one slot. 1, or 0 at the slot's end. */
+static int take_chunk(struct dl_iter *iter, struct dli_slot *slot)
+{
+	int r;
+
+	iter->word = 0;
+	iter->chunk.words = 0;
+	if (slot->discarded || !dli_pageset_take(slot->set, &iter->next_chunk, &iter->chunk))
+		return 0;
+	r = clear_chunk(iter, slot);
+	if (r) {
+		dli_pageset_give_back(slot->set, &iter->chunk);
+		iter->chunk.words = 0;
+		return r;
+	}
+	iter->next_chunk++;
+	return 1;
+}
+
+/* Fills the chunk: 1, or 0 where nothing is left. */
+static int next_chunk(struct dl_iter *iter)
+{
+	/* The slot cannot change between what is taken, the clear and the answer. */
+	pthread_mutex_t *lock = &iter->log->lock;
+	int r = 0;
+
+	pthread_mutex_lock(lock);
+	while (iter->at < iter->n) {
+		r = take_chunk(iter, iter->slots[iter->at]);
+		if (r)
+			break;
+		iter->at++;
+		iter->next_chunk = 0;
+	}
+	pthread_mutex_unlock(lock);
+	return r;
+}
+
+/* Removes the first run from the chunk, which is not empty. */
+static void cut_run(struct dl_iter *iter, uint64_t *first_page, uint64_t *pages)
+{
+	struct dli_chunk *chunk = &iter->chunk;
+	uint32_t i = iter->word;
+	uint32_t bit = (uint32_t)__builtin_ctzll(chunk->bits[i]);
+
+	*first_page = chunk->first_page + chunk->index[i] * UINT64_C(64) + bit;
+	*pages = 0;
+	for (;;) {
+		/* Ones from bit on: bits below are zero already. */
+		uint64_t rest = ~(chunk->bits[i] >> bit);
+		uint32_t length = rest ? (uint32_t)__builtin_ctzll(rest) : 64;
+
+		if (length > 64 - bit)
+			length = 64 - bit;
+		*pages += length;
+		if (bit + length < 64) {
+			chunk->bits[i] &= ~UINT64_C(0) << (bit + length);
+			break;
+		}
+		chunk->bits[i] = 0;
+		/* On into the next word where it follows and begins with a page. */
+		if (i + 1 == chunk->words || chunk->index[i + 1] != chunk->index[i] + 1 ||
+		    !(chunk->bits[i + 1] & 1))
+			break;
+		i++;
+		bit = 0;
+	}
+	iter->word = chunk->bits[i] ? i : i + 1;
+}
+
+static void read_run(struct dl_iter *iter, struct dl_run *run)
+{
+	const struct dli_slot *slot = iter->slots[iter->at];
+	uint32_t page_bytes = iter->log->caps.page_bytes;
+	uint64_t first_page, pages;
+
+	cut_run(iter, &first_page, &pages);
+	run->offset_bytes = first_page * page_bytes;
+	run->bytes = pages * page_bytes;
+	run->gpa = atomic_load_explicit(&slot->gpa, memory_order_relaxed) + run->offset_bytes;
+	run->hva = slot->hva + run->offset_bytes;
+	run->slot = slot->slot;
+	run->reserved = iter->at;
+}
+
+static int read_runs(struct dl_iter *iter, struct dl_run *runs, uint32_t max_runs)
+{
+	uint32_t n = 0;
+
+	while (n < max_runs) {
+		if (iter->word == iter->chunk.words || iter->slots[iter->at]->discarded) {
+			int r = next_chunk(iter);
+
+			/* A failure comes again with the next call; these runs are good. */
+			if (r <= 0)
+				return n ? (int)n : r;
+		}
+		read_run(iter, &runs[n++]);
+	}
+	return (int)n;
+}
+
+int dl_iter_read(struct dl_iter *iter, struct dl_run *runs, uint32_t max_runs)
+{
+	int r = -ECANCELED;
+
+	if (!iter || !runs || !max_runs || max_runs > INT32_MAX)
+		return -EINVAL;
+	pthread_mutex_lock(&iter->log->reading);
+	if (!is_over(iter))
+		r = read_runs(iter, runs, max_runs);
+	pthread_mutex_unlock(&iter->log->reading);
+	return r;
+}
+
+static bool ack_run(const struct dl_iter *iter, const struct dl_run *run)
+{
+	uint64_t page_bytes = iter->log->caps.page_bytes;
+	struct dli_slot *slot;
+
+	if (run->reserved >= iter->n || !run->bytes ||
+	    (run->offset_bytes | run->bytes) & (page_bytes - 1))
+		return false;
+	slot = iter->slots[run->reserved];
+	if (slot->slot != run->slot || run->offset_bytes >= slot->bytes ||
+	    run->bytes > slot->bytes - run->offset_bytes)
+		return false;
+	return dli_pageset_ack(slot->set, run->offset_bytes / page_bytes, run->bytes / page_bytes);
+}
+
+int dl_iter_ack(struct dl_iter *iter, const struct dl_run *runs, uint32_t n_runs)
+{
+	if (!iter || (!runs && n_runs))
+		return -EINVAL;
+	if (is_over(iter))
+		return -ECANCELED;
+	for (uint32_t i = 0; i < n_runs; i++)
+		if (!ack_run(iter, &runs[i]))
+			return -EINVAL;
+	return 0;
+}
+
+static void end(struct dl_iter *iter)
+{
+	bool over = is_over(iter);
+
+	for (uint32_t i = 0; i < iter->n; i++) {
+		if (!over && !iter->slots[i]->discarded)
+			dli_pageset_fold_back(iter->slots[i]->set);
+		dli_slot_put(iter->slots[i]);
+	}
+	dli_slots_sweep(&iter->log->slots, false);
+	iter->log->iter = NULL;
+}
+
+void dl_iter_free(struct dl_iter *iter)
+{
+	struct dl_log *log;
+
+	if (!iter)
+		return;
+	log = iter->log;
+	pthread_mutex_lock(&log->reading);
+	pthread_mutex_lock(&log->lock);
+	end(iter);
+	pthread_mutex_unlock(&log->lock);
+	pthread_mutex_unlock(&log->reading);
+	free(iter);
+	dli_log_put(log);
+}

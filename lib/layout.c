@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: MIT */
+/* dl_slot_set, dl_slot_remove: the memory layout, also while logging. */
+
+#include "abi.h"
+#include "protect.h"
+#include "session.h"
+#include "uapi.h"
+
+/* KVM's own limit: a page number of a slot fits 31 bits. */
+#define MAX_SLOT_PAGES ((UINT64_C(1) << 31) - 1)
+
+#define SET_FLAGS    (uint32_t)(DL_SLOT_CLEAN | DL_SLOT_CALLER_IOCTL | DL_SLOT_NO_LOG)
+#define REMOVE_FLAGS (uint32_t)(DL_SLOT_CALLER_IOCTL | DL_SLOT_DISCARD)
+
+static bool is_closed(const struct dl_log *log)
+{
+	return atomic_load_explicit(&log->state, memory_order_acquire) == LOG_CLOSED;
+}
+
+static bool valid_slot(const struct dl_log *log, const struct dl_slot *s)
+{
+	uint64_t page_mask = log->caps.page_bytes - 1;
+
+	if (s->flags & ~SET_FLAGS || s->kvm_flags & KVM_MEM_LOG_DIRTY_PAGES)
+		return false;
+	if (s->slot >> 16 >= log->caps.address_spaces || (s->slot & 0xffff) >= log->caps.slot_ids)
+		return false;
+	if (!s->bytes || (s->gpa | s->bytes | s->hva) & page_mask)
+		return false;
+	if (s->gpa + s->bytes - 1 < s->gpa || s->hva + s->bytes - 1 < s->hva)
+		return false;
+	return s->bytes / log->caps.page_bytes <= MAX_SLOT_PAGES;
+}
+
+static int set_memory(struct dl_log *log, const struct dl_slot *s, uint64_t bytes, bool logging)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = s->slot,
+		.flags = s->kvm_flags | (logging ? KVM_MEM_LOG_DIRTY_PAGES : 0),
+		.guest_phys_addr = s->gpa,
+		.memory_size = bytes,
+		.userspace_addr = s->hva,
+	};
+	int r = dli_log_slot_ioctl(log, KVM_SET_USER_MEMORY_REGION, &region);
+
+	if (r < 0)
+		dli_log_note_failure(
+			log, bytes ? "the slot could not be set" : "it could not be removed",
+			s->slot, r);
+	return r;
+}
+
+static int bring_up(struct dl_log *log, const struct dl_slot *s, struct dli_slot *slot)
+{
+	bool logging = dli_log_is_on(log) && dli_slot_is_loggable(slot);
+	int r;
+
+	if (s->flags & DL_SLOT_CALLER_IOCTL)
+		return logging ? dli_protect_slot(log, slot, true) : 0;
+	r = set_memory(log, s, s->bytes, logging);
+	if (!r)
+		slot->logged = logging;
+	return r;
+}
+
+/* In the table before KVM knows the slot: else its first entries could be read as nobody's. */
+static int create_in_table(struct dl_log *log, const struct dl_slot *s, struct dli_slot *slot)
+{
+	struct dli_slot_table *table = dli_slots_prepare(&log->slots, NULL, slot, s->gpa);
+	struct dli_slot_table *old;
+	int r;
+
+	if (!table)
+		return -ENOMEM;
+	old = dli_slots_publish(&log->slots, table);
+	r = bring_up(log, s, slot);
+	if (r)
+		old = dli_slots_publish(&log->slots, old);
+	dli_slots_abandon(old);
+	return r;
+}
+
+static bool needs_buffer(const struct dl_log *log)
+{
+	return dli_log_is_on(log) && (!dli_log_is_ring(log) || log->caps.backup);
+}
+
+static int create(struct dl_log *log, const struct dl_slot *s)
+{
+	struct dli_slot *slot;
+	int r = dli_slot_new(log->os, log->caps.page_bytes, s->slot, s->bytes, &slot);
+
+	if (r)
+		return r;
+	slot->flags = s->flags & DL_SLOT_NO_LOG;
+	slot->kvm_flags = s->kvm_flags;
+	slot->hva = s->hva;
+	atomic_init(&slot->gpa, s->gpa);
+	if (needs_buffer(log))
+		r = dli_bitmap_reserve(&log->buffer, log->os, slot->pages);
+	if (!r)
+		r = create_in_table(log, s, slot);
+	if (r) {
+		dli_slot_put(slot);
+		return r;
+	}
+	if (slot->logged && !(s->flags & DL_SLOT_CLEAN))
+		dli_pageset_mark_all(slot->set);
+	return 0;
+}
+
+/* The flags and the place of a slot are what KVM can change. */
+static bool can_become(const struct dli_slot *slot, const struct dl_slot *s)
+{
+	uint32_t differ = slot->kvm_flags ^ s->kvm_flags;
+
+	return slot->bytes == s->bytes && slot->hva == s->hva && !(differ & KVM_MEM_READONLY) &&
+	       slot->flags == (s->flags & DL_SLOT_NO_LOG);
+}
+
+static int change_in_kvm(struct dl_log *log, const struct dl_slot *s, struct dli_slot *slot)
+{
+	bool was_logged = slot->logged;
+	int r;
+
+	if (!(s->flags & DL_SLOT_CALLER_IOCTL))
+		return set_memory(log, s, s->bytes, was_logged);
+	/* The caller's ioctl carried no logging flag, so it switched logging off. */
+	if (!was_logged)
+		return 0;
+	slot->logged = false;
+	r = dli_protect_slot(log, slot, true);
+	return r;
+}
+
+static int change(struct dl_log *log, const struct dl_slot *s, struct dli_slot *slot)
+{
+	uint64_t gpa = atomic_load_explicit(&slot->gpa, memory_order_relaxed);
+	uint32_t kvm_flags = slot->kvm_flags;
+	bool moved = gpa != s->gpa, by_caller = s->flags & DL_SLOT_CALLER_IOCTL;
+	struct dli_slot_table *table;
+	int r;
+
+	if (!can_become(slot, s))
+		return -EINVAL;
+	if (!moved && kvm_flags == s->kvm_flags)
+		return 0;
+	table = dli_slots_prepare(&log->slots, slot, slot, s->gpa);
+	if (!table)
+		return -ENOMEM;
+	slot->kvm_flags = s->kvm_flags;
+	atomic_store_explicit(&slot->gpa, s->gpa, memory_order_relaxed);
+	r = change_in_kvm(log, s, slot);
+	if (r && !by_caller) {
+		slot->kvm_flags = kvm_flags;
+		atomic_store_explicit(&slot->gpa, gpa, memory_order_relaxed);
+		dli_slots_abandon(table);
+		return r;
+	}
+	dli_slots_abandon(dli_slots_publish(&log->slots, table));
+	/* By the caller's ioctl logging was off for a moment: CLEAN cannot be granted. */
+	if (dli_log_is_on(log) && ((moved && !(s->flags & DL_SLOT_CLEAN)) || by_caller) &&
+	    dli_slot_is_loggable(slot))
+		dli_pageset_mark_all(slot->set);
+	return r;
+}
+
+static int set(struct dl_log *log, const struct dl_slot *s)
+{
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	struct dli_slot *slot = dli_slot_find(table, s->slot);
+
+	if (is_closed(log))
+		return -ECANCELED;
+	if (dli_slot_overlaps(table, slot, s->slot >> 16, s->gpa, s->bytes))
+		return -EEXIST;
+	return slot ? change(log, s, slot) : create(log, s);
+}
+
+int dl_slot_set(struct dl_log *log, struct dl_slot *slot)
+{
+	struct dl_slot s;
+	int r;
+
+	if (!log || !slot)
+		return -EINVAL;
+	r = dli_abi_read(&s, sizeof(s), sizeof(s), slot);
+	if (r)
+		return r;
+	if (!valid_slot(log, &s))
+		return -EINVAL;
+	pthread_mutex_lock(&log->lock);
+	r = set(log, &s);
+	pthread_mutex_unlock(&log->lock);
+	return r;
+}
+
+static int remove_from_kvm(struct dl_log *log, const struct dli_slot *slot)
+{
+	struct dl_slot s = {
+		.slot = slot->slot,
+		.kvm_flags = slot->kvm_flags,
+		.gpa = atomic_load_explicit(&slot->gpa, memory_order_relaxed),
+		.hva = slot->hva,
+	};
+
+	return set_memory(log, &s, 0, false);
+}
+
+/* What is left of a slot that KVM and the table do not know any more. */
+static void retire(struct dl_log *log, struct dli_slot *slot, bool discard)
+{
+	slot->gone = true;
+	if (!dli_log_is_on(log) || discard) {
+		slot->discarded = true;
+		dli_slot_put(slot);
+		return;
+	}
+	if (dli_slot_is_loggable(slot))
+		dli_pageset_mark_all(slot->set);
+	slot->logged = false;
+	slot->next_retired = log->slots.retired;
+	log->slots.retired = slot;
+}
+
+static int remove_slot(struct dl_log *log, uint32_t number, uint32_t flags)
+{
+	struct dli_slot *slot = dli_slot_find(dli_slots_table(&log->slots), number);
+	struct dli_slot_table *table;
+	int r = 0;
+
+	if (is_closed(log))
+		return -ECANCELED;
+	if (!slot)
+		return -ENOENT;
+	table = dli_slots_prepare(&log->slots, slot, NULL, 0);
+	if (!table)
+		return -ENOMEM;
+	if (!(flags & DL_SLOT_CALLER_IOCTL))
+		r = remove_from_kvm(log, slot);
+	if (r) {
+		dli_slots_abandon(table);
+		return r;
+	}
+	/*
+	 * Entries that name this slot are read while the table still has it: the id may come back
+	 * as another slot. What cannot be handed back now is read later, and then skipped or
+	 * over-reported, never lost: this slot is handed out whole.
+	 */
+	if (dli_log_is_ring(log))
+		(void)dli_drain_rings(log, false);
+	dli_slots_abandon(dli_slots_publish(&log->slots, table));
+	retire(log, slot, flags & DL_SLOT_DISCARD);
+	return 0;
+}
+
+int dl_slot_remove(struct dl_log *log, uint32_t slot, uint32_t flags)
+{
+	int r;
+
+	if (!log || flags & ~REMOVE_FLAGS)
+		return -EINVAL;
+	/* No reader is half way through a slot whose memory the caller frees when this returns. */
+	pthread_mutex_lock(&log->reading);
+	pthread_mutex_lock(&log->lock);
+	r = remove_slot(log, slot, flags);
+	pthread_mutex_unlock(&log->lock);
+	pthread_mutex_unlock(&log->reading);
+	return r;
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DLI_LOG_H
+#define DLI_LOG_H
+
+/*
+ * The log of one VM: what the rooms below are put together to.
+ *
+ * Locks, in the order in which they are taken: reading (iterators), lock (slots: GET, CLEAR, flag
+ * and slot changes, harvests), a ring's, the reset's. A vCPU's drain takes the last two only.
+ */
+
+#include "bitmap.h"
+#include "caps.h"
+#include "reset.h"
+#include "slots.h"
+#include "vcpus.h"
+
+enum dli_log_state { LOG_OFF, LOG_ON, LOG_CLOSED };
+
+struct dl_log {
+	const struct dl_os *os;
+	int vm_fd;
+	struct dli_caps caps;
+	int (*set_region)(void *opaque, uint32_t slot, uint32_t kvm_flags);
+	void *opaque;
+	atomic_uint references;
+
+	pthread_mutex_t reading;
+	struct dl_iter *iter; /* the live one */
+
+	pthread_mutex_t lock;
+	_Atomic uint32_t state;	  /* written under lock */
+	_Atomic uint64_t session; /* counts starts and stops */
+	struct dli_slots slots;
+	struct dli_bitmap_buffer buffer;
+	bool clear_in_chunks;	/* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is on */
+	char reason[320];	/* of the mode */
+	char last_failure[160]; /* of a slot ioctl; empty: none */
+	uint64_t harvested_at_ns;
+	_Atomic uint64_t due_at_ns; /* UINT64_MAX: no ring points to a time */
+
+	struct dli_vcpus vcpus;
+	struct dli_reset reset;
+
+	_Atomic uint64_t bitmap_new_pages, slot_ioctl_ns;
+};
+
+static inline bool dli_log_is_on(const struct dl_log *log)
+{
+	return atomic_load_explicit(&log->state, memory_order_acquire) == LOG_ON;
+}
+
+static inline bool dli_log_is_ring(const struct dl_log *log)
+{
+	return log->caps.mode == DL_MODE_RING;
+}
+
+static inline uint64_t dli_log_session(const struct dl_log *log)
+{
+	return atomic_load_explicit(&log->session, memory_order_acquire);
+}
+
+void dli_log_get(struct dl_log *log);
+void dli_log_put(struct dl_log *log);
+
+/* Remembers, for dl_log_describe(), what failed. Under the log's lock. */
+void dli_log_note_failure(struct dl_log *log, const char *what, uint32_t slot, int error);
+
+/* Runs a VM ioctl on a slot and adds its time to the statistics. */
+int dli_log_slot_ioctl(struct dl_log *log, unsigned long request, void *arg);
+
+#endif

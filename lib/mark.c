@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+/* dl_mark, dl_slot_mark: pages that the VMM wrote itself. */
+
+#include "log.h"
+#include "rcu.h"
+
+#include <errno.h>
+
+/* Bytes [from, to) of a slot. */
+static void mark_bytes(const struct dl_log *log, struct dli_slot *slot, uint64_t from, uint64_t to)
+{
+	uint64_t first = from / log->caps.page_bytes;
+	uint64_t last = (to - 1) / log->caps.page_bytes;
+
+	dli_pageset_mark_range(slot->set, first, last - first + 1);
+}
+
+/* Marks what exists of [gpa, end). False where that is not all. */
+static bool mark_places(const struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t end)
+{
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	uint32_t i = dli_slot_place_at(table, as_id, gpa);
+	uint64_t reached = gpa;
+
+	for (; i < table->n && table->places[i].as_id == as_id; i++) {
+		const struct dli_slot_place *place = &table->places[i];
+		uint64_t place_end = place->gpa + place->slot->bytes;
+		uint64_t from = gpa > place->gpa ? gpa : place->gpa;
+		uint64_t to = end < place_end ? end : place_end;
+
+		if (from >= end)
+			break;
+		mark_bytes(log, place->slot, from - place->gpa, to - place->gpa);
+		if (from == reached)
+			reached = to;
+	}
+	return reached == end;
+}
+
+int dl_mark(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes)
+{
+	int r = 0;
+
+	if (!log || gpa + bytes < gpa)
+		return -EINVAL;
+	dli_rcu_read_lock();
+	if (!dli_log_is_on(log))
+		r = -ECANCELED;
+	else if (bytes && !mark_places(log, as_id, gpa, gpa + bytes))
+		r = -ENOENT;
+	dli_rcu_read_unlock();
+	return r;
+}
+
+static int mark_slot(const struct dl_log *log, uint32_t number, uint64_t offset_bytes,
+		     uint64_t bytes)
+{
+	struct dli_slot *slot = dli_slot_find(dli_slots_table(&log->slots), number);
+	uint64_t end = offset_bytes + bytes;
+
+	if (!slot)
+		return -ENOENT;
+	if (!bytes)
+		return 0;
+	if (offset_bytes >= slot->bytes)
+		return -ENOENT;
+	mark_bytes(log, slot, offset_bytes, end < slot->bytes ? end : slot->bytes);
+	return end > slot->bytes ? -ENOENT : 0;
+}
+
+int dl_slot_mark(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint64_t bytes)
+{
+	int r;
+
+	if (!log || offset_bytes + bytes < offset_bytes)
+		return -EINVAL;
+	dli_rcu_read_lock();
+	r = dli_log_is_on(log) ? mark_slot(log, slot, offset_bytes, bytes) : -ECANCELED;
+	dli_rcu_read_unlock();
+	return r;
+}

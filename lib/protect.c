@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/* The flag KVM_MEM_LOG_DIRTY_PAGES of the slots. */
+
+#include "protect.h"
+
+#include "uapi.h"
+
+bool dli_slot_is_loggable(const struct dli_slot *slot)
+{
+	return !(slot->flags & DL_SLOT_NO_LOG);
+}
+
+static int region_ioctl(struct dl_log *log, const struct dli_slot *slot, uint32_t kvm_flags)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = slot->slot,
+		.flags = kvm_flags,
+		.guest_phys_addr = atomic_load_explicit(&slot->gpa, memory_order_relaxed),
+		.memory_size = slot->bytes,
+		.userspace_addr = slot->hva,
+	};
+
+	return dli_log_slot_ioctl(log, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
+int dli_protect_slot(struct dl_log *log, struct dli_slot *slot, bool on)
+{
+	uint32_t kvm_flags = slot->kvm_flags | (on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+	int r;
+
+	if (log->set_region)
+		r = log->set_region(log->opaque, slot->slot, kvm_flags);
+	else
+		r = region_ioctl(log, slot, kvm_flags);
+	if (r < 0) {
+		dli_log_note_failure(log,
+				     on ? "logging could not be switched on"
+					: "logging could not be switched off",
+				     slot->slot, r);
+		return r;
+	}
+	slot->logged = on;
+	return 0;
+}
+
+int dli_protect_all(struct dl_log *log, bool on)
+{
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	int first = 0;
+
+	for (uint32_t i = 0; i < table->n; i++) {
+		struct dli_slot *slot = table->places[i].slot;
+		int r;
+
+		if (slot->logged == on || !dli_slot_is_loggable(slot))
+			continue;
+		r = dli_protect_slot(log, slot, on);
+		if (r && on)
+			return r;
+		if (r && !first)
+			first = r;
+	}
+	return first;
+}
+
+int dli_protect_again(struct dl_log *log)
+{
+	int r = dli_protect_all(log, false);
+
+	/* Also where one could not be switched off: the others must not stay so. */
+	int on = dli_protect_all(log, true);
+
+	return r ? r : on;
+}
+
+int dli_protect_missing(struct dl_log *log)
+{
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+
+	for (uint32_t i = 0; i < table->n; i++) {
+		struct dli_slot *slot = table->places[i].slot;
+		int r;
+
+		if (slot->logged || !dli_slot_is_loggable(slot))
+			continue;
+		r = dli_protect_slot(log, slot, true);
+		if (r)
+			return r;
+		dli_pageset_mark_all(slot->set);
+	}
+	return 0;
+}
+
+/* Whether a lower address space has the same memory in a logged slot. */
+static bool is_alias(const struct dli_slot_table *table, const struct dli_slot *slot)
+{
+	for (uint32_t i = 0; i < table->n; i++) {
+		const struct dli_slot *other = table->places[i].slot;
+
+		if (table->places[i].as_id >= slot->slot >> 16)
+			return false;
+		if (other->logged && other->hva <= slot->hva &&
+		    slot->hva + slot->bytes <= other->hva + other->bytes)
+			return true;
+	}
+	return false;
+}
+
+void dli_mark_everything(struct dl_log *log)
+{
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+
+	for (uint32_t i = 0; i < table->n; i++) {
+		struct dli_slot *slot = table->places[i].slot;
+
+		if (slot->logged && !is_alias(table, slot))
+			dli_pageset_mark_all(slot->set);
+	}
+}

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT */
+/* dl_log_start, dl_log_stop: the span in which writes are logged. */
+
+#include "session.h"
+
+#include "protect.h"
+#include "publish.h"
+#include "rcu.h"
+#include "uapi.h"
+
+#include <errno.h>
+
+/* Resets that make no headway before rings are given up. */
+#define MAX_IDLE_RESETS 2
+#define MAX_RESETS	64
+
+static bool settle_rings(struct dl_log *log)
+{
+	bool settled = true;
+
+	for (struct dl_vcpu *vcpu = dli_vcpus_first(&log->vcpus); vcpu; vcpu = vcpu->next)
+		settled &= dli_ring_settle(vcpu->ring, dli_publish, log);
+	return settled;
+}
+
+static void give_up_rings(struct dl_log *log)
+{
+	for (struct dl_vcpu *vcpu = dli_vcpus_first(&log->vcpus); vcpu; vcpu = vcpu->next)
+		dli_ring_give_up(vcpu->ring, dli_publish, log);
+}
+
+int dli_drain_rings(struct dl_log *log, bool last)
+{
+	struct dl_vcpu *vcpu = dli_vcpus_first(&log->vcpus);
+
+	if (!vcpu)
+		return 0;
+	for (; vcpu; vcpu = vcpu->next)
+		dli_ring_collect(vcpu->ring, last);
+	for (int resets = 0, idle = 0;; resets++) {
+		int r = dli_reset_rings(&log->reset);
+
+		if (r < 0)
+			return r;
+		if (settle_rings(log))
+			return 0;
+		atomic_fetch_add_explicit(&log->reset.short_resets, 1, memory_order_relaxed);
+		idle = r ? 0 : idle + 1;
+		if (idle == MAX_IDLE_RESETS || resets == MAX_RESETS)
+			break;
+	}
+	give_up_rings(log);
+	return 0;
+}
+
+static void discard_pages(struct dl_log *log)
+{
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+
+	for (uint32_t i = 0; i < table->n; i++)
+		dli_pageset_clear(table->places[i].slot->set);
+	dli_slots_sweep(&log->slots, true);
+}
+
+static void set_state(struct dl_log *log, enum dli_log_state state)
+{
+	atomic_fetch_add_explicit(&log->session, 1, memory_order_acq_rel);
+	atomic_store_explicit(&log->state, state, memory_order_seq_cst);
+}
+
+/*
+ * INITIALLY_SET spares the start the protection of every page and leaves it to the CLEAR that comes
+ * before a page is handed out; it also has the kernel report every page, so only where all is
+ * dirty. It stays for the whole session: CLEAR protects huge mappings only while it is on.
+ */
+static int set_manual_protect(struct dl_log *log, uint32_t flags)
+{
+	struct kvm_enable_cap enable = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 };
+	uint32_t has = log->caps.has;
+	int r;
+
+	log->clear_in_chunks = false;
+	if (dli_log_is_ring(log) || !(has & DL_HAS_MANUAL_PROTECT))
+		return 0;
+	enable.args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
+	if (!(flags & DL_START_CLEAN) && has & DL_HAS_INITIALLY_SET)
+		enable.args[0] |= KVM_DIRTY_LOG_INITIALLY_SET;
+	r = dli_os_ioctl(log->os, log->vm_fd, KVM_ENABLE_CAP, &enable);
+	if (!r)
+		log->clear_in_chunks = true;
+	return r;
+}
+
+static int reserve_buffer(struct dl_log *log)
+{
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	uint64_t most = 0;
+
+	if (dli_log_is_ring(log) && !log->caps.backup)
+		return 0;
+	for (uint32_t i = 0; i < table->n; i++)
+		if (table->places[i].slot->pages > most)
+			most = table->places[i].slot->pages;
+	return most ? dli_bitmap_reserve(&log->buffer, log->os, most) : 0;
+}
+
+static void go_off(struct dl_log *log)
+{
+	set_state(log, LOG_OFF);
+	atomic_store_explicit(&log->due_at_ns, UINT64_MAX, memory_order_relaxed);
+}
+
+static int switch_on(struct dl_log *log, uint32_t flags)
+{
+	int r;
+
+	/* From now on entries are noted; whatever is pushed is pushed after a flag is set below. */
+	set_state(log, LOG_ON);
+	r = dli_protect_all(log, true);
+	if (r) {
+		go_off(log);
+		(void)dli_protect_all(log, false);
+		(void)dli_drain_rings(log, false);
+		dli_rcu_synchronize();
+		discard_pages(log);
+		return r;
+	}
+	if (!(flags & DL_START_CLEAN))
+		dli_mark_everything(log);
+	log->harvested_at_ns = dli_os_now_ns();
+	return 0;
+}
+
+static int start(struct dl_log *log, uint32_t flags)
+{
+	uint32_t state = atomic_load_explicit(&log->state, memory_order_relaxed);
+	int r;
+
+	if (state != LOG_OFF)
+		return state == LOG_ON ? -EBUSY : -ECANCELED;
+	log->last_failure[0] = '\0';
+	/* Left over from a stop that failed. */
+	r = dli_protect_all(log, false);
+	if (!r)
+		r = reserve_buffer(log);
+	if (!r)
+		r = set_manual_protect(log, flags);
+	if (!r && dli_log_is_ring(log))
+		r = dli_drain_rings(log, false);
+	if (r)
+		return r;
+	return switch_on(log, flags);
+}
+
+int dl_log_start(struct dl_log *log, uint32_t flags)
+{
+	int r;
+
+	if (!log || flags & ~(uint32_t)DL_START_CLEAN)
+		return -EINVAL;
+	pthread_mutex_lock(&log->lock);
+	r = start(log, flags);
+	pthread_mutex_unlock(&log->lock);
+	return r;
+}
+
+int dli_session_stop(struct dl_log *log)
+{
+	bool was_on = dli_log_is_on(log);
+	int r, drained = 0;
+
+	if (was_on)
+		go_off(log);
+	r = dli_protect_all(log, false);
+	/* After the flags, or rings would fill again behind the drain. */
+	if (dli_log_is_ring(log))
+		drained = dli_drain_rings(log, false);
+	if (was_on) {
+		/* Marks and drains that saw logging on are over. */
+		dli_rcu_synchronize();
+		discard_pages(log);
+	}
+	return r ? r : drained;
+}
+
+int dl_log_stop(struct dl_log *log)
+{
+	int r = -ECANCELED;
+
+	if (!log)
+		return -EINVAL;
+	pthread_mutex_lock(&log->reading);
+	pthread_mutex_lock(&log->lock);
+	if (atomic_load_explicit(&log->state, memory_order_relaxed) != LOG_CLOSED)
+		r = dli_session_stop(log);
+	pthread_mutex_unlock(&log->lock);
+	pthread_mutex_unlock(&log->reading);
+	return r;
+}

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DLI_SESSION_H
+#define DLI_SESSION_H
+
+#include "log.h"
+
+/* dl_log_stop(), under log->reading and log->lock. */
+int dli_session_stop(struct dl_log *log);
+
+/* Empties every ring, whoever wants the entries. Under log->lock. */
+int dli_drain_rings(struct dl_log *log, bool last);
+
+#endif

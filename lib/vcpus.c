@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+/* The vCPU list, and the calls on one vCPU. */
+
+#include "vcpus.h"
+
+#include "log.h"
+#include "publish.h"
+#include "rcu.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+/*
+ * Of no KVM type, so of no effect. A vCPU refuses it with EINVAL before it takes its mutex, which
+ * a running vCPU holds for as long as it runs; a VM, or what is not KVM's, says ENOTTY; a vCPU of
+ * another process's VM EIO.
+ */
+#define NOT_A_KVM_REQUEST _IO(0xad, 0x7f)
+
+int dli_vcpus_init(struct dli_vcpus *vcpus)
+{
+	return -pthread_mutex_init(&vcpus->lock, NULL);
+}
+
+void dli_vcpus_fini(struct dli_vcpus *vcpus)
+{
+	struct dl_vcpu *vcpu = dli_vcpus_first(vcpus);
+
+	while (vcpu) {
+		struct dl_vcpu *next = vcpu->next;
+
+		dli_ring_free(vcpu->ring);
+		free(vcpu);
+		vcpu = next;
+	}
+	pthread_mutex_destroy(&vcpus->lock);
+}
+
+static int check_vcpu(const struct dl_log *log, int vcpu_fd)
+{
+	int r = dli_os_ioctl(log->os, vcpu_fd, NOT_A_KVM_REQUEST, NULL);
+
+	if (r == -EIO)
+		return -EIO;
+	/* /dev/kvm says EINVAL too. */
+	if (r != -EINVAL || dli_caps_is_system_fd(log->os, vcpu_fd))
+		return -EBADF;
+	return 0;
+}
+
+/* The vCPU that has the same ring. Under vcpus->lock. */
+static struct dl_vcpu *find_ring(struct dli_vcpus *vcpus, struct dli_ring *ring)
+{
+	struct dl_vcpu *vcpu = dli_vcpus_first(vcpus);
+
+	while (vcpu && !dli_ring_same(ring, vcpu->ring))
+		vcpu = vcpu->next;
+	return vcpu;
+}
+
+static struct dl_vcpu *vcpu_new(struct dl_log *log, struct dli_ring *ring)
+{
+	struct dl_vcpu *vcpu = calloc(1, sizeof(*vcpu));
+
+	if (!vcpu)
+		return NULL;
+	vcpu->log = log;
+	vcpu->ring = ring;
+	return vcpu;
+}
+
+/* Takes the ring over, or frees it. */
+static int admit(struct dl_log *log, struct dli_ring *ring, struct dl_vcpu **out)
+{
+	struct dl_vcpu *vcpu = find_ring(&log->vcpus, ring);
+
+	if (vcpu) {
+		dli_ring_free(ring);
+		if (!vcpu->parked)
+			return -EEXIST;
+		vcpu->parked = false;
+		*out = vcpu;
+		return 0;
+	}
+	vcpu = vcpu_new(log, ring);
+	if (!vcpu) {
+		dli_ring_free(ring);
+		return -ENOMEM;
+	}
+	vcpu->next = dli_vcpus_first(&log->vcpus);
+	atomic_store_explicit(&log->vcpus.first, vcpu, memory_order_release);
+	*out = vcpu;
+	return 0;
+}
+
+static int add_with_ring(struct dl_log *log, int vcpu_fd, struct dl_vcpu **out)
+{
+	struct dli_ring *ring;
+	int r = dli_ring_new(log->os, vcpu_fd, log->caps.ring_entries, &log->reset, &ring);
+
+	if (r)
+		return r == -ENODEV || r == -EACCES ? -EBADF : r;
+	pthread_mutex_lock(&log->vcpus.lock);
+	r = admit(log, ring, out);
+	pthread_mutex_unlock(&log->vcpus.lock);
+	return r;
+}
+
+int dl_vcpu_add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **out)
+{
+	struct dl_vcpu *vcpu = NULL;
+	int r;
+
+	if (!log || !out)
+		return -EINVAL;
+	r = check_vcpu(log, vcpu_fd);
+	if (r)
+		return r;
+	if (dli_log_is_ring(log)) {
+		r = add_with_ring(log, vcpu_fd, &vcpu);
+	} else {
+		vcpu = vcpu_new(log, NULL);
+		r = vcpu ? 0 : -ENOMEM;
+	}
+	if (r)
+		return r;
+	dli_log_get(log);
+	/* Registers this thread, mostly the vCPU's own, with liburcu: not in its first drain. */
+	dli_rcu_read_lock();
+	dli_rcu_read_unlock();
+	*out = vcpu;
+	return 0;
+}
+
+int dl_vcpu_drain(struct dl_vcpu *vcpu)
+{
+	int r;
+
+	if (!vcpu)
+		return -EINVAL;
+	if (!vcpu->ring)
+		return 0;
+	r = dli_ring_drain(vcpu->ring, &vcpu->log->reset, dli_publish, vcpu->log);
+	/* The log was closed: no error of the guest's. */
+	return r == -ECANCELED ? 0 : r;
+}
+
+void dl_vcpu_remove(struct dl_vcpu *vcpu)
+{
+	struct dl_log *log;
+
+	if (!vcpu)
+		return;
+	log = vcpu->log;
+	if (vcpu->ring) {
+		pthread_mutex_lock(&log->vcpus.lock);
+		vcpu->parked = true;
+		pthread_mutex_unlock(&log->vcpus.lock);
+	} else {
+		free(vcpu);
+	}
+	dli_log_put(log);
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DLI_VCPUS_H
+#define DLI_VCPUS_H
+
+#include <dirtylog/dirtylog.h>
+
+#include "ring.h"
+
+/*
+ * The vCPUs. KVM never deletes one, and neither does the list: a vCPU that is removed is parked,
+ * its ring is harvested on. So a harvest walks the list without a lock while others are added.
+ */
+struct dl_vcpu {
+	struct dl_log *log;
+	struct dli_ring *ring; /* NULL in bitmap mode */
+	bool parked;	       /* under dli_vcpus.lock */
+	struct dl_vcpu *next;
+};
+
+struct dli_vcpus {
+	pthread_mutex_t lock; /* of adding, removing, parking */
+	_Atomic(struct dl_vcpu *) first;
+};
+
+int dli_vcpus_init(struct dli_vcpus *vcpus);
+void dli_vcpus_fini(struct dli_vcpus *vcpus);
+
+static inline struct dl_vcpu *dli_vcpus_first(const struct dli_vcpus *vcpus)
+{
+	return atomic_load_explicit(&vcpus->first, memory_order_acquire);
+}
+
+#endif
