@@ -82,6 +82,11 @@
 extern "C" {
 #endif
 
+/* The library is built with hidden visibility: these are what it shows. */
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC visibility push(default)
+#endif
+
 struct dl_log;	/* the dirty log of one VM */
 struct dl_vcpu; /* one vCPU of it */
 struct dl_iter; /* one iteration over what is pending */
@@ -447,6 +452,10 @@ DL_MUST_CHECK int dl_iter_ack(struct dl_iter *iter, const struct dl_run *runs, u
  * No system call but munmap of slots that are gone. May block. Since 0.1.
  */
 void dl_iter_free(struct dl_iter *iter);
+
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC visibility pop
+#endif
 
 #ifdef __cplusplus
 }
