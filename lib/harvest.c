@@ -2,7 +2,7 @@
 /* dl_harvest: what was dirtied since the last one becomes pending. */
 
 #include "protect.h"
-#include "session.h"
+#include "publish.h"
 
 #include <errno.h>
 
@@ -21,11 +21,12 @@ static bool wants_repair(struct dl_log *log)
 /*
  * A ring lost entries, or had them taken back unprotected: pages may be writable now and nobody
  * knows which. So all are protected anew, and only then marked: a page that is marked first could
- * be handed out and read while it can still be written unseen. In the final pass nobody writes.
+ * be handed out and read while it can still be written unseen. In the final pass too, though nobody
+ * writes then: the guest may be resumed.
  */
-static int repair(struct dl_log *log, bool last)
+static int repair(struct dl_log *log)
 {
-	int r = last ? 0 : dli_protect_again(log);
+	int r = dli_protect_again(log);
 
 	if (r)
 		return r;
@@ -60,12 +61,12 @@ static void foresee(struct dl_log *log)
 
 static int harvest_rings(struct dl_log *log, bool last)
 {
-	int r = dli_drain_rings(log, last);
+	int r = dli_vcpus_drain(&log->vcpus, &log->reset, last, dli_publish, log);
 
 	if (r)
 		return r;
 	foresee(log);
-	return wants_repair(log) ? repair(log, last) : 0;
+	return wants_repair(log) ? repair(log) : 0;
 }
 
 static uint64_t merge(struct dli_slot *slot, const uint64_t *words)

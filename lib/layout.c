@@ -3,7 +3,7 @@
 
 #include "abi.h"
 #include "protect.h"
-#include "session.h"
+#include "publish.h"
 #include "uapi.h"
 
 /* KVM's own limit: a page number of a slot fits 31 bits. */
@@ -248,7 +248,7 @@ static int remove_slot(struct dl_log *log, uint32_t number, uint32_t flags)
 	 * over-reported, never lost: this slot is handed out whole.
 	 */
 	if (dli_log_is_ring(log))
-		(void)dli_drain_rings(log, false);
+		(void)dli_vcpus_drain(&log->vcpus, &log->reset, false, dli_publish, log);
 	dli_slots_abandon(dli_slots_publish(&log->slots, table));
 	retire(log, slot, flags & DL_SLOT_DISCARD);
 	return 0;

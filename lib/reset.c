@@ -30,7 +30,7 @@ void dli_reset_close(struct dli_reset *reset)
  * Since 6.17 a pending signal ends kvm_dirty_ring_reset() early, and the entries gathered until
  * then are taken back without being protected again. So no signal may be pending here.
  */
-static int reset_without_signals(struct dli_reset *reset)
+int dli_reset_rings(struct dli_reset *reset)
 {
 	uint64_t begin_ns = dli_os_now_ns();
 	sigset_t before;
@@ -45,13 +45,16 @@ static int reset_without_signals(struct dli_reset *reset)
 	return r;
 }
 
-int dli_reset_rings(struct dli_reset *reset)
+int dli_reset_begin(struct dli_reset *reset)
 {
-	int r = -ECANCELED;
-
 	pthread_mutex_lock(&reset->lock);
 	if (!reset->closed)
-		r = reset_without_signals(reset);
+		return 0;
 	pthread_mutex_unlock(&reset->lock);
-	return r;
+	return -ECANCELED;
+}
+
+void dli_reset_end(struct dli_reset *reset)
+{
+	pthread_mutex_unlock(&reset->lock);
 }

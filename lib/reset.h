@@ -8,15 +8,19 @@
 #include <stdatomic.h>
 
 /*
- * KVM_RESET_DIRTY_RINGS of one VM, one call at a time. The kernel drops its slots_lock before it
- * flushes the TLBs: a second caller could be told that nothing is left while the first one's flush
- * is still to come, and would then read pages that a vCPU can still write unseen.
+ * KVM_RESET_DIRTY_RINGS of one VM, and the lock under which cells are released, taken back and
+ * looked at again: one section, never two at once. The kernel drops its slots_lock before it
+ * flushes the TLBs, so a second caller could be told that nothing is left while the first one's
+ * flush is still to come; and a reset that is cut short loses what it had gathered, of whichever
+ * ring, so its caller must be the one who looks whether something was left behind.
  */
 struct dli_reset {
 	const struct dl_os *os;
 	pthread_mutex_t lock;
 	int vm_fd;
 	bool closed;
+	/* An overflow was certain once: signs that a healthy kernel can show now count too. */
+	_Atomic bool overflowed;
 	_Atomic uint64_t resets, short_resets, ioctl_ns;
 };
 
@@ -26,9 +30,13 @@ void dli_reset_fini(struct dli_reset *reset);
 /* After this no call uses the VM. */
 void dli_reset_close(struct dli_reset *reset);
 
+/* Enters the section. -ECANCELED, and not entered, when closed. */
+int dli_reset_begin(struct dli_reset *reset);
+void dli_reset_end(struct dli_reset *reset);
+
 /*
- * Takes back what was released in all rings. Returns the number of cells or a negative errno value,
- * -ECANCELED when closed.
+ * Inside the section: takes back what is released in all rings. Returns the number of cells or a
+ * negative errno value.
  */
 int dli_reset_rings(struct dli_reset *reset);
 

@@ -8,23 +8,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* Resets that make no headway before a ring is suspected. */
-#define MAX_IDLE_RESETS 2
-/* Resets at all: a kernel that is cut short again and again still moves. */
-#define MAX_RESETS 64
-
-static void count(_Atomic uint64_t *counter, uint64_t n)
-{
-	if (n)
-		atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
-}
-
 static int map_vcpu(struct dli_ring *ring, int vcpu_fd)
 {
 	uint32_t page_bytes = dli_os_page_bytes(ring->os);
 	uint64_t ring_offset = (uint64_t)KVM_DIRTY_LOG_PAGE_OFFSET * page_bytes;
 	void *addr;
-	int r = dli_os_map(ring->os, vcpu_fd, 0, page_bytes, PROT_READ, &addr);
+	int r = dli_os_map(ring->os, vcpu_fd, 0, page_bytes, PROT_READ | PROT_WRITE, &addr);
 
 	if (r)
 		return r;
@@ -36,6 +25,17 @@ static int map_vcpu(struct dli_ring *ring, int vcpu_fd)
 		return r;
 	ring->cells = addr;
 	return 0;
+}
+
+static int take_back(struct dli_reset *reset)
+{
+	int r = dli_reset_begin(reset);
+
+	if (r)
+		return r;
+	r = dli_reset_rings(reset);
+	dli_reset_end(reset);
+	return r < 0 ? r : 0;
 }
 
 /*
@@ -52,14 +52,8 @@ static int find_beginning(struct dli_ring *ring, struct dli_reset *reset)
 		used |= flags || ring->cells[i].slot || ring->cells[i].offset;
 		released |= flags == CELL_RESET;
 	}
-	if (released) {
-		int r = dli_reset_rings(reset);
-
-		if (r < 0)
-			return r;
-	}
-	ring_set_state(ring, used ? RING_SEEKING : RING_IN_STEP);
-	return 0;
+	ring->state = used ? RING_SEEKING : RING_IN_STEP;
+	return released ? take_back(reset) : 0;
 }
 
 static struct dli_ring *allocate(const struct dl_os *os, uint32_t entries)
@@ -71,17 +65,14 @@ static struct dli_ring *allocate(const struct dl_os *os, uint32_t entries)
 	ring->os = os;
 	ring->entries = entries;
 	ring->cells_bytes = entries * sizeof(*ring->cells);
-	/* What a harvest released and has not settled, and as much again that a drain finds then.
-	 */
-	ring->batch_capacity = 2 * entries;
-	ring->batch = malloc(ring->batch_capacity * sizeof(*ring->batch));
+	ring->batch = malloc(entries * sizeof(*ring->batch));
 	if (!ring->batch || pthread_mutex_init(&ring->lock, NULL)) {
 		free(ring->batch);
 		free(ring);
 		return NULL;
 	}
 	/* Resident now, so that no harvest takes a page fault for it. */
-	memset(ring->batch, 0, ring->batch_capacity * sizeof(*ring->batch));
+	memset(ring->batch, 0, entries * sizeof(*ring->batch));
 	return ring;
 }
 
@@ -134,7 +125,18 @@ bool dli_ring_same(struct dli_ring *a, struct dli_ring *b)
 	return after && !before;
 }
 
-bool ring_seek(struct dli_ring *ring)
+void dli_ring_lock(struct dli_ring *ring)
+{
+	pthread_mutex_lock(&ring->lock);
+}
+
+void dli_ring_unlock(struct dli_ring *ring)
+{
+	pthread_mutex_unlock(&ring->lock);
+}
+
+/* RING_SEEKING: false where no cell is dirty. */
+static bool seek(struct dli_ring *ring)
 {
 	bool before = cell_load(ring, ring->entries - 1) == CELL_DIRTY;
 
@@ -143,185 +145,203 @@ bool ring_seek(struct dli_ring *ring)
 
 		if (dirty && !before) {
 			ring->head = i;
-			ring_set_state(ring, RING_IN_STEP);
+			ring->state = RING_IN_STEP;
 			return true;
 		}
 		before = dirty;
 	}
-	if (before)
-		ring_suspect(ring);
 	return false;
 }
 
-/* Whether head is where to read from. */
-static bool find_head(struct dli_ring *ring, bool last)
+/* Whether there is a cell to read from. */
+static bool find_head(struct dli_ring *ring)
 {
 	switch (ring->state) {
 	case RING_IN_STEP:
-		if (!last || ring->proven || cell_load(ring, ring->head) == CELL_DIRTY)
-			return true;
-		return ring_seek(ring);
+		return true;
 	case RING_SEEKING:
-		return ring_seek(ring);
-	case RING_REJOINING:
-		return ring_rejoin(ring);
+		return seek(ring);
+	case RING_LOOSE:
+		return ring_find_stale(ring);
 	case RING_SUSPECT:
+		ring_drop_dirty(ring);
 		break;
 	}
 	return false;
 }
 
-/* Copies the dirty cells from head on behind the batch. Returns their number. */
-static uint32_t copy_cells(struct dli_ring *ring)
+void dli_ring_copy(struct dli_ring *ring)
 {
-	uint32_t room = ring->batch_capacity - ring->batch_entries;
-	struct kvm_dirty_gfn *to = ring->batch + ring->batch_entries;
-	uint32_t n = 0;
+	struct kvm_dirty_gfn *to = ring->batch + ring->released_entries;
+	uint32_t room = ring->entries - ring->released_entries, first, n = 0;
 
-	if (room > ring->entries)
-		room = ring->entries;
-	while (n < room && cell_load(ring, ring->head + n) == CELL_DIRTY) {
-		to[n] = ring->cells[(ring->head + n) & (ring->entries - 1)];
+	ring->stale = ring->fresh = 0;
+	if (!find_head(ring))
+		return;
+	if (room > ring->entries - ring->stale)
+		room = ring->entries - ring->stale;
+	first = ring->head + ring->stale;
+	while (n < room && cell_load(ring, first + n) == CELL_DIRTY) {
+		to[n] = ring->cells[(first + n) & (ring->entries - 1)];
 		n++;
 	}
-	return n;
-}
-
-/* Returns how many entries were added to the batch and released. Ring lock held. */
-static uint32_t collect(struct dli_ring *ring, bool last)
-{
-	uint32_t n;
-
-	if (!find_head(ring, last))
-		return 0;
-	n = copy_cells(ring);
+	ring->fresh = n;
 	if (n > atomic_load_explicit(&ring->stats.high_water_entries, memory_order_relaxed))
 		atomic_store_explicit(&ring->stats.high_water_entries, n, memory_order_relaxed);
-	if (n == ring->entries) {
-		/* The kernel stops a vCPU before this: the ring went round, who knows how often. */
-		ring_suspect(ring);
-		return 0;
-	}
-	for (uint32_t i = 0; i < n; i++)
-		cell_release(ring, ring->head + i);
-	if (n) {
-		ring->head += n;
-		ring->batch_entries += n;
-		ring->proven = ring->owed = true;
-		ring->held = false;
-	}
-	count(&ring->stats.entries, n);
-	return n;
-}
-
-void dli_ring_collect(struct dli_ring *ring, bool last)
-{
-	pthread_mutex_lock(&ring->lock);
-	collect(ring, last);
-	pthread_mutex_unlock(&ring->lock);
-}
-
-static void sink_batch(struct dli_ring *ring, dli_ring_sink *sink, void *opaque)
-{
-	struct dli_sunk sunk;
-
-	ring->owed = false;
-	if (!ring->batch_entries)
-		return;
-	sunk = sink(opaque, ring->batch, ring->batch_entries);
-	ring->batch_entries = 0;
-	count(&ring->stats.new_pages, sunk.new_pages);
-	count(&ring->stats.stale, sunk.stale);
 }
 
 /*
- * The kernel takes cells back in order, so the last one tells for all. Dirty again it can only be
- * after the kernel went round the whole ring: it does not on its own account before it stops the
- * vCPU.
+ * Whether the kernel had gone round the ring, onto cells that were just released over what it wrote
+ * there. It fills in order, so then it had filled the cell before them, which nobody has released
+ * since it was last clean. The fence orders the releases before this look: the kernel's two stores
+ * are in order by the smp_wmb() of kvm_dirty_ring_push().
  */
-static bool settle(struct dli_ring *ring, dli_ring_sink *sink, void *opaque)
+static bool went_round(struct dli_ring *ring)
 {
-	uint32_t last;
+	atomic_thread_fence(memory_order_seq_cst);
+	return cell_load(ring, ring->before_head) == CELL_DIRTY;
+}
 
-	if (!ring->owed)
-		return true;
-	last = cell_load(ring, ring->head - 1);
-	if (last == CELL_RESET)
+bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset)
+{
+	uint32_t cells = ring->stale + ring->fresh;
+
+	if (!cells)
+		return ring->unsettled;
+	ring->before_head = ring->head - 1;
+	for (uint32_t i = 0; i < cells; i++)
+		cell_release(ring, ring->head + i);
+	if (cells == ring->entries || went_round(ring)) {
+		ring_lose(ring, reset);
 		return false;
-	if (last != CELL_CLEAN)
-		ring_suspect(ring);
-	sink_batch(ring, sink, opaque);
+	}
+	ring->head += cells;
+	ring->released_entries += ring->fresh;
+	ring_count(&ring->stats.entries, ring->fresh);
+	ring->stale = ring->fresh = 0;
+	ring->state = RING_IN_STEP;
+	ring->armed = false;
+	ring->unsettled = true;
 	return true;
 }
 
-static void note_short_reset(struct dli_ring *ring)
+bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again)
 {
-	count(&ring->stats.short_resets, 1);
-	/* The batch at which the kernel stopped may have been taken back without protection. */
-	ring_note_trouble(ring);
-}
+	uint32_t last;
 
-bool dli_ring_settle(struct dli_ring *ring, dli_ring_sink *sink, void *opaque)
-{
-	bool settled;
-
-	pthread_mutex_lock(&ring->lock);
-	settled = settle(ring, sink, opaque);
-	if (!settled)
-		note_short_reset(ring);
-	pthread_mutex_unlock(&ring->lock);
-	return settled;
-}
-
-void dli_ring_give_up(struct dli_ring *ring, dli_ring_sink *sink, void *opaque)
-{
-	pthread_mutex_lock(&ring->lock);
-	if (ring->owed) {
-		ring_suspect(ring);
-		sink_batch(ring, sink, opaque);
+	if (!ring->unsettled)
+		return true;
+	/* Cells are taken back in order: the last tells for all. */
+	last = cell_load(ring, ring->head - 1);
+	if (last == CELL_RESET && !again) {
+		/* Where the kernel stopped it may have dropped what it had gathered, unprotected.
+		 */
+		ring_owe(ring);
+		ring_count(&ring->stats.short_resets, 1);
+		ring_count(&reset->short_resets, 1);
+		return false;
 	}
-	pthread_mutex_unlock(&ring->lock);
+	if (last != CELL_CLEAN) {
+		ring_lose(ring, reset);
+		return true;
+	}
+	ring->unsettled = false;
+	/*
+	 * The kernel may have come round just now, while it was taking back. A healthy one can fill
+	 * that many cells during a reset, so this counts only where overflows are known to happen.
+	 */
+	if (cell_load(ring, ring->before_head) == CELL_DIRTY &&
+	    atomic_load_explicit(&reset->overflowed, memory_order_relaxed))
+		ring_owe(ring);
+	return true;
 }
 
-static int reset_until_settled(struct dli_ring *ring, struct dli_reset *reset, dli_ring_sink *sink,
-			       void *opaque)
+void dli_ring_check_empty(struct dli_ring *ring)
 {
-	for (int resets = 0, idle = 0; ring->owed; resets++) {
+	for (uint32_t i = 0; i < ring->entries; i++)
+		if (cell_load(ring, i) == CELL_DIRTY) {
+			ring_owe(ring);
+			return;
+		}
+}
+
+void dli_ring_publish(struct dli_ring *ring, dli_ring_sink *sink, void *opaque)
+{
+	struct dli_sunk sunk;
+
+	if (ring->unsettled || !ring->released_entries)
+		return;
+	sunk = sink(opaque, ring->batch, ring->released_entries);
+	ring->released_entries = 0;
+	ring_count(&ring->stats.new_pages, sunk.new_pages);
+	ring_count(&ring->stats.stale, sunk.stale);
+}
+
+/* Inside the reset section. */
+static int hand_back(struct dli_ring *ring, struct dli_reset *reset)
+{
+	bool again = false;
+
+	if (!dli_ring_release(ring, reset))
+		return 0;
+	for (;;) {
 		int r = dli_reset_rings(reset);
 
 		if (r < 0)
 			return r;
-		count(&ring->stats.resets, 1);
-		if (settle(ring, sink, opaque))
-			break;
-		note_short_reset(ring);
-		idle = r ? 0 : idle + 1;
-		if (idle == MAX_IDLE_RESETS || resets == MAX_RESETS) {
-			ring_suspect(ring);
-			sink_batch(ring, sink, opaque);
-		}
+		ring_count(&ring->stats.resets, 1);
+		if (dli_ring_verify(ring, reset, again))
+			return 0;
+		again = true;
 	}
-	return 0;
 }
 
-/* The kernel writes kvm_run before it returns to this vCPU's thread, which is the one that asks. */
-static bool came_out_full(const struct dli_ring *ring)
+/* The kernel writes kvm_run before it returns to this vCPU's thread. */
+static _Atomic uint32_t *exit_reason(struct dli_ring *ring)
 {
-	return atomic_load_explicit((_Atomic uint32_t *)&ring->run->exit_reason,
-				    memory_order_relaxed) == KVM_EXIT_DIRTY_RING_FULL;
+	return (_Atomic uint32_t *)&ring->run->exit_reason;
 }
 
-static int drain(struct dli_ring *ring, struct dli_reset *reset, dli_ring_sink *sink, void *opaque)
+static bool came_out_full(struct dli_ring *ring)
 {
-	enum ring_state was = ring->state;
-	bool was_held = ring->held;
-	uint32_t taken = collect(ring, false);
-	int r = reset_until_settled(ring, reset, sink, opaque);
+	return atomic_load_explicit(exit_reason(ring), memory_order_relaxed) ==
+	       KVM_EXIT_DIRTY_RING_FULL;
+}
 
-	if (r < 0 || !came_out_full(ring))
+/*
+ * The exit reason outlives a KVM_RUN that does not get as far as the guest, so the next look could
+ * take this exit for another one. Only an exit with little in the ring needs telling apart; to the
+ * VMM it then looks like one that was interrupted.
+ */
+static void arm(struct dli_ring *ring)
+{
+	ring->armed = true;
+	atomic_store_explicit(exit_reason(ring), KVM_EXIT_INTR, memory_order_relaxed);
+}
+
+static int drain(struct dli_ring *ring, struct dli_reset *reset)
+{
+	bool full = came_out_full(ring), little;
+	int r;
+
+	dli_ring_copy(ring);
+	little = ring->stale + ring->fresh < ring_block(ring);
+	r = dli_reset_begin(reset);
+	if (r)
 		return r;
-	count(&ring->stats.full_exits, 1);
-	return ring_answer_full(ring, reset, was, taken, was_held);
+	if (full && little && ring->armed)
+		r = ring_recover(ring, reset);
+	else
+		r = hand_back(ring, reset);
+	dli_reset_end(reset);
+	if (r < 0) {
+		ring->armed = false;
+		return r;
+	}
+	ring_count(&ring->stats.full_exits, full);
+	if (full && little)
+		arm(ring);
+	return 0;
 }
 
 int dli_ring_drain(struct dli_ring *ring, struct dli_reset *reset, dli_ring_sink *sink,
@@ -329,23 +349,22 @@ int dli_ring_drain(struct dli_ring *ring, struct dli_reset *reset, dli_ring_sink
 {
 	int r;
 
-	pthread_mutex_lock(&ring->lock);
-	r = drain(ring, reset, sink, opaque);
-	pthread_mutex_unlock(&ring->lock);
+	dli_ring_lock(ring);
+	r = drain(ring, reset);
+	dli_ring_publish(ring, sink, opaque);
+	dli_ring_unlock(ring);
 	return r;
 }
 
 bool dli_ring_wants_repair(struct dli_ring *ring)
 {
-	bool out_of_step = atomic_load_explicit(&ring->out_of_step, memory_order_acquire);
-
-	ring->troubles_seen = atomic_load_explicit(&ring->troubles, memory_order_acquire);
-	return out_of_step || ring->troubles_seen != ring->troubles_repaired;
+	ring->owed_seen = atomic_load_explicit(&ring->owed, memory_order_acquire);
+	return ring->owed_seen != ring->owed_paid;
 }
 
 void dli_ring_repaired(struct dli_ring *ring)
 {
-	ring->troubles_repaired = ring->troubles_seen;
+	ring->owed_paid = ring->owed_seen;
 }
 
 struct dli_ring_stats *dli_ring_stats(struct dli_ring *ring)

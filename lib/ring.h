@@ -6,9 +6,17 @@
 #include "uapi.h"
 
 /*
- * One vCPU's ring. A harvest collects all rings, resets once and settles all; a vCPU's own drain
- * does the three for its ring alone. Entries reach the sink only when settled: after a reset that
- * began after their release has returned, so that their pages are protected again.
+ * One vCPU's ring. The steps of a drain, for one ring or for all, in this order:
+ *   lock, copy                     each ring
+ *     dli_reset_begin
+ *     release                      each ring
+ *     dli_reset_rings
+ *     verify                       each ring; where cells are left, reset and verify once more
+ *     dli_reset_end
+ *   publish, unlock                each ring
+ * Entries reach the sink only after a reset that began after their release has returned, so that
+ * their pages are protected again; and before the lock is dropped, so that a final harvest, which
+ * takes it too, finds nothing on its way.
  */
 struct dli_ring;
 
@@ -17,7 +25,7 @@ struct dli_sunk {
 		stale; /* of the entries given to a sink; the rest were pending already */
 };
 
-/* Takes entries to where pages are kept. Called with the ring's lock held. */
+/* Takes entries to where pages are kept. */
 typedef struct dli_sunk dli_ring_sink(void *opaque, const struct kvm_dirty_gfn *entries,
 				      uint32_t n);
 
@@ -34,22 +42,27 @@ void dli_ring_free(struct dli_ring *ring);
 /* Whether two mappings are of the same vCPU's ring. */
 bool dli_ring_same(struct dli_ring *a, struct dli_ring *b);
 
-/*
- * Reads the dirty cells and releases them. last: nothing will be harvested after this, so a ring
- * that was never seen in use is searched whole.
- */
-void dli_ring_collect(struct dli_ring *ring, bool last);
+void dli_ring_lock(struct dli_ring *ring);
+void dli_ring_unlock(struct dli_ring *ring);
+
+/* Reads the dirty cells, in order. */
+void dli_ring_copy(struct dli_ring *ring);
+
+/* Releases what was copied. Whether a reset is needed for this ring. */
+bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset);
 
 /*
- * After a reset: gives what was collected to the sink. False where the kernel has not taken all
- * released cells back: reset and settle again.
+ * After a reset. False where the kernel left released cells behind, the first time; the second time
+ * (again) the ring counts as out of step.
  */
-bool dli_ring_settle(struct dli_ring *ring, dli_ring_sink *sink, void *opaque);
+bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again);
 
-/* After resets that take nothing back any more: gives to the sink all the same, and suspects. */
-void dli_ring_give_up(struct dli_ring *ring, dli_ring_sink *sink, void *opaque);
+/* No vCPU runs, and this ring was drained: what is still dirty in it was missed. */
+void dli_ring_check_empty(struct dli_ring *ring);
 
-/* A vCPU's own drain, in its full exit or elsewhere. */
+void dli_ring_publish(struct dli_ring *ring, dli_ring_sink *sink, void *opaque);
+
+/* All steps for one ring: a vCPU's own drain, in its full exit or elsewhere. */
 int dli_ring_drain(struct dli_ring *ring, struct dli_reset *reset, dli_ring_sink *sink,
 		   void *opaque);
 
@@ -62,7 +75,7 @@ void dli_ring_repaired(struct dli_ring *ring);
 
 struct dli_ring_stats *dli_ring_stats(struct dli_ring *ring);
 
-/* Entries collected since the last call of this. One thread. */
+/* Entries copied since the last call of this. One thread. */
 uint64_t dli_ring_take_recent(struct dli_ring *ring);
 
 #endif

@@ -9,15 +9,15 @@
 
 #include "ring.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 
 enum ring_state {
-	RING_IN_STEP, /* head is the cell that the kernel fills next, or the oldest it filled */
+	RING_IN_STEP, /* head is the oldest cell that is not released */
 	RING_SEEKING, /* used by someone before: head is the first dirty cell behind one that is not
 		       */
-	RING_SUSPECT, /* kernel and head disagree: hands off until the vCPU's own full exit */
-	RING_REJOINING, /* the kernel's reset index is known, its dirty index is not */
+	RING_SUSPECT, /* the kernel's indices are unknown; all cells were wiped */
+	RING_LOOSE,   /* head is the kernel's reset index; the first dirty cell behind it its dirty
+			 one */
 };
 
 struct dli_ring {
@@ -29,19 +29,18 @@ struct dli_ring {
 	size_t run_bytes;
 	uint32_t entries;
 	enum ring_state state;
-	uint32_t head;	      /* free running, as the kernel's own indices */
-	uint32_t reset_index; /* RING_REJOINING: modulo entries */
-	bool proven;	      /* head was seen dirty once: it is not a guess */
-	bool owed;	      /* released and not known to be taken back */
-	bool held;	      /* nobody released a cell since this vCPU's own last drain */
-	uint32_t idle_exits;  /* full exits in a row in which nothing was found */
-	uint32_t batch_entries;
-	uint32_t batch_capacity;
-	struct kvm_dirty_gfn *batch;
-	_Atomic uint64_t troubles;
-	uint64_t troubles_seen, troubles_repaired; /* the harvester's */
-	uint64_t entries_seen;			   /* the harvester's */
-	_Atomic bool out_of_step;
+	uint32_t head; /* free running, as the kernel's own indices */
+	uint32_t stale,
+		fresh; /* cells from head on: to be released unread, copied and not released */
+	uint32_t before_head; /* the cell before the last release */
+	bool unsettled;	      /* released, and no reset has taken it back yet */
+	bool armed; /* the last full exit found little, and nobody released a cell since */
+	struct kvm_dirty_gfn
+		*batch; /* room for the whole ring: released entries, then fresh ones */
+	uint32_t released_entries;
+	_Atomic uint64_t owed;	       /* repairs that were called for */
+	uint64_t owed_seen, owed_paid; /* the harvester's */
+	uint64_t entries_seen;	       /* the harvester's */
 	struct dli_ring_stats stats;
 };
 
@@ -77,35 +76,40 @@ static inline bool cell_change(struct dli_ring *ring, uint32_t index, uint32_t f
 						       memory_order_acq_rel, memory_order_relaxed);
 }
 
-static inline void ring_set_state(struct dli_ring *ring, enum ring_state state)
+static inline void ring_count(_Atomic uint64_t *counter, uint64_t n)
 {
-	ring->state = state;
-	atomic_store_explicit(&ring->out_of_step, state == RING_SUSPECT || state == RING_REJOINING,
-			      memory_order_release);
+	if (n)
+		atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
-static inline void ring_note_trouble(struct dli_ring *ring)
+/*
+ * Fewer entries than this in a full exit are no full ring. At most what a ring holds when it is
+ * full on every known kernel: entries - 64 with 256 or more, entries - 576 with 1024 or more.
+ */
+static inline uint32_t ring_block(const struct dli_ring *ring)
 {
-	atomic_fetch_add_explicit(&ring->troubles, 1, memory_order_acq_rel);
+	return ring->entries / 4;
 }
 
-/* The two sides are out of step; entries may have been overwritten. */
-void ring_suspect(struct dli_ring *ring);
+/* The next harvest has to protect and mark everything. */
+static inline void ring_owe(struct dli_ring *ring)
+{
+	atomic_fetch_add_explicit(&ring->owed, 1, memory_order_acq_rel);
+}
+
+/* The two sides are out of step. Inside the reset section. */
+void ring_lose(struct dli_ring *ring, struct dli_reset *reset);
+
+/* RING_SUSPECT: what the kernel fills now cannot be handed back; drops it and owes. */
+void ring_drop_dirty(struct dli_ring *ring);
+
+/* RING_LOOSE: finds where the kernel goes on. False where it has filled nothing yet. */
+bool ring_find_stale(struct dli_ring *ring);
 
 /*
- * RING_REJOINING: where the kernel goes on is known once it has filled a cell. Releases the stale
- * cells before it. False: nothing filled yet.
+ * In the vCPU's own second full exit in a row that finds little, nobody having released a cell
+ * since the first: moves towards the kernel's indices. Inside the reset section.
  */
-bool ring_rejoin(struct dli_ring *ring);
-
-/* RING_SEEKING: false where no cell is dirty. */
-bool ring_seek(struct dli_ring *ring);
-
-/*
- * The vCPU is out with a full ring that its drain did not mend (taken: entries that the drain
- * found; was_held: ring->held when it began). Ring lock held.
- */
-int ring_answer_full(struct dli_ring *ring, struct dli_reset *reset, enum ring_state was,
-		     uint32_t taken, bool was_held);
+int ring_recover(struct dli_ring *ring, struct dli_reset *reset);
 
 #endif

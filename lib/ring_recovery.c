@@ -5,139 +5,115 @@
  * The kernel keeps two indices to itself: where it fills next (dirty) and what it takes back next
  * (reset). It lets the vCPU in while dirty - reset is below a limit that it does not tell either.
  * After an overflow neither can be read off the cells. What can be had:
- *   - In the vCPU's own full exit dirty stands still and is ahead of reset by the limit at least,
- *     as long as nobody releases a cell of this ring.
- *   - A released cell is taken back if, and only if, it is at the reset index. Offering one cell
- *     after the other finds that index, and moves it by one.
- *   - One cell a full exit moves it on until the kernel lets the vCPU in: never too far, which
- * would leave the difference below zero and the vCPU outside for ever.
+ *   - In the vCPU's own full exit dirty stands still, and is ahead of reset by the limit at least,
+ *     as long as no cell of this ring can be taken back. So all are wiped, and the exit that
+ *     counts is the next one.
+ *   - Released cells are taken back from the reset index on, and no others. Offering block after
+ *     block finds that index and moves it to the block's end. A block is smaller than the limit,
+ *     so reset never overtakes dirty, which would leave the vCPU outside for ever.
+ *   - Another block a full exit moves it on until the kernel lets the vCPU in.
  *   - All cells were wiped, so the first one that is dirty then is where the kernel had gone on.
  * What was in the wiped cells is lost, and what the overwritten ones named was never protected
- * again: the next harvest repairs the whole VM for that (wants_repair).
+ * again: the next harvest repairs the whole VM for that (ring_owe).
  */
 
 #include "ring_cells.h"
 
-/*
- * Full exits with nothing to read in a row before they are believed. One would do if every caller
- * drained exactly once an exit; who drains twice must not set off a recovery of a healthy ring.
- */
-#define IDLE_EXITS 8
-
-void ring_suspect(struct dli_ring *ring)
-{
-	ring_set_state(ring, RING_SUSPECT);
-	ring_note_trouble(ring);
-	atomic_fetch_add_explicit(&ring->stats.overflows, 1, memory_order_relaxed);
-}
-
-/*
- * Drops what the cells say. Noted as trouble afterwards, not before: a repair in between would not
- * cover what is dropped after it.
- */
 static void wipe(struct dli_ring *ring)
 {
 	for (uint32_t i = 0; i < ring->entries; i++)
 		cell_clear(ring, i);
-	ring_note_trouble(ring);
+	ring->stale = ring->fresh = ring->released_entries = 0;
+	ring->unsettled = false;
+	/* After the wipe: a repair between the two would not cover what is dropped. */
+	ring_owe(ring);
 }
 
-/* Offers one cell. 1: the kernel took it back; 0: it did not, and the offer is withdrawn. */
-static int offer(struct dli_ring *ring, struct dli_reset *reset, uint32_t index)
+void ring_lose(struct dli_ring *ring, struct dli_reset *reset)
 {
-	int r;
+	wipe(ring);
+	ring->state = RING_SUSPECT;
+	ring->armed = false;
+	atomic_store_explicit(&reset->overflowed, true, memory_order_relaxed);
+	ring_count(&ring->stats.overflows, 1);
+}
 
-	cell_release(ring, index);
+void ring_drop_dirty(struct dli_ring *ring)
+{
+	bool dropped = false;
+
+	for (uint32_t i = 0; i < ring->entries; i++)
+		if (cell_load(ring, i) == CELL_DIRTY) {
+			cell_clear(ring, i);
+			dropped = true;
+		}
+	if (dropped)
+		ring_owe(ring);
+}
+
+bool ring_find_stale(struct dli_ring *ring)
+{
+	uint32_t stale = 0;
+
+	while (stale < ring->entries && cell_load(ring, ring->head + stale) != CELL_DIRTY)
+		stale++;
+	if (stale == ring->entries)
+		return false;
+	/* The vCPU may have filled cells behind the one that was looked at. */
+	while (stale && cell_load(ring, ring->head + stale - 1) == CELL_DIRTY)
+		stale--;
+	ring->stale = stale;
+	return true;
+}
+
+/*
+ * Offers cells and withdraws those that are not taken. 1: *next is behind the last that was; 0:
+ * none was, or the kernel fills them, which it cannot while the vCPU is out.
+ */
+static int offer(struct dli_ring *ring, struct dli_reset *reset, uint32_t first, uint32_t *next)
+{
+	uint32_t count = ring_block(ring);
+	int r, taken = 0;
+
+	for (uint32_t i = 0; i < count; i++)
+		cell_release(ring, first + i);
 	r = dli_reset_rings(reset);
-	/* Another vCPU's reset may still take it back between the look and the withdrawal. */
-	if (!cell_change(ring, index, CELL_RESET, CELL_CLEAN))
-		return 1;
-	return r < 0 ? r : 0;
+	for (uint32_t i = 0; i < count; i++) {
+		if (cell_change(ring, first + i, CELL_RESET, CELL_CLEAN))
+			continue;
+		*next = first + i + 1;
+		taken = 1;
+	}
+	if (!taken && r < 0)
+		return r;
+	return taken && cell_load(ring, *next - 1) == CELL_CLEAN;
 }
 
 static int find_reset_index(struct dli_ring *ring, struct dli_reset *reset)
 {
-	wipe(ring);
-	for (uint32_t i = 0; i < ring->entries; i++) {
-		int r = offer(ring, reset, i);
+	for (uint32_t first = 0; first < ring->entries; first += ring_block(ring)) {
+		int r = offer(ring, reset, first, &ring->head);
 
 		if (r < 0)
 			return r;
 		if (r) {
-			ring->reset_index = i + 1;
-			ring_set_state(ring, RING_REJOINING);
+			ring->state = RING_LOOSE;
 			return 0;
 		}
 	}
 	return 0;
 }
 
-static int advance_reset_index(struct dli_ring *ring, struct dli_reset *reset)
-{
-	int r = offer(ring, reset, ring->reset_index);
-
-	if (r < 0)
-		return r;
-	if (r)
-		ring->reset_index++;
-	else
-		ring_suspect(ring);
-	return 0;
-}
-
-/* Nothing that any reset could take back is left, so the next full exit speaks for itself. */
-static int hold_still(struct dli_ring *ring, struct dli_reset *reset)
+int ring_recover(struct dli_ring *ring, struct dli_reset *reset)
 {
 	int r;
 
-	if (ring->state == RING_SUSPECT)
+	if (ring->state == RING_LOOSE) {
 		wipe(ring);
-	/* One that began before the wipe is over when this returns. */
-	r = dli_reset_rings(reset);
-	if (r < 0)
-		return r;
-	ring->held = true;
-	return 0;
-}
-
-bool ring_rejoin(struct dli_ring *ring)
-{
-	for (uint32_t stale = 0; stale < ring->entries; stale++) {
-		if (cell_load(ring, ring->reset_index + stale) != CELL_DIRTY)
-			continue;
-		for (uint32_t i = 0; i < stale; i++)
-			cell_release(ring, ring->reset_index + i);
-		ring->head = ring->reset_index + stale;
-		ring->held = false;
-		ring_set_state(ring, RING_IN_STEP);
-		return true;
+		r = offer(ring, reset, ring->head, &ring->head);
+		if (r)
+			return r < 0 ? r : 0;
 	}
-	return false;
-}
-
-int ring_answer_full(struct dli_ring *ring, struct dli_reset *reset, enum ring_state was,
-		     uint32_t taken, bool was_held)
-{
-	if (ring->state == RING_IN_STEP && taken) {
-		ring->held = true;
-		ring->idle_exits = 0;
-		return 0;
-	}
-	/*
-	 * What became suspect in this very exit waits for the next one: its own reset has moved the
-	 * kernel's index, so that this exit proves nothing any more.
-	 */
-	if (!was_held || (ring->state == RING_SUSPECT && was != RING_SUSPECT)) {
-		ring->idle_exits = 0;
-		return hold_still(ring, reset);
-	}
-	if (ring->state == RING_REJOINING)
-		return advance_reset_index(ring, reset);
-	if (ring->state != RING_SUSPECT) {
-		/* Full, and nothing in it, and nobody but this thread has emptied it. */
-		if (++ring->idle_exits < IDLE_EXITS)
-			return 0;
-		ring_suspect(ring);
-	}
+	ring_lose(ring, reset);
 	return find_reset_index(ring, reset);
 }

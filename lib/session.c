@@ -10,47 +10,10 @@
 
 #include <errno.h>
 
-/* Resets that make no headway before rings are given up. */
-#define MAX_IDLE_RESETS 2
-#define MAX_RESETS	64
-
-static bool settle_rings(struct dl_log *log)
+/* Publishes nothing while logging is off: the rings are emptied, that is all. */
+static int drain_rings(struct dl_log *log)
 {
-	bool settled = true;
-
-	for (struct dl_vcpu *vcpu = dli_vcpus_first(&log->vcpus); vcpu; vcpu = vcpu->next)
-		settled &= dli_ring_settle(vcpu->ring, dli_publish, log);
-	return settled;
-}
-
-static void give_up_rings(struct dl_log *log)
-{
-	for (struct dl_vcpu *vcpu = dli_vcpus_first(&log->vcpus); vcpu; vcpu = vcpu->next)
-		dli_ring_give_up(vcpu->ring, dli_publish, log);
-}
-
-int dli_drain_rings(struct dl_log *log, bool last)
-{
-	struct dl_vcpu *vcpu = dli_vcpus_first(&log->vcpus);
-
-	if (!vcpu)
-		return 0;
-	for (; vcpu; vcpu = vcpu->next)
-		dli_ring_collect(vcpu->ring, last);
-	for (int resets = 0, idle = 0;; resets++) {
-		int r = dli_reset_rings(&log->reset);
-
-		if (r < 0)
-			return r;
-		if (settle_rings(log))
-			return 0;
-		atomic_fetch_add_explicit(&log->reset.short_resets, 1, memory_order_relaxed);
-		idle = r ? 0 : idle + 1;
-		if (idle == MAX_IDLE_RESETS || resets == MAX_RESETS)
-			break;
-	}
-	give_up_rings(log);
-	return 0;
+	return dli_vcpus_drain(&log->vcpus, &log->reset, false, dli_publish, log);
 }
 
 static void discard_pages(struct dl_log *log)
@@ -120,7 +83,7 @@ static int switch_on(struct dl_log *log, uint32_t flags)
 	if (r) {
 		go_off(log);
 		(void)dli_protect_all(log, false);
-		(void)dli_drain_rings(log, false);
+		(void)drain_rings(log);
 		dli_rcu_synchronize();
 		discard_pages(log);
 		return r;
@@ -146,7 +109,7 @@ static int start(struct dl_log *log, uint32_t flags)
 	if (!r)
 		r = set_manual_protect(log, flags);
 	if (!r && dli_log_is_ring(log))
-		r = dli_drain_rings(log, false);
+		r = drain_rings(log);
 	if (r)
 		return r;
 	return switch_on(log, flags);
@@ -174,7 +137,7 @@ int dli_session_stop(struct dl_log *log)
 	r = dli_protect_all(log, false);
 	/* After the flags, or rings would fill again behind the drain. */
 	if (dli_log_is_ring(log))
-		drained = dli_drain_rings(log, false);
+		drained = drain_rings(log);
 	if (was_on) {
 		/* Marks and drains that saw logging on are over. */
 		dli_rcu_synchronize();

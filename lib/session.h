@@ -7,7 +7,4 @@
 /* dl_log_stop(), under log->reading and log->lock. */
 int dli_session_stop(struct dl_log *log);
 
-/* Empties every ring, whoever wants the entries. Under log->lock. */
-int dli_drain_rings(struct dl_log *log, bool last);
-
 #endif

@@ -36,6 +36,51 @@ void dli_vcpus_fini(struct dli_vcpus *vcpus)
 	pthread_mutex_destroy(&vcpus->lock);
 }
 
+/* Inside the reset section. */
+static int hand_back(struct dl_vcpu *first, struct dli_reset *reset)
+{
+	bool needed = false, again = false;
+
+	for (struct dl_vcpu *vcpu = first; vcpu; vcpu = vcpu->next)
+		needed |= dli_ring_release(vcpu->ring, reset);
+	while (needed) {
+		int r = dli_reset_rings(reset);
+
+		if (r < 0)
+			return r;
+		needed = false;
+		for (struct dl_vcpu *vcpu = first; vcpu; vcpu = vcpu->next)
+			needed |= !dli_ring_verify(vcpu->ring, reset, again);
+		again = true;
+	}
+	return 0;
+}
+
+int dli_vcpus_drain(struct dli_vcpus *vcpus, struct dli_reset *reset, bool last,
+		    dli_ring_sink *sink, void *opaque)
+{
+	/* Those of this moment: a vCPU that is added meanwhile comes before the first. */
+	struct dl_vcpu *first = dli_vcpus_first(vcpus);
+	int r;
+
+	for (struct dl_vcpu *vcpu = first; vcpu; vcpu = vcpu->next) {
+		dli_ring_lock(vcpu->ring);
+		dli_ring_copy(vcpu->ring);
+	}
+	r = dli_reset_begin(reset);
+	if (!r) {
+		r = hand_back(first, reset);
+		dli_reset_end(reset);
+	}
+	for (struct dl_vcpu *vcpu = first; vcpu; vcpu = vcpu->next) {
+		if (last)
+			dli_ring_check_empty(vcpu->ring);
+		dli_ring_publish(vcpu->ring, sink, opaque);
+		dli_ring_unlock(vcpu->ring);
+	}
+	return r;
+}
+
 static int check_vcpu(const struct dl_log *log, int vcpu_fd)
 {
 	int r = dli_os_ioctl(log->os, vcpu_fd, NOT_A_KVM_REQUEST, NULL);

@@ -30,4 +30,11 @@ static inline struct dl_vcpu *dli_vcpus_first(const struct dli_vcpus *vcpus)
 	return atomic_load_explicit(&vcpus->first, memory_order_acquire);
 }
 
+/*
+ * Drains every ring into the sink. last: no vCPU runs any more, so what is still dirty then was
+ * missed. After an error what was read is kept for the next time.
+ */
+int dli_vcpus_drain(struct dli_vcpus *vcpus, struct dli_reset *reset, bool last,
+		    dli_ring_sink *sink, void *opaque);
+
 #endif
