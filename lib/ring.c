@@ -315,8 +315,12 @@ static bool came_out_full(struct dli_ring *ring)
  */
 static void arm(struct dli_ring *ring)
 {
-	ring->armed = true;
-	atomic_store_explicit(exit_reason(ring), KVM_EXIT_INTR, memory_order_relaxed);
+	uint32_t full = KVM_EXIT_DIRTY_RING_FULL;
+
+	/* Only that: where the caller is not the vCPU's thread, another exit may have come. */
+	ring->armed =
+		atomic_compare_exchange_strong_explicit(exit_reason(ring), &full, KVM_EXIT_INTR,
+							memory_order_relaxed, memory_order_relaxed);
 }
 
 static int drain(struct dli_ring *ring, struct dli_reset *reset)

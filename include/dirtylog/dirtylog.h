@@ -107,8 +107,8 @@ enum {
 	 */
 	DL_BACKUP_AUTO = 0,
 	DL_BACKUP_OFF = 1, /* never: the VM has no in-kernel writer, and the caller knows it */
-	DL_BACKUP_REQUIRED =
-		2, /* an ITS, say: DL_MODE_RING fails without it, DL_MODE_AUTO takes bitmap */
+	/* The VM has an ITS, say: without it DL_MODE_RING fails and DL_MODE_AUTO takes bitmap mode. */
+	DL_BACKUP_REQUIRED = 2,
 };
 
 /* What the kernel has: dl_config.has. Since 0.1. */
@@ -222,9 +222,9 @@ uint32_t dl_library_version(void);
  *   why        receives a sentence of at most why_bytes bytes, ended by NUL; may be NULL. It says
  *              what was chosen and why, or what is missing, on failure too.
  * A choice that only opening can refuse (a vCPU or slot that exists already) is not foreseen.
- * Errors: -EINVAL (options), -E2BIG (options' tail; ring_entries above the kernel's limit), -EBADF
- * (fd is neither), -EOPNOTSUPP (the mode or backup asked for is not to be had).
- * System calls: KVM_GET_API_VERSION and KVM_CHECK_EXTENSION on fd. Never blocks. Since 0.1.
+ * Errors: -EINVAL (options; the size of would_be), -E2BIG (options' tail; ring_entries above the
+ * kernel's limit), -EBADF (fd is neither), -EOPNOTSUPP (the mode or backup asked for is not to be had).
+ * System calls: KVM_CHECK_EXTENSION on fd. Never blocks. Since 0.1.
  */
 DL_MUST_CHECK int dl_probe(int fd, const struct dl_options *options, struct dl_config *would_be,
 			   char *why, size_t why_bytes);
@@ -244,9 +244,9 @@ DL_MUST_CHECK int dl_probe(int fd, const struct dl_options *options, struct dl_c
  * exists. The last is the one failure that changes something: the rings stay enabled, as the
  * kernel has no way back, and the VM can then only be logged by rings. -EINVAL also where the
  * host's minimum ring is larger than ring_entries (with Intel PML: 1024). -ENOMEM.
- * System calls: as dl_probe(); KVM_ENABLE_CAP of the rings, the backup bitmap and manual protect;
- * KVM_RESET_DIRTY_RINGS, to learn whether somebody enabled the rings. May block (liburcu).
- * Since 0.1.
+ * System calls: as dl_probe(); KVM_GET_API_VERSION; KVM_ENABLE_CAP of the rings, the backup bitmap
+ * and manual protect; KVM_RESET_DIRTY_RINGS, to learn whether somebody enabled the rings. May block
+ * (liburcu). Since 0.1.
  */
 DL_MUST_CHECK int dl_log_open(int vm_fd, const struct dl_options *options, struct dl_log **log,
 			      char *why, size_t why_bytes);
@@ -254,7 +254,8 @@ DL_MUST_CHECK int dl_log_open(int vm_fd, const struct dl_options *options, struc
 /*
  * Closes a log: stops logging if it is on, drains the rings, forgets what is pending. What its
  * vCPU and iterator handles are still asked then is -ECANCELED, and 0 from dl_vcpu_drain(). vm_fd
- * is not used any more when this returns. Takes NULL.
+ * is not used any more when this returns; so a vCPU whose ring overflowed and that has not run since
+ * stays outside: stop first, let it drain until it runs, then close. Takes NULL.
  * System calls: as dl_log_stop(), and munmap. May block. Since 0.1.
  */
 void dl_log_close(struct dl_log *log);
@@ -283,10 +284,11 @@ DL_MUST_CHECK int dl_log_stats(const struct dl_log *log, struct dl_stats *stats)
  * (DL_SLOT_NO_LOG slots excepted, and slots of a higher address space over memory that a lower one
  * logs), or with DL_START_CLEAN nothing is, and every write from now on will be reported.
  *   flags      0 or DL_START_CLEAN
- * Errors: -EINVAL; -EBUSY: already on; -ECANCELED: closed; otherwise the kernel's for the slot that
- * could not be switched on (dl_log_describe() names it); the others are then off again.
+ * Errors: -EINVAL; -EBUSY: already on; -ECANCELED: closed; -ENOMEM; otherwise the kernel's for the
+ * slot that could not be switched on (dl_log_describe() names it); the others are then off again.
  * System calls: a KVM_SET_USER_MEMORY_REGION (or set_region) a slot, KVM_ENABLE_CAP of manual
- * protect, KVM_RESET_DIRTY_RINGS, the signal mask around it. May block. Since 0.1.
+ * protect, KVM_RESET_DIRTY_RINGS, the signal mask around it, mmap of a bitmap's buffer. May block.
+ * Since 0.1.
  */
 DL_MUST_CHECK int dl_log_start(struct dl_log *log, uint32_t flags);
 
@@ -304,7 +306,7 @@ DL_MUST_CHECK int dl_log_stop(struct dl_log *log);
  *   from_now_ns  nanoseconds from now; 0: at once; UINT64_MAX: nothing points to a ring that fills
  *                (bitmap mode, or rings that stay empty)
  * Errors: -EINVAL; -ECANCELED: logging is off, or the log is closed.
- * No system call but clock_gettime(2). May block on another thread's call. Since 0.1.
+ * No system call but clock_gettime(2). Never blocks. Since 0.1.
  */
 DL_MUST_CHECK int dl_log_harvest_due(struct dl_log *log, uint64_t *from_now_ns);
 
@@ -347,13 +349,12 @@ int dl_mark(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes);
  * While logging, a new or a moved slot is wholly pending when this returns, unless DL_SLOT_CLEAN
  * (a moved slot then keeps what was pending). The kernel may still report its pages.
  *   slot       copied
- * Errors: -EINVAL (NULL, alignment, size 0, a wrap, unknown flags, KVM_MEM_LOG_DIRTY_PAGES, an id
- * or as_id beyond the kernel's limit, a change that KVM cannot make); -E2BIG; -EEXIST: the range
+ * Errors: -EINVAL (NULL, alignment, size 0, a wrap, unknown flags, KVM_MEM_LOG_DIRTY_PAGES, an id or
+ * as_id beyond the kernel's limit, a change that KVM cannot make); -E2BIG; -EEXIST: the range
  * overlaps another slot of the address space; -ENOMEM; -ECANCELED: closed; otherwise the kernel's.
- * After an error the log is as it was; where the caller made the ioctl itself, its slot is then not
- * known to the log.
- * System calls: the slot ioctl or set_region, mmap; for a move KVM_RESET_DIRTY_RINGS too. May
- * block. Since 0.1.
+ * After an error the log is as it was; where the caller made the ioctl itself, a new slot is then not
+ * known to the log, and a moved one is, where it is now.
+ * System calls: the slot ioctl or set_region, mmap. May block. Since 0.1.
  */
 DL_MUST_CHECK int dl_slot_set(struct dl_log *log, struct dl_slot *slot);
 
@@ -363,8 +364,9 @@ DL_MUST_CHECK int dl_slot_set(struct dl_log *log, struct dl_slot *slot);
  * runs are acknowledged or logging is stopped; a caller that frees it at once says DL_SLOT_DISCARD.
  *   slot       as_id << 16 | id
  *   flags      DL_SLOT_CALLER_IOCTL, DL_SLOT_DISCARD
- * Errors: -EINVAL; -ENOENT; -ECANCELED: closed; otherwise the kernel's (the slot is then still
- * there). System calls and blocking: as dl_slot_set(). Since 0.1.
+ * Errors: -EINVAL; -ENOENT; -ENOMEM; -ECANCELED: closed; otherwise the kernel's (the slot is then
+ * still there).
+ * System calls: the slot ioctl, KVM_RESET_DIRTY_RINGS, the signal mask around it. May block. Since 0.1.
  */
 DL_MUST_CHECK int dl_slot_remove(struct dl_log *log, uint32_t slot, uint32_t flags);
 
@@ -384,8 +386,9 @@ int dl_slot_mark(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint6
  * A vCPU that was removed and is added again goes on with the ring it had.
  * Errors: -EINVAL; -EBADF: not a vCPU; -EEXIST: this vCPU is there already; -ENOMEM; -ECANCELED:
  * closed; -EIO: the VM belongs to another process. Otherwise mmap's.
- * A vCPU of another VM is not recognised. System calls: mmap of the vCPU, one ioctl on it (of no
- * effect). May block. Since 0.1.
+ * A vCPU of another VM is not recognised.
+ * System calls: mmap of the vCPU, one ioctl on it (of no effect), KVM_RESET_DIRTY_RINGS where the ring
+ * holds cells that someone released before. May block. Since 0.1.
  */
 DL_MUST_CHECK int dl_vcpu_add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **vcpu);
 
@@ -393,12 +396,13 @@ DL_MUST_CHECK int dl_vcpu_add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **
  * Empties one vCPU's ring. To be called when KVM_RUN of that vCPU has ended with
  * KVM_EXIT_DIRTY_RING_FULL, before it is run again; allowed at other times too, while that vCPU is
  * not inside KVM_RUN. Takes this ring's lock and that around the reset, no other. Works in every
- * state: when logging is off, and when the log is closed, it does what the vCPU needs and notes
- * nothing. A vCPU whose ring overflowed may come back with the same exit many times while this
- * brings the two sides into step again; just call it each time. Errors: -EINVAL; otherwise the
- * kernel's from KVM_RESET_DIRTY_RINGS (nothing is lost). System calls: KVM_RESET_DIRTY_RINGS, the
- * signal mask around it. Allocates nothing. May block for the time of another thread's reset. Since
- * 0.1.
+ * state: when logging is off it does what the vCPU needs and notes nothing.
+ * A vCPU whose ring overflowed may come back with the same exit several times while this brings the
+ * two sides into step again; just call it each time. Where a full exit found little in the ring, the
+ * vCPU's kvm_run.exit_reason says KVM_EXIT_INTR when this returns: so an exit is told from the next.
+ * Errors: -EINVAL; otherwise the kernel's from KVM_RESET_DIRTY_RINGS (nothing is lost).
+ * System calls: KVM_RESET_DIRTY_RINGS, the signal mask around it. Allocates nothing. May block for
+ * the time of another thread's harvest. Since 0.1.
  */
 DL_MUST_CHECK int dl_vcpu_drain(struct dl_vcpu *vcpu);
 
@@ -433,7 +437,7 @@ DL_MUST_CHECK int dl_iter_new(struct dl_log *log, uint32_t flags, struct dl_iter
  * logging was stopped or restarted, or the log closed; otherwise the kernel's from
  * KVM_CLEAR_DIRTY_LOG: the pages concerned stay pending, and the next call tries them again.
  * System calls: KVM_CLEAR_DIRTY_LOG in bitmap mode with manual protect, a chunk at a time.
- * Allocates nothing. May block on other readers. Since 0.1.
+ * Allocates nothing. May block on other readers and on a harvest. Since 0.1.
  */
 DL_MUST_CHECK int dl_iter_read(struct dl_iter *iter, struct dl_run *runs, uint32_t max_runs);
 
