@@ -48,8 +48,9 @@ static int find_beginning(struct dli_ring *ring, struct dli_reset *reset)
 
 	for (uint32_t i = 0; i < ring->entries; i++) {
 		uint32_t flags = cell_load(ring, i);
+		struct kvm_dirty_gfn cell = cell_read(ring, i);
 
-		used |= flags || ring->cells[i].slot || ring->cells[i].offset;
+		used |= flags || cell.slot || cell.offset;
 		released |= flags == CELL_RESET;
 	}
 	ring->state = used ? RING_SEEKING : RING_IN_STEP;
@@ -135,20 +136,18 @@ void dli_ring_unlock(struct dli_ring *ring)
 	pthread_mutex_unlock(&ring->lock);
 }
 
-/* RING_SEEKING: false where no cell is dirty. */
+/*
+ * RING_SEEKING: false where no cell is dirty, or all are. The kernel fills in order, so once a cell
+ * is seen dirty the one before it, if it is of the same run, is seen dirty too: first this, then that.
+ */
 static bool seek(struct dli_ring *ring)
 {
-	bool before = cell_load(ring, ring->entries - 1) == CELL_DIRTY;
-
 	for (uint32_t i = 0; i < ring->entries; i++) {
-		bool dirty = cell_load(ring, i) == CELL_DIRTY;
-
-		if (dirty && !before) {
-			ring->head = i;
-			ring->state = RING_IN_STEP;
-			return true;
-		}
-		before = dirty;
+		if (cell_load(ring, i) != CELL_DIRTY || cell_load(ring, i - 1) == CELL_DIRTY)
+			continue;
+		ring->head = i;
+		ring->state = RING_IN_STEP;
+		return true;
 	}
 	return false;
 }
@@ -182,7 +181,7 @@ void dli_ring_copy(struct dli_ring *ring)
 		room = ring->entries - ring->stale;
 	first = ring->head + ring->stale;
 	while (n < room && cell_load(ring, first + n) == CELL_DIRTY) {
-		to[n] = ring->cells[(first + n) & (ring->entries - 1)];
+		to[n] = cell_read(ring, first + n);
 		n++;
 	}
 	ring->fresh = n;

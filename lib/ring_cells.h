@@ -56,6 +56,21 @@ static inline uint32_t cell_load(struct dli_ring *ring, uint32_t index)
 }
 
 /*
+ * What a dirty cell says. Atomic, though nobody writes a cell between its flag and its release: a
+ * kernel that overflows does, and then what is read here is thrown away.
+ */
+static inline struct kvm_dirty_gfn cell_read(struct dli_ring *ring, uint32_t index)
+{
+	struct kvm_dirty_gfn *cell = &ring->cells[index & (ring->entries - 1)];
+
+	return (struct kvm_dirty_gfn){
+		.slot = atomic_load_explicit((_Atomic uint32_t *)&cell->slot, memory_order_relaxed),
+		.offset = atomic_load_explicit((_Atomic uint64_t *)&cell->offset,
+					       memory_order_relaxed),
+	};
+}
+
+/*
  * Pairs with smp_load_acquire() in kvm_dirty_gfn_harvested(): slot and offset were read before, so
  * the kernel may fill the cell anew.
  */

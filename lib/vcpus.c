@@ -98,8 +98,16 @@ static struct dl_vcpu *find_ring(struct dli_vcpus *vcpus, struct dli_ring *ring)
 {
 	struct dl_vcpu *vcpu = dli_vcpus_first(vcpus);
 
-	while (vcpu && !dli_ring_same(ring, vcpu->ring))
-		vcpu = vcpu->next;
+	for (; vcpu; vcpu = vcpu->next) {
+		bool same;
+
+		/* So that no drain takes the mark for trouble. */
+		dli_ring_lock(vcpu->ring);
+		same = dli_ring_same(ring, vcpu->ring);
+		dli_ring_unlock(vcpu->ring);
+		if (same)
+			break;
+	}
 	return vcpu;
 }
 
