@@ -255,6 +255,12 @@ bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again)
 	return true;
 }
 
+void dli_ring_reset_failed(struct dli_ring *ring)
+{
+	if (ring->unsettled)
+		ring_owe(ring);
+}
+
 void dli_ring_check_empty(struct dli_ring *ring)
 {
 	for (uint32_t i = 0; i < ring->entries; i++)
@@ -286,8 +292,10 @@ static int hand_back(struct dli_ring *ring, struct dli_reset *reset)
 	for (;;) {
 		int r = dli_reset_rings(reset);
 
-		if (r < 0)
+		if (r < 0) {
+			dli_ring_reset_failed(ring);
 			return r;
+		}
 		ring_count(&ring->stats.resets, 1);
 		if (dli_ring_verify(ring, reset, again))
 			return 0;

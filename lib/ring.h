@@ -57,6 +57,12 @@ bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset);
  */
 bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again);
 
+/*
+ * After a reset that failed. Cells of this ring stay released, so a reset of another thread's can be
+ * the one that is cut short among them, and that thread does not look here.
+ */
+void dli_ring_reset_failed(struct dli_ring *ring);
+
 /* No vCPU runs, and this ring was drained: what is still dirty in it was missed. */
 void dli_ring_check_empty(struct dli_ring *ring);
 

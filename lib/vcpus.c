@@ -46,6 +46,8 @@ static int hand_back(struct dl_vcpu *first, struct dli_reset *reset)
 	while (needed) {
 		int r = dli_reset_rings(reset);
 
+		for (struct dl_vcpu *vcpu = first; vcpu && r < 0; vcpu = vcpu->next)
+			dli_ring_reset_failed(vcpu->ring);
 		if (r < 0)
 			return r;
 		needed = false;
