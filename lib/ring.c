@@ -53,7 +53,7 @@ static int find_beginning(struct dli_ring *ring, struct dli_reset *reset)
 		used |= flags || cell.slot || cell.offset;
 		released |= flags == CELL_RESET;
 	}
-	ring->state = used ? RING_SEEKING : RING_IN_STEP;
+	ring->state = used ? RING_SUSPECT : RING_IN_STEP;
 	return released ? take_back(reset) : 0;
 }
 
@@ -136,57 +136,30 @@ void dli_ring_unlock(struct dli_ring *ring)
 	pthread_mutex_unlock(&ring->lock);
 }
 
-/*
- * RING_SEEKING: false where no cell is dirty, or all are. The kernel fills in order, so once a cell
- * is seen dirty the one before it, if it is of the same run, is seen dirty too: first this, then that.
- */
-static bool seek(struct dli_ring *ring)
-{
-	for (uint32_t i = 0; i < ring->entries; i++) {
-		if (cell_load(ring, i) != CELL_DIRTY || cell_load(ring, i - 1) == CELL_DIRTY)
-			continue;
-		ring->head = i;
-		ring->state = RING_IN_STEP;
-		return true;
-	}
-	return false;
-}
-
-/* Whether there is a cell to read from. */
-static bool find_head(struct dli_ring *ring)
-{
-	switch (ring->state) {
-	case RING_IN_STEP:
-		return true;
-	case RING_SEEKING:
-		return seek(ring);
-	case RING_LOOSE:
-		return ring_find_stale(ring);
-	case RING_SUSPECT:
-		ring_drop_dirty(ring);
-		break;
-	}
-	return false;
-}
-
 void dli_ring_copy(struct dli_ring *ring)
 {
 	struct kvm_dirty_gfn *to = ring->batch + ring->released_entries;
-	uint32_t room = ring->entries - ring->released_entries, first, n = 0;
+	uint32_t room = ring->entries - ring->released_entries, n = 0;
 
-	ring->stale = ring->fresh = 0;
-	if (!find_head(ring))
+	ring->fresh = 0;
+	if (ring->state != RING_IN_STEP)
 		return;
-	if (room > ring->entries - ring->stale)
-		room = ring->entries - ring->stale;
-	first = ring->head + ring->stale;
-	while (n < room && cell_load(ring, first + n) == CELL_DIRTY) {
-		to[n] = cell_read(ring, first + n);
+	while (n < room && cell_load(ring, ring->head + n) == CELL_DIRTY) {
+		to[n] = cell_read(ring, ring->head + n);
 		n++;
 	}
 	ring->fresh = n;
 	if (n > atomic_load_explicit(&ring->stats.high_water_entries, memory_order_relaxed))
 		atomic_store_explicit(&ring->stats.high_water_entries, n, memory_order_relaxed);
+}
+
+/* Inside the reset section. */
+static void get_into_step(struct dli_ring *ring, struct dli_reset *reset)
+{
+	if (ring->state == RING_IN_STEP)
+		return;
+	ring_rejoin(ring, reset);
+	dli_ring_copy(ring);
 }
 
 /*
@@ -203,22 +176,21 @@ static bool went_round(struct dli_ring *ring)
 
 bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset)
 {
-	uint32_t cells = ring->stale + ring->fresh;
-
-	if (!cells)
+	get_into_step(ring, reset);
+	if (!ring->fresh)
 		return ring->unsettled;
+	ring->first_released = ring->head;
 	ring->before_head = ring->head - 1;
-	for (uint32_t i = 0; i < cells; i++)
+	for (uint32_t i = 0; i < ring->fresh; i++)
 		cell_release(ring, ring->head + i);
-	if (cells == ring->entries || went_round(ring)) {
+	if (ring->fresh == ring->entries || went_round(ring)) {
 		ring_lose(ring, reset);
 		return false;
 	}
-	ring->head += cells;
-	ring->released_entries += ring->fresh;
 	ring_count(&ring->stats.entries, ring->fresh);
-	ring->stale = ring->fresh = 0;
-	ring->state = RING_IN_STEP;
+	ring->head += ring->fresh;
+	ring->released_entries += ring->fresh;
+	ring->fresh = 0;
 	ring->armed = false;
 	ring->unsettled = true;
 	return true;
@@ -230,7 +202,10 @@ bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again)
 
 	if (!ring->unsettled)
 		return true;
-	/* Cells are taken back in order: the last tells for all. */
+	/*
+	 * Cells are taken back in order, so the last tells for all; unless the kernel is out of step
+	 * and began behind the first.
+	 */
 	last = cell_load(ring, ring->head - 1);
 	if (last == CELL_RESET && !again) {
 		/* Where the kernel stopped it may have dropped what it had gathered, unprotected.
@@ -240,7 +215,7 @@ bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again)
 		ring_count(&reset->short_resets, 1);
 		return false;
 	}
-	if (last != CELL_CLEAN) {
+	if (last != CELL_CLEAN || cell_load(ring, ring->first_released) == CELL_RESET) {
 		ring_lose(ring, reset);
 		return true;
 	}
@@ -330,38 +305,36 @@ static void arm(struct dli_ring *ring)
 							memory_order_relaxed, memory_order_relaxed);
 }
 
-static int drain(struct dli_ring *ring, struct dli_reset *reset)
+/* Inside the reset section. *idle: whether this is a full exit that finds little. */
+static int drain(struct dli_ring *ring, struct dli_reset *reset, bool full, bool *idle)
 {
-	bool full = came_out_full(ring), little;
-	int r;
-
-	dli_ring_copy(ring);
-	little = ring->stale + ring->fresh < ring_block(ring);
-	r = dli_reset_begin(reset);
-	if (r)
-		return r;
-	if (full && little && ring->armed)
-		r = ring_recover(ring, reset);
-	else
-		r = hand_back(ring, reset);
-	dli_reset_end(reset);
-	if (r < 0) {
-		ring->armed = false;
-		return r;
-	}
-	ring_count(&ring->stats.full_exits, full);
-	if (full && little)
-		arm(ring);
+	get_into_step(ring, reset);
+	*idle = full && ring->fresh < ring_block(ring);
+	if (!*idle || !ring->armed)
+		return hand_back(ring, reset);
+	ring_step(ring, reset);
 	return 0;
 }
 
 int dli_ring_drain(struct dli_ring *ring, struct dli_reset *reset, dli_ring_sink *sink,
 		   void *opaque)
 {
+	bool full, idle = false;
 	int r;
 
 	dli_ring_lock(ring);
-	r = drain(ring, reset);
+	full = came_out_full(ring);
+	dli_ring_copy(ring);
+	r = dli_reset_begin(reset);
+	if (!r) {
+		r = drain(ring, reset, full, &idle);
+		dli_reset_end(reset);
+		ring_count(&ring->stats.full_exits, full);
+		if (r < 0)
+			ring->armed = false;
+		else if (idle)
+			arm(ring);
+	}
 	dli_ring_publish(ring, sink, opaque);
 	dli_ring_unlock(ring);
 	return r;

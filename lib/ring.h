@@ -48,7 +48,10 @@ void dli_ring_unlock(struct dli_ring *ring);
 /* Reads the dirty cells, in order. */
 void dli_ring_copy(struct dli_ring *ring);
 
-/* Releases what was copied. Whether a reset is needed for this ring. */
+/*
+ * Releases what was copied; a ring that is out of step gets into step first, if that is possible.
+ * Whether a reset is needed for this ring.
+ */
 bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset);
 
 /*

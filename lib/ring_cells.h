@@ -13,11 +13,7 @@
 
 enum ring_state {
 	RING_IN_STEP, /* head is the oldest cell that is not released */
-	RING_SEEKING, /* used by someone before: head is the first dirty cell behind one that is not
-		       */
-	RING_SUSPECT, /* the kernel's indices are unknown; all cells were wiped */
-	RING_LOOSE,   /* head is the kernel's reset index; the first dirty cell behind it its dirty
-			 one */
+	RING_SUSPECT, /* the kernel's indices are unknown; what is dirty was filled since */
 };
 
 struct dli_ring {
@@ -29,18 +25,19 @@ struct dli_ring {
 	size_t run_bytes;
 	uint32_t entries;
 	enum ring_state state;
-	uint32_t head; /* free running, as the kernel's own indices */
-	uint32_t stale,
-		fresh; /* cells from head on: to be released unread, copied and not released */
-	uint32_t before_head; /* the cell before the last release */
-	bool unsettled;	      /* released, and no reset has taken it back yet */
+	uint32_t head;		 /* free running, as the kernel's own indices */
+	uint32_t fresh;		 /* cells from head on that are copied and not released */
+	uint32_t first_released; /* of the last release */
+	uint32_t before_head;	 /* the cell before that */
+	uint32_t hint;		 /* RING_SUSPECT: where the reset index may be */
+	bool unsettled;		 /* released, and no reset has taken it back yet */
 	bool armed; /* the last full exit found little, and nobody released a cell since */
-	struct kvm_dirty_gfn
-		*batch; /* room for the whole ring: released entries, then fresh ones */
+	/* Room for the whole ring: first what is released, then what is fresh. */
+	struct kvm_dirty_gfn *batch;
 	uint32_t released_entries;
-	_Atomic uint64_t owed;	       /* repairs that were called for */
-	uint64_t owed_seen, owed_paid; /* the harvester's */
-	uint64_t entries_seen;	       /* the harvester's */
+	_Atomic uint64_t owed; /* repairs that were called for */
+	/* The harvester's own. */
+	uint64_t owed_seen, owed_paid, entries_seen;
 	struct dli_ring_stats stats;
 };
 
@@ -112,19 +109,18 @@ static inline void ring_owe(struct dli_ring *ring)
 	atomic_fetch_add_explicit(&ring->owed, 1, memory_order_acq_rel);
 }
 
-/* The two sides are out of step. Inside the reset section. */
+/* For all that follow: ring lock held, inside the reset section. */
+
+/* The two sides are out of step: wipes the ring and owes a repair. */
 void ring_lose(struct dli_ring *ring, struct dli_reset *reset);
 
-/* RING_SUSPECT: what the kernel fills now cannot be handed back; drops it and owes. */
-void ring_drop_dirty(struct dli_ring *ring);
-
-/* RING_LOOSE: finds where the kernel goes on. False where it has filled nothing yet. */
-bool ring_find_stale(struct dli_ring *ring);
+/* RING_SUSPECT: gets into step, where the kernel has filled a cell since. */
+void ring_rejoin(struct dli_ring *ring, struct dli_reset *reset);
 
 /*
  * In the vCPU's own second full exit in a row that finds little, nobody having released a cell
- * since the first: moves towards the kernel's indices. Inside the reset section.
+ * since the first: moves the kernel's reset index on, by less than would be too far.
  */
-int ring_recover(struct dli_ring *ring, struct dli_reset *reset);
+void ring_step(struct dli_ring *ring, struct dli_reset *reset);
 
 #endif
