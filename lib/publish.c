@@ -47,6 +47,7 @@ static void gather_entries(struct gather *g, const struct kvm_dirty_gfn *entries
 			enter_slot(g, entries[i].slot);
 		if (!g->slot || page >= g->slot->pages) {
 			g->sunk.stale++;
+			g->sunk.outside |= g->slot != NULL;
 			continue;
 		}
 		if (page / PAGESET_WORD_PAGES != g->word) {

@@ -255,6 +255,8 @@ void dli_ring_publish(struct dli_ring *ring, dli_ring_sink *sink, void *opaque)
 	ring->released_entries = 0;
 	ring_count(&ring->stats.new_pages, sunk.new_pages);
 	ring_count(&ring->stats.stale, sunk.stale);
+	if (sunk.outside)
+		ring_owe(ring);
 }
 
 /* Inside the reset section. */

@@ -20,9 +20,14 @@
  */
 struct dli_ring;
 
+/* What became of entries that were given to a sink. The rest were pending already. */
 struct dli_sunk {
-	uint32_t new_pages,
-		stale; /* of the entries given to a sink; the rest were pending already */
+	uint32_t new_pages, stale;
+	/*
+	 * One named a page behind its slot's end. The kernel protects nothing of a batch that has
+	 * such a page in it.
+	 */
+	bool outside;
 };
 
 /* Takes entries to where pages are kept. */

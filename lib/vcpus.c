@@ -9,11 +9,12 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 /*
  * Of no KVM type, so of no effect. A vCPU refuses it with EINVAL before it takes its mutex, which
- * a running vCPU holds for as long as it runs; a VM, or what is not KVM's, says ENOTTY; a vCPU of
- * another process's VM EIO.
+ * a running vCPU holds for as long as it runs; what is not KVM's says ENOTTY; a vCPU of another
+ * process's VM EIO.
  */
 #define NOT_A_KVM_REQUEST _IO(0xad, 0x7f)
 
@@ -86,12 +87,17 @@ int dli_vcpus_drain(struct dli_vcpus *vcpus, struct dli_reset *reset, bool last,
 static int check_vcpu(const struct dl_log *log, int vcpu_fd)
 {
 	int r = dli_os_ioctl(log->os, vcpu_fd, NOT_A_KVM_REQUEST, NULL);
+	void *run;
 
 	if (r == -EIO)
 		return -EIO;
-	/* /dev/kvm says EINVAL too. */
-	if (r != -EINVAL || dli_caps_is_system_fd(log->os, vcpu_fd))
+	if (r != -EINVAL)
 		return -EBADF;
+	/* Others may say so too, as /dev/kvm and arm64's VMs do; none of them has a kvm_run. */
+	r = dli_os_map(log->os, vcpu_fd, 0, log->caps.page_bytes, PROT_READ, &run);
+	if (r)
+		return r == -ENOMEM ? -ENOMEM : -EBADF;
+	dli_os_unmap(log->os, run, log->caps.page_bytes);
 	return 0;
 }
 
@@ -154,7 +160,7 @@ static int add_with_ring(struct dl_log *log, int vcpu_fd, struct dl_vcpu **out)
 	int r = dli_ring_new(log->os, vcpu_fd, log->caps.ring_entries, &log->reset, &ring);
 
 	if (r)
-		return r == -ENODEV || r == -EACCES ? -EBADF : r;
+		return r;
 	pthread_mutex_lock(&log->vcpus.lock);
 	r = admit(log, ring, out);
 	pthread_mutex_unlock(&log->vcpus.lock);

@@ -123,9 +123,10 @@ enum {
 /* dl_slot.flags, and the flags of dl_slot_remove(). Since 0.1. */
 enum {
 	DL_SLOT_CLEAN = 1, /* set, while logging: do not count the new slot's memory as dirty */
-	DL_SLOT_CALLER_IOCTL = 2, /* set, remove: the caller already made the ioctl; only tell */
-	DL_SLOT_NO_LOG = 4,	  /* set: memory that KVM cannot log (guest_memfd, device memory) */
-	DL_SLOT_DISCARD = 8,	  /* remove, while logging: do not hand the memory out once more */
+	/* set, remove: the caller already made the ioctl; only tell, and each before the next. */
+	DL_SLOT_CALLER_IOCTL = 2,
+	DL_SLOT_NO_LOG = 4,  /* set: memory that KVM cannot log (guest_memfd, device memory) */
+	DL_SLOT_DISCARD = 8, /* remove, while logging: do not hand the memory out once more */
 };
 
 /* Flags of dl_log_start(). Since 0.1. */
