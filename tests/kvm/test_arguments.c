@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Every wrong argument and every call out of order gets its documented errno and changes nothing:
+ * in the middle of a migration, which has to come out right all the same.
+ */
+#include "rig.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+	PAGES = 512,
+	SMALL_PAGES = 100, /* not a multiple of 64 */
+};
+
+struct scene {
+	struct rig *rig;
+	struct rig_slot *slot;
+	struct rig_slot *small;
+};
+
+static struct scene scene_open(uint32_t mode)
+{
+	struct rig_config config = { .mode = mode, .vcpus = 1 };
+	struct scene scene = { .rig = rig_new(&config) };
+
+	scene.slot = rig_slot(scene.rig, 0, GUEST_DATA_GPA, PAGES);
+	scene.small = rig_slot(scene.rig, 1, 2ull * GUEST_DATA_GPA, SMALL_PAGES);
+	return scene;
+}
+
+static struct dl_slot description(const struct rig_slot *slot)
+{
+	return (struct dl_slot){
+		.size = sizeof(struct dl_slot),
+		.slot = slot->slot,
+		.gpa = slot->gpa,
+		.bytes = slot->bytes,
+		.hva = (uintptr_t)slot->memory,
+	};
+}
+
+static void expect_slot(struct dl_log *log, struct dl_slot slot, int expected)
+{
+	int r = dl_slot_set(log, &slot);
+
+	if (r != expected)
+		fail_msg("slot %x at %llx: %d and not %d", slot.slot, (unsigned long long)slot.gpa,
+			 r, expected);
+}
+
+/* A slot that is free, in its gpa too, so that only the field under test is wrong. */
+static struct dl_slot free_slot(const struct scene *scene)
+{
+	struct dl_slot slot = description(scene->slot);
+
+	slot.slot = 7;
+	slot.gpa = 16ull * GUEST_DATA_GPA;
+	return slot;
+}
+
+static void wrong_new_slots(const struct scene *scene)
+{
+	const struct dl_slot good = free_slot(scene);
+	struct dl_log *log = scene->rig->log;
+	struct dl_slot slot = good;
+
+	slot.size = sizeof(slot) - 1;
+	expect_slot(log, slot, -EINVAL);
+	slot = good, slot.flags = 0x80;
+	expect_slot(log, slot, -EINVAL);
+	slot = good, slot.kvm_flags = KVM_MEM_LOG_DIRTY_PAGES;
+	expect_slot(log, slot, -EINVAL);
+	slot = good, slot.kvm_flags = 1u << 30;
+	expect_slot(log, slot, -EINVAL);
+	slot = good, slot.gpa += 1;
+	expect_slot(log, slot, -EINVAL);
+	slot = good, slot.hva += 512;
+	expect_slot(log, slot, -EINVAL);
+	slot = good, slot.bytes -= 1;
+	expect_slot(log, slot, -EINVAL);
+	slot = good, slot.bytes = 0;
+	expect_slot(log, slot, -EINVAL);
+	slot = good, slot.gpa = -(uint64_t)scene->rig->page_bytes;
+	expect_slot(log, slot, -EINVAL);
+	slot = good, slot.hva = -(uint64_t)scene->rig->page_bytes;
+	expect_slot(log, slot, -EINVAL);
+	slot = good, slot.slot = 0xffff;
+	expect_slot(log, slot, -EINVAL);
+	slot = good, slot.slot = 9u << 16 | 7;
+	expect_slot(log, slot, -EINVAL);
+	slot = good, slot.gpa = scene->slot->gpa;
+	expect_slot(log, slot, -EEXIST);
+	slot = good, slot.gpa = scene->slot->gpa + scene->slot->bytes - scene->rig->page_bytes;
+	expect_slot(log, slot, -EEXIST);
+	slot.flags = DL_SLOT_CALLER_IOCTL;
+	expect_slot(log, slot, -EEXIST);
+}
+
+static void wrong_changes_of_a_slot(const struct scene *scene)
+{
+	const struct dl_slot good = description(scene->slot);
+	struct dl_log *log = scene->rig->log;
+	struct dl_slot slot = good;
+
+	expect_slot(log, good, 0);
+	slot.bytes -= scene->rig->page_bytes;
+	expect_slot(log, slot, -EINVAL);
+	slot = good, slot.hva += scene->rig->page_bytes;
+	expect_slot(log, slot, -EINVAL);
+	slot = good, slot.kvm_flags = KVM_MEM_READONLY;
+	expect_slot(log, slot, -EINVAL);
+	slot = good, slot.gpa = scene->small->gpa;
+	expect_slot(log, slot, -EEXIST);
+}
+
+static void wrong_slots(const struct scene *scene)
+{
+	struct {
+		struct dl_slot slot;
+		uint64_t tail;
+	} larger = { .slot = free_slot(scene), .tail = 1 };
+	struct dl_slot slot = free_slot(scene);
+	struct dl_log *log = scene->rig->log;
+
+	larger.slot.size = sizeof(larger);
+	assert_int_equal(dl_slot_set(log, &larger.slot), -E2BIG);
+	assert_int_equal(dl_slot_set(log, NULL), -EINVAL);
+	assert_int_equal(dl_slot_set(NULL, &slot), -EINVAL);
+	assert_int_equal(dl_slot_remove(NULL, 0, 0), -EINVAL);
+	assert_int_equal(dl_slot_remove(log, 0, 0x80), -EINVAL);
+	assert_int_equal(dl_slot_remove(log, 0, DL_SLOT_CLEAN), -EINVAL);
+	assert_int_equal(dl_slot_remove(log, 7, 0), -ENOENT);
+	assert_int_equal(dl_slot_remove(log, 7, DL_SLOT_CALLER_IOCTL), -ENOENT);
+	assert_int_equal(dl_slot_remove(log, 9u << 16, 0), -ENOENT);
+	wrong_new_slots(scene);
+	wrong_changes_of_a_slot(scene);
+}
+
+static void wrong_marks(const struct scene *scene)
+{
+	struct dl_log *log = scene->rig->log;
+	uint64_t gpa = scene->slot->gpa;
+
+	assert_int_equal(dl_mark(NULL, 0, gpa, 1), -EINVAL);
+	assert_int_equal(dl_mark(log, 0, gpa, UINT64_MAX), -EINVAL);
+	assert_int_equal(dl_mark(log, 0, UINT64_MAX, 2), -EINVAL);
+	assert_int_equal(dl_mark(log, 0, 1ull << 40, 1), -ENOENT);
+	assert_int_equal(dl_mark(log, 9, gpa, 1), -ENOENT);
+	assert_int_equal(dl_mark(log, 0, gpa, 0), 0);
+	assert_int_equal(dl_slot_mark(NULL, 0, 0, 1), -EINVAL);
+	assert_int_equal(dl_slot_mark(log, 0, 1, UINT64_MAX), -EINVAL);
+	assert_int_equal(dl_slot_mark(log, 7, 0, 1), -ENOENT);
+	assert_int_equal(dl_slot_mark(log, 0, scene->slot->bytes, 1), -ENOENT);
+}
+
+static void expect_no_vcpu(struct dl_log *log, int fd, int expected)
+{
+	struct dl_vcpu *vcpu = NULL;
+
+	assert_int_equal(dl_vcpu_add(log, fd, &vcpu), expected);
+	assert_null(vcpu);
+}
+
+static void wrong_vcpus(const struct scene *scene)
+{
+	struct rig *rig = scene->rig;
+	struct dl_stats stats = { .size = 8 };
+	int null = open("/dev/null", O_RDWR);
+	int ends[2];
+
+	assert_int_equal(pipe(ends), 0);
+	expect_no_vcpu(NULL, rig->machine.vcpus[0].fd, -EINVAL);
+	assert_int_equal(dl_vcpu_add(rig->log, rig->machine.vcpus[0].fd, NULL), -EINVAL);
+	expect_no_vcpu(rig->log, -1, -EBADF);
+	expect_no_vcpu(rig->log, null, -EBADF);
+	expect_no_vcpu(rig->log, ends[0], -EBADF);
+	expect_no_vcpu(rig->log, rig->machine.kvm_fd, -EBADF);
+	expect_no_vcpu(rig->log, rig->machine.vm_fd, -EBADF);
+	assert_int_equal(dl_vcpu_drain(NULL), -EINVAL);
+	assert_int_equal(dl_vcpu_stats(NULL, &stats), -EINVAL);
+	assert_int_equal(dl_vcpu_stats(rig->vcpus[0].log, NULL), -EINVAL);
+	assert_int_equal(dl_vcpu_stats(rig->vcpus[0].log, &stats), -EINVAL);
+	dl_vcpu_remove(NULL);
+	close(null);
+	close(ends[0]);
+	close(ends[1]);
+}
+
+/* A full second handle of one vCPU; in bitmap mode too, where it has no ring to tell it by. */
+static void vcpu_added_twice(void **state)
+{
+	struct scene scene = scene_open(DL_MODE_RING);
+
+	(void)state;
+	expect_no_vcpu(scene.rig->log, scene.rig->machine.vcpus[0].fd, -EEXIST);
+	assert_int_equal(dl_log_start(scene.rig->log, 0), 0);
+	expect_no_vcpu(scene.rig->log, scene.rig->machine.vcpus[0].fd, -EEXIST);
+}
+
+static void wrong_log_arguments(const struct scene *scene)
+{
+	struct dl_log *log = scene->rig->log;
+	struct dl_stats stats = { .size = 8 };
+	struct dl_iter *iter = NULL;
+	uint64_t value;
+	char text[100];
+
+	assert_int_equal(dl_log_start(NULL, 0), -EINVAL);
+	assert_int_equal(dl_log_start(log, 2), -EINVAL);
+	assert_int_equal(dl_log_stop(NULL), -EINVAL);
+	assert_int_equal(dl_harvest(NULL, 0, &value), -EINVAL);
+	assert_int_equal(dl_harvest(log, 2, &value), -EINVAL);
+	assert_int_equal(dl_log_harvest_due(NULL, &value), -EINVAL);
+	assert_int_equal(dl_log_harvest_due(log, NULL), -EINVAL);
+	assert_int_equal(dl_log_describe(NULL, text, sizeof(text)), -EINVAL);
+	assert_int_equal(dl_log_stats(NULL, &stats), -EINVAL);
+	assert_int_equal(dl_log_stats(log, NULL), -EINVAL);
+	assert_int_equal(dl_log_stats(log, &stats), -EINVAL);
+	assert_int_equal(dl_iter_new(NULL, 0, &iter), -EINVAL);
+	assert_int_equal(dl_iter_new(log, 1, &iter), -EINVAL);
+	assert_int_equal(dl_iter_new(log, 0, NULL), -EINVAL);
+	assert_null(iter);
+}
+
+static void wrong_iterations(const struct scene *scene)
+{
+	struct dl_log *log = scene->rig->log;
+	struct dl_iter *iter, *second = NULL;
+	struct dl_run run;
+
+	assert_int_equal(dl_iter_new(log, 0, &iter), 0);
+	assert_int_equal(dl_iter_new(log, 0, &second), -EBUSY);
+	assert_null(second);
+	assert_int_equal(dl_iter_read(NULL, &run, 1), -EINVAL);
+	assert_int_equal(dl_iter_read(iter, NULL, 1), -EINVAL);
+	assert_int_equal(dl_iter_read(iter, &run, 0), -EINVAL);
+	assert_int_equal(dl_iter_ack(NULL, &run, 1), -EINVAL);
+	assert_int_equal(dl_iter_ack(iter, NULL, 1), -EINVAL);
+	dl_iter_free(iter);
+	dl_iter_free(NULL);
+}
+
+/* What needs logging to be on says so while it is off. */
+static void before_start(const struct scene *scene)
+{
+	struct dl_log *log = scene->rig->log;
+	struct dl_iter *iter = NULL;
+	uint64_t value;
+
+	assert_int_equal(dl_harvest(log, 0, &value), -ECANCELED);
+	assert_int_equal(dl_harvest(log, DL_HARVEST_FINAL, NULL), -ECANCELED);
+	assert_int_equal(dl_log_harvest_due(log, &value), -ECANCELED);
+	assert_int_equal(dl_iter_new(log, 0, &iter), -ECANCELED);
+	assert_null(iter);
+	assert_int_equal(dl_mark(log, 0, scene->slot->gpa, 1), -ECANCELED);
+	assert_int_equal(dl_slot_mark(log, 0, 0, 1), -ECANCELED);
+	assert_int_equal(dl_log_stop(log), 0);
+	assert_int_equal(dl_vcpu_drain(scene->rig->vcpus[0].log), 0);
+}
+
+static void everything_wrong(const struct scene *scene)
+{
+	errno = ENOTTY;
+	wrong_slots(scene);
+	wrong_log_arguments(scene);
+	assert_int_equal(errno, ENOTTY);
+	wrong_vcpus(scene);
+}
+
+static void migration_among_wrong_calls(uint32_t mode)
+{
+	struct scene scene = scene_open(mode);
+	struct rig *rig = scene.rig;
+
+	everything_wrong(&scene);
+	before_start(&scene);
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	assert_int_equal(dl_log_start(rig->log, 0), -EBUSY);
+	rig_count_all(rig, scene.slot);
+	for (int pass = 0; pass < 5; pass++) {
+		everything_wrong(&scene);
+		wrong_marks(&scene);
+		wrong_iterations(&scene);
+		assert_int_equal(dl_log_start(rig->log, 0), -EBUSY);
+		rig_passes(rig, 1);
+	}
+	rig_finish(rig);
+	everything_wrong(&scene);
+	wrong_marks(&scene);
+	assert_int_equal(dl_log_stop(rig->log), 0);
+	everything_wrong(&scene);
+	before_start(&scene);
+}
+
+static void ring_migration_among_wrong_calls(void **state)
+{
+	(void)state;
+	migration_among_wrong_calls(DL_MODE_RING);
+}
+
+static void bitmap_migration_among_wrong_calls(void **state)
+{
+	(void)state;
+	migration_among_wrong_calls(DL_MODE_BITMAP);
+}
+
+static void wrong_acks(uint32_t mode)
+{
+	struct scene scene = scene_open(mode);
+	struct dl_log *log = scene.rig->log;
+	struct dl_run runs[2], run;
+	struct dl_iter *iter;
+
+	assert_int_equal(dl_log_start(log, 0), 0);
+	assert_int_equal(dl_harvest(log, 0, NULL), 0);
+	assert_int_equal(dl_iter_new(log, 0, &iter), 0);
+	run = (struct dl_run){
+		.gpa = scene.slot->gpa,
+		.hva = (uintptr_t)scene.slot->memory,
+		.bytes = scene.slot->bytes,
+	};
+	assert_int_equal(dl_iter_ack(iter, &run, 1), -EINVAL);
+	assert_int_equal(dl_iter_read(iter, runs, 1), 1);
+	run = runs[0], run.bytes = 0;
+	assert_int_equal(dl_iter_ack(iter, &run, 1), -EINVAL);
+	run = runs[0], run.bytes -= 1;
+	assert_int_equal(dl_iter_ack(iter, &run, 1), -EINVAL);
+	run = runs[0], run.offset_bytes += scene.rig->page_bytes;
+	assert_int_equal(dl_iter_ack(iter, &run, 1), -EINVAL);
+	run = runs[0], run.bytes += scene.rig->page_bytes;
+	assert_int_equal(dl_iter_ack(iter, &run, 1), -EINVAL);
+	run = runs[0], run.slot = 7;
+	assert_int_equal(dl_iter_ack(iter, &run, 1), -EINVAL);
+	runs[1] = runs[0];
+	assert_int_equal(dl_iter_ack(iter, runs, 2), -EINVAL);
+	assert_int_equal(dl_iter_ack(iter, runs, 1), -EINVAL);
+	assert_int_equal(dl_iter_ack(iter, runs, 0), 0);
+	dl_iter_free(iter);
+}
+
+static void ring_wrong_acks(void **state)
+{
+	(void)state;
+	wrong_acks(DL_MODE_RING);
+}
+
+static void bitmap_wrong_acks(void **state)
+{
+	(void)state;
+	wrong_acks(DL_MODE_BITMAP);
+}
+
+static void description_is_cut_to_the_room_there_is(void **state)
+{
+	struct scene scene = scene_open(DL_MODE_AUTO);
+	char text[400], shorter[10];
+	int length;
+
+	(void)state;
+	length = dl_log_describe(scene.rig->log, text, sizeof(text));
+	assert_in_range(length, 1, sizeof(text) - 1);
+	assert_int_equal(strlen(text), length);
+	assert_int_equal(dl_log_describe(scene.rig->log, shorter, sizeof(shorter)), length);
+	assert_int_equal(strlen(shorter), sizeof(shorter) - 1);
+	assert_memory_equal(shorter, text, sizeof(shorter) - 1);
+	assert_int_equal(dl_log_describe(scene.rig->log, NULL, 0), length);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		rig_test(ring_migration_among_wrong_calls),
+		rig_test(bitmap_migration_among_wrong_calls),
+		rig_test(vcpu_added_twice),
+		rig_test(ring_wrong_acks),
+		rig_test(bitmap_wrong_acks),
+		rig_test(description_is_cut_to_the_room_there_is),
+	};
+
+	return rig_run_tests("arguments", tests);
+}

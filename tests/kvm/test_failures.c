@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: MIT */
+/* ioctls that fail, and the order in which they are made: an error is reported and loses nothing. */
+#include "rig.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { PAGES = 300 };
+
+static struct spy spy; /* outlives a test that fails, as the rig does */
+
+/* The request that fails, how often it still succeeds before, and how often it then fails. */
+static struct {
+	unsigned long request;
+	int error;
+	unsigned int after, times;
+	bool done_all_the_same; /* the kernel has done it when it fails */
+} fault;
+
+static bool fail_on_demand(struct spy *s, int fd, unsigned long request, void *arg, int *result)
+{
+	(void)s;
+	if (request != fault.request || !fault.times)
+		return false;
+	if (fault.after) {
+		fault.after--;
+		return false;
+	}
+	fault.times--;
+	if (fault.done_all_the_same)
+		spy_ioctl(fd, request, arg);
+	*result = -fault.error;
+	return true;
+}
+
+static struct rig *open_rig(uint32_t mode)
+{
+	const struct rig_config config = { .mode = mode, .vcpus = 1, .spy = &spy };
+
+	spy_init(&spy);
+	memset(&fault, 0, sizeof(fault));
+	spy.intercept = fail_on_demand;
+	return rig_new(&config);
+}
+
+static struct rig_range whole(const struct rig *rig, const struct rig_slot *slot)
+{
+	return (struct rig_range){ .slot = slot, .pages = slot->bytes / rig->page_bytes };
+}
+
+/*
+ * A GET that cannot write to its buffer has cleared the kernel's bits before it says EFAULT: the slot
+ * has to count as wholly dirty.
+ */
+static void hazard_17_get_that_has_cleared_and_failed(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_BITMAP);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_slot *other = rig_slot(rig, 1, 4ull * GUEST_DATA_GPA, PAGES);
+	struct rig_range range = whole(rig, slot);
+	struct rig_range beside = { .slot = other, .first_page = 5, .pages = 20 };
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_pass(rig, 0);
+	for (uint64_t round = 0; round < 6; round++) {
+		rig_write(rig, 0, &range, round);
+		rig_write(rig, 0, &beside, round);
+		fault.request = KVM_GET_DIRTY_LOG;
+		fault.error = EFAULT;
+		fault.after = round % 2;
+		fault.times = 1;
+		fault.done_all_the_same = true;
+		assert_int_equal(dl_harvest(rig->log, 0, NULL), -EFAULT);
+		rig_pass(rig, 0);
+		assert_int_equal(migration_differing_pages(&rig->migration, true), 0);
+	}
+	rig_finish(rig);
+}
+
+static void failing_get_in_the_final_pass(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_BITMAP);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_count_all(rig, slot);
+	rig_passes(rig, 2);
+	rig_stop(rig);
+	fault.request = KVM_GET_DIRTY_LOG;
+	fault.error = ENOMEM;
+	fault.times = 2;
+	fault.done_all_the_same = true;
+	assert_int_equal(dl_harvest(rig->log, DL_HARVEST_FINAL, NULL), -ENOMEM);
+	assert_int_equal(dl_harvest(rig->log, DL_HARVEST_FINAL, NULL), -ENOMEM);
+	rig_finish(rig);
+}
+
+/* The chunk whose CLEAR failed stays, and the next read tries it again. */
+static void failing_clear_keeps_its_pages(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_BITMAP);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_range range = whole(rig, slot);
+
+	(void)state;
+	if (!(rig->is.has & DL_HAS_MANUAL_PROTECT))
+		rig_skip("this kernel has no KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_pass(rig, 0);
+	for (uint64_t round = 0; round < 6; round++) {
+		struct dl_iter *iter;
+		struct dl_run run;
+
+		rig_write(rig, 0, &range, 2 * round);
+		assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
+		assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
+		fault.request = KVM_CLEAR_DIRTY_LOG;
+		fault.error = ENOMEM;
+		fault.times = 2;
+		assert_int_equal(dl_iter_read(iter, &run, 1), -ENOMEM);
+		assert_int_equal(dl_iter_read(iter, &run, 1), -ENOMEM);
+		assert_int_equal(rig_stats(rig).pending_bytes, slot->bytes);
+		if (round % 2) {
+			assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+			migration_copy_run(&rig->migration, &run);
+			assert_int_equal(dl_iter_ack(iter, &run, 1), 0);
+		}
+		dl_iter_free(iter);
+		rig_write(rig, 0, &range, 2 * round + 1);
+		rig_pass(rig, 0);
+		assert_int_equal(migration_differing_pages(&rig->migration, true), 0);
+	}
+	rig_finish(rig);
+}
+
+/* What was read from the rings and could not be handed back is neither lost nor handed out early. */
+static void failing_reset_loses_nothing(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_range range = whole(rig, slot);
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_pass(rig, 0);
+	for (uint64_t round = 0; round < 8; round++) {
+		rig_write(rig, 0, &range, 2 * round);
+		fault.request = KVM_RESET_DIRTY_RINGS;
+		fault.error = ENOMEM;
+		fault.times = 2;
+		fault.done_all_the_same = round % 2;
+		assert_int_equal(dl_harvest(rig->log, 0, NULL), -ENOMEM);
+		if (round & 2)
+			assert_int_equal(dl_vcpu_drain(rig->vcpus[0].log), -ENOMEM);
+		fault.times = 0;
+		assert_int_equal(migration_drain(&rig->migration), 0);
+		rig_write(rig, 0, &range, 2 * round + 1);
+		rig_pass(rig, 0);
+		assert_int_equal(migration_differing_pages(&rig->migration, true), 0);
+	}
+	rig_finish(rig);
+}
+
+/* Of three slots one cannot be logged: start fails, says which, and leaves no other switched on. */
+static void start_that_fails_at_a_slot(uint32_t mode)
+{
+	for (unsigned int at = 0; at < 3; at++) {
+		struct rig *rig = open_rig(mode);
+		char text[400];
+
+		for (uint32_t i = 0; i < 3; i++)
+			rig_slot(rig, i, GUEST_DATA_GPA * (1ull + i), PAGES);
+		fault.request = KVM_SET_USER_MEMORY_REGION;
+		fault.error = ENOMEM;
+		fault.after = at;
+		fault.times = 1;
+		assert_int_equal(dl_log_start(rig->log, 0), -ENOMEM);
+		assert_true(dl_log_describe(rig->log, text, sizeof(text)) > 0);
+		assert_non_null(strstr(text, "slot"));
+		assert_int_equal(dl_harvest(rig->log, 0, NULL), -ECANCELED);
+		/* None of them logs. */
+		for (uint32_t i = 0; i < 3; i++) {
+			uint64_t words[(PAGES + 63) / 64];
+			struct kvm_dirty_log log = { .slot = i, .dirty_bitmap = words };
+			int r = spy_ioctl(rig->machine.vm_fd, KVM_GET_DIRTY_LOG, &log);
+
+			assert_int_equal(r, rig->is.mode == DL_MODE_RING && !rig->is.backup
+						    ? -ENXIO
+						    : -ENOENT);
+		}
+		assert_int_equal(dl_log_start(rig->log, 0), 0);
+		rig_count_all(rig, &rig->slots[at]);
+		rig_passes(rig, 2);
+		rig_finish(rig);
+		rig_free(rig);
+	}
+}
+
+static void ring_start_that_fails_at_a_slot(void **state)
+{
+	(void)state;
+	start_that_fails_at_a_slot(DL_MODE_RING);
+}
+
+static void bitmap_start_that_fails_at_a_slot(void **state)
+{
+	(void)state;
+	start_that_fails_at_a_slot(DL_MODE_BITMAP);
+}
+
+/* A stop that fails at a slot is a stop, and the next start makes it good. */
+static void stop_that_fails_at_a_slot(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_slot *other = rig_slot(rig, 1, 4ull * GUEST_DATA_GPA, PAGES);
+	struct rig_range range = whole(rig, other);
+
+	(void)state;
+	for (unsigned int round = 0; round < 4; round++) {
+		assert_int_equal(dl_log_start(rig->log, 0), 0);
+		rig_count_all(rig, slot);
+		rig_passes(rig, 2);
+		fault.request = KVM_SET_USER_MEMORY_REGION;
+		fault.error = ENOMEM;
+		fault.after = round % 2;
+		fault.times = 1;
+		assert_int_equal(dl_log_stop(rig->log), -ENOMEM);
+		assert_int_equal(dl_harvest(rig->log, 0, NULL), -ECANCELED);
+		rig_stop(rig);
+		rig_write(rig, 0, &range, round);
+	}
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_count_all(rig, slot);
+	rig_passes(rig, 2);
+	rig_finish(rig);
+}
+
+static void failing_slot_calls_change_nothing(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_slot *goes = rig_slot(rig, 1, 4ull * GUEST_DATA_GPA, PAGES);
+	struct rig_slot *new = rig_memory(rig, 2, 8ull * GUEST_DATA_GPA, PAGES);
+	struct rig_range range = whole(rig, goes);
+	struct rig_slot moved = *goes;
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_count_all(rig, slot);
+	fault.request = KVM_SET_USER_MEMORY_REGION;
+	fault.error = ENOSPC;
+	fault.times = 3;
+	assert_int_equal(rig_slot_set(rig, new, 0, 0), -ENOSPC);
+	assert_int_equal(rig_slot_remove(rig, goes, 0), -ENOSPC);
+	moved.gpa *= 4;
+	assert_int_equal(rig_slot_set(rig, &moved, 0, 0), -ENOSPC);
+	assert_int_equal(fault.times, 0);
+	assert_int_equal(dl_slot_mark(rig->log, 2, 0, 1), -ENOENT);
+	assert_int_equal(dl_mark(rig->log, 0, moved.gpa, 1), -ENOENT);
+	assert_int_equal(dl_mark(rig->log, 0, goes->gpa, 1), 0);
+	rig_passes(rig, 1);
+	rig_stop(rig);
+	rig_write(rig, 0, &range, 1);
+	rig_pass(rig, 0);
+	assert_int_equal(rig_slot_set(rig, new, 0, 0), 0);
+	range = whole(rig, new);
+	rig_write(rig, 0, &range, 2);
+	rig_finish(rig);
+}
+
+static unsigned int last_reset, first_get, request_number;
+
+static bool note_order(struct spy *s, int fd, unsigned long request, void *arg, int *result)
+{
+	(void)s;
+	(void)fd;
+	(void)arg;
+	(void)result;
+	request_number++;
+	if (request == KVM_RESET_DIRTY_RINGS)
+		last_reset = request_number;
+	if (request == KVM_GET_DIRTY_LOG && !first_get)
+		first_get = request_number;
+	return false;
+}
+
+/* Who writes the backup bitmap has no vCPU and writes last, so it is read last, and only then. */
+static void hazard_21_bitmaps_after_the_rings(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+
+	(void)state;
+	if (!rig->is.backup)
+		rig_skip("this kernel has no backup bitmap beside its rings");
+	spy.intercept = note_order;
+	last_reset = first_get = request_number = 0;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_count_all(rig, slot);
+	rig_passes(rig, 2);
+	assert_int_equal(first_get, 0);
+	rig_finish(rig);
+	assert_true(first_get > 0);
+	assert_true(last_reset < first_get);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		rig_test(hazard_17_get_that_has_cleared_and_failed),
+		rig_test(failing_get_in_the_final_pass),
+		rig_test(failing_clear_keeps_its_pages),
+		rig_test(failing_reset_loses_nothing),
+		rig_test(ring_start_that_fails_at_a_slot),
+		rig_test(bitmap_start_that_fails_at_a_slot),
+		rig_test(stop_that_fails_at_a_slot),
+		rig_test(failing_slot_calls_change_nothing),
+		rig_test(hazard_21_bitmaps_after_the_rings),
+	};
+
+	return rig_run_tests("failures", tests);
+}

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Handing out and acknowledging: several readers, parts of runs, fold-back, and writes that fall
+ * between a read and its acknowledgement.
+ */
+#include "rig.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+	PAGES = 700,
+	READERS = 3,
+};
+
+static struct rig *open_rig(uint32_t mode, unsigned int vcpus)
+{
+	const struct rig_config config = { .mode = mode, .vcpus = vcpus };
+
+	return rig_new(&config);
+}
+
+static struct rig_range pages_of(const struct rig_slot *slot, uint64_t first, uint64_t pages)
+{
+	return (struct rig_range){ .slot = slot, .first_page = first, .pages = pages };
+}
+
+/* Reads the rest of an iteration; returns how many pages it had. */
+static uint64_t read_rest(struct rig *rig, struct dl_iter *iter, bool ack)
+{
+	struct dl_run runs[5];
+	uint64_t pages = 0;
+	int n;
+
+	while ((n = dl_iter_read(iter, runs, 5)) > 0) {
+		for (int i = 0; i < n; i++) {
+			assert_true(migration_copy_run(&rig->migration, &runs[i]));
+			pages += runs[i].bytes / rig->page_bytes;
+		}
+		if (ack)
+			assert_int_equal(dl_iter_ack(iter, runs, (uint32_t)n), 0);
+	}
+	assert_int_equal(n, 0);
+	return pages;
+}
+
+static uint64_t harvested_pages(struct rig *rig)
+{
+	uint64_t pending_bytes;
+
+	assert_int_equal(dl_harvest(rig->log, 0, &pending_bytes), 0);
+	return pending_bytes / rig->page_bytes;
+}
+
+/* A run says in four ways where it is, and they agree. */
+static void runs_are_exact(uint32_t mode)
+{
+	struct rig *rig = open_rig(mode, 1);
+	struct rig_slot *slot = rig_slot(rig, 6, 3ull * GUEST_DATA_GPA, PAGES);
+	const uint64_t firsts[] = { 0, 63, 127, 300, PAGES - 1 };
+	const uint64_t lengths[] = { 1, 2, 130, 64, 1 };
+	struct dl_run runs[8];
+	struct dl_iter *iter;
+
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_pass(rig, 0);
+	for (int i = 0; i < 5; i++) {
+		struct rig_range range = pages_of(slot, firsts[i], lengths[i]);
+
+		rig_write(rig, 0, &range, 1);
+	}
+	assert_int_equal(harvested_pages(rig), 198);
+	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
+	assert_int_equal(dl_iter_read(iter, runs, 8), 5);
+	for (int i = 0; i < 5; i++) {
+		uint64_t offset = firsts[i] * rig->page_bytes;
+
+		assert_int_equal(runs[i].slot, 6);
+		assert_int_equal(runs[i].offset_bytes, offset);
+		assert_int_equal(runs[i].bytes, lengths[i] * rig->page_bytes);
+		assert_int_equal(runs[i].gpa, slot->gpa + offset);
+		assert_int_equal(runs[i].hva, (uintptr_t)slot->memory + offset);
+	}
+	assert_int_equal(dl_iter_ack(iter, runs, 5), 0);
+	assert_int_equal(dl_iter_read(iter, runs, 8), 0);
+	dl_iter_free(iter);
+}
+
+/* The heart of the promise: what is written after it was handed out is reported again. */
+static void hazard_05_written_after_it_was_read(uint32_t mode)
+{
+	struct rig *rig = open_rig(mode, 1);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_range range = pages_of(slot, 100, 50);
+	struct dl_iter *iter;
+
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_pass(rig, 0);
+	for (uint64_t round = 0; round < 20; round++) {
+		bool ack_before = round % 2;
+
+		rig_write(rig, 0, &range, 2 * round + 1);
+		assert_int_equal(harvested_pages(rig), 50);
+		assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
+		assert_int_equal(read_rest(rig, iter, ack_before), 50);
+		rig_write(rig, 0, &range, 2 * round + 2);
+		if (!ack_before)
+			assert_int_equal(harvested_pages(rig), 50);
+		dl_iter_free(iter);
+		assert_int_equal(harvested_pages(rig), 50);
+		assert_int_equal(migration_drain(&rig->migration), 0);
+		assert_int_equal(migration_differing_pages(&rig->migration, true), 0);
+	}
+	rig_finish(rig);
+}
+
+/* A harvest in the middle of an iteration loses nothing, wherever the iteration has come to. */
+static void harvest_during_an_iteration(uint32_t mode)
+{
+	struct rig *rig = open_rig(mode, 1);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_range all = pages_of(slot, 0, PAGES);
+	struct rig_range some = pages_of(slot, 0, 40);
+	struct dl_run run;
+	struct dl_iter *iter;
+
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_pass(rig, 0);
+	for (uint64_t round = 1; round < 8; round++) {
+		rig_write(rig, 0, &all, round);
+		assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
+		assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
+		assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+		migration_copy_run(&rig->migration, &run);
+		some.first_page = (round * 97) % (PAGES - 40);
+		rig_write(rig, 0, &some, 100 + round);
+		assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
+		assert_int_equal(dl_iter_ack(iter, &run, 1), 0);
+		read_rest(rig, iter, true);
+		dl_iter_free(iter);
+	}
+	rig_finish(rig);
+}
+
+static void unacked_runs_fold_back(uint32_t mode)
+{
+	struct rig *rig = open_rig(mode, 1);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_range range = pages_of(slot, 11, 90);
+	struct dl_iter *iter;
+	struct dl_run run, part;
+
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_pass(rig, 0);
+	rig_write(rig, 0, &range, 1);
+	assert_int_equal(harvested_pages(rig), 90);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
+		assert_int_equal(read_rest(rig, iter, false), 90);
+		assert_int_equal(rig_stats(rig).unacked_bytes, 90 * rig->page_bytes);
+		assert_int_equal(rig_stats(rig).pending_bytes, 0);
+		dl_iter_free(iter);
+		assert_int_equal(rig_stats(rig).unacked_bytes, 0);
+		assert_int_equal(rig_stats(rig).pending_bytes, 90 * rig->page_bytes);
+	}
+	/* Of the one run, the middle is acknowledged and the rest comes again. */
+	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
+	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+	assert_int_equal(run.bytes, 90 * rig->page_bytes);
+	part = run;
+	part.offset_bytes += 30 * rig->page_bytes;
+	part.gpa += 30 * rig->page_bytes;
+	part.hva += 30 * rig->page_bytes;
+	part.bytes = 20 * rig->page_bytes;
+	assert_int_equal(dl_iter_ack(iter, &part, 1), 0);
+	assert_int_equal(dl_iter_ack(iter, &part, 1), -EINVAL);
+	assert_int_equal(dl_iter_ack(iter, &run, 1), -EINVAL);
+	dl_iter_free(iter);
+	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
+	assert_int_equal(read_rest(rig, iter, true), 70);
+	dl_iter_free(iter);
+	rig_finish(rig);
+}
+
+struct reader {
+	struct rig *rig;
+	struct dl_iter *iter;
+	pthread_t thread;
+	int result;
+};
+
+/* Reads in small batches, acknowledges every other run at once and the rest at the end. */
+static void *reader_thread(void *opaque)
+{
+	struct reader *reader = opaque;
+	struct dl_run runs[3], *kept = NULL;
+	uint32_t kept_count = 0;
+	int n, r = 0;
+
+	while (!r && (n = dl_iter_read(reader->iter, runs, 3)) > 0) {
+		for (int i = 0; i < n; i++)
+			migration_copy_run(&reader->rig->migration, &runs[i]);
+		kept = realloc(kept, (kept_count + 3) * sizeof(*kept));
+		for (int i = 1; i < n; i++)
+			kept[kept_count++] = runs[i];
+		r = dl_iter_ack(reader->iter, runs, 1);
+	}
+	if (!r && n < 0)
+		r = n;
+	if (!r && kept_count)
+		r = dl_iter_ack(reader->iter, kept, kept_count);
+	free(kept);
+	reader->result = r;
+	return NULL;
+}
+
+static void pass_with_readers(struct rig *rig, uint32_t flags)
+{
+	struct reader readers[READERS];
+	struct dl_iter *iter;
+
+	assert_int_equal(dl_harvest(rig->log, flags, NULL), 0);
+	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
+	for (int i = 0; i < READERS; i++) {
+		readers[i] = (struct reader){ .rig = rig, .iter = iter };
+		assert_int_equal(
+			pthread_create(&readers[i].thread, NULL, reader_thread, &readers[i]), 0);
+	}
+	for (int i = 0; i < READERS; i++)
+		pthread_join(readers[i].thread, NULL);
+	dl_iter_free(iter);
+	for (int i = 0; i < READERS; i++)
+		assert_int_equal(readers[i].result, 0);
+}
+
+static void several_readers(uint32_t mode)
+{
+	struct rig *rig = open_rig(mode, 2);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_slot *other = rig_slot(rig, 1, 4ull * GUEST_DATA_GPA, PAGES);
+	/* Every third page, so that there are many runs. */
+	struct guest_job job = {
+		.program = GUEST_COUNT,
+		.gpa = slot->gpa,
+		.count = PAGES / 3,
+		.stride_bytes = 3 * rig->page_bytes,
+	};
+	struct rig_range range = pages_of(other, 0, PAGES);
+
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig->vcpus[0].rounds = (volatile uint64_t *)slot->memory;
+	assert_int_equal(machine_go(rig->vcpus[0].machine, &job), 0);
+	rig_count(rig, 1, &range);
+	for (int pass = 0; pass < 8; pass++) {
+		rig_wait_rounds(rig, 0, 1);
+		pass_with_readers(rig, 0);
+	}
+	rig_stop(rig);
+	pass_with_readers(rig, DL_HARVEST_FINAL);
+	assert_int_equal(rig->migration.bad_runs, 0);
+	assert_int_equal(migration_differing_pages(&rig->migration, true), 0);
+}
+
+/* A slot that goes while its runs are out: acknowledging or folding them back is harmless. */
+static void slot_removed_under_an_iterator(uint32_t mode)
+{
+	struct rig *rig = open_rig(mode, 1);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_slot *goes = rig_slot(rig, 1, 4ull * GUEST_DATA_GPA, PAGES);
+	struct rig_range range = pages_of(goes, 0, PAGES);
+
+	(void)slot;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	for (uint64_t round = 1; round < 6; round++) {
+		bool ack = round % 2;
+		struct dl_run runs[4];
+		struct dl_iter *iter;
+		int n;
+
+		rig_pass(rig, 0);
+		rig_write(rig, 0, &range, round);
+		assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
+		assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
+		n = dl_iter_read(iter, runs, 4);
+		assert_true(n > 0);
+		assert_int_equal(rig_slot_remove(rig, goes, 0), 0);
+		if (round % 3)
+			assert_int_equal(rig_slot_set(rig, goes, 0, 0), 0);
+		if (ack)
+			assert_int_equal(dl_iter_ack(iter, runs, (uint32_t)n), 0);
+		dl_iter_free(iter);
+		if (!(round % 3)) {
+			rig_pass(rig, 0);
+			assert_int_equal(rig_slot_set(rig, goes, 0, 0), 0);
+		}
+	}
+	rig_finish(rig);
+}
+
+#define both_modes(name)                        \
+	static void ring_##name(void **state)   \
+	{                                       \
+		(void)state;                    \
+		name(DL_MODE_RING);             \
+	}                                       \
+	static void bitmap_##name(void **state) \
+	{                                       \
+		(void)state;                    \
+		name(DL_MODE_BITMAP);           \
+	}
+
+both_modes(runs_are_exact) both_modes(hazard_05_written_after_it_was_read)
+	both_modes(harvest_during_an_iteration) both_modes(unacked_runs_fold_back)
+		both_modes(several_readers) both_modes(slot_removed_under_an_iterator)
+
+			int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		rig_test(ring_runs_are_exact),
+		rig_test(bitmap_runs_are_exact),
+		rig_test(ring_hazard_05_written_after_it_was_read),
+		rig_test(bitmap_hazard_05_written_after_it_was_read),
+		rig_test(ring_harvest_during_an_iteration),
+		rig_test(bitmap_harvest_during_an_iteration),
+		rig_test(ring_unacked_runs_fold_back),
+		rig_test(bitmap_unacked_runs_fold_back),
+		rig_test(ring_several_readers),
+		rig_test(bitmap_several_readers),
+		rig_test(ring_slot_removed_under_an_iterator),
+		rig_test(bitmap_slot_removed_under_an_iterator),
+	};
+
+	return rig_run_tests("iterator", tests);
+}

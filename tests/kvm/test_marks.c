@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: MIT */
+/* What the VMM writes itself: marked, it is handed out like what the guest writes. */
+#include "rig.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum {
+	PAGES = 300,
+	SMALL_PAGES = 100,
+};
+
+/* Two slots side by side in guest memory, then a hole, then a third. */
+struct scene {
+	struct rig *rig;
+	struct rig_slot *low, *high, *far;
+};
+
+static struct scene open_scene(uint32_t mode, struct spy *spy)
+{
+	const struct rig_config config = { .mode = mode, .vcpus = 1, .spy = spy };
+	struct scene scene = { .rig = rig_new(&config) };
+	const uint64_t page_bytes = scene.rig->page_bytes;
+
+	scene.low = rig_slot(scene.rig, 4, GUEST_DATA_GPA, PAGES);
+	scene.high = rig_slot(scene.rig, 2, GUEST_DATA_GPA + PAGES * page_bytes, SMALL_PAGES);
+	scene.far = rig_slot(scene.rig, 9, GUEST_DATA_GPA + (PAGES + 2 * SMALL_PAGES) * page_bytes,
+			     SMALL_PAGES);
+	migration_equalize(&scene.rig->migration);
+	assert_int_equal(dl_log_start(scene.rig->log, DL_START_CLEAN), 0);
+	return scene;
+}
+
+static uint64_t pending_pages(const struct scene *scene)
+{
+	return rig_stats(scene->rig).pending_bytes / scene->rig->page_bytes;
+}
+
+/* Marks, and returns how many pages became pending; the pages are sent then. */
+static uint64_t mark(const struct scene *scene, uint64_t gpa, uint64_t bytes, int expected)
+{
+	uint64_t pages;
+
+	assert_int_equal(dl_mark(scene->rig->log, 0, gpa, bytes), expected);
+	pages = pending_pages(scene);
+	rig_pass(scene->rig, 0);
+	return pages;
+}
+
+static uint64_t slot_mark(const struct scene *scene, uint32_t slot, uint64_t offset, uint64_t bytes,
+			  int expected)
+{
+	uint64_t pages;
+
+	assert_int_equal(dl_slot_mark(scene->rig->log, slot, offset, bytes), expected);
+	pages = pending_pages(scene);
+	rig_pass(scene->rig, 0);
+	return pages;
+}
+
+static void a_mark_touches_whole_pages(const struct scene *scene)
+{
+	const uint64_t page_bytes = scene->rig->page_bytes;
+	const uint64_t gpa = scene->low->gpa;
+
+	assert_int_equal(mark(scene, gpa, 1, 0), 1);
+	assert_int_equal(mark(scene, gpa + page_bytes - 1, 1, 0), 1);
+	assert_int_equal(mark(scene, gpa + page_bytes - 1, 2, 0), 2);
+	assert_int_equal(mark(scene, gpa + 5, 3 * page_bytes, 0), 4);
+	assert_int_equal(mark(scene, gpa, scene->low->bytes, 0), PAGES);
+	assert_int_equal(mark(scene, gpa, 0, 0), 0);
+	assert_int_equal(slot_mark(scene, 4, 63 * page_bytes, 2 * page_bytes, 0), 2);
+	assert_int_equal(slot_mark(scene, 4, scene->low->bytes - 1, 1, 0), 1);
+	assert_int_equal(slot_mark(scene, 4, 0, 0, 0), 0);
+}
+
+static void what_lies_in_a_slot_is_marked(const struct scene *scene)
+{
+	const uint64_t page_bytes = scene->rig->page_bytes;
+	const uint64_t end = scene->high->gpa + scene->high->bytes;
+
+	/* Over a border of two slots: no gap. */
+	assert_int_equal(mark(scene, scene->high->gpa - page_bytes, 2 * page_bytes, 0), 2);
+	/* Partly outside, at either end and in the middle. */
+	assert_int_equal(mark(scene, end - page_bytes, 2 * page_bytes, -ENOENT), 1);
+	assert_int_equal(mark(scene, GUEST_DATA_GPA - 1, 2, -ENOENT), 1);
+	assert_int_equal(mark(scene, 0, 1ull << 36, -ENOENT), PAGES + 2 * SMALL_PAGES);
+	assert_int_equal(mark(scene, end, page_bytes, -ENOENT), 0);
+	assert_int_equal(mark(scene, end - 1, scene->far->gpa - end + 2, -ENOENT), 2);
+	assert_int_equal(slot_mark(scene, 2, scene->high->bytes - 1, 2, -ENOENT), 1);
+	assert_int_equal(slot_mark(scene, 2, scene->high->bytes, 1, -ENOENT), 0);
+	assert_int_equal(slot_mark(scene, 77, 0, 1, -ENOENT), 0);
+	assert_int_equal(mark(scene, UINT64_MAX, 2, -EINVAL), 0);
+}
+
+static void marks(uint32_t mode)
+{
+	struct scene scene = open_scene(mode, NULL);
+
+	a_mark_touches_whole_pages(&scene);
+	what_lies_in_a_slot_is_marked(&scene);
+	rig_finish(scene.rig);
+}
+
+static void ring_marks(void **state)
+{
+	(void)state;
+	marks(DL_MODE_RING);
+}
+
+static void bitmap_marks(void **state)
+{
+	(void)state;
+	marks(DL_MODE_BITMAP);
+}
+
+static void unmarked_device_writes_are_not_seen(void **state)
+{
+	struct scene scene = open_scene(DL_MODE_AUTO, NULL);
+
+	(void)state;
+	memset(scene.low->memory, 0x77, scene.rig->page_bytes);
+	rig_pass(scene.rig, DL_HARVEST_FINAL);
+	assert_int_equal(migration_differing_pages(&scene.rig->migration, false), 1);
+	assert_int_equal(dl_mark(scene.rig->log, 0, scene.low->gpa, 1), 0);
+	rig_finish(scene.rig);
+}
+
+/* A device writes a byte of its own in one page after the other, and marks it. */
+static int device_step(struct worker *worker)
+{
+	const struct rig *rig = worker->opaque;
+	const struct rig_slot *low = &rig->slots[0];
+	unsigned int step = atomic_load(&worker->steps);
+	uint64_t offset = step * 7 % PAGES * rig->page_bytes + worker->index;
+
+	low->memory[offset]++;
+	if (step % 2)
+		return dl_mark(rig->log, 0, low->gpa + offset, 1);
+	return dl_slot_mark(rig->log, low->slot, offset, 1);
+}
+
+/* Devices on threads of their own, while the guest writes to the same pages and passes run. */
+static void devices_beside_vcpus(uint32_t mode)
+{
+	struct scene scene = open_scene(mode, NULL);
+
+	rig_count_all(scene.rig, scene.low);
+	rig_work(scene.rig, 0, device_step);
+	rig_work(scene.rig, 1, device_step);
+	for (int pass = 0; pass < 10; pass++) {
+		rig_passes(scene.rig, 1);
+		worker_wait(&scene.rig->workers[pass % 2], PAGES / 4);
+	}
+	rig_end_work(scene.rig);
+	rig_finish(scene.rig);
+}
+
+static void ring_devices_beside_vcpus(void **state)
+{
+	(void)state;
+	devices_beside_vcpus(DL_MODE_RING);
+}
+
+static void bitmap_devices_beside_vcpus(void **state)
+{
+	(void)state;
+	devices_beside_vcpus(DL_MODE_BITMAP);
+}
+
+/* The kernel knows a second address space only from here. */
+static bool second_space(struct spy *spy, int fd, unsigned long request, void *arg, int *result)
+{
+	const struct kvm_userspace_memory_region *region = arg;
+	const struct kvm_dirty_log *log = arg;
+
+	(void)spy;
+	(void)fd;
+	*result = 0;
+	if (request == KVM_SET_USER_MEMORY_REGION)
+		return region->slot >> 16 == 1;
+	if (request != KVM_GET_DIRTY_LOG || log->slot >> 16 != 1)
+		return false;
+	memset(log->dirty_bitmap, 0, (SMALL_PAGES + 63) / 64 * 8);
+	return true;
+}
+
+/*
+ * The table and the marks of two address spaces that have the same guest addresses and the same slot
+ * number; where the kernel has but one, the other is played to the library.
+ */
+static void hazard_13_marks_of_two_address_spaces(void **state)
+{
+	static struct spy spy; /* outlives a test that fails, as the rig does */
+	struct scene scene;
+	struct rig_slot *smm;
+	uint64_t sent;
+
+	(void)state;
+	spy_init(&spy);
+	spy_pretend(&spy, KVM_CAP_MULTI_ADDRESS_SPACE, 2);
+	spy.intercept = second_space;
+	scene = open_scene(DL_MODE_RING, &spy);
+	smm = rig_memory(scene.rig, 1u << 16 | 4, scene.low->gpa, SMALL_PAGES);
+	assert_int_equal(rig_slot_set(scene.rig, smm, 0, 0), 0);
+	rig_pass(scene.rig, 0); /* new, so it was wholly pending */
+	assert_int_equal(smm->block->pages_sent, SMALL_PAGES);
+	memset(smm->memory, 1, scene.rig->page_bytes);
+	sent = scene.low->block->pages_sent;
+	assert_int_equal(dl_mark(scene.rig->log, 1, smm->gpa, 1), 0);
+	rig_pass(scene.rig, 0);
+	assert_int_equal(smm->block->pages_sent, SMALL_PAGES + 1);
+	assert_int_equal(scene.low->block->pages_sent, sent);
+	memset(scene.low->memory, 1, scene.rig->page_bytes);
+	assert_int_equal(dl_slot_mark(scene.rig->log, 4, 0, 1), 0);
+	assert_int_equal(dl_mark(scene.rig->log, 1, scene.high->gpa, 1), -ENOENT);
+	rig_pass(scene.rig, 0);
+	assert_int_equal(scene.low->block->pages_sent, sent + 1);
+	assert_int_equal(smm->block->pages_sent, SMALL_PAGES + 1);
+	rig_finish(scene.rig);
+}
+
+/* What a higher address space shows of memory that a lower one logs is not sent twice at start. */
+static void an_alias_is_not_dirty_twice(void **state)
+{
+	static struct spy spy;
+	struct rig_slot alias;
+	struct scene scene;
+	uint64_t sent;
+
+	(void)state;
+	spy_init(&spy);
+	spy_pretend(&spy, KVM_CAP_MULTI_ADDRESS_SPACE, 2);
+	spy.intercept = second_space;
+	scene = open_scene(DL_MODE_RING, &spy);
+	assert_int_equal(dl_log_stop(scene.rig->log), 0);
+	alias = *scene.high;
+	alias.slot |= 1u << 16;
+	assert_int_equal(rig_slot_set(scene.rig, &alias, 0, 0), 0);
+	assert_int_equal(dl_log_start(scene.rig->log, 0), 0);
+	sent = scene.high->block->pages_sent;
+	rig_pass(scene.rig, 0);
+	assert_int_equal(scene.high->block->pages_sent, sent + SMALL_PAGES);
+	/* Marked through the alias it is sent all the same. */
+	memset(scene.high->memory, 1, 1);
+	assert_int_equal(dl_mark(scene.rig->log, 1, alias.gpa, 1), 0);
+	rig_finish(scene.rig);
+}
+
+/* A vCPU in the second address space, where this kernel has one: its entries carry as_id 1. */
+static void hazard_13_guest_in_the_second_address_space(void **state)
+{
+	struct scene scene = open_scene(DL_MODE_RING, NULL);
+	struct rig *rig = scene.rig;
+	struct rig_slot *smm;
+	struct rig_range range;
+
+	(void)state;
+	if (machine_capability(&rig->machine, KVM_CAP_MULTI_ADDRESS_SPACE) < 2)
+		rig_skip("this kernel has one address space only");
+	smm = rig_memory(rig, 1u << 16 | 4, scene.low->gpa, SMALL_PAGES);
+	assert_int_equal(rig_slot_set(rig, smm, 0, 0), 0);
+	assert_int_equal(machine_set_region(&rig->machine, 1u << 16 | MACHINE_GUEST_SLOT, 0, 0,
+					    GUEST_SLOT_BYTES, rig->machine.guest_memory),
+			 0);
+	rig_pass(rig, 0);
+	if (guest_enter_second_space(rig->vcpus[0].machine->fd) < 0)
+		rig_skip("this kernel lets no vCPU into the second address space");
+	range = (struct rig_range){ .slot = smm, .pages = SMALL_PAGES };
+	for (uint64_t round = 0; round < 4; round++) {
+		uint64_t low = scene.low->block->pages_sent, sent = smm->block->pages_sent;
+
+		rig_write(rig, 0, &range, round);
+		rig_pass(rig, 0);
+		assert_true(smm->block->pages_sent >= sent + SMALL_PAGES);
+		assert_int_equal(scene.low->block->pages_sent, low);
+	}
+	rig_finish(rig);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		rig_test(ring_marks),
+		rig_test(bitmap_marks),
+		rig_test(unmarked_device_writes_are_not_seen),
+		rig_test(ring_devices_beside_vcpus),
+		rig_test(bitmap_devices_beside_vcpus),
+		rig_test(hazard_13_marks_of_two_address_spaces),
+		rig_test(an_alias_is_not_dirty_twice),
+		rig_test(hazard_13_guest_in_the_second_address_space),
+	};
+
+	return rig_run_tests("marks", tests);
+}

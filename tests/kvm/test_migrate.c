@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Whole migrations in every mode: vCPUs write as fast as they can while passes run, the host writes
+ * and marks, and in the end the copy equals the memory. --long makes more of them, of more passes.
+ */
+#include "rig.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum {
+	PAGES = 1100,	   /* more than a ring of 1024 entries takes */
+	SMALL_PAGES = 100, /* not a multiple of 64 */
+	FAST_PASSES = 4,
+	LONG_PASSES = 10,
+	MAX_CASES = 200,
+};
+
+enum bitmap_kind {
+	NOT_PRETENDED,
+	INITIALLY_SET,	/* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 with all it can */
+	MANUAL_PROTECT, /* without KVM_DIRTY_LOG_INITIALLY_SET, as before 5.7 */
+	CLEARED_BY_GET, /* without manual protect, as before 4.20 */
+};
+
+struct migration_case {
+	char name[64];
+	struct rig_config config;
+	enum bitmap_kind bitmap;
+	uint32_t start_flags;
+};
+
+static struct migration_case cases[MAX_CASES];
+static struct CMUnitTest tests[MAX_CASES];
+static size_t case_count;
+static unsigned int passes = FAST_PASSES;
+static struct spy spy; /* outlives a test that fails, as the rig does */
+
+/* What each way of reading the bitmap asks of the kernel. */
+static void check_calls(unsigned int resets_before, enum bitmap_kind bitmap)
+{
+	if (bitmap == NOT_PRETENDED)
+		return;
+	assert_int_equal(spy.resets, resets_before);
+	assert_true(spy.gets > 0);
+	if (bitmap == CLEARED_BY_GET)
+		assert_int_equal(spy.clears, 0);
+	else
+		assert_true(spy.clears > 0);
+}
+
+static void pretend(enum bitmap_kind bitmap)
+{
+	int value = bitmap == INITIALLY_SET ? 3 : bitmap == MANUAL_PROTECT ? 1 : 0;
+
+	spy_init(&spy);
+	if (bitmap != NOT_PRETENDED)
+		spy_pretend(&spy, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, value);
+}
+
+static void need(const struct rig *rig, enum bitmap_kind bitmap)
+{
+	int has = machine_capability(&rig->machine, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
+
+	if (bitmap == INITIALLY_SET && !(has & 2))
+		rig_skip("this kernel has no KVM_DIRTY_LOG_INITIALLY_SET");
+	if (bitmap == MANUAL_PROTECT && !(has & 1))
+		rig_skip("this kernel has no KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
+}
+
+/* A device writes a page, then marks it. */
+static void device_writes(struct rig *rig, const struct rig_slot *slot, unsigned int round)
+{
+	uint64_t page = (round * 37u) % (slot->bytes / rig->page_bytes);
+	uint64_t offset = page * rig->page_bytes;
+
+	memset(slot->memory + offset, (int)round, 8);
+	assert_int_equal(dl_mark(rig->log, slot->slot >> 16, slot->gpa + offset + 1, 2), 0);
+}
+
+static void migrate(void **state)
+{
+	const struct migration_case *c = *state;
+	struct rig_config config = c->config;
+	struct rig_slot *slot, *small;
+	unsigned int resets;
+	struct rig *rig;
+
+	pretend(c->bitmap);
+	config.spy = c->bitmap == NOT_PRETENDED ? NULL : &spy;
+	rig = rig_new(&config);
+	need(rig, c->bitmap);
+	resets = spy.resets;
+	slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	small = rig_slot(rig, 1, 8ull * GUEST_DATA_GPA, SMALL_PAGES);
+	if (c->start_flags & DL_START_CLEAN)
+		migration_equalize(&rig->migration);
+	assert_int_equal(dl_log_start(rig->log, c->start_flags), 0);
+	rig_count_all(rig, slot);
+	for (unsigned int pass = 0; pass < passes; pass++) {
+		device_writes(rig, small, pass);
+		rig_passes(rig, 1);
+	}
+	rig_finish(rig);
+	/* Every page was written, and a round's last page after each pass. */
+	assert_true(slot->block->pages_sent >= PAGES);
+	if (!c->start_flags)
+		assert_true(slot->block->pages_sent >= PAGES + passes);
+	check_calls(resets, c->bitmap);
+	assert_int_equal(dl_log_stop(rig->log), 0);
+}
+
+static struct migration_case *add_case(const char *name)
+{
+	struct migration_case *c = &cases[case_count];
+
+	if (case_count == MAX_CASES)
+		return NULL;
+	snprintf(c->name, sizeof(c->name), "%s", name);
+	tests[case_count] = (struct CMUnitTest){
+		.name = c->name,
+		.test_func = migrate,
+		.teardown_func = rig_teardown,
+		.initial_state = c,
+	};
+	case_count++;
+	return c;
+}
+
+/*
+ * The same mode with both guests, 1, 2 and 4 vCPUs, starting dirty and clean: of these 12 the long
+ * run makes all, the fast one 4 that have each of the values.
+ */
+static void add_cases(const char *mode_name, const struct migration_case *like)
+{
+	const unsigned int fast = 1 << 0 | 1 << 7 | 1 << 9 | 1 << 10;
+
+	for (unsigned int i = 0; i < 12; i++) {
+		const unsigned int vcpus = 1u << (i / 4);
+		const enum guest_mode guest = i & 1 ? GUEST_KERNEL : GUEST_USER;
+		const uint32_t start = i & 2 ? DL_START_CLEAN : 0;
+		struct migration_case *c;
+		char name[64];
+
+		if (passes == FAST_PASSES && !(fast >> i & 1))
+			continue;
+		snprintf(name, sizeof(name), "%s_%s_guest_%u_vcpus_%s", mode_name,
+			 guest == GUEST_USER ? "user" : "kernel", vcpus, start ? "clean" : "dirty");
+		c = add_case(name);
+		if (!c)
+			return;
+		c->config = like->config;
+		c->config.guest = guest;
+		c->config.vcpus = vcpus;
+		c->bitmap = like->bitmap;
+		c->start_flags = start;
+	}
+}
+
+static void add_all_cases(void)
+{
+	static const uint32_t entries[] = { 256, 512, 1024, 4096, 65536 };
+	static const char *const kinds[] = {
+		[INITIALLY_SET] = "bitmap_initially_set",
+		[MANUAL_PROTECT] = "bitmap_manual_protect",
+		[CLEARED_BY_GET] = "bitmap_cleared_by_get",
+	};
+	struct migration_case like = { .config = { .mode = DL_MODE_AUTO } };
+
+	add_cases("auto", &like);
+	like.config.mode = DL_MODE_RING;
+	for (size_t i = 0; i < sizeof(entries) / sizeof(entries[0]); i++) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "ring_%u", entries[i]);
+		like.config.ring_entries = entries[i];
+		add_cases(name, &like);
+	}
+	like.config = (struct rig_config){ .mode = DL_MODE_BITMAP };
+	for (like.bitmap = INITIALLY_SET; like.bitmap <= CLEARED_BY_GET; like.bitmap++)
+		add_cases(kinds[like.bitmap], &like);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 1 && !strcmp(argv[1], "--long"))
+		passes = LONG_PASSES;
+	add_all_cases();
+	return rig_run("migrate", tests, case_count);
+}

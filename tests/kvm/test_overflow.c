@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Rings that overflow. On hosts that emulate kernel-mode guests in batches, a ring near full is run
+ * over: entries are lost, the two sides fall out of step, and pages stay writable that nobody logs.
+ * Elsewhere these tests are migrations like others.
+ */
+#include "rig.h"
+
+#include <unistd.h>
+
+enum {
+	AREA_PAGES = 3000,
+	CANARY_PAGES = 200,
+	ROUNDS = 10,
+};
+
+struct scene {
+	struct rig *rig;
+	struct rig_slot *canary; /* written in user mode: natively, to be missed if not protected */
+	struct rig_slot *area;	 /* written in kernel mode, to overflow */
+};
+
+static struct scene open_scene(uint32_t entries, unsigned int vcpus, struct spy *spy)
+{
+	const struct rig_config config = {
+		.mode = DL_MODE_RING,
+		.guest = GUEST_KERNEL,
+		.vcpus = vcpus,
+		.ring_entries = entries,
+		.spy = spy,
+	};
+	struct scene scene = { .rig = rig_new(&config) };
+
+	scene.canary = rig_slot(scene.rig, 0, GUEST_DATA_GPA, CANARY_PAGES);
+	scene.area = rig_slot(scene.rig, 1, 4ull * GUEST_DATA_GPA, AREA_PAGES);
+	return scene;
+}
+
+static struct rig_range whole(const struct rig *rig, const struct rig_slot *slot)
+{
+	return (struct rig_range){ .slot = slot, .pages = slot->bytes / rig->page_bytes };
+}
+
+static void write_canary(const struct scene *scene, unsigned int vcpu, uint64_t value)
+{
+	struct rig_range range = whole(scene->rig, scene->canary);
+
+	rig_write_mode(scene->rig, vcpu, &range, value, GUEST_USER);
+}
+
+static void write_area(const struct scene *scene, unsigned int vcpu, uint64_t value)
+{
+	struct rig_range range = whole(scene->rig, scene->area);
+
+	rig_write_mode(scene->rig, vcpu, &range, value, GUEST_KERNEL);
+}
+
+static void expect_equal(const struct scene *scene)
+{
+	assert_int_equal(migration_differing_pages(&scene->rig->migration, true), 0);
+}
+
+/* After a recovery, writes that go through natively must be reported again and again. */
+static void hazard_25_pages_are_protected_after_an_overflow(void **state)
+{
+	struct scene scene = open_scene(1024, 1, NULL);
+	struct rig *rig = scene.rig;
+	uint64_t value = 1;
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_pass(rig, 0);
+	for (int round = 0; round < ROUNDS; round++) {
+		/* Entries that wait in the ring when it is run over. */
+		write_canary(&scene, 0, value++);
+		write_area(&scene, 0, value++);
+		rig_pass(rig, 0);
+		rig_pass(rig, 0);
+		expect_equal(&scene);
+		for (int again = 0; again < 2; again++) {
+			write_canary(&scene, 0, value++);
+			rig_pass(rig, 0);
+			expect_equal(&scene);
+		}
+	}
+	rig_finish(rig);
+}
+
+/* The vCPU has to come back to its guest each time, with every size of ring. */
+static void hazard_25_recovery_until_the_vcpu_runs(void **state)
+{
+	static const uint32_t entries[] = { 256, 512, 1024, 2048, 4096 };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(entries) / sizeof(entries[0]); i++) {
+		struct scene scene;
+		uint64_t value = 1;
+
+		if (entries[i] * sizeof(struct kvm_dirty_gfn) < (size_t)sysconf(_SC_PAGESIZE))
+			continue;
+		scene = open_scene(entries[i], 1, NULL);
+		assert_int_equal(dl_log_start(scene.rig->log, 0), 0);
+		for (int round = 0; round < ROUNDS; round++) {
+			/* Harvests at different distances from the overflow, none of them too. */
+			for (int writes = 0; writes <= round % 4; writes++)
+				write_area(&scene, 0, value++);
+			rig_pass(scene.rig, 0);
+		}
+		write_canary(&scene, 0, value);
+		rig_finish(scene.rig);
+		rig_free(scene.rig);
+	}
+}
+
+/* The vCPU of one ring overflows, that of another writes natively and never does. */
+static void hazard_25_overflow_beside_a_healthy_vcpu(void **state)
+{
+	struct scene scene = open_scene(256, 2, NULL);
+	struct rig *rig = scene.rig;
+	struct rig_range range = whole(rig, scene.area);
+	struct dl_stats healthy = { .size = sizeof(healthy) };
+	uint64_t value = 1;
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_count(rig, 0, &range);
+	for (int round = 0; round < ROUNDS; round++) {
+		write_canary(&scene, 1, value++);
+		rig_passes(rig, 1);
+	}
+	rig_stop(rig);
+	rig_pass(rig, 0);
+	write_canary(&scene, 1, value++);
+	rig_finish(rig);
+	assert_int_equal(dl_vcpu_stats(rig->vcpus[1].log, &healthy), 0);
+	assert_int_equal(healthy.overflows, 0);
+}
+
+/* The final pass comes while a ring is out of step: it has only to report, nobody writes on. */
+static void hazard_25_final_pass_in_mid_overflow(void **state)
+{
+	struct scene scene = open_scene(256, 2, NULL);
+	struct rig *rig = scene.rig;
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_count_all(rig, scene.area);
+	for (int round = 0; round < ROUNDS; round++) {
+		rig_wait_rounds(rig, 0, 1);
+		rig_finish(rig);
+		/* The migration failed on the other side, say: the guest runs on here. */
+		rig_resume(rig);
+	}
+	rig_passes(rig, 2);
+	rig_finish(rig);
+}
+
+/* Swallows what the library does to protect all pages again: the log flag off, then on. */
+static bool without_reprotection(struct spy *spy, int fd, unsigned long request, void *arg,
+				 int *result)
+{
+	(void)spy;
+	(void)fd;
+	(void)arg;
+	*result = 0;
+	return request == KVM_SET_USER_MEMORY_REGION;
+}
+
+/* That the first test above can fail: to mark every page is not enough. */
+static void without_reprotection_pages_are_lost(void **state)
+{
+	static struct spy spy; /* outlives a test that fails, as the rig does */
+	struct scene scene;
+	uint64_t value = 1, differing = 0;
+
+	(void)state;
+	spy_init(&spy);
+	scene = open_scene(1024, 1, &spy);
+	assert_int_equal(dl_log_start(scene.rig->log, 0), 0);
+	spy.intercept = without_reprotection;
+	rig_pass(scene.rig, 0);
+	for (int round = 0; round < 20 * ROUNDS && !differing; round++) {
+		write_canary(&scene, 0, value++);
+		write_area(&scene, 0, value++);
+		rig_pass(scene.rig, 0);
+		rig_pass(scene.rig, 0);
+		write_canary(&scene, 0, value++);
+		rig_pass(scene.rig, 0);
+		differing = migration_differing_pages(&scene.rig->migration, false);
+	}
+	if (!rig_stats(scene.rig).overflows)
+		rig_skip("no ring overflows on this host");
+	assert_true(differing > 0);
+}
+
+/* Without this the others would prove little, so it says whether they did. */
+static void overflows_are_noticed_where_they_happen(void **state)
+{
+	struct scene scene = open_scene(256, 1, NULL);
+	struct rig *rig = scene.rig;
+	uint64_t entries;
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, DL_START_CLEAN), 0);
+	write_area(&scene, 0, 1);
+	assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
+	entries = rig_stats(rig).entries;
+	if (entries >= AREA_PAGES && !rig_stats(rig).overflows)
+		rig_skip("no ring overflows on this host");
+	assert_true(rig_stats(rig).overflows > 0);
+	assert_int_equal(rig_stats(rig).pending_bytes,
+			 (AREA_PAGES + CANARY_PAGES) * rig->page_bytes);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		rig_test(hazard_25_pages_are_protected_after_an_overflow),
+		rig_test(hazard_25_recovery_until_the_vcpu_runs),
+		rig_test(hazard_25_overflow_beside_a_healthy_vcpu),
+		rig_test(hazard_25_final_pass_in_mid_overflow),
+		rig_test(without_reprotection_pages_are_lost),
+		rig_test(overflows_are_noticed_where_they_happen),
+	};
+
+	return rig_run_tests("overflow", tests);
+}

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * That these tests can fail: the kernel's side is broken behind the library's back, and the caller's
+ * side in front of it, and each time the comparison of copy and memory, or the library, says so.
+ */
+#include "rig.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { PAGES = 300 };
+
+static struct spy spy; /* outlives a test that fails, as the rig does */
+
+static struct rig *open_rig(uint32_t mode, spy_intercept *intercept)
+{
+	const struct rig_config config = { .mode = mode, .vcpus = 1, .spy = &spy };
+
+	spy_init(&spy);
+	spy.intercept = intercept;
+	return rig_new(&config);
+}
+
+static struct rig_range whole(const struct rig *rig, const struct rig_slot *slot)
+{
+	return (struct rig_range){ .slot = slot, .pages = slot->bytes / rig->page_bytes };
+}
+
+/* The passes of a migration with a write before each; returns the pages that differ in the end. */
+static uint64_t migrate(struct rig *rig, struct rig_slot *slot)
+{
+	struct rig_range range = whole(rig, slot);
+	uint64_t value;
+
+	for (value = 1; value < 4; value++) {
+		rig_write(rig, 0, &range, value);
+		rig_pass(rig, 0);
+	}
+	rig_write(rig, 0, &range, value);
+	rig_pass(rig, DL_HARVEST_FINAL);
+	return migration_differing_pages(&rig->migration, false);
+}
+
+/* The same with a spy that does no harm, so that it is the harm that is seen below. */
+static void harmless_spy(void **state)
+{
+	const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		struct rig *rig = open_rig(modes[i], NULL);
+		struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+
+		assert_int_equal(dl_log_start(rig->log, 0), 0);
+		assert_int_equal(migrate(rig, slot), 0);
+		rig_free(rig);
+	}
+}
+
+/* Takes the released cells back as the kernel would, and protects nothing. */
+static bool reset_without_protection(struct spy *s, int fd, unsigned long request, void *arg,
+				     int *result)
+{
+	(void)fd;
+	(void)arg;
+	if (request != KVM_RESET_DIRTY_RINGS || !s->ring_count)
+		return false;
+	*result = 0;
+	for (unsigned int ring = 0; ring < s->ring_count; ring++) {
+		struct spy_ring *r = &s->rings[ring];
+
+		for (uint32_t i = 0; i < r->entries; i++) {
+			if (__atomic_load_n(&r->cells[i].flags, __ATOMIC_ACQUIRE) !=
+			    KVM_DIRTY_GFN_F_RESET)
+				continue;
+			__atomic_store_n(&r->cells[i].flags, 0, __ATOMIC_RELEASE);
+			++*result;
+		}
+	}
+	return true;
+}
+
+static void reset_that_protects_nothing_loses_pages(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING, reset_without_protection);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	assert_int_equal(migrate(rig, slot), PAGES);
+}
+
+static bool reset_without_effect(struct spy *s, int fd, unsigned long request, void *arg,
+				 int *result)
+{
+	(void)fd;
+	(void)arg;
+	if (request != KVM_RESET_DIRTY_RINGS || !s->ring_count)
+		return false;
+	*result = 0;
+	return true;
+}
+
+/* This one the library sees itself: it counts, and takes every page for dirty. */
+static void reset_without_effect_is_noticed(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING, reset_without_effect);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct dl_stats stats;
+	uint64_t differing;
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	differing = migrate(rig, slot);
+	stats = rig_stats(rig);
+	assert_true(differing || stats.short_resets || stats.overflows);
+	assert_true(stats.short_resets > 0);
+}
+
+static bool get_nothing(struct spy *s, int fd, unsigned long request, void *arg, int *result)
+{
+	const struct kvm_dirty_log *log = arg;
+
+	(void)s;
+	(void)fd;
+	if (request != KVM_GET_DIRTY_LOG)
+		return false;
+	memset(log->dirty_bitmap, 0, (PAGES + 63) / 64 * 8);
+	*result = 0;
+	return true;
+}
+
+static void swallowed_get_loses_pages(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_BITMAP, get_nothing);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	assert_int_equal(migrate(rig, slot), PAGES);
+}
+
+static uint64_t late_words[(PAGES + 63) / 64];
+static struct kvm_clear_dirty_log late;
+
+/* Clears only when the bitmap is read next: after the contents were copied, instead of before. */
+static bool clear_too_late(struct spy *s, int fd, unsigned long request, void *arg, int *result)
+{
+	const struct kvm_clear_dirty_log *clear = arg;
+
+	(void)s;
+	if (request == KVM_CLEAR_DIRTY_LOG) {
+		late = *clear;
+		memset(late_words, 0, sizeof(late_words));
+		memcpy(late_words, clear->dirty_bitmap, (clear->num_pages + 63) / 64 * 8);
+		late.dirty_bitmap = late_words;
+		*result = 0;
+		return true;
+	}
+	if (request == KVM_GET_DIRTY_LOG && late.num_pages) {
+		spy_ioctl(fd, KVM_CLEAR_DIRTY_LOG, &late);
+		late.num_pages = 0;
+	}
+	return false;
+}
+
+static void need_manual_protect(const struct rig *rig)
+{
+	if (!(rig->is.has & DL_HAS_MANUAL_PROTECT))
+		rig_skip("this kernel has no KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
+}
+
+static void clear_after_the_copy_loses_pages(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_BITMAP, clear_too_late);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+
+	(void)state;
+	late.num_pages = 0;
+	need_manual_protect(rig);
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	assert_true(migrate(rig, slot) > 0);
+}
+
+static bool clear_nothing(struct spy *s, int fd, unsigned long request, void *arg, int *result)
+{
+	(void)s;
+	(void)fd;
+	(void)arg;
+	*result = 0;
+	return request == KVM_CLEAR_DIRTY_LOG;
+}
+
+/* The kernel's bits stay then: no page is lost, but none is ever done with either. */
+static void swallowed_clear_reports_pages_for_ever(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_BITMAP, clear_nothing);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+
+	(void)state;
+	need_manual_protect(rig);
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	assert_int_equal(migrate(rig, slot), 0);
+	for (int pass = 0; pass < 3; pass++)
+		assert_int_equal(rig_pass(rig, 0), PAGES * rig->page_bytes);
+	spy.intercept = NULL;
+	rig_pass(rig, 0);
+	assert_int_equal(rig_pass(rig, 0), 0);
+}
+
+static bool regions_without_logging(struct spy *s, int fd, unsigned long request, void *arg,
+				    int *result)
+{
+	const struct kvm_userspace_memory_region *region = arg;
+
+	(void)s;
+	(void)fd;
+	*result = 0;
+	return request == KVM_SET_USER_MEMORY_REGION && region->flags & KVM_MEM_LOG_DIRTY_PAGES;
+}
+
+static void log_flag_that_is_not_set_loses_pages(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING, regions_without_logging);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_pass(rig, 0);
+	assert_int_equal(migrate(rig, slot), PAGES);
+}
+
+/* The caller's side. */
+
+static void no_final_pass_loses_pages(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_AUTO, NULL);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_range range = whole(rig, slot);
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_pass(rig, 0);
+	rig_write(rig, 0, &range, 1);
+	assert_int_equal(migration_differing_pages(&rig->migration, false), PAGES);
+	rig_finish(rig);
+}
+
+static void acked_and_not_sent_loses_pages(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_AUTO, NULL);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_range range = { .slot = slot, .first_page = 70, .pages = 7 };
+	struct dl_iter *iter;
+	struct dl_run run;
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_pass(rig, 0);
+	rig_write(rig, 0, &range, 1);
+	assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
+	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
+	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+	assert_int_equal(dl_iter_ack(iter, &run, 1), 0);
+	dl_iter_free(iter);
+	rig_pass(rig, DL_HARVEST_FINAL);
+	assert_int_equal(migration_differing_pages(&rig->migration, false), 7);
+}
+
+static void contents_read_before_the_harvest_are_old(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_AUTO, NULL);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_range range = whole(rig, slot);
+	struct dl_run runs[MIGRATION_MAX_BATCH_RUNS];
+	struct dl_iter *iter;
+	int n;
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	migration_equalize(&rig->migration);
+	rig_write(rig, 0, &range, 1);
+	assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
+	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
+	while ((n = dl_iter_read(iter, runs, MIGRATION_MAX_BATCH_RUNS)) > 0)
+		assert_int_equal(dl_iter_ack(iter, runs, (uint32_t)n), 0);
+	dl_iter_free(iter);
+	rig_pass(rig, DL_HARVEST_FINAL);
+	assert_int_equal(migration_differing_pages(&rig->migration, false), PAGES);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		rig_test(harmless_spy),
+		rig_test(reset_that_protects_nothing_loses_pages),
+		rig_test(reset_without_effect_is_noticed),
+		rig_test(swallowed_get_loses_pages),
+		rig_test(clear_after_the_copy_loses_pages),
+		rig_test(swallowed_clear_reports_pages_for_ever),
+		rig_test(log_flag_that_is_not_set_loses_pages),
+		rig_test(no_final_pass_loses_pages),
+		rig_test(acked_and_not_sent_loses_pages),
+		rig_test(contents_read_before_the_harvest_are_old),
+	};
+
+	return rig_run_tests("sabotage", tests);
+}

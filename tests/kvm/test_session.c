@@ -1,0 +1,413 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Start, stop, start again, close at any moment, fork, signals: what happens around migrations and
+ * to those that do not end.
+ */
+#include "rig.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { PAGES = 600 };
+
+static struct rig *open_rig(uint32_t mode, enum guest_mode guest, unsigned int vcpus,
+			    uint32_t entries)
+{
+	struct rig_config config = {
+		.guest = guest,
+		.mode = mode,
+		.ring_entries = entries,
+		.vcpus = vcpus,
+	};
+
+	return rig_new(&config);
+}
+
+static struct rig_range whole(const struct rig *rig, const struct rig_slot *slot)
+{
+	return (struct rig_range){ .slot = slot, .pages = slot->bytes / rig->page_bytes };
+}
+
+/* Entries of the smallest ring that this host may take. */
+static uint32_t smallest_ring(void)
+{
+	return (uint32_t)((size_t)getpagesize() / sizeof(struct kvm_dirty_gfn));
+}
+
+/* A vCPU that has exited for its full ring, with nobody to drain it. */
+static void fill_ring(struct rig *rig, unsigned int vcpu, const struct rig_slot *slot)
+{
+	struct guest_job job = {
+		.program = GUEST_WRITE,
+		.mode = rig->config.guest,
+		.gpa = slot->gpa + 8 * vcpu,
+		.count = slot->bytes / rig->page_bytes,
+		.stride_bytes = rig->page_bytes,
+		.value = 1,
+	};
+	struct machine_vcpu *machine = rig->vcpus[vcpu].machine;
+	int (*on_full)(void *) = machine->on_full;
+
+	machine->on_full = NULL;
+	assert_int_equal(machine_run(machine, &job), MACHINE_FULL);
+	machine->on_full = on_full;
+}
+
+/*
+ * A cancelled migration leaves full rings behind. Stop has to empty them: switching the log flag
+ * off does not let a full vCPU run.
+ */
+static void hazard_24_cancel_without_drain(void **state)
+{
+	const uint32_t entries = smallest_ring();
+	struct rig *rig = open_rig(DL_MODE_RING, GUEST_USER, 2, entries);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, 4 * entries);
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	fill_ring(rig, 0, slot);
+	fill_ring(rig, 1, slot);
+	assert_int_equal(dl_log_stop(rig->log), 0);
+	for (unsigned int i = 0; i < 2; i++) {
+		rig->vcpus[i].machine->on_full = NULL;
+		assert_int_equal(machine_continue(rig->vcpus[i].machine), MACHINE_DONE);
+	}
+}
+
+/* The same where rings may have overflowed: then the vCPU's own drains help it out. */
+static void hazard_24_cancel_with_overflowed_rings(void **state)
+{
+	const uint32_t entries = smallest_ring();
+	struct rig *rig = open_rig(DL_MODE_RING, GUEST_KERNEL, 2, entries);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, 20 * entries);
+	struct rig_range range = whole(rig, slot);
+
+	(void)state;
+	for (int round = 0; round < 4; round++) {
+		assert_int_equal(dl_log_start(rig->log, 0), 0);
+		fill_ring(rig, 0, slot);
+		fill_ring(rig, 1, slot);
+		if (round % 2)
+			assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
+		assert_int_equal(dl_log_stop(rig->log), 0);
+		assert_int_equal(machine_continue(rig->vcpus[0].machine), MACHINE_DONE);
+		assert_int_equal(machine_continue(rig->vcpus[1].machine), MACHINE_DONE);
+	}
+	/* And the rings are of use again. */
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_count_all(rig, slot);
+	rig_passes(rig, 3);
+	rig_stop(rig);
+	rig_pass(rig, 0);
+	rig_write_mode(rig, 0, &range, 77, GUEST_USER);
+	rig_finish(rig);
+}
+
+static void restart_after_cancel(uint32_t mode, enum guest_mode guest)
+{
+	struct rig *rig = open_rig(mode, guest, 2, mode == DL_MODE_RING ? 1024 : 0);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+
+	rig_count_all(rig, slot);
+	for (int session = 0; session < 4; session++) {
+		assert_int_equal(dl_log_start(rig->log, 0), 0);
+		rig_passes(rig, 2);
+		assert_int_equal(dl_log_stop(rig->log), 0);
+		rig_wait_rounds(rig, 0, 1);
+	}
+	/* Clean: what was equal while nothing ran is what only later writes change. */
+	rig_stop(rig);
+	migration_equalize(&rig->migration);
+	assert_int_equal(dl_log_start(rig->log, DL_START_CLEAN), 0);
+	assert_int_equal(rig_stats(rig).pending_bytes, 0);
+	rig_resume(rig);
+	rig_passes(rig, 2);
+	rig_finish(rig);
+}
+
+static void ring_restart_after_cancel_user(void **state)
+{
+	(void)state;
+	restart_after_cancel(DL_MODE_RING, GUEST_USER);
+}
+
+static void ring_restart_after_cancel_kernel(void **state)
+{
+	(void)state;
+	restart_after_cancel(DL_MODE_RING, GUEST_KERNEL);
+}
+
+static void bitmap_restart_after_cancel(void **state)
+{
+	(void)state;
+	restart_after_cancel(DL_MODE_BITMAP, GUEST_USER);
+}
+
+/* An iteration belongs to the session that it began in. */
+static void iterator_of_an_earlier_session(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_AUTO, GUEST_USER, 1, 0);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct dl_run runs[2];
+	struct dl_iter *iter;
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
+	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
+	assert_int_equal(dl_iter_read(iter, runs, 1), 1);
+	assert_int_equal(dl_log_stop(rig->log), 0);
+	assert_int_equal(dl_iter_read(iter, runs + 1, 1), -ECANCELED);
+	assert_int_equal(dl_iter_ack(iter, runs, 1), -ECANCELED);
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	assert_int_equal(dl_iter_read(iter, runs + 1, 1), -ECANCELED);
+	assert_int_equal(dl_iter_ack(iter, runs, 1), -ECANCELED);
+	dl_iter_free(iter);
+	rig_count_all(rig, slot);
+	rig_passes(rig, 2);
+	rig_finish(rig);
+}
+
+static void final_pass_can_be_repeated(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING, GUEST_USER, 2, 1024);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_count_all(rig, slot);
+	for (int end = 0; end < 3; end++) {
+		rig_passes(rig, 1);
+		rig_finish(rig);
+		assert_int_equal(rig_pass(rig, DL_HARVEST_FINAL), 0);
+		rig_resume(rig);
+	}
+	rig_passes(rig, 1);
+	rig_finish(rig);
+}
+
+static void two_logs_of_two_vms_at_once(void **state)
+{
+	struct rig *ring = open_rig(DL_MODE_RING, GUEST_USER, 1, 1024);
+	struct rig *bitmap = open_rig(DL_MODE_BITMAP, GUEST_KERNEL, 1, 0);
+	struct rig *overflowing = open_rig(DL_MODE_RING, GUEST_KERNEL, 1, 1024);
+	struct rig *const rigs[] = { ring, bitmap, overflowing };
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		struct rig_slot *slot = rig_slot(rigs[i], 0, GUEST_DATA_GPA, PAGES + 1000);
+
+		assert_int_equal(dl_log_start(rigs[i]->log, 0), 0);
+		rig_count_all(rigs[i], slot);
+	}
+	for (int pass = 0; pass < 4; pass++) {
+		for (int i = 0; i < 3; i++)
+			rig_passes(rigs[i], 1);
+	}
+	for (int i = 0; i < 3; i++)
+		rig_finish(rigs[i]);
+}
+
+/* Handles outlive the log, and the log its handles, in every order. */
+static void handles_are_released_in_every_order(void **state)
+{
+	const char orders[][4] = { "lvi", "liv", "vli", "vil", "ilv", "ivl" };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(orders) / sizeof(orders[0]); i++) {
+		struct rig *rig = open_rig(i % 2 ? DL_MODE_RING : DL_MODE_BITMAP, GUEST_USER, 1, 0);
+		struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+		struct dl_iter *iter;
+		struct dl_run run;
+
+		assert_int_equal(dl_log_start(rig->log, 0), 0);
+		rig_count_all(rig, slot);
+		rig_passes(rig, 1);
+		rig_wait_rounds(rig, 0, 1);
+		assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
+		assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
+		assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+		rig_stop(rig);
+		for (const char *what = orders[i]; *what; what++) {
+			if (*what == 'l') {
+				dl_log_close(rig->log);
+				rig->log = NULL;
+			} else if (*what == 'v') {
+				dl_vcpu_remove(rig->vcpus[0].log);
+				rig->vcpus[0].log = NULL;
+			} else {
+				dl_iter_free(iter);
+			}
+		}
+		rig_free(rig);
+	}
+}
+
+static void closed_log_answers_canceled(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING, GUEST_USER, 1, 1024);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_range range = whole(rig, slot);
+	struct dl_stats stats = { .size = sizeof(stats) };
+	struct dl_iter *iter;
+	struct dl_run run;
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_write(rig, 0, &range, 1);
+	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
+	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+	dl_log_close(rig->log);
+	rig->log = NULL;
+	assert_int_equal(dl_iter_read(iter, &run, 1), -ECANCELED);
+	assert_int_equal(dl_iter_ack(iter, &run, 1), -ECANCELED);
+	assert_int_equal(dl_vcpu_stats(rig->vcpus[0].log, &stats), -ECANCELED);
+	assert_int_equal(dl_vcpu_drain(rig->vcpus[0].log), 0);
+	rig_write(rig, 0, &range, 2);
+	dl_iter_free(iter);
+}
+
+/* Closing does not wait for a good moment: vCPUs are in mid-write, some with full rings. */
+static void close_while_vcpus_run(enum guest_mode guest, uint32_t mode)
+{
+	for (int round = 0; round < 4; round++) {
+		struct rig *rig =
+			open_rig(mode, guest, 2, mode == DL_MODE_RING ? smallest_ring() : 0);
+		struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, 2 * PAGES);
+
+		assert_int_equal(dl_log_start(rig->log, 0), 0);
+		rig_count_all(rig, slot);
+		rig_passes(rig, (unsigned int)round % 3);
+		dl_log_close(rig->log);
+		rig->log = NULL;
+		/* The guest goes on, unlogged. */
+		rig_wait_rounds(rig, 0, 2);
+		rig_wait_rounds(rig, 1, 2);
+		rig_stop(rig);
+		rig_free(rig);
+	}
+}
+
+static void ring_close_while_user_vcpus_run(void **state)
+{
+	(void)state;
+	close_while_vcpus_run(GUEST_USER, DL_MODE_RING);
+}
+
+static void ring_close_while_kernel_vcpus_run(void **state)
+{
+	(void)state;
+	close_while_vcpus_run(GUEST_KERNEL, DL_MODE_RING);
+}
+
+static void bitmap_close_while_vcpus_run(void **state)
+{
+	(void)state;
+	close_while_vcpus_run(GUEST_USER, DL_MODE_BITMAP);
+}
+
+/* KVM answers a child with EIO; the parent's migration does not notice that there was one. */
+static void hazard_28_fork_in_mid_migration(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING, GUEST_USER, 2, 1024);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_count_all(rig, slot);
+	for (int pass = 0; pass < 4; pass++) {
+		int status;
+		pid_t child = fork();
+
+		assert_true(child >= 0);
+		if (!child) {
+			int r = ioctl(rig->machine.vm_fd, KVM_RESET_DIRTY_RINGS, 0);
+
+			_exit(r < 0 && errno == EIO ? 0 : 1);
+		}
+		rig_passes(rig, 1);
+		assert_int_equal(waitpid(child, &status, 0), child);
+		assert_true(WIFEXITED(status));
+		assert_int_equal(WEXITSTATUS(status), 0);
+	}
+	rig_finish(rig);
+}
+
+/* A log that is opened on a VM of the parent's. */
+static void hazard_28_vcpu_of_another_process(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING, GUEST_USER, 0, 0);
+	struct rig_vcpu *vcpu = rig_vcpu(rig, false);
+	struct dl_vcpu *added;
+	int status;
+	pid_t child;
+
+	(void)state;
+	child = fork();
+	assert_true(child >= 0);
+	if (!child)
+		_exit(dl_vcpu_add(rig->log, vcpu->machine->fd, &added) == -EIO ? 0 : 1);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+	rig_vcpu_add(rig, vcpu);
+}
+
+static pthread_t stormed;
+
+static int storm_step(struct worker *worker)
+{
+	(void)worker;
+	return -pthread_kill(stormed, machine_kick_signal());
+}
+
+/*
+ * Since 6.17 a pending signal cuts a reset short, and the entries gathered until then are taken
+ * back unprotected: no abort over the count, no retry on EINTR alone, no page lost.
+ */
+static void hazard_06_07_08_signal_storm_during_harvests(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING, GUEST_USER, 1, 4096);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, 2 * PAGES);
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_count_all(rig, slot);
+	stormed = pthread_self();
+	rig_work(rig, 0, storm_step);
+	rig_passes(rig, 20);
+	rig_end_work(rig);
+	rig_passes(rig, 2);
+	rig_finish(rig);
+	assert_int_equal(rig_stats(rig).short_resets, 0);
+	assert_int_equal(rig_stats(rig).overflows, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		rig_test(hazard_24_cancel_without_drain),
+		rig_test(hazard_24_cancel_with_overflowed_rings),
+		rig_test(ring_restart_after_cancel_user),
+		rig_test(ring_restart_after_cancel_kernel),
+		rig_test(bitmap_restart_after_cancel),
+		rig_test(iterator_of_an_earlier_session),
+		rig_test(final_pass_can_be_repeated),
+		rig_test(two_logs_of_two_vms_at_once),
+		rig_test(handles_are_released_in_every_order),
+		rig_test(closed_log_answers_canceled),
+		rig_test(ring_close_while_user_vcpus_run),
+		rig_test(ring_close_while_kernel_vcpus_run),
+		rig_test(bitmap_close_while_vcpus_run),
+		rig_test(hazard_28_fork_in_mid_migration),
+		rig_test(hazard_28_vcpu_of_another_process),
+		rig_test(hazard_06_07_08_signal_storm_during_harvests),
+	};
+
+	return rig_run_tests("session", tests);
+}

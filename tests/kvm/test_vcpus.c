@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: MIT */
+/* vCPUs that come late, go, and come again while others run and are harvested. */
+#include "rig.h"
+
+#include <errno.h>
+
+enum {
+	PAGES = 300,
+	RING_PAGES = 1200, /* more than a ring of 1024 entries takes */
+	ROUNDS = 12,
+};
+
+static struct rig *open_rig(uint32_t mode, unsigned int vcpus)
+{
+	struct rig_config config = { .mode = mode, .vcpus = vcpus };
+
+	return rig_new(&config);
+}
+
+static struct rig_range whole(const struct rig *rig, const struct rig_slot *slot)
+{
+	return (struct rig_range){ .slot = slot, .pages = slot->bytes / rig->page_bytes };
+}
+
+static void park(struct rig *rig, unsigned int vcpu)
+{
+	dl_vcpu_remove(rig->vcpus[vcpu].log);
+	rig->vcpus[vcpu].log = NULL;
+}
+
+static void vcpus_are_added_late(uint32_t mode)
+{
+	struct rig *rig = open_rig(mode, 1);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_range range = whole(rig, slot);
+
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_count(rig, 0, &range);
+	for (unsigned int i = 1; i < 6; i++) {
+		rig_passes(rig, 1);
+		rig_vcpu(rig, true);
+		range.shuffled = i % 2;
+		rig_count(rig, i, &range);
+	}
+	rig_passes(rig, 2);
+	rig_finish(rig);
+}
+
+static void ring_vcpus_are_added_late(void **state)
+{
+	(void)state;
+	vcpus_are_added_late(DL_MODE_RING);
+}
+
+static void bitmap_vcpus_are_added_late(void **state)
+{
+	(void)state;
+	vcpus_are_added_late(DL_MODE_BITMAP);
+}
+
+/* What a vCPU wrote before it was parked is in its ring, and the ring stays with the log. */
+static void hazard_23_parked_vcpu_is_harvested(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING, 2);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_range range = whole(rig, slot);
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_pass(rig, 0);
+	for (uint64_t round = 1; round < ROUNDS; round++) {
+		uint64_t sent = slot->block->pages_sent;
+
+		rig_write(rig, 1, &range, round);
+		park(rig, 1);
+		rig_pass(rig, round % 2 ? DL_HARVEST_FINAL : 0);
+		assert_true(slot->block->pages_sent >= sent + PAGES);
+		assert_int_equal(migration_differing_pages(&rig->migration, true), 0);
+		rig_vcpu_add(rig, &rig->vcpus[1]);
+	}
+	rig_finish(rig);
+}
+
+/* It is added again before anybody looked at its ring. */
+static void parked_vcpu_goes_on_with_its_ring(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING, 2);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_range range = { .slot = slot, .pages = PAGES / 3 };
+	struct dl_vcpu *again;
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_pass(rig, 0);
+	for (uint64_t round = 0; round < ROUNDS; round++) {
+		range.first_page = (round % 3) * range.pages;
+		rig_write(rig, 1, &range, round);
+		park(rig, 1);
+		rig_vcpu_add(rig, &rig->vcpus[1]);
+		assert_int_equal(dl_vcpu_add(rig->log, rig->vcpus[1].machine->fd, &again), -EEXIST);
+		if (round % 4 == 3) {
+			rig_pass(rig, 0);
+			assert_int_equal(migration_differing_pages(&rig->migration, true), 0);
+		}
+	}
+	rig_finish(rig);
+}
+
+/* A vCPU that ran while nothing was logged is added to a log that is on. */
+static void vcpu_that_ran_unlogged(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING, 1);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct rig_range range = whole(rig, slot);
+
+	(void)state;
+	rig_vcpu(rig, false);
+	rig_write(rig, 1, &range, 1);
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_vcpu_add(rig, &rig->vcpus[1]);
+	rig_pass(rig, 0);
+	rig_write(rig, 1, &range, 2);
+	rig_finish(rig);
+}
+
+/* In and out, again and again, while the others write and a second thread harvests. */
+static void hotplug_loop(uint32_t mode, enum guest_mode guest)
+{
+	struct rig_config config = { .mode = mode, .guest = guest, .vcpus = 3 };
+	struct rig *rig = rig_new(&config);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_count_all(rig, slot);
+	rig_work(rig, 0, rig_harvest_step);
+	for (int round = 0; round < ROUNDS; round++) {
+		unsigned int goes = 1 + (unsigned int)round % 2;
+
+		assert_int_equal(machine_stop(rig->vcpus[goes].machine), MACHINE_STOPPED);
+		park(rig, goes);
+		rig_passes(rig, 1);
+		rig_vcpu_add(rig, &rig->vcpus[goes]);
+		assert_int_equal(machine_go(rig->vcpus[goes].machine, NULL), 0);
+		rig_passes(rig, 1);
+	}
+	rig_end_work(rig);
+	rig_finish(rig);
+}
+
+static void hazard_23_hotplug_loop_user(void **state)
+{
+	(void)state;
+	hotplug_loop(DL_MODE_RING, GUEST_USER);
+}
+
+static void hazard_23_hotplug_loop_kernel(void **state)
+{
+	(void)state;
+	hotplug_loop(DL_MODE_RING, GUEST_KERNEL);
+}
+
+static void bitmap_hotplug_loop(void **state)
+{
+	(void)state;
+	hotplug_loop(DL_MODE_BITMAP, GUEST_USER);
+}
+
+/*
+ * Two reset at once (a vCPU for its full ring, a harvester for all) and neither may believe that the
+ * other's entries are protected before they are; nor may one reset cut the other's cells short.
+ */
+static void resetters_at_once(enum guest_mode guest)
+{
+	const struct rig_config config = {
+		.mode = DL_MODE_RING,
+		.guest = guest,
+		.vcpus = 2,
+		.ring_entries = 1024,
+	};
+	struct rig *rig = rig_new(&config);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, 2 * RING_PAGES);
+	struct rig_range half = { .slot = slot, .pages = RING_PAGES };
+
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	for (unsigned int i = 0; i < 2; i++) {
+		half.first_page = i * RING_PAGES;
+		half.shuffled = i;
+		rig_count(rig, i, &half);
+	}
+	rig_work(rig, 0, rig_harvest_step);
+	rig_work(rig, 1, rig_harvest_step);
+	rig_passes(rig, 6);
+	rig_end_work(rig);
+	/* Now without harvests: each vCPU has only its own full exits. */
+	rig_wait_rounds(rig, 0, 2);
+	rig_wait_rounds(rig, 1, 2);
+	if (guest == GUEST_USER)
+		assert_true(rig->vcpus[0].machine->full_exits > 0);
+	rig_passes(rig, 2);
+	rig_finish(rig);
+	if (guest == GUEST_USER)
+		assert_int_equal(rig_stats(rig).short_resets, 0);
+}
+
+static void hazard_09_two_resetters_at_once(void **state)
+{
+	(void)state;
+	resetters_at_once(GUEST_USER);
+}
+
+static void hazard_10_harvests_race_with_drains(void **state)
+{
+	(void)state;
+	resetters_at_once(GUEST_KERNEL);
+}
+
+static void vcpu_counters(void **state)
+{
+	const struct rig_config config = {
+		.mode = DL_MODE_RING,
+		.vcpus = 2,
+		.ring_entries = 1024,
+	};
+	struct rig *rig = rig_new(&config);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, 2000);
+	struct rig_range range = whole(rig, slot);
+	struct dl_stats busy = { .size = sizeof(busy) }, idle = busy, all;
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, DL_START_CLEAN), 0);
+	rig_write(rig, 1, &range, 1);
+	assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
+	assert_int_equal(dl_vcpu_stats(rig->vcpus[0].log, &idle), 0);
+	assert_int_equal(dl_vcpu_stats(rig->vcpus[1].log, &busy), 0);
+	all = rig_stats(rig);
+	assert_int_equal(idle.entries, 0);
+	assert_int_equal(idle.full_exits, 0);
+	assert_true(busy.entries >= 2000);
+	assert_int_equal(busy.new_pages, 2000);
+	assert_int_equal(busy.full_exits, rig->vcpus[1].machine->full_exits);
+	assert_true(busy.full_exits >= 1);
+	assert_in_range(busy.high_water_entries, 256, 1024);
+	assert_int_equal(all.entries, busy.entries);
+	assert_int_equal(all.new_pages, 2000);
+	assert_int_equal(all.full_exits, busy.full_exits);
+	assert_int_equal(all.overflows, 0);
+	assert_int_equal(all.pending_bytes, 2000 * rig->page_bytes);
+}
+
+/* When the next harvest is due is known from the rings that fill, and never where none does. */
+static void harvest_is_due_while_rings_fill(void **state)
+{
+	const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		struct rig *rig = open_rig(modes[i], 1);
+		struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+		struct rig_range range = whole(rig, slot);
+		uint64_t due_ns = 0;
+
+		assert_int_equal(dl_log_start(rig->log, 0), 0);
+		assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
+		assert_int_equal(dl_log_harvest_due(rig->log, &due_ns), 0);
+		assert_true(due_ns == UINT64_MAX);
+		rig_write(rig, 0, &range, 1);
+		assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
+		assert_int_equal(dl_log_harvest_due(rig->log, &due_ns), 0);
+		assert_int_equal(due_ns == UINT64_MAX, modes[i] == DL_MODE_BITMAP);
+		rig_free(rig);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		rig_test(ring_vcpus_are_added_late),
+		rig_test(bitmap_vcpus_are_added_late),
+		rig_test(hazard_23_parked_vcpu_is_harvested),
+		rig_test(parked_vcpu_goes_on_with_its_ring),
+		rig_test(vcpu_that_ran_unlogged),
+		rig_test(hazard_23_hotplug_loop_user),
+		rig_test(hazard_23_hotplug_loop_kernel),
+		rig_test(bitmap_hotplug_loop),
+		rig_test(hazard_09_two_resetters_at_once),
+		rig_test(hazard_10_harvests_race_with_drains),
+		rig_test(vcpu_counters),
+		rig_test(harvest_is_due_while_rings_fill),
+	};
+
+	return rig_run_tests("vcpus", tests);
+}
