@@ -9,15 +9,6 @@
 /* The part of a ring that may fill between two harvests, as dl_log_harvest_due() advises. */
 #define DUE_SHARE 2u
 
-static bool wants_repair(struct dl_log *log)
-{
-	bool wants = false;
-
-	for (struct dl_vcpu *vcpu = dli_vcpus_first(&log->vcpus); vcpu; vcpu = vcpu->next)
-		wants |= dli_ring_wants_repair(vcpu->ring);
-	return wants;
-}
-
 /*
  * A ring lost entries, or had them taken back unprotected: pages may be writable now and nobody
  * knows which. So all are protected anew, and only then marked: a page that is marked first could
@@ -31,8 +22,7 @@ static int repair(struct dl_log *log)
 	if (r)
 		return r;
 	dli_mark_everything(log);
-	for (struct dl_vcpu *vcpu = dli_vcpus_first(&log->vcpus); vcpu; vcpu = vcpu->next)
-		dli_ring_repaired(vcpu->ring);
+	dli_vcpus_repaired(&log->vcpus);
 	return 0;
 }
 
@@ -66,7 +56,7 @@ static int harvest_rings(struct dl_log *log, bool last)
 	if (r)
 		return r;
 	foresee(log);
-	return wants_repair(log) ? repair(log) : 0;
+	return dli_vcpus_want_repair(&log->vcpus) ? repair(log) : 0;
 }
 
 static uint64_t merge(struct dli_slot *slot, const uint64_t *words)

@@ -153,8 +153,7 @@ void dli_ring_copy(struct dli_ring *ring)
 		atomic_store_explicit(&ring->stats.high_water_entries, n, memory_order_relaxed);
 }
 
-/* Inside the reset section. */
-static void get_into_step(struct dli_ring *ring, struct dli_reset *reset)
+void dli_ring_get_into_step(struct dli_ring *ring, struct dli_reset *reset)
 {
 	if (ring->state == RING_IN_STEP)
 		return;
@@ -176,7 +175,6 @@ static bool went_round(struct dli_ring *ring)
 
 bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset)
 {
-	get_into_step(ring, reset);
 	if (!ring->fresh)
 		return ring->unsettled;
 	ring->first_released = ring->head;
@@ -310,7 +308,7 @@ static void arm(struct dli_ring *ring)
 /* Inside the reset section. *idle: whether this is a full exit that finds little. */
 static int drain(struct dli_ring *ring, struct dli_reset *reset, bool full, bool *idle)
 {
-	get_into_step(ring, reset);
+	dli_ring_get_into_step(ring, reset);
 	*idle = full && ring->fresh < ring_block(ring);
 	if (!*idle || !ring->armed)
 		return hand_back(ring, reset);

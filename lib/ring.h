@@ -9,6 +9,7 @@
  * One vCPU's ring. The steps of a drain, for one ring or for all, in this order:
  *   lock, copy                     each ring
  *     dli_reset_begin
+ *     get into step                each ring
  *     release                      each ring
  *     dli_reset_rings
  *     verify                       each ring; where cells are left, reset and verify once more
@@ -54,9 +55,12 @@ void dli_ring_unlock(struct dli_ring *ring);
 void dli_ring_copy(struct dli_ring *ring);
 
 /*
- * Releases what was copied; a ring that is out of step gets into step first, if that is possible.
- * Whether a reset is needed for this ring.
+ * Brings a ring that is out of step into step, if that is possible, and copies then. It makes resets,
+ * so it comes before any ring is released: one that is cut short drops entries of all rings.
  */
+void dli_ring_get_into_step(struct dli_ring *ring, struct dli_reset *reset);
+
+/* Releases what was copied. Whether a reset is needed for this ring. */
 bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset);
 
 /*

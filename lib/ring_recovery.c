@@ -36,29 +36,54 @@ void ring_lose(struct dli_ring *ring, struct dli_reset *reset)
 }
 
 /*
- * The first cell of a run of dirty ones. The kernel fills in order, so once a cell is seen dirty the
- * one before it, if it is of the same run, is seen dirty too: first this, then that. False where none
- * is dirty; entries in *first where all are.
+ * The first cell of a run of dirty ones, which may have begun behind the look. False where none is
+ * dirty; entries in *first where all are.
  */
 static bool find_run(struct dli_ring *ring, uint32_t *first)
 {
-	bool any = false;
+	uint32_t i = 0, back = 0;
 
-	for (uint32_t i = 0; i < ring->entries; i++) {
-		if (cell_load(ring, i) != CELL_DIRTY)
+	while (i < ring->entries && cell_load(ring, i) != CELL_DIRTY)
+		i++;
+	if (i == ring->entries)
+		return false;
+	while (back < ring->entries && cell_load(ring, i - back - 1) == CELL_DIRTY)
+		back++;
+	*first = back == ring->entries ? ring->entries : (i - back) & (ring->entries - 1);
+	return true;
+}
+
+static void offer(struct dli_ring *ring, uint32_t first, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		cell_change(ring, first + i, CELL_CLEAN, CELL_RESET);
+}
+
+/*
+ * Takes back from the kernel's sight what it has not taken. Whether it took some; then *next is
+ * behind the last. A cell that it took behind one that it has filled meanwhile: it came round, and
+ * may have filled that one too.
+ */
+static bool withdraw(struct dli_ring *ring, uint32_t first, uint32_t count, uint32_t *next)
+{
+	bool taken = false, came_round = false;
+
+	for (uint32_t i = 0; i < count; i++) {
+		if (cell_change(ring, first + i, CELL_RESET, CELL_CLEAN) ||
+		    cell_load(ring, first + i) == CELL_DIRTY)
 			continue;
-		any = true;
-		*first = i;
-		if (cell_load(ring, i - 1) != CELL_DIRTY)
-			return true;
+		came_round |= cell_load(ring, first + i - 1) == CELL_DIRTY;
+		*next = first + i + 1;
+		taken = true;
 	}
-	*first = ring->entries;
-	return any;
+	if (came_round)
+		ring_owe(ring);
+	return taken;
 }
 
 void ring_rejoin(struct dli_ring *ring, struct dli_reset *reset)
 {
-	uint32_t first;
+	uint32_t first, next;
 	int r;
 
 	if (!find_run(ring, &first))
@@ -67,36 +92,14 @@ void ring_rejoin(struct dli_ring *ring, struct dli_reset *reset)
 		ring_lose(ring, reset);
 		return;
 	}
-	for (uint32_t i = 1; i < ring->entries; i++)
-		cell_change(ring, first + i, CELL_CLEAN, CELL_RESET);
+	offer(ring, first + 1, ring->entries - 1);
 	r = dli_reset_rings(reset);
-	for (uint32_t i = 1; i < ring->entries; i++)
-		cell_change(ring, first + i, CELL_RESET, CELL_CLEAN);
+	(void)withdraw(ring, first + 1, ring->entries - 1, &next);
 	if (r < 0)
 		return;
 	ring->head = first;
 	ring->state = RING_IN_STEP;
 	ring->armed = false;
-}
-
-/* Offers a block and withdraws what is not taken. Whether some was; then *next is behind it. */
-static bool offer(struct dli_ring *ring, struct dli_reset *reset, uint32_t first, uint32_t *next)
-{
-	uint32_t count = ring_block(ring);
-	bool taken = false;
-
-	for (uint32_t i = 0; i < count; i++)
-		cell_change(ring, first + i, CELL_CLEAN, CELL_RESET);
-	/* An error may come after some were taken: the cells tell. */
-	(void)dli_reset_rings(reset);
-	for (uint32_t i = 0; i < count; i++) {
-		if (cell_change(ring, first + i, CELL_RESET, CELL_CLEAN) ||
-		    cell_load(ring, first + i) == CELL_DIRTY)
-			continue;
-		*next = first + i + 1;
-		taken = true;
-	}
-	return taken;
 }
 
 void ring_step(struct dli_ring *ring, struct dli_reset *reset)
@@ -107,7 +110,11 @@ void ring_step(struct dli_ring *ring, struct dli_reset *reset)
 		ring_lose(ring, reset);
 	/* Where the last one ended; one more block than there are, as it need not begin on one. */
 	first = ring->hint;
-	for (uint32_t offered = 0; offered <= ring->entries; offered += block)
-		if (offer(ring, reset, first + offered, &ring->hint))
+	for (uint32_t offered = 0; offered <= ring->entries; offered += block) {
+		offer(ring, first + offered, block);
+		/* An error may come after some were taken: the cells tell. */
+		(void)dli_reset_rings(reset);
+		if (withdraw(ring, first + offered, block, &ring->hint))
 			return;
+	}
 }

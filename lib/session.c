@@ -77,6 +77,8 @@ static int switch_on(struct dl_log *log, uint32_t flags)
 {
 	int r;
 
+	/* What was owed before is paid by the flags below: they protect every page. */
+	(void)dli_vcpus_want_repair(&log->vcpus);
 	/* From now on entries are noted; whatever is pushed is pushed after a flag is set below. */
 	set_state(log, LOG_ON);
 	r = dli_protect_all(log, true);
@@ -88,6 +90,8 @@ static int switch_on(struct dl_log *log, uint32_t flags)
 		discard_pages(log);
 		return r;
 	}
+	if (dli_log_is_ring(log))
+		dli_vcpus_repaired(&log->vcpus);
 	if (!(flags & DL_START_CLEAN))
 		dli_mark_everything(log);
 	log->harvested_at_ns = dli_os_now_ns();

@@ -43,6 +43,8 @@ static int hand_back(struct dl_vcpu *first, struct dli_reset *reset)
 	bool needed = false, again = false;
 
 	for (struct dl_vcpu *vcpu = first; vcpu; vcpu = vcpu->next)
+		dli_ring_get_into_step(vcpu->ring, reset);
+	for (struct dl_vcpu *vcpu = first; vcpu; vcpu = vcpu->next)
 		needed |= dli_ring_release(vcpu->ring, reset);
 	while (needed) {
 		int r = dli_reset_rings(reset);
@@ -82,6 +84,21 @@ int dli_vcpus_drain(struct dli_vcpus *vcpus, struct dli_reset *reset, bool last,
 		dli_ring_unlock(vcpu->ring);
 	}
 	return r;
+}
+
+bool dli_vcpus_want_repair(struct dli_vcpus *vcpus)
+{
+	bool want = false;
+
+	for (struct dl_vcpu *vcpu = dli_vcpus_first(vcpus); vcpu; vcpu = vcpu->next)
+		want |= dli_ring_wants_repair(vcpu->ring);
+	return want;
+}
+
+void dli_vcpus_repaired(struct dli_vcpus *vcpus)
+{
+	for (struct dl_vcpu *vcpu = dli_vcpus_first(vcpus); vcpu; vcpu = vcpu->next)
+		dli_ring_repaired(vcpu->ring);
 }
 
 static int check_vcpu(const struct dl_log *log, int vcpu_fd)

@@ -37,4 +37,8 @@ static inline struct dl_vcpu *dli_vcpus_first(const struct dli_vcpus *vcpus)
 int dli_vcpus_drain(struct dli_vcpus *vcpus, struct dli_reset *reset, bool last,
 		    dli_ring_sink *sink, void *opaque);
 
+/* dli_ring_wants_repair() and dli_ring_repaired() of all. */
+bool dli_vcpus_want_repair(struct dli_vcpus *vcpus);
+void dli_vcpus_repaired(struct dli_vcpus *vcpus);
+
 #endif
