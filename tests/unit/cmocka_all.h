@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef UNIT_CMOCKA_ALL_H
+#define UNIT_CMOCKA_ALL_H
+
+/* cmocka.h, and what has to be included before it. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+/* An array of struct CMUnitTest as a whole program. */
+#define RUN_TESTS(name, tests) cmocka_run_group_tests_name(name, tests, NULL, NULL)
+
+#endif

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: MIT */
+#include "guest.h"
+
+#include "cmocka_all.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+static void count(struct guest *guest, unsigned long request)
+{
+	switch (request) {
+	case KVM_RESET_DIRTY_RINGS:
+		atomic_fetch_add(&guest->resets, 1);
+		break;
+	case KVM_GET_DIRTY_LOG:
+		atomic_fetch_add(&guest->gets, 1);
+		break;
+	case KVM_CLEAR_DIRTY_LOG:
+		atomic_fetch_add(&guest->clears, 1);
+		break;
+	case KVM_SET_USER_MEMORY_REGION:
+		atomic_fetch_add(&guest->regions, 1);
+		break;
+	case KVM_ENABLE_CAP:
+		atomic_fetch_add(&guest->enables, 1);
+		break;
+	}
+}
+
+static int watched_ioctl(void *opaque, int fd, unsigned long request, void *arg)
+{
+	struct guest *guest = opaque;
+	const struct dl_os *below = model_os(guest->model);
+	int result = 0;
+
+	count(guest, request);
+	if (guest->config.intercept && guest->config.intercept(guest, fd, request, arg, &result))
+		return result;
+	return below->ioctl(below->opaque, fd, request, arg);
+}
+
+static int watched_mmap(void *opaque, int fd, uint64_t offset_bytes, size_t bytes, int prot,
+			int flags, void **addr)
+{
+	const struct dl_os *below = model_os(((struct guest *)opaque)->model);
+
+	return below->mmap(below->opaque, fd, offset_bytes, bytes, prot, flags, addr);
+}
+
+static int watched_munmap(void *opaque, void *addr, size_t bytes)
+{
+	const struct dl_os *below = model_os(((struct guest *)opaque)->model);
+
+	return below->munmap(below->opaque, addr, bytes);
+}
+
+static int watched_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
+{
+	const struct dl_os *below = model_os(((struct guest *)opaque)->model);
+
+	return below->signal_mask(below->opaque, how, set, old);
+}
+
+void guest_new(struct guest *guest, const struct guest_config *config)
+{
+	memset(guest, 0, sizeof(*guest));
+	if (config)
+		guest->config = *config;
+	guest->model = model_new(&guest->config.model);
+	assert_non_null(guest->model);
+	guest->os = *model_os(guest->model);
+	guest->os.opaque = guest;
+	guest->os.ioctl = watched_ioctl;
+	guest->os.mmap = watched_mmap;
+	guest->os.munmap = watched_munmap;
+	guest->os.signal_mask = watched_signal_mask;
+	guest->page_bytes = guest->os.page_bytes;
+	guest->vm_fd = model_vm_create(guest->model);
+	assert_true(guest->vm_fd > 0);
+}
+
+int guest_open_log(struct guest *guest)
+{
+	struct dl_options *options = &guest->config.options;
+
+	options->size = sizeof(*options);
+	options->os = &guest->os;
+	return dl_log_open(guest->vm_fd, options, &guest->log, guest->why, sizeof(guest->why));
+}
+
+void guest_open(struct guest *guest, const struct guest_config *config)
+{
+	guest_new(guest, config);
+	if (guest_open_log(guest))
+		fail_msg("%s", guest->why);
+}
+
+void guest_close(struct guest *guest)
+{
+	for (unsigned int i = 0; i < guest->vcpu_count; i++)
+		dl_vcpu_remove(guest->vcpus[i].handle);
+	dl_log_close(guest->log);
+	model_free(guest->model);
+	for (unsigned int i = 0; i < guest->block_count; i++)
+		free(guest->blocks[i].memory);
+	memset(guest, 0, sizeof(*guest));
+}
+
+static uint64_t next_value(struct guest *guest)
+{
+	return atomic_fetch_add_explicit(&guest->value, 1, memory_order_relaxed) + 1;
+}
+
+struct guest_block *guest_memory(struct guest *guest, uint64_t pages)
+{
+	struct guest_block *block = &guest->blocks[guest->block_count++];
+	size_t bytes = pages * guest->page_bytes;
+
+	assert_true(guest->block_count <= GUEST_BLOCKS);
+	block->pages = pages;
+	block->memory = aligned_alloc(guest->page_bytes, bytes);
+	assert_non_null(block->memory);
+	for (size_t i = 0; i < bytes / 8; i++)
+		((uint64_t *)(void *)block->memory)[i] = guest->block_count << 24 | i;
+	return block;
+}
+
+struct dl_slot guest_slot(const struct guest *guest, uint32_t number, uint64_t gpa_page,
+			  const struct guest_block *block, uint64_t first_page, uint64_t pages)
+{
+	return (struct dl_slot){
+		.size = sizeof(struct dl_slot),
+		.slot = number,
+		.gpa = gpa_page * guest->page_bytes,
+		.bytes = pages * guest->page_bytes,
+		.hva = (uintptr_t)block->memory + first_page * guest->page_bytes,
+	};
+}
+
+struct guest_block *guest_add_slot(struct guest *guest, uint32_t number, uint64_t gpa_page,
+				   uint64_t pages)
+{
+	struct guest_block *block = guest_memory(guest, pages);
+	struct dl_slot slot = guest_slot(guest, number, gpa_page, block, 0, pages);
+
+	assert_int_equal(dl_slot_set(guest->log, &slot), 0);
+	return block;
+}
+
+struct guest_vcpu *guest_vcpu(struct guest *guest, bool add)
+{
+	struct guest_vcpu *vcpu = &guest->vcpus[guest->vcpu_count++];
+
+	assert_true(guest->vcpu_count <= GUEST_VCPUS);
+	vcpu->fd = model_vcpu_create(guest->model, guest->vm_fd);
+	assert_true(vcpu->fd > 0);
+	if (add)
+		guest_vcpu_add(guest, vcpu);
+	return vcpu;
+}
+
+void guest_vcpu_add(struct guest *guest, struct guest_vcpu *vcpu)
+{
+	assert_int_equal(dl_vcpu_add(guest->log, vcpu->fd, &vcpu->handle), 0);
+}
+
+/* Somewhere in the page, so that a copy of a part of it would not do. */
+static uint64_t place_in_page(const struct guest *guest, uint64_t value)
+{
+	return value * 8 * 37 % guest->page_bytes;
+}
+
+int guest_write(struct guest *guest, struct guest_vcpu *vcpu, uint32_t as_id, uint64_t gpa_page)
+{
+	uint64_t value = next_value(guest);
+	uint64_t gpa = gpa_page * guest->page_bytes + place_in_page(guest, value);
+
+	for (int exits = 0; exits < GUEST_MAX_EXITS; exits++) {
+		int r = model_vcpu_write(guest->model, vcpu->fd, as_id, gpa, &value, sizeof(value));
+
+		if (r != KVM_EXIT_DIRTY_RING_FULL)
+			return r;
+		atomic_fetch_add(&vcpu->full_exits, 1);
+		/* An error leaves the ring as it is: the vCPU comes out again. */
+		(void)!dl_vcpu_drain(vcpu->handle);
+	}
+	print_error("a vCPU does not get into the guest any more\n");
+	abort();
+}
+
+void guest_kernel_write(struct guest *guest, uint64_t gpa_page)
+{
+	uint64_t value = next_value(guest);
+
+	if (model_kernel_write(guest->model, guest->vm_fd, 0,
+			       gpa_page * guest->page_bytes + place_in_page(guest, value), &value,
+			       sizeof(value)))
+		abort();
+}
+
+void guest_device_write(struct guest *guest, struct guest_block *block, uint64_t page,
+			uint64_t gpa_page)
+{
+	uint64_t value = next_value(guest), place = place_in_page(guest, value);
+
+	model_copy(block->memory + page * guest->page_bytes + place, &value, sizeof(value));
+	if (dl_mark(guest->log, 0, gpa_page * guest->page_bytes + place, sizeof(value)))
+		abort();
+}
+
+void guest_stop(struct guest *guest)
+{
+	for (unsigned int i = 0; i < guest->vcpu_count; i++)
+		model_vcpu_exit(guest->model, guest->vcpus[i].fd, KVM_EXIT_INTR);
+}
+
+int guest_drain(struct guest *guest, uint64_t *gpa_pages, int max_pages)
+{
+	struct dl_run runs[7];
+	struct dl_iter *iter;
+	int n, pages = 0;
+
+	assert_int_equal(dl_iter_new(guest->log, 0, &iter), 0);
+	while ((n = dl_iter_read(iter, runs, 7)) > 0) {
+		for (int i = 0; i < n; i++)
+			for (uint64_t at = 0; at < runs[i].bytes; at += guest->page_bytes)
+				if (pages++ < max_pages)
+					gpa_pages[pages - 1] =
+						(runs[i].gpa + at) / guest->page_bytes;
+		assert_int_equal(dl_iter_ack(iter, runs, (uint32_t)n), 0);
+	}
+	assert_int_equal(n, 0);
+	dl_iter_free(iter);
+	return pages > max_pages ? -1 : pages;
+}
+
+int guest_pass(struct guest *guest, uint32_t flags, uint64_t *gpa_pages, int max_pages)
+{
+	assert_int_equal(dl_harvest(guest->log, flags, NULL), 0);
+	return guest_drain(guest, gpa_pages, max_pages);
+}
+
+struct dl_stats guest_stats(const struct guest *guest)
+{
+	struct dl_stats stats = { .size = sizeof(stats) };
+
+	assert_int_equal(dl_log_stats(guest->log, &stats), 0);
+	return stats;
+}

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef UNIT_GUEST_H
+#define UNIT_GUEST_H
+
+/*
+ * A guest of the model kernel with its dirty log, as most tests of the upper rooms begin: memory,
+ * slots over it, vCPUs that drain their full rings. Failures in here fail the test; functions that
+ * threads may call are marked [T] and abort instead.
+ */
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <dirtylog/dirtylog.h>
+
+#include "model.h"
+
+enum {
+	GUEST_VCPUS = 8,
+	GUEST_BLOCKS = 16,
+	/* Far more than any recovery takes. */
+	GUEST_MAX_EXITS = 4000,
+};
+
+/* A piece of memory: slots come and go over it, it stays. */
+struct guest_block {
+	uint8_t *memory;
+	uint64_t pages;
+};
+
+struct guest_vcpu {
+	int fd;
+	struct dl_vcpu *handle; /* NULL: not added */
+	atomic_ulong full_exits;
+};
+
+struct guest;
+
+/*
+ * Sees the library's ioctls before the model does. True: it has dealt with it, and *result is the
+ * answer.
+ */
+typedef bool guest_intercept(struct guest *guest, int fd, unsigned long request, void *arg,
+			     int *result);
+
+struct guest_config {
+	struct model_options model;
+	struct dl_options options; /* size and os are filled in */
+	guest_intercept *intercept;
+};
+
+struct guest {
+	struct guest_config config;
+	struct model *model;
+	struct dl_os os; /* the model's, with the interceptor in front */
+	int vm_fd;
+	uint32_t page_bytes;
+	struct dl_log *log;
+	char why[400];
+	struct guest_block blocks[GUEST_BLOCKS];
+	unsigned int block_count;
+	struct guest_vcpu vcpus[GUEST_VCPUS];
+	unsigned int vcpu_count;
+	atomic_ulong value; /* of the last store: each is new */
+	atomic_uint resets, gets, clears, regions, enables;
+};
+
+/* Model and VM; with log, the log too. NULL config: all default. */
+void guest_new(struct guest *guest, const struct guest_config *config);
+int guest_open_log(struct guest *guest);
+void guest_open(struct guest *guest, const struct guest_config *config);
+void guest_close(struct guest *guest);
+
+/* Memory, filled with numbers. */
+struct guest_block *guest_memory(struct guest *guest, uint64_t pages);
+
+/* A slot over the block from first_page of it on, at page gpa_page of the guest. */
+struct dl_slot guest_slot(const struct guest *guest, uint32_t number, uint64_t gpa_page,
+			  const struct guest_block *block, uint64_t first_page, uint64_t pages);
+
+/* The same, and set: all of a new block. */
+struct guest_block *guest_add_slot(struct guest *guest, uint32_t number, uint64_t gpa_page,
+				   uint64_t pages);
+
+/* A vCPU; with add, known to the log. */
+struct guest_vcpu *guest_vcpu(struct guest *guest, bool add);
+void guest_vcpu_add(struct guest *guest, struct guest_vcpu *vcpu);
+
+/* [T] The guest stores a new value somewhere in a page. Drains full rings. 0 or -EFAULT. */
+int guest_write(struct guest *guest, struct guest_vcpu *vcpu, uint32_t as_id, uint64_t gpa_page);
+
+/* [T] The same by another way: a kernel's writer without vCPU, and a device of the VMM. */
+void guest_kernel_write(struct guest *guest, uint64_t gpa_page);
+void guest_device_write(struct guest *guest, struct guest_block *block, uint64_t page,
+			uint64_t gpa_page);
+
+/* Every vCPU leaves the guest for good. */
+void guest_stop(struct guest *guest);
+
+/* Pages of address space 0 that one pass hands out, each acknowledged. -1: more than max. */
+int guest_pass(struct guest *guest, uint32_t flags, uint64_t *gpa_pages, int max_pages);
+
+/* The same without the harvest. */
+int guest_drain(struct guest *guest, uint64_t *gpa_pages, int max_pages);
+
+struct dl_stats guest_stats(const struct guest *guest);
+
+#endif

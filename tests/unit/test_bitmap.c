@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: MIT */
+/* KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG of one slot: sizes, byte order, failures. */
+#include "bitmap.h"
+#include "cmocka_all.h"
+#include "fake_os.h"
+#include "uapi.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { VM_FD = 7 };
+
+static struct fake_os fake;
+static struct dli_bitmap_buffer buffer;
+static int answer;
+static struct kvm_dirty_log get;
+static struct kvm_clear_dirty_log clear;
+
+/* Page 1 of the first word and page 8 of the second, as the kernel writes them: bytes. */
+static const unsigned char kernel_bytes[16] = { 2, 0, 0, 0, 0, 0, 0, 0, 0, 1 };
+
+static int kernel(struct fake_os *os, int fd, unsigned long request, void *arg)
+{
+	assert_int_equal(fd, VM_FD);
+	if (request == KVM_GET_DIRTY_LOG) {
+		memcpy(&get, arg, sizeof(get));
+		memcpy(get.dirty_bitmap, kernel_bytes, sizeof(kernel_bytes));
+	} else {
+		assert_int_equal(request, KVM_CLEAR_DIRTY_LOG);
+		memcpy(&clear, arg, sizeof(clear));
+		assert_memory_equal(clear.dirty_bitmap, kernel_bytes, sizeof(kernel_bytes));
+	}
+	return answer;
+}
+
+static int setup(void **state)
+{
+	fake_os_init(&fake);
+	fake.ioctl = kernel;
+	answer = 0;
+	memset(&get, 0xff, sizeof(get));
+	memset(&clear, 0xff, sizeof(clear));
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	dli_bitmap_release(&buffer, &fake.os);
+	return buffer.words || buffer.bytes || fake.maps_live ? -1 : 0;
+}
+
+#define bitmap_test(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
+
+static void words_are_whole(void **state)
+{
+	assert_int_equal(dli_bitmap_words(1), 1);
+	assert_int_equal(dli_bitmap_words(64), 1);
+	assert_int_equal(dli_bitmap_words(65), 2);
+	assert_int_equal(dli_bitmap_words(100), 2);
+	assert_int_equal(dli_bitmap_words((UINT64_C(1) << 31) - 1), 1 << 25);
+}
+
+static void get_asks_for_the_slot_and_reads_little_endian(void **state)
+{
+	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 100), 0);
+	assert_int_equal(dli_bitmap_get(&fake.os, VM_FD, 1 << 16 | 3, buffer.words), 0);
+	assert_int_equal(get.slot, 1 << 16 | 3);
+	assert_ptr_equal(get.dirty_bitmap, buffer.words);
+	assert_int_equal(dli_bitmap_word(buffer.words[0]), 2);
+	assert_int_equal(dli_bitmap_word(buffer.words[1]), 256);
+}
+
+static void clear_names_its_pages_and_writes_little_endian(void **state)
+{
+	uint64_t words[2] = { 2, 256 };
+
+	assert_int_equal(dli_bitmap_clear(&fake.os, VM_FD, 9, 640, 100, words), 0);
+	assert_int_equal(clear.slot, 9);
+	assert_int_equal(clear.first_page, 640);
+	assert_int_equal(clear.num_pages, 100);
+}
+
+static void failures_are_passed_on(void **state)
+{
+	uint64_t words[2] = { 2, 256 };
+
+	answer = -EFAULT;
+	assert_int_equal(dli_bitmap_get(&fake.os, VM_FD, 0, words), -EFAULT);
+	words[0] = 2;
+	words[1] = 256;
+	assert_int_equal(dli_bitmap_clear(&fake.os, VM_FD, 0, 0, 100, words), -EFAULT);
+}
+
+/* A GET whose buffer is not there fails after it has cleared: so it is there before. */
+static void the_buffer_is_resident(void **state)
+{
+	const uint64_t pages = UINT64_C(1) << 28, bytes = pages / 8;
+	uint64_t before = resident_bytes();
+
+	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, pages), 0);
+	assert_true(buffer.bytes >= bytes);
+	assert_true(resident_bytes() - before >= bytes);
+}
+
+static void the_buffer_grows_and_never_shrinks(void **state)
+{
+	const uint64_t *words;
+
+	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 10), 0);
+	assert_int_equal(buffer.bytes, 8);
+	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 1000), 0);
+	assert_int_equal(buffer.bytes, 128);
+	words = buffer.words;
+	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 1), 0);
+	assert_ptr_equal(buffer.words, words);
+	assert_int_equal(buffer.bytes, 128);
+	assert_int_equal(fake.maps_live, 1);
+}
+
+static void without_memory_the_old_buffer_stays(void **state)
+{
+	const uint64_t *words;
+
+	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 64), 0);
+	words = buffer.words;
+	fake.map_error = -ENOMEM;
+	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 65), -ENOMEM);
+	assert_ptr_equal(buffer.words, words);
+	assert_int_equal(buffer.bytes, 8);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		bitmap_test(words_are_whole),
+		bitmap_test(get_asks_for_the_slot_and_reads_little_endian),
+		bitmap_test(clear_names_its_pages_and_writes_little_endian),
+		bitmap_test(failures_are_passed_on),
+		bitmap_test(the_buffer_is_resident),
+		bitmap_test(the_buffer_grows_and_never_shrinks),
+		bitmap_test(without_memory_the_old_buffer_stays),
+	};
+
+	return RUN_TESTS("bitmap", tests);
+}

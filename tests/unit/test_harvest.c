@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: MIT */
+/* dl_harvest(): what it asks the kernel, in which order, and what its failures leave. */
+#include "cmocka_all.h"
+#include "guest.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+enum {
+	PAGES = 300,
+	OTHER_PAGE = 1000,
+	MAX_CALLS = 64,
+	BACKUP = MODEL_HAS_RING_ACQ_REL | MODEL_HAS_BACKUP,
+};
+
+static struct guest guest;
+static struct guest_vcpu *vcpus[2];
+static struct {
+	unsigned long requests[MAX_CALLS];
+	uint32_t slots[MAX_CALLS];
+	unsigned int n;
+} seen;
+
+static bool watch(struct guest *g, int fd, unsigned long request, void *arg, int *result)
+{
+	bool has_slot = request == KVM_GET_DIRTY_LOG || request == KVM_SET_USER_MEMORY_REGION;
+
+	if (seen.n == MAX_CALLS || !(has_slot || request == KVM_RESET_DIRTY_RINGS))
+		return false;
+	seen.requests[seen.n] = request;
+	seen.slots[seen.n++] = has_slot ? *(const uint32_t *)arg : 0;
+	return false;
+}
+
+static void begin(uint32_t has, uint32_t mode, uint32_t ring_entries)
+{
+	const struct guest_config config = {
+		.model = { .has = has },
+		.options = { .mode = mode, .ring_entries = ring_entries },
+		.intercept = watch,
+	};
+
+	guest_open(&guest, &config);
+	guest_add_slot(&guest, 0, 0, PAGES);
+	guest_add_slot(&guest, 1, OTHER_PAGE, PAGES);
+	for (int i = 0; i < 2; i++)
+		vcpus[i] = guest_vcpu(&guest, true);
+	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	seen.n = 0;
+}
+
+static void write_pages(int vcpu, uint64_t first, uint64_t n)
+{
+	for (uint64_t page = first; page < first + n; page++)
+		assert_int_equal(guest_write(&guest, vcpus[vcpu], 0, page), 0);
+}
+
+static void fail_once(unsigned long request, int error, bool after)
+{
+	const struct model_fault fault = {
+		.request = request, .times = 1, .error = error, .after = after
+	};
+
+	assert_int_equal(model_fault(guest.model, &fault), 0);
+}
+
+static void expect_pass(uint32_t flags, uint64_t first, int n)
+{
+	uint64_t pages[2 * PAGES];
+
+	assert_int_equal(guest_pass(&guest, flags, pages, 2 * PAGES), n);
+	for (int i = 0; i < n; i++)
+		assert_int_equal(pages[i], first + (uint64_t)i);
+}
+
+static uint64_t pending_pages(void)
+{
+	return guest_stats(&guest).pending_bytes / guest.page_bytes;
+}
+
+static void arguments_are_checked(void **state)
+{
+	begin(0, DL_MODE_RING, 0);
+	assert_int_equal(dl_harvest(NULL, 0, NULL), -EINVAL);
+	assert_int_equal(dl_harvest(guest.log, 2, NULL), -EINVAL);
+	guest_close(&guest);
+}
+
+static void one_reset_is_for_all_rings(void **state)
+{
+	begin(0, DL_MODE_RING, 0);
+	write_pages(0, 0, 100);
+	write_pages(1, 100, 50);
+	expect_pass(0, 0, 150);
+	assert_int_equal(seen.n, 1);
+	assert_int_equal(seen.requests[0], KVM_RESET_DIRTY_RINGS);
+	guest_close(&guest);
+}
+
+static void what_is_pending_is_told(void **state)
+{
+	uint64_t pending_bytes = 7;
+
+	begin(0, DL_MODE_RING, 0);
+	write_pages(0, 0, 10);
+	write_pages(1, 5, 10);
+	assert_int_equal(dl_harvest(guest.log, 0, &pending_bytes), 0);
+	assert_int_equal(pending_bytes, 15 * 4096);
+	assert_int_equal(dl_slot_remove(guest.log, 1, 0), 0);
+	assert_int_equal(dl_harvest(guest.log, 0, &pending_bytes), 0);
+	assert_int_equal(pending_bytes, (15 + PAGES) * 4096);
+	fail_once(KVM_RESET_DIRTY_RINGS, EIO, false);
+	write_pages(0, 20, 1);
+	pending_bytes = 7;
+	assert_int_equal(dl_harvest(guest.log, 0, &pending_bytes), -EIO);
+	assert_int_equal(pending_bytes, 7);
+	guest_close(&guest);
+}
+
+static void the_backup_is_read_last_and_only_in_the_final_pass(void **state)
+{
+	begin(BACKUP, DL_MODE_RING, 0);
+	write_pages(0, 0, 10);
+	guest_kernel_write(&guest, 20);
+	guest_kernel_write(&guest, OTHER_PAGE + 20);
+	expect_pass(0, 0, 10);
+	assert_int_equal(seen.n, 1);
+	write_pages(1, 5, 1);
+	seen.n = 0;
+	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
+	assert_int_equal(seen.n, 3);
+	assert_int_equal(seen.requests[0], KVM_RESET_DIRTY_RINGS);
+	assert_int_equal(seen.requests[1], KVM_GET_DIRTY_LOG);
+	assert_int_equal(seen.slots[1], 0);
+	assert_int_equal(seen.requests[2], KVM_GET_DIRTY_LOG);
+	assert_int_equal(seen.slots[2], 1);
+	assert_int_equal(pending_pages(), 3);
+	/* The final pass can be made again. */
+	guest_kernel_write(&guest, 21);
+	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
+	assert_int_equal(pending_pages(), 4);
+	guest_close(&guest);
+}
+
+static void without_backup_there_is_no_bitmap_to_read(void **state)
+{
+	begin(MODEL_HAS_RING_ACQ_REL, DL_MODE_RING, 0);
+	expect_pass(DL_HARVEST_FINAL, 0, 0);
+	assert_int_equal(guest.gets, 0);
+	guest_close(&guest);
+}
+
+static void in_bitmap_mode_every_slot_is_read(void **state)
+{
+	begin(0, DL_MODE_BITMAP, 0);
+	write_pages(0, 64, 10);
+	write_pages(1, 70, 20);
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	assert_int_equal(seen.n, 2);
+	assert_int_equal(seen.requests[0] | seen.requests[1], KVM_GET_DIRTY_LOG);
+	assert_int_equal(pending_pages(), 26);
+	expect_pass(DL_HARVEST_FINAL, 64, 26);
+	guest_close(&guest);
+}
+
+static void a_failed_reset_keeps_its_entries(void **state)
+{
+	begin(0, DL_MODE_RING, 0);
+	write_pages(0, 0, 30);
+	write_pages(1, 30, 30);
+	fail_once(KVM_RESET_DIRTY_RINGS, EIO, false);
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), -EIO);
+	/* Not protected yet, so nobody may read them. */
+	assert_int_equal(pending_pages(), 0);
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	assert_true(pending_pages() >= 60);
+	write_pages(0, 0, 1);
+	assert_int_equal(guest_drain(&guest, NULL, 0), -1);
+	guest_close(&guest);
+}
+
+/* KVM has cleared its bits before it finds that it cannot write them. */
+static void a_failed_get_counts_as_a_whole_slot(void **state)
+{
+	static const uint32_t has[] = { 0, MODEL_HAS_NOTHING };
+	char text[600];
+
+	for (int i = 0; i < 2; i++) {
+		begin(has[i], DL_MODE_BITMAP, 0);
+		write_pages(0, 5, 3);
+		write_pages(0, OTHER_PAGE, 1);
+		fail_once(KVM_GET_DIRTY_LOG, EFAULT, true);
+		assert_int_equal(dl_harvest(guest.log, 0, NULL), -EFAULT);
+		assert_int_equal(pending_pages(), PAGES + 1);
+		assert_true(dl_log_describe(guest.log, text, sizeof(text)) > 0);
+		assert_non_null(strstr(text, "bitmap could not be read for slot 0"));
+		assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+		assert_int_equal(pending_pages(), PAGES + 1);
+		guest_close(&guest);
+	}
+}
+
+static void a_failed_get_of_the_backup_does_not_end_the_others(void **state)
+{
+	begin(BACKUP, DL_MODE_RING, 0);
+	guest_kernel_write(&guest, 3);
+	guest_kernel_write(&guest, OTHER_PAGE + 3);
+	fail_once(KVM_GET_DIRTY_LOG, EFAULT, true);
+	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), -EFAULT);
+	assert_int_equal(pending_pages(), PAGES + 1);
+	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
+	guest_close(&guest);
+}
+
+/* The ring fills past its end: the vCPU is not asked in between. */
+static void overflow(int vcpu)
+{
+	for (uint64_t i = 0; i < 300; i++)
+		assert_int_equal(model_vcpu_write_unchecked(guest.model, vcpus[vcpu]->fd, 0,
+							    i % PAGES * 4096, NULL, 8),
+				 0);
+}
+
+static void an_overflow_protects_all_and_then_marks_all(void **state)
+{
+	begin(0, DL_MODE_RING, 256);
+	write_pages(0, OTHER_PAGE, 20);
+	overflow(0);
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	assert_int_equal(pending_pages(), 2 * PAGES);
+	assert_int_equal(guest_stats(&guest).overflows, 1);
+	/* Off and on of two slots. */
+	assert_int_equal(seen.n, 4);
+	for (int i = 0; i < 4; i++) {
+		assert_int_equal(seen.requests[i], KVM_SET_USER_MEMORY_REGION);
+		assert_int_equal(seen.slots[i], i % 2);
+	}
+	assert_int_equal(guest_drain(&guest, NULL, 0), -1);
+	/* Once is enough. */
+	seen.n = 0;
+	expect_pass(0, 0, 0);
+	assert_int_equal(seen.n, 0);
+	guest_close(&guest);
+}
+
+/* Nobody writes then, but the guest may be resumed. */
+static void the_final_pass_protects_all_too(void **state)
+{
+	begin(BACKUP, DL_MODE_RING, 256);
+	write_pages(1, OTHER_PAGE, 20);
+	overflow(0);
+	guest_kernel_write(&guest, 3);
+	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
+	assert_int_equal(pending_pages(), 2 * PAGES);
+	assert_int_equal(guest_drain(&guest, NULL, 0), -1);
+	write_pages(1, OTHER_PAGE, 20);
+	expect_pass(0, OTHER_PAGE, 20);
+	guest_close(&guest);
+}
+
+static void fail_slot(uint32_t slot, uint32_t skip, uint32_t times)
+{
+	const struct model_fault fault = { .request = KVM_SET_USER_MEMORY_REGION,
+					   .skip = skip,
+					   .times = times,
+					   .error = ENOMEM,
+					   .only_slot = true,
+					   .slot = slot };
+
+	assert_int_equal(model_fault(guest.model, &fault), 0);
+}
+
+/* Whatever of a repair fails, the next harvest makes it good. */
+static void a_repair_that_fails_is_made_again(void **state)
+{
+	for (uint32_t slot = 0; slot < 2; slot++) {
+		for (uint32_t skip = 0; skip < 2; skip++) {
+			begin(BACKUP, DL_MODE_RING, 256);
+			overflow(0);
+			guest_kernel_write(&guest, 3);
+			fail_slot(slot, skip, 1);
+			assert_int_equal(dl_harvest(guest.log, 0, NULL), -ENOMEM);
+			guest_kernel_write(&guest, OTHER_PAGE + 3);
+			assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+			assert_int_equal(pending_pages(), 2 * PAGES);
+			assert_int_equal(guest_drain(&guest, NULL, 0), -1);
+			write_pages(1, 7, 1);
+			expect_pass(0, 7, 1);
+			guest_close(&guest);
+		}
+	}
+}
+
+static void a_slot_that_stays_off_is_an_error_each_time(void **state)
+{
+	begin(0, DL_MODE_RING, 256);
+	overflow(0);
+	fail_slot(1, 1, 0);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(dl_harvest(guest.log, i ? DL_HARVEST_FINAL : 0, NULL), -ENOMEM);
+	model_faults_clear(guest.model);
+	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
+	assert_int_equal(pending_pages(), 2 * PAGES);
+	guest_close(&guest);
+}
+
+/* A full ring means a harvest is overdue; an empty one says nothing. */
+static void when_the_next_one_is_due(void **state)
+{
+	uint64_t due_ns = 0, longer_ns;
+
+	begin(0, DL_MODE_RING, 256);
+	assert_int_equal(dl_log_harvest_due(NULL, &due_ns), -EINVAL);
+	assert_int_equal(dl_log_harvest_due(guest.log, NULL), -EINVAL);
+	assert_int_equal(dl_log_harvest_due(guest.log, &due_ns), 0);
+	assert_true(due_ns == UINT64_MAX);
+	write_pages(0, 0, 190);
+	expect_pass(0, 0, 190);
+	assert_int_equal(dl_log_harvest_due(guest.log, &due_ns), 0);
+	assert_true(due_ns < UINT64_MAX);
+	write_pages(0, 0, 1);
+	expect_pass(0, 0, 1);
+	assert_int_equal(dl_log_harvest_due(guest.log, &longer_ns), 0);
+	assert_true(longer_ns < UINT64_MAX);
+	expect_pass(0, 0, 0);
+	assert_int_equal(dl_log_harvest_due(guest.log, &due_ns), 0);
+	assert_true(due_ns == UINT64_MAX);
+	guest_close(&guest);
+	begin(0, DL_MODE_BITMAP, 0);
+	write_pages(0, 0, 190);
+	expect_pass(0, 0, 190);
+	assert_int_equal(dl_log_harvest_due(guest.log, &due_ns), 0);
+	assert_true(due_ns == UINT64_MAX);
+	guest_close(&guest);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(arguments_are_checked),
+		cmocka_unit_test(one_reset_is_for_all_rings),
+		cmocka_unit_test(what_is_pending_is_told),
+		cmocka_unit_test(the_backup_is_read_last_and_only_in_the_final_pass),
+		cmocka_unit_test(without_backup_there_is_no_bitmap_to_read),
+		cmocka_unit_test(in_bitmap_mode_every_slot_is_read),
+		cmocka_unit_test(a_failed_reset_keeps_its_entries),
+		cmocka_unit_test(a_failed_get_counts_as_a_whole_slot),
+		cmocka_unit_test(a_failed_get_of_the_backup_does_not_end_the_others),
+		cmocka_unit_test(an_overflow_protects_all_and_then_marks_all),
+		cmocka_unit_test(the_final_pass_protects_all_too),
+		cmocka_unit_test(a_repair_that_fails_is_made_again),
+		cmocka_unit_test(a_slot_that_stays_off_is_an_error_each_time),
+		cmocka_unit_test(when_the_next_one_is_due),
+	};
+
+	return RUN_TESTS("harvest", tests);
+}

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: MIT */
+/* Bitmap mode with manual protection: CLEAR comes before a chunk is handed out, or it is not. */
+#include "cmocka_all.h"
+#include "guest.h"
+#include "pageset.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { PAGES = PAGESET_CHUNK_PAGES + 100, CHUNK = PAGESET_CHUNK_PAGES, MAX_CLEARS = 64 };
+
+static struct guest guest;
+static struct guest_vcpu *vcpu;
+static struct {
+	struct kvm_clear_dirty_log calls[MAX_CLEARS];
+	unsigned int n;
+	int error; /* of the next one */
+} clears;
+
+static bool watch(struct guest *g, int fd, unsigned long request, void *arg, int *result)
+{
+	if (request != KVM_CLEAR_DIRTY_LOG)
+		return false;
+	assert_true(clears.n < MAX_CLEARS);
+	memcpy(&clears.calls[clears.n++], arg, sizeof(clears.calls[0]));
+	*result = clears.error;
+	clears.error = 0;
+	return *result;
+}
+
+static void begin(uint32_t start_flags)
+{
+	const struct guest_config config = { .model = { .no_memory = true },
+					     .options = { .mode = DL_MODE_BITMAP },
+					     .intercept = watch };
+	struct dl_slot slot = { .size = sizeof(slot), .bytes = PAGES * UINT64_C(4096) };
+
+	memset(&clears, 0, sizeof(clears));
+	guest_open(&guest, &config);
+	vcpu = guest_vcpu(&guest, true);
+	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
+	assert_int_equal(dl_log_start(guest.log, start_flags), 0);
+}
+
+static int setup_clean(void **state)
+{
+	begin(DL_START_CLEAN);
+	return 0;
+}
+
+static int setup_dirty(void **state)
+{
+	begin(0);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	guest_close(&guest);
+	return 0;
+}
+
+#define clean_test(f) cmocka_unit_test_setup_teardown(f, setup_clean, teardown)
+#define dirty_test(f) cmocka_unit_test_setup_teardown(f, setup_dirty, teardown)
+
+static void write_page(uint64_t page)
+{
+	assert_int_equal(guest_write(&guest, vcpu, 0, page), 0);
+}
+
+static uint8_t state_of(uint64_t page)
+{
+	uint8_t state = 0;
+
+	assert_int_equal(model_page_states(guest.model, guest.vm_fd, 0, page, 1, &state), 0);
+	return state;
+}
+
+static bool is_protected(uint64_t page)
+{
+	return (state_of(page) & (MODEL_PAGE_PROTECTED | MODEL_PAGE_STALE_TLB)) ==
+	       MODEL_PAGE_PROTECTED;
+}
+
+static void expect_clear(unsigned int i, uint64_t first_page, uint32_t pages)
+{
+	assert_true(i < clears.n);
+	assert_int_equal(clears.calls[i].slot, 0);
+	assert_int_equal(clears.calls[i].first_page, first_page);
+	assert_int_equal(clears.calls[i].num_pages, pages);
+}
+
+static void a_page_is_handed_out_protected(void **state)
+{
+	struct dl_iter *iter;
+	struct dl_run run;
+
+	write_page(70);
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	assert_int_equal(clears.n, 0);
+	assert_false(is_protected(70));
+	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
+	assert_int_equal(clears.n, 0);
+	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+	assert_int_equal(run.offset_bytes, 70 * 4096);
+	assert_true(is_protected(70));
+	expect_clear(0, 64, 64);
+	dl_iter_free(iter);
+}
+
+/* KVM wants multiples of 64, or the slot's end. */
+static void the_last_clear_reaches_to_the_end(void **state)
+{
+	uint64_t pages[4];
+
+	write_page(CHUNK + 10);
+	write_page(CHUNK + 90);
+	assert_int_equal(guest_pass(&guest, 0, pages, 4), 2);
+	assert_int_equal(clears.n, 1);
+	expect_clear(0, CHUNK, 100);
+	write_page(CHUNK + 99);
+	assert_int_equal(guest_pass(&guest, 0, pages, 4), 1);
+	expect_clear(1, CHUNK + 64, 36);
+}
+
+static void one_clear_a_chunk(void **state)
+{
+	for (uint64_t i = 0; i < 3; i++)
+		assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1 + (i > 0));
+	/* All pages at first, and what the first GET says of them again: nothing. */
+	assert_int_equal(clears.n, 2);
+	expect_clear(0, 0, CHUNK);
+	expect_clear(1, CHUNK, 100);
+}
+
+static void a_harvest_does_not_report_what_is_still_to_be_cleared(void **state)
+{
+	uint64_t pages[4], pending_bytes = 0;
+
+	write_page(3);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(dl_harvest(guest.log, 0, &pending_bytes), 0);
+		assert_int_equal(pending_bytes, 4096);
+	}
+	assert_int_equal(guest_drain(&guest, pages, 4), 1);
+	assert_int_equal(guest_pass(&guest, 0, pages, 4), 0);
+}
+
+/* Handed out, then written again: reported again, although it is not yet acknowledged. */
+static void a_write_after_the_clear_is_reported(void **state)
+{
+	struct dl_iter *iter;
+	uint64_t page;
+	struct dl_run run;
+
+	write_page(3);
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
+	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+	write_page(3);
+	assert_int_equal(dl_iter_ack(iter, &run, 1), 0);
+	dl_iter_free(iter);
+	assert_int_equal(guest_pass(&guest, 0, &page, 1), 1);
+	assert_int_equal(page, 3);
+}
+
+/* Between the GET and the CLEAR it was written again, marked, or only handed out: all the same. */
+static void a_fold_back_is_cleared_again(void **state)
+{
+	struct dl_iter *iter;
+	uint64_t page;
+	struct dl_run run;
+
+	write_page(3);
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
+	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+	write_page(3);
+	dl_iter_free(iter);
+	assert_int_equal(guest_drain(&guest, &page, 1), 1);
+	assert_int_equal(clears.n, 2);
+	assert_true(is_protected(3));
+	assert_int_equal(guest_pass(&guest, 0, &page, 1), 0);
+}
+
+static void a_marked_page_is_cleared_too(void **state)
+{
+	uint64_t page;
+
+	write_page(3);
+	assert_int_equal(dl_slot_mark(guest.log, 0, 3 * 4096, 1), 0);
+	assert_int_equal(guest_drain(&guest, &page, 1), 1);
+	assert_true(is_protected(3));
+}
+
+static void a_clear_that_fails_keeps_its_pages(void **state)
+{
+	struct dl_iter *iter;
+	struct dl_run runs[4];
+	char text[600];
+
+	write_page(3);
+	write_page(CHUNK + 3);
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
+	clears.error = -EIO;
+	assert_int_equal(dl_iter_read(iter, runs, 4), -EIO);
+	assert_int_equal(guest_stats(&guest).pending_bytes, 2 * 4096);
+	assert_int_equal(guest_stats(&guest).unacked_bytes, 0);
+	assert_true(dl_log_describe(guest.log, text, sizeof(text)) > 0);
+	assert_non_null(strstr(text, "cleared for slot 0"));
+	assert_int_equal(dl_iter_read(iter, runs, 4), 2);
+	assert_int_equal(runs[0].offset_bytes, 3 * 4096);
+	assert_true(is_protected(3));
+	dl_iter_free(iter);
+}
+
+static bool fail_second_chunk(struct guest *g, int fd, unsigned long request, void *arg,
+			      int *result)
+{
+	const struct kvm_clear_dirty_log *clear = arg;
+
+	if (request != KVM_CLEAR_DIRTY_LOG || !clear->first_page || !clears.error)
+		return false;
+	*result = clears.error;
+	return true;
+}
+
+/* The runs that are there come first, then the error, then the rest. */
+static void an_error_comes_after_the_runs_before_it(void **state)
+{
+	struct dl_iter *iter;
+	struct dl_run runs[4];
+
+	write_page(3);
+	write_page(CHUNK + 3);
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
+	guest.config.intercept = fail_second_chunk;
+	clears.error = -ENOMEM;
+	assert_int_equal(dl_iter_read(iter, runs, 4), 1);
+	assert_int_equal(dl_iter_ack(iter, runs, 1), 0);
+	assert_int_equal(dl_iter_read(iter, runs, 4), -ENOMEM);
+	assert_int_equal(dl_iter_read(iter, runs, 4), -ENOMEM);
+	clears.error = 0;
+	assert_int_equal(dl_iter_read(iter, runs, 4), 1);
+	assert_int_equal(runs[0].offset_bytes, (CHUNK + 3) * UINT64_C(4096));
+	assert_int_equal(dl_iter_read(iter, runs, 4), 0);
+	dl_iter_free(iter);
+}
+
+/* Nobody has it any more in the kernel: the pages are handed out all the same. */
+static void a_slot_that_is_gone_is_not_cleared(void **state)
+{
+	assert_int_equal(dl_slot_remove(guest.log, 0, 0), 0);
+	assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
+	assert_int_equal(clears.n, 0);
+	assert_int_equal(guest_stats(&guest).pending_bytes, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		clean_test(a_page_is_handed_out_protected),
+		clean_test(the_last_clear_reaches_to_the_end),
+		dirty_test(one_clear_a_chunk),
+		clean_test(a_harvest_does_not_report_what_is_still_to_be_cleared),
+		clean_test(a_write_after_the_clear_is_reported),
+		clean_test(a_fold_back_is_cleared_again),
+		clean_test(a_marked_page_is_cleared_too),
+		clean_test(a_clear_that_fails_keeps_its_pages),
+		clean_test(an_error_comes_after_the_runs_before_it),
+		clean_test(a_slot_that_is_gone_is_not_cleared),
+	};
+
+	return RUN_TESTS("iter, clearing", tests);
+}

@@ -1,0 +1,444 @@
+/* SPDX-License-Identifier: MIT */
+/* Memslots set, moved, changed and removed by the library: arguments, errors, what is pending. */
+#include "cmocka_all.h"
+#include "guest.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+enum { PAGES = 100, GPA_PAGE = 1000 };
+
+static struct guest guest;
+static struct guest_block *block;
+static struct dl_slot slot; /* set: all of block at GPA_PAGE */
+
+static void begin(uint32_t has, uint32_t mode, bool start)
+{
+	const struct guest_config config = { .model = { .has = has }, .options = { .mode = mode } };
+
+	guest_open(&guest, &config);
+	block = guest_memory(&guest, PAGES);
+	slot = guest_slot(&guest, 3, GPA_PAGE, block, 0, PAGES);
+	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
+	if (start)
+		assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+}
+
+static int setup_off(void **state)
+{
+	begin(0, DL_MODE_RING, false);
+	return 0;
+}
+
+static int setup_ring(void **state)
+{
+	begin(0, DL_MODE_RING, true);
+	return 0;
+}
+
+static int setup_backup(void **state)
+{
+	begin(MODEL_HAS_RING_ACQ_REL | MODEL_HAS_BACKUP, DL_MODE_RING, true);
+	return 0;
+}
+
+static int setup_bitmap(void **state)
+{
+	begin(0, DL_MODE_BITMAP, true);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	guest_close(&guest);
+	return 0;
+}
+
+#define off_test(f)    cmocka_unit_test_setup_teardown(f, setup_off, teardown)
+#define ring_test(f)   cmocka_unit_test_setup_teardown(f, setup_ring, teardown)
+#define backup_test(f) cmocka_unit_test_setup_teardown(f, setup_backup, teardown)
+#define bitmap_test(f) cmocka_unit_test_setup_teardown(f, setup_bitmap, teardown)
+
+static void fail_once(unsigned long request, int error)
+{
+	const struct model_fault fault = { .request = request, .times = 1, .error = error };
+
+	assert_int_equal(model_fault(guest.model, &fault), 0);
+}
+
+static uint64_t pending_pages(void)
+{
+	return guest_stats(&guest).pending_bytes / guest.page_bytes;
+}
+
+/* The slots at hand: what a pass hands out must be n pages from gpa_page on, in order. */
+static void expect_pass(uint64_t gpa_page, int n)
+{
+	uint64_t pages[2 * PAGES];
+
+	assert_int_equal(guest_pass(&guest, 0, pages, 2 * PAGES), n);
+	for (int i = 0; i < n; i++)
+		assert_int_equal(pages[i], gpa_page + (uint64_t)i);
+}
+
+static void expect_set(const struct dl_slot *wanted, int result)
+{
+	struct dl_slot copy = *wanted;
+	unsigned int regions = guest.regions;
+
+	assert_int_equal(dl_slot_set(guest.log, &copy), result);
+	assert_memory_equal(&copy, wanted, sizeof(copy));
+	/* What the library itself refuses does not reach the kernel. */
+	if (result == -EINVAL || result == -EEXIST || result == -E2BIG)
+		assert_int_equal(guest.regions, regions);
+}
+
+static void set_refuses_what_is_no_slot(void **state)
+{
+	struct dl_slot s;
+
+#define REFUSE(change)                   \
+	do {                             \
+		s = slot;                \
+		s.slot = 4;              \
+		s.gpa += slot.bytes;     \
+		change;                  \
+		expect_set(&s, -EINVAL); \
+	} while (0)
+	REFUSE(s.gpa += 512);
+	REFUSE(s.hva += 512);
+	REFUSE(s.bytes -= 512);
+	REFUSE(s.bytes = 0);
+	REFUSE(s.gpa = UINT64_MAX - 8191);
+	REFUSE(s.hva = UINT64_MAX - 8191);
+	REFUSE(s.flags = 16);
+	REFUSE(s.flags = DL_SLOT_DISCARD);
+	REFUSE(s.kvm_flags = KVM_MEM_LOG_DIRTY_PAGES);
+	REFUSE(s.slot = 32764);
+	REFUSE(s.slot = 0xffff);
+	REFUSE(s.slot = 2 << 16);
+	REFUSE(s.bytes = UINT64_C(4096) << 31);
+	REFUSE(s.size = sizeof(s) - 1);
+#undef REFUSE
+	assert_int_equal(dl_slot_set(NULL, &slot), -EINVAL);
+	assert_int_equal(dl_slot_set(guest.log, NULL), -EINVAL);
+}
+
+static void set_reads_a_longer_struct(void **state)
+{
+	struct {
+		struct dl_slot known;
+		uint64_t tail;
+	} longer = { .known = slot };
+
+	longer.known.size = sizeof(longer);
+	assert_int_equal(dl_slot_set(guest.log, &longer.known), 0);
+	longer.tail = 1;
+	assert_int_equal(dl_slot_set(guest.log, &longer.known), -E2BIG);
+}
+
+static void set_refuses_what_overlaps(void **state)
+{
+	struct dl_slot other = guest_slot(&guest, 4, GPA_PAGE + PAGES - 1, block, 0, 2);
+
+	expect_set(&other, -EEXIST);
+	other.slot = 1 << 16 | 3;
+	expect_set(&other, 0);
+	other = guest_slot(&guest, 5, GPA_PAGE + PAGES, block, 0, 1);
+	expect_set(&other, 0);
+	/* A move onto another one too; onto itself is a move. */
+	other = slot;
+	other.gpa += guest.page_bytes;
+	expect_set(&other, -EEXIST);
+	other.gpa = slot.gpa - guest.page_bytes;
+	expect_set(&other, 0);
+}
+
+static void set_refuses_what_kvm_cannot_change(void **state)
+{
+	struct dl_slot other = slot;
+
+	other.bytes -= guest.page_bytes;
+	expect_set(&other, -EINVAL);
+	other = slot;
+	other.hva += guest.page_bytes;
+	expect_set(&other, -EINVAL);
+	other = slot;
+	other.kvm_flags = KVM_MEM_READONLY;
+	expect_set(&other, -EINVAL);
+	other = slot;
+	other.flags = DL_SLOT_NO_LOG;
+	expect_set(&other, -EINVAL);
+}
+
+static void the_same_again_is_nothing(void **state)
+{
+	unsigned int regions = guest.regions;
+
+	expect_set(&slot, 0);
+	assert_int_equal(guest.regions, regions);
+	assert_int_equal(pending_pages(), 0);
+}
+
+static void a_kernel_that_refuses_a_slot_leaves_the_log_as_it_was(void **state)
+{
+	struct dl_slot other = guest_slot(&guest, 4, 0, block, 0, 1);
+	char text[600];
+
+	fail_once(KVM_SET_USER_MEMORY_REGION, ENOSPC);
+	expect_set(&other, -ENOSPC);
+	assert_int_equal(dl_slot_mark(guest.log, 4, 0, 1), -ENOENT);
+	assert_int_equal(dl_mark(guest.log, 0, 0, 1), -ENOENT);
+	assert_true(dl_log_describe(guest.log, text, sizeof(text)) > 0);
+	assert_non_null(strstr(text, "could not be set for slot 4"));
+	expect_set(&other, 0);
+	assert_int_equal(pending_pages(), 1);
+}
+
+static void a_kernel_that_refuses_a_move_leaves_the_slot_in_place(void **state)
+{
+	struct dl_slot moved = slot;
+
+	moved.gpa = 0;
+	fail_once(KVM_SET_USER_MEMORY_REGION, ENOMEM);
+	expect_set(&moved, -ENOMEM);
+	assert_int_equal(dl_mark(guest.log, 0, 0, 1), -ENOENT);
+	assert_int_equal(dl_mark(guest.log, 0, slot.gpa, 1), 0);
+	expect_pass(GPA_PAGE, 1);
+}
+
+static void no_memory_for_the_set_is_an_error(void **state)
+{
+	struct dl_slot other = guest_slot(&guest, 4, 0, block, 0, 1);
+	unsigned int regions = guest.regions;
+
+	fail_once(MODEL_CALL_MMAP, ENOMEM);
+	assert_int_equal(dl_slot_set(guest.log, &other), -ENOMEM);
+	assert_int_equal(guest.regions, regions);
+	expect_set(&other, 0);
+}
+
+/* A GET that could not deliver would lose bits: no memory for it, no slot. */
+static void no_memory_for_the_bitmap_is_an_error(void **state)
+{
+	const struct model_fault second = {
+		.request = MODEL_CALL_MMAP, .skip = 1, .times = 1, .error = ENOMEM
+	};
+	struct dl_slot other = guest_slot(&guest, 4, 2000, guest_memory(&guest, 5000), 0, 5000);
+	unsigned int regions = guest.regions;
+
+	model_fault(guest.model, &second);
+	assert_int_equal(dl_slot_set(guest.log, &other), -ENOMEM);
+	assert_int_equal(guest.regions, regions);
+	assert_int_equal(dl_slot_mark(guest.log, 4, 0, 1), -ENOENT);
+	expect_set(&other, 0);
+	assert_int_equal(pending_pages(), 5000);
+}
+
+static void remove_refuses_what_is_not_there(void **state)
+{
+	assert_int_equal(dl_slot_remove(NULL, 3, 0), -EINVAL);
+	assert_int_equal(dl_slot_remove(guest.log, 3, DL_SLOT_CLEAN), -EINVAL);
+	assert_int_equal(dl_slot_remove(guest.log, 3, 16), -EINVAL);
+	assert_int_equal(dl_slot_remove(guest.log, 4, 0), -ENOENT);
+	assert_int_equal(dl_slot_remove(guest.log, 1 << 16 | 3, 0), -ENOENT);
+	assert_int_equal(dl_slot_remove(guest.log, 0xffff, 0), -ENOENT);
+	assert_int_equal(dl_slot_remove(guest.log, UINT32_MAX, 0), -ENOENT);
+	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
+	assert_int_equal(dl_slot_remove(guest.log, 3, 0), -ENOENT);
+}
+
+static void a_remove_that_the_kernel_refuses_changes_nothing(void **state)
+{
+	fail_once(KVM_SET_USER_MEMORY_REGION, EIO);
+	assert_int_equal(dl_slot_remove(guest.log, 3, 0), -EIO);
+	assert_int_equal(pending_pages(), 0);
+	assert_int_equal(dl_mark(guest.log, 0, slot.gpa, 1), 0);
+	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
+}
+
+static void a_new_slot_is_wholly_pending_unless_clean(void **state)
+{
+	struct dl_slot first = guest_slot(&guest, 4, 0, block, 0, 10);
+	struct dl_slot second = guest_slot(&guest, 5, 10, block, 0, 10);
+
+	second.flags = DL_SLOT_CLEAN;
+	expect_set(&first, 0);
+	assert_int_equal(pending_pages(), 10);
+	expect_pass(0, 10);
+	expect_set(&second, 0);
+	assert_int_equal(pending_pages(), 0);
+}
+
+static void a_slot_that_is_set_while_off_is_not_pending(void **state)
+{
+	assert_int_equal(pending_pages(), 0);
+	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
+	assert_int_equal(pending_pages(), 0);
+}
+
+/* New memory is logged from the first moment, or a clean slot would lose its first writes. */
+static void a_new_slot_is_created_with_its_flag(void **state)
+{
+	struct dl_slot other = guest_slot(&guest, 4, 0, guest_memory(&guest, 10), 0, 10);
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
+
+	other.flags = DL_SLOT_CLEAN;
+	expect_set(&other, 0);
+	assert_int_equal(guest_write(&guest, vcpu, 0, 7), 0);
+	expect_pass(7, 1);
+}
+
+static void a_removed_slot_is_handed_out_once_more(void **state)
+{
+	uint64_t pages[PAGES];
+
+	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
+	assert_int_equal(pending_pages(), PAGES);
+	expect_pass(GPA_PAGE, PAGES);
+	assert_int_equal(guest_drain(&guest, pages, PAGES), 0);
+}
+
+static void a_discarded_one_is_not(void **state)
+{
+	assert_int_equal(dl_slot_mark(guest.log, 3, 0, 1), 0);
+	assert_int_equal(dl_slot_remove(guest.log, 3, DL_SLOT_DISCARD), 0);
+	assert_int_equal(pending_pages(), 0);
+	expect_pass(0, 0);
+}
+
+static void a_removed_slot_waits_for_its_acknowledgement(void **state)
+{
+	struct dl_iter *iter;
+	struct dl_run run;
+
+	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
+		assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+		assert_int_equal(run.bytes, slot.bytes);
+		assert_int_equal(run.hva, slot.hva);
+		assert_int_equal(run.gpa, slot.gpa);
+		assert_int_equal(run.slot, 3);
+		dl_iter_free(iter);
+	}
+	expect_pass(GPA_PAGE, PAGES);
+	assert_int_equal(pending_pages(), 0);
+}
+
+static void a_slot_set_anew_over_the_same_memory_is_another(void **state)
+{
+	uint64_t pages[2 * PAGES];
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
+
+	assert_int_equal(guest_write(&guest, vcpu, 0, GPA_PAGE + 5), 0);
+	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
+	expect_set(&slot, 0);
+	assert_int_equal(pending_pages(), 2 * PAGES);
+	assert_int_equal(guest_pass(&guest, 0, pages, 2 * PAGES), 2 * PAGES);
+	assert_int_equal(guest_write(&guest, vcpu, 0, GPA_PAGE + 6), 0);
+	expect_pass(GPA_PAGE + 6, 1);
+}
+
+static void a_removed_slot_is_forgotten_by_stop(void **state)
+{
+	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	expect_pass(0, 0);
+}
+
+static void a_moved_slot_is_pending_at_its_new_place(void **state)
+{
+	struct dl_slot moved = slot;
+
+	moved.gpa = 0;
+	expect_set(&moved, 0);
+	assert_int_equal(dl_mark(guest.log, 0, slot.gpa, 1), -ENOENT);
+	expect_pass(0, PAGES);
+}
+
+static void a_clean_move_keeps_what_was_pending(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
+	struct dl_slot moved = slot;
+
+	assert_int_equal(guest_write(&guest, vcpu, 0, GPA_PAGE + 9), 0);
+	moved.gpa = 0;
+	moved.flags = DL_SLOT_CLEAN;
+	expect_set(&moved, 0);
+	expect_pass(9, 1);
+	assert_int_equal(guest_write(&guest, vcpu, 0, 9), 0);
+	assert_int_equal(guest_write(&guest, vcpu, 0, GPA_PAGE + 9), -EFAULT);
+	expect_pass(9, 1);
+}
+
+static void memory_that_cannot_be_logged_is_left_alone(void **state)
+{
+	struct dl_slot other = guest_slot(&guest, 4, 0, block, 0, 10);
+	unsigned int regions;
+
+	other.flags = DL_SLOT_NO_LOG;
+	expect_set(&other, 0);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	regions = guest.regions;
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	/* The other slot's, and no more. */
+	assert_int_equal(guest.regions, regions + 1);
+	assert_int_equal(pending_pages(), PAGES);
+	expect_pass(GPA_PAGE, PAGES);
+	assert_int_equal(dl_slot_remove(guest.log, 4, 0), 0);
+	assert_int_equal(pending_pages(), 0);
+}
+
+/* SMM shows the same memory again: once is enough. */
+static void memory_of_a_lower_address_space_starts_dirty_once(void **state)
+{
+	struct dl_slot smm = guest_slot(&guest, 1 << 16 | 3, GPA_PAGE, block, 10, 20);
+	struct dl_slot own = guest_slot(&guest, 1 << 16 | 4, 0, guest_memory(&guest, 5), 0, 5);
+
+	expect_set(&smm, 0);
+	expect_set(&own, 0);
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_int_equal(pending_pages(), PAGES + 5);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		off_test(set_refuses_what_is_no_slot),
+		off_test(set_reads_a_longer_struct),
+		off_test(set_refuses_what_overlaps),
+		off_test(set_refuses_what_kvm_cannot_change),
+		ring_test(the_same_again_is_nothing),
+		ring_test(a_kernel_that_refuses_a_slot_leaves_the_log_as_it_was),
+		ring_test(a_kernel_that_refuses_a_move_leaves_the_slot_in_place),
+		ring_test(no_memory_for_the_set_is_an_error),
+		bitmap_test(no_memory_for_the_bitmap_is_an_error),
+		backup_test(no_memory_for_the_bitmap_is_an_error),
+		ring_test(remove_refuses_what_is_not_there),
+		ring_test(a_remove_that_the_kernel_refuses_changes_nothing),
+		ring_test(a_new_slot_is_wholly_pending_unless_clean),
+		bitmap_test(a_new_slot_is_wholly_pending_unless_clean),
+		off_test(a_slot_that_is_set_while_off_is_not_pending),
+		ring_test(a_new_slot_is_created_with_its_flag),
+		bitmap_test(a_new_slot_is_created_with_its_flag),
+		ring_test(a_removed_slot_is_handed_out_once_more),
+		bitmap_test(a_removed_slot_is_handed_out_once_more),
+		ring_test(a_discarded_one_is_not),
+		ring_test(a_removed_slot_waits_for_its_acknowledgement),
+		ring_test(a_slot_set_anew_over_the_same_memory_is_another),
+		bitmap_test(a_slot_set_anew_over_the_same_memory_is_another),
+		ring_test(a_removed_slot_is_forgotten_by_stop),
+		ring_test(a_moved_slot_is_pending_at_its_new_place),
+		bitmap_test(a_moved_slot_is_pending_at_its_new_place),
+		ring_test(a_clean_move_keeps_what_was_pending),
+		bitmap_test(a_clean_move_keeps_what_was_pending),
+		ring_test(memory_that_cannot_be_logged_is_left_alone),
+		bitmap_test(memory_that_cannot_be_logged_is_left_alone),
+		off_test(memory_of_a_lower_address_space_starts_dirty_once),
+	};
+
+	return RUN_TESTS("layout", tests);
+}

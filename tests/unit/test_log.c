@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: MIT */
+/* Opening and closing: which capabilities are enabled in which order, every refusal, every text. */
+#include "cmocka_all.h"
+#include "guest.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+enum {
+	ALL = MODEL_HAS_RING_TSO | MODEL_HAS_RING_ACQ_REL | MODEL_HAS_BACKUP |
+	      MODEL_HAS_MANUAL_PROTECT | MODEL_HAS_INITIALLY_SET,
+	MAX_ENABLED = 8,
+};
+
+static struct guest guest;
+static struct {
+	struct kvm_enable_cap calls[MAX_ENABLED];
+	unsigned int n;
+} enabled;
+
+static bool watch_enables(struct guest *g, int fd, unsigned long request, void *arg, int *result)
+{
+	if (request == KVM_ENABLE_CAP && enabled.n < MAX_ENABLED)
+		memcpy(&enabled.calls[enabled.n++], arg, sizeof(enabled.calls[0]));
+	return false;
+}
+
+static void begin(uint32_t has, uint32_t mode, uint32_t backup)
+{
+	const struct guest_config config = {
+		.model = { .has = has },
+		.options = { .mode = mode, .backup = backup },
+		.intercept = watch_enables,
+	};
+
+	enabled.n = 0;
+	guest_new(&guest, &config);
+}
+
+static struct dl_config config_of(const struct dl_log *log)
+{
+	struct dl_config config = { .size = sizeof(config) };
+
+	assert_int_equal(dl_log_config(log, &config), 0);
+	return config;
+}
+
+static void expect_enabled(unsigned int i, uint32_t cap, uint64_t value)
+{
+	assert_true(i < enabled.n);
+	assert_int_equal(enabled.calls[i].cap, cap);
+	assert_int_equal(enabled.calls[i].args[0], value);
+	assert_int_equal(enabled.calls[i].flags, 0);
+}
+
+static void the_version_is_the_headers(void **state)
+{
+	assert_int_equal(dl_library_version(), DL_VERSION);
+}
+
+static void rings_then_backup_then_no_manual_protect(void **state)
+{
+	begin(ALL, DL_MODE_AUTO, DL_BACKUP_AUTO);
+	assert_int_equal(guest_open_log(&guest), 0);
+	assert_int_equal(enabled.n, 3);
+	expect_enabled(0, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, 16384 * 16);
+	expect_enabled(1, 225, 0);
+	expect_enabled(2, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 0);
+	assert_int_equal(config_of(guest.log).mode, DL_MODE_RING);
+	assert_int_equal(config_of(guest.log).backup, 1);
+	assert_int_equal(config_of(guest.log).has, ALL);
+	guest_close(&guest);
+}
+
+static void the_tso_ring_is_taken_where_it_is_the_only_one(void **state)
+{
+	begin(MODEL_HAS_RING_TSO, DL_MODE_AUTO, DL_BACKUP_AUTO);
+	assert_int_equal(guest_open_log(&guest), 0);
+	assert_int_equal(enabled.n, 1);
+	expect_enabled(0, KVM_CAP_DIRTY_LOG_RING, 16384 * 16);
+	assert_int_equal(config_of(guest.log).backup, 0);
+	guest_close(&guest);
+}
+
+static void backup_off_is_off(void **state)
+{
+	begin(ALL, DL_MODE_RING, DL_BACKUP_OFF);
+	assert_int_equal(guest_open_log(&guest), 0);
+	assert_int_equal(enabled.n, 2);
+	expect_enabled(1, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 0);
+	assert_int_equal(config_of(guest.log).backup, 0);
+	guest_close(&guest);
+}
+
+static void bitmap_mode_enables_nothing_at_open(void **state)
+{
+	begin(ALL, DL_MODE_BITMAP, DL_BACKUP_AUTO);
+	assert_int_equal(guest_open_log(&guest), 0);
+	assert_int_equal(enabled.n, 0);
+	assert_int_equal(config_of(guest.log).mode, DL_MODE_BITMAP);
+	assert_int_equal(config_of(guest.log).ring_entries, 0);
+	guest_close(&guest);
+}
+
+/* Nothing in C may overflow on the way into the u64 that KVM then cuts to 32 bits. */
+static void the_ring_size_is_what_was_asked_for(void **state)
+{
+	begin(ALL, DL_MODE_RING, DL_BACKUP_OFF);
+	guest.config.options.ring_entries = 65536;
+	assert_int_equal(guest_open_log(&guest), 0);
+	expect_enabled(0, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, 1 << 20);
+	assert_int_equal(config_of(guest.log).ring_entries, 65536);
+	guest_close(&guest);
+}
+
+static void what_cannot_be_had_is_refused_before_anything_is_enabled(void **state)
+{
+	begin(MODEL_HAS_NOTHING, DL_MODE_RING, DL_BACKUP_AUTO);
+	assert_int_equal(guest_open_log(&guest), -EOPNOTSUPP);
+	assert_null(guest.log);
+	assert_non_null(strstr(guest.why, "no dirty rings"));
+	guest_close(&guest);
+	begin(ALL & ~MODEL_HAS_BACKUP, DL_MODE_RING, DL_BACKUP_REQUIRED);
+	assert_int_equal(guest_open_log(&guest), -EOPNOTSUPP);
+	assert_non_null(strstr(guest.why, "required"));
+	guest.config.options.backup = DL_BACKUP_AUTO;
+	guest.config.options.ring_entries = 1u << 31;
+	assert_int_equal(guest_open_log(&guest), -E2BIG);
+	guest.config.options.ring_entries = 300;
+	assert_int_equal(guest_open_log(&guest), -EINVAL);
+	assert_int_equal(enabled.n, 0);
+	guest_close(&guest);
+}
+
+static void arguments_are_checked(void **state)
+{
+	struct dl_log *log = NULL;
+	struct dl_options options = { .size = sizeof(options) };
+
+	begin(ALL, DL_MODE_AUTO, DL_BACKUP_AUTO);
+	options.os = &guest.os;
+	assert_int_equal(dl_log_open(guest.vm_fd, &options, NULL, NULL, 0), -EINVAL);
+	options.size = 4;
+	assert_int_equal(dl_log_open(guest.vm_fd, &options, &log, NULL, 0), -EINVAL);
+	options.size = sizeof(options);
+	options.flags = 1;
+	assert_int_equal(dl_log_open(guest.vm_fd, &options, &log, NULL, 0), -EINVAL);
+	assert_null(log);
+	assert_int_equal(enabled.n, 0);
+	assert_int_equal(dl_log_config(NULL, NULL), -EINVAL);
+	assert_int_equal(dl_log_describe(NULL, NULL, 0), -EINVAL);
+	dl_log_close(NULL);
+	guest_close(&guest);
+}
+
+static void only_a_vm_has_a_log(void **state)
+{
+	struct dl_options options = { .size = sizeof(options) };
+	struct dl_log *log = NULL;
+	char why[200] = "";
+	int fds[3];
+
+	begin(ALL, DL_MODE_AUTO, DL_BACKUP_AUTO);
+	options.os = &guest.os;
+	fds[0] = model_system_fd(guest.model);
+	fds[1] = model_vcpu_create(guest.model, guest.vm_fd);
+	fds[2] = 0;
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(dl_log_open(fds[i], &options, &log, why, sizeof(why)), -EBADF);
+		assert_null(log);
+		assert_non_null(strstr(why, "not a VM"));
+	}
+	guest_close(&guest);
+}
+
+static void a_vcpu_that_exists_makes_auto_take_the_bitmap(void **state)
+{
+	begin(ALL, DL_MODE_AUTO, DL_BACKUP_AUTO);
+	guest_vcpu(&guest, false);
+	assert_int_equal(guest_open_log(&guest), 0);
+	assert_int_equal(config_of(guest.log).mode, DL_MODE_BITMAP);
+	assert_int_equal(config_of(guest.log).ring_entries, 0);
+	assert_int_equal(config_of(guest.log).backup, 0);
+	assert_non_null(strstr(guest.why, "vCPU"));
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	guest_close(&guest);
+}
+
+static void a_vcpu_that_exists_is_busy_for_ring_mode(void **state)
+{
+	begin(ALL, DL_MODE_RING, DL_BACKUP_AUTO);
+	guest_vcpu(&guest, false);
+	assert_int_equal(guest_open_log(&guest), -EBUSY);
+	assert_non_null(strstr(guest.why, "vCPU"));
+	guest_close(&guest);
+}
+
+/* Intel with PML wants 16 KiB at least; a size of one's own below that is one's own mistake. */
+static void a_ring_below_the_hosts_minimum_is_invalid(void **state)
+{
+	struct guest_config config = {
+		.model = { .has = ALL, .ring_min_bytes = 16384, .pml_entries = 512 },
+		.options = { .mode = DL_MODE_RING, .ring_entries = 512 },
+	};
+
+	guest_new(&guest, &config);
+	assert_int_equal(guest_open_log(&guest), -EINVAL);
+	assert_non_null(strstr(guest.why, "512"));
+	guest.config.options.ring_entries = 1024;
+	assert_int_equal(guest_open_log(&guest), 0);
+	guest_close(&guest);
+	guest_open(&guest, NULL);
+	assert_int_equal(config_of(guest.log).ring_entries, 16384);
+	guest_close(&guest);
+}
+
+static void rings_of_somebody_else_are_busy(void **state)
+{
+	static const uint32_t modes[] = { DL_MODE_AUTO, DL_MODE_RING, DL_MODE_BITMAP };
+	struct dl_log *first;
+
+	begin(ALL, DL_MODE_AUTO, DL_BACKUP_AUTO);
+	assert_int_equal(guest_open_log(&guest), 0);
+	first = guest.log;
+	for (int i = 0; i < 3; i++) {
+		guest.log = NULL;
+		guest.config.options.mode = modes[i];
+		assert_int_equal(guest_open_log(&guest), -EBUSY);
+		assert_null(guest.log);
+		assert_non_null(strstr(guest.why, "another"));
+	}
+	guest.log = first;
+	guest_close(&guest);
+}
+
+static void a_memslot_that_exists_refuses_the_backup(void **state)
+{
+	struct kvm_userspace_memory_region region = { .memory_size = 4096 };
+	struct guest_block *block;
+
+	begin(ALL, DL_MODE_AUTO, DL_BACKUP_AUTO);
+	block = guest_memory(&guest, 1);
+	region.userspace_addr = (uintptr_t)block->memory;
+	assert_int_equal(guest.os.ioctl(&guest, guest.vm_fd, KVM_SET_USER_MEMORY_REGION, &region),
+			 0);
+	assert_int_equal(guest_open_log(&guest), -EBUSY);
+	assert_non_null(strstr(guest.why, "memslot"));
+	assert_non_null(strstr(guest.why, "stay"));
+	/* The one failure that changes something. */
+	assert_int_equal(guest_open_log(&guest), -EBUSY);
+	guest_close(&guest);
+}
+
+static void a_failing_capability_is_the_kernels_error(void **state)
+{
+	static const uint32_t caps[] = { KVM_CAP_DIRTY_LOG_RING_ACQ_REL, 225,
+					 KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 };
+
+	for (int i = 0; i < 3; i++) {
+		struct model_fault fault = {
+			.request = KVM_ENABLE_CAP, .error = EIO, .only_slot = true, .slot = caps[i]
+		};
+
+		begin(ALL, DL_MODE_AUTO, DL_BACKUP_AUTO);
+		model_fault(guest.model, &fault);
+		assert_int_equal(guest_open_log(&guest), -EIO);
+		assert_null(guest.log);
+		assert_non_null(strstr(guest.why, "Input/output"));
+		guest_close(&guest);
+	}
+}
+
+static void a_vm_that_does_not_answer_is_an_error(void **state)
+{
+	struct model_fault fault = { .request = KVM_RESET_DIRTY_RINGS, .error = EIO };
+
+	begin(ALL, DL_MODE_AUTO, DL_BACKUP_AUTO);
+	model_fault(guest.model, &fault);
+	assert_int_equal(guest_open_log(&guest), -EIO);
+	assert_non_null(strstr(guest.why, "does not answer"));
+	assert_int_equal(enabled.n, 0);
+	guest_close(&guest);
+}
+
+static void a_kernel_without_rings_says_enotty_to_a_reset(void **state)
+{
+	begin(MODEL_HAS_MANUAL_PROTECT, DL_MODE_AUTO, DL_BACKUP_REQUIRED);
+	assert_int_equal(guest_open_log(&guest), 0);
+	assert_int_equal(config_of(guest.log).mode, DL_MODE_BITMAP);
+	guest_close(&guest);
+}
+
+/* Twice the same with the arch that cannot do without: bitmap where there is no backup. */
+static void an_arch_that_needs_the_backup_gets_it_or_the_bitmap(void **state)
+{
+	struct guest_config config = { .model = { .has = ALL & ~MODEL_HAS_BACKUP,
+						  .arch = DL_OS_ARCH_RING_NEEDS_BACKUP } };
+
+	guest_open(&guest, &config);
+	assert_int_equal(config_of(guest.log).mode, DL_MODE_BITMAP);
+	assert_non_null(strstr(guest.why, "huge pages"));
+	guest_close(&guest);
+	config.model.has = ALL;
+	guest_open(&guest, &config);
+	assert_int_equal(config_of(guest.log).mode, DL_MODE_RING);
+	assert_int_equal(config_of(guest.log).backup, 1);
+	guest_close(&guest);
+}
+
+static void describe_is_like_snprintf(void **state)
+{
+	char text[400], cut[10];
+	int n;
+
+	begin(ALL, DL_MODE_AUTO, DL_BACKUP_AUTO);
+	assert_int_equal(guest_open_log(&guest), 0);
+	n = dl_log_describe(guest.log, text, sizeof(text));
+	assert_int_equal(n, strlen(text));
+	assert_string_equal(text, guest.why);
+	assert_int_equal(dl_log_describe(guest.log, NULL, 0), n);
+	assert_int_equal(dl_log_describe(guest.log, NULL, 1), -EINVAL);
+	memset(cut, 'x', sizeof(cut));
+	assert_int_equal(dl_log_describe(guest.log, cut, 9), n);
+	assert_int_equal(strlen(cut), 8);
+	assert_int_equal(cut[9], 'x');
+	guest_close(&guest);
+}
+
+static void config_may_be_of_another_release(void **state)
+{
+	struct dl_config config = { .size = sizeof(config) - 4 };
+
+	begin(ALL, DL_MODE_AUTO, DL_BACKUP_AUTO);
+	assert_int_equal(guest_open_log(&guest), 0);
+	assert_int_equal(dl_log_config(guest.log, &config), -EINVAL);
+	assert_int_equal(dl_log_config(guest.log, NULL), -EINVAL);
+	guest_close(&guest);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(the_version_is_the_headers),
+		cmocka_unit_test(rings_then_backup_then_no_manual_protect),
+		cmocka_unit_test(the_tso_ring_is_taken_where_it_is_the_only_one),
+		cmocka_unit_test(backup_off_is_off),
+		cmocka_unit_test(bitmap_mode_enables_nothing_at_open),
+		cmocka_unit_test(the_ring_size_is_what_was_asked_for),
+		cmocka_unit_test(what_cannot_be_had_is_refused_before_anything_is_enabled),
+		cmocka_unit_test(arguments_are_checked),
+		cmocka_unit_test(only_a_vm_has_a_log),
+		cmocka_unit_test(a_vcpu_that_exists_makes_auto_take_the_bitmap),
+		cmocka_unit_test(a_vcpu_that_exists_is_busy_for_ring_mode),
+		cmocka_unit_test(a_ring_below_the_hosts_minimum_is_invalid),
+		cmocka_unit_test(rings_of_somebody_else_are_busy),
+		cmocka_unit_test(a_memslot_that_exists_refuses_the_backup),
+		cmocka_unit_test(a_failing_capability_is_the_kernels_error),
+		cmocka_unit_test(a_vm_that_does_not_answer_is_an_error),
+		cmocka_unit_test(a_kernel_without_rings_says_enotty_to_a_reset),
+		cmocka_unit_test(an_arch_that_needs_the_backup_gets_it_or_the_bitmap),
+		cmocka_unit_test(describe_is_like_snprintf),
+		cmocka_unit_test(config_may_be_of_another_release),
+	};
+
+	return RUN_TESTS("log", tests);
+}

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Memory that runs out, and memory that is not asked for: malloc() and calloc() of the library come
+ * here (the program is linked with --wrap).
+ */
+#include "cmocka_all.h"
+#include "guest.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+enum { PAGES = 300, MOST_ALLOCATIONS = 40 };
+
+void *__real_malloc(size_t bytes);
+void *__real_calloc(size_t n, size_t bytes);
+void *__wrap_malloc(size_t bytes);
+void *__wrap_calloc(size_t n, size_t bytes);
+
+static struct {
+	atomic_bool counting;
+	atomic_uint calls;
+	unsigned int fail_at; /* the n-th fails; 0: none */
+} memory;
+
+/* The model is linked to the same functions. What it needs is not the library's. */
+static _Thread_local int inside_model;
+
+static void watch(void *opaque, const struct model_event *event)
+{
+	if (event->point == MODEL_BEFORE_CALL)
+		inside_model++;
+	else if (event->point == MODEL_AFTER_CALL)
+		inside_model--;
+}
+
+static bool fails(void)
+{
+	return atomic_load(&memory.counting) && !inside_model &&
+	       atomic_fetch_add(&memory.calls, 1) + 1 == memory.fail_at;
+}
+
+void *__wrap_malloc(size_t bytes)
+{
+	return fails() ? NULL : __real_malloc(bytes);
+}
+
+void *__wrap_calloc(size_t n, size_t bytes)
+{
+	return fails() ? NULL : __real_calloc(n, bytes);
+}
+
+static struct guest guest;
+static struct guest_vcpu *vcpu;
+static struct dl_slot slot;
+
+static void begin_at(unsigned int n)
+{
+	atomic_store(&memory.calls, 0);
+	memory.fail_at = n;
+	atomic_store(&memory.counting, true);
+}
+
+static void end(void)
+{
+	atomic_store(&memory.counting, false);
+}
+
+static void open_guest(uint32_t mode)
+{
+	const struct guest_config config = { .model = { .has = MODEL_HAS_RING_ACQ_REL |
+							       MODEL_HAS_BACKUP |
+							       MODEL_HAS_MANUAL_PROTECT,
+							.hook = watch },
+					     .options = { .mode = mode, .ring_entries = 256 } };
+
+	guest_open(&guest, &config);
+	guest_add_slot(&guest, 0, 0, PAGES);
+	vcpu = guest_vcpu(&guest, true);
+	slot = guest_slot(&guest, 1, 1000, guest_memory(&guest, PAGES), 0, PAGES);
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+}
+
+/*
+ * Makes call() with the first, then the second, ... of its allocations failing, until it succeeds.
+ * Returns how many there are.
+ */
+static unsigned int exhaust(int (*call)(void))
+{
+	for (unsigned int n = 1; n < MOST_ALLOCATIONS; n++) {
+		int r;
+
+		begin_at(n);
+		r = call();
+		end();
+		if (!r) {
+			assert_true(atomic_load(&memory.calls) < n);
+			return n - 1;
+		}
+		assert_int_equal(r, -ENOMEM);
+	}
+	fail_msg("it never succeeds");
+	return 0;
+}
+
+static int open_log(void)
+{
+	return guest_open_log(&guest);
+}
+
+static int add_vcpu(void)
+{
+	return dl_vcpu_add(guest.log, vcpu->fd, &vcpu->handle);
+}
+
+static int set_slot(void)
+{
+	return dl_slot_set(guest.log, &slot);
+}
+
+static int move_slot(void)
+{
+	slot.gpa += PAGES * 4096;
+	if (!dl_slot_set(guest.log, &slot))
+		return 0;
+	slot.gpa -= PAGES * 4096;
+	return -ENOMEM;
+}
+
+static int remove_slot(void)
+{
+	return dl_slot_remove(guest.log, 1, 0);
+}
+
+static int iterate(void)
+{
+	struct dl_iter *iter;
+	int r = dl_iter_new(guest.log, 0, &iter);
+
+	if (!r)
+		dl_iter_free(iter);
+	return r;
+}
+
+static void an_open_without_memory(void **state)
+{
+	const struct guest_config config = { .model = { .hook = watch } };
+
+	guest_new(&guest, &config);
+	assert_true(exhaust(open_log) > 0);
+	assert_non_null(guest.log);
+	guest_close(&guest);
+}
+
+/* A VM's rings stay enabled once they are: no memory must be found out before. */
+static void an_open_without_memory_can_be_made_again(void **state)
+{
+	const struct guest_config config = { .model = { .hook = watch } };
+
+	guest_new(&guest, &config);
+	begin_at(1);
+	assert_int_equal(guest_open_log(&guest), -ENOMEM);
+	end();
+	assert_int_equal(guest.enables, 0);
+	guest_close(&guest);
+}
+
+static void slots_and_vcpus_without_memory(void **state)
+{
+	open_guest(DL_MODE_RING);
+	dl_vcpu_remove(vcpu->handle);
+	vcpu = guest_vcpu(&guest, false);
+	assert_true(exhaust(add_vcpu) > 1);
+	assert_true(exhaust(set_slot) > 1);
+	assert_true(exhaust(move_slot) > 1);
+	assert_true(exhaust(remove_slot) > 1);
+	assert_true(exhaust(iterate) > 0);
+	guest.vcpus[0].handle = NULL;
+	guest_close(&guest);
+}
+
+static void write_all(void)
+{
+	for (uint64_t page = 0; page < PAGES; page++)
+		assert_int_equal(guest_write(&guest, vcpu, 0, page), 0);
+}
+
+/* What has to go on when memory is short. */
+static void harvesting_and_reading_allocate_nothing(void **state)
+{
+	static const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };
+	struct dl_run runs[4];
+
+	for (int i = 0; i < 2; i++) {
+		struct dl_iter *iter;
+		int n;
+
+		open_guest(modes[i]);
+		/* Threads that mark for the first time are registered by liburcu. */
+		assert_int_equal(dl_mark(guest.log, 0, 0, 1), 0);
+		write_all();
+		assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
+		begin_at(0);
+		assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+		assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+		assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
+		assert_int_equal(dl_mark(guest.log, 0, 4096, 1 << 20), 0);
+		while ((n = dl_iter_read(iter, runs, 4)) > 0)
+			assert_int_equal(dl_iter_ack(iter, runs, (uint32_t)n), 0);
+		end();
+		assert_int_equal(atomic_load(&memory.calls), 0);
+		assert_int_equal(n, 0);
+		dl_iter_free(iter);
+		guest_close(&guest);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(an_open_without_memory),
+		cmocka_unit_test(an_open_without_memory_can_be_made_again),
+		cmocka_unit_test(slots_and_vcpus_without_memory),
+		cmocka_unit_test(harvesting_and_reading_allocate_nothing),
+	};
+
+	return RUN_TESTS("memory", tests);
+}

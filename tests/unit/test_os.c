@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT */
+/* The real table of system calls: results, and nothing left in errno. */
+#include "cmocka_all.h"
+#include "os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static const struct dl_os *os;
+
+static int setup(void **state)
+{
+	os = dli_os_or_system(NULL);
+	errno = EXDEV;
+	return 0;
+}
+
+/* Whatever a test did, no call may have touched errno. */
+static int teardown(void **state)
+{
+	return errno == EXDEV ? 0 : -1;
+}
+
+#define os_test(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
+
+static void the_system_is_what_null_means(void **state)
+{
+	struct dl_os other = *os;
+
+	assert_true(dli_os_valid(os));
+	assert_ptr_equal(dli_os_or_system(&other), &other);
+}
+
+static void a_failed_ioctl_is_a_negative_errno_value(void **state)
+{
+	int bytes = -1;
+
+	assert_int_equal(dli_os_ioctl(os, -1, FIONREAD, &bytes), -EBADF);
+	assert_int_equal(dli_os_ioctl_value(os, -1, FIONREAD, 0), -EBADF);
+}
+
+static void an_ioctl_gets_its_argument(void **state)
+{
+	int ends[2], bytes = -1, before;
+
+	assert_int_equal(pipe(ends), 0);
+	assert_int_equal(write(ends[1], "four", 4), 4);
+	before = errno;
+	assert_int_equal(dli_os_ioctl(os, ends[0], FIONREAD, &bytes), 0);
+	assert_int_equal(errno, before);
+	assert_int_equal(bytes, 4);
+	close(ends[0]);
+	close(ends[1]);
+	errno = EXDEV;
+}
+
+static void reserved_memory_is_zero_and_comes_when_touched(void **state)
+{
+	const size_t bytes = (size_t)1 << 40;
+	unsigned char *memory = NULL;
+
+	assert_int_equal(dli_os_reserve(os, bytes, (void **)&memory), 0);
+	assert_int_equal(memory[0] | memory[bytes / 2] | memory[bytes - 1], 0);
+	memory[bytes - 1] = 1;
+	dli_os_unmap(os, memory, bytes);
+	dli_os_unmap(os, NULL, bytes);
+}
+
+static void a_failed_mapping_is_an_error(void **state)
+{
+	void *memory = NULL;
+
+	assert_int_equal(dli_os_map(os, -1, 0, 4096, PROT_READ, &memory), -EBADF);
+	assert_int_equal(dli_os_reserve(os, SIZE_MAX / 2, &memory), -ENOMEM);
+	assert_null(memory);
+}
+
+static void a_file_is_mapped_shared(void **state)
+{
+	size_t page_bytes = (size_t)sysconf(_SC_PAGESIZE);
+	int fd = memfd_create("os", MFD_CLOEXEC);
+	char *first, *second;
+
+	assert_int_equal(ftruncate(fd, (off_t)(2 * page_bytes)), 0);
+	assert_int_equal(
+		dli_os_map(os, fd, page_bytes, page_bytes, PROT_READ | PROT_WRITE, (void **)&first),
+		0);
+	assert_int_equal(dli_os_map(os, fd, 0, 2 * page_bytes, PROT_READ, (void **)&second), 0);
+	first[1] = 'x';
+	assert_int_equal(second[page_bytes + 1], 'x');
+	dli_os_unmap(os, first, page_bytes);
+	dli_os_unmap(os, second, 2 * page_bytes);
+	close(fd);
+}
+
+static void every_signal_is_blocked_and_the_mask_comes_back(void **state)
+{
+	sigset_t one, before, inside, after;
+
+	sigemptyset(&one);
+	sigaddset(&one, SIGWINCH);
+	pthread_sigmask(SIG_SETMASK, &one, NULL);
+	dli_os_block_signals(os, &before);
+	pthread_sigmask(SIG_BLOCK, NULL, &inside);
+	dli_os_restore_signals(os, &before);
+	pthread_sigmask(SIG_BLOCK, NULL, &after);
+	for (int signal = 1; signal < SIGRTMAX; signal++) {
+		bool blockable = signal != SIGKILL && signal != SIGSTOP;
+
+		/* The C library keeps two below SIGRTMIN for itself. */
+		if (signal < 32 || signal >= SIGRTMIN)
+			assert_int_equal(sigismember(&inside, signal), blockable);
+		assert_int_equal(sigismember(&after, signal), signal == SIGWINCH);
+	}
+}
+
+static void time_goes_on(void **state)
+{
+	uint64_t first = dli_os_now_ns(), second = dli_os_now_ns();
+
+	assert_true(first > 0 && second >= first);
+}
+
+static void the_page_size_is_the_tables_or_the_systems(void **state)
+{
+	struct dl_os table = *os;
+
+	assert_int_equal(dli_os_page_bytes(os), sysconf(_SC_PAGESIZE));
+	table.page_bytes = 65536;
+	assert_int_equal(dli_os_page_bytes(&table), 65536);
+}
+
+static void the_architecture_can_be_said(void **state)
+{
+	struct dl_os table = *os;
+
+	table.arch = DL_OS_ARCH_RING_ALONE_SAFE;
+	assert_true(dli_os_ring_alone_safe(&table));
+	table.arch = DL_OS_ARCH_RING_NEEDS_BACKUP;
+	assert_false(dli_os_ring_alone_safe(&table));
+#if defined(__x86_64__)
+	assert_true(dli_os_ring_alone_safe(os));
+#elif defined(__aarch64__) || defined(__riscv)
+	assert_false(dli_os_ring_alone_safe(os));
+#endif
+}
+
+static void a_table_of_another_release_is_refused(void **state)
+{
+	static const uint32_t bad_pages[] = { 1, 2048, 4095, 4097, 12288 };
+	struct dl_os table = *os;
+
+	table.size--;
+	assert_false(dli_os_valid(&table));
+	table = *os;
+	table.reserved = 1;
+	assert_false(dli_os_valid(&table));
+	table = *os;
+	table.arch = 3;
+	assert_false(dli_os_valid(&table));
+	for (size_t i = 0; i < sizeof(bad_pages) / sizeof(bad_pages[0]); i++) {
+		table = *os;
+		table.page_bytes = bad_pages[i];
+		assert_false(dli_os_valid(&table));
+	}
+	table = *os;
+	table.ioctl = NULL;
+	assert_false(dli_os_valid(&table));
+	table = *os;
+	table.mmap = NULL;
+	assert_false(dli_os_valid(&table));
+	table = *os;
+	table.munmap = NULL;
+	assert_false(dli_os_valid(&table));
+	table = *os;
+	table.signal_mask = NULL;
+	assert_false(dli_os_valid(&table));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		os_test(the_system_is_what_null_means),
+		os_test(a_failed_ioctl_is_a_negative_errno_value),
+		os_test(an_ioctl_gets_its_argument),
+		os_test(reserved_memory_is_zero_and_comes_when_touched),
+		os_test(a_failed_mapping_is_an_error),
+		os_test(a_file_is_mapped_shared),
+		os_test(every_signal_is_blocked_and_the_mask_comes_back),
+		os_test(time_goes_on),
+		os_test(the_page_size_is_the_tables_or_the_systems),
+		os_test(the_architecture_can_be_said),
+		os_test(a_table_of_another_release_is_refused),
+	};
+
+	return RUN_TESTS("os", tests);
+}

@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: MIT */
+/* The sets of pending and taken pages, against two plain arrays. */
+#include "cmocka_all.h"
+#include "fake_os.h"
+#include "pageset.h"
+#include "random.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A set and what it ought to hold, a byte a page. */
+struct subject {
+	struct dli_pageset *set;
+	uint64_t pages;
+	uint8_t *pending, *taken;
+	struct random random;
+	struct dli_chunk chunk;
+};
+
+static struct fake_os fake;
+
+static void begin(struct subject *s, uint64_t pages, uint64_t seed)
+{
+	fake_os_init(&fake);
+	s->pages = pages;
+	s->random.state = seed;
+	s->pending = calloc(pages, 1);
+	s->taken = calloc(pages, 1);
+	assert_non_null(s->pending);
+	assert_non_null(s->taken);
+	assert_int_equal(dli_pageset_new(&fake.os, pages, &s->set), 0);
+}
+
+static void end(struct subject *s)
+{
+	dli_pageset_free(s->set);
+	free(s->pending);
+	free(s->taken);
+	assert_int_equal(fake.maps_live, 0);
+}
+
+static uint64_t sum(const uint8_t *map, uint64_t pages)
+{
+	uint64_t n = 0;
+
+	for (uint64_t i = 0; i < pages; i++)
+		n += map[i];
+	return n;
+}
+
+static void check_counts(const struct subject *s)
+{
+	assert_int_equal(dli_pageset_pending_pages(s->set), sum(s->pending, s->pages));
+	assert_int_equal(dli_pageset_taken_pages(s->set), sum(s->taken, s->pages));
+}
+
+static void mark_word(struct subject *s)
+{
+	uint64_t words = (s->pages + 63) / 64, word = random_below(&s->random, words);
+	uint64_t bits = random_next(&s->random) & random_next(&s->random);
+	uint32_t expected = 0, is_new;
+
+	if (word == words - 1 && s->pages % 64)
+		bits &= (UINT64_C(1) << s->pages % 64) - 1;
+	for (uint64_t bit = 0; bit < 64; bit++) {
+		if (!(bits >> bit & 1))
+			continue;
+		expected += !s->pending[word * 64 + bit];
+		s->pending[word * 64 + bit] = 1;
+	}
+	is_new = dli_pageset_mark_word(s->set, word, bits);
+	assert_int_equal(is_new, expected);
+	dli_pageset_count(s->set, is_new);
+}
+
+static void mark_range(struct subject *s)
+{
+	uint64_t first = random_below(&s->random, s->pages);
+	uint64_t most = random_below(&s->random, 3) ? 200 : 5000;
+	uint64_t n = random_below(&s->random, most), expected = 0;
+
+	if (n > s->pages - first)
+		n = s->pages - first;
+	for (uint64_t i = first; i < first + n; i++) {
+		expected += !s->pending[i];
+		s->pending[i] = 1;
+	}
+	assert_int_equal(dli_pageset_mark_range(s->set, first, n), expected);
+}
+
+/* Moves a chunk in the arrays, comparing it with what the set gave. Returns its pages. */
+static uint64_t compare_chunk(struct subject *s, uint64_t chunk)
+{
+	uint64_t first = chunk * PAGESET_CHUNK_PAGES, pages = 0, found = 0;
+
+	assert_int_equal(s->chunk.first_page, first);
+	for (uint32_t i = 0; i < s->chunk.words; i++) {
+		assert_true(s->chunk.bits[i] != 0);
+		if (i)
+			assert_true(s->chunk.index[i] > s->chunk.index[i - 1]);
+		for (uint64_t bit = 0; bit < 64; bit++) {
+			uint64_t page = first + s->chunk.index[i] * UINT64_C(64) + bit;
+
+			if (!(s->chunk.bits[i] >> bit & 1))
+				continue;
+			assert_true(page < s->pages && s->pending[page]);
+			s->taken[page] = 1;
+			found++;
+		}
+	}
+	for (uint64_t page = first; page < first + PAGESET_CHUNK_PAGES && page < s->pages; page++) {
+		pages += s->pending[page];
+		s->pending[page] = 0;
+	}
+	assert_int_equal(found, pages);
+	return pages;
+}
+
+static bool take(struct subject *s)
+{
+	uint64_t chunks = (s->pages + PAGESET_CHUNK_PAGES - 1) / PAGESET_CHUNK_PAGES;
+	uint64_t from = random_below(&s->random, chunks + 1), chunk = from;
+	bool taken = dli_pageset_take(s->set, &chunk, &s->chunk);
+	uint64_t before = from * PAGESET_CHUNK_PAGES;
+	uint64_t until = taken ? chunk * PAGESET_CHUNK_PAGES : s->pages;
+
+	/* What was passed over was clean. */
+	if (until > before)
+		assert_int_equal(sum(s->pending + before, until - before), 0);
+	if (taken)
+		assert_true(compare_chunk(s, chunk) > 0);
+	return taken;
+}
+
+/* From the beginning, chunk by chunk. */
+static void take_all(struct subject *s)
+{
+	for (uint64_t chunk = 0; dli_pageset_take(s->set, &chunk, &s->chunk); chunk++)
+		compare_chunk(s, chunk);
+	assert_int_equal(sum(s->pending, s->pages), 0);
+}
+
+static void take_and_give_back(struct subject *s)
+{
+	if (!take(s))
+		return;
+	dli_pageset_give_back(s->set, &s->chunk);
+	for (uint32_t i = 0; i < s->chunk.words; i++) {
+		for (uint64_t bit = 0; bit < 64; bit++) {
+			uint64_t page =
+				s->chunk.first_page + s->chunk.index[i] * UINT64_C(64) + bit;
+
+			if (!(s->chunk.bits[i] >> bit & 1))
+				continue;
+			s->taken[page] = 0;
+			s->pending[page] = 1;
+		}
+	}
+}
+
+static void ack(struct subject *s)
+{
+	uint64_t first = random_below(&s->random, s->pages), n = 0;
+	uint64_t most = 1 + random_below(&s->random, 300);
+
+	while (first < s->pages && !s->taken[first])
+		first++;
+	while (first + n < s->pages && n < most && s->taken[first + n])
+		n++;
+	if (!n)
+		return;
+	/* One page more than is taken: refused as a whole. */
+	if (first + n < s->pages && !s->taken[first + n])
+		assert_false(dli_pageset_ack(s->set, first, n + 1));
+	assert_true(dli_pageset_ack(s->set, first, n));
+	memset(s->taken + first, 0, n);
+	assert_false(dli_pageset_ack(s->set, first, n));
+}
+
+static void fold_back(struct subject *s)
+{
+	dli_pageset_fold_back(s->set);
+	for (uint64_t i = 0; i < s->pages; i++)
+		s->pending[i] |= s->taken[i];
+	memset(s->taken, 0, s->pages);
+}
+
+static void clear(struct subject *s)
+{
+	dli_pageset_clear(s->set);
+	memset(s->pending, 0, s->pages);
+	memset(s->taken, 0, s->pages);
+}
+
+static void step(struct subject *s)
+{
+	switch (random_below(&s->random, 32)) {
+	case 0:
+		fold_back(s);
+		break;
+	case 1:
+		if (!random_below(&s->random, 4))
+			clear(s);
+		break;
+	case 2 ... 5:
+		take_and_give_back(s);
+		break;
+	case 6 ... 11:
+		take(s);
+		break;
+	case 12 ... 17:
+		ack(s);
+		break;
+	case 18 ... 24:
+		mark_range(s);
+		break;
+	default:
+		mark_word(s);
+	}
+}
+
+static void behave_at_random(uint64_t pages, unsigned int steps)
+{
+	struct subject s;
+
+	begin(&s, pages, 0x9e3779b97f4a7c15 + pages);
+	for (unsigned int i = 0; i < steps; i++) {
+		step(&s);
+		if (i % 16 == 0)
+			check_counts(&s);
+	}
+	fold_back(&s);
+	check_counts(&s);
+	end(&s);
+}
+
+static void random_operations_equal_a_plain_bitmap(void **state)
+{
+	static const uint64_t sizes[] = { 1,	63,    64,    65,    100,    4095,
+					  4096, 32767, 32768, 32769, 100003, 2097153 };
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+		behave_at_random(sizes[i], sizes[i] > 1000000 ? 60 : 2000);
+}
+
+static void a_new_set_is_empty(void **state)
+{
+	struct subject s;
+	uint64_t chunk = 0;
+
+	begin(&s, 1000, 1);
+	check_counts(&s);
+	assert_false(dli_pageset_take(s.set, &chunk, &s.chunk));
+	dli_pageset_fold_back(s.set);
+	assert_false(dli_pageset_ack(s.set, 0, 1));
+	check_counts(&s);
+	end(&s);
+}
+
+/* Every border at which a summary has another bit or another word. */
+static void ranges_end_where_they_should(void **state)
+{
+	static const uint64_t borders[] = { 64, 4096, 32768, 32768 * 64 };
+	struct subject s;
+
+	for (size_t i = 0; i < sizeof(borders) / sizeof(borders[0]); i++) {
+		begin(&s, borders[i] + 200, 1);
+		for (uint64_t before = 0; before < 3; before++) {
+			for (uint64_t n = 0; n < 5; n++) {
+				uint64_t first = borders[i] - before;
+
+				assert_int_equal(dli_pageset_mark_range(s.set, first, n), n);
+				memset(s.pending + first, 1, n);
+				check_counts(&s);
+				take_all(&s);
+				check_counts(&s);
+				clear(&s);
+			}
+		}
+		end(&s);
+	}
+}
+
+static void all_is_every_page_and_none_behind(void **state)
+{
+	static const uint64_t sizes[] = { 1, 64, 100, 40000 };
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		struct subject s;
+
+		begin(&s, sizes[i], 1);
+		assert_int_equal(dli_pageset_mark_all(s.set), sizes[i]);
+		assert_int_equal(dli_pageset_mark_all(s.set), 0);
+		memset(s.pending, 1, s.pages);
+		take_all(&s);
+		check_counts(&s);
+		assert_true(dli_pageset_ack(s.set, 0, sizes[i]));
+		assert_int_equal(dli_pageset_taken_pages(s.set), 0);
+		end(&s);
+	}
+}
+
+/* Written again while it was under way: pending and taken at once, and counted in both. */
+static void a_page_can_be_pending_and_taken(void **state)
+{
+	struct subject s;
+	uint64_t chunk = 0;
+
+	begin(&s, 128, 1);
+	dli_pageset_mark_range(s.set, 70, 1);
+	assert_true(dli_pageset_take(s.set, &chunk, &s.chunk));
+	dli_pageset_mark_range(s.set, 70, 1);
+	assert_int_equal(dli_pageset_pending_pages(s.set), 1);
+	assert_int_equal(dli_pageset_taken_pages(s.set), 1);
+	assert_true(dli_pageset_ack(s.set, 70, 1));
+	assert_int_equal(dli_pageset_pending_pages(s.set), 1);
+	assert_int_equal(dli_pageset_taken_pages(s.set), 0);
+	end(&s);
+}
+
+static void no_memory_is_an_error(void **state)
+{
+	struct dli_pageset *set = NULL;
+
+	fake_os_init(&fake);
+	fake.map_error = -ENOMEM;
+	assert_int_equal(dli_pageset_new(&fake.os, 1000, &set), -ENOMEM);
+	assert_null(set);
+	assert_int_equal(fake.maps_live, 0);
+	dli_pageset_free(NULL);
+}
+
+/* KVM's largest slot, eight of them for the 64 TiB of it: memory grows with what is marked. */
+static void a_sparse_set_is_small(void **state)
+{
+	enum { MARKS = 64 };
+	const uint64_t pages = (UINT64_C(1) << 31) - 1;
+	struct dli_chunk *out = malloc(sizeof(*out));
+	struct dli_pageset *sets[8];
+	uint64_t before, found = 0;
+
+	assert_non_null(out);
+	fake_os_init(&fake);
+	before = resident_bytes();
+	for (size_t i = 0; i < 8; i++)
+		assert_int_equal(dli_pageset_new(&fake.os, pages, &sets[i]), 0);
+	for (uint64_t i = 0; i < MARKS; i++)
+		dli_pageset_mark_range(sets[i % 8], i * (pages / MARKS), 1);
+	dli_pageset_mark_range(sets[0], pages - 1, 1);
+	for (size_t i = 0; i < 8; i++)
+		for (uint64_t chunk = 0; dli_pageset_take(sets[i], &chunk, out); chunk++)
+			found += out->words;
+	assert_int_equal(found, MARKS + 1);
+	for (size_t i = 0; i < 8; i++)
+		dli_pageset_fold_back(sets[i]);
+	assert_true(before > 0);
+	/* Two bitmaps, a leaf and a lower summary page a mark, and the highest summaries. */
+	assert_in_range(resident_bytes() - before, 0, 8 << 20);
+	for (size_t i = 0; i < 8; i++)
+		dli_pageset_free(sets[i]);
+	free(out);
+	assert_int_equal(fake.maps_live, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_new_set_is_empty),
+		cmocka_unit_test(ranges_end_where_they_should),
+		cmocka_unit_test(all_is_every_page_and_none_behind),
+		cmocka_unit_test(a_page_can_be_pending_and_taken),
+		cmocka_unit_test(random_operations_equal_a_plain_bitmap),
+		cmocka_unit_test(no_memory_is_an_error),
+		cmocka_unit_test(a_sparse_set_is_small),
+	};
+
+	return RUN_TESTS("pageset", tests);
+}

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: MIT */
+/* Markers beside one that takes and others that acknowledge: no mark is lost, no count drifts. */
+#include "cmocka_all.h"
+#include "fake_os.h"
+#include "pageset.h"
+#include "random.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+enum {
+	PAGES = 70000, /* three chunks, so that summaries are emptied and filled all the time */
+	MARKERS = 3,
+	ROUNDS = 60000,
+	QUEUE = 256,
+};
+
+static struct {
+	struct dli_pageset *set;
+	/* What is in each page, and what of it the taker has read. */
+	_Atomic uint32_t memory[PAGES];
+	uint32_t copy[PAGES];
+	atomic_uint markers_left;
+	struct dli_chunk chunk;
+	/* Chunks of which the acknowledger has still to say that they are sent. */
+	struct dli_chunk queue[QUEUE];
+	atomic_uint put, got;
+	atomic_bool over;
+} shared;
+
+static struct fake_os fake;
+
+/* Few pages, and those in the same words: that is where marks meet. */
+static uint64_t page_of(struct random *random)
+{
+	return random_below(random, 8) * 8750 + random_below(random, 96);
+}
+
+static void write_page(uint64_t page)
+{
+	atomic_fetch_add_explicit(&shared.memory[page], 1, memory_order_relaxed);
+}
+
+/* First the memory, then the mark. */
+static void *mark(void *seed)
+{
+	struct random random = { .state = (uintptr_t)seed };
+
+	for (int i = 0; i < ROUNDS; i++) {
+		uint64_t page = page_of(&random);
+
+		write_page(page);
+		if (i % 4) {
+			dli_pageset_count(shared.set,
+					  dli_pageset_mark_word(shared.set, page / 64,
+								UINT64_C(1) << page % 64));
+		} else {
+			write_page(page + 1);
+			dli_pageset_mark_range(shared.set, page, 2);
+		}
+	}
+	atomic_fetch_sub(&shared.markers_left, 1);
+	return NULL;
+}
+
+static void copy_chunk(const struct dli_chunk *chunk)
+{
+	for (uint32_t i = 0; i < chunk->words; i++) {
+		for (uint64_t bits = chunk->bits[i]; bits; bits &= bits - 1) {
+			uint64_t page = chunk->first_page + chunk->index[i] * UINT64_C(64) +
+					(uint64_t)__builtin_ctzll(bits);
+
+			shared.copy[page] =
+				atomic_load_explicit(&shared.memory[page], memory_order_relaxed);
+		}
+	}
+}
+
+static void ack_chunk(const struct dli_chunk *chunk)
+{
+	for (uint32_t i = 0; i < chunk->words; i++) {
+		for (uint64_t bits = chunk->bits[i]; bits; bits &= bits - 1) {
+			uint64_t page = chunk->first_page + chunk->index[i] * UINT64_C(64) +
+					(uint64_t)__builtin_ctzll(bits);
+
+			if (!dli_pageset_ack(shared.set, page, 1))
+				abort();
+		}
+	}
+}
+
+static void *acknowledge(void *unused)
+{
+	unsigned int got = 0;
+
+	for (;;) {
+		bool over = atomic_load(&shared.over);
+
+		if (got == atomic_load_explicit(&shared.put, memory_order_acquire)) {
+			if (over)
+				return NULL;
+			sched_yield();
+			continue;
+		}
+		ack_chunk(&shared.queue[got % QUEUE]);
+		atomic_store_explicit(&shared.got, ++got, memory_order_release);
+	}
+}
+
+/* One pass over the set. What is taken goes to the acknowledger, or back, or waits for a fold. */
+static void pass(struct random *random, bool fold)
+{
+	for (uint64_t at = 0; dli_pageset_take(shared.set, &at, &shared.chunk); at++) {
+		unsigned int put = atomic_load(&shared.put);
+
+		copy_chunk(&shared.chunk);
+		if (fold)
+			continue;
+		if (!random_below(random, 8)) {
+			dli_pageset_give_back(shared.set, &shared.chunk);
+			continue;
+		}
+		shared.queue[put % QUEUE] = shared.chunk;
+		atomic_store_explicit(&shared.put, put + 1, memory_order_release);
+	}
+	/* An iteration ends when all that it gave away has come back. */
+	while (atomic_load_explicit(&shared.got, memory_order_acquire) != atomic_load(&shared.put))
+		sched_yield();
+	if (fold)
+		dli_pageset_fold_back(shared.set);
+}
+
+static void no_mark_is_lost(void **state)
+{
+	pthread_t markers[MARKERS], acknowledger;
+	struct random random = { .state = 77 };
+
+	fake_os_init(&fake);
+	assert_int_equal(dli_pageset_new(&fake.os, PAGES, &shared.set), 0);
+	atomic_store(&shared.markers_left, MARKERS);
+	pthread_create(&acknowledger, NULL, acknowledge, NULL);
+	for (uintptr_t i = 0; i < MARKERS; i++)
+		pthread_create(&markers[i], NULL, mark, (void *)(i * 1299709 + 1));
+	while (atomic_load(&shared.markers_left))
+		pass(&random, !random_below(&random, 3));
+	for (int i = 0; i < MARKERS; i++)
+		pthread_join(markers[i], NULL);
+	while (dli_pageset_pending_pages(shared.set))
+		pass(&random, false);
+	atomic_store(&shared.over, true);
+	pthread_join(acknowledger, NULL);
+
+	for (uint64_t page = 0; page < PAGES; page++)
+		if (shared.copy[page] != atomic_load(&shared.memory[page]))
+			fail_msg("page %lu: a mark was lost", (unsigned long)page);
+	assert_int_equal(dli_pageset_pending_pages(shared.set), 0);
+	assert_int_equal(dli_pageset_taken_pages(shared.set), 0);
+	dli_pageset_free(shared.set);
+}
+
+/* Set by one thread, taken by another: no page twice in one pass, none forgotten. */
+static void *mark_all(void *unused)
+{
+	for (uint64_t first = 0; first < PAGES; first += 7) {
+		write_page(first);
+		dli_pageset_mark_range(shared.set, first, first + 7 <= PAGES ? 7 : PAGES - first);
+	}
+	atomic_fetch_sub(&shared.markers_left, 1);
+	return NULL;
+}
+
+static void counts_are_exact_at_rest(void **state)
+{
+	struct dli_chunk *chunk = &shared.chunk;
+	pthread_t marker;
+	uint64_t taken = 0;
+	bool over;
+
+	fake_os_init(&fake);
+	assert_int_equal(dli_pageset_new(&fake.os, PAGES, &shared.set), 0);
+	atomic_store(&shared.markers_left, 1);
+	pthread_create(&marker, NULL, mark_all, NULL);
+	do {
+		over = !atomic_load(&shared.markers_left);
+		for (uint64_t at = 0; dli_pageset_take(shared.set, &at, chunk); at++)
+			for (uint32_t i = 0; i < chunk->words; i++)
+				taken += (uint64_t)__builtin_popcountll(chunk->bits[i]);
+	} while (!over);
+	pthread_join(marker, NULL);
+	assert_int_equal(taken, PAGES);
+	assert_int_equal(dli_pageset_pending_pages(shared.set), 0);
+	assert_int_equal(dli_pageset_taken_pages(shared.set), PAGES);
+	assert_true(dli_pageset_ack(shared.set, 0, PAGES));
+	assert_int_equal(dli_pageset_taken_pages(shared.set), 0);
+	dli_pageset_free(shared.set);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(no_mark_is_lost),
+		cmocka_unit_test(counts_are_exact_at_rest),
+	};
+
+	return RUN_TESTS("pageset, threads", tests);
+}

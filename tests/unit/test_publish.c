@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT */
+/* Ring entries to pending pages: every entry arrives, none in the wrong slot. */
+#include "cmocka_all.h"
+#include "guest.h"
+#include "publish.h"
+#include "random.h"
+
+#include <string.h>
+
+enum { SLOTS = 4, PAGES = 300, ENTRIES = 700 };
+
+static const uint32_t numbers[SLOTS] = { 0, 1, 9, 1 << 16 | 1 };
+
+static struct guest guest;
+static struct kvm_dirty_gfn entries[ENTRIES];
+
+static int setup(void **state)
+{
+	guest_open(&guest, NULL);
+	for (uint32_t i = 0; i < SLOTS; i++)
+		guest_add_slot(&guest, numbers[i], i * 1000, PAGES);
+	return dl_log_start(guest.log, DL_START_CLEAN);
+}
+
+static int teardown(void **state)
+{
+	guest_close(&guest);
+	return 0;
+}
+
+#define publish_test(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+static void entry(uint32_t i, uint32_t slot, uint64_t offset)
+{
+	entries[i] = (struct kvm_dirty_gfn){ .flags = 1, .slot = slot, .offset = offset };
+}
+
+static void expect_sunk(uint32_t n, uint32_t new_pages, uint32_t stale)
+{
+	struct dli_sunk sunk = dli_publish(guest.log, entries, n);
+
+	assert_int_equal(sunk.new_pages, new_pages);
+	assert_int_equal(sunk.stale, stale);
+}
+
+static uint64_t pending_pages(void)
+{
+	return guest_stats(&guest).pending_bytes / guest.page_bytes;
+}
+
+static void adjacent_entries_are_pages(void **state)
+{
+	for (uint32_t i = 0; i < PAGES; i++)
+		entry(i, 1, i);
+	expect_sunk(PAGES, PAGES, 0);
+	expect_sunk(PAGES, 0, 0);
+	assert_int_equal(pending_pages(), PAGES);
+}
+
+static void the_same_page_twice_is_one(void **state)
+{
+	entry(0, 1, 5);
+	entry(1, 1, 5);
+	entry(2, 1, 200);
+	entry(3, 1, 5);
+	expect_sunk(4, 2, 0);
+	assert_int_equal(pending_pages(), 2);
+}
+
+/* The same word number in another slot is another word. */
+static void slots_take_turns(void **state)
+{
+	for (uint32_t i = 0; i < 40; i++)
+		entry(i, numbers[i % SLOTS], i / SLOTS);
+	expect_sunk(40, 40, 0);
+	for (uint32_t i = 0; i < SLOTS; i++)
+		assert_int_equal(dl_slot_remove(guest.log, numbers[i], DL_SLOT_DISCARD), 0);
+	assert_int_equal(pending_pages(), 0);
+}
+
+static void what_no_slot_has_is_stale(void **state)
+{
+	entry(0, 2, 0);
+	entry(1, 1, PAGES);
+	entry(2, 1, PAGES - 1);
+	entry(3, 2 << 16 | 1, 0);
+	entry(4, 1 << 16, 0);
+	entry(5, UINT32_MAX, UINT64_MAX);
+	entry(6, 1, UINT64_MAX);
+	entry(7, 1, UINT64_C(1) << 32);
+	entry(8, 9, 3);
+	expect_sunk(9, 2, 7);
+	assert_int_equal(pending_pages(), 2);
+}
+
+static void when_logging_is_off_nothing_is_noted(void **state)
+{
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	entry(0, 1, 5);
+	expect_sunk(1, 0, 0);
+	assert_int_equal(pending_pages(), 0);
+}
+
+static uint32_t random_entries(struct random *random, uint8_t (*wanted)[PAGES])
+{
+	uint32_t n = 1 + (uint32_t)random_below(random, ENTRIES), slot = 0;
+	uint64_t page = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		if (!random_below(random, 5))
+			slot = (uint32_t)random_below(random, SLOTS);
+		page = random_below(random, 3) ? page + 1 : random_below(random, PAGES + 5);
+		entry(i, numbers[slot], page);
+		if (page < PAGES)
+			wanted[slot][page] = 1;
+	}
+	return n;
+}
+
+/* Takes all and compares. */
+static void compare(uint8_t (*wanted)[PAGES])
+{
+	struct dl_iter *iter;
+	struct dl_run run;
+	int n;
+
+	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
+	while ((n = dl_iter_read(iter, &run, 1)) > 0) {
+		uint32_t slot = 0;
+
+		while (numbers[slot] != run.slot)
+			slot++;
+		for (uint64_t at = 0; at < run.bytes; at += 4096)
+			wanted[slot][(run.offset_bytes + at) / 4096] ^= 1;
+		assert_int_equal(dl_iter_ack(iter, &run, 1), 0);
+	}
+	assert_int_equal(n, 0);
+	dl_iter_free(iter);
+	for (uint32_t slot = 0; slot < SLOTS; slot++)
+		for (uint32_t page = 0; page < PAGES; page++)
+			assert_int_equal(wanted[slot][page], 0);
+}
+
+static void random_entries_equal_a_plain_array(void **state)
+{
+	struct random random = { .state = 20 };
+
+	for (int i = 0; i < 300; i++) {
+		uint8_t wanted[SLOTS][PAGES] = { 0 };
+
+		dli_publish(guest.log, entries, random_entries(&random, wanted));
+		compare(wanted);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		publish_test(adjacent_entries_are_pages),
+		publish_test(the_same_page_twice_is_one),
+		publish_test(slots_take_turns),
+		publish_test(what_no_slot_has_is_stale),
+		publish_test(when_logging_is_off_nothing_is_noted),
+		publish_test(random_entries_equal_a_plain_array),
+	};
+
+	return RUN_TESTS("publish", tests);
+}

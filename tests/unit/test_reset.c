@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/* KVM_RESET_DIRTY_RINGS: one at a time, with signals blocked, and none after close. */
+#include "cmocka_all.h"
+#include "fake_os.h"
+#include "reset.h"
+#include "uapi.h"
+
+#include <errno.h>
+#include <sched.h>
+
+enum { VM_FD = 9, THREADS = 3, ROUNDS = 2000 };
+
+static struct fake_os fake;
+static struct dli_reset reset;
+static int answer;
+static atomic_int inside;
+static bool masked, met;
+
+static int mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
+{
+	masked = how == SIG_BLOCK;
+	if (how == SIG_BLOCK) {
+		assert_int_equal(sigismember(set, SIGUSR1) & sigismember(set, SIGRTMAX), 1);
+		sigemptyset(old);
+		sigaddset(old, SIGWINCH);
+	} else {
+		assert_int_equal(how, SIG_SETMASK);
+		assert_int_equal(sigismember(set, SIGWINCH), 1);
+		assert_int_equal(sigismember(set, SIGUSR1), 0);
+	}
+	return 0;
+}
+
+static int kernel(struct fake_os *os, int fd, unsigned long request, void *arg)
+{
+	if (fd != VM_FD || request != KVM_RESET_DIRTY_RINGS || arg || !masked)
+		return -ENOTTY;
+	if (atomic_fetch_add(&inside, 1))
+		met = true;
+	sched_yield();
+	atomic_fetch_sub(&inside, 1);
+	return answer;
+}
+
+static int setup(void **state)
+{
+	fake_os_init(&fake);
+	fake.ioctl = kernel;
+	fake.os.signal_mask = mask;
+	reset = (struct dli_reset){ 0 };
+	answer = 0;
+	masked = met = false;
+	return dli_reset_init(&reset, &fake.os, VM_FD);
+}
+
+static int teardown(void **state)
+{
+	dli_reset_fini(&reset);
+	return 0;
+}
+
+#define reset_test(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
+
+static void signals_are_blocked_around_it(void **state)
+{
+	answer = 17;
+	assert_int_equal(dli_reset_begin(&reset), 0);
+	assert_int_equal(dli_reset_rings(&reset), 17);
+	dli_reset_end(&reset);
+	assert_false(masked);
+}
+
+static void a_failure_is_passed_on_with_signals_as_before(void **state)
+{
+	answer = -EIO;
+	assert_int_equal(dli_reset_begin(&reset), 0);
+	assert_int_equal(dli_reset_rings(&reset), -EIO);
+	dli_reset_end(&reset);
+	assert_false(masked);
+	assert_int_equal(dli_reset_begin(&reset), 0);
+	dli_reset_end(&reset);
+}
+
+static void it_is_counted(void **state)
+{
+	assert_int_equal(dli_reset_begin(&reset), 0);
+	for (int i = 0; i < 5; i++)
+		dli_reset_rings(&reset);
+	dli_reset_end(&reset);
+	assert_int_equal(reset.resets, 5);
+}
+
+static void after_close_the_section_is_not_entered(void **state)
+{
+	dli_reset_close(&reset);
+	assert_int_equal(dli_reset_begin(&reset), -ECANCELED);
+	/* It is free all the same. */
+	assert_int_equal(dli_reset_begin(&reset), -ECANCELED);
+	assert_int_equal(fake.ioctls, 0);
+}
+
+static void *reset_often(void *unused)
+{
+	for (int i = 0; i < ROUNDS; i++) {
+		if (dli_reset_begin(&reset))
+			continue;
+		(void)dli_reset_rings(&reset);
+		dli_reset_end(&reset);
+	}
+	return NULL;
+}
+
+static void two_are_never_inside_at_once(void **state)
+{
+	pthread_t threads[THREADS];
+
+	for (int i = 0; i < THREADS; i++)
+		pthread_create(&threads[i], NULL, reset_often, NULL);
+	for (int i = 0; i < THREADS; i++)
+		pthread_join(threads[i], NULL);
+	assert_false(met);
+	assert_int_equal(reset.resets, THREADS * ROUNDS);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		reset_test(signals_are_blocked_around_it),
+		reset_test(a_failure_is_passed_on_with_signals_as_before),
+		reset_test(it_is_counted),
+		reset_test(after_close_the_section_is_not_entered),
+		reset_test(two_are_never_inside_at_once),
+	};
+
+	return RUN_TESTS("reset", tests);
+}

@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Small migrations over two rings that overflow, with every step of a harvest interleaved with the
+ * guest's: what the copy lacks at the end must have been owed as a repair, the vCPU must come into
+ * the guest again, and a ring that never overflowed must never be suspected.
+ */
+#include "cmocka_all.h"
+#include "fake_rings.h"
+#include "random.h"
+#include "ring_cells.h"
+#include "vcpus.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PAGES = 96, MAX_EXITS = 100, MAX_TAKEN = 4096 };
+
+struct world {
+	struct fake_rings kernel;
+	struct dli_reset reset;
+	struct dli_ring *rings[FAKE_RINGS];
+	struct dl_vcpu list[FAKE_RINGS];
+	struct dli_vcpus vcpus;
+	bool in_guest[FAKE_RINGS];
+	struct random random;
+	uint32_t batch;	  /* stores between two looks at the ring; > 1: it may overflow */
+	bool misbehaving; /* resets fail or end early */
+	bool emulated;	  /* a store is logged whether the page is protected or not */
+	bool stopped;
+
+	uint32_t memory[PAGES], copy[PAGES];
+	bool is_protected[PAGES], pending[PAGES];
+	uint32_t taken[MAX_TAKEN], n_taken; /* by the reset under way, not yet protected */
+	unsigned int repairs;
+};
+
+static struct world world;
+
+static void store(struct world *w, int vcpu)
+{
+	uint32_t page = (uint32_t)random_below(&w->random, PAGES);
+
+	w->memory[page]++;
+	if (!w->is_protected[page] && !w->emulated)
+		return;
+	fake_ring_push(&w->kernel, &w->kernel.rings[vcpu], 0, page);
+	w->is_protected[page] = false;
+}
+
+/* What happens in the guest between any two steps of the harvester. */
+static void guest(struct world *w)
+{
+	for (int vcpu = 0; vcpu < FAKE_RINGS; vcpu++) {
+		uint32_t stores = (uint32_t)random_below(&w->random, w->batch + 1);
+
+		if (w->stopped || !w->in_guest[vcpu])
+			continue;
+		if (w->batch == 1)
+			stores = (uint32_t)random_below(&w->random, 4);
+		for (uint32_t i = 0; i < stores && w->in_guest[vcpu]; i++) {
+			store(w, vcpu);
+			if (w->batch == 1 || i + 1 == stores)
+				w->in_guest[vcpu] =
+					fake_ring_enter(&w->kernel, &w->kernel.rings[vcpu]);
+		}
+	}
+}
+
+static void on_taken(struct fake_rings *rings, uint32_t slot, uint64_t offset)
+{
+	struct world *w = rings->opaque;
+
+	assert_true(w->n_taken < MAX_TAKEN && offset < PAGES);
+	w->taken[w->n_taken++] = (uint32_t)offset;
+}
+
+static void on_protect(struct fake_rings *rings, bool ends_early)
+{
+	struct world *w = rings->opaque;
+	uint32_t lost = ends_early ? 5 : 0;
+
+	for (uint32_t i = 0; i + lost < w->n_taken; i++)
+		w->is_protected[w->taken[i]] = true;
+	w->n_taken = 0;
+}
+
+/* The vCPU whose drain this is stands still: its run is over. */
+static void on_reset(struct fake_rings *rings, bool ends)
+{
+	guest(rings->opaque);
+}
+
+static struct dli_sunk sink(void *opaque, const struct kvm_dirty_gfn *entries, uint32_t n)
+{
+	struct world *w = opaque;
+
+	for (uint32_t i = 0; i < n; i++)
+		w->pending[entries[i].offset] = true;
+	return (struct dli_sunk){ 0 };
+}
+
+static bool wants_repair(struct world *w)
+{
+	bool wants = false;
+
+	for (int i = 0; i < FAKE_RINGS; i++)
+		wants |= dli_ring_wants_repair(w->rings[i]);
+	return wants;
+}
+
+static void repair(struct world *w)
+{
+	w->repairs++;
+	if (!w->stopped)
+		memset(w->is_protected, true, sizeof(w->is_protected));
+	guest(w);
+	memset(w->pending, true, sizeof(w->pending));
+	for (int i = 0; i < FAKE_RINGS; i++)
+		dli_ring_repaired(w->rings[i]);
+}
+
+static void all_rings(struct world *w, void (*step)(struct dli_ring *ring))
+{
+	for (int i = 0; i < FAKE_RINGS; i++)
+		step(w->rings[i]);
+	guest(w);
+}
+
+static void hand_back(struct world *w)
+{
+	bool needed = false, again = false;
+
+	assert_int_equal(dli_reset_begin(&w->reset), 0);
+	for (int i = 0; i < FAKE_RINGS; i++)
+		needed |= dli_ring_release(w->rings[i], &w->reset);
+	guest(w);
+	while (needed) {
+		assert_true(dli_reset_rings(&w->reset) >= 0);
+		needed = false;
+		for (int i = 0; i < FAKE_RINGS; i++)
+			needed |= !dli_ring_verify(w->rings[i], &w->reset, again);
+		again = true;
+		guest(w);
+	}
+	dli_reset_end(&w->reset);
+}
+
+static void publish(struct dli_ring *ring)
+{
+	if (world.stopped)
+		dli_ring_check_empty(ring);
+	dli_ring_publish(ring, sink, &world);
+	dli_ring_unlock(ring);
+}
+
+/* As dli_vcpus_drain(), with the guest between all steps. */
+static void drain_step_by_step(struct world *w)
+{
+	all_rings(w, dli_ring_lock);
+	all_rings(w, dli_ring_copy);
+	hand_back(w);
+	all_rings(w, publish);
+}
+
+static void harvest(struct world *w)
+{
+	int r = 0;
+
+	if (w->misbehaving || random_below(&w->random, 4) == 0)
+		r = dli_vcpus_drain(&w->vcpus, &w->reset, w->stopped, sink, w);
+	else
+		drain_step_by_step(w);
+	/* A harvest that fails is made again. */
+	if (!r && wants_repair(w))
+		repair(w);
+	assert_true(r == 0 || r == -EIO);
+}
+
+static void copy_pending(struct world *w)
+{
+	for (uint32_t page = 0; page < PAGES; page++) {
+		if (!w->pending[page])
+			continue;
+		w->pending[page] = false;
+		w->copy[page] = w->memory[page];
+		if (page % 16 == 0)
+			guest(w);
+	}
+}
+
+/* A vCPU that is out comes back in, draining after each full exit. */
+static void run(struct world *w, int vcpu)
+{
+	struct fake_ring *side = &w->kernel.rings[vcpu];
+
+	for (int exits = 0; !(w->in_guest[vcpu] = fake_ring_enter(&w->kernel, side)); exits++) {
+		int r;
+
+		assert_true(exits < MAX_EXITS);
+		r = dli_ring_drain(w->rings[vcpu], &w->reset, sink, w);
+		assert_true(r == 0 || r == -EIO);
+		if (!random_below(&w->random, 8))
+			harvest(w);
+	}
+}
+
+static void add_vcpus(struct world *w)
+{
+	assert_int_equal(dli_vcpus_init(&w->vcpus), 0);
+	for (int i = 0; i < FAKE_RINGS; i++) {
+		w->list[i].ring = w->rings[i];
+		w->list[i].next = dli_vcpus_first(&w->vcpus);
+		atomic_store(&w->vcpus.first, &w->list[i]);
+	}
+}
+
+static void begin(struct world *w, uint64_t seed, bool overflowing, bool misbehaving)
+{
+	/* A quarter of the ring is what a full one holds at least; reserved entries are few. */
+	static const uint32_t sizes[] = { 16, 32, 64 };
+	uint32_t entries, reserved;
+
+	memset(w, 0, sizeof(*w));
+	w->random.state = seed * 0x9e3779b97f4a7c15 + 1;
+	entries = sizes[random_below(&w->random, 3)];
+	reserved = 2 + (uint32_t)random_below(&w->random, entries / 2 - 2);
+	w->misbehaving = misbehaving;
+	w->batch = 1;
+	if (overflowing)
+		w->batch = 2 + (uint32_t)random_below(&w->random, 2 * entries);
+	/* A healthy kernel keeps room for what comes before the vCPU is out: here for nothing. */
+	w->emulated = random_below(&w->random, 2);
+	fake_rings_init(&w->kernel, entries, entries - reserved, 0);
+	w->kernel.no_request = random_below(&w->random, 2);
+	w->kernel.on_taken = on_taken;
+	w->kernel.on_protect = on_protect;
+	w->kernel.on_reset = on_reset;
+	w->kernel.opaque = w;
+	assert_int_equal(dli_reset_init(&w->reset, &w->kernel.fake.os, FAKE_VM_FD), 0);
+	for (int i = 0; i < FAKE_RINGS; i++)
+		assert_int_equal(dli_ring_new(&w->kernel.fake.os, FAKE_VCPU_FD + i, entries,
+					      &w->reset, &w->rings[i]),
+				 0);
+	add_vcpus(w);
+	memset(w->is_protected, true, sizeof(w->is_protected));
+	memset(w->pending, true, sizeof(w->pending));
+}
+
+static void end(struct world *w)
+{
+	for (int i = 0; i < FAKE_RINGS; i++)
+		dli_ring_free(w->rings[i]);
+	pthread_mutex_destroy(&w->vcpus.lock);
+	dli_reset_fini(&w->reset);
+	fake_rings_free(&w->kernel);
+}
+
+static void misbehave(struct world *w)
+{
+	switch (random_below(&w->random, 20)) {
+	case 0:
+		w->kernel.short_resets = 1 + (uint32_t)random_below(&w->random, 3);
+		w->kernel.short_entries = (uint32_t)random_below(&w->random, 12);
+		break;
+	case 1:
+		w->kernel.reset_errors = 1 + (uint32_t)random_below(&w->random, 2);
+		w->kernel.reset_error = -EIO;
+		break;
+	}
+}
+
+static void expect_equal(struct world *w, uint64_t seed)
+{
+	for (uint32_t page = 0; page < PAGES; page++)
+		if (w->copy[page] != w->memory[page])
+			fail_msg("seed %lu: page %u differs", (unsigned long)seed, page);
+	if (w->kernel.overshot)
+		fail_msg("seed %lu: a reset went past the kernel's index", (unsigned long)seed);
+}
+
+static void finish(struct world *w)
+{
+	w->stopped = true;
+	w->kernel.reset_errors = w->kernel.short_resets = 0;
+	harvest(w);
+	copy_pending(w);
+}
+
+/* Returns how often cells were overwritten. */
+static uint64_t migrate(uint64_t seed, bool overflowing, bool misbehaving)
+{
+	struct world *w = &world;
+	uint64_t overwritten;
+
+	begin(w, seed, overflowing, misbehaving);
+	for (uint64_t i = 5 + random_below(&w->random, 60); i; i--) {
+		for (int vcpu = 0; vcpu < FAKE_RINGS; vcpu++)
+			if (!w->in_guest[vcpu])
+				run(w, vcpu);
+		guest(w);
+		if (misbehaving)
+			misbehave(w);
+		if (!random_below(&w->random, 3))
+			harvest(w);
+		if (!random_below(&w->random, 3))
+			copy_pending(w);
+	}
+	finish(w);
+	expect_equal(w, seed);
+	overwritten = w->kernel.rings[0].overwritten + w->kernel.rings[1].overwritten;
+	if (!overflowing && !misbehaving && w->repairs)
+		fail_msg("seed %lu: a healthy ring was repaired", (unsigned long)seed);
+	end(w);
+	return overwritten;
+}
+
+static void healthy_rings_are_never_suspected(void **state)
+{
+	for (uint64_t seed = 1; seed <= 6000; seed++)
+		assert_int_equal(migrate(seed, false, false), 0);
+}
+
+static void nothing_is_lost_by_resets_that_misbehave(void **state)
+{
+	for (uint64_t seed = 1; seed <= 6000; seed++)
+		migrate(seed, false, true);
+}
+
+/*
+ * A harvest releases the cells of both rings and its reset fails. The first ring's own drain resets
+ * next: it takes all of the first ring, and of the second a part, unprotected.
+ */
+static void a_failed_reset_and_a_short_one(void **state)
+{
+	struct world *w = &world;
+
+	begin(w, 1, false, true);
+	w->stopped = true;
+	for (uint32_t page = 0; page < 6; page++)
+		fake_ring_push(&w->kernel, &w->kernel.rings[page / 3], 0, page);
+	memset(w->is_protected, false, 6 * sizeof(w->is_protected[0]));
+	w->kernel.reset_errors = 1;
+	w->kernel.reset_error = -EIO;
+	assert_int_equal(dli_vcpus_drain(&w->vcpus, &w->reset, false, sink, w), -EIO);
+	w->kernel.short_resets = 1;
+	w->kernel.short_entries = 5;
+	assert_int_equal(dli_ring_drain(w->rings[0], &w->reset, sink, w), 0);
+	assert_int_equal(dli_vcpus_drain(&w->vcpus, &w->reset, false, sink, w), 0);
+	assert_false(w->is_protected[4]);
+	assert_true(wants_repair(w));
+	end(w);
+}
+
+static void nothing_is_lost_by_overflows(void **state)
+{
+	uint64_t overwritten = 0;
+
+	for (uint64_t seed = 1; seed <= 12000; seed++)
+		overwritten += migrate(seed, true, false);
+	assert_true(overwritten > 100000);
+}
+
+static void nothing_is_lost_by_both(void **state)
+{
+	for (uint64_t seed = 1; seed <= 6000; seed++)
+		migrate(seed, true, true);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(healthy_rings_are_never_suspected),
+		cmocka_unit_test(nothing_is_lost_by_resets_that_misbehave),
+		cmocka_unit_test(a_failed_reset_and_a_short_one),
+		cmocka_unit_test(nothing_is_lost_by_overflows),
+		cmocka_unit_test(nothing_is_lost_by_both),
+	};
+
+	return RUN_TESTS("ring recovery", tests);
+}

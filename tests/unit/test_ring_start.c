@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: MIT */
+/* A ring that somebody used before: where its reader begins. */
+#include "cmocka_all.h"
+#include "fake_rings.h"
+#include "ring_cells.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { ENTRIES = 256, SOFT_LIMIT = 192, FD = FAKE_VCPU_FD, MAX_EXITS = 64 };
+
+static struct fake_rings kernel;
+static struct fake_ring *side;
+static struct dli_reset reset_lock;
+static struct dli_ring *ring;
+static uint64_t sunk[4 * ENTRIES];
+static uint32_t n_sunk;
+
+static struct dli_sunk sink(void *opaque, const struct kvm_dirty_gfn *entries, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		sunk[n_sunk++] = entries[i].offset;
+	return (struct dli_sunk){ 0 };
+}
+
+static int setup(void **state)
+{
+	fake_rings_init(&kernel, ENTRIES, SOFT_LIMIT, 0);
+	side = &kernel.rings[0];
+	memset(&reset_lock, 0, sizeof(reset_lock));
+	ring = NULL;
+	n_sunk = 0;
+	return dli_reset_init(&reset_lock, &kernel.fake.os, FAKE_VM_FD);
+}
+
+static int teardown(void **state)
+{
+	dli_ring_free(ring);
+	dli_reset_fini(&reset_lock);
+	fake_rings_free(&kernel);
+	return 0;
+}
+
+#define start_test(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
+
+static void push(uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		fake_ring_push(&kernel, side, 0, side->pushed);
+}
+
+/* What a reader did that is gone now. */
+static void consume(uint32_t n, bool and_reset)
+{
+	for (uint32_t i = 0; i < n; i++)
+		side->cells[(side->reset_index + i) & (ENTRIES - 1)].flags = CELL_RESET;
+	if (and_reset)
+		assert_int_equal(
+			kernel.fake.os.ioctl(&kernel.fake, FAKE_VM_FD, KVM_RESET_DIRTY_RINGS, NULL),
+			n);
+}
+
+static void open_ring(void)
+{
+	assert_int_equal(dli_ring_new(&kernel.fake.os, FD, ENTRIES, &reset_lock, &ring), 0);
+}
+
+static int drain(void)
+{
+	return dli_ring_drain(ring, &reset_lock, sink, NULL);
+}
+
+static void expect_sunk(uint64_t first, uint32_t n)
+{
+	assert_int_equal(n_sunk, n);
+	for (uint32_t i = 0; i < n; i++)
+		assert_int_equal(sunk[i], first + i);
+	assert_false(kernel.overshot);
+}
+
+static void an_unread_run_is_read_from_its_beginning(void **state)
+{
+	push(150);
+	consume(150, true);
+	push(60);
+	open_ring();
+	assert_int_equal(drain(), 0);
+	expect_sunk(150, 60);
+	push(100);
+	assert_int_equal(drain(), 0);
+	expect_sunk(150, 160);
+	assert_int_equal(side->reset_index, side->dirty_index);
+}
+
+static void a_run_over_the_end_is_found(void **state)
+{
+	push(190);
+	consume(190, true);
+	push(120);
+	open_ring();
+	assert_int_equal(drain(), 0);
+	expect_sunk(190, 120);
+	assert_int_equal(side->reset_index, side->dirty_index);
+}
+
+static void what_was_released_is_reset_first(void **state)
+{
+	push(100);
+	consume(40, false);
+	open_ring();
+	assert_int_equal(side->reset_index, 40);
+	assert_int_equal(drain(), 0);
+	expect_sunk(40, 60);
+	assert_int_equal(side->reset_index, 100);
+}
+
+static void a_reset_that_fails_is_an_error(void **state)
+{
+	push(10);
+	consume(10, false);
+	kernel.reset_errors = 1;
+	kernel.reset_error = -EIO;
+	assert_int_equal(dli_ring_new(&kernel.fake.os, FD, ENTRIES, &reset_lock, &ring), -EIO);
+	assert_null(ring);
+	assert_int_equal(kernel.fake.maps_live, 0);
+	dli_reset_close(&reset_lock);
+	assert_int_equal(dli_ring_new(&kernel.fake.os, FD, ENTRIES, &reset_lock, &ring),
+			 -ECANCELED);
+}
+
+static void an_empty_used_ring_waits_for_its_first_entry(void **state)
+{
+	push(77);
+	consume(77, true);
+	open_ring();
+	assert_int_equal(drain(), 0);
+	expect_sunk(0, 0);
+	push(5);
+	assert_int_equal(drain(), 0);
+	expect_sunk(77, 5);
+	assert_int_equal(side->reset_index, 82);
+}
+
+/* Nobody read it: full to the soft limit, from the first cell on. */
+static void a_full_one_is_read_and_its_vcpu_runs(void **state)
+{
+	push(SOFT_LIMIT);
+	open_ring();
+	assert_false(fake_ring_enter(&kernel, side));
+	assert_int_equal(drain(), 0);
+	expect_sunk(0, SOFT_LIMIT);
+	assert_true(fake_ring_enter(&kernel, side));
+}
+
+/* No cell says where to begin. The vCPU must run again, and a repair must be owed. */
+static void an_overflowed_one_is_recovered(void **state)
+{
+	push(ENTRIES + 30);
+	open_ring();
+	for (int exits = 0; !fake_ring_enter(&kernel, side); exits++) {
+		assert_true(exits < MAX_EXITS);
+		assert_int_equal(drain(), 0);
+	}
+	assert_true(dli_ring_wants_repair(ring));
+	n_sunk = 0;
+	push(50);
+	assert_int_equal(drain(), 0);
+	expect_sunk(ENTRIES + 30, 50);
+	push(100);
+	assert_int_equal(drain(), 0);
+	expect_sunk(ENTRIES + 30, 150);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		start_test(an_unread_run_is_read_from_its_beginning),
+		start_test(a_run_over_the_end_is_found),
+		start_test(what_was_released_is_reset_first),
+		start_test(a_reset_that_fails_is_an_error),
+		start_test(an_empty_used_ring_waits_for_its_first_entry),
+		start_test(a_full_one_is_read_and_its_vcpu_runs),
+		start_test(an_overflowed_one_is_recovered),
+	};
+
+	return RUN_TESTS("ring start", tests);
+}

@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: MIT */
+/* Start and stop: which ioctls, in which order, and what a failure leaves behind. */
+#include "cmocka_all.h"
+#include "guest.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+enum { SLOTS = 3, PAGES = 100, MAX_CALLS = 64 };
+
+static struct guest guest;
+
+/* The ioctls that change something, and what they said. */
+static struct {
+	struct {
+		unsigned long request;
+		uint32_t first, flags;
+		uint64_t value;
+	} calls[MAX_CALLS];
+	unsigned int n;
+} seen;
+
+static bool watch(struct guest *g, int fd, unsigned long request, void *arg, int *result)
+{
+	const struct kvm_userspace_memory_region *region = arg;
+	const struct kvm_enable_cap *cap = arg;
+
+	if (seen.n == MAX_CALLS)
+		return false;
+	seen.calls[seen.n].request = request;
+	if (request == KVM_SET_USER_MEMORY_REGION) {
+		seen.calls[seen.n].first = region->slot;
+		seen.calls[seen.n].flags = region->flags;
+		seen.calls[seen.n++].value = region->memory_size;
+	} else if (request == KVM_ENABLE_CAP) {
+		seen.calls[seen.n].first = cap->cap;
+		seen.calls[seen.n++].value = cap->args[0];
+	} else if (request == KVM_RESET_DIRTY_RINGS || request == KVM_GET_DIRTY_LOG) {
+		seen.n++;
+	}
+	return false;
+}
+
+static void begin(uint32_t has, uint32_t mode)
+{
+	const struct guest_config config = { .model = { .has = has },
+					     .options = { .mode = mode },
+					     .intercept = watch };
+
+	guest_open(&guest, &config);
+	for (uint32_t i = 0; i < SLOTS; i++)
+		guest_add_slot(&guest, i, 1000 * i, PAGES);
+	seen.n = 0;
+}
+
+static void begin_ring(void)
+{
+	begin(0, DL_MODE_RING);
+}
+
+static void fail_region(uint32_t slot, uint32_t skip, uint32_t times)
+{
+	const struct model_fault fault = { .request = KVM_SET_USER_MEMORY_REGION,
+					   .skip = skip,
+					   .times = times,
+					   .error = ENOMEM,
+					   .only_slot = true,
+					   .slot = slot };
+
+	assert_int_equal(model_fault(guest.model, &fault), 0);
+}
+
+/* Whether the model's slot is switched on: a kernel's write shows in the bitmap, or GET fails. */
+static bool is_logged(uint32_t slot)
+{
+	uint64_t words[2];
+	struct kvm_dirty_log log = { .slot = slot, .dirty_bitmap = words };
+	const struct dl_os *os = model_os(guest.model);
+
+	return os->ioctl(os->opaque, guest.vm_fd, KVM_GET_DIRTY_LOG, &log) != -ENOENT;
+}
+
+static void arguments_and_states(void **state)
+{
+	begin_ring();
+	assert_int_equal(dl_log_start(NULL, 0), -EINVAL);
+	assert_int_equal(dl_log_stop(NULL), -EINVAL);
+	assert_int_equal(dl_log_start(guest.log, 2), -EINVAL);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_int_equal(dl_log_start(guest.log, 0), -EBUSY);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	guest_close(&guest);
+}
+
+static void every_page_is_pending_after_a_start(void **state)
+{
+	uint64_t pages[SLOTS * PAGES];
+
+	begin_ring();
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_int_equal(guest_stats(&guest).pending_bytes, SLOTS * PAGES * 4096);
+	assert_int_equal(guest_drain(&guest, pages, SLOTS * PAGES), SLOTS * PAGES);
+	for (uint64_t i = 0; i < SLOTS * PAGES; i++)
+		assert_int_equal(pages[i], i / PAGES * 1000 + i % PAGES);
+	guest_close(&guest);
+}
+
+static void none_is_after_a_clean_one(void **state)
+{
+	static const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };
+	uint64_t page;
+
+	for (int i = 0; i < 2; i++) {
+		struct guest_vcpu *vcpu;
+
+		begin(0, modes[i]);
+		vcpu = guest_vcpu(&guest, true);
+		/* Written before: mapped writable when logging begins. */
+		assert_int_equal(guest_write(&guest, vcpu, 0, 1005), 0);
+		assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+		assert_int_equal(guest_pass(&guest, 0, &page, 1), 0);
+		assert_int_equal(guest_write(&guest, vcpu, 0, 1005), 0);
+		assert_int_equal(guest_pass(&guest, 0, &page, 1), 1);
+		assert_int_equal(page, 1005);
+		guest_close(&guest);
+	}
+}
+
+static void each_slot_gets_its_flag_and_loses_it(void **state)
+{
+	begin_ring();
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_int_equal(seen.n, SLOTS);
+	for (uint32_t i = 0; i < SLOTS; i++) {
+		assert_int_equal(seen.calls[i].first, i);
+		assert_int_equal(seen.calls[i].flags, KVM_MEM_LOG_DIRTY_PAGES);
+		assert_int_equal(seen.calls[i].value, PAGES * 4096);
+	}
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	assert_int_equal(seen.n, 2 * SLOTS);
+	for (uint32_t i = SLOTS; i < 2 * SLOTS; i++) {
+		assert_int_equal(seen.calls[i].flags, 0);
+		assert_int_equal(seen.calls[i].value, PAGES * 4096);
+	}
+	guest_close(&guest);
+}
+
+/* INITIALLY_SET has every page reported, so it is for a start where every page is dirty. */
+static void manual_protect_is_chosen_before_any_flag(void **state)
+{
+	begin(0, DL_MODE_BITMAP);
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_int_equal(seen.calls[0].request, KVM_ENABLE_CAP);
+	assert_int_equal(seen.calls[0].first, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
+	assert_int_equal(seen.calls[0].value, 3);
+	assert_int_equal(seen.n, 1 + SLOTS);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	seen.n = 0;
+	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	assert_int_equal(seen.calls[0].request, KVM_ENABLE_CAP);
+	assert_int_equal(seen.calls[0].value, 1);
+	guest_close(&guest);
+	begin(MODEL_HAS_MANUAL_PROTECT, DL_MODE_BITMAP);
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_int_equal(seen.calls[0].value, 1);
+	guest_close(&guest);
+	begin(MODEL_HAS_NOTHING, DL_MODE_BITMAP);
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_int_equal(seen.n, SLOTS);
+	guest_close(&guest);
+}
+
+static void manual_protect_that_fails_leaves_logging_off(void **state)
+{
+	const struct model_fault fault = { .request = KVM_ENABLE_CAP, .times = 1, .error = EPERM };
+
+	begin(0, DL_MODE_BITMAP);
+	model_fault(guest.model, &fault);
+	assert_int_equal(dl_log_start(guest.log, 0), -EPERM);
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), -ECANCELED);
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	guest_close(&guest);
+}
+
+static void a_slot_that_fails_is_named_and_the_others_are_off_again(void **state)
+{
+	char text[600];
+
+	begin(0, DL_MODE_BITMAP);
+	fail_region(1, 0, 1);
+	assert_int_equal(dl_log_start(guest.log, 0), -ENOMEM);
+	for (uint32_t i = 0; i < SLOTS; i++)
+		assert_false(is_logged(i));
+	assert_true(dl_log_describe(guest.log, text, sizeof(text)) > 0);
+	assert_non_null(strstr(text, "slot 1 of address space 0"));
+	assert_non_null(strstr(text, "Cannot allocate memory"));
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), -ECANCELED);
+	assert_int_equal(guest_stats(&guest).pending_bytes, 0);
+	/* Made again, it succeeds, and the failure is forgotten. */
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_true(dl_log_describe(guest.log, text, sizeof(text)) > 0);
+	assert_null(strstr(text, "failure"));
+	guest_close(&guest);
+}
+
+static void a_stop_that_fails_is_off_all_the_same(void **state)
+{
+	char text[600];
+
+	begin(0, DL_MODE_BITMAP);
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	fail_region(0, 0, 1);
+	assert_int_equal(dl_log_stop(guest.log), -ENOMEM);
+	assert_true(is_logged(0));
+	assert_false(is_logged(1));
+	assert_false(is_logged(2));
+	assert_true(dl_log_describe(guest.log, text, sizeof(text)) > 0);
+	assert_non_null(strstr(text, "switched off for slot 0"));
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), -ECANCELED);
+	/* The next stop tries that slot again, and only that one. */
+	seen.n = 0;
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	assert_int_equal(seen.n, 1);
+	assert_false(is_logged(0));
+	guest_close(&guest);
+}
+
+static void a_start_after_a_failed_stop_switches_off_first(void **state)
+{
+	begin(0, DL_MODE_BITMAP);
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	fail_region(2, 0, 2);
+	assert_int_equal(dl_log_stop(guest.log), -ENOMEM);
+	assert_int_equal(dl_log_start(guest.log, 0), -ENOMEM);
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), -ECANCELED);
+	seen.n = 0;
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_int_equal(seen.calls[0].first, 2);
+	assert_int_equal(seen.calls[0].flags, 0);
+	assert_int_equal(seen.calls[1].request, KVM_ENABLE_CAP);
+	guest_close(&guest);
+}
+
+static void what_was_pending_before_a_stop_is_gone_after_it(void **state)
+{
+	uint64_t page;
+
+	begin_ring();
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	assert_int_equal(guest_stats(&guest).pending_bytes, 0);
+	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	assert_int_equal(guest_pass(&guest, 0, &page, 1), 0);
+	guest_close(&guest);
+}
+
+/* An entry from before does not make a page of a clean start dirty, nor does it stay in the ring.
+ */
+static void rings_are_emptied_by_stop_and_by_start(void **state)
+{
+	struct guest_vcpu *vcpu;
+	struct model_ring ring;
+	uint64_t page;
+
+	begin_ring();
+	vcpu = guest_vcpu(&guest, true);
+	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	for (uint64_t i = 0; i < 50; i++)
+		assert_int_equal(guest_write(&guest, vcpu, 0, i), 0);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	model_vcpu_ring(guest.model, vcpu->fd, &ring);
+	assert_int_equal(ring.dirty_index, 50);
+	assert_int_equal(ring.reset_index, 50);
+	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	assert_int_equal(guest_pass(&guest, 0, &page, 1), 0);
+	guest_close(&guest);
+}
+
+static void an_iterator_of_before_is_canceled(void **state)
+{
+	struct dl_iter *iter;
+	struct dl_run run;
+
+	begin_ring();
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
+	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	assert_int_equal(dl_iter_read(iter, &run, 1), -ECANCELED);
+	assert_int_equal(dl_iter_ack(iter, &run, 1), -ECANCELED);
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_int_equal(dl_iter_read(iter, &run, 1), -ECANCELED);
+	assert_int_equal(dl_iter_ack(iter, &run, 1), -ECANCELED);
+	dl_iter_free(iter);
+	/* It folded nothing back and acknowledged nothing. */
+	assert_int_equal(guest_stats(&guest).pending_bytes, SLOTS * PAGES * 4096);
+	guest_close(&guest);
+}
+
+static void a_reset_that_fails_fails_start_and_stop(void **state)
+{
+	const struct model_fault fault = { .request = KVM_RESET_DIRTY_RINGS,
+					   .times = 1,
+					   .error = EIO };
+	struct guest_vcpu *vcpu;
+	uint64_t page;
+
+	begin_ring();
+	vcpu = guest_vcpu(&guest, true);
+	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	assert_int_equal(guest_write(&guest, vcpu, 0, 7), 0);
+	model_fault(guest.model, &fault);
+	assert_int_equal(dl_log_stop(guest.log), -EIO);
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), -ECANCELED);
+	model_fault(guest.model, &fault);
+	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), -EIO);
+	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	/* At most more than was written, and never less. */
+	assert_int_equal(guest_write(&guest, vcpu, 0, 7), 0);
+	assert_int_not_equal(guest_pass(&guest, 0, &page, 1), 0);
+	guest_close(&guest);
+}
+
+static void calls_while_off_are_canceled(void **state)
+{
+	struct dl_iter *iter;
+	uint64_t due_ns;
+
+	begin_ring();
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), -ECANCELED);
+	assert_int_equal(dl_iter_new(guest.log, 0, &iter), -ECANCELED);
+	assert_int_equal(dl_mark(guest.log, 0, 0, 1), -ECANCELED);
+	assert_int_equal(dl_slot_mark(guest.log, 0, 0, 1), -ECANCELED);
+	assert_int_equal(dl_log_harvest_due(guest.log, &due_ns), -ECANCELED);
+	guest_close(&guest);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(arguments_and_states),
+		cmocka_unit_test(every_page_is_pending_after_a_start),
+		cmocka_unit_test(none_is_after_a_clean_one),
+		cmocka_unit_test(each_slot_gets_its_flag_and_loses_it),
+		cmocka_unit_test(manual_protect_is_chosen_before_any_flag),
+		cmocka_unit_test(manual_protect_that_fails_leaves_logging_off),
+		cmocka_unit_test(a_slot_that_fails_is_named_and_the_others_are_off_again),
+		cmocka_unit_test(a_stop_that_fails_is_off_all_the_same),
+		cmocka_unit_test(a_start_after_a_failed_stop_switches_off_first),
+		cmocka_unit_test(what_was_pending_before_a_stop_is_gone_after_it),
+		cmocka_unit_test(rings_are_emptied_by_stop_and_by_start),
+		cmocka_unit_test(an_iterator_of_before_is_canceled),
+		cmocka_unit_test(a_reset_that_fails_fails_start_and_stop),
+		cmocka_unit_test(calls_while_off_are_canceled),
+	};
+
+	return RUN_TESTS("session", tests);
+}

@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: MIT */
+/* vCPUs added, parked, added again, drained in every state. */
+#include "cmocka_all.h"
+#include "guest.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+enum { PAGES = 600, SOFT_LIMIT = 192, ENTRIES = 256 };
+
+static struct guest guest;
+
+static void begin(uint32_t mode)
+{
+	const struct guest_config config = { .options = { .mode = mode, .ring_entries = ENTRIES } };
+
+	guest_open(&guest, &config);
+	guest_add_slot(&guest, 0, 0, PAGES);
+}
+
+static int setup_ring(void **state)
+{
+	begin(DL_MODE_RING);
+	return dl_log_start(guest.log, DL_START_CLEAN);
+}
+
+static int setup_bitmap(void **state)
+{
+	begin(DL_MODE_BITMAP);
+	return dl_log_start(guest.log, DL_START_CLEAN);
+}
+
+static int teardown(void **state)
+{
+	guest_close(&guest);
+	return 0;
+}
+
+#define ring_test(f)   cmocka_unit_test_setup_teardown(f, setup_ring, teardown)
+#define bitmap_test(f) cmocka_unit_test_setup_teardown(f, setup_bitmap, teardown)
+
+static void fail_once(unsigned long request, uint32_t skip, int error)
+{
+	const struct model_fault fault = {
+		.request = request, .skip = skip, .times = 1, .error = error
+	};
+
+	assert_int_equal(model_fault(guest.model, &fault), 0);
+}
+
+static void write_pages(struct guest_vcpu *vcpu, uint64_t first, uint64_t n)
+{
+	for (uint64_t page = first; page < first + n; page++)
+		assert_int_equal(guest_write(&guest, vcpu, 0, page), 0);
+}
+
+/* Writes until the ring is full. */
+static void fill(struct guest_vcpu *vcpu)
+{
+	uint64_t page = 0;
+
+	while (!model_vcpu_write(guest.model, vcpu->fd, 0, page * 4096, &page, 8))
+		page++;
+	assert_true(page == SOFT_LIMIT || page == SOFT_LIMIT - 1);
+}
+
+static struct model_ring ring_of(const struct guest_vcpu *vcpu)
+{
+	struct model_ring ring;
+
+	assert_int_equal(model_vcpu_ring(guest.model, vcpu->fd, &ring), 0);
+	return ring;
+}
+
+static struct dl_stats stats_of(const struct guest_vcpu *vcpu)
+{
+	struct dl_stats stats = { .size = sizeof(stats) };
+
+	assert_int_equal(dl_vcpu_stats(vcpu->handle, &stats), 0);
+	return stats;
+}
+
+static void arguments_are_checked(void **state)
+{
+	struct dl_vcpu *handle = NULL;
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, false);
+
+	assert_int_equal(dl_vcpu_add(NULL, vcpu->fd, &handle), -EINVAL);
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, NULL), -EINVAL);
+	assert_int_equal(dl_vcpu_drain(NULL), -EINVAL);
+	assert_int_equal(dl_vcpu_stats(NULL, NULL), -EINVAL);
+	dl_vcpu_remove(NULL);
+	assert_null(handle);
+	guest_vcpu_add(&guest, vcpu);
+	assert_int_equal(dl_vcpu_stats(vcpu->handle, NULL), -EINVAL);
+}
+
+static void only_a_vcpu_is_added(void **state)
+{
+	struct dl_vcpu *handle = NULL;
+
+	assert_int_equal(dl_vcpu_add(guest.log, guest.vm_fd, &handle), -EBADF);
+	assert_int_equal(dl_vcpu_add(guest.log, model_system_fd(guest.model), &handle), -EBADF);
+	assert_int_equal(dl_vcpu_add(guest.log, -1, &handle), -EBADF);
+	assert_int_equal(dl_vcpu_add(guest.log, 0, &handle), -EBADF);
+	assert_null(handle);
+}
+
+static bool eio(struct guest *g, int fd, unsigned long request, void *arg, int *result)
+{
+	*result = -EIO;
+	return true;
+}
+
+static void a_vm_of_another_process_is_told(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, false);
+
+	guest.config.intercept = eio;
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, &vcpu->handle), -EIO);
+	guest.config.intercept = NULL;
+	assert_null(vcpu->handle);
+	guest_vcpu_add(&guest, vcpu);
+}
+
+static void a_mapping_that_fails_is_an_error(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, false);
+	uint64_t unmapped = model_calls(guest.model, MODEL_CALL_MUNMAP);
+
+	fail_once(MODEL_CALL_MMAP_VCPU, 0, ENOMEM);
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, &vcpu->handle), -ENOMEM);
+	assert_int_equal(model_calls(guest.model, MODEL_CALL_MUNMAP), unmapped);
+	fail_once(MODEL_CALL_MMAP_VCPU, 1, ENFILE);
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, &vcpu->handle), -ENFILE);
+	assert_int_equal(model_calls(guest.model, MODEL_CALL_MUNMAP), unmapped + 1);
+	guest_vcpu_add(&guest, vcpu);
+}
+
+static void a_vcpu_is_added_once(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true), *other = guest_vcpu(&guest, true);
+	struct dl_vcpu *handle = NULL;
+
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, &handle), -EEXIST);
+	assert_int_equal(dl_vcpu_add(guest.log, other->fd, &handle), -EEXIST);
+	assert_null(handle);
+	write_pages(vcpu, 0, 1);
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, &handle), -EEXIST);
+	assert_int_equal(guest_pass(&guest, 0, &(uint64_t){ 0 }, 1), 1);
+}
+
+static void a_removed_vcpu_is_still_harvested(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
+	uint64_t pages[4];
+
+	write_pages(vcpu, 7, 1);
+	dl_vcpu_remove(vcpu->handle);
+	vcpu->handle = NULL;
+	assert_int_equal(guest_pass(&guest, 0, pages, 4), 1);
+	assert_int_equal(pages[0], 7);
+	write_pages(vcpu, 9, 1);
+	assert_int_equal(guest_pass(&guest, DL_HARVEST_FINAL, pages, 4), 1);
+	assert_int_equal(pages[0], 9);
+}
+
+static void an_added_again_vcpu_goes_on_with_its_ring(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true), *other = guest_vcpu(&guest, true);
+	uint64_t pages[80];
+
+	for (uint64_t round = 0; round < 20; round++) {
+		write_pages(vcpu, 20 * round, 20);
+		write_pages(other, 20 * round + 5, 20);
+		dl_vcpu_remove(vcpu->handle);
+		vcpu->handle = NULL;
+		if (round % 3 == 0)
+			assert_int_equal(guest_pass(&guest, 0, pages, 80), 25);
+		guest_vcpu_add(&guest, vcpu);
+		assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, &(struct dl_vcpu *){ NULL }),
+				 -EEXIST);
+		if (round % 3)
+			assert_int_equal(guest_pass(&guest, 0, pages, 80), 25);
+	}
+	assert_int_equal(guest_stats(&guest).overflows, 0);
+	assert_int_equal(stats_of(vcpu).entries + stats_of(other).entries,
+			 guest_stats(&guest).entries);
+}
+
+static void a_full_ring_is_drained_and_the_vcpu_runs(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
+
+	fill(vcpu);
+	assert_int_equal(model_vcpu_enter(guest.model, vcpu->fd), KVM_EXIT_DIRTY_RING_FULL);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(model_vcpu_enter(guest.model, vcpu->fd), 0);
+	assert_int_equal(ring_of(vcpu).reset_index, SOFT_LIMIT);
+	assert_int_equal(stats_of(vcpu).full_exits, 1);
+	assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
+}
+
+/* It takes back its own entries and touches no other ring. */
+static void a_drain_is_of_one_ring(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true), *other = guest_vcpu(&guest, true);
+
+	write_pages(vcpu, 0, 10);
+	write_pages(other, 10, 10);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(ring_of(vcpu).reset_index, 10);
+	assert_int_equal(ring_of(other).reset_index, 0);
+	assert_int_equal(guest_stats(&guest).pending_bytes, 10 * 4096);
+}
+
+static void a_reset_that_fails_is_told_and_nothing_is_lost(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
+	uint64_t pages[PAGES];
+
+	write_pages(vcpu, 0, 10);
+	fail_once(KVM_RESET_DIRTY_RINGS, 0, EIO);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle), -EIO);
+	assert_int_equal(guest_stats(&guest).pending_bytes, 0);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_true(guest_pass(&guest, 0, pages, PAGES) >= 10);
+}
+
+static void a_full_ring_is_drained_when_logging_is_off(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
+
+	fill(vcpu);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(model_vcpu_enter(guest.model, vcpu->fd), 0);
+	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	assert_int_equal(guest_pass(&guest, 0, NULL, 0), 0);
+}
+
+static void a_closed_log_lets_its_vcpus_run(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
+	struct dl_stats stats = { .size = sizeof(stats) };
+
+	fill(vcpu);
+	dl_log_close(guest.log);
+	guest.log = NULL;
+	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(model_vcpu_enter(guest.model, vcpu->fd), 0);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(dl_vcpu_stats(vcpu->handle, &stats), -ECANCELED);
+	/* The VM may be gone by now. */
+	assert_int_equal(guest.resets,
+			 (unsigned int)model_calls(guest.model, KVM_RESET_DIRTY_RINGS));
+	dl_vcpu_remove(vcpu->handle);
+	vcpu->handle = NULL;
+}
+
+static void handles_may_be_released_in_any_order(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true), *other = guest_vcpu(&guest, true);
+	struct dl_iter *iter;
+
+	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
+	dl_vcpu_remove(other->handle);
+	dl_log_close(guest.log);
+	dl_iter_free(iter);
+	dl_vcpu_remove(vcpu->handle);
+	guest.log = NULL;
+	vcpu->handle = other->handle = NULL;
+}
+
+static void in_bitmap_mode_there_is_nothing_to_drain(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
+	unsigned int resets = guest.resets;
+
+	write_pages(vcpu, 0, 400);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(guest.resets, resets);
+	assert_int_equal(stats_of(vcpu).entries, 0);
+	dl_vcpu_remove(vcpu->handle);
+	guest_vcpu_add(&guest, vcpu);
+	assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		ring_test(arguments_are_checked),
+		bitmap_test(arguments_are_checked),
+		ring_test(only_a_vcpu_is_added),
+		bitmap_test(only_a_vcpu_is_added),
+		ring_test(a_vm_of_another_process_is_told),
+		ring_test(a_mapping_that_fails_is_an_error),
+		ring_test(a_vcpu_is_added_once),
+		ring_test(a_removed_vcpu_is_still_harvested),
+		ring_test(an_added_again_vcpu_goes_on_with_its_ring),
+		ring_test(a_full_ring_is_drained_and_the_vcpu_runs),
+		ring_test(a_drain_is_of_one_ring),
+		ring_test(a_reset_that_fails_is_told_and_nothing_is_lost),
+		ring_test(a_full_ring_is_drained_when_logging_is_off),
+		ring_test(a_closed_log_lets_its_vcpus_run),
+		ring_test(handles_may_be_released_in_any_order),
+		bitmap_test(handles_may_be_released_in_any_order),
+		bitmap_test(in_bitmap_mode_there_is_nothing_to_drain),
+	};
+
+	return RUN_TESTS("vcpus", tests);
+}
