@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A kernel that fails or misbehaves now and then: after it the copy equals the memory, or the call
+ * said so and repeating it makes it so.
+ */
+#include "cmocka_all.h"
+#include "migration.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+enum { WRITES = 40, MOST_FAILURES = 12 };
+
+static struct migration migration;
+static struct guest *guest;
+static unsigned int seeds = 6;
+
+struct mode {
+	uint32_t has, mode;
+};
+
+static const struct mode modes[] = {
+	{ MODEL_HAS_RING_ACQ_REL, DL_MODE_RING },
+	{ MODEL_HAS_RING_ACQ_REL | MODEL_HAS_BACKUP | MODEL_HAS_MANUAL_PROTECT, DL_MODE_RING },
+	{ MODEL_HAS_MANUAL_PROTECT | MODEL_HAS_INITIALLY_SET, DL_MODE_BITMAP },
+	{ MODEL_HAS_MANUAL_PROTECT, DL_MODE_BITMAP },
+	{ MODEL_HAS_NOTHING, DL_MODE_BITMAP },
+};
+
+enum { MODES = sizeof(modes) / sizeof(modes[0]) };
+
+static void begin(const struct mode *mode)
+{
+	const struct guest_config config = { .model = { .has = mode->has },
+					     .options = { .mode = mode->mode,
+							  .ring_entries = 256 } };
+
+	migration_open(&migration, &config, 3);
+	guest = &migration.guest;
+	migration.readers = 2;
+}
+
+static void finish_in_spite(void)
+{
+	migration_stop(&migration);
+	guest_stop(guest);
+	migration_pass_again(&migration, DL_HARVEST_FINAL, MOST_FAILURES);
+	checker_expect_equal(&migration.checker);
+	migration_close(&migration);
+}
+
+/* Whatever it does to resets, each pass must succeed. */
+static void misbehave_in_resets(const struct model_reset_fault *fault)
+{
+	for (int i = 0; i < 2; i++) {
+		begin(&modes[i]);
+		migration_start(&migration, i ? DL_START_CLEAN : 0);
+		migration_run(&migration);
+		for (int pass = 0; pass < 12; pass++) {
+			migration_wait(&migration, WRITES);
+			if (pass % 2)
+				model_reset_fault(guest->model, fault);
+			migration_pass(&migration);
+		}
+		model_faults_clear(guest->model);
+		finish_in_spite();
+	}
+}
+
+static void resets_that_end_early(void **state)
+{
+	for (uint32_t after = 0; after < 70; after += 23)
+		misbehave_in_resets(&(struct model_reset_fault){
+			.times = 1, .stop = true, .stop_after_entries = after });
+}
+
+static void resets_that_end_early_and_lose_their_batch(void **state)
+{
+	for (uint32_t after = 0; after < 70; after += 23)
+		misbehave_in_resets(&(struct model_reset_fault){ .times = 1,
+								 .stop = true,
+								 .stop_after_entries = after,
+								 .drop_batch = true });
+}
+
+static void resets_that_end_early_again_and_again(void **state)
+{
+	misbehave_in_resets(&(struct model_reset_fault){
+		.times = 5, .stop = true, .stop_after_entries = 7, .drop_batch = true });
+	misbehave_in_resets(&(struct model_reset_fault){ .times = 3, .stop = true });
+}
+
+struct failure {
+	unsigned long request;
+	int error;
+	bool after;
+};
+
+static const struct failure failures[] = {
+	{ KVM_RESET_DIRTY_RINGS, EIO, false },	       { KVM_RESET_DIRTY_RINGS, ENOMEM, true },
+	{ KVM_GET_DIRTY_LOG, EFAULT, true },	       { KVM_GET_DIRTY_LOG, ENOMEM, false },
+	{ KVM_CLEAR_DIRTY_LOG, EFAULT, false },	       { KVM_CLEAR_DIRTY_LOG, EIO, true },
+	{ KVM_SET_USER_MEMORY_REGION, ENOMEM, false }, { KVM_SET_USER_MEMORY_REGION, EIO, true },
+};
+
+enum { FAILURES = sizeof(failures) / sizeof(failures[0]) };
+
+static void inject(struct random *random, const struct failure *failure)
+{
+	const struct model_fault fault = { .request = failure->request,
+					   .skip = (uint32_t)random_below(random, 4),
+					   .times = 1,
+					   .error = failure->error,
+					   .after = failure->after };
+
+	(void)model_fault(guest->model, &fault);
+}
+
+/* Starts, and again where that fails. */
+static void start_in_spite(uint32_t flags)
+{
+	int tries = 0;
+
+	if (flags & DL_START_CLEAN)
+		checker_equalize(&migration.checker);
+	while (dl_log_start(guest->log, flags)) {
+		assert_int_equal(dl_harvest(guest->log, 0, NULL), -ECANCELED);
+		assert_true(++tries <= MOST_FAILURES);
+	}
+}
+
+static void set_in_spite(struct dl_slot slot)
+{
+	for (int tries = 0; dl_slot_set(guest->log, &slot); tries++)
+		assert_true(tries < MOST_FAILURES);
+}
+
+static void remove_in_spite(uint32_t number)
+{
+	for (int tries = 0; dl_slot_remove(guest->log, number, 0); tries++)
+		assert_true(tries < MOST_FAILURES);
+}
+
+/* One kind of failure in one mode, at every place that it meets. */
+static void migrate_in_spite(const struct mode *mode, const struct failure *failure, uint64_t seed)
+{
+	struct random random = { .state = seed * 7919 + 1 };
+	bool is_region = failure->request == KVM_SET_USER_MEMORY_REGION;
+	/* A failing ioctl that did its work all the same is a lie that no caller can see. */
+	bool slots_change = !is_region || !failure->after;
+	struct dl_slot slot;
+
+	begin(mode);
+	if (slots_change) {
+		slot = guest_slot(guest, 20, 8192, guest_memory(guest, 30), 0, 30);
+		checker_add_blocks(&migration.checker);
+		migration_add_range(&migration, 0, 8192, 30);
+	}
+	inject(&random, failure);
+	start_in_spite(seed % 2 ? DL_START_CLEAN : 0);
+	migration_run(&migration);
+	for (int pass = 0; pass < 8; pass++) {
+		migration_wait(&migration, WRITES);
+		inject(&random, failure);
+		migration_pass_again(&migration, 0, MOST_FAILURES);
+		if (slots_change && pass % 3 == 1)
+			set_in_spite(slot);
+		if (slots_change && pass % 3 == 2)
+			remove_in_spite(20);
+		if (pass == 5) {
+			migration_stop(&migration);
+			(void)!dl_log_stop(guest->log);
+			start_in_spite(0);
+			migration_run(&migration);
+		}
+	}
+	inject(&random, failure);
+	finish_in_spite();
+}
+
+static void every_call_fails_now_and_then(void **state)
+{
+	for (uint64_t seed = 0; seed < seeds; seed++)
+		for (uint32_t i = 0; i < MODES * FAILURES; i++)
+			migrate_in_spite(&modes[i / FAILURES], &failures[i % FAILURES], seed);
+}
+
+/* The same with all kinds of failure mixed, and rings that lose their batches. */
+static void all_at_once(void **state)
+{
+	for (uint64_t seed = 0; seed < seeds; seed++) {
+		struct random random = { .state = seed + 99 };
+		const struct model_reset_fault lost = { .skip = 2,
+							.times = 1,
+							.stop = true,
+							.stop_after_entries = (uint32_t)seed * 5,
+							.drop_batch = true };
+
+		begin(&modes[seed % 2]);
+		start_in_spite(0);
+		migration_run(&migration);
+		for (int pass = 0; pass < 10; pass++) {
+			migration_wait(&migration, WRITES);
+			model_faults_clear(guest->model);
+			model_reset_fault(guest->model, &lost);
+			for (int i = 0; i < 3; i++)
+				inject(&random, &failures[random_below(&random, FAILURES)]);
+			migration_pass_again(&migration, 0, MOST_FAILURES);
+		}
+		model_faults_clear(guest->model);
+		finish_in_spite();
+	}
+}
+
+/* A failure that does not go away is told each time, and the guest does not suffer. */
+static void a_reset_that_never_works_is_told_each_time(void **state)
+{
+	const struct model_fault fault = { .request = KVM_RESET_DIRTY_RINGS, .error = EIO };
+
+	begin(&modes[0]);
+	migration_start(&migration, 0);
+	for (uint64_t page = 0; page < 100; page++)
+		assert_int_equal(guest_write(guest, &guest->vcpus[0], 0, 16 + page), 0);
+	assert_int_equal(model_fault(guest->model, &fault), 0);
+	for (int i = 0; i < 20; i++)
+		assert_int_equal(checker_pass(&migration.checker, 0, 1), -EIO);
+	model_faults_clear(guest->model);
+	finish_in_spite();
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		migration_test(resets_that_end_early),
+		migration_test(resets_that_end_early_and_lose_their_batch),
+		migration_test(resets_that_end_early_again_and_again),
+		migration_test(every_call_fails_now_and_then),
+		migration_test(all_at_once),
+		migration_test(a_reset_that_never_works_is_told_each_time),
+	};
+
+	if (argc > 1 && !strcmp(argv[1], "--long"))
+		seeds = 60;
+	return RUN_TESTS("migrations in spite of the kernel", tests);
+}

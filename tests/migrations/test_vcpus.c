@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: MIT */
+/* vCPUs that come late, are parked, come back; migrations that are canceled; rings that fill. */
+#include "cmocka_all.h"
+#include "migration.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { WRITES = 150 };
+
+static struct migration migration;
+static struct guest *guest;
+
+static void begin(uint32_t mode, unsigned int vcpus, uint32_t start_flags)
+{
+	const struct guest_config config = { .options = { .mode = mode, .ring_entries = 256 } };
+
+	migration_open(&migration, &config, vcpus);
+	guest = &migration.guest;
+	migration_start(&migration, start_flags);
+	migration_run(&migration);
+}
+
+static void end(void)
+{
+	migration_finish(&migration);
+	assert_int_equal(migration_stats(&migration).overflows, 0);
+	migration_close(&migration);
+}
+
+static void a_vcpu_that_comes_late(void **state)
+{
+	for (uint32_t mode = DL_MODE_RING; mode <= DL_MODE_BITMAP; mode++) {
+		begin(mode, 1, 0);
+		migration_passes(&migration, 1, WRITES);
+		for (int i = 0; i < 4; i++) {
+			migration_run_vcpu(&migration, guest_vcpu(guest, true));
+			migration_passes(&migration, 2, WRITES);
+		}
+		end();
+	}
+}
+
+/* Unplugged with its ring half full; KVM cannot delete it, so it may come back. */
+static void a_vcpu_that_is_parked_and_comes_back(void **state)
+{
+	for (uint32_t mode = DL_MODE_RING; mode <= DL_MODE_BITMAP; mode++) {
+		struct guest_vcpu *vcpu;
+
+		begin(mode, 3, 0);
+		vcpu = &guest->vcpus[1];
+		for (int i = 0; i < 8; i++) {
+			migration_wait(&migration, WRITES);
+			migration_stop_vcpu(&migration, vcpu);
+			dl_vcpu_remove(vcpu->handle);
+			vcpu->handle = NULL;
+			if (i % 2)
+				migration_pass(&migration);
+			guest_vcpu_add(guest, vcpu);
+			migration_run_vcpu(&migration, vcpu);
+			migration_passes(&migration, 1, WRITES);
+		}
+		end();
+	}
+}
+
+static void a_vcpu_that_is_parked_for_good(void **state)
+{
+	struct guest_vcpu *vcpu;
+
+	begin(DL_MODE_RING, 3, 0);
+	vcpu = &guest->vcpus[2];
+	migration_wait(&migration, WRITES);
+	migration_stop_vcpu(&migration, vcpu);
+	dl_vcpu_remove(vcpu->handle);
+	vcpu->handle = NULL;
+	migration_passes(&migration, 2, WRITES);
+	end();
+}
+
+/* Adding looks for the same ring in all others, while they are harvested and filled. */
+static void plugging_does_not_disturb_the_others(void **state)
+{
+	struct guest_vcpu *vcpu;
+
+	begin(DL_MODE_RING, 3, 0);
+	vcpu = &guest->vcpus[2];
+	migration_stop(&migration);
+	migration.has_harvester = true;
+	migration_run(&migration);
+	for (int i = 0; i < 200; i++) {
+		migration_wait(&migration, 10);
+		migration_stop_vcpu(&migration, vcpu);
+		dl_vcpu_remove(vcpu->handle);
+		guest_vcpu_add(guest, vcpu);
+		migration_run_vcpu(&migration, vcpu);
+		assert_int_equal(dl_vcpu_add(guest->log, vcpu->fd, &(struct dl_vcpu *){ NULL }),
+				 -EEXIST);
+	}
+	migration_pass(&migration);
+	end();
+}
+
+/* Canceled, the guest goes on, and the next attempt begins from nothing. */
+static void a_migration_that_is_canceled_and_begun_again(void **state)
+{
+	for (uint32_t mode = DL_MODE_RING; mode <= DL_MODE_BITMAP; mode++) {
+		begin(mode, 2, 0);
+		for (int i = 0; i < 5; i++) {
+			migration_passes(&migration, 2, WRITES);
+			assert_int_equal(dl_log_stop(guest->log), 0);
+			/* With logging off every vCPU still gets ahead. */
+			migration_wait(&migration, WRITES);
+			assert_int_equal(dl_log_start(guest->log, 0), 0);
+		}
+		migration_passes(&migration, 1, WRITES);
+		end();
+	}
+}
+
+static void a_clean_start_in_mid_run(void **state)
+{
+	for (uint32_t mode = DL_MODE_RING; mode <= DL_MODE_BITMAP; mode++) {
+		begin(mode, 2, 0);
+		migration_passes(&migration, 2, WRITES);
+		migration_stop(&migration);
+		assert_int_equal(dl_log_stop(guest->log), 0);
+		checker_equalize(&migration.checker);
+		assert_int_equal(dl_log_start(guest->log, DL_START_CLEAN), 0);
+		migration_run(&migration);
+		migration_passes(&migration, 2, WRITES);
+		end();
+	}
+}
+
+/* An iteration that is given up half way loses nothing. */
+static void iterations_that_are_given_up(void **state)
+{
+	struct dl_run runs[3];
+	struct dl_iter *iter;
+
+	for (uint32_t mode = DL_MODE_RING; mode <= DL_MODE_BITMAP; mode++) {
+		begin(mode, 2, 0);
+		for (int i = 0; i < 10; i++) {
+			migration_wait(&migration, WRITES);
+			assert_int_equal(dl_harvest(guest->log, 0, NULL), 0);
+			assert_int_equal(dl_iter_new(guest->log, 0, &iter), 0);
+			for (int n, turn = 0; turn < i; turn++) {
+				n = dl_iter_read(iter, runs, 3);
+				assert_true(n >= 0);
+				/* Of three runs the second is sent. */
+				if (n < 2)
+					break;
+				checker_copy_run(&migration.checker, &runs[1]);
+				assert_int_equal(dl_iter_ack(iter, &runs[1], 1), 0);
+			}
+			dl_iter_free(iter);
+		}
+		end();
+	}
+}
+
+/* A guest that is stopped, and goes on: the final pass is not the last one after all. */
+static void a_final_pass_that_is_taken_back(void **state)
+{
+	for (uint32_t mode = DL_MODE_RING; mode <= DL_MODE_BITMAP; mode++) {
+		begin(mode, 2, 0);
+		for (int i = 0; i < 4; i++) {
+			migration_passes(&migration, 1, WRITES);
+			migration_finish(&migration);
+			migration_run(&migration);
+		}
+		end();
+	}
+}
+
+/* Nobody harvests: each vCPU lives by its own drains. */
+static void full_rings_are_drained_by_their_vcpus(void **state)
+{
+	const struct guest_config config = {
+		.model = { .write_order = MODEL_STORE_THEN_LOG },
+		.options = { .mode = DL_MODE_RING, .ring_entries = 256 },
+	};
+
+	migration_open(&migration, &config, 3);
+	guest = &migration.guest;
+	migration_start(&migration, DL_START_CLEAN);
+	migration_run(&migration);
+	migration_wait(&migration, 2000);
+	for (int i = 0; i < 3; i++)
+		assert_true(atomic_load(&guest->vcpus[i].full_exits) > 0);
+	end();
+}
+
+static void several_readers(void **state)
+{
+	for (uint32_t mode = DL_MODE_RING; mode <= DL_MODE_BITMAP; mode++) {
+		begin(mode, 2, 0);
+		migration.readers = 5;
+		migration.checker.batch_runs = 1;
+		migration_passes(&migration, 6, WRITES);
+		end();
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		migration_test(a_vcpu_that_comes_late),
+		migration_test(a_vcpu_that_is_parked_and_comes_back),
+		migration_test(a_vcpu_that_is_parked_for_good),
+		migration_test(plugging_does_not_disturb_the_others),
+		migration_test(a_migration_that_is_canceled_and_begun_again),
+		migration_test(a_clean_start_in_mid_run),
+		migration_test(iterations_that_are_given_up),
+		migration_test(a_final_pass_that_is_taken_back),
+		migration_test(full_rings_are_drained_by_their_vcpus),
+		migration_test(several_readers),
+	};
+
+	return RUN_TESTS("migrations with vCPUs that come and go", tests);
+}
