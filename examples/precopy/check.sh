@@ -1,0 +1,238 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+#
+# Runs precopy and judges what it says. Arguments: the program, and what to check:
+#
+#   moves     the guest arrives, whole and healthy, in every mode and with both kinds of guest
+#   repeat N  the same N times over, with rings that fill and overflow
+#   sabotage  each kind is reported as corruption
+#   kills     a side that is killed leaves the other with a message, and the guest running
+#   sides     source and destination as processes of their own, over each transport
+#   usage     --help, wrong options, refusals
+set -euo pipefail
+
+precopy=$1
+what=$2
+scratch=$(mktemp -d)
+children=()
+
+cleanup() {
+  local pid
+  for pid in "${children[@]}"; do
+    kill -9 "$pid" 2>/dev/null || true
+  done
+  rm -rf "$scratch"
+}
+trap cleanup EXIT
+
+fail() {
+  printf 'failed: %s\n' "$*" >&2
+  cat "$scratch"/*.out "$scratch"/*.err >&2 || true
+  exit 1
+}
+
+# Arguments: the exit status that is right, then precopy's arguments.
+expect() {
+  local want=$1 got=0
+  shift
+  timeout 120 "$precopy" "$@" >"$scratch/run.out" 2>"$scratch/run.err" </dev/null || got=$?
+  [ "$got" = "$want" ] || fail "precopy $*: exit status $got, not $want"
+}
+
+# One key of the JSON object in run.out.
+json() {
+  python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' \
+    "$scratch/run.out" "$1"
+}
+
+is() {
+  local value
+  value=$(json "$1") || fail "no $1 in the JSON object"
+  [ "$value" = "$2" ] || fail "$1 is $value, not $2"
+}
+
+# Arguments: precopy's.
+expect_moved() {
+  expect 0 --json --bandwidth 400M "$@"
+  is differing_pages 0
+  is guest_healthy True
+  is device_healthy True
+}
+
+# Arguments: precopy's.
+expect_corrupt() {
+  expect 1 --json --bandwidth 400M --memory 24M "$@"
+  [ "$(json differing_pages)" -gt 0 ] || fail "precopy $*: no page differs"
+}
+
+# Waits until a file has a line like this, for a minute at most.
+wait_for() {
+  local tries
+  for ((tries = 0; tries < 6000; tries++)); do
+    if grep -q -- "$1" "$scratch/$2"; then
+      return
+    fi
+    sleep 0.01
+  done
+  fail "no '$1' in $2"
+}
+
+backend=model
+if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
+  backend=kvm
+fi
+
+# Whether the library opens a log like this here. Arguments: the log's options.
+offered() {
+  local got=0
+  "$precopy" --json --backend "$backend" --memory 16M --vcpus 1 --bandwidth 0 "$@" \
+    >"$scratch/run.out" 2>"$scratch/run.err" </dev/null || got=$?
+  [ "$got" = 0 ] || [ "$(json mode)" = none ] || fail "precopy $*"
+  return "$got"
+}
+
+# Every mode, both guests, one vCPU and four, rings that are large, that fill, and that overflow.
+# Argument: the backend.
+move_all() {
+  local guest vcpus log
+  for log in "--mode auto" "--mode bitmap" "--mode ring" "--mode ring --ring-entries 256" \
+    "--mode ring --ring-entries 1024"; do
+    # shellcheck disable=SC2086
+    offered $log || continue
+    for guest in user kernel; do
+      for vcpus in 1 4; do
+        # shellcheck disable=SC2086
+        expect_moved --backend "$1" --guest "$guest" --vcpus "$vcpus" --memory 24M $log
+      done
+    done
+  done
+}
+
+check_moves() {
+  move_all "$backend"
+  expect_moved --backend model --guest user --memory 24M
+  expect_moved --backend model --guest kernel --memory 24M --ring-entries 1024
+  expect_moved --pattern sequential --memory 48M --no-zero-pages --transport tcp
+  expect_moved --pattern hot --memory 16M --vcpus 8 --working-set 16M
+  expect_moved --dirty-rate 4M --memory 20492K --vcpus 3 --downtime-limit 0 --passes 3
+  [ "$(python3 -c 'import json, sys; print(len(json.load(open(sys.argv[1]))["passes"]))' \
+    "$scratch/run.out")" -le 4 ] || fail "more than 3 passes and the final one"
+}
+
+check_repeat() {
+  local i
+  for ((i = 0; i < $1; i++)); do
+    move_all "$backend"
+  done
+}
+
+check_sabotage() {
+  local kind guest log
+  for kind in final mark ack drop read-early; do
+    for guest in user kernel; do
+      for log in "--mode auto" "--mode auto --ring-entries 256" "--mode bitmap"; do
+        # shellcheck disable=SC2086
+        expect_corrupt --backend "$backend" --guest "$guest" --sabotage "$kind" $log
+      done
+    done
+    expect_corrupt --backend model --sabotage "$kind"
+  done
+  # What is lost of the guest's own pages, the guest finds too.
+  expect_corrupt --sabotage ack
+  is guest_healthy False
+}
+
+check_kills() {
+  local guest log source destination status
+  for guest in user kernel; do
+    for log in auto bitmap; do
+      : >"$scratch/src.out"
+      "$precopy" --memory 32M --bandwidth 4M --guest "$guest" --mode "$log" \
+        --downtime-limit 0 >"$scratch/src.out" 2>"$scratch/src.err" </dev/null &
+      source=$!
+      children+=("$source")
+      wait_for '^ *1 .*MiB' src.out
+      destination=$(sed -n 's/.*destination is process \([0-9]*\).*/\1/p' "$scratch/src.out")
+      kill -9 "$destination"
+      status=0
+      wait "$source" || status=$?
+      [ "$status" = 3 ] || fail "the source's exit status is $status"
+      grep -q 'in pass 2: the other side is gone' "$scratch/src.err" || fail "no clear message"
+      grep -q 'runs on here, logging is off' "$scratch/src.out" || fail "the guest does not run"
+    done
+  done
+
+  start_destination unix
+  : >"$scratch/src.out"
+  "$precopy" --memory 32M --bandwidth 4M --connect "$address" --downtime-limit 0 \
+    >"$scratch/src.out" 2>"$scratch/src.err" </dev/null &
+  source=$!
+  children+=("$source")
+  wait_for '^ *1 .*MiB' src.out
+  kill -9 "$source"
+  status=0
+  wait "$destination_pid" || status=$?
+  [ "$status" = 3 ] || fail "the destination's exit status is $status"
+  grep -q 'the other side is gone' "$scratch/dst.err" || fail "no clear message"
+}
+
+# Argument: unix, or a port of tcp. Further ones are the destination's. Sets address and
+# destination_pid.
+start_destination() {
+  address=unix:$scratch/socket
+  [ "$1" = unix ] || address=tcp:127.0.0.1:$1
+  shift
+  : >"$scratch/dst.err" # not the last one's words
+  "$precopy" --listen "$address" "$@" >"$scratch/dst.out" 2>"$scratch/dst.err" </dev/null &
+  destination_pid=$!
+  children+=("$destination_pid")
+  wait_for 'listening on' dst.err
+}
+
+check_sides() {
+  local port
+  start_destination unix --json
+  expect_moved --memory 32M --connect "$address"
+  wait "$destination_pid" || fail "the destination is not content"
+  [ ! -e "$scratch/socket" ] || fail "the socket is still there"
+  cp "$scratch/dst.out" "$scratch/run.out"
+  is differing_pages 0
+  is guest_healthy True
+
+  port=$(python3 -c 'import socket
+s = socket.socket()
+s.bind(("127.0.0.1", 0))
+print(s.getsockname()[1])')
+  start_destination "$port"
+  expect_moved --memory 32M --connect "$address"
+  wait "$destination_pid" || fail "the destination is not content"
+
+  start_destination unix --memory 16M
+  expect 3 --memory 32M --connect "$address"
+  grep -q 'more than is accepted' "$scratch/run.err" || fail "the source does not know why"
+  ! wait "$destination_pid" || fail "the destination is content"
+}
+
+check_usage() {
+  local wrong
+  expect 0 --help
+  grep -q 'Usage: precopy' "$scratch/run.out" || fail "no help"
+  ! grep -q '.\{81\}' "$scratch/run.out" || fail "a line of --help is longer than 80 columns"
+  for wrong in --nonsense spare --vcpus "--vcpus 0" "--vcpus 9" "--memory 1M" "--memory 12Q" \
+    "--memory 16777217" "--memory 16M --working-set 17M" "--mode fast" "--passes 0" \
+    "--guest none" "--listen here" "--listen unix:a --connect unix:b"; do
+    # shellcheck disable=SC2086
+    expect 2 $wrong
+    [ -s "$scratch/run.err" ] || fail "precopy $wrong: no message"
+  done
+  expect 3 --connect "unix:$scratch/nobody"
+  expect 3 --ring-entries 3 --mode ring --json
+  is differing_pages None
+  [ -n "$(json error)" ] || fail "no error in the JSON object"
+}
+
+case $what in
+moves | sabotage | kills | sides | usage) "check_$what" ;;
+repeat) check_repeat "$3" ;;
+*) fail "nothing to check by the name of $what" ;;
+esac

@@ -1,0 +1,405 @@
+/* SPDX-License-Identifier: MIT */
+#include "destination.h"
+#include "clock.h"
+#include "device.h"
+#include "pages.h"
+#include "wire.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/*
+ * The destination: makes room for the guest that the source describes, puts in place what comes, and
+ * runs it in the end. It believes nothing: whatever is refused here is told to both sides.
+ */
+
+#define CHECK_LIMIT_NS (10 * NS_PER_S)
+
+struct destination {
+	const struct options *options;
+	struct machine machine;
+	struct device device;
+	struct wire wire;
+	bool quiet; /* a source started this, and does the talking */
+	uint32_t passes;
+	uint64_t pages;
+	struct wire_proof proof;
+	struct wire_result result;
+	bool greeted; /* the source and this side have agreed */
+	bool finished;
+};
+
+static void say(const struct destination *destination, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
+static void say(const struct destination *destination, const char *format, ...)
+{
+	va_list args;
+
+	if (destination->quiet || destination->options->json)
+		return;
+	va_start(args, format);
+	vprintf(format, args);
+	va_end(args);
+	putchar('\n');
+	fflush(stdout);
+}
+
+/* What the source is told is what the wire's why says. */
+static int refuse(struct destination *destination, int failure)
+{
+	wire_refuse(&destination->wire, destination->wire.why);
+	return failure;
+}
+
+static uint64_t memory_limit_bytes(const struct options *options)
+{
+	if (options->destination_fd >= 0)
+		return LAYOUT_MAX_BYTES;
+	if (options->memory_given)
+		return options->memory_bytes;
+	return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
+}
+
+static int check_hello(struct destination *destination, const struct wire_hello *hello)
+{
+	struct wire *wire = &destination->wire;
+	uint32_t page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
+	uint64_t limit_bytes = memory_limit_bytes(destination->options);
+
+	if (hello->version != WIRE_VERSION)
+		return wire_fail(wire, -EPROTO, "version %u of the protocol is not spoken here",
+				 hello->version);
+	if (hello->machine != WIRE_MACHINE)
+		return wire_fail(wire, -EPROTO, "a guest of machine %u cannot run here",
+				 hello->machine);
+	if (hello->page_bytes != page_bytes)
+		return wire_fail(wire, -EPROTO, "pages of %u bytes are not those of this host, %u",
+				 hello->page_bytes, page_bytes);
+	if (hello->backend != BACKEND_KVM && hello->backend != BACKEND_MODEL)
+		return wire_fail(wire, -EPROTO, "backend %u is not known here", hello->backend);
+	if (hello->guest_user > 1)
+		return wire_fail(wire, -EPROTO, "mode %u of the guest is not known here",
+				 hello->guest_user);
+	if (hello->memory_bytes > limit_bytes)
+		return wire_fail(wire, -ENOMEM,
+				 "%" PRIu64 " MiB is more than is accepted here, %" PRIu64
+				 " (--memory)",
+				 hello->memory_bytes >> 20, limit_bytes >> 20);
+	return 0;
+}
+
+/* The machine for it, still empty. */
+static int make_room(struct destination *destination, const struct wire_hello *hello)
+{
+	struct wire *wire = &destination->wire;
+	const struct machine_kind *kind;
+	struct layout layout;
+	char why[200];
+	int r;
+
+	r = layout_make(&layout, hello->memory_bytes, hello->working_set_bytes, hello->vcpus,
+			hello->page_bytes, why, sizeof(why));
+	if (r)
+		return wire_fail(wire, r, "%.200s", why);
+	kind = machine_choose((enum backend)hello->backend, why, sizeof(why));
+	if (!kind)
+		return wire_fail(wire, -ENODEV, "on the destination %.150s", why);
+	if (destination->options->backend == BACKEND_MODEL && kind != &machine_model)
+		return wire_fail(wire, -ENODEV, "the destination is to use the model kernel");
+	if (destination->options->backend == BACKEND_KVM && kind == &machine_model)
+		return wire_fail(wire, -ENODEV, "the destination is to use /dev/kvm");
+	r = machine_open(&destination->machine, kind, &layout, hello->guest_user);
+	if (r)
+		return wire_fail(wire, r, "%.200s", destination->machine.why);
+	r = machine_plug(&destination->machine, NULL);
+	if (!r)
+		r = machine_start(&destination->machine);
+	if (!r)
+		return 0;
+	wire_fail(wire, r, "%.200s", destination->machine.why);
+	machine_close(&destination->machine);
+	return r;
+}
+
+/* A range that a frame speaks of: whole pages of the guest's memory. */
+static int check_range(struct destination *destination, uint64_t offset_bytes, uint64_t bytes)
+{
+	const struct layout *layout = &destination->machine.layout;
+	uint32_t page_bytes = layout->page_bytes;
+
+	if (!bytes || offset_bytes % page_bytes || bytes % page_bytes ||
+	    bytes > layout->memory_bytes || offset_bytes > layout->memory_bytes - bytes)
+		return wire_fail(&destination->wire, -EPROTO,
+				 "%" PRIu64 " bytes at offset %#" PRIx64 " are not of this guest",
+				 bytes, offset_bytes);
+	destination->pages += bytes / page_bytes;
+	return 0;
+}
+
+static int receive_pages(struct destination *destination, const struct wire_header *header)
+{
+	int r = check_range(destination, header->offset_bytes, header->payload_bytes);
+
+	return r ? r
+		 : wire_receive_payload(&destination->wire,
+					destination->machine.memory + header->offset_bytes,
+					header->payload_bytes);
+}
+
+/* Memory that is zero already is not written: most of it never was used, and stays so. */
+static int receive_zeros(struct destination *destination, const struct wire_header *header)
+{
+	uint32_t page_bytes = destination->machine.layout.page_bytes;
+	uint64_t bytes, at;
+	uint8_t *memory;
+	int r;
+
+	if (header->payload_bytes != sizeof(bytes))
+		return wire_fail(&destination->wire, -EPROTO, "zeros of no length");
+	r = wire_receive_payload(&destination->wire, &bytes, sizeof(bytes));
+	if (!r)
+		r = check_range(destination, header->offset_bytes, bytes);
+	if (r)
+		return r;
+	memory = destination->machine.memory + header->offset_bytes;
+	for (at = 0; at < bytes; at += page_bytes)
+		if (!page_is_zero(memory + at, page_bytes))
+			memset(memory + at, 0, page_bytes);
+	return 0;
+}
+
+/* All passes, until the frame with the vCPUs comes; that one's header is read when this returns. */
+static int receive_passes(struct destination *destination, struct wire_header *header)
+{
+	struct wire *wire = &destination->wire;
+	int r;
+
+	for (;;) {
+		r = wire_receive_header(wire, header);
+		if (r || header->type == WIRE_VCPUS)
+			return r;
+		if (header->type == WIRE_PAGES)
+			r = receive_pages(destination, header);
+		else if (header->type == WIRE_ZEROS)
+			r = receive_zeros(destination, header);
+		else if (header->type == WIRE_PASS_END && !header->payload_bytes)
+			r = wire_send(wire, WIRE_PASS_DONE, ++destination->passes, NULL, 0);
+		else
+			r = wire_fail(wire, -EPROTO, "frame %u does not belong here", header->type);
+		if (r)
+			return r;
+	}
+}
+
+static int receive_state(struct destination *destination, const struct wire_header *header)
+{
+	struct vcpu_state states[LAYOUT_MAX_VCPUS];
+	struct wire *wire = &destination->wire;
+	struct device_state device_state;
+	size_t bytes = destination->machine.layout.vcpus * sizeof(states[0]);
+	struct wire_result *result = &destination->result;
+	int r;
+
+	if (header->payload_bytes != bytes)
+		return wire_fail(wire, -EPROTO, "a state of %u bytes is not that of the vCPUs",
+				 header->payload_bytes);
+	r = wire_receive_payload(wire, states, bytes);
+	if (!r)
+		r = wire_expect(wire, WIRE_DEVICE, &device_state, sizeof(device_state));
+	if (r)
+		return r;
+	r = machine_load(&destination->machine, states);
+	if (r)
+		return wire_fail(wire, r, "%.200s", destination->machine.why);
+	device_init(&destination->device, &destination->machine, NULL);
+	/* A device that does not find what it wrote is told with the result, not now. */
+	result->device_healthy =
+		device_load(&destination->device, &device_state, result->why, sizeof(result->why));
+	return wire_send(wire, WIRE_READY, 0, NULL, 0);
+}
+
+static void compare(struct destination *destination, uint64_t offset_bytes, uint64_t hash)
+{
+	struct wire_proof *proof = &destination->proof;
+	uint32_t page_bytes = destination->machine.layout.page_bytes;
+
+	proof->compared_pages++;
+	if (page_hash(destination->machine.memory + offset_bytes, page_bytes) == hash)
+		return;
+	if (proof->differing_pages < 4)
+		proof->first_differing[proof->differing_pages] = offset_bytes;
+	proof->differing_pages++;
+}
+
+static int send_proof(struct destination *destination)
+{
+	const struct layout *layout = &destination->machine.layout;
+	struct wire_proof *proof = &destination->proof;
+
+	if (proof->compared_pages != layout->memory_bytes / layout->page_bytes)
+		return wire_fail(&destination->wire, -EPROTO,
+				 "%" PRIu64 " pages were to be compared, which is not all of them",
+				 proof->compared_pages);
+	return wire_send(&destination->wire, WIRE_PROOF, 0, proof, sizeof(*proof));
+}
+
+/* Compares every page with what the source says it is. */
+static int prove(struct destination *destination)
+{
+	uint32_t page_bytes = destination->machine.layout.page_bytes;
+	struct wire *wire = &destination->wire;
+	uint64_t hashes[WIRE_MAX_HASHES];
+	struct wire_header header;
+	uint64_t n, i;
+	int r;
+
+	for (;;) {
+		r = wire_receive_header(wire, &header);
+		if (r)
+			return r;
+		if (header.type == WIRE_PROVE && !header.payload_bytes)
+			return send_proof(destination);
+		n = header.payload_bytes / sizeof(hashes[0]);
+		if (header.type != WIRE_HASHES || n > WIRE_MAX_HASHES ||
+		    header.payload_bytes % sizeof(hashes[0]))
+			return wire_fail(wire, -EPROTO, "frame %u of %u bytes is no hashes",
+					 header.type, header.payload_bytes);
+		r = check_range(destination, header.offset_bytes, n * page_bytes);
+		if (!r)
+			r = wire_receive_payload(wire, hashes, header.payload_bytes);
+		if (r)
+			return r;
+		destination->pages -= n;
+		for (i = 0; i < n; i++)
+			compare(destination, header.offset_bytes + i * page_bytes, hashes[i]);
+	}
+}
+
+/* The guest is here now: it runs on, and looks at every page it ever wrote. */
+static int run_guest(struct destination *destination)
+{
+	struct wire_result *result = &destination->result;
+	struct wire *wire = &destination->wire;
+	struct machine_check check;
+	int r;
+
+	r = wire_expect(wire, WIRE_RUN, NULL, 0);
+	if (r)
+		return r;
+	machine_check(&destination->machine, CHECK_LIMIT_NS, &check);
+	destination->finished = true;
+	result->guest_healthy = check.healthy;
+	result->checked_pages = check.checked_pages;
+	result->records = check.records;
+	result->ns = check.ns;
+	if (!check.healthy)
+		snprintf(result->why, sizeof(result->why), "%s", check.why);
+	return wire_send(wire, WIRE_RESULT, 0, result, sizeof(*result));
+}
+
+static int receive_guest(struct destination *destination)
+{
+	struct wire_header header;
+	int r;
+
+	r = wire_send(&destination->wire, WIRE_WELCOME, 0, NULL, 0);
+	destination->greeted = true;
+	if (!r)
+		r = receive_passes(destination, &header);
+	if (!r)
+		say(destination, "%u passes are in place, %" PRIu64 " pages", destination->passes,
+		    destination->pages);
+	if (!r)
+		r = receive_state(destination, &header);
+	if (!r)
+		r = prove(destination);
+	if (!r)
+		say(destination, "proof: %" PRIu64 " pages compared, %" PRIu64 " differ",
+		    destination->proof.compared_pages, destination->proof.differing_pages);
+	return r ? r : run_guest(destination);
+}
+
+static int receive_all(struct destination *destination)
+{
+	struct wire_hello hello;
+	int r;
+
+	r = wire_expect(&destination->wire, WIRE_HELLO, &hello, sizeof(hello));
+	if (!r)
+		r = check_hello(destination, &hello);
+	if (!r)
+		r = make_room(destination, &hello);
+	if (r)
+		return refuse(destination, r);
+	say(destination, "a guest of %u vCPUs and %" PRIu64 " MiB comes, on %s", hello.vcpus,
+	    hello.memory_bytes >> 20, destination->machine.kind->name);
+	r = receive_guest(destination);
+	if (r && !destination->finished)
+		refuse(destination, r);
+	machine_close(&destination->machine);
+	return r;
+}
+
+static int status_of(const struct destination *destination)
+{
+	const struct wire_result *result = &destination->result;
+
+	if (!destination->finished)
+		return STATUS_FAILED;
+	if (destination->proof.differing_pages || !result->guest_healthy || !result->device_healthy)
+		return STATUS_CORRUPT;
+	return STATUS_MOVED;
+}
+
+static void print_json(const struct destination *destination, int status)
+{
+	printf("{\n  \"passes\": %u,\n  \"pages_received\": %" PRIu64
+	       ",\n  \"compared_pages\": %" PRIu64 ",\n  \"differing_pages\": %" PRIu64
+	       ",\n  \"guest_healthy\": %s,\n  \"device_healthy\": %s,\n  \"checked_pages\": %" PRIu64
+	       ",\n  \"exit_status\": %d\n}\n",
+	       destination->passes, destination->pages, destination->proof.compared_pages,
+	       destination->proof.differing_pages,
+	       destination->result.guest_healthy ? "true" : "false",
+	       destination->result.device_healthy ? "true" : "false",
+	       destination->result.checked_pages, status);
+	fflush(stdout);
+}
+
+static void tell_failure(const struct destination *destination)
+{
+	const char *guest = "";
+
+	/* A source that started this and came to nothing has told why itself. */
+	if (destination->quiet && !destination->greeted)
+		return;
+	if (destination->finished)
+		guest = "; the guest had run on here";
+	else if (destination->pages)
+		guest = "; what came of the guest is thrown away";
+	fprintf(stderr, "precopy: destination: %s%s\n", destination->wire.why, guest);
+}
+
+int destination_run(const struct options *options, int fd)
+{
+	struct destination destination = { .options = options };
+	int r, status;
+
+	destination.quiet = options->destination_fd >= 0;
+	wire_init(&destination.wire, fd);
+	r = receive_all(&destination);
+	close(fd);
+	status = status_of(&destination);
+	if (r)
+		tell_failure(&destination);
+	else
+		say(&destination, "the guest is here and %s",
+		    status == STATUS_MOVED ? "healthy" : "DAMAGED");
+	if (options->json && !destination.quiet)
+		print_json(&destination, status);
+	return status;
+}

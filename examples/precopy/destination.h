@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef PRECOPY_DESTINATION_H
+#define PRECOPY_DESTINATION_H
+
+#include "options.h"
+
+/* Receives a guest over the connected socket and runs it on. Returns the exit status. */
+int destination_run(const struct options *options, int fd);
+
+#endif

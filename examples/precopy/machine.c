@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: MIT */
+#include "machine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define HUGE_BYTES (UINT64_C(2) << 20)
+
+int machine_fail(struct machine *machine, int failure, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(machine->why, sizeof(machine->why), format, args);
+	va_end(args);
+	return failure;
+}
+
+const struct machine_kind *machine_choose(enum backend backend, char *why, size_t why_bytes)
+{
+	int fd;
+
+	if (why_bytes)
+		why[0] = '\0';
+	if (backend == BACKEND_MODEL)
+		return &machine_model;
+	fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (fd >= 0) {
+		close(fd);
+		return &machine_kvm;
+	}
+	snprintf(why, why_bytes, "/dev/kvm cannot be opened: %s", strerror(errno));
+	return backend == BACKEND_AUTO ? &machine_model : NULL;
+}
+
+static int map_memory(struct machine *machine)
+{
+	uint64_t bytes = machine->layout.memory_bytes + HUGE_BYTES;
+	uintptr_t start;
+	void *mapping;
+
+	mapping = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (mapping == MAP_FAILED)
+		return machine_fail(machine, -errno, "%llu MiB of guest memory: %s",
+				    (unsigned long long)(bytes >> 20), strerror(errno));
+	start = ((uintptr_t)mapping + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1);
+	machine->mapping = mapping;
+	machine->mapping_bytes = bytes;
+	machine->memory = (uint8_t *)start;
+	(void)madvise(machine->memory, machine->layout.memory_bytes, MADV_HUGEPAGE);
+	/* A guest's memory is no use in a core file. */
+	(void)madvise(machine->memory, machine->layout.memory_bytes, MADV_DONTDUMP);
+	return 0;
+}
+
+int machine_open(struct machine *machine, const struct machine_kind *kind,
+		 const struct layout *layout, bool guest_user)
+{
+	pthread_condattr_t attr;
+	int r;
+
+	memset(machine, 0, sizeof(*machine));
+	machine->kind = kind;
+	machine->layout = *layout;
+	machine->guest_user = guest_user;
+	machine->kvm_fd = -1;
+	machine->vm_fd = -1;
+	r = map_memory(machine);
+	if (r)
+		return r;
+	r = kind->open(machine);
+	if (r) {
+		munmap(machine->mapping, machine->mapping_bytes);
+		return r;
+	}
+	pthread_mutex_init(&machine->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&machine->changed, &attr);
+	pthread_condattr_destroy(&attr);
+	return 0;
+}
+
+static int plug_slot(struct machine *machine, struct dl_log *log, uint32_t id)
+{
+	const struct layout_slot *from = &machine->layout.slots[id];
+	struct dl_slot slot = { .size = sizeof(slot),
+				.slot = id,
+				.gpa = from->gpa,
+				.bytes = from->bytes,
+				.hva = (uintptr_t)machine->memory + from->offset_bytes };
+	int r;
+
+	if (!log)
+		return machine->kind->set_slot(machine, id);
+	r = dl_slot_set(log, &slot);
+	return r ? machine_fail(machine, r, "memslot %u: %s", id, strerror(-r)) : 0;
+}
+
+static int plug_vcpu(struct machine *machine, struct dl_log *log, uint32_t id)
+{
+	struct vcpu *vcpu = &machine->vcpus[id];
+	int r;
+
+	vcpu->machine = machine;
+	vcpu->id = id;
+	vcpu->fd = -1;
+	vcpu->settled = true;
+	machine->vcpus_added = id + 1;
+	r = machine->kind->add_vcpu(vcpu);
+	if (r)
+		return machine_fail(machine, r, "%s", vcpu->why);
+	if (!log)
+		return 0;
+	r = dl_vcpu_add(log, vcpu->fd, &vcpu->log_vcpu);
+	return r ? machine_fail(machine, r, "ring of vCPU %u: %s", id, strerror(-r)) : 0;
+}
+
+int machine_plug(struct machine *machine, struct dl_log *log)
+{
+	uint32_t id;
+	int r = 0;
+
+	for (id = 0; !r && id < LAYOUT_SLOTS; id++)
+		r = plug_slot(machine, log, id);
+	for (id = 0; !r && id < machine->layout.vcpus; id++)
+		r = plug_vcpu(machine, log, id);
+	return r;
+}
+
+/* Something to send outside the working set too: a quarter of it, to some limit, the rest zero. */
+static void fill(struct machine *machine)
+{
+	const struct layout *layout = &machine->layout;
+	uint64_t working_end =
+		layout->working_offset + layout->vcpus * layout->share_pages * layout->page_bytes;
+	uint64_t at = layout->slots[1].offset_bytes, left = UINT64_C(256) << 20, word = 1;
+	uint64_t *words;
+
+	for (; at + HUGE_BYTES <= layout->memory_bytes && left; at += 4 * HUGE_BYTES) {
+		if (at + HUGE_BYTES > layout->working_offset && at < working_end)
+			continue;
+		words = (uint64_t *)(machine->memory + at);
+		while (words < (uint64_t *)(machine->memory + at + HUGE_BYTES)) {
+			word = word * RECORD_FACTOR + at;
+			*words++ = word;
+		}
+		left -= HUGE_BYTES;
+	}
+}
+
+/* A hundred quanta a second, or less often where a page is written more seldom than that. */
+static uint64_t quantum_pages(const struct machine *machine, uint64_t dirty_bytes_per_s)
+{
+	uint64_t pages_per_s =
+		dirty_bytes_per_s / machine->layout.page_bytes / machine->layout.vcpus;
+
+	return pages_per_s < 100 ? 1 : pages_per_s / 100;
+}
+
+int machine_boot(struct machine *machine, uint32_t pattern, uint64_t dirty_bytes_per_s)
+{
+	const struct layout *layout = &machine->layout;
+	struct guest_control *control;
+	uint64_t quantum = 0;
+	uint32_t id;
+	int r;
+
+	if (dirty_bytes_per_s) {
+		quantum = quantum_pages(machine, dirty_bytes_per_s);
+		machine->quantum_ns = (uint64_t)((double)quantum * layout->page_bytes *
+						 layout->vcpus * 1e9 / (double)dirty_bytes_per_s);
+	}
+	memcpy(machine->memory + layout->code_offset, guest_code,
+	       (size_t)(guest_code_end - guest_code));
+	for (id = 0; id < layout->vcpus; id++) {
+		control = machine_control(machine, id);
+		layout_control(layout, id, control);
+		control->pattern = pattern;
+		control->quantum = quantum;
+		control->quantum_left = quantum;
+	}
+	fill(machine);
+	r = machine->kind->boot(machine);
+	for (id = 0; !r && id < layout->vcpus; id++) {
+		r = machine->kind->boot_vcpu(&machine->vcpus[id]);
+		if (r)
+			machine_fail(machine, r, "%s", machine->vcpus[id].why);
+	}
+	return r;
+}
+
+int machine_save(struct machine *machine, struct vcpu_state *states)
+{
+	uint32_t id;
+	int r;
+
+	for (id = 0; id < machine->layout.vcpus; id++) {
+		r = machine->kind->save(&machine->vcpus[id], &states[id]);
+		if (r)
+			return machine_fail(machine, r, "%s", machine->vcpus[id].why);
+	}
+	return 0;
+}
+
+int machine_load(struct machine *machine, const struct vcpu_state *states)
+{
+	uint32_t id;
+	int r;
+
+	for (id = 0; id < machine->layout.vcpus; id++) {
+		r = machine->kind->load(&machine->vcpus[id], &states[id]);
+		if (r)
+			return machine_fail(machine, r, "%s", machine->vcpus[id].why);
+	}
+	return 0;
+}
+
+/* The log, if there was one, is closed by its owner: the vCPU handles may go in any order. */
+void machine_close(struct machine *machine)
+{
+	struct vcpu *vcpu;
+	uint32_t id;
+
+	pthread_mutex_lock(&machine->lock);
+	machine->running = false;
+	machine->ends = true;
+	for (id = 0; id < machine->vcpus_added; id++)
+		if (machine->vcpus[id].has_thread)
+			machine->kind->interrupt(&machine->vcpus[id]);
+	pthread_cond_broadcast(&machine->changed);
+	pthread_mutex_unlock(&machine->lock);
+	for (id = 0; id < machine->vcpus_added; id++) {
+		vcpu = &machine->vcpus[id];
+		if (vcpu->has_thread)
+			pthread_join(vcpu->thread, NULL);
+		dl_vcpu_remove(vcpu->log_vcpu);
+		machine->kind->remove_vcpu(vcpu);
+	}
+	machine->kind->close(machine);
+	munmap(machine->mapping, machine->mapping_bytes);
+	pthread_cond_destroy(&machine->changed);
+	pthread_mutex_destroy(&machine->lock);
+}

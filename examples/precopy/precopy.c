@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+#include "clock.h"
+#include "destination.h"
+#include "options.h"
+#include "source.h"
+#include "transport.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/*
+ * precopy: live-migrates a guest between two processes. See --help, and source.c for how.
+ */
+
+#define CHILD_PATIENCE_NS (40 * NS_PER_S)
+
+/* In the child: becomes the destination. Executed anew, it shares nothing with the source. */
+static void become_destination(int fd, char *program)
+{
+	char number[16];
+	char option[] = "--destination-fd";
+	char *argv[] = { program, option, number, NULL };
+
+	snprintf(number, sizeof(number), "%d", fd);
+	(void)fcntl(fd, F_SETFD, 0);
+	/* An interrupt at the terminal is for the source; this side sees that it goes. */
+	signal(SIGINT, SIG_IGN);
+	execv("/proc/self/exe", argv);
+	fprintf(stderr, "precopy: cannot start the destination: %s\n", strerror(errno));
+	_exit(STATUS_FAILED);
+}
+
+/* It ends by itself once the connection is closed, unless something is very wrong. */
+static void wait_for_child(pid_t child)
+{
+	uint64_t limit_ns = clock_ns() + CHILD_PATIENCE_NS;
+	struct timespec step = clock_timespec(NS_PER_MS);
+
+	while (!waitpid(child, NULL, WNOHANG) && clock_ns() < limit_ns)
+		nanosleep(&step, NULL);
+	if (clock_ns() < limit_ns)
+		return;
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+}
+
+static int run_both(const struct options *options, char *program)
+{
+	char why[256];
+	pid_t child;
+	int fds[2], status;
+
+	if (transport_pair(options->tcp, fds, why, sizeof(why))) {
+		fprintf(stderr, "precopy: %s\n", why);
+		return STATUS_FAILED;
+	}
+	child = fork();
+	if (child < 0) {
+		fprintf(stderr, "precopy: fork: %s\n", strerror(errno));
+		return STATUS_FAILED;
+	}
+	if (!child)
+		become_destination(fds[1], program);
+	close(fds[1]);
+	status = source_run(options, fds[0], child);
+	wait_for_child(child);
+	return status;
+}
+
+static void say_listening(const char *address)
+{
+	fprintf(stderr, "precopy: destination: listening on %s\n", address);
+}
+
+static int run_listening(const struct options *options)
+{
+	char why[256];
+	int fd = transport_listen(options->listen, say_listening, why, sizeof(why));
+
+	if (fd >= 0)
+		return destination_run(options, fd);
+	fprintf(stderr, "precopy: %s\n", why);
+	return STATUS_FAILED;
+}
+
+static int run_connecting(const struct options *options)
+{
+	char why[256];
+	int fd = transport_connect(options->connect, why, sizeof(why));
+
+	if (fd >= 0)
+		return source_run(options, fd, 0);
+	fprintf(stderr, "precopy: %s\n", why);
+	return STATUS_FAILED;
+}
+
+int main(int argc, char **argv)
+{
+	struct options options;
+	int status = options_parse(&options, argc, argv);
+
+	if (status >= 0)
+		return status;
+	if (options.destination_fd >= 0) {
+		(void)fcntl(options.destination_fd, F_SETFD, FD_CLOEXEC);
+		return destination_run(&options, options.destination_fd);
+	}
+	if (options.listen)
+		return run_listening(&options);
+	if (options.connect)
+		return run_connecting(&options);
+	return run_both(&options, argv[0]);
+}

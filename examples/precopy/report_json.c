@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+#include "report_json.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+static void print_string(const char *name, const char *text)
+{
+	printf("  \"%s\": \"", name);
+	for (; *text; text++) {
+		if (*text == '"' || *text == '\\')
+			printf("\\%c", *text);
+		else if ((unsigned char)*text < ' ')
+			printf("\\u%04x", (unsigned)(unsigned char)*text);
+		else
+			putchar(*text);
+	}
+	printf("\",\n");
+}
+
+static void print_number(const char *name, uint64_t value)
+{
+	printf("  \"%s\": %" PRIu64 ",\n", name, value);
+}
+
+static void print_bool(const char *name, bool value)
+{
+	printf("  \"%s\": %s,\n", name, value ? "true" : "false");
+}
+
+static void print_row(const struct report *report, uint32_t i)
+{
+	const struct pass_row *row = &report->rows[i];
+	double seconds = (double)row->ns / 1e9;
+
+	printf("    { \"pass\": %u, \"final\": %s, \"dirty_bytes\": %" PRIu64
+	       ", \"sent_pages\": %" PRIu64 ", \"zero_pages\": %" PRIu64
+	       ", \"wire_bytes\": %" PRIu64 ", \"ns\": %" PRIu64
+	       ", \"mib_per_s\": %.1f, \"remaining_bytes\": %" PRIu64 ", \"full_exits\": %" PRIu64
+	       ", \"overflows\": %" PRIu64 " }%s\n",
+	       i + 1, row->final ? "true" : "false", row->dirty_bytes, row->sent_pages,
+	       row->zero_pages, row->wire_bytes, row->ns,
+	       seconds > 0 ? (double)row->wire_bytes / (1 << 20) / seconds : 0,
+	       row->remaining_bytes, row->full_exits, row->overflows,
+	       i + 1 < report->row_count ? "," : "");
+}
+
+static void print_rows(const struct report *report)
+{
+	uint64_t sent_pages = 0, zero_pages = 0, wire_bytes = 0;
+	uint32_t i;
+
+	printf("  \"passes\": [\n");
+	for (i = 0; i < report->row_count; i++) {
+		sent_pages += report->rows[i].sent_pages;
+		zero_pages += report->rows[i].zero_pages;
+		wire_bytes += report->rows[i].wire_bytes;
+		print_row(report, i);
+	}
+	printf("  ],\n");
+	print_number("pages_sent", sent_pages);
+	print_number("zero_pages", zero_pages);
+	print_number("wire_bytes", wire_bytes);
+}
+
+static void print_setup(const struct report *report)
+{
+	const struct options *options = report->options;
+	const struct layout *layout = &report->layout;
+
+	print_string("mode", report->config.mode ? options_mode_name(report->config.mode) : "none");
+	print_string("reason", report->reason);
+	print_string("backend", report->backend);
+	print_string("guest", options->guest_user ? "user" : "kernel");
+	print_string("pattern", options_pattern_name(options->pattern));
+	print_string("sabotage", options_sabotage_name(options->sabotage));
+	print_number("vcpus", options->vcpus);
+	print_number("memory_bytes", options->memory_bytes);
+	print_number("working_set_bytes", layout->share_pages * layout->vcpus * layout->page_bytes);
+	print_number("page_bytes", layout->page_bytes);
+	print_number("ring_entries", report->config.ring_entries);
+	print_bool("backup_bitmap", report->config.backup);
+}
+
+static void print_log(const struct report *report)
+{
+	const struct dl_stats *stats = &report->stats;
+
+	print_number("entries", stats->entries);
+	print_number("new_pages", stats->new_pages);
+	print_number("duplicates", stats->duplicates);
+	print_number("resets", stats->resets);
+	print_number("short_resets", stats->short_resets);
+	print_number("overflows", stats->overflows);
+	print_number("full_exits", stats->full_exits);
+	print_number("high_water_entries", stats->high_water_entries);
+	print_number("ioctl_ns", stats->ioctl_ns);
+}
+
+static void print_outcome(const struct report *report)
+{
+	const struct wire_result *result = &report->result;
+
+	print_bool("proved", report->proved);
+	if (report->proved) {
+		print_number("compared_pages", report->proof.compared_pages);
+		print_number("differing_pages", report->proof.differing_pages);
+	} else {
+		printf("  \"differing_pages\": null,\n");
+	}
+	print_bool("guest_healthy", report->has_result ? result->guest_healthy
+						       : report->ran_on && report->run_on.healthy);
+	if (report->has_result) {
+		print_bool("device_healthy", result->device_healthy);
+		print_number("destination_checked_pages", result->checked_pages);
+		print_number("destination_records", result->records);
+		print_string("damage", result->why);
+	}
+	print_bool("runs_on_source", report->ran_on && report->run_on.healthy);
+	if (report->ran_on)
+		print_bool("logging_off", report->logging_off);
+	print_string("error", report->error);
+}
+
+void report_json(const struct report *report, int status)
+{
+	printf("{\n");
+	print_setup(report);
+	print_rows(report);
+	print_number("total_ns", report->total_ns);
+	print_number("downtime_ns", report->downtime_ns);
+	print_number("source_records", report->records);
+	print_log(report);
+	print_outcome(report);
+	printf("  \"exit_status\": %d\n}\n", status);
+	fflush(stdout);
+}

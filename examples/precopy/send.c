@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: MIT */
+#include "send.h"
+#include "clock.h"
+#include "pages.h"
+
+#include <errno.h>
+
+#define MIN_SLEEP_NS (3 * NS_PER_MS)
+
+void sender_begin_pass(struct sender *sender, struct pass_row *row)
+{
+	sender->row = row;
+	sender->start_ns = clock_ns();
+	sender->start_bytes = sender->wire->sent_bytes;
+}
+
+static void count(struct sender *sender)
+{
+	sender->row->ns = clock_ns() - sender->start_ns;
+	sender->row->wire_bytes = sender->wire->sent_bytes - sender->start_bytes;
+}
+
+/* Waits until as much time has passed as the pass should have taken so far. */
+static void keep_to_bandwidth(struct sender *sender)
+{
+	struct timespec due;
+	uint64_t due_ns;
+
+	if (!sender->bandwidth_bytes_per_s)
+		return;
+	due_ns = sender->start_ns + (uint64_t)((double)sender->row->wire_bytes * NS_PER_S /
+					       (double)sender->bandwidth_bytes_per_s);
+	/* Not for every small frame: to fall asleep and be woken takes time too. */
+	if (due_ns < clock_ns() + MIN_SLEEP_NS)
+		return;
+	due = clock_timespec(due_ns);
+	while (due_ns > clock_ns() && !*sender->cancelled)
+		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL);
+}
+
+enum stretch { STRETCH_DATA, STRETCH_ZEROS, STRETCH_SKIPPED };
+
+static enum stretch kind_of(const struct sender *sender, uint64_t offset_bytes)
+{
+	uint32_t page_bytes = sender->machine->layout.page_bytes;
+
+	if (saboteur_skips(&sender->saboteur, offset_bytes, sender->row->final))
+		return STRETCH_SKIPPED;
+	if (sender->zero_pages &&
+	    page_is_zero(saboteur_contents(&sender->saboteur, offset_bytes), page_bytes))
+		return STRETCH_ZEROS;
+	return STRETCH_DATA;
+}
+
+/* Pages of one kind, for one frame. The guest may write on: what changes now is dirty again. */
+static int send_stretch(struct sender *sender, enum stretch kind, uint64_t offset_bytes,
+			uint64_t bytes)
+{
+	uint64_t pages = bytes / sender->machine->layout.page_bytes;
+	int r;
+
+	if (kind == STRETCH_SKIPPED)
+		return 0;
+	if (kind == STRETCH_ZEROS) {
+		r = wire_send(sender->wire, WIRE_ZEROS, offset_bytes, &bytes, sizeof(bytes));
+		sender->row->zero_pages += pages;
+	} else {
+		r = wire_send(sender->wire, WIRE_PAGES, offset_bytes,
+			      saboteur_contents(&sender->saboteur, offset_bytes), bytes);
+	}
+	if (r)
+		return r;
+	sender->row->sent_pages += pages;
+	count(sender);
+	keep_to_bandwidth(sender);
+	report_progress(sender->report, sender->row);
+	return 0;
+}
+
+static int send_run(struct sender *sender, uint64_t offset_bytes, uint64_t bytes)
+{
+	uint32_t page_bytes = sender->machine->layout.page_bytes;
+	uint64_t start = offset_bytes, at = offset_bytes, end = offset_bytes + bytes;
+	enum stretch kind = STRETCH_SKIPPED, next;
+	int r;
+
+	for (; at < end; at += page_bytes) {
+		next = kind_of(sender, at);
+		if (next == kind && (kind != STRETCH_DATA || at - start < WIRE_MAX_BYTES))
+			continue;
+		if (at > start) {
+			r = send_stretch(sender, kind, start, at - start);
+			if (r)
+				return r;
+		}
+		start = at;
+		kind = next;
+	}
+	return end > start ? send_stretch(sender, kind, start, end - start) : 0;
+}
+
+int sender_send_runs(struct sender *sender, const struct dl_run *runs, int n_runs)
+{
+	int i, r = 0;
+
+	for (i = 0; !r && i < n_runs; i++) {
+		if (*sender->cancelled)
+			return wire_fail(sender->wire, -EINTR, "cancelled");
+		r = send_run(sender, runs[i].hva - (uintptr_t)sender->machine->memory,
+			     runs[i].bytes);
+	}
+	return r;
+}
+
+int sender_end_pass(struct sender *sender)
+{
+	int r = wire_send(sender->wire, WIRE_PASS_END, 0, NULL, 0);
+
+	if (!r)
+		r = wire_expect(sender->wire, WIRE_PASS_DONE, NULL, 0);
+	count(sender);
+	return r;
+}

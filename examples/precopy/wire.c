@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+#include "wire.h"
+#include "clock.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#define WIRE_MAGIC UINT32_C(0x706d4c44) /* "DLmp" */
+
+_Static_assert(sizeof(struct wire_header) == 24, "no padding on the wire");
+_Static_assert(sizeof(struct wire_hello) == 40, "no padding on the wire");
+_Static_assert(sizeof(struct wire_proof) == 48, "no padding on the wire");
+_Static_assert(sizeof(struct wire_result) == 32 + WIRE_TEXT_BYTES, "no padding on the wire");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers go as they are");
+
+void wire_init(struct wire *wire, int fd)
+{
+	memset(wire, 0, sizeof(*wire));
+	wire->fd = fd;
+}
+
+int wire_fail(struct wire *wire, int failure, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(wire->why, sizeof(wire->why), format, args);
+	va_end(args);
+	wire->failure = failure;
+	return failure;
+}
+
+static int gone(struct wire *wire, int failure)
+{
+	if (failure == -EPIPE || failure == -ECONNRESET)
+		return wire_fail(wire, failure, "the other side is gone: the connection broke");
+	return wire_fail(wire, failure, "the connection failed: %s", strerror(-failure));
+}
+
+/* Waits until the socket can be read or written. */
+static int wait_ready(struct wire *wire, short events, uint64_t deadline_ns)
+{
+	struct pollfd pollfd = { .fd = wire->fd, .events = events };
+	uint64_t now_ns;
+	int r;
+
+	for (;;) {
+		now_ns = clock_ns();
+		if (now_ns >= deadline_ns)
+			return wire_fail(wire, -ETIMEDOUT, "the other side %s for %u s",
+					 events & POLLIN ? "says nothing" : "takes nothing",
+					 (unsigned)(WIRE_PATIENCE_NS / 1000000000));
+		r = poll(&pollfd, 1, (int)((deadline_ns - now_ns) / 1000000) + 1);
+		if (r > 0)
+			return 0;
+		if (r < 0 && errno != EINTR)
+			return gone(wire, -errno);
+	}
+}
+
+/* Steps over what is sent. */
+static void advance(struct iovec **part, size_t *parts, size_t bytes)
+{
+	while (*parts && bytes >= (*part)->iov_len) {
+		bytes -= (*part)->iov_len;
+		(*part)++;
+		(*parts)--;
+	}
+	if (*parts) {
+		(*part)->iov_base = (char *)(*part)->iov_base + bytes;
+		(*part)->iov_len -= bytes;
+	}
+}
+
+int wire_send(struct wire *wire, enum wire_type type, uint64_t offset_bytes, const void *payload,
+	      size_t payload_bytes)
+{
+	struct wire_header header = { .magic = WIRE_MAGIC,
+				      .type = type,
+				      .payload_bytes = (uint32_t)payload_bytes,
+				      .offset_bytes = offset_bytes };
+	struct iovec parts[2] = { { &header, sizeof(header) }, { (void *)payload, payload_bytes } };
+	uint64_t deadline_ns = clock_ns() + WIRE_PATIENCE_NS;
+	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
+	struct iovec *part = parts;
+	size_t left = 2;
+	ssize_t n;
+	int r;
+
+	while (left) {
+		message.msg_iov = part;
+		message.msg_iovlen = left;
+		n = sendmsg(wire->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n >= 0) {
+			wire->sent_bytes += (uint64_t)n;
+			advance(&part, &left, (size_t)n);
+		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+			r = wait_ready(wire, POLLOUT, deadline_ns);
+			if (r)
+				return r;
+		} else if (errno != EINTR) {
+			return gone(wire, -errno);
+		}
+	}
+	return 0;
+}
+
+static int receive(struct wire *wire, void *to, size_t bytes, uint64_t deadline_ns)
+{
+	ssize_t n;
+	int r;
+
+	while (bytes) {
+		n = recv(wire->fd, to, bytes, MSG_DONTWAIT);
+		if (n > 0) {
+			wire->received_bytes += (uint64_t)n;
+			to = (char *)to + n;
+			bytes -= (size_t)n;
+		} else if (!n) {
+			return wire_fail(wire, -EPIPE,
+					 "the other side is gone: it closed the connection");
+		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+			r = wait_ready(wire, POLLIN, deadline_ns);
+			if (r)
+				return r;
+		} else if (errno != EINTR) {
+			return gone(wire, -errno);
+		}
+	}
+	return 0;
+}
+
+/* The text comes from outside: what is not printable does not reach a terminal. */
+static int receive_refusal(struct wire *wire, uint32_t bytes)
+{
+	char text[WIRE_TEXT_BYTES];
+	uint32_t i;
+	int r;
+
+	if (bytes >= sizeof(text))
+		return wire_fail(wire, -EPROTO, "the other side refused, at too great a length");
+	r = receive(wire, text, bytes, clock_ns() + WIRE_PATIENCE_NS);
+	if (r)
+		return r;
+	for (i = 0; i < bytes; i++)
+		if (text[i] < ' ' || text[i] > '~')
+			text[i] = '?';
+	text[bytes] = '\0';
+	return wire_fail(wire, -ECONNREFUSED, "the other side says: %.200s", text);
+}
+
+int wire_receive_header(struct wire *wire, struct wire_header *header)
+{
+	int r = receive(wire, header, sizeof(*header), clock_ns() + WIRE_PATIENCE_NS);
+
+	if (r)
+		return r;
+	if (header->magic != WIRE_MAGIC)
+		return wire_fail(wire, -EPROTO, "the other side does not speak this protocol");
+	if (!header->type || header->type >= WIRE_TYPES || header->reserved)
+		return wire_fail(wire, -EPROTO, "the other side sent a frame of unknown type %u",
+				 header->type);
+	if (header->payload_bytes > WIRE_MAX_BYTES)
+		return wire_fail(wire, -EPROTO, "the other side sent a frame of %u bytes",
+				 header->payload_bytes);
+	if (header->type == WIRE_REFUSED)
+		return receive_refusal(wire, header->payload_bytes);
+	return 0;
+}
+
+int wire_receive_payload(struct wire *wire, void *payload, size_t bytes)
+{
+	return receive(wire, payload, bytes, clock_ns() + WIRE_PATIENCE_NS);
+}
+
+int wire_expect(struct wire *wire, enum wire_type type, void *payload, size_t payload_bytes)
+{
+	struct wire_header header;
+	int r = wire_receive_header(wire, &header);
+
+	if (r)
+		return r;
+	if (header.type != type || header.payload_bytes != payload_bytes)
+		return wire_fail(wire, -EPROTO,
+				 "the other side sent frame %u of %u bytes in place of %u of %zu",
+				 header.type, header.payload_bytes, (unsigned)type, payload_bytes);
+	return wire_receive_payload(wire, payload, payload_bytes);
+}
+
+void wire_refuse(struct wire *wire, const char *why)
+{
+	size_t bytes = strnlen(why, WIRE_TEXT_BYTES - 1);
+	struct wire before = *wire;
+
+	(void)wire_send(wire, WIRE_REFUSED, 0, why, bytes);
+	*wire = before;
+}
+
+void wire_last_words(struct wire *wire)
+{
+	struct wire first = *wire;
+	struct wire_header header;
+	int r;
+
+	if (wire->failure != -EPIPE && wire->failure != -ECONNRESET)
+		return;
+	do {
+		r = wire_receive_header(wire, &header);
+	} while (!r && !header.payload_bytes);
+	if (r != -ECONNREFUSED)
+		*wire = first;
+}
