@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+#
+# Compiles each public header alone, first in its file and twice, under a strict standard.
+# Arguments: the include directory, a language (c or c++), its standards, "--", the compiler.
+set -euo pipefail
+
+include=$1
+language=$2
+shift 2
+standards=()
+while [ "$1" != -- ]; do
+  standards+=("$1")
+  shift
+done
+shift
+compiler=("$@")
+
+warnings=(-Wall -Wextra -Wpedantic -Wshadow -Wundef -Werror)
+for header in "$include"/dirtylog/*.h; do
+  name=dirtylog/${header##*/}
+  for standard in "${standards[@]}"; do
+    macros=()
+    # sigset_t, which os.h needs, is POSIX's and not the language's.
+    if [ "${header##*/}" = os.h ] && [ "${standard#gnu}" = "$standard" ]; then
+      macros=(-D_POSIX_C_SOURCE=200809L)
+    fi
+    printf '%s as %s\n' "$name" "$standard"
+    printf '#include <%s>\n#include <%s>\nint neither_empty;\n' "$name" "$name" |
+      "${compiler[@]}" "-std=$standard" "${warnings[@]}" "${macros[@]}" -I"$include" \
+        -fsyntax-only -x "$language" -
+  done
+done

@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""The shared library exports what the header declares and the version script names, no more and no
+less. Arguments: library, header, version script, major version."""
+
+import re
+import subprocess
+import sys
+
+# The C library, liburcu, and what a sanitizer adds.
+NEEDED = re.compile(r"lib(c|pthread|urcu-bp|urcu-common|asan|ubsan|tsan|gcc_s)\.so|ld-linux")
+
+
+def run(*command):
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def declared_in_header(path):
+    with open(path, encoding="utf-8") as header:
+        text = re.sub(r"/\*.*?\*/", "", header.read(), flags=re.S)
+    return set(re.findall(r"^(?:DL_MUST_CHECK )?\w+ (dl_\w+)\(", text, flags=re.M))
+
+
+def named_in_script(path):
+    """{symbol: the version node it is in}"""
+    with open(path, encoding="utf-8") as script:
+        text = re.sub(r"/\*.*?\*/", "", script.read(), flags=re.S)
+    return {
+        symbol: node
+        for node, body in re.findall(r"(\w[\w.]*)\s*\{(.*?)\}", text, flags=re.S)
+        for symbol in re.findall(r"^\s*(dl_\w+);", body, flags=re.M)
+    }
+
+
+def exported_by(library):
+    """{symbol: version node}; nodes themselves (type A) are no symbols."""
+    exported = {}
+    for line in run("nm", "-D", "--defined-only", "--with-symbol-versions", library).splitlines():
+        kind, symbol = line.split()[-2:]
+        if kind != "A":
+            name, _, node = symbol.partition("@")
+            exported[name] = node.lstrip("@")
+    return exported
+
+
+def differences(what, left, right):
+    return ["%s: %s" % (what, name) for name in sorted(set(left) - set(right))]
+
+
+def dynamic_section(library, major):
+    dynamic = run("readelf", "-dW", library)
+    faults = []
+    soname = re.search(r"soname: \[(.*?)\]", dynamic)
+    if not soname or soname.group(1) != "libdirtylog.so." + major:
+        faults.append("soname: %s" % (soname and soname.group(1)))
+    for needed in re.findall(r"Shared library: \[(.*?)\]", dynamic):
+        if not NEEDED.match(needed):
+            faults.append("needs at run time: %s" % needed)
+    if "TEXTREL" in dynamic:
+        faults.append("has text relocations")
+    return faults
+
+
+def main(library, header, script, major):
+    declared, named = declared_in_header(header), named_in_script(script)
+    exported = exported_by(library)
+    faults = (
+        differences("declared, not exported", declared, exported)
+        + differences("exported, not declared", exported, declared)
+        + differences("in the version script, not declared", named, declared)
+        + [
+            "%s is exported as of %s" % (name, node or "no version")
+            for name, node in exported.items()
+            if named.get(name) != node
+        ]
+        + dynamic_section(library, major)
+    )
+    if not declared:
+        faults.append("no function found in the header")
+    print("%d functions declared, %d exported" % (len(declared), len(exported)))
+    print("\n".join(faults))
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

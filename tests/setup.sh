@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+# shellcheck shell=bash
+#
+# What tests/run.sh and examples/demo.sh have in common: what the build needs, and the build.
+# To be sourced by a script that has set -euo pipefail and top, the directory of this project.
+: "${top:?}"
+
+say() {
+  printf '%s\n' "$*"
+}
+
+die() {
+  printf '%s: %s\n' "${0##*/}" "$*" >&2
+  exit 1
+}
+
+# One line for each thing that is missing: "Debian package: what it is".
+missing_things() {
+  local cc=$1 library
+  command -v "$cc" >/dev/null || say "${cc##*/}: C compiler"
+  say '#include <stdlib.h>' | "$cc" -E -x c - >/dev/null 2>&1 || say 'libc6-dev: C library headers'
+  say '#include <linux/kvm.h>' | "$cc" -E -x c - >/dev/null 2>&1 ||
+    say 'linux-libc-dev: Linux headers (linux/kvm.h)'
+  command -v meson >/dev/null || say 'meson: build system, 1.0.1 or newer'
+  command -v ninja >/dev/null || say 'ninja-build: build system'
+  command -v python3 >/dev/null || say 'python3: Python 3'
+  command -v pkg-config >/dev/null || say 'pkg-config: pkg-config'
+  for library in 'liburcu-bp liburcu-dev: userspace RCU, 0.13 or newer' \
+    'cmocka libcmocka-dev: cmocka, 1.1.5 or newer'; do
+    pkg-config --exists "${library%% *}" 2>/dev/null || say "${library#* }"
+  done
+}
+
+# Runs a command as root; fails where that takes a password and nobody is there to give it.
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif ! command -v sudo >/dev/null; then
+    return 1
+  elif [ -t 0 ]; then
+    sudo "$@"
+  else
+    sudo -n "$@"
+  fi
+}
+
+apt_install() {
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 \
+    install -y --no-install-recommends "$@" </dev/null
+}
+
+# Installs what the build needs, or prints what that is and stops. Arguments: the compiler.
+need_packages() {
+  local cc=$1 missing output
+  local -a packages
+  missing=$(missing_things "$cc")
+  [ -n "$missing" ] || return 0
+
+  say "This build needs, and does not find here (Debian package: what it is):"
+  say "${missing//$'\n'/$'\n'  }" | sed '1s/^/  /'
+  command -v apt-get >/dev/null || die "there is no apt-get here; install these and start again"
+  mapfile -t packages < <(cut -d: -f1 <<<"$missing" | sort -u)
+  as_root true || die "cannot become root to install them; have them installed and start again:" \
+    "apt-get install ${packages[*]}"
+
+  say "Installing: ${packages[*]}"
+  # Package lists may be absent or out of date; fetched only then, as that takes a while.
+  if ! output=$(apt_install "${packages[@]}" 2>&1); then
+    as_root apt-get -qq -o DPkg::Lock::Timeout=300 update </dev/null || die "apt-get update failed"
+    output=$(apt_install "${packages[@]}" 2>&1) || die "apt-get install failed: $output"
+  fi
+  missing=$(missing_things "$cc")
+  [ -z "$missing" ] || die "still missing after the installation: $missing"
+}
+
+# Configures and builds. Arguments: the compiler, the build directory, options for meson setup.
+build_tree() {
+  local cc=$1 directory=$2 output
+  shift 2
+  set -- -Dtests=true -Dexamples=true "$@"
+  if ! mkdir -p "$directory" 2>/dev/null || [ ! -w "$directory" ]; then
+    die "cannot write in $directory; remove it, or name another with --build-dir"
+  fi
+  # An older directory may come from another meson, or from where this tree was before.
+  if [ ! -e "$directory/meson-private/coredata.dat" ]; then
+    output=$(CC=$cc meson setup "$directory" "$top" "$@" 2>&1)
+  else
+    output=$(CC=$cc meson setup --reconfigure "$directory" "$top" "$@" 2>&1) ||
+      output=$(CC=$cc meson setup --wipe "$directory" "$top" "$@" 2>&1)
+  fi || die "meson setup of $directory failed:"$'\n'"$output"
+  if [ -t 1 ]; then
+    ninja -C "$directory"
+  else
+    ninja --quiet -C "$directory"
+  fi
+}
