@@ -259,7 +259,7 @@ void dl_log_close(struct dl_log *log)
 	/* A slot that cannot be switched off cannot be told to anybody any more. */
 	(void)dli_session_stop(log);
 	atomic_store_explicit(&log->state, LOG_CLOSED, memory_order_release);
-	dli_reset_close(&log->reset);
+	dli_reset_close(&log->reset, dli_vcpus_in_use(&log->vcpus));
 	pthread_mutex_unlock(&log->lock);
 	pthread_mutex_unlock(&log->reading);
 	dli_log_put(log);

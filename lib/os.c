@@ -4,6 +4,7 @@
 #include "os.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -49,12 +50,34 @@ static int system_signal_mask(void *opaque, int how, const sigset_t *set, sigset
 	return -pthread_sigmask(how, set, old);
 }
 
+static int system_dup(void *opaque, int fd)
+{
+	int before = errno;
+	int r = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+	if (r < 0)
+		r = -errno;
+	errno = before;
+	return r;
+}
+
+static int system_close(void *opaque, int fd)
+{
+	int before = errno;
+	int r = close(fd) ? -errno : 0;
+
+	errno = before;
+	return r;
+}
+
 static const struct dl_os system_os = {
 	.size = sizeof(struct dl_os),
 	.ioctl = system_ioctl,
 	.mmap = system_mmap,
 	.munmap = system_munmap,
 	.signal_mask = system_signal_mask,
+	.dup = system_dup,
+	.close = system_close,
 };
 
 const struct dl_os *dli_os_or_system(const struct dl_os *os)
@@ -127,6 +150,16 @@ void dli_os_block_signals(const struct dl_os *os, sigset_t *before)
 void dli_os_restore_signals(const struct dl_os *os, const sigset_t *before)
 {
 	(void)os->signal_mask(os->opaque, SIG_SETMASK, before, NULL);
+}
+
+int dli_os_dup(const struct dl_os *os, int fd)
+{
+	return os->dup && os->close ? os->dup(os->opaque, fd) : -EOPNOTSUPP;
+}
+
+void dli_os_close(const struct dl_os *os, int fd)
+{
+	(void)os->close(os->opaque, fd);
 }
 
 uint64_t dli_os_now_ns(void)

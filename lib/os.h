@@ -35,6 +35,10 @@ void dli_os_unmap(const struct dl_os *os, void *addr, size_t bytes);
 void dli_os_block_signals(const struct dl_os *os, sigset_t *before);
 void dli_os_restore_signals(const struct dl_os *os, const sigset_t *before);
 
+/* A duplicate of a file descriptor, and its end. */
+int dli_os_dup(const struct dl_os *os, int fd);
+void dli_os_close(const struct dl_os *os, int fd);
+
 uint64_t dli_os_now_ns(void);
 
 #endif

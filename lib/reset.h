@@ -19,6 +19,7 @@ struct dli_reset {
 	pthread_mutex_t lock;
 	int vm_fd;
 	bool closed;
+	bool own_fd; /* vm_fd is a duplicate */
 	/* An overflow was certain once: signs that a healthy kernel can show now count too. */
 	_Atomic bool overflowed;
 	_Atomic uint64_t resets, short_resets, ioctl_ns;
@@ -27,8 +28,11 @@ struct dli_reset {
 int dli_reset_init(struct dli_reset *reset, const struct dl_os *os, int vm_fd);
 void dli_reset_fini(struct dli_reset *reset);
 
-/* After this no call uses the VM. */
-void dli_reset_close(struct dli_reset *reset);
+/*
+ * After this no call uses the caller's file descriptor of the VM. needed: some vCPU may still have to
+ * be drained, so its ring is reset through a duplicate of it, if one can be had.
+ */
+void dli_reset_close(struct dli_reset *reset, bool needed);
 
 /* Enters the section. -ECANCELED, and not entered, when closed. */
 int dli_reset_begin(struct dli_reset *reset);

@@ -11,7 +11,7 @@
 static int map_vcpu(struct dli_ring *ring, int vcpu_fd)
 {
 	uint32_t page_bytes = dli_os_page_bytes(ring->os);
-	uint64_t ring_offset = (uint64_t)KVM_DIRTY_LOG_PAGE_OFFSET * page_bytes;
+	uint64_t ring_offset = (uint64_t)RING_PAGE_OFFSET * page_bytes;
 	void *addr;
 	int r = dli_os_map(ring->os, vcpu_fd, 0, page_bytes, PROT_READ | PROT_WRITE, &addr);
 

@@ -18,11 +18,11 @@
 #define KVM_EXIT_DIRTY_RING_FULL 31
 #endif
 
-/* Where a vCPU's ring lies in its file, in host pages. The same on every architecture with rings.
+/*
+ * Where a vCPU's ring lies in its file, in host pages. The same on every architecture with rings;
+ * linux/kvm.h says 0 for one that had none when the headers were made.
  */
-#ifndef KVM_DIRTY_LOG_PAGE_OFFSET
-#define KVM_DIRTY_LOG_PAGE_OFFSET 64
-#endif
+#define RING_PAGE_OFFSET 64
 
 /*
  * What a cell's flags say. DIRTY alone is an entry to read: whatever else may stand beside it, the

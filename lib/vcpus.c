@@ -101,6 +101,17 @@ void dli_vcpus_repaired(struct dli_vcpus *vcpus)
 		dli_ring_repaired(vcpu->ring);
 }
 
+bool dli_vcpus_in_use(struct dli_vcpus *vcpus)
+{
+	bool in_use = false;
+
+	pthread_mutex_lock(&vcpus->lock);
+	for (struct dl_vcpu *vcpu = dli_vcpus_first(vcpus); vcpu; vcpu = vcpu->next)
+		in_use |= !vcpu->parked;
+	pthread_mutex_unlock(&vcpus->lock);
+	return in_use;
+}
+
 static int check_vcpu(const struct dl_log *log, int vcpu_fd)
 {
 	int r = dli_os_ioctl(log->os, vcpu_fd, NOT_A_KVM_REQUEST, NULL);

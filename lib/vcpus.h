@@ -41,4 +41,7 @@ int dli_vcpus_drain(struct dli_vcpus *vcpus, struct dli_reset *reset, bool last,
 bool dli_vcpus_want_repair(struct dli_vcpus *vcpus);
 void dli_vcpus_repaired(struct dli_vcpus *vcpus);
 
+/* Whether some vCPU of the list is not parked. */
+bool dli_vcpus_in_use(struct dli_vcpus *vcpus);
+
 #endif

@@ -254,10 +254,11 @@ DL_MUST_CHECK int dl_log_open(int vm_fd, const struct dl_options *options, struc
 
 /*
  * Closes a log: stops logging if it is on, drains the rings, forgets what is pending. What its
- * vCPU and iterator handles are still asked then is -ECANCELED, and 0 from dl_vcpu_drain(). vm_fd
- * is not used any more when this returns; so a vCPU whose ring overflowed and that has not run since
- * stays outside: stop first, let it drain until it runs, then close. Takes NULL.
- * System calls: as dl_log_stop(), and munmap. May block. Since 0.1.
+ * vCPU and iterator handles are still asked then is -ECANCELED, except dl_vcpu_drain(), which goes on:
+ * a vCPU may still come out with a full ring, or have to be brought into step. For that the library
+ * duplicates vm_fd where a vCPU was not removed, and closes the duplicate with the last handle; the
+ * caller's own vm_fd is not used any more when this returns. Takes NULL.
+ * System calls: as dl_log_stop(), munmap, fcntl(2) F_DUPFD_CLOEXEC. May block. Since 0.1.
  */
 void dl_log_close(struct dl_log *log);
 
@@ -397,7 +398,7 @@ DL_MUST_CHECK int dl_vcpu_add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **
  * Empties one vCPU's ring. To be called when KVM_RUN of that vCPU has ended with
  * KVM_EXIT_DIRTY_RING_FULL, before it is run again; allowed at other times too, while that vCPU is
  * not inside KVM_RUN. Takes this ring's lock and that around the reset, no other. Works in every
- * state: when logging is off it does what the vCPU needs and notes nothing.
+ * state: when logging is off, and when the log is closed, it does what the vCPU needs and notes nothing.
  * A vCPU whose ring overflowed may come back with the same exit several times while this brings the
  * two sides into step again; just call it each time. Where a full exit found little in the ring, the
  * vCPU's kvm_run.exit_reason says KVM_EXIT_INTR when this returns: so an exit is told from the next.
@@ -416,7 +417,7 @@ DL_MUST_CHECK int dl_vcpu_stats(const struct dl_vcpu *vcpu, struct dl_stats *sta
 /*
  * Gives a vCPU back. KVM cannot delete one, so the log keeps its ring, goes on harvesting it, and
  * resumes when the same vCPU is added again. The vCPU must not be running. Takes NULL.
- * No system call unless the log is closed already (munmap). May block. Since 0.1.
+ * No system call unless the log is closed already (munmap, close). May block. Since 0.1.
  */
 void dl_vcpu_remove(struct dl_vcpu *vcpu);
 

@@ -60,6 +60,13 @@ struct dl_os {
 
 	/* pthread_sigmask(3). set or old may be NULL. */
 	int (*signal_mask)(void *opaque, int how, const sigset_t *set, sigset_t *old);
+
+	/*
+	 * fcntl(2)'s F_DUPFD_CLOEXEC, and close(2) of what that gave. Both may be NULL: then a log
+	 * that is closed leaves a vCPU whose ring overflowed outside the guest.
+	 */
+	int (*dup)(void *opaque, int fd);
+	int (*close)(void *opaque, int fd);
 };
 
 #ifdef __cplusplus

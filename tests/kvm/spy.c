@@ -2,6 +2,7 @@
 #include "spy.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -80,7 +81,7 @@ static void note_ring(struct spy *spy, void *cells, size_t bytes)
 static int watched_mmap(void *opaque, int fd, uint64_t offset_bytes, size_t bytes, int prot,
 			int flags, void **addr)
 {
-	const uint64_t ring_offset_bytes = KVM_DIRTY_LOG_PAGE_OFFSET * (uint64_t)getpagesize();
+	const uint64_t ring_offset_bytes = 64 * (uint64_t)getpagesize();
 	struct spy *spy = opaque;
 	int saved = errno;
 	void *at = mmap(NULL, bytes, prot, flags, fd, (off_t)offset_bytes);
@@ -112,6 +113,20 @@ static int watched_signal_mask(void *opaque, int how, const sigset_t *set, sigse
 	return -pthread_sigmask(how, set, old);
 }
 
+static int watched_dup(void *opaque, int fd)
+{
+	int r = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+	(void)opaque;
+	return r < 0 ? -errno : r;
+}
+
+static int watched_close(void *opaque, int fd)
+{
+	(void)opaque;
+	return close(fd) ? -errno : 0;
+}
+
 void spy_init(struct spy *spy)
 {
 	memset(spy, 0, sizeof(*spy));
@@ -122,6 +137,8 @@ void spy_init(struct spy *spy)
 		.mmap = watched_mmap,
 		.munmap = watched_munmap,
 		.signal_mask = watched_signal_mask,
+		.dup = watched_dup,
+		.close = watched_close,
 	};
 }
 

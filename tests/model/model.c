@@ -197,6 +197,20 @@ static int os_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *
 	return result;
 }
 
+/* The model's file descriptors are numbers that stay. */
+static int os_dup(void *opaque, int fd)
+{
+	(void)opaque;
+	return fd;
+}
+
+static int os_close(void *opaque, int fd)
+{
+	(void)opaque;
+	(void)fd;
+	return 0;
+}
+
 static void fill_defaults(struct model_options *options)
 {
 	if (!options->has)
@@ -240,6 +254,8 @@ struct model *model_new(const struct model_options *options)
 		.mmap = os_mmap,
 		.munmap = os_munmap,
 		.signal_mask = os_signal_mask,
+		.dup = os_dup,
+		.close = os_close,
 	};
 	return model;
 }

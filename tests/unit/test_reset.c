@@ -92,7 +92,7 @@ static void it_is_counted(void **state)
 
 static void after_close_the_section_is_not_entered(void **state)
 {
-	dli_reset_close(&reset);
+	dli_reset_close(&reset, false);
 	assert_int_equal(dli_reset_begin(&reset), -ECANCELED);
 	/* It is free all the same. */
 	assert_int_equal(dli_reset_begin(&reset), -ECANCELED);

@@ -465,7 +465,7 @@ static void after_close_nothing_is_asked_of_the_kernel(void **state)
 	unsigned int before;
 
 	push(10);
-	dli_reset_close(&reset_lock);
+	dli_reset_close(&reset_lock, false);
 	before = kernel.fake.ioctls;
 	assert_int_equal(drain(), -ECANCELED);
 	assert_int_equal(kernel.fake.ioctls, before);

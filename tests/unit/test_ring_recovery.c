@@ -36,6 +36,7 @@ struct world {
 };
 
 static struct world world;
+static uint64_t seeds = 1500;
 
 static void store(struct world *w, int vcpu)
 {
@@ -317,13 +318,13 @@ static uint64_t migrate(uint64_t seed, bool overflowing, bool misbehaving)
 
 static void healthy_rings_are_never_suspected(void **state)
 {
-	for (uint64_t seed = 1; seed <= 6000; seed++)
+	for (uint64_t seed = 1; seed <= seeds; seed++)
 		assert_int_equal(migrate(seed, false, false), 0);
 }
 
 static void nothing_is_lost_by_resets_that_misbehave(void **state)
 {
-	for (uint64_t seed = 1; seed <= 6000; seed++)
+	for (uint64_t seed = 1; seed <= seeds; seed++)
 		migrate(seed, false, true);
 }
 
@@ -356,18 +357,18 @@ static void nothing_is_lost_by_overflows(void **state)
 {
 	uint64_t overwritten = 0;
 
-	for (uint64_t seed = 1; seed <= 12000; seed++)
+	for (uint64_t seed = 1; seed <= 2 * seeds; seed++)
 		overwritten += migrate(seed, true, false);
-	assert_true(overwritten > 100000);
+	assert_true(overwritten > 20 * seeds);
 }
 
 static void nothing_is_lost_by_both(void **state)
 {
-	for (uint64_t seed = 1; seed <= 6000; seed++)
+	for (uint64_t seed = 1; seed <= seeds; seed++)
 		migrate(seed, true, true);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(healthy_rings_are_never_suspected),
@@ -377,5 +378,7 @@ int main(void)
 		cmocka_unit_test(nothing_is_lost_by_both),
 	};
 
+	if (argc > 1 && !strcmp(argv[1], "--long"))
+		seeds = 50000;
 	return RUN_TESTS("ring recovery", tests);
 }

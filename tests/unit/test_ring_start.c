@@ -123,7 +123,7 @@ static void a_reset_that_fails_is_an_error(void **state)
 	assert_int_equal(dli_ring_new(&kernel.fake.os, FD, ENTRIES, &reset_lock, &ring), -EIO);
 	assert_null(ring);
 	assert_int_equal(kernel.fake.maps_live, 0);
-	dli_reset_close(&reset_lock);
+	dli_reset_close(&reset_lock, false);
 	assert_int_equal(dli_ring_new(&kernel.fake.os, FD, ENTRIES, &reset_lock, &ring),
 			 -ECANCELED);
 }
