@@ -171,8 +171,7 @@ def main(arguments):
     for program, _, its_cases, output in programs:
         if output and any(case.outcome == "failed" for case in its_cases):
             print_output(program, output)
-    if programs:
-        print("\nslowest")
+    print("\nslowest")
     for program, seconds, _, _ in sorted(programs, key=lambda each: -each[1])[:SLOWEST]:
         print("  %6.1f s  %s" % (seconds, program))
     print_cases("skipped", by_outcome["skipped"])

@@ -69,9 +69,12 @@ __asm__(".pushsection .rodata\n"
 	"guest_code_end:\n"
 	".popsection\n");
 
+/* Hidden, or the compiler goes through the GOT, where labels of one section share an entry. */
+#pragma GCC visibility push(hidden)
 extern const uint8_t guest_code_begin[], guest_code_end[];
 extern const uint8_t guest_code_write[], guest_code_write_table[];
 extern const uint8_t guest_code_count[], guest_code_count_table[];
+#pragma GCC visibility pop
 
 static const uint8_t *const entry_points[GUEST_PROGRAMS] = {
 	[GUEST_WRITE] = guest_code_write,

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -42,11 +43,20 @@ static void install_handlers(void)
 	sigaction(SIGALRM, &alarmed, NULL);
 }
 
+/* How often longer than usual everything may take here: on an emulated machine, say. */
+static unsigned int patience(void)
+{
+	const char *text = getenv("DIRTYLOG_PATIENCE");
+	int times = text ? atoi(text) : 1;
+
+	return times > 0 ? (unsigned int)times : 1;
+}
+
 void machine_watchdog(const char *what, unsigned int seconds)
 {
 	install_handlers();
 	watched = what;
-	alarm(seconds);
+	alarm(seconds * patience());
 }
 
 int machine_available(void)

@@ -14,7 +14,7 @@
 
 enum {
 	MACHINE_GUEST_SLOT = 500, /* not one that tests use for data */
-	MACHINE_WATCHDOG_SECONDS = 120,
+	MACHINE_WATCHDOG_SECONDS = 300,
 };
 
 /* How a run of a vCPU ended. A negative errno value is the fourth way. */
@@ -94,7 +94,10 @@ int machine_wait(struct machine_vcpu *vcpu);
 /* Stops the thread, the vCPU ready to go on. Returns how it ended: an endless job with 0. */
 int machine_stop(struct machine_vcpu *vcpu);
 
-/* Ends the process with a message when a test takes longer; 0 disarms. */
+/*
+ * Ends the process with a message when a test takes longer (so many times longer as
+ * DIRTYLOG_PATIENCE in the environment says); 0 disarms.
+ */
 void machine_watchdog(const char *what, unsigned int seconds);
 
 /* A signal that does nothing but interrupt system calls: for signal storms. */

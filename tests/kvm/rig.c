@@ -50,6 +50,7 @@ int rig_run(const char *name, const struct CMUnitTest *tests, size_t count)
 	if (!wrapped)
 		return 1;
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	cmocka_set_test_filter(getenv("KVM_TESTS"));
 	for (size_t i = 0; i < count; i++) {
 		wrapped[i] = (struct CMUnitTest){
 			.name = tests[i].name,

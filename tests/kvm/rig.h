@@ -90,7 +90,10 @@ int rig_teardown(void **state);
 
 #define rig_test(function) cmocka_unit_test_teardown(function, rig_teardown)
 
-/* Runs a group of tests, each under the watchdog; all are skipped where there is no /dev/kvm. */
+/*
+ * Runs a group of tests, each under the watchdog; all are skipped where there is no /dev/kvm. With
+ * KVM_TESTS in the environment only those that match it, with * and ?.
+ */
 int rig_run(const char *name, const struct CMUnitTest *tests, size_t count);
 
 #define rig_run_tests(name, tests) rig_run(name, tests, sizeof(tests) / sizeof((tests)[0]))

@@ -20,6 +20,9 @@
 #define KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP 225
 #endif
 
+/* linux/kvm.h says 0 for an architecture that had no rings when the headers were made. */
+#define SPY_RING_PAGE_OFFSET 64
+
 enum {
 	SPY_CAPABILITIES = 4,
 	SPY_RINGS = 8,

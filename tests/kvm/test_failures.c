@@ -35,14 +35,22 @@ static bool fail_on_demand(struct spy *s, int fd, unsigned long request, void *a
 	return true;
 }
 
-static struct rig *open_rig(uint32_t mode)
+/* manual: what the kernel says of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, -1 for the truth. */
+static struct rig *open_rig_with(uint32_t mode, int manual)
 {
 	const struct rig_config config = { .mode = mode, .vcpus = 1, .spy = &spy };
 
 	spy_init(&spy);
+	if (manual >= 0)
+		spy_pretend(&spy, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, manual);
 	memset(&fault, 0, sizeof(fault));
 	spy.intercept = fail_on_demand;
 	return rig_new(&config);
+}
+
+static struct rig *open_rig(uint32_t mode)
+{
+	return open_rig_with(mode, -1);
 }
 
 static struct rig_range whole(const struct rig *rig, const struct rig_slot *slot)
@@ -54,15 +62,14 @@ static struct rig_range whole(const struct rig *rig, const struct rig_slot *slot
  * A GET that cannot write to its buffer has cleared the kernel's bits before it says EFAULT: the slot
  * has to count as wholly dirty.
  */
-static void hazard_17_get_that_has_cleared_and_failed(void **state)
+static void get_that_has_cleared_and_failed(int manual)
 {
-	struct rig *rig = open_rig(DL_MODE_BITMAP);
+	struct rig *rig = open_rig_with(DL_MODE_BITMAP, manual);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	struct rig_slot *other = rig_slot(rig, 1, 4ull * GUEST_DATA_GPA, PAGES);
 	struct rig_range range = whole(rig, slot);
 	struct rig_range beside = { .slot = other, .first_page = 5, .pages = 20 };
 
-	(void)state;
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
 	rig_pass(rig, 0);
 	for (uint64_t round = 0; round < 6; round++) {
@@ -80,9 +87,22 @@ static void hazard_17_get_that_has_cleared_and_failed(void **state)
 	rig_finish(rig);
 }
 
+static void hazard_17_get_that_has_cleared_and_failed(void **state)
+{
+	(void)state;
+	get_that_has_cleared_and_failed(0);
+}
+
+/* Where CLEAR does the clearing, such a GET has cleared nothing. */
+static void hazard_17_get_that_has_failed(void **state)
+{
+	(void)state;
+	get_that_has_cleared_and_failed(-1);
+}
+
 static void failing_get_in_the_final_pass(void **state)
 {
-	struct rig *rig = open_rig(DL_MODE_BITMAP);
+	struct rig *rig = open_rig_with(DL_MODE_BITMAP, 0);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 
 	(void)state;
@@ -313,6 +333,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		rig_test(hazard_17_get_that_has_cleared_and_failed),
+		rig_test(hazard_17_get_that_has_failed),
 		rig_test(failing_get_in_the_final_pass),
 		rig_test(failing_clear_keeps_its_pages),
 		rig_test(failing_reset_loses_nothing),

@@ -173,6 +173,42 @@ static void hazard_12_slot_shrinks_with_entries_pending(void **state)
 	rig_finish(rig);
 }
 
+static int leave_region(void *opaque, uint32_t slot, uint32_t kvm_flags)
+{
+	(void)opaque;
+	(void)slot;
+	(void)kvm_flags;
+	return 0;
+}
+
+/* A VMM that tells of a slot as smaller than it made it: what lies behind is nobody's. */
+static void hazard_12_offsets_behind_the_slots_end(void **state)
+{
+	const struct rig_config config = {
+		.mode = DL_MODE_RING,
+		.vcpus = 1,
+		.set_region = leave_region,
+	};
+	struct rig *rig = rig_new(&config);
+	struct rig_slot *large = rig_memory(rig, 5, GUEST_DATA_GPA, 600);
+	struct rig_slot told = *large;
+	struct rig_range range = whole(rig, large);
+
+	(void)state;
+	assert_int_equal(machine_set_region(&rig->machine, 5, KVM_MEM_LOG_DIRTY_PAGES, large->gpa,
+					    large->bytes, large->memory),
+			 0);
+	told.bytes = 64 * rig->page_bytes;
+	assert_int_equal(rig_slot_set(rig, &told, DL_SLOT_CALLER_IOCTL, 0), 0);
+	migration_equalize(&rig->migration);
+	assert_int_equal(dl_log_start(rig->log, DL_START_CLEAN), 0);
+	rig_write(rig, 0, &range, 1);
+	rig_pass(rig, 0);
+	assert_in_range(rig_stats(rig).stale_entries, 600 - 64, 600);
+	assert_int_equal(large->block->pages_sent, 64);
+	assert_int_equal(migration_differing_pages(&rig->migration, false), 600 - 64);
+}
+
 static void set_initially_set(struct machine *machine)
 {
 	struct kvm_enable_cap cap = {
@@ -240,6 +276,7 @@ int main(void)
 		rig_test(hazard_11_slot_and_offset_are_never_written),
 		rig_test(hazard_12_entries_of_unknown_slots),
 		rig_test(hazard_12_slot_shrinks_with_entries_pending),
+		rig_test(hazard_12_offsets_behind_the_slots_end),
 		rig_test(hazard_18_initially_set_before_a_ring),
 		rig_test(hazard_26_pages_are_counted_not_entries),
 	};

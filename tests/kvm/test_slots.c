@@ -166,10 +166,15 @@ static void slot_moves(const struct variant *variant)
 
 	start_counting(rig, stays, goes);
 	for (int round = 0; round < ROUNDS; round++) {
+		uint64_t sent;
+
 		rig_passes(rig, 1);
 		rig_wait_rounds(rig, 1, 1);
 		goes->gpa = round % 2 ? THERE : 2 * THERE;
 		set(rig, variant, goes, 0);
+		sent = goes->block->pages_sent;
+		rig_pass(rig, 0);
+		assert_true(goes->block->pages_sent >= sent + SMALL_PAGES);
 		/* The vCPU goes on where nothing is any more, until it is told the new place. */
 		assert_int_equal(machine_stop(rig->vcpus[1].machine), MACHINE_STOPPED);
 		rig_write(rig, 1, &range, (uint64_t)round);

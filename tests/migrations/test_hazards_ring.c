@@ -196,14 +196,23 @@ static void hazard_04_cells_that_are_dirty_and_released(void **state)
 static int early_pages;
 static struct dl_iter *open_iter;
 
-static void read_before_the_reset(void *opaque, const struct model_event *event)
+static void *read_early(void *opaque)
 {
 	struct dl_run run;
 
-	if (event->request != KVM_RESET_DIRTY_RINGS || !open_iter)
+	early_pages = dl_iter_read(open_iter, &run, 1);
+	return NULL;
+}
+
+static void read_before_the_reset(void *opaque, const struct model_event *event)
+{
+	pthread_t reader;
+
+	if (event->request != KVM_RESET_DIRTY_RINGS || event->point != MODEL_BEFORE_CALL ||
+	    !open_iter)
 		return;
-	if (event->point == MODEL_BEFORE_CALL)
-		early_pages = dl_iter_read(open_iter, &run, 1);
+	if (!pthread_create(&reader, NULL, read_early, NULL))
+		pthread_join(reader, NULL);
 }
 
 /* Until RESET has returned the page can be written unseen, so nobody may read it. */

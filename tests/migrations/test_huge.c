@@ -11,6 +11,18 @@
 
 #define TIB (UINT64_C(1) << 40)
 
+/* Sanitizers keep notes beside the memory. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define NOTES_FACTOR 16
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define NOTES_FACTOR 16
+#endif
+#endif
+#ifndef NOTES_FACTOR
+#define NOTES_FACTOR 1
+#endif
+
 enum {
 	SLOTS = 4,
 	WRITES = 40,
@@ -21,7 +33,7 @@ enum {
 	 * Pages that lie this far apart cost a page of bits and one of summaries each, twice (pending
 	 * and taken), and two of the model's. The bitmaps of all would be 1 GiB.
 	 */
-	RESIDENT_BYTES = PASSES * ALL * 6 * 4096 + (2 << 20),
+	RESIDENT_BYTES = NOTES_FACTOR * (PASSES * ALL * 6 * 4096 + (2 << 20)),
 };
 
 static struct migration migration;
