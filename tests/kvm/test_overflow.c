@@ -187,9 +187,9 @@ static void without_reprotection_pages_are_lost(void **state)
 		write_canary(&scene, 0, value++);
 		rig_pass(scene.rig, 0);
 		differing = migration_differing_pages(&scene.rig->migration, false);
+		if (round == ROUNDS && !rig_stats(scene.rig).overflows)
+			rig_skip("no ring overflows on this host");
 	}
-	if (!rig_stats(scene.rig).overflows)
-		rig_skip("no ring overflows on this host");
 	assert_true(differing > 0);
 }
 

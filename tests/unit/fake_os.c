@@ -102,6 +102,26 @@ static int fake_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t
 	return 0;
 }
 
+static int fake_dup(void *opaque, int fd)
+{
+	struct fake_os *fake = opaque;
+
+	if (fake->dup_result)
+		return fake->dup_result;
+	fake->duplicates++;
+	return FAKE_DUPLICATE_FD;
+}
+
+static int fake_close(void *opaque, int fd)
+{
+	struct fake_os *fake = opaque;
+
+	if (fd != FAKE_DUPLICATE_FD)
+		return -EBADF;
+	fake->duplicates--;
+	return 0;
+}
+
 void fake_os_init(struct fake_os *fake)
 {
 	*fake = (struct fake_os){
@@ -112,7 +132,9 @@ void fake_os_init(struct fake_os *fake)
 			.ioctl = fake_ioctl,
 			.mmap = fake_mmap,
 			.munmap = fake_munmap,
-			.signal_mask = fake_signal_mask },
+			.signal_mask = fake_signal_mask,
+			.dup = fake_dup,
+			.close = fake_close },
 	};
 }
 

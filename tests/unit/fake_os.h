@@ -13,6 +13,8 @@
 
 #include <dirtylog/os.h>
 
+enum { FAKE_DUPLICATE_FD = 12345 };
+
 struct fake_os {
 	struct dl_os os;
 
@@ -29,6 +31,8 @@ struct fake_os {
 	bool guarded;			/* anonymous memory ends where it was asked to end */
 
 	unsigned int ioctls, masks;
+	int dup_result; /* 0: a number of its own */
+	int duplicates; /* that are open */
 	long maps_live; /* maps less munmaps */
 };
 

@@ -29,12 +29,37 @@ static void count(struct guest *guest, unsigned long request)
 	}
 }
 
+/* There is one at most, and it is known by its number. */
+enum { DUPLICATE_FD = 1 << 30 };
+
+static int watched_dup(void *opaque, int fd)
+{
+	struct guest *guest = opaque;
+
+	assert_int_equal(fd, guest->vm_fd);
+	assert_int_equal(atomic_fetch_add(&guest->duplicates, 1), 0);
+	return DUPLICATE_FD;
+}
+
+static int watched_close(void *opaque, int fd)
+{
+	struct guest *guest = opaque;
+
+	assert_int_equal(fd, DUPLICATE_FD);
+	assert_int_equal(atomic_fetch_sub(&guest->duplicates, 1), 1);
+	return 0;
+}
+
 static int watched_ioctl(void *opaque, int fd, unsigned long request, void *arg)
 {
 	struct guest *guest = opaque;
 	const struct dl_os *below = model_os(guest->model);
 	int result = 0;
 
+	if (fd == guest->vm_fd)
+		atomic_fetch_add(&guest->calls_of_vm_fd, 1);
+	if (fd == DUPLICATE_FD && atomic_load(&guest->duplicates))
+		fd = guest->vm_fd;
 	count(guest, request);
 	if (guest->config.intercept && guest->config.intercept(guest, fd, request, arg, &result))
 		return result;
@@ -76,6 +101,8 @@ void guest_new(struct guest *guest, const struct guest_config *config)
 	guest->os.mmap = watched_mmap;
 	guest->os.munmap = watched_munmap;
 	guest->os.signal_mask = watched_signal_mask;
+	guest->os.dup = watched_dup;
+	guest->os.close = watched_close;
 	guest->page_bytes = guest->os.page_bytes;
 	guest->vm_fd = model_vm_create(guest->model);
 	assert_true(guest->vm_fd > 0);
@@ -102,6 +129,7 @@ void guest_close(struct guest *guest)
 	for (unsigned int i = 0; i < guest->vcpu_count; i++)
 		dl_vcpu_remove(guest->vcpus[i].handle);
 	dl_log_close(guest->log);
+	assert_int_equal(atomic_load(&guest->duplicates), 0);
 	model_free(guest->model);
 	for (unsigned int i = 0; i < guest->block_count; i++)
 		free(guest->blocks[i].memory);

@@ -65,6 +65,8 @@ struct guest {
 	unsigned int vcpu_count;
 	atomic_ulong value; /* of the last store: each is new */
 	atomic_uint resets, gets, clears, regions, enables;
+	atomic_uint calls_of_vm_fd; /* not of its duplicate */
+	atomic_int duplicates;	    /* that are open */
 };
 
 /* Model and VM; with log, the log too. NULL config: all default. */

@@ -98,6 +98,21 @@ static void a_file_is_mapped_shared(void **state)
 	close(fd);
 }
 
+static void a_duplicate_is_the_same_file(void **state)
+{
+	int ends[2], fd;
+
+	assert_int_equal(pipe(ends), 0);
+	fd = dli_os_dup(os, ends[1]);
+	assert_true(fd > ends[1]);
+	assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
+	close(ends[1]);
+	assert_int_equal(write(fd, "x", 1), 1);
+	dli_os_close(os, fd);
+	assert_int_equal(dli_os_dup(os, fd), -EBADF);
+	close(ends[0]);
+}
+
 static void every_signal_is_blocked_and_the_mask_comes_back(void **state)
 {
 	sigset_t one, before, inside, after;
@@ -191,6 +206,7 @@ int main(void)
 		os_test(reserved_memory_is_zero_and_comes_when_touched),
 		os_test(a_failed_mapping_is_an_error),
 		os_test(a_file_is_mapped_shared),
+		os_test(a_duplicate_is_the_same_file),
 		os_test(every_signal_is_blocked_and_the_mask_comes_back),
 		os_test(time_goes_on),
 		os_test(the_page_size_is_the_tables_or_the_systems),

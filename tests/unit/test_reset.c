@@ -12,7 +12,7 @@ enum { VM_FD = 9, THREADS = 3, ROUNDS = 2000 };
 
 static struct fake_os fake;
 static struct dli_reset reset;
-static int answer;
+static int answer, wanted_fd;
 static atomic_int inside;
 static bool masked, met;
 
@@ -33,7 +33,7 @@ static int mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
 
 static int kernel(struct fake_os *os, int fd, unsigned long request, void *arg)
 {
-	if (fd != VM_FD || request != KVM_RESET_DIRTY_RINGS || arg || !masked)
+	if (fd != wanted_fd || request != KVM_RESET_DIRTY_RINGS || arg || !masked)
 		return -ENOTTY;
 	if (atomic_fetch_add(&inside, 1))
 		met = true;
@@ -49,6 +49,7 @@ static int setup(void **state)
 	fake.os.signal_mask = mask;
 	reset = (struct dli_reset){ 0 };
 	answer = 0;
+	wanted_fd = VM_FD;
 	masked = met = false;
 	return dli_reset_init(&reset, &fake.os, VM_FD);
 }
@@ -56,7 +57,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	dli_reset_fini(&reset);
-	return 0;
+	return fake.duplicates ? -1 : 0;
 }
 
 #define reset_test(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
@@ -97,6 +98,33 @@ static void after_close_the_section_is_not_entered(void **state)
 	/* It is free all the same. */
 	assert_int_equal(dli_reset_begin(&reset), -ECANCELED);
 	assert_int_equal(fake.ioctls, 0);
+	assert_int_equal(fake.duplicates, 0);
+}
+
+/* The caller's file descriptor may be another file's by then. */
+static void after_close_a_duplicate_is_used_where_it_is_needed(void **state)
+{
+	dli_reset_close(&reset, true);
+	assert_int_equal(fake.duplicates, 1);
+	wanted_fd = FAKE_DUPLICATE_FD;
+	answer = 3;
+	assert_int_equal(dli_reset_begin(&reset), 0);
+	assert_int_equal(dli_reset_rings(&reset), 3);
+	dli_reset_end(&reset);
+}
+
+static void after_close_without_a_duplicate_it_is_not_entered(void **state)
+{
+	fake.dup_result = -EMFILE;
+	dli_reset_close(&reset, true);
+	assert_int_equal(dli_reset_begin(&reset), -ECANCELED);
+}
+
+static void a_table_without_dup_has_none(void **state)
+{
+	fake.os.dup = NULL;
+	dli_reset_close(&reset, true);
+	assert_int_equal(dli_reset_begin(&reset), -ECANCELED);
 }
 
 static void *reset_often(void *unused)
@@ -129,6 +157,9 @@ int main(void)
 		reset_test(a_failure_is_passed_on_with_signals_as_before),
 		reset_test(it_is_counted),
 		reset_test(after_close_the_section_is_not_entered),
+		reset_test(after_close_a_duplicate_is_used_where_it_is_needed),
+		reset_test(after_close_without_a_duplicate_it_is_not_entered),
+		reset_test(a_table_without_dup_has_none),
 		reset_test(two_are_never_inside_at_once),
 	};
 

@@ -139,6 +139,9 @@ static void hand_back(struct world *w)
 
 	assert_int_equal(dli_reset_begin(&w->reset), 0);
 	for (int i = 0; i < FAKE_RINGS; i++)
+		dli_ring_get_into_step(w->rings[i], &w->reset);
+	guest(w);
+	for (int i = 0; i < FAKE_RINGS; i++)
 		needed |= dli_ring_release(w->rings[i], &w->reset);
 	guest(w);
 	while (needed) {

@@ -244,19 +244,54 @@ static void a_closed_log_lets_its_vcpus_run(void **state)
 {
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
 	struct dl_stats stats = { .size = sizeof(stats) };
+	unsigned int calls;
 
 	fill(vcpu);
 	dl_log_close(guest.log);
 	guest.log = NULL;
+	calls = guest.calls_of_vm_fd;
 	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
 	assert_int_equal(model_vcpu_enter(guest.model, vcpu->fd), 0);
 	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
 	assert_int_equal(dl_vcpu_stats(vcpu->handle, &stats), -ECANCELED);
-	/* The VM may be gone by now. */
-	assert_int_equal(guest.resets,
-			 (unsigned int)model_calls(guest.model, KVM_RESET_DIRTY_RINGS));
 	dl_vcpu_remove(vcpu->handle);
 	vcpu->handle = NULL;
+	/* It may be another file's by now. */
+	assert_int_equal(guest.calls_of_vm_fd, calls);
+	assert_int_equal(guest.duplicates, 0);
+}
+
+/* Out of step when the log was closed: it must get into the guest again all the same. */
+static void a_closed_log_brings_its_vcpus_into_step(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
+	unsigned int calls;
+
+	for (uint64_t i = 0; i < 400; i++)
+		assert_int_equal(
+			model_vcpu_write_unchecked(guest.model, vcpu->fd, 0, i * 4096, NULL, 8), 0);
+	assert_int_equal(model_vcpu_enter(guest.model, vcpu->fd), KVM_EXIT_DIRTY_RING_FULL);
+	dl_log_close(guest.log);
+	guest.log = NULL;
+	assert_int_equal(guest.duplicates, 1);
+	calls = guest.calls_of_vm_fd;
+	/* Aborts where it never gets in. */
+	assert_int_equal(guest_write(&guest, vcpu, 0, 5), 0);
+	assert_int_equal(guest.calls_of_vm_fd, calls);
+	dl_vcpu_remove(vcpu->handle);
+	vcpu->handle = NULL;
+	assert_int_equal(guest.duplicates, 0);
+}
+
+static void a_close_without_vcpus_duplicates_nothing(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
+
+	dl_vcpu_remove(vcpu->handle);
+	vcpu->handle = NULL;
+	dl_log_close(guest.log);
+	guest.log = NULL;
+	assert_int_equal(guest.duplicates, 0);
 }
 
 static void handles_may_be_released_in_any_order(void **state)
@@ -304,6 +339,8 @@ int main(void)
 		ring_test(a_reset_that_fails_is_told_and_nothing_is_lost),
 		ring_test(a_full_ring_is_drained_when_logging_is_off),
 		ring_test(a_closed_log_lets_its_vcpus_run),
+		ring_test(a_closed_log_brings_its_vcpus_into_step),
+		ring_test(a_close_without_vcpus_duplicates_nothing),
 		ring_test(handles_may_be_released_in_any_order),
 		bitmap_test(handles_may_be_released_in_any_order),
 		bitmap_test(in_bitmap_mode_there_is_nothing_to_drain),
