@@ -113,7 +113,7 @@ choose_variant() {
     variant_setup=(-Db_sanitize=thread)
     # It does not see what the kernel and a real guest do to memory.
     variant_tests+=(--no-suite examples --no-suite kvm --timeout-multiplier 10)
-    export TSAN_OPTIONS=suppressions=$top/tests/tsan.supp
+    export TSAN_OPTIONS="suppressions=\"$top/tests/tsan.supp\""
     # This sanitizer does not start where the kernel randomises addresses by many bits.
     if setarch -R true 2>/dev/null; then
       run_under=(setarch -R)

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A marker and a taker in every order of their steps, a step being an access to shared memory. The
+ * set is compiled in here with its accesses replaced by some that first let the other side go on as
+ * far as the schedule says. In sequentially consistent order: what a machine reorders is for
+ * test_pageset_threads.c.
+ */
+#include "cmocka_all.h"
+#include "fake_os.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+static void step(void);
+
+static uint64_t stepped_or(_Atomic uint64_t *word, uint64_t bits)
+{
+	step();
+	return atomic_fetch_or(word, bits);
+}
+
+static uint64_t stepped_and(_Atomic uint64_t *word, uint64_t bits)
+{
+	step();
+	return atomic_fetch_and(word, bits);
+}
+
+static uint64_t stepped_exchange(_Atomic uint64_t *word, uint64_t bits)
+{
+	step();
+	return atomic_exchange(word, bits);
+}
+
+static int64_t stepped_add(_Atomic int64_t *count, int64_t n)
+{
+	step();
+	return atomic_fetch_add(count, n);
+}
+
+static uint64_t stepped_load(const _Atomic uint64_t *word)
+{
+	step();
+	return atomic_load(word);
+}
+
+static int64_t stepped_load_signed(const _Atomic int64_t *count)
+{
+	step();
+	return atomic_load(count);
+}
+
+#undef atomic_fetch_or_explicit
+#undef atomic_fetch_and_explicit
+#undef atomic_exchange_explicit
+#undef atomic_fetch_add_explicit
+#undef atomic_load_explicit
+#define atomic_fetch_or_explicit(word, bits, order)  stepped_or(word, bits)
+#define atomic_fetch_and_explicit(word, bits, order) stepped_and(word, bits)
+#define atomic_exchange_explicit(word, bits, order)  stepped_exchange(word, bits)
+#define atomic_fetch_add_explicit(count, n, order)   stepped_add(count, n)
+/* clang-format off */
+#define atomic_load_explicit(word, order) \
+	_Generic((word), _Atomic uint64_t *: stepped_load, const _Atomic uint64_t *: stepped_load, \
+		 default: stepped_load_signed)(word)
+/* clang-format on */
+
+#include "pageset.c"
+
+enum { PAGES = 70000, PAGE = 4100, MARKER_STEPS = 3 };
+
+static struct fake_os fake;
+static struct dli_pageset *set;
+static struct dli_chunk chunk;
+
+/* One thread runs at a time: the one whose turn it is. */
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool marker_turn, marker_done;
+} turns = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+
+static enum { NOBODY, TAKER } watched; /* whose steps the schedule counts */
+static _Thread_local bool is_marker;
+static unsigned int taker_steps; /* so far */
+static unsigned int
+	schedule[MARKER_STEPS]; /* the marker's n-th step comes before this of the taker */
+static unsigned int next_marker_step;
+
+static uint32_t memory, copy;
+static void (*mark)(void);
+
+static void wait_for_turn(bool marker)
+{
+	while (turns.marker_turn != marker)
+		pthread_cond_wait(&turns.changed, &turns.lock);
+}
+
+static void give_turn(bool marker)
+{
+	turns.marker_turn = marker;
+	pthread_cond_broadcast(&turns.changed);
+}
+
+/* The marker makes a step and stops before its next one. */
+static void let_marker_step(void)
+{
+	pthread_mutex_lock(&turns.lock);
+	if (!turns.marker_done) {
+		give_turn(true);
+		wait_for_turn(false);
+	}
+	pthread_mutex_unlock(&turns.lock);
+	next_marker_step++;
+}
+
+static void step(void)
+{
+	if (is_marker) {
+		pthread_mutex_lock(&turns.lock);
+		give_turn(false);
+		wait_for_turn(true);
+		pthread_mutex_unlock(&turns.lock);
+		return;
+	}
+	if (watched != TAKER)
+		return;
+	while (next_marker_step < MARKER_STEPS && schedule[next_marker_step] <= taker_steps)
+		let_marker_step();
+	taker_steps++;
+}
+
+/* Runs up to its first step and waits there. The memory is written before that. */
+static void *run_marker(void *unused)
+{
+	is_marker = true;
+	mark();
+	pthread_mutex_lock(&turns.lock);
+	turns.marker_done = true;
+	give_turn(false);
+	pthread_mutex_unlock(&turns.lock);
+	return NULL;
+}
+
+static void mark_a_word(void)
+{
+	dli_pageset_mark_word(set, PAGE / 64, UINT64_C(1) << PAGE % 64);
+}
+
+static void mark_a_range(void)
+{
+	uint64_t word = PAGE / 64;
+
+	mark_under_one_mid(&set->pending, word, word + 1, PAGE, PAGE + 1);
+}
+
+/* Takes all there is now; whoever gets the page reads the memory then. */
+static void take_all(void)
+{
+	for (uint64_t at = 0; dli_pageset_take(set, &at, &chunk); at++)
+		for (uint32_t i = 0; i < chunk.words; i++)
+			if (chunk.first_page + chunk.index[i] * UINT64_C(64) == PAGE / 64 * 64 &&
+			    chunk.bits[i] >> PAGE % 64 & 1)
+				copy = memory;
+}
+
+/* What is pending before: nothing, the page, one of its word, of its mid word, of its chunk. */
+static const uint64_t before[] = { PAGES, PAGE, PAGE + 1, PAGE + 70, PAGE + 4096, 0 };
+
+static void run_schedule(uint64_t pending)
+{
+	pthread_t marker;
+
+	dli_pageset_clear(set);
+	if (pending < PAGES)
+		dli_pageset_mark_range(set, pending, 1);
+	memory = copy = 0;
+	taker_steps = next_marker_step = 0;
+	turns.marker_done = false;
+	turns.marker_turn = true;
+	/* Written before it is marked; what is read from now on is new. */
+	memory = 1;
+	pthread_create(&marker, NULL, run_marker, NULL);
+	pthread_mutex_lock(&turns.lock);
+	wait_for_turn(false);
+	pthread_mutex_unlock(&turns.lock);
+	watched = TAKER;
+	take_all();
+	watched = NOBODY;
+	while (!turns.marker_done)
+		let_marker_step();
+	pthread_join(marker, NULL);
+	take_all();
+}
+
+static void expect_page(uint64_t pending)
+{
+	if (copy != memory)
+		fail_msg("pending %lu, steps of the marker before %u, %u, %u: the mark is lost",
+			 (unsigned long)pending, schedule[0], schedule[1], schedule[2]);
+}
+
+/* Behind the taker's last step all places are the same. False: this and higher ones were tried. */
+static bool is_another(unsigned int marker_step)
+{
+	return schedule[marker_step] <= taker_steps;
+}
+
+static unsigned int try_schedules(uint64_t pending)
+{
+	unsigned int tried = 0, *at = schedule;
+
+	taker_steps = UINT_MAX;
+	for (at[0] = 0; is_another(0); at[0]++)
+		for (at[1] = at[0]; is_another(1); at[1]++)
+			for (at[2] = at[1]; is_another(2); at[2]++, tried++) {
+				run_schedule(pending);
+				expect_page(pending);
+			}
+	return tried;
+}
+
+static void try_all(void (*how)(void))
+{
+	unsigned int tried = 0;
+
+	mark = how;
+	for (size_t i = 0; i < sizeof(before) / sizeof(before[0]); i++)
+		tried += try_schedules(before[i]);
+	assert_true(tried > 500);
+}
+
+static int setup(void **state)
+{
+	fake_os_init(&fake);
+	return dli_pageset_new(&fake.os, PAGES, &set);
+}
+
+static int teardown(void **state)
+{
+	dli_pageset_free(set);
+	return 0;
+}
+
+static void a_word_is_marked_in_every_order(void **state)
+{
+	try_all(mark_a_word);
+}
+
+static void a_range_is_marked_in_every_order(void **state)
+{
+	try_all(mark_a_range);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(a_word_is_marked_in_every_order, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_range_is_marked_in_every_order, setup, teardown),
+	};
+
+	return RUN_TESTS("pageset, step by step", tests);
+}
