@@ -1,0 +1,178 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+#
+# Boots real Debian kernels as KVM hosts under QEMU, and runs the KVM tests of this tree inside.
+set -euo pipefail
+
+usage() {
+  cat <<'END'
+Usage: tests/lab/run.sh [KERNEL]... [option]...
+
+Boots Debian kernels, unchanged, in machines that QEMU emulates (no /dev/kvm is needed), and runs
+inside each the KVM tests, the lab's own tests and live migrations, with the kernel inside as the KVM
+host. Prints one line a kernel: what passed, failed and was skipped, and the seconds. The exit status
+is 0 only if every kernel ran and nothing failed.
+
+Installs what is missing (with apt-get), takes kernels and libraries from this machine's own Debian
+mirror without installing them, and keeps them in ${XDG_CACHE_HOME:-~/.cache}/libdirtylog-lab.
+
+  KERNEL           one of those that --list prints; default: all
+  --list           print the kernels' names
+  --optional       a kernel that cannot be had or booted does not fail the run
+  --build-dir DIR  build in DIR-x86_64 and DIR-aarch64; default: build-lab
+  --output DIR     keep there, for each kernel: KERNEL.console, what its machine said; KERNEL.json, the
+                   tests' results as meson would have logged them; KERNEL.answers, what the kernel and
+                   the library answered. Default: build-lab/output
+  --only PATTERN   of the tests only those whose names match the (extended) regular expression
+  --refresh        look for newer packages than those of the cache
+  --help           this text
+END
+}
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/libdirtylog-lab
+build_dir=$top/build-lab
+output=
+optional=
+refresh=
+only=.
+kernels=()
+# shellcheck source=tests/setup.sh
+. "$top/tests/setup.sh"
+# shellcheck source=tests/lab/kernels.sh
+. "$top/tests/lab/kernels.sh"
+
+usage_error() {
+  say "tests/lab/run.sh: $*; see tests/lab/run.sh --help" >&2
+  exit 2
+}
+
+while [ $# -gt 0 ]; do
+  option=$1
+  shift
+  case $option in
+  --build-dir | --output | --only)
+    [ $# -gt 0 ] || usage_error "$option needs a value"
+    value=$1
+    shift
+    ;;
+  esac
+  case $option in
+  --list)
+    kernel_names
+    exit 0
+    ;;
+  --optional) optional=yes ;;
+  --refresh) refresh=yes ;;
+  --build-dir) build_dir=$(realpath -m "$value") ;;
+  --output) output=$(realpath -m "$value") ;;
+  --only) only=$value ;;
+  --help)
+    usage
+    exit 0
+    ;;
+  -*) usage_error "unknown option $option" ;;
+  *)
+    [ -n "$(kernel_column "$option" 1)" ] || usage_error "unknown kernel $option"
+    kernels+=("$option")
+    ;;
+  esac
+done
+[ ${#kernels[@]} -gt 0 ] || mapfile -t kernels < <(kernel_names)
+output=${output:-$build_dir/output}
+# shellcheck source=tests/lab/image.sh
+. "$top/tests/lab/image.sh"
+
+# A whole kernel, in seconds: far beyond what it takes, as only a machine that hangs comes to it.
+boot_limit=3600
+
+# Runs an emulated machine to its end. Its exit status says nothing: a kernel that panics ends well.
+# Arguments: the kernel's name, the initramfs. The console is standard output.
+boot() {
+  local image machine
+  image=$(kernel_image "$1")
+  case $(kernel_column "$1" 2) in
+  # Its second level of exceptions makes the kernel inside a KVM host.
+  arm64) machine=(qemu-system-aarch64 -M 'virt,virtualization=on,gic-version=3' -cpu neoverse-n1
+    -append 'console=ttyAMA0 quiet loglevel=0 panic=-1') ;;
+  # This model has SVM and nested paging, which QEMU emulates: guests run natively inside.
+  amd64) machine=(qemu-system-x86_64 -cpu EPYC
+    -append 'console=ttyS0 quiet loglevel=0 panic=-1') ;;
+  esac
+  # One processor: with more, on the one thread that does not make kernels crash, each waits a tenth of
+  # a second for its turn, and spends it waiting for the other.
+  timeout -k 5 "$boot_limit" "${machine[@]}" -accel tcg,thread=single -smp 1 -m 1024 -display none \
+    -nodefaults -no-reboot -monitor none -serial stdio -kernel "$image" -initrd "$2" \
+    </dev/null 2>&1 &
+  # shellcheck disable=SC2064 # of the machine that was just started
+  trap "kill $!; exit 1" TERM
+  wait $! || true
+  trap - TERM
+}
+
+# Prints why a kernel did not run; whether that fails the run is its status.
+# Arguments: the kernel's name, the reason, and "had" where it was there.
+absent() {
+  say "$1: $2"
+  [ -n "$optional" ] || { [ "${3:-}" != had ] && kernel_is_optional "$1"; }
+}
+
+run_kernel() {
+  local name=$1 architecture image result
+  architecture=$(kernel_column "$name" 2)
+  choose_architecture "$architecture"
+  fetch_kernel "$name" || {
+    absent "$name" "the kernel cannot be had"
+    return
+  }
+  build_for "$architecture" || {
+    absent "$name" "the tree does not build for $architecture" had
+    return
+  }
+  image=$built/lab-initramfs
+  make_image "$name" "$image"
+  boot "$name" "$image" >"$output/$name.console"
+  result=0
+  python3 "$top/tests/lab/console.py" "$name" "$(kernel_column "$name" 5)" "$output" || result=$?
+  [ "$result" != 3 ] || {
+    absent "$name" "the kernel does not boot; see $output/$name.console" had
+    return
+  }
+  return "$result"
+}
+
+install_packages() {
+  local missing name
+  missing=$(for name in "${kernels[@]}"; do
+    lab_packages "$(kernel_column "$name" 2)"
+  done | sort -u)
+  [ -n "$missing" ] || return 0
+  # shellcheck disable=SC2086 # one word a package
+  apt_install $missing >/dev/null 2>&1 || {
+    as_root apt-get -qq -o DPkg::Lock::Timeout=300 update </dev/null || true
+    apt_install $missing >/dev/null || die "cannot install:" $missing
+  }
+}
+
+for program in apt-get dpkg-deb; do
+  command -v "$program" >/dev/null ||
+    die "the lab takes its kernels from Debian packages, and there is no $program here"
+done
+need_packages gcc
+install_packages
+mkdir -p "$cache" "$output"
+[ -z "$refresh" ] || rm -rf "${cache:?}/kernels" "${cache:?}/sysroot"
+status=0
+for kernel in "${kernels[@]}"; do
+  # Not in a condition, where a command that fails in the midst of a function would not end it.
+  (
+    set -e
+    run_kernel "$kernel"
+  ) &
+  trap 'kill $!; exit 1' INT TERM
+  result=0
+  wait $! || result=$?
+  trap - INT TERM
+  [ "$result" = 0 ] || status=1
+done
+exit "$status"
