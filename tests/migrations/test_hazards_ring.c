@@ -343,53 +343,81 @@ static void hazard_08_signals_during_a_reset(void **state)
 static struct {
 	pthread_t other;
 	bool armed;
-	atomic_bool is_over;
+	atomic_bool is_over, first_took_all;
 	atomic_int stale_pages;
 } second;
 
-/* The second consumer: harvests, and looks at what it is handed. */
-static void *harvest_and_look(void *opaque)
+static _Thread_local bool is_second;
+
+static void count_stale(const struct dl_run *run)
+{
+	uint8_t state;
+
+	for (uint64_t at = 0; at < run->bytes; at += 4096) {
+		model_page_states(guest->model, guest->vm_fd, run->slot,
+				  (run->offset_bytes + at) / 4096, 1, &state);
+		if (state & MODEL_PAGE_STALE_TLB)
+			atomic_fetch_add(&second.stale_pages, 1);
+	}
+}
+
+/* The second vCPU drains its ring, and what came of it is looked at. */
+static void *drain_and_look(void *opaque)
 {
 	struct dl_run runs[8];
 	struct dl_iter *iter;
-	uint8_t page_state;
 	int n;
 
-	if (dl_harvest(guest->log, 0, NULL) || dl_iter_new(guest->log, 0, &iter))
+	is_second = true;
+	if (dl_vcpu_drain(guest->vcpus[1].handle) || dl_iter_new(guest->log, 0, &iter))
 		return opaque;
 	while ((n = dl_iter_read(iter, runs, 8)) > 0)
 		for (int i = 0; i < n; i++)
-			for (uint64_t at = 0; at < runs[i].bytes; at += 4096) {
-				model_page_states(guest->model, guest->vm_fd, runs[i].slot,
-						  (runs[i].offset_bytes + at) / 4096, 1,
-						  &page_state);
-				if (page_state & MODEL_PAGE_STALE_TLB)
-					atomic_fetch_add(&second.stale_pages, 1);
-			}
+			count_stale(&runs[i]);
 	dl_iter_free(iter);
 	atomic_store(&second.is_over, true);
 	return NULL;
 }
 
-/* The first one's RESET has done all but the flush. */
+/* Time enough for one that does not wait; one that does can only go on after this. */
+static void wait_a_while(atomic_bool *condition)
+{
+	for (int i = 0; i < 20000 && !atomic_load(condition); i++)
+		sched_yield();
+}
+
+/*
+ * Were it not for the lock, the second one could release its cells before the first one's RESET,
+ * which takes them too; be told by its own RESET that nothing is left; and tell of pages before the
+ * first one's RESET has flushed the TLBs.
+ */
 static void let_a_second_one_in(void *opaque, const struct model_event *event)
 {
-	if (event->point != MODEL_RESET_UNLOCKED || !second.armed)
-		return;
-	second.armed = false;
-	pthread_create(&second.other, NULL, harvest_and_look, NULL);
-	/* Time enough for one that does not wait; one that does can only come after this. */
-	for (int i = 0; i < 20000 && !atomic_load(&second.is_over); i++)
-		sched_yield();
+	bool begins = event->point == MODEL_BEFORE_CALL && event->request == KVM_RESET_DIRTY_RINGS;
+
+	if (begins && is_second)
+		wait_a_while(&second.first_took_all);
+	if (begins && !is_second && second.armed) {
+		second.armed = false;
+		pthread_create(&second.other, NULL, drain_and_look, &second);
+		wait_a_while(&second.is_over);
+	}
+	if (event->point == MODEL_RESET_UNLOCKED && !is_second) {
+		atomic_store(&second.first_took_all, true);
+		wait_a_while(&second.is_over);
+	}
 }
 
 static void hazard_09_two_that_reset(void **state)
 {
 	void *failed = NULL;
 
-	begin_with((struct model_options){ .hook = let_a_second_one_in }, 1);
+	begin_with((struct model_options){ .hook = let_a_second_one_in }, 2);
 	write_pages(0, 50);
+	for (uint64_t page = 50; page < 90; page++)
+		assert_int_equal(guest_write(guest, &guest->vcpus[1], 0, FIRST_PAGE + page), 0);
 	atomic_store(&second.is_over, false);
+	atomic_store(&second.first_took_all, false);
 	atomic_store(&second.stale_pages, 0);
 	second.armed = true;
 	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);

@@ -280,6 +280,36 @@ static void rings_are_emptied_by_stop_and_by_start(void **state)
 	guest_close(&guest);
 }
 
+static struct guest_vcpu *late_vcpu;
+
+/* The guest writes at the last moment at which that is recorded. */
+static bool write_before_the_flag_goes(struct guest *g, int fd, unsigned long request, void *arg,
+				       int *result)
+{
+	const struct kvm_userspace_memory_region *region = arg;
+
+	if (request == KVM_SET_USER_MEMORY_REGION && !region->flags && late_vcpu)
+		assert_int_equal(guest_write(g, late_vcpu, 0, region->guest_phys_addr / 4096), 0);
+	return false;
+}
+
+/* Or rings would be full some day, of a guest that nobody drains any more. */
+static void rings_do_not_fill_behind_the_drain_of_a_stop(void **state)
+{
+	struct model_ring ring;
+
+	begin_ring();
+	guest.config.intercept = write_before_the_flag_goes;
+	late_vcpu = guest_vcpu(&guest, true);
+	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	model_vcpu_ring(guest.model, late_vcpu->fd, &ring);
+	assert_int_equal(ring.dirty_index, SLOTS);
+	assert_int_equal(ring.reset_index, SLOTS);
+	late_vcpu = NULL;
+	guest_close(&guest);
+}
+
 static void an_iterator_of_before_is_canceled(void **state)
 {
 	struct dl_iter *iter;
@@ -353,6 +383,7 @@ int main(void)
 		cmocka_unit_test(a_start_after_a_failed_stop_switches_off_first),
 		cmocka_unit_test(what_was_pending_before_a_stop_is_gone_after_it),
 		cmocka_unit_test(rings_are_emptied_by_stop_and_by_start),
+		cmocka_unit_test(rings_do_not_fill_behind_the_drain_of_a_stop),
 		cmocka_unit_test(an_iterator_of_before_is_canceled),
 		cmocka_unit_test(a_reset_that_fails_fails_start_and_stop),
 		cmocka_unit_test(calls_while_off_are_canceled),
