@@ -13,10 +13,10 @@
 
 /* Sanitizers keep notes beside the memory. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define NOTES_FACTOR 16
+#define NOTES_FACTOR 32
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define NOTES_FACTOR 16
+#define NOTES_FACTOR 32
 #endif
 #endif
 #ifndef NOTES_FACTOR
