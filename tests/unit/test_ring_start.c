@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A ring that somebody used before: where its reader begins. */
+/* Where a ring lies, and where its reader begins, also in one that somebody used before. */
 #include "cmocka_all.h"
 #include "fake_rings.h"
 #include "ring_cells.h"
@@ -171,6 +171,60 @@ static void an_overflowed_one_is_recovered(void **state)
 	expect_sunk(ENTRIES + 30, 150);
 }
 
+static void the_ring_lies_behind_64_host_pages(void **state)
+{
+	static const uint32_t pages[] = { 4096, 16384, 65536 };
+
+	for (size_t i = 0; i < 3; i++) {
+		struct dli_ring *other = NULL;
+
+		kernel.fake.os.page_bytes = pages[i];
+		/* The fake answers at exactly that place and length only. */
+		assert_int_equal(dli_ring_new(&kernel.fake.os, FD, ENTRIES, &reset_lock, &other),
+				 0);
+		dli_ring_free(other);
+	}
+	kernel.fake.os.page_bytes = 4096;
+}
+
+static void a_mapping_that_fails_leaves_nothing(void **state)
+{
+	long before = kernel.fake.maps_live;
+
+	for (unsigned int i = 0; i < 2; i++) {
+		struct dli_ring *other = NULL;
+
+		kernel.fake.maps_that_succeed = i;
+		kernel.fake.map_error = -ENOMEM;
+		assert_int_equal(dli_ring_new(&kernel.fake.os, FD, ENTRIES, &reset_lock, &other),
+				 -ENOMEM);
+		assert_null(other);
+		assert_int_equal(kernel.fake.maps_live, before);
+	}
+	kernel.fake.map_error = 0;
+	assert_int_equal(dli_ring_new(&kernel.fake.os, 7, ENTRIES, &reset_lock, &ring), -EBADF);
+	dli_ring_free(NULL);
+}
+
+static void the_same_ring_is_known_by_its_memory(void **state)
+{
+	static const uint32_t flags[] = { CELL_CLEAN, CELL_DIRTY, CELL_RESET };
+	struct dli_ring *same, *other;
+
+	open_ring();
+	assert_int_equal(dli_ring_new(&kernel.fake.os, FD, ENTRIES, &reset_lock, &same), 0);
+	assert_int_equal(dli_ring_new(&kernel.fake.os, FD + 1, ENTRIES, &reset_lock, &other), 0);
+	for (size_t i = 0; i < 3; i++) {
+		side->cells[0].flags = flags[i];
+		assert_true(dli_ring_same(same, ring));
+		assert_false(dli_ring_same(other, ring));
+		assert_int_equal(side->cells[0].flags, flags[i]);
+		assert_int_equal(kernel.rings[1].cells[0].flags, 0);
+	}
+	dli_ring_free(same);
+	dli_ring_free(other);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -181,6 +235,9 @@ int main(void)
 		start_test(an_empty_used_ring_waits_for_its_first_entry),
 		start_test(a_full_one_is_read_and_its_vcpu_runs),
 		start_test(an_overflowed_one_is_recovered),
+		start_test(the_ring_lies_behind_64_host_pages),
+		start_test(a_mapping_that_fails_leaves_nothing),
+		start_test(the_same_ring_is_known_by_its_memory),
 	};
 
 	return RUN_TESTS("ring start", tests);
