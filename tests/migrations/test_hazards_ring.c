@@ -343,7 +343,7 @@ static void hazard_08_signals_during_a_reset(void **state)
 static struct {
 	pthread_t other;
 	bool armed;
-	atomic_bool is_over, first_took_all;
+	atomic_bool arrived, is_over, first_took_all;
 	atomic_int stale_pages;
 } second;
 
@@ -395,12 +395,15 @@ static void let_a_second_one_in(void *opaque, const struct model_event *event)
 {
 	bool begins = event->point == MODEL_BEFORE_CALL && event->request == KVM_RESET_DIRTY_RINGS;
 
-	if (begins && is_second)
-		wait_a_while(&second.first_took_all);
+	if (begins && is_second) {
+		atomic_store(&second.arrived, true);
+		while (!atomic_load(&second.first_took_all))
+			sched_yield();
+	}
 	if (begins && !is_second && second.armed) {
 		second.armed = false;
 		pthread_create(&second.other, NULL, drain_and_look, &second);
-		wait_a_while(&second.is_over);
+		wait_a_while(&second.arrived);
 	}
 	if (event->point == MODEL_RESET_UNLOCKED && !is_second) {
 		atomic_store(&second.first_took_all, true);
@@ -416,6 +419,7 @@ static void hazard_09_two_that_reset(void **state)
 	write_pages(0, 50);
 	for (uint64_t page = 50; page < 90; page++)
 		assert_int_equal(guest_write(guest, &guest->vcpus[1], 0, FIRST_PAGE + page), 0);
+	atomic_store(&second.arrived, false);
 	atomic_store(&second.is_over, false);
 	atomic_store(&second.first_took_all, false);
 	atomic_store(&second.stale_pages, 0);
