@@ -184,6 +184,8 @@ static void without_reprotection_pages_are_lost(void **state)
 		write_area(&scene, 0, value++);
 		rig_pass(scene.rig, 0);
 		rig_pass(scene.rig, 0);
+		if (!rig_stats(scene.rig).overflows)
+			rig_skip("no ring overflows on this host");
 		write_canary(&scene, 0, value++);
 		rig_pass(scene.rig, 0);
 		differing = migration_differing_pages(&scene.rig->migration, false);

@@ -94,10 +94,10 @@ boot() {
   case $(kernel_column "$1" 2) in
   # Its second level of exceptions makes the kernel inside a KVM host.
   arm64) machine=(qemu-system-aarch64 -M 'virt,virtualization=on,gic-version=3' -cpu neoverse-n1
-    -append 'console=ttyAMA0 quiet loglevel=0 panic=-1') ;;
+    -append 'console=ttyAMA0 quiet loglevel=1 panic=-1') ;;
   # This model has SVM and nested paging, which QEMU emulates: guests run natively inside.
   amd64) machine=(qemu-system-x86_64 -cpu EPYC
-    -append 'console=ttyS0 quiet loglevel=0 panic=-1') ;;
+    -append 'console=ttyS0 quiet loglevel=1 panic=-1') ;;
   esac
   # One processor: with more, on the one thread that does not make kernels crash, each waits a tenth of
   # a second for its turn, and spends it waiting for the other.
