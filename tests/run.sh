@@ -12,7 +12,8 @@ Installs what the build needs and this machine lacks (with apt-get, where there 
 runs the tests. Prints each failure, each skip with its reason, the slowest programs, and as the last
 line "N passed, N failed, N skipped". The exit status is 0 only if tests ran and none failed.
 
-  --fast           only what ends within a few minutes (the meson suite "fast")
+  --fast           only what ends within a few minutes (the meson suite "fast"), and no lab: the real
+                   kernels that tests/lab/run.sh boots
   --cc CC          the compiler; default: $CC, else gcc
   --build-dir DIR  where to build; default: build, or build-CC with --cc
   --werror         compiler warnings are errors
@@ -139,6 +140,24 @@ run_variant() {
   results+=("$1=$log")
 }
 
+# The KVM tests once more, inside real kernels. Their results are counted kernel by kernel.
+run_lab() {
+  local kernel status=0 output=${build_dir}-lab/output
+  say "== lab: real kernels"
+  mkdir -p "$output"
+  "$top/tests/lab/run.sh" --build-dir "${build_dir}-lab" --output "$output" </dev/null 2>&1 |
+    tee "$output/said" || status=$?
+  if [ "$status" = 77 ]; then
+    printf '{"name": "lab / kernels", "result": "SKIP", "stdout": "%s"}\n' \
+      "$(tail -n 1 "$output/said")" >"$output/skipped.json"
+    results+=("plain=$output/skipped.json")
+    return
+  fi
+  for kernel in $("$top/tests/lab/run.sh" --list); do
+    results+=("$kernel=$output/$kernel.json")
+  done
+}
+
 need_packages "$cc"
 export CMOCKA_MESSAGE_OUTPUT=stdout
 if kvm_works; then
@@ -151,5 +170,8 @@ fi
 results=()
 for variant in "${variants[@]:-plain}"; do
   run_variant "$variant"
+  if [ "$variant" = plain ] && [ ${#suite[@]} = 0 ]; then
+    run_lab
+  fi
 done
 exec python3 "$top/tests/summary.py" "${results[@]}"

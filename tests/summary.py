@@ -32,6 +32,8 @@ OUTCOMES = {"OK": "passed", "FAILED": "failed", "SKIPPED": "skipped"}
 NO_REASON = "(no reason given)"
 OUTPUT_LINES_MAX = 200
 SLOWEST = 5
+SKIPS_APART_MAX = 3
+LABEL = re.compile(r" \((.+)\)$")
 
 
 class CmockaReader:
@@ -153,6 +155,22 @@ def print_cases(title, cases):
         print("  " + ": ".join(part for part in case[:2] + (case.reason,) if part))
 
 
+def print_skips(cases):
+    """One line where many tests of a build, or of a lab's kernel, are skipped for the same reason."""
+    groups = collections.OrderedDict()
+    for case in cases:
+        label = LABEL.search(case.program)
+        groups.setdefault((label.group(1) if label else "", case.reason), []).append(case)
+    if cases:
+        print("\nskipped")
+    for (label, reason), group in groups.items():
+        if len(group) <= SKIPS_APART_MAX:
+            for case in group:
+                print("  " + ": ".join(part for part in case[:2] + (case.reason,) if part))
+        else:
+            print("  %d tests%s: %s" % (len(group), label and " of " + label, reason))
+
+
 def print_output(program, output):
     lines = output.splitlines()
     print("\n---- output of %s" % program)
@@ -174,7 +192,7 @@ def main(arguments):
     print("\nslowest")
     for program, seconds, _, _ in sorted(programs, key=lambda each: -each[1])[:SLOWEST]:
         print("  %6.1f s  %s" % (seconds, program))
-    print_cases("skipped", by_outcome["skipped"])
+    print_skips(by_outcome["skipped"])
     print_cases("failed", by_outcome["failed"])
 
     counts = {outcome: len(group) for outcome, group in by_outcome.items()}

@@ -205,10 +205,15 @@ unpack_module() {
   esac
 }
 
+# Argument: a kernel's name.
+image_of() {
+  say "$build_dir-$1.initramfs"
+}
+
 # Makes the initramfs. Arguments: the kernel's name, the file.
 make_image() {
   local name=$1 image=$2 root path file modules=()
-  root=$built/lab-root
+  root=$built/lab-root-$name
   rm -rf "$root"
   mkdir -p "$root"/{bin,lib,mod,dev,proc,sys,tmp}
   install -m 755 "$built/lab-init" "$root/init"
@@ -227,4 +232,5 @@ make_image() {
   plan "$(kernel_column "$name" 5)" "${modules[@]}" |
     awk -v only="$only" '$1 != "test" || $3 ~ only' >"$root/plan"
   (cd "$root" && find . | cpio -o -H newc --quiet | gzip -1) >"$image"
+  rm -rf "$root"
 }

@@ -11,7 +11,8 @@ Usage: tests/lab/run.sh [KERNEL]... [option]...
 Boots Debian kernels, unchanged, in machines that QEMU emulates (no /dev/kvm is needed), and runs
 inside each the KVM tests, the lab's own tests and live migrations, with the kernel inside as the KVM
 host. Prints one line a kernel: what passed, failed and was skipped, and the seconds. The exit status
-is 0 only if every kernel ran and nothing failed.
+is 0 only if every kernel ran and nothing failed, and 77 where there can be no lab: without Debian's
+package tools and a mirror, or without the right to install what is missing.
 
 Installs what is missing (with apt-get), takes kernels and libraries from this machine's own Debian
 mirror without installing them, and keeps them in ${XDG_CACHE_HOME:-~/.cache}/libdirtylog-lab.
@@ -19,6 +20,7 @@ mirror without installing them, and keeps them in ${XDG_CACHE_HOME:-~/.cache}/li
   KERNEL           one of those that --list prints; default: all
   --list           print the kernels' names
   --optional       a kernel that cannot be had or booted does not fail the run
+  --jobs N         so many machines at a time, of one processor each; default: this one's processors
   --build-dir DIR  build in DIR-x86_64 and DIR-aarch64; default: build-lab
   --output DIR     keep there, for each kernel: KERNEL.console, what its machine said; KERNEL.json, the
                    tests' results as meson would have logged them; KERNEL.answers, what the kernel and
@@ -36,6 +38,7 @@ output=
 optional=
 refresh=
 only=.
+jobs=$(nproc)
 kernels=()
 # shellcheck source=tests/setup.sh
 . "$top/tests/setup.sh"
@@ -51,7 +54,7 @@ while [ $# -gt 0 ]; do
   option=$1
   shift
   case $option in
-  --build-dir | --output | --only)
+  --build-dir | --output | --only | --jobs)
     [ $# -gt 0 ] || usage_error "$option needs a value"
     value=$1
     shift
@@ -67,6 +70,10 @@ while [ $# -gt 0 ]; do
   --build-dir) build_dir=$(realpath -m "$value") ;;
   --output) output=$(realpath -m "$value") ;;
   --only) only=$value ;;
+  --jobs)
+    [[ $value =~ ^[1-9][0-9]*$ ]] || usage_error "--jobs needs a number"
+    jobs=$value
+    ;;
   --help)
     usage
     exit 0
@@ -113,12 +120,18 @@ boot() {
 # Prints why a kernel did not run; whether that fails the run is its status.
 # Arguments: the kernel's name, the reason, and "had" where it was there.
 absent() {
+  local result=FAIL
+  if [ -n "$optional" ] || { [ "${3:-}" != had ] && kernel_is_optional "$1"; }; then
+    result=SKIP
+  fi
   say "$1: $2"
-  [ -n "$optional" ] || { [ "${3:-}" != had ] && kernel_is_optional "$1"; }
+  say "{\"name\": \"lab / kernel\", \"result\": \"$result\", \"stdout\": \"skip: $2\"}" >"$output/$1.json"
+  [ "$result" = SKIP ]
 }
 
-run_kernel() {
-  local name=$1 architecture image result
+# Has all that a kernel's machine needs. Argument: the kernel's name.
+prepare_kernel() {
+  local name=$1 architecture
   architecture=$(kernel_column "$name" 2)
   choose_architecture "$architecture"
   fetch_kernel "$name" || {
@@ -129,10 +142,14 @@ run_kernel() {
     absent "$name" "the tree does not build for $architecture" had
     return
   }
-  image=$built/lab-initramfs
-  make_image "$name" "$image"
-  boot "$name" "$image" >"$output/$name.console"
-  result=0
+  make_image "$name" "$(image_of "$name")"
+}
+
+# Argument: the name of a kernel that was prepared.
+run_kernel() {
+  local name=$1 result=0
+  boot "$name" "$(image_of "$name")" >"$output/$name.console"
+  rm -f "$(image_of "$name")"
   python3 "$top/tests/lab/console.py" "$name" "$(kernel_column "$name" 5)" "$output" || result=$?
   [ "$result" != 3 ] || {
     absent "$name" "the kernel does not boot; see $output/$name.console" had
@@ -141,12 +158,17 @@ run_kernel() {
   return "$result"
 }
 
+progress() {
+  [ ! -t 1 ] || say "$*"
+}
+
 install_packages() {
   local missing name
   missing=$(for name in "${kernels[@]}"; do
     lab_packages "$(kernel_column "$name" 2)"
   done | sort -u)
   [ -n "$missing" ] || return 0
+  as_root true || cannot "cannot become root to install what the lab needs:" "${missing//$'\n'/ }"
   # shellcheck disable=SC2086 # one word a package
   apt_install $missing >/dev/null 2>&1 || {
     as_root apt-get -qq -o DPkg::Lock::Timeout=300 update </dev/null || true
@@ -154,25 +176,47 @@ install_packages() {
   }
 }
 
+# Where it is not the project's fault that no lab can be had.
+cannot() {
+  say "skip: $*"
+  exit 77
+}
+
 for program in apt-get dpkg-deb; do
   command -v "$program" >/dev/null ||
-    die "the lab takes its kernels from Debian packages, and there is no $program here"
+    cannot "the lab takes its kernels from Debian packages, and there is no $program here"
 done
+[ -n "$(mirror_of trixie)" ] || cannot "no Debian mirror is configured on this machine"
 need_packages gcc
 install_packages
 mkdir -p "$cache" "$output"
 [ -z "$refresh" ] || rm -rf "${cache:?}/kernels" "${cache:?}/sysroot"
+trap 'kill "${machines[@]}" 2>/dev/null; exit 1' INT TERM
 status=0
+machines=()
 for kernel in "${kernels[@]}"; do
+  rm -f "$output/$kernel".*
+  progress "$kernel: preparing"
   # Not in a condition, where a command that fails in the midst of a function would not end it.
   (
     set -e
-    run_kernel "$kernel"
+    prepare_kernel "$kernel"
   ) &
-  trap 'kill $!; exit 1' INT TERM
-  result=0
-  wait $! || result=$?
-  trap - INT TERM
-  [ "$result" = 0 ] || status=1
+  wait $! || {
+    status=1
+    continue
+  }
+  # One that is absent, and need not be there.
+  [ -e "$(image_of "$kernel")" ] || continue
+  while [ "$(jobs -pr | wc -l)" -ge "$jobs" ]; do
+    wait -n || true
+  done
+  progress "$kernel: booting"
+  { run_kernel "$kernel" || : >"$output/$kernel.failed"; } &
+  machines+=($!)
+done
+wait
+for kernel in "${kernels[@]}"; do
+  [ ! -e "$output/$kernel.failed" ] || status=1
 done
 exit "$status"
