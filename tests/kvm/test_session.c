@@ -84,7 +84,7 @@ static void hazard_24_cancel_with_overflowed_rings(void **state)
 {
 	const uint32_t entries = smallest_ring();
 	struct rig *rig = open_rig(DL_MODE_RING, GUEST_KERNEL, 2, entries);
-	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, 20 * entries);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, 4 * entries + 4096);
 	struct rig_range range = whole(rig, slot);
 
 	(void)state;
