@@ -73,6 +73,8 @@ struct model_options {
 	 * vCPU enters after an exit), so rings overflow and their cells are overwritten.
 	 */
 	uint32_t batch_writes;
+	/* Before 6.2: the ring itself is looked at before each entry; no push need have asked. */
+	bool looks_at_ring_on_entry;
 	/* Since 6.17: an unmasked signal that is pending cuts RESET short and drops its batch. */
 	bool has_signal_short_reset;
 	/*

@@ -88,6 +88,26 @@ static void soft_full(void **unused)
 	world_close(&w);
 }
 
+/* An index that was pushed too far keeps a vCPU out: before 6.2 at once, later from the next entry on. */
+static void who_looks_at_the_ring(void **unused)
+{
+	struct model_options options = { 0 };
+	struct consumer c;
+	struct world w;
+
+	(void)unused;
+	for (int is_old = 0; is_old < 2; is_old++) {
+		options.looks_at_ring_on_entry = is_old;
+		world_open_ring(&w, &options, false);
+		consumer_open(&w, &c);
+		c.cells[0].flags = KVM_DIRTY_GFN_F_RESET;
+		assert_int_equal(reset(&w), 1);
+		assert_int_equal(touch(&w, c.vcpu, 1), is_old ? KVM_EXIT_DIRTY_RING_FULL : 0);
+		consumer_close(&w, &c);
+		world_close(&w);
+	}
+}
+
 static void write_orders(void **unused)
 {
 	const enum model_point points[] = { MODEL_GUEST_LOGGED, MODEL_GUEST_MAPPED,
@@ -263,6 +283,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(life_of_an_entry),
 		cmocka_unit_test(soft_full),
+		cmocka_unit_test(who_looks_at_the_ring),
 		cmocka_unit_test(write_orders),
 		cmocka_unit_test(indices_wrap),
 		cmocka_unit_test(overflow_by_the_kernel),
