@@ -60,7 +60,9 @@ static bool ring_soft_full(const struct model_vcpu *vcpu)
 /* Asked before the guest is entered: only a push makes the request, only this forgets it. */
 bool mk_ring_is_full(struct model_vcpu *vcpu)
 {
-	if (!vcpu->soft_full_request && !vcpu->vm->model->options.looks_at_ring_on_entry)
+	const struct model_options *options = &vcpu->vm->model->options;
+
+	if (!vcpu->soft_full_request && !(options->looks_at_ring_on_entry && vcpu->cells))
 		return false;
 	if (ring_soft_full(vcpu))
 		return true;

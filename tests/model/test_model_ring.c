@@ -108,6 +108,18 @@ static void who_looks_at_the_ring(void **unused)
 	}
 }
 
+static void without_a_ring_nothing_is_full(void **unused)
+{
+	const struct model_options options = { .looks_at_ring_on_entry = true };
+	struct world w;
+
+	(void)unused;
+	world_open(&w, &options);
+	assert_int_equal(slot0(&w, 0), 0);
+	assert_int_equal(touch(&w, model_vcpu_create(w.model, w.vm), 1), 0);
+	world_close(&w);
+}
+
 static void write_orders(void **unused)
 {
 	const enum model_point points[] = { MODEL_GUEST_LOGGED, MODEL_GUEST_MAPPED,
@@ -284,6 +296,7 @@ int main(void)
 		cmocka_unit_test(life_of_an_entry),
 		cmocka_unit_test(soft_full),
 		cmocka_unit_test(who_looks_at_the_ring),
+		cmocka_unit_test(without_a_ring_nothing_is_full),
 		cmocka_unit_test(write_orders),
 		cmocka_unit_test(indices_wrap),
 		cmocka_unit_test(overflow_by_the_kernel),
