@@ -1,10 +1,19 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Prints the tables of doc/kernels.md from what tests/lab/run.sh left in its output directory.
-Arguments: that directory, then the kernels' names in the order of the columns."""
+"""Writes the tables of doc/kernels.md from what tests/lab/run.sh left in its output directory.
 
+Usage: tests/lab/tables.py [--help] OUTPUT [FILE]
+
+Takes the kernels in the order of tests/lab/run.sh --list. With FILE, replaces what stands there between
+the lines that say where tables begin and end; without, prints the tables.
+"""
+
+import contextlib
+import errno
+import io
 import json
 import os
+import subprocess
 import sys
 
 from console import counted
@@ -16,6 +25,9 @@ OFFERS = [
     ("manual_protect", "manual protect (168)"),
     ("initially_set", "initially set (168)"),
 ]
+ERRORS = {errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EINVAL: "EINVAL", errno.EPERM: "EPERM"}
+BEGIN = "<!-- tests/lab/tables.py: begin -->\n"
+END = "<!-- tests/lab/tables.py: end -->\n"
 REQUESTS = [
     ("probe", "nothing"),
     ("probe-backup-required", "backup `required`"),
@@ -35,7 +47,7 @@ def print_table(corner, columns, rows):
 
 def choice(answer):
     if "choice" not in answer:
-        return "refused: " + os.strerror(answer["error"])
+        return "refused (%s)" % ERRORS.get(answer["error"], os.strerror(answer["error"]))
     mode = answer["choice"]["mode"]
     return mode + " + backup" if answer["choice"]["backup"] else mode
 
@@ -50,12 +62,12 @@ def results(directory, name):
         "%.0f" % seconds]
 
 
-def main(directory, names):
+def print_tables(directory, names):
     answers = []
     for name in names:
         with open(os.path.join(directory, name + ".answers"), encoding="utf-8") as file:
             answers.append(json.load(file))
-    print_table("", ["kernel", "page", "passed", "failed", "skipped", "seconds"], [
+    print_table("Inside", ["kernel", "page", "passed", "failed", "skipped", "seconds"], [
         ["`%s`" % name, each["kernel"].split()[0],
          "%d KiB" % (each["probe"]["offers"]["page_bytes"] // 1024)] + results(directory, name)
         for name, each in zip(names, answers)])
@@ -69,5 +81,24 @@ def main(directory, names):
         for question in questions])
 
 
+def main(arguments):
+    if "--help" in arguments or len(arguments) not in (1, 2):
+        print(__doc__.strip())
+        return 0 if "--help" in arguments else 2
+    run = os.path.join(os.path.dirname(os.path.abspath(__file__)), "run.sh")
+    listed = subprocess.run([run, "--list"], stdout=subprocess.PIPE, check=True)
+    tables = io.StringIO()
+    with contextlib.redirect_stdout(tables):
+        print_tables(arguments[0], listed.stdout.decode().split())
+    if len(arguments) == 1:
+        print(tables.getvalue(), end="")
+        return 0
+    with open(arguments[1], encoding="utf-8") as file:
+        before, rest = file.read().split(BEGIN)
+    with open(arguments[1], "w", encoding="utf-8") as file:
+        file.write(before + BEGIN + "\n" + tables.getvalue() + END + rest.split(END)[1])
+    return 0
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    sys.exit(main(sys.argv[1:]))
