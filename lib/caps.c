@@ -32,9 +32,17 @@ say(char *why, size_t why_bytes, const char *format, ...)
 	va_end(args);
 }
 
-static int check_extension(const struct dl_os *os, int fd, unsigned long cap)
+/*
+ * 0 where the kernel has it not. It has no other way to say that: an error, which is kept in *error, is
+ * none, and a capability must not be taken for absent for it.
+ */
+static int check_extension(const struct dl_os *os, int fd, unsigned long cap, int *error)
 {
-	return dli_os_ioctl_value(os, fd, KVM_CHECK_EXTENSION, cap);
+	int r = dli_os_ioctl_value(os, fd, KVM_CHECK_EXTENSION, cap);
+
+	if (r < 0 && !*error)
+		*error = r;
+	return r < 0 ? 0 : r;
 }
 
 bool dli_caps_is_system_fd(const struct dl_os *os, int fd)
@@ -42,27 +50,26 @@ bool dli_caps_is_system_fd(const struct dl_os *os, int fd)
 	return dli_os_ioctl_value(os, fd, KVM_GET_API_VERSION, 0) >= 0;
 }
 
-static void probe_rings(const struct dl_os *os, int fd, struct dli_caps *caps)
+static void probe_rings(const struct dl_os *os, int fd, struct dli_caps *caps, int *error)
 {
-	int tso = check_extension(os, fd, KVM_CAP_DIRTY_LOG_RING);
-	int acq_rel = check_extension(os, fd, KVM_CAP_DIRTY_LOG_RING_ACQ_REL);
-	int bytes = acq_rel > 0 ? acq_rel : tso;
+	int tso = check_extension(os, fd, KVM_CAP_DIRTY_LOG_RING, error);
+	int acq_rel = check_extension(os, fd, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, error);
+	int bytes = acq_rel ? acq_rel : tso;
 
-	if (tso > 0)
+	if (tso)
 		caps->has |= DL_HAS_RING_TSO;
-	if (acq_rel > 0)
+	if (acq_rel)
 		caps->has |= DL_HAS_RING_ACQ_REL;
-	if (bytes > 0)
-		caps->ring_max_entries = (uint32_t)bytes / sizeof(struct kvm_dirty_gfn);
-	if (check_extension(os, fd, KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP) > 0)
+	caps->ring_max_entries = (uint32_t)bytes / sizeof(struct kvm_dirty_gfn);
+	if (check_extension(os, fd, KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP, error))
 		caps->has |= DL_HAS_BACKUP;
 }
 
-static void probe_bitmaps(const struct dl_os *os, int fd, struct dli_caps *caps)
+static void probe_bitmaps(const struct dl_os *os, int fd, struct dli_caps *caps, int *error)
 {
-	int manual = check_extension(os, fd, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
+	int manual = check_extension(os, fd, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, error);
 
-	if (manual <= 0 || !(manual & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE))
+	if (!(manual & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE))
 		return;
 	caps->has |= DL_HAS_MANUAL_PROTECT;
 	if (manual & KVM_DIRTY_LOG_INITIALLY_SET)
@@ -71,19 +78,19 @@ static void probe_bitmaps(const struct dl_os *os, int fd, struct dli_caps *caps)
 
 int dli_caps_probe(const struct dl_os *os, int fd, struct dli_caps *caps)
 {
-	int ids = check_extension(os, fd, KVM_CAP_NR_MEMSLOTS);
-	int spaces = check_extension(os, fd, KVM_CAP_MULTI_ADDRESS_SPACE);
+	int error = 0;
+	int ids = check_extension(os, fd, KVM_CAP_NR_MEMSLOTS, &error);
+	int spaces = check_extension(os, fd, KVM_CAP_MULTI_ADDRESS_SPACE, &error);
 
-	if (ids < 0)
-		return -EBADF;
 	memset(caps, 0, sizeof(*caps));
 	caps->page_bytes = dli_os_page_bytes(os);
 	caps->ring_alone_safe = dli_os_ring_alone_safe(os);
 	caps->slot_ids = ids ? (uint32_t)ids : DEFAULT_SLOT_IDS;
 	caps->address_spaces = spaces > 1 ? (uint32_t)spaces : 1;
-	probe_rings(os, fd, caps);
-	probe_bitmaps(os, fd, caps);
-	return 0;
+	probe_rings(os, fd, caps, &error);
+	probe_bitmaps(os, fd, caps, &error);
+	/* What other files say to an ioctl that they do not know. */
+	return error == -ENOTTY || error == -EINVAL ? -EBADF : error;
 }
 
 static int check_options(const struct dl_options *o, char *why, size_t why_bytes)
@@ -250,7 +257,8 @@ int dl_probe(int fd, const struct dl_options *options, struct dl_config *would_b
 	}
 	r = dli_caps_probe(dli_os_or_system(o.os), fd, &caps);
 	if (r) {
-		say(why, why_bytes, "file descriptor %d is neither /dev/kvm nor a VM", fd);
+		say(why, why_bytes, "file descriptor %d is neither /dev/kvm nor a VM: %s", fd,
+		    strerrordesc_np(-r));
 		return r;
 	}
 	r = dli_caps_choose(&caps, &o, why, why_bytes);
