@@ -41,7 +41,8 @@ int dli_bitmap_get(const struct dl_os *os, int vm_fd, uint32_t slot, uint64_t *w
 {
 	struct kvm_dirty_log log = { .slot = slot, .dirty_bitmap = words };
 
-	return dli_os_ioctl(os, vm_fd, KVM_GET_DIRTY_LOG, &log);
+	/* It may have cleared before it failed. */
+	return dli_os_ioctl_once(os, vm_fd, KVM_GET_DIRTY_LOG, &log);
 }
 
 uint64_t dli_bitmap_word(uint64_t word)

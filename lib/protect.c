@@ -23,15 +23,26 @@ static int region_ioctl(struct dl_log *log, const struct dli_slot *slot, uint32_
 	return dli_log_slot_ioctl(log, KVM_SET_USER_MEMORY_REGION, &region);
 }
 
+/* Not cancelled in there: locks are held. */
+static int ask_caller(struct dl_log *log, const struct dli_slot *slot, uint32_t kvm_flags)
+{
+	unsigned int tries = 0;
+	int r, state;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	do
+		r = log->set_region(log->opaque, slot->slot, kvm_flags);
+	while (dli_os_again(&r, &tries));
+	pthread_setcancelstate(state, NULL);
+	return r;
+}
+
 int dli_protect_slot(struct dl_log *log, struct dli_slot *slot, bool on)
 {
 	uint32_t kvm_flags = slot->kvm_flags | (on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
-	int r;
+	int r = log->set_region ? ask_caller(log, slot, kvm_flags)
+				: region_ioctl(log, slot, kvm_flags);
 
-	if (log->set_region)
-		r = log->set_region(log->opaque, slot->slot, kvm_flags);
-	else
-		r = region_ioctl(log, slot, kvm_flags);
 	if (r < 0) {
 		dli_log_note_failure(log,
 				     on ? "logging could not be switched on"
@@ -52,7 +63,7 @@ int dli_protect_all(struct dl_log *log, bool on)
 		struct dli_slot *slot = table->places[i].slot;
 		int r;
 
-		if (slot->logged == on || !dli_slot_is_loggable(slot))
+		if (slot->logged == on || slot->gone || !dli_slot_is_loggable(slot))
 			continue;
 		r = dli_protect_slot(log, slot, on);
 		if (r && on)
@@ -81,7 +92,7 @@ int dli_protect_missing(struct dl_log *log)
 		struct dli_slot *slot = table->places[i].slot;
 		int r;
 
-		if (slot->logged || !dli_slot_is_loggable(slot))
+		if (slot->logged || slot->gone || !dli_slot_is_loggable(slot))
 			continue;
 		r = dli_protect_slot(log, slot, true);
 		if (r)

@@ -43,10 +43,13 @@ int dli_reset_rings(struct dli_reset *reset)
 {
 	uint64_t begin_ns = dli_os_now_ns();
 	sigset_t before;
-	int r;
+	/* Where that is refused (by a filter of system calls, say), better no reset than a short one. */
+	int r = dli_os_block_signals(reset->os, &before);
 
-	dli_os_block_signals(reset->os, &before);
-	r = dli_os_ioctl_value(reset->os, reset->vm_fd, KVM_RESET_DIRTY_RINGS, 0);
+	if (r)
+		return r;
+	/* It may have taken back a part, unprotected: its callers owe a repair for an error. */
+	r = dli_os_ioctl_once(reset->os, reset->vm_fd, KVM_RESET_DIRTY_RINGS, NULL);
 	dli_os_restore_signals(reset->os, &before);
 	atomic_fetch_add_explicit(&reset->ioctl_ns, dli_os_now_ns() - begin_ns,
 				  memory_order_relaxed);
