@@ -53,7 +53,7 @@ static int iter_new(struct dl_log *log, struct dl_iter **out)
 		return -ECANCELED;
 	if (log->iter)
 		return -EBUSY;
-	iter = calloc(1, sizeof(*iter) + count_slots(log) * sizeof(iter->slots[0]));
+	iter = dli_allocate(1, sizeof(*iter) + count_slots(log) * sizeof(iter->slots[0]));
 	if (!iter)
 		return -ENOMEM;
 	iter->log = log;

@@ -199,7 +199,7 @@ no_reading:
 
 static struct dl_log *log_new(int vm_fd, const struct dl_options *options)
 {
-	struct dl_log *log = calloc(1, sizeof(*log));
+	struct dl_log *log = dli_allocate(1, sizeof(*log));
 
 	if (!log)
 		return NULL;

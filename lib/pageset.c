@@ -50,7 +50,7 @@ static void lay_out(struct bitmap *map, const struct dli_pageset *set, _Atomic u
 
 int dli_pageset_new(const struct dl_os *os, uint64_t pages, struct dli_pageset **out)
 {
-	struct dli_pageset *set = calloc(1, sizeof(*set));
+	struct dli_pageset *set = dli_allocate(1, sizeof(*set));
 	uint64_t words;
 	int r;
 

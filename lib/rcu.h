@@ -12,6 +12,10 @@
  * section that has ended happens before the end of a later grace period.
  */
 
+#include "tsan.h"
+
+#include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <urcu-bp.h>
 
@@ -35,7 +39,11 @@ extern atomic_uint dli_rcu_edge;
 
 static inline void dli_rcu_read_lock(void)
 {
+	int before = errno;
+
+	/* The first call of a thread may ask for memory in a way that fails before one that does not. */
 	urcu_bp_read_lock();
+	errno = before;
 	dli_rcu_edge_acquire();
 }
 
@@ -47,8 +55,13 @@ static inline void dli_rcu_read_unlock(void)
 
 static inline void dli_rcu_synchronize(void)
 {
+	int state;
+
 	dli_rcu_edge_release();
+	/* It may poll(2), a cancellation point, with locks of its own and the caller's held. */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
 	urcu_bp_synchronize_rcu();
+	pthread_setcancelstate(state, NULL);
 	dli_rcu_edge_acquire();
 }
 

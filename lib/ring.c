@@ -59,14 +59,14 @@ static int find_beginning(struct dli_ring *ring, struct dli_reset *reset)
 
 static struct dli_ring *allocate(const struct dl_os *os, uint32_t entries)
 {
-	struct dli_ring *ring = calloc(1, sizeof(*ring));
+	struct dli_ring *ring = dli_allocate(1, sizeof(*ring));
 
 	if (!ring)
 		return NULL;
 	ring->os = os;
 	ring->entries = entries;
 	ring->cells_bytes = entries * sizeof(*ring->cells);
-	ring->batch = malloc(entries * sizeof(*ring->batch));
+	ring->batch = dli_allocate(entries, sizeof(*ring->batch));
 	if (!ring->batch || pthread_mutex_init(&ring->lock, NULL)) {
 		free(ring->batch);
 		free(ring);

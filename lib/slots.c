@@ -16,7 +16,7 @@ atomic_uint dli_rcu_edge;
 int dli_slot_new(const struct dl_os *os, uint32_t page_bytes, uint32_t id, uint64_t bytes,
 		 struct dli_slot **out)
 {
-	struct dli_slot *slot = calloc(1, sizeof(*slot));
+	struct dli_slot *slot = dli_allocate(1, sizeof(*slot));
 	int r;
 
 	if (!slot)
@@ -49,15 +49,15 @@ void dli_slot_put(struct dli_slot *slot)
 
 static struct dli_slot_table *table_new(uint32_t places, uint32_t address_spaces, uint32_t ids)
 {
-	struct dli_slot_table *table = calloc(1, sizeof(*table));
+	struct dli_slot_table *table = dli_allocate(1, sizeof(*table));
 
 	if (!table)
 		return NULL;
 	table->ids = ids;
 	table->address_spaces = address_spaces;
 	/* One more than there are, so that an empty table needs no case of its own. */
-	table->by_id = calloc((size_t)address_spaces * ids + 1, sizeof(*table->by_id));
-	table->places = calloc(places + 1, sizeof(*table->places));
+	table->by_id = dli_allocate((size_t)address_spaces * ids + 1, sizeof(*table->by_id));
+	table->places = dli_allocate(places + 1, sizeof(*table->places));
 	if (!table->by_id || !table->places) {
 		dli_slots_abandon(table);
 		return NULL;

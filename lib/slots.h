@@ -21,8 +21,8 @@ struct dli_slot {
 	struct dli_pageset *set;
 	atomic_uint references;
 	/* Under the log's lock. */
-	bool logged;	/* KVM has KVM_MEM_LOG_DIRTY_PAGES on it */
-	bool gone;	/* KVM and the table do not know it any more */
+	bool logged; /* KVM has KVM_MEM_LOG_DIRTY_PAGES on it */
+	bool gone; /* KVM does not know it any more, and the table as soon as it can be replaced */
 	bool discarded; /* gone, and its memory may be too. Also under the iterator's lock. */
 	struct dli_slot *next_retired;
 };

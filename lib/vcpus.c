@@ -149,7 +149,7 @@ static struct dl_vcpu *find_ring(struct dli_vcpus *vcpus, struct dli_ring *ring)
 
 static struct dl_vcpu *vcpu_new(struct dl_log *log, struct dli_ring *ring)
 {
-	struct dl_vcpu *vcpu = calloc(1, sizeof(*vcpu));
+	struct dl_vcpu *vcpu = dli_allocate(1, sizeof(*vcpu));
 
 	if (!vcpu)
 		return NULL;
