@@ -234,6 +234,11 @@ static int remove_slot(struct dl_log *log, uint32_t number, uint32_t flags)
 	if (!slot)
 		return -ENOENT;
 	table = dli_slots_prepare(&log->slots, slot, NULL, 0);
+	if (!table && flags & DL_SLOT_CALLER_IOCTL) {
+		/* Or the next change of its flags would make it anew. */
+		slot->gone = true;
+		slot->logged = false;
+	}
 	if (!table)
 		return -ENOMEM;
 	if (!(flags & DL_SLOT_CALLER_IOCTL))
