@@ -153,12 +153,15 @@ void dli_ring_copy(struct dli_ring *ring)
 		atomic_store_explicit(&ring->stats.high_water_entries, n, memory_order_relaxed);
 }
 
-void dli_ring_get_into_step(struct dli_ring *ring, struct dli_reset *reset)
+int dli_ring_get_into_step(struct dli_ring *ring, struct dli_reset *reset)
 {
+	int r;
+
 	if (ring->state == RING_IN_STEP)
-		return;
-	ring_rejoin(ring, reset);
+		return 0;
+	r = ring_rejoin(ring, reset);
 	dli_ring_copy(ring);
+	return r;
 }
 
 /*
@@ -308,12 +311,14 @@ static void arm(struct dli_ring *ring)
 /* Inside the reset section. *idle: whether this is a full exit that finds little. */
 static int drain(struct dli_ring *ring, struct dli_reset *reset, bool full, bool *idle)
 {
-	dli_ring_get_into_step(ring, reset);
+	int r = dli_ring_get_into_step(ring, reset);
+
+	if (r)
+		return r;
 	*idle = full && ring->fresh < ring_block(ring);
 	if (!*idle || !ring->armed)
 		return hand_back(ring, reset);
-	ring_step(ring, reset);
-	return 0;
+	return ring_step(ring, reset);
 }
 
 int dli_ring_drain(struct dli_ring *ring, struct dli_reset *reset, dli_ring_sink *sink,

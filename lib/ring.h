@@ -56,9 +56,10 @@ void dli_ring_copy(struct dli_ring *ring);
 
 /*
  * Brings a ring that is out of step into step, if that is possible, and copies then. It makes resets,
- * so it comes before any ring is released: one that is cut short drops entries of all rings.
+ * so it comes before any ring is released: one that is cut short drops entries of all rings. An error is
+ * a reset's: what the ring holds is for the next time.
  */
-void dli_ring_get_into_step(struct dli_ring *ring, struct dli_reset *reset);
+int dli_ring_get_into_step(struct dli_ring *ring, struct dli_reset *reset);
 
 /* Releases what was copied. Whether a reset is needed for this ring. */
 bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset);

@@ -115,12 +115,12 @@ static inline void ring_owe(struct dli_ring *ring)
 void ring_lose(struct dli_ring *ring, struct dli_reset *reset);
 
 /* RING_SUSPECT: gets into step, where the kernel has filled a cell since. */
-void ring_rejoin(struct dli_ring *ring, struct dli_reset *reset);
+int ring_rejoin(struct dli_ring *ring, struct dli_reset *reset);
 
 /*
  * In the vCPU's own second full exit in a row that finds little, nobody having released a cell
  * since the first: moves the kernel's reset index on, by less than would be too far.
  */
-void ring_step(struct dli_ring *ring, struct dli_reset *reset);
+int ring_step(struct dli_ring *ring, struct dli_reset *reset);
 
 #endif

@@ -81,40 +81,43 @@ static bool withdraw(struct dli_ring *ring, uint32_t first, uint32_t count, uint
 	return taken;
 }
 
-void ring_rejoin(struct dli_ring *ring, struct dli_reset *reset)
+int ring_rejoin(struct dli_ring *ring, struct dli_reset *reset)
 {
 	uint32_t first, next;
 	int r;
 
 	if (!find_run(ring, &first))
-		return;
+		return 0;
 	if (first == ring->entries) {
 		ring_lose(ring, reset);
-		return;
+		return 0;
 	}
 	offer(ring, first + 1, ring->entries - 1);
 	r = dli_reset_rings(reset);
 	(void)withdraw(ring, first + 1, ring->entries - 1, &next);
 	if (r < 0)
-		return;
+		return r;
 	ring->head = first;
 	ring->state = RING_IN_STEP;
 	ring->armed = false;
+	return 0;
 }
 
-void ring_step(struct dli_ring *ring, struct dli_reset *reset)
+int ring_step(struct dli_ring *ring, struct dli_reset *reset)
 {
 	uint32_t block = ring_block(ring), first;
+	int r = 0;
 
 	if (ring->state != RING_SUSPECT)
 		ring_lose(ring, reset);
 	/* Where the last one ended; one more block than there are, as it need not begin on one. */
 	first = ring->hint;
-	for (uint32_t offered = 0; offered <= ring->entries; offered += block) {
+	for (uint32_t offered = 0; offered <= ring->entries && r >= 0; offered += block) {
 		offer(ring, first + offered, block);
 		/* An error may come after some were taken: the cells tell. */
-		(void)dli_reset_rings(reset);
+		r = dli_reset_rings(reset);
 		if (withdraw(ring, first + offered, block, &ring->hint))
-			return;
+			break;
 	}
+	return r < 0 ? r : 0;
 }

@@ -41,9 +41,13 @@ void dli_vcpus_fini(struct dli_vcpus *vcpus)
 static int hand_back(struct dl_vcpu *first, struct dli_reset *reset)
 {
 	bool needed = false, again = false;
+	int behind = 0;
 
-	for (struct dl_vcpu *vcpu = first; vcpu; vcpu = vcpu->next)
-		dli_ring_get_into_step(vcpu->ring, reset);
+	for (struct dl_vcpu *vcpu = first; vcpu; vcpu = vcpu->next) {
+		int r = dli_ring_get_into_step(vcpu->ring, reset);
+
+		behind = behind ? behind : r;
+	}
 	for (struct dl_vcpu *vcpu = first; vcpu; vcpu = vcpu->next)
 		needed |= dli_ring_release(vcpu->ring, reset);
 	while (needed) {
@@ -58,7 +62,7 @@ static int hand_back(struct dl_vcpu *first, struct dli_reset *reset)
 			needed |= !dli_ring_verify(vcpu->ring, reset, again);
 		again = true;
 	}
-	return 0;
+	return behind;
 }
 
 int dli_vcpus_drain(struct dli_vcpus *vcpus, struct dli_reset *reset, bool last,
