@@ -39,23 +39,35 @@
  *   -ENOMEM      no memory
  *   -ECANCELED   logging is off, or the log was closed
  *   any other    the kernel's, from the ioctl that the function's text names
- * Never -EINTR or -EAGAIN. A failed call has changed nothing that counts (no pending page is ever
- * lost by one) and can be made again.
+ * Never -EINTR or -EAGAIN: what is answered so is asked again where that is safe, and is -EIO else. A
+ * failed call has changed nothing that counts (no pending page is ever lost by one) and can be made
+ * again.
  *
  * THREADS. Every function may be called from any thread, on the same handle too, except that
  * dl_log_close(), dl_vcpu_remove() and dl_iter_free() are their handle's last call. They take NULL
  * and always consume the handle. Handles may be released in any order. A function that "may block"
  * waits for another thread's ioctl on the same VM, or for an RCU grace period; none sleeps by
  * itself. Functions that make KVM_RESET_DIRTY_RINGS block all signals of the calling thread around
- * it. The library starts no thread, installs no handler and prints nothing. Not to be called from
- * a signal handler.
+ * it; where that is refused, the reset is not made, and the refusal is the call's error. The
+ * library starts no thread, installs no handler and prints nothing. Not to be called from a signal
+ * handler.
+ *
+ * No function is a cancellation point, nor is set_region while the library calls it; a thread whose
+ * cancellation is asynchronous must not be inside one. Neither longjmp() nor an exception may leave
+ * set_region or a function of struct dl_os.
  *
  * liburcu (bp flavour) is inside: a thread's first call of dl_mark(), dl_slot_mark(), dl_harvest()
- * or dl_vcpu_drain() registers it there (a lock, perhaps an mmap, and membarrier(2) once a
- * process); dl_log_open() and dl_vcpu_add() do it early for the thread that calls them. Functions
- * that wait for a grace period must not be called inside a liburcu-bp read section of the
- * caller's. A child of fork(2) must not use a handle, nor expect the VM to answer (KVM gives EIO);
- * a parent that forks and whose child then uses liburcu-bp needs that library's fork hooks.
+ * or dl_vcpu_drain() registers it there (a lock, the signal mask, now and then mmap or mremap:
+ * liburcu aborts the process where there is no memory for it); dl_log_open() and dl_vcpu_add() do
+ * it early for the thread that calls them. A thread that ends is taken off by itself. Functions
+ * that wait for a grace period make membarrier(2), which a filter of system calls must allow
+ * (liburcu aborts where it is refused), and must not be called inside a liburcu-bp read section of
+ * the caller's.
+ *
+ * A child of fork(2) must not use a handle, nor expect the VM to answer (KVM gives EIO). It may end, or
+ * execute something; until then it has the rings mapped, which keeps the VM from being destroyed. A
+ * parent that forks and whose child then uses liburcu-bp needs that library's fork hooks.
+ * doc/embedding.md has the system calls of each function, and more on all of this.
  *
  * STRUCTS. Each struct that begins with size is filled by the caller with sizeof. A larger one
  * than the library knows is accepted while its tail is zero (-E2BIG else), a smaller one, down to
@@ -224,7 +236,8 @@ uint32_t dl_library_version(void);
  *              what was chosen and why, or what is missing, on failure too.
  * A choice that only opening can refuse (a vCPU or slot that exists already) is not foreseen.
  * Errors: -EINVAL (options; the size of would_be), -E2BIG (options' tail; ring_entries above the
- * kernel's limit), -EBADF (fd is neither), -EOPNOTSUPP (the mode or backup asked for is not to be had).
+ * kernel's limit), -EBADF (fd is neither), -EOPNOTSUPP (the mode or backup asked for is not to be had);
+ * otherwise the kernel's from KVM_CHECK_EXTENSION (-EIO: the VM belongs to another process).
  * System calls: KVM_CHECK_EXTENSION on fd. Never blocks. Since 0.1.
  */
 DL_MUST_CHECK int dl_probe(int fd, const struct dl_options *options, struct dl_config *would_be,
@@ -242,7 +255,8 @@ DL_MUST_CHECK int dl_probe(int fd, const struct dl_options *options, struct dl_c
  * why says so. In DL_MODE_RING it is an error.
  * Errors: as dl_probe(); -EBUSY: a vCPU exists already, or the rings of this VM were enabled by
  * someone else (a second log of the VM, say), or the backup bitmap was refused because a memslot
- * exists. The last is the one failure that changes something: the rings stay enabled, as the
+ * exists. The last, and one of what is enabled after it (manual protect is switched off, which no
+ * known kernel refuses), are the failures that change something: the rings stay enabled, as the
  * kernel has no way back, and the VM can then only be logged by rings. -EINVAL also where the
  * host's minimum ring is larger than ring_entries (with Intel PML: 1024). -ENOMEM.
  * System calls: as dl_probe(); KVM_GET_API_VERSION; KVM_ENABLE_CAP of the rings, the backup bitmap
@@ -258,6 +272,7 @@ DL_MUST_CHECK int dl_log_open(int vm_fd, const struct dl_options *options, struc
  * a vCPU may still come out with a full ring, or have to be brought into step. For that the library
  * duplicates vm_fd where a vCPU was not removed, and closes the duplicate with the last handle; the
  * caller's own vm_fd is not used any more when this returns. Takes NULL.
+ * What fails in here is not told to anybody.
  * System calls: as dl_log_stop(), munmap, fcntl(2) F_DUPFD_CLOEXEC. May block. Since 0.1.
  */
 void dl_log_close(struct dl_log *log);
@@ -298,7 +313,8 @@ DL_MUST_CHECK int dl_log_start(struct dl_log *log, uint32_t flags);
  * Switches logging off for every slot, empties the rings and discards what is pending and what is
  * handed out. An iterator of before reads -ECANCELED. Does nothing when logging is off.
  * Errors: -EINVAL; -ECANCELED: closed; otherwise the kernel's for a slot that could not be switched
- * off: logging counts as off all the same, and the next stop or start tries that slot again.
+ * off, or from KVM_RESET_DIRTY_RINGS: logging counts as off all the same, and the next stop or start
+ * tries again what failed.
  * System calls and blocking as dl_log_start(). Since 0.1.
  */
 DL_MUST_CHECK int dl_log_stop(struct dl_log *log);
@@ -367,7 +383,9 @@ DL_MUST_CHECK int dl_slot_set(struct dl_log *log, struct dl_slot *slot);
  *   slot       as_id << 16 | id
  *   flags      DL_SLOT_CALLER_IOCTL, DL_SLOT_DISCARD
  * Errors: -EINVAL; -ENOENT; -ENOMEM; -ECANCELED: closed; otherwise the kernel's (the slot is then
- * still there).
+ * still there). With DL_SLOT_CALLER_IOCTL and -ENOMEM the slot is not logged any more, and the call is
+ * still to be made again. A KVM_RESET_DIRTY_RINGS that fails is not told: what it should take back is
+ * taken back by the next one.
  * System calls: the slot ioctl, KVM_RESET_DIRTY_RINGS, the signal mask around it. May block. Since 0.1.
  */
 DL_MUST_CHECK int dl_slot_remove(struct dl_log *log, uint32_t slot, uint32_t flags);
@@ -437,7 +455,8 @@ DL_MUST_CHECK int dl_iter_new(struct dl_log *log, uint32_t flags, struct dl_iter
  *   runs       receives at most max_runs runs
  * Returns the number of runs; 0: nothing is left. Errors: -EINVAL (max_runs 0 too); -ECANCELED:
  * logging was stopped or restarted, or the log closed; otherwise the kernel's from
- * KVM_CLEAR_DIRTY_LOG: the pages concerned stay pending, and the next call tries them again.
+ * KVM_CLEAR_DIRTY_LOG: the pages concerned stay pending, and the next call tries them again. Where
+ * some runs were read before it failed, their number is returned, and the error only by the next call.
  * System calls: KVM_CLEAR_DIRTY_LOG in bitmap mode with manual protect, a chunk at a time.
  * Allocates nothing. May block on other readers and on a harvest. Since 0.1.
  */
@@ -455,7 +474,8 @@ DL_MUST_CHECK int dl_iter_ack(struct dl_iter *iter, const struct dl_run *runs, u
 
 /*
  * Ends an iteration. What was handed out and not acknowledged is pending again. Takes NULL.
- * No system call but munmap of slots that are gone. May block. Since 0.1.
+ * No system call but munmap of slots that are gone; where the log is closed and this was its last
+ * handle, munmap and close(2) of what was its. May block. Since 0.1.
  */
 void dl_iter_free(struct dl_iter *iter);
 
