@@ -261,7 +261,8 @@ int dl_iter_ack(struct dl_iter *iter, const struct dl_run *runs, uint32_t n_runs
 		return -ECANCELED;
 	for (uint32_t i = 0; i < n_runs; i++)
 		if (!ack_run(iter, &runs[i]))
-			return -EINVAL;
+			/* A stop may have taken the pages meanwhile; it has said so before. */
+			return is_over(iter) ? -ECANCELED : -EINVAL;
 	return 0;
 }
 

@@ -12,9 +12,10 @@
 #define SET_FLAGS    (uint32_t)(DL_SLOT_CLEAN | DL_SLOT_CALLER_IOCTL | DL_SLOT_NO_LOG)
 #define REMOVE_FLAGS (uint32_t)(DL_SLOT_CALLER_IOCTL | DL_SLOT_DISCARD)
 
+/* Under the log's lock, as all that write the state. */
 static bool is_closed(const struct dl_log *log)
 {
-	return atomic_load_explicit(&log->state, memory_order_acquire) == LOG_CLOSED;
+	return atomic_load_explicit(&log->state, memory_order_relaxed) == LOG_CLOSED;
 }
 
 static bool valid_slot(const struct dl_log *log, const struct dl_slot *s)

@@ -26,6 +26,7 @@ void dli_log_get(struct dl_log *log)
 
 void dli_log_put(struct dl_log *log)
 {
+	/* Pairs with itself: all are through with the log (release) before the last frees it (acquire). */
 	if (atomic_fetch_sub_explicit(&log->references, 1, memory_order_acq_rel) != 1)
 		return;
 	dli_slots_sweep(&log->slots, true);
@@ -258,6 +259,7 @@ void dl_log_close(struct dl_log *log)
 	pthread_mutex_lock(&log->lock);
 	/* A slot that cannot be switched off cannot be told to anybody any more. */
 	(void)dli_session_stop(log);
+	/* Pairs with dli_log_is_on() and dl_vcpu_stats(). */
 	atomic_store_explicit(&log->state, LOG_CLOSED, memory_order_release);
 	dli_reset_close(&log->reset, dli_vcpus_in_use(&log->vcpus));
 	pthread_mutex_unlock(&log->lock);

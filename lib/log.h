@@ -45,6 +45,7 @@ struct dl_log {
 	_Atomic uint64_t bitmap_new_pages, slot_ioctl_ns;
 };
 
+/* Pairs with set_state(): who sees logging on sees what the start did before. */
 static inline bool dli_log_is_on(const struct dl_log *log)
 {
 	return atomic_load_explicit(&log->state, memory_order_acquire) == LOG_ON;
@@ -55,6 +56,7 @@ static inline bool dli_log_is_ring(const struct dl_log *log)
 	return log->caps.mode == DL_MODE_RING;
 }
 
+/* Pairs with set_state(), as above. */
 static inline uint64_t dli_log_session(const struct dl_log *log)
 {
 	return atomic_load_explicit(&log->session, memory_order_acquire);

@@ -11,7 +11,9 @@
  * read, between the test and the caller's conclusion that it is still pending.
  *
  * Memory order: the setter's fetch_or releases what it wrote into guest memory before; the taker's
- * exchange acquires it. No kernel partner: both sides are threads of this process.
+ * exchange acquires it. By the same, whoever takes a summary bit sees the bits below that it stands
+ * for: so the step at the top is an acquire too. No kernel partner: both sides are threads of this
+ * process. Acknowledging orders nothing: the caller ends it before it ends the iteration.
  */
 
 #include "pageset.h"
@@ -83,11 +85,13 @@ void dli_pageset_free(struct dli_pageset *set)
 	free(set);
 }
 
+/* Pairs with take_bits() and take_chunk(). */
 static uint64_t set_bits(_Atomic uint64_t *word, uint64_t bits)
 {
-	return atomic_fetch_or_explicit(word, bits, memory_order_acq_rel);
+	return atomic_fetch_or_explicit(word, bits, memory_order_release);
 }
 
+/* Pairs with set_bits(), and, where all is forgotten, with the look of dli_pageset_ack(). */
 static uint64_t take_bits(_Atomic uint64_t *word)
 {
 	return atomic_exchange_explicit(word, 0, memory_order_acq_rel);
@@ -203,8 +207,9 @@ static uint64_t take_chunk(struct bitmap *map, uint64_t chunk, struct dli_chunk 
 
 	out->first_page = chunk * PAGESET_CHUNK_PAGES;
 	out->words = 0;
+	/* Pairs with set_bits(). */
 	atomic_fetch_and_explicit(&map->top[chunk / 64], ~(UINT64_C(1) << chunk % 64),
-				  memory_order_acq_rel);
+				  memory_order_acquire);
 	for (uint64_t mid = 0; mid < MID_GROUP; mid++) {
 		uint64_t summary = take_bits(&map->mid[chunk * MID_GROUP + mid]);
 
@@ -248,7 +253,7 @@ bool dli_pageset_take(struct dli_pageset *set, uint64_t *chunk, struct dli_chunk
 /* Returns how many of the bits were set. */
 static uint32_t clear_word(struct bitmap *map, uint64_t word, uint64_t bits)
 {
-	uint64_t before = atomic_fetch_and_explicit(&map->leaf[word], ~bits, memory_order_acq_rel);
+	uint64_t before = atomic_fetch_and_explicit(&map->leaf[word], ~bits, memory_order_relaxed);
 
 	return (uint32_t)__builtin_popcountll(before & bits);
 }
@@ -270,7 +275,8 @@ bool dli_pageset_ack(struct dli_pageset *set, uint64_t first_page, uint64_t page
 	for (uint64_t word = first_page / 64; word < end_word; word++) {
 		uint64_t bits = range_bits(word, first_page, end_page);
 
-		if (bits & ~atomic_load_explicit(&set->taken.leaf[word], memory_order_relaxed))
+		/* Pairs with take_bits(): who finds that a page is gone sees why. */
+		if (bits & ~atomic_load_explicit(&set->taken.leaf[word], memory_order_acquire))
 			return false;
 	}
 	for (uint64_t word = first_page / 64; word < end_word; word++)

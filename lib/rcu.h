@@ -19,14 +19,6 @@
 #include <stdatomic.h>
 #include <urcu-bp.h>
 
-#if defined(__SANITIZE_THREAD__)
-#define DLI_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define DLI_TSAN 1
-#endif
-#endif
-
 #ifdef DLI_TSAN
 extern atomic_uint dli_rcu_edge;
 #define dli_rcu_edge_acquire() ((void)atomic_load_explicit(&dli_rcu_edge, memory_order_acquire))

@@ -167,12 +167,11 @@ int dli_ring_get_into_step(struct dli_ring *ring, struct dli_reset *reset)
 /*
  * Whether the kernel had gone round the ring, onto cells that were just released over what it wrote
  * there. It fills in order, so then it had filled the cell before them, which nobody has released
- * since it was last clean. The fence orders the releases before this look: the kernel's two stores
- * are in order by the smp_wmb() of kvm_dirty_ring_push().
+ * since it was last clean.
  */
 static bool went_round(struct dli_ring *ring)
 {
-	atomic_thread_fence(memory_order_seq_cst);
+	ring_barrier(ring);
 	return cell_load(ring, ring->before_head) == CELL_DIRTY;
 }
 
@@ -347,6 +346,7 @@ int dli_ring_drain(struct dli_ring *ring, struct dli_reset *reset, dli_ring_sink
 
 bool dli_ring_wants_repair(struct dli_ring *ring)
 {
+	/* Pairs with ring_owe(). */
 	ring->owed_seen = atomic_load_explicit(&ring->owed, memory_order_acquire);
 	return ring->owed_seen != ring->owed_paid;
 }

@@ -8,6 +8,7 @@
  */
 
 #include "ring.h"
+#include "tsan.h"
 
 #include <stdatomic.h>
 
@@ -76,16 +77,40 @@ static inline void cell_release(struct dli_ring *ring, uint32_t index)
 	atomic_store_explicit(cell_flags(ring, index), CELL_RESET, memory_order_release);
 }
 
+/* As cell_release(), but the kernel may fill the cell anew at once: kvm_dirty_ring_push(). */
 static inline void cell_clear(struct dli_ring *ring, uint32_t index)
 {
 	atomic_store_explicit(cell_flags(ring, index), CELL_CLEAN, memory_order_release);
 }
 
-/* False where the cell was not as expected any more. */
+/*
+ * False where the cell was not as expected any more. To CELL_RESET it pairs as cell_release() does;
+ * back from there with smp_store_release() in kvm_dirty_gfn_set_invalid(), should the kernel be at
+ * this cell: who has it is through with slot and offset.
+ */
 static inline bool cell_change(struct dli_ring *ring, uint32_t index, uint32_t from, uint32_t to)
 {
 	return atomic_compare_exchange_strong_explicit(cell_flags(ring, index), &from, to,
 						       memory_order_acq_rel, memory_order_relaxed);
+}
+
+/*
+ * Orders what was stored into cells before what is looked at in them next. The partner is smp_wmb()
+ * in kvm_dirty_ring_push(). Two stores in order there and a barrier here are enough where all
+ * processors see stores in one order, as they do on every architecture that has rings; neither C11
+ * nor the kernel's own memory model promises that.
+ *
+ * ThreadSanitizer knows no fences. It needs none here, as nothing but atomics is looked at; an RMW
+ * of a variable that orders nobody else is as good a barrier on x86.
+ */
+static inline void ring_barrier(struct dli_ring *ring)
+{
+#ifdef DLI_TSAN
+	atomic_fetch_add_explicit(&ring->stats.overflows, 0, memory_order_seq_cst);
+#else
+	(void)ring;
+	atomic_thread_fence(memory_order_seq_cst);
+#endif
 }
 
 static inline void ring_count(_Atomic uint64_t *counter, uint64_t n)
@@ -103,10 +128,13 @@ static inline uint32_t ring_block(const struct dli_ring *ring)
 	return ring->entries / 4;
 }
 
-/* The next harvest has to protect and mark everything. */
+/*
+ * The next harvest has to protect and mark everything. Pairs with dli_ring_wants_repair(): what was
+ * dropped, or found unprotected, comes before that repair.
+ */
 static inline void ring_owe(struct dli_ring *ring)
 {
-	atomic_fetch_add_explicit(&ring->owed, 1, memory_order_acq_rel);
+	atomic_fetch_add_explicit(&ring->owed, 1, memory_order_release);
 }
 
 /* For all that follow: ring lock held, inside the reset section. */

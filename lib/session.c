@@ -25,10 +25,15 @@ static void discard_pages(struct dl_log *log)
 	dli_slots_sweep(&log->slots, true);
 }
 
+/*
+ * Pairs with dli_log_session() and dli_log_is_on(). A start needs no more than that: an entry that is
+ * pushed because of the flags that it sets is read behind an acquire of the cell. A stop waits for a
+ * grace period for those who saw logging on.
+ */
 static void set_state(struct dl_log *log, enum dli_log_state state)
 {
-	atomic_fetch_add_explicit(&log->session, 1, memory_order_acq_rel);
-	atomic_store_explicit(&log->state, state, memory_order_seq_cst);
+	atomic_fetch_add_explicit(&log->session, 1, memory_order_release);
+	atomic_store_explicit(&log->state, state, memory_order_release);
 }
 
 /*

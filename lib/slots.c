@@ -41,6 +41,7 @@ void dli_slot_get(struct dli_slot *slot)
 
 void dli_slot_put(struct dli_slot *slot)
 {
+	/* Pairs with itself, as dli_log_put(). */
 	if (atomic_fetch_sub_explicit(&slot->references, 1, memory_order_acq_rel) != 1)
 		return;
 	dli_pageset_free(slot->set);
@@ -97,6 +98,7 @@ void dli_slots_fini(struct dli_slots *slots)
 
 struct dli_slot_table *dli_slots_table(const struct dli_slots *slots)
 {
+	/* Pairs with dli_slots_publish(): the table and its slots are whole. */
 	return atomic_load_explicit(&slots->table, memory_order_acquire);
 }
 
@@ -181,6 +183,7 @@ struct dli_slot_table *dli_slots_publish(struct dli_slots *slots, struct dli_slo
 {
 	struct dli_slot_table *old = dli_slots_table(slots);
 
+	/* Pairs with dli_slots_table(). */
 	atomic_store_explicit(&slots->table, table, memory_order_release);
 	dli_rcu_synchronize();
 	return old;

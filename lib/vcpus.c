@@ -181,6 +181,7 @@ static int admit(struct dl_log *log, struct dli_ring *ring, struct dl_vcpu **out
 		return -ENOMEM;
 	}
 	vcpu->next = dli_vcpus_first(&log->vcpus);
+	/* Pairs with dli_vcpus_first(). */
 	atomic_store_explicit(&log->vcpus.first, vcpu, memory_order_release);
 	*out = vcpu;
 	return 0;

@@ -25,6 +25,7 @@ struct dli_vcpus {
 int dli_vcpus_init(struct dli_vcpus *vcpus);
 void dli_vcpus_fini(struct dli_vcpus *vcpus);
 
+/* Pairs with admit(): a vCPU, its ring and what follows it in the list are whole. */
 static inline struct dl_vcpu *dli_vcpus_first(const struct dli_vcpus *vcpus)
 {
 	return atomic_load_explicit(&vcpus->first, memory_order_acquire);
