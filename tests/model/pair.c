@@ -15,6 +15,7 @@ int pair_open(struct pair *pair, const struct model_options *options)
 	int r;
 
 	pair->done = 0;
+	pair->quiet = false;
 	r = side_open(&pair->real, NULL);
 	return r ? r : side_open(&pair->model, options);
 }
@@ -35,13 +36,22 @@ static void tell_values(const char *whose, const struct answer *answer)
 	fputc('\n', stderr);
 }
 
+void pair_print_op(FILE *to, const struct op *op)
+{
+	fprintf(to,
+		"{ OP_%s, 0x%" PRIx64 ", 0x%" PRIx64 ", 0x%" PRIx64 ", 0x%" PRIx64 ", 0x%" PRIx64
+		", 0x%" PRIx64 " },",
+		names[op->kind], op->a, op->b, op->c, op->d, op->e, op->f);
+}
+
 static int tell(const struct pair *pair, const struct op *op, const struct answer *model,
 		const struct answer *real, const char *what)
 {
-	fprintf(stderr,
-		"operation %u, %s %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64
-		": %s differs\n",
-		pair->done, names[op->kind], op->a, op->b, op->c, op->d, op->e, what);
+	if (pair->quiet)
+		return PAIR_DIFFERS;
+	fprintf(stderr, "operation %u, ", pair->done);
+	pair_print_op(stderr, op);
+	fprintf(stderr, " %s differs\n", what);
 	tell_values("model", model);
 	tell_values("real ", real);
 	return PAIR_DIFFERS;
@@ -61,17 +71,21 @@ static bool memory_equal(const struct pair *pair)
 
 int pair_do(struct pair *pair, const struct op *op)
 {
-	static struct answer model, real;
+	static struct answer model;
+	struct answer *real = &pair->answer;
+	bool runs = op->kind == OP_WRITE || op->kind == OP_CONTINUE;
 
 	pair->done++;
-	side_do(&pair->real, op, &real);
+	side_do(&pair->real, op, real);
+	if (runs && op->a < SIDE_VCPUS)
+		pair->model.vcpus[op->a].looks_with_left = pair->real.vcpus[op->a].looks_with_left;
 	side_do(&pair->model, op, &model);
-	if (model.result != real.result)
-		return tell(pair, op, &model, &real, "the result");
-	if (model.count != real.count ||
-	    memcmp(model.values, real.values, real.count * sizeof(real.values[0])))
-		return tell(pair, op, &model, &real, "what was dirty");
-	if ((op->kind == OP_WRITE || op->kind == OP_CONTINUE) && !memory_equal(pair))
-		return tell(pair, op, &model, &real, "memory");
-	return real.result;
+	if (model.result != real->result)
+		return tell(pair, op, &model, real, "the result");
+	if (model.count != real->count ||
+	    memcmp(model.values, real->values, real->count * sizeof(real->values[0])))
+		return tell(pair, op, &model, real, runs ? "what was lost" : "what was dirty");
+	if (runs && !memory_equal(pair))
+		return tell(pair, op, &model, real, "memory");
+	return real->result;
 }

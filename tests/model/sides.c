@@ -115,9 +115,17 @@ static int set_region(struct side *side, uint32_t slot, uint32_t flags, uint64_t
 
 static int add_guest(struct side *side)
 {
+	int r;
+
+	if (side->has_guest)
+		return -EEXIST;
 	if (!side->model)
-		return machine_load_guest(&side->machine);
-	return set_region(side, MACHINE_GUEST_SLOT, 0, 0, GUEST_SLOT_BYTES, side->guest_memory);
+		r = machine_load_guest(&side->machine);
+	else
+		r = set_region(side, MACHINE_GUEST_SLOT, 0, 0, GUEST_SLOT_BYTES,
+			       side->guest_memory);
+	side->has_guest = !r;
+	return r;
 }
 
 static int add_vcpu(struct side *side)
@@ -155,39 +163,78 @@ static int enable(struct side *side, const struct op *op)
 	return r;
 }
 
+static bool is_emulated(const struct side *side, const struct side_vcpu *vcpu)
+{
+	return vcpu->mode == GUEST_KERNEL && side->emulates_kernel_mode;
+}
+
+static int store_model(struct side *side, struct side_vcpu *vcpu)
+{
+	if (is_emulated(side, vcpu))
+		return model_vcpu_write_unchecked(side->model, vcpu->fd, 0, vcpu->gpa, &vcpu->value,
+						  sizeof(vcpu->value));
+	return model_vcpu_write(side->model, vcpu->fd, 0, vcpu->gpa, &vcpu->value,
+				sizeof(vcpu->value));
+}
+
+/* A store to where no memory is ends KVM_RUN; then comes the next. */
 static int run_model(struct side *side, struct side_vcpu *vcpu)
 {
+	bool inside = false, emulated = is_emulated(side, vcpu);
 	int r;
 
-	for (; vcpu->left; vcpu->left--, vcpu->gpa += vcpu->stride_bytes) {
-		r = model_vcpu_write(side->model, vcpu->fd, 0, vcpu->gpa, &vcpu->value,
-				     sizeof(vcpu->value));
-		if (r)
+	for (;;) {
+		if (!inside || (emulated && vcpu->left == vcpu->looks_with_left)) {
+			r = model_vcpu_enter(side->model, vcpu->fd);
+			if (r)
+				return r;
+		}
+		inside = true;
+		if (!vcpu->left)
+			break;
+		r = store_model(side, vcpu);
+		if (r == -EFAULT) {
+			vcpu->lost_accesses++;
+			model_vcpu_exit(side->model, vcpu->fd, KVM_EXIT_MMIO);
+			inside = false;
+		} else if (r) {
 			return r;
+		}
+		vcpu->left--;
+		vcpu->gpa += vcpu->stride_bytes;
 	}
 	model_vcpu_exit(side->model, vcpu->fd, KVM_EXIT_IO);
 	return 0;
 }
 
-static int real_end(int end)
+static int run_real(struct side_vcpu *vcpu, const struct guest_job *job)
 {
+	unsigned long long before = atomic_load(&vcpu->real->lost_accesses);
+	int end = job ? machine_run(vcpu->real, job) : machine_continue(vcpu->real);
+	int r;
+
+	vcpu->lost_accesses = atomic_load(&vcpu->real->lost_accesses) - before;
 	if (end < 0)
 		return end;
-	return end == MACHINE_FULL ? KVM_EXIT_DIRTY_RING_FULL : end == MACHINE_DONE ? 0 : -EIO;
+	if (end != MACHINE_FULL)
+		return end == MACHINE_DONE ? 0 : -EIO;
+	r = guest_stores_left(vcpu->fd, &vcpu->looks_with_left);
+	return r < 0 ? r : KVM_EXIT_DIRTY_RING_FULL;
 }
 
-static int run_write(struct side *side, const struct op *op)
+static int run_job(struct side *side, const struct op *op)
 {
 	struct side_vcpu *vcpu = &side->vcpus[op->a];
 	const struct guest_job job = { .program = GUEST_WRITE,
-				       .mode = GUEST_USER,
+				       .mode = (enum guest_mode)op->f,
 				       .gpa = GUEST_DATA_GPA + op->b * side->page_bytes,
 				       .count = op->c,
 				       .stride_bytes = op->d * side->page_bytes,
 				       .value = op->e };
 
 	if (!side->model)
-		return real_end(machine_run(vcpu->real, &job));
+		return run_real(vcpu, &job);
+	vcpu->mode = job.mode;
 	vcpu->gpa = job.gpa;
 	vcpu->left = job.count;
 	vcpu->stride_bytes = job.stride_bytes;
@@ -195,13 +242,25 @@ static int run_write(struct side *side, const struct op *op)
 	return run_model(side, vcpu);
 }
 
-static int run_on(struct side *side, const struct op *op)
+/* A new job, or what is left of the last one. */
+static int run_guest(struct side *side, const struct op *op, struct answer *answer)
 {
 	struct side_vcpu *vcpu = &side->vcpus[op->a];
+	int r;
 
+	vcpu->lost_accesses = 0;
 	if (!side->model)
-		return real_end(machine_continue(vcpu->real));
-	return run_model(side, vcpu);
+		vcpu->looks_with_left = UINT64_MAX;
+	if (op->kind == OP_WRITE)
+		r = run_job(side, op);
+	else if (side->model)
+		r = run_model(side, vcpu);
+	else
+		r = run_real(vcpu, NULL);
+	vcpu->unfinished = r == KVM_EXIT_DIRTY_RING_FULL;
+	answer->count = 1;
+	answer->values[0] = vcpu->lost_accesses;
+	return r;
 }
 
 static int by_value(const void *a, const void *b)
@@ -218,12 +277,23 @@ static struct kvm_dirty_gfn *cell_at(struct side *side, struct side_vcpu *vcpu, 
 	return &vcpu->cells[(vcpu->head + (uint32_t)ahead) & (entries - 1)];
 }
 
-/* Reads like the kernel's documentation says to; a page that came twice counts once. */
+static uint32_t without_duplicates(uint64_t *values, uint32_t count)
+{
+	uint32_t i, unique = 0;
+
+	qsort(values, count, sizeof(values[0]), by_value);
+	for (i = 0; i < count; i++)
+		if (!i || values[i] != values[unique - 1])
+			values[unique++] = values[i];
+	return unique;
+}
+
+/* Reads like the kernel's documentation says to. */
 static int take(struct side *side, const struct op *op, struct answer *answer)
 {
 	struct side_vcpu *vcpu = &side->vcpus[op->a];
-	uint32_t i, count = 0, unique = 0;
 	uint64_t *values = answer->values;
+	uint32_t count = 0;
 
 	if (!vcpu->cells)
 		return -ENODEV;
@@ -238,11 +308,7 @@ static int take(struct side *side, const struct op *op, struct answer *answer)
 		vcpu->head++;
 		side->released++;
 	}
-	qsort(values, count, sizeof(values[0]), by_value);
-	for (i = 0; i < count; i++)
-		if (!i || values[i] != values[unique - 1])
-			values[unique++] = values[i];
-	answer->count = unique;
+	answer->count = op->c ? count : without_duplicates(values, count);
 	return 0;
 }
 
@@ -318,12 +384,31 @@ static int any_mmap(struct side *side, const struct op *op)
 	return r;
 }
 
+/* What an operation needs and a script need not have. */
+static int missing(const struct side *side, const struct op *op)
+{
+	bool runs = op->kind == OP_WRITE || op->kind == OP_CONTINUE;
+
+	if ((runs || op->kind == OP_MMAP) && op->a >= side->vcpu_count)
+		return -ENODEV;
+	if (op->kind == OP_IOCTL && op->a == 2 && !side->vcpu_count)
+		return -ENODEV;
+	if (runs && !side->has_guest)
+		return -ENOEXEC;
+	if (op->kind == OP_WRITE && !op->c)
+		return -EINVAL;
+	return op->kind == OP_CONTINUE && !side->vcpus[op->a].unfinished ? -ENODATA : 0;
+}
+
 void side_do(struct side *side, const struct op *op, struct answer *answer)
 {
 	uint64_t page_bytes = side->page_bytes;
-	int r = 0;
+	int r = missing(side, op);
 
 	answer->count = 0;
+	answer->result = r;
+	if (r)
+		return;
 	switch (op->kind) {
 	case OP_CHECK:
 		r = side_ioctl(side, op->b ? system_fd(side) : side->vm, KVM_CHECK_EXTENSION,
@@ -344,10 +429,8 @@ void side_do(struct side *side, const struct op *op, struct answer *answer)
 			       side->memory + op->e * page_bytes);
 		break;
 	case OP_WRITE:
-		r = run_write(side, op);
-		break;
 	case OP_CONTINUE:
-		r = run_on(side, op);
+		r = run_guest(side, op, answer);
 		break;
 	case OP_TAKE:
 		r = take(side, op, answer);
@@ -380,69 +463,4 @@ void side_do(struct side *side, const struct op *op, struct answer *answer)
 		r = -EINVAL;
 	}
 	answer->result = r;
-}
-
-static uint32_t host_capability(const struct machine *machine, int capability)
-{
-	int r = ioctl(machine->kvm_fd, KVM_CHECK_EXTENSION, capability);
-
-	return r > 0 ? (uint32_t)r : 0;
-}
-
-/* The smallest ring: more than a page means that entries are kept for a PML buffer. */
-static uint32_t host_ring_min_bytes(uint32_t capability, uint32_t from_bytes, uint32_t max_bytes)
-{
-	struct kvm_enable_cap cap = { .cap = capability };
-	struct machine machine;
-	uint32_t bytes;
-
-	if (machine_open(&machine))
-		return from_bytes;
-	for (bytes = from_bytes; bytes < max_bytes; bytes *= 2) {
-		cap.args[0] = bytes;
-		if (!ioctl(machine.vm_fd, KVM_ENABLE_CAP, &cap))
-			break;
-	}
-	machine_close(&machine);
-	return bytes;
-}
-
-int host_options(struct model_options *options)
-{
-	uint32_t tso, acq_rel, manual;
-	struct machine machine;
-	int r = machine_open(&machine);
-
-	if (r)
-		return r;
-	memset(options, 0, sizeof(*options));
-	tso = host_capability(&machine, KVM_CAP_DIRTY_LOG_RING);
-	acq_rel = host_capability(&machine, KVM_CAP_DIRTY_LOG_RING_ACQ_REL);
-	manual = host_capability(&machine, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
-	options->page_bytes = (uint32_t)machine.page_bytes;
-	options->slot_ids = host_capability(&machine, KVM_CAP_NR_MEMSLOTS);
-	options->address_spaces = host_capability(&machine, KVM_CAP_MULTI_ADDRESS_SPACE);
-	if (!options->address_spaces)
-		options->address_spaces = 1;
-	options->ring_max_bytes = tso > acq_rel ? tso : acq_rel;
-	options->has = MODEL_HAS_NOTHING | (tso ? MODEL_HAS_RING_TSO : 0) |
-		       (acq_rel ? MODEL_HAS_RING_ACQ_REL : 0) |
-		       (manual & 1 ? MODEL_HAS_MANUAL_PROTECT : 0) |
-		       (manual & 2 ? MODEL_HAS_INITIALLY_SET : 0);
-	if (host_capability(&machine, KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP))
-		options->has |= MODEL_HAS_BACKUP;
-	machine_close(&machine);
-	if (options->ring_max_bytes)
-		options->ring_min_bytes = host_ring_min_bytes(
-			acq_rel ? KVM_CAP_DIRTY_LOG_RING_ACQ_REL : KVM_CAP_DIRTY_LOG_RING,
-			options->page_bytes, options->ring_max_bytes);
-	if (options->ring_min_bytes > options->page_bytes)
-		options->pml_entries = 512;
-#if defined(__x86_64__)
-	options->delete_unmaps_all = true;
-#else
-	options->arch = DL_OS_ARCH_RING_NEEDS_BACKUP;
-	options->write_order = MODEL_MAP_THEN_LOG;
-#endif
-	return 0;
 }

@@ -8,6 +8,8 @@
  * GUEST_DATA_GPA.
  */
 
+#include <stdio.h>
+
 #include "model.h"
 
 #include "../kvm/machine.h"
@@ -21,17 +23,17 @@ enum {
 };
 
 enum op_kind {
-	OP_CHECK,     /* a: capability, b: on the system fd */
-	OP_ENABLE,    /* a: capability, b: args[0], c: flags */
-	OP_GUEST,     /* the guest's own slot, not logged */
-	OP_VCPU,      /* the next vCPU, its ring mapped whole */
-	OP_REGION,    /* a: slot, b: flags, c: gpa page, d: pages, e: hva page */
-	OP_WRITE,     /* a: vCPU, b: gpa page, c: count, d: stride pages, e: value */
-	OP_CONTINUE,  /* a: vCPU that had a full ring */
-	OP_TAKE,      /* a: vCPU, b: at most so many: read entries, give them back */
-	OP_FLAGS,     /* a: vCPU, b: cell from the head on, c: flags to store there */
-	OP_SKIP,      /* a: vCPU, b: cells to move the head by */
-	OP_RESET,     /* the answer is relative to what was taken: 0 means all of it */
+	OP_CHECK,    /* a: capability, b: on the system fd */
+	OP_ENABLE,   /* a: capability, b: args[0], c: flags */
+	OP_GUEST,    /* the guest's own slot, not logged */
+	OP_VCPU,     /* the next vCPU, its ring mapped whole */
+	OP_REGION,   /* a: slot, b: flags, c: gpa page, d: pages, e: hva page */
+	OP_WRITE,    /* a: vCPU, b: gpa page, c: count, d: stride pages, e: value, f: guest_mode */
+	OP_CONTINUE, /* a: vCPU that had a full ring */
+	OP_TAKE,  /* a: vCPU, b: at most so many, c: 1 as they are: read entries, give them back */
+	OP_FLAGS, /* a: vCPU, b: cell from the head on, c: flags to store there */
+	OP_SKIP,  /* a: vCPU, b: cells to move the head by */
+	OP_RESET, /* the answer is relative to what was taken: 0 means all of it */
 	OP_RESET_RAW, /* the answer as it is */
 	OP_GET,	      /* a: slot, b: 0 good, 1 bad address */
 	OP_CLEAR,     /* a: slot, b: first page, c: pages, d: word for all words */
@@ -42,13 +44,17 @@ enum op_kind {
 
 struct op {
 	enum op_kind kind;
-	uint64_t a, b, c, d, e;
+	uint64_t a, b, c, d, e, f;
 };
 
+/*
+ * The values are a bitmap's words; or entries, without duplicates and sorted, or as they are; or how
+ * many of a guest's stores found no memory that can be written.
+ */
 struct answer {
 	int result;
 	uint32_t count;
-	uint64_t values[SIDE_MAX_VALUES]; /* bitmap words, or entries without duplicates, sorted */
+	uint64_t values[SIDE_MAX_VALUES];
 };
 
 struct side_vcpu {
@@ -56,6 +62,14 @@ struct side_vcpu {
 	struct kvm_dirty_gfn *cells;
 	uint32_t head;
 	uint64_t gpa, left, stride_bytes, value; /* the model's job */
+	enum guest_mode mode;
+	/*
+	 * A guest that is emulated in batches looks at its ring when one begins: the real one when so
+	 * many stores were left, and there the model has to as well.
+	 */
+	uint64_t looks_with_left;
+	uint64_t lost_accesses; /* of this operation */
+	bool unfinished;	/* its ring was full: it has a job to go on with */
 	struct machine_vcpu *real;
 };
 
@@ -63,6 +77,8 @@ struct side {
 	struct model *model; /* NULL: the real one */
 	struct machine machine;
 	int vm;
+	bool has_guest;
+	bool emulates_kernel_mode; /* what the model's machine is to be like: see below */
 	uint64_t page_bytes;
 	char *memory, *guest_memory;
 	uint32_t ring_bytes;
@@ -74,6 +90,12 @@ struct side {
 /* What the model must be told to be like this machine's kernel. Returns a negative errno value. */
 int host_options(struct model_options *options);
 
+/*
+ * Whether this host emulates guests in kernel mode, in batches of up to 1024 instructions: then
+ * every store of theirs makes an entry, and a full ring is noticed only when a batch begins.
+ */
+bool host_emulates_kernel_mode(void);
+
 /* options NULL: the real kernel. */
 int side_open(struct side *side, const struct model_options *options);
 void side_close(struct side *side);
@@ -82,7 +104,9 @@ void side_do(struct side *side, const struct op *op, struct answer *answer);
 /* Both sides, in step. */
 struct pair {
 	struct side model, real;
-	unsigned int done; /* operations, for messages */
+	unsigned int done;    /* operations, for messages */
+	bool quiet;	      /* no messages */
+	struct answer answer; /* the last one, of both */
 };
 
 int pair_open(struct pair *pair, const struct model_options *options);
@@ -94,5 +118,8 @@ void pair_close(struct pair *pair);
  */
 enum { PAIR_DIFFERS = -100000 };
 int pair_do(struct pair *pair, const struct op *op);
+
+/* As C. */
+void pair_print_op(FILE *to, const struct op *op);
 
 #endif

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The model against this machine's kernel: rings, by script, and everything, by chance. */
-#include <inttypes.h>
-
+/* The model against this machine's kernel: rings. By chance: test_differential_random.c. */
 #include "differential.h"
 
 #define MANY 100000
@@ -250,160 +248,6 @@ static void mappings(void **unused)
 	run(script, COUNT_OF(script));
 }
 
-/* What the generator knows of the slots. */
-struct chance {
-	uint64_t random;
-	struct pair pair;
-	bool ring;
-	uint32_t places[SIDE_SLOTS]; /* 0: the slot is not there */
-	bool read_only[SIDE_SLOTS];
-	uint64_t writes;
-};
-
-static const uint32_t slot_pages[SIDE_SLOTS] = { 100, 130, 64 };
-
-static uint32_t draw(struct chance *chance, uint32_t below)
-{
-	chance->random = chance->random * 6364136223846793005ULL + 1442695040888963407ULL;
-	return (uint32_t)(chance->random >> 33) % below;
-}
-
-static int act(struct chance *chance, struct op op)
-{
-	int r = pair_do(&chance->pair, &op);
-
-	if (r == PAIR_DIFFERS)
-		fail_msg("seed %" PRIu64, chance->random);
-	return r;
-}
-
-static void drain(struct chance *chance)
-{
-	uint32_t vcpu;
-
-	for (vcpu = 0; chance->ring && vcpu < SIDE_VCPUS; vcpu++)
-		act(chance, (struct op){ OP_TAKE, vcpu, MANY });
-	act(chance, (struct op){ chance->ring ? OP_RESET : OP_RESET_RAW });
-}
-
-static void write_some(struct chance *chance)
-{
-	uint32_t slot = draw(chance, SIDE_SLOTS), vcpu = draw(chance, SIDE_VCPUS);
-	uint32_t first = draw(chance, slot_pages[slot]), stride = 1 + draw(chance, 5);
-	uint32_t most = (slot_pages[slot] - first + stride - 1) / stride;
-	int r;
-
-	if (!chance->places[slot] || chance->read_only[slot])
-		return;
-	r = act(chance,
-		(struct op){ OP_WRITE, vcpu, (chance->places[slot] - 1) * 512ULL + first,
-			     1 + draw(chance, most < 40 ? most : 40), stride, ++chance->writes });
-	while (r == KVM_EXIT_DIRTY_RING_FULL) {
-		drain(chance);
-		r = act(chance, (struct op){ OP_CONTINUE, vcpu });
-	}
-}
-
-static void change_slot(struct chance *chance)
-{
-	uint32_t slot = draw(chance, SIDE_SLOTS), place = draw(chance, 5);
-	uint32_t flags = (draw(chance, 2) ? LOG : 0) | (draw(chance, 8) ? 0 : KVM_MEM_READONLY);
-	uint32_t pages = slot_pages[slot];
-
-	if (chance->places[slot] && draw(chance, 2)) {
-		place = chance->places[slot] - 1;
-		flags = (flags & LOG) | (chance->read_only[slot] ? KVM_MEM_READONLY : 0);
-	}
-	if (!draw(chance, 4))
-		pages = 0;
-	else if (!draw(chance, 8))
-		pages++;
-	if (act(chance, (struct op){ OP_REGION, slot, flags, place * 512ULL, pages, HVA(slot) }))
-		return;
-	chance->places[slot] = pages ? place + 1 : 0;
-	chance->read_only[slot] = flags & KVM_MEM_READONLY;
-	if (pages && pages != slot_pages[slot]) /* the odd size does not stay */
-		act(chance, (struct op){ OP_REGION, slot, 0, 0, chance->places[slot] = 0 });
-}
-
-static void look_at_bitmap(struct chance *chance)
-{
-	uint32_t slot = draw(chance, SIDE_SLOTS + 1);
-
-	if (draw(chance, 2))
-		act(chance, (struct op){ OP_GET, slot, !draw(chance, 6) });
-	else
-		act(chance,
-		    (struct op){ OP_CLEAR, slot, draw(chance, 5) * 32ULL,
-				 draw(chance, 2) ? draw(chance, 200) : draw(chance, 3) * 64ULL,
-				 chance->random });
-}
-
-static void step(struct chance *chance)
-{
-	switch (draw(chance, 10)) {
-	case 0:
-	case 1:
-		change_slot(chance);
-		break;
-	case 2:
-	case 3:
-		look_at_bitmap(chance);
-		break;
-	case 4:
-		/* With rings "initially set" makes what is lost a matter of the MMU's prefetching. */
-		act(chance,
-		    (struct op){ OP_ENABLE, CAP_MANUAL, draw(chance, chance->ring ? 2 : 4) });
-		break;
-	case 5:
-		if (chance->ring)
-			act(chance, (struct op){ OP_TAKE, draw(chance, 2), draw(chance, 60) });
-		break;
-	case 6:
-		drain(chance);
-		break;
-	default:
-		write_some(chance);
-	}
-}
-
-static void by_chance(bool ring, uint64_t seeds)
-{
-	uint64_t seed;
-	int i;
-
-	for (seed = 1; seed <= seeds; seed++) {
-		struct chance chance = { .random = seed, .ring = ring };
-
-		assert_int_equal(pair_open(&chance.pair, &options), 0);
-		if (ring)
-			act(&chance, (struct op){ OP_ENABLE, CAP_RING, options.ring_min_bytes });
-		if (ring && seed % 2)
-			act(&chance, (struct op){ OP_ENABLE, CAP_BACKUP });
-		act(&chance, (struct op){ OP_GUEST });
-		for (i = 0; i < SIDE_VCPUS; i++)
-			act(&chance, (struct op){ OP_VCPU });
-		for (i = 0; i < 300; i++)
-			step(&chance);
-		drain(&chance);
-		pair_close(&chance.pair);
-	}
-}
-
-static void rings_by_chance(void **unused)
-{
-	(void)unused;
-	need_exact_rings();
-	by_chance(true, 20);
-}
-
-static void bitmaps_by_chance(void **unused)
-{
-	(void)unused;
-	need_host(MODEL_HAS_MANUAL_PROTECT);
-	by_chance(false, 20);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -414,8 +258,6 @@ int main(void)
 		cmocka_unit_test(old_entries_spoil_a_batch),
 		cmocka_unit_test(initially_set_with_a_ring),
 		cmocka_unit_test(mappings),
-		cmocka_unit_test(rings_by_chance),
-		cmocka_unit_test(bitmaps_by_chance),
 	};
 
 	return cmocka_run_group_tests_name("model against kernel: rings", tests, look_at_host,
