@@ -65,6 +65,9 @@ int guest_setup_vcpu(int kvm_fd, int vm_fd, int vcpu_fd);
 /* Points the vCPU at a job. No I/O may be pending. */
 int guest_start(int vcpu_fd, const struct guest_job *job);
 
+/* How many stores are left of a GUEST_WRITE job that has not come to its end. */
+int guest_stores_left(int vcpu_fd, uint64_t *left);
+
 /* Whether this exit is the end of a job. */
 bool guest_is_done(const struct kvm_run *run);
 

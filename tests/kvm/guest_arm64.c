@@ -23,8 +23,10 @@ __asm__(".pushsection .rodata\n"
 
 	"guest_code_write:\n"
 	"1:	str	x3, [x0]\n"
+	"guest_code_stored:\n"
 	"	add	x0, x0, x2\n"
 	"	subs	x1, x1, #1\n"
+	"guest_code_counted:\n"
 	"	b.ne	1b\n"
 	"guest_code_done:\n"
 	"	dsb	sy\n"
@@ -74,6 +76,7 @@ __asm__(".pushsection .rodata\n"
 extern const uint8_t guest_code_begin[], guest_code_end[];
 extern const uint8_t guest_code_write[], guest_code_write_table[];
 extern const uint8_t guest_code_count[], guest_code_count_table[];
+extern const uint8_t guest_code_stored[], guest_code_counted[];
 #pragma GCC visibility pop
 
 static const uint8_t *const entry_points[GUEST_PROGRAMS] = {
@@ -118,6 +121,31 @@ static int set_register(int vcpu_fd, size_t offset_bytes, uint64_t value)
 	};
 
 	return ioctl(vcpu_fd, KVM_SET_ONE_REG, &reg) < 0 ? -errno : 0;
+}
+
+static int get_register(int vcpu_fd, size_t offset_bytes, uint64_t *value)
+{
+	struct kvm_one_reg reg = {
+		.id = KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE |
+		      offset_bytes / sizeof(uint32_t),
+		.addr = (uintptr_t)value,
+	};
+
+	return ioctl(vcpu_fd, KVM_GET_ONE_REG, &reg) < 0 ? -errno : 0;
+}
+
+int guest_stores_left(int vcpu_fd, uint64_t *left)
+{
+	const uint64_t stored = CODE_GPA + (uint64_t)(guest_code_stored - guest_code_begin);
+	const uint64_t counted = CODE_GPA + (uint64_t)(guest_code_counted - guest_code_begin);
+	uint64_t pc = 0;
+	int r = get_register(vcpu_fd, offsetof(struct kvm_regs, regs.pc), &pc);
+
+	if (!r)
+		r = get_register(vcpu_fd, offsetof(struct kvm_regs, regs.regs[1]), left);
+	if (!r && pc >= stored && pc < counted)
+		(*left)--;
+	return r;
 }
 
 int guest_start(int vcpu_fd, const struct guest_job *job)

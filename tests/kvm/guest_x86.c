@@ -38,8 +38,10 @@ __asm__(".pushsection .rodata\n"
 
 	"guest_code_write:\n"
 	"1:	mov	%rax, (%rdi)\n"
+	"guest_code_stored:\n"
 	"	add	%rsi, %rdi\n"
 	"	dec	%rcx\n"
+	"guest_code_counted:\n"
 	"	jnz	1b\n"
 	"guest_code_done:\n"
 	"	out	%al, $0x10\n"
@@ -82,6 +84,7 @@ __asm__(".pushsection .rodata\n"
 extern const uint8_t guest_code_begin[], guest_code_end[];
 extern const uint8_t guest_code_write[], guest_code_write_table[];
 extern const uint8_t guest_code_count[], guest_code_count_table[];
+extern const uint8_t guest_code_stored[], guest_code_counted[];
 
 static const uint8_t *const entry_points[GUEST_PROGRAMS] = {
 	[GUEST_WRITE] = guest_code_write,
@@ -182,6 +185,18 @@ int guest_start(int vcpu_fd, const struct guest_job *job)
 	if (r < 0)
 		return r;
 	return ioctl(vcpu_fd, KVM_SET_REGS, &regs) < 0 ? -errno : 0;
+}
+
+int guest_stores_left(int vcpu_fd, uint64_t *left)
+{
+	const uint64_t stored = CODE_GPA + (uint64_t)(guest_code_stored - guest_code_begin);
+	const uint64_t counted = CODE_GPA + (uint64_t)(guest_code_counted - guest_code_begin);
+	struct kvm_regs regs;
+
+	if (ioctl(vcpu_fd, KVM_GET_REGS, &regs) < 0)
+		return -errno;
+	*left = regs.rcx - (regs.rip >= stored && regs.rip < counted);
+	return 0;
 }
 
 bool guest_is_done(const struct kvm_run *run)

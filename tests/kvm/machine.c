@@ -175,14 +175,20 @@ uint64_t *machine_table(struct machine_vcpu *vcpu)
 	return (uint64_t *)((char *)vcpu->machine->guest_memory + guest_table_gpa(vcpu->index));
 }
 
+/* The one word of kvm_run that two threads write: the vCPU's own, and the one that stops it. */
+static void set_immediate_exit(struct machine_vcpu *vcpu, uint8_t value)
+{
+	__atomic_store_n(&vcpu->run->immediate_exit, value, __ATOMIC_SEQ_CST);
+}
+
 /* An I/O exit is complete, and the registers the guest's own again, after one more KVM_RUN. */
 static int complete_io(struct machine_vcpu *vcpu)
 {
 	int r;
 
-	vcpu->run->immediate_exit = 1;
+	set_immediate_exit(vcpu, 1);
 	r = ioctl(vcpu->fd, KVM_RUN, 0);
-	vcpu->run->immediate_exit = 0;
+	set_immediate_exit(vcpu, 0);
 	return r < 0 && errno != EINTR ? -errno : 0;
 }
 
@@ -274,10 +280,10 @@ int machine_stop(struct machine_vcpu *vcpu)
 	 * in the guest already and comes out for the signal.
 	 */
 	atomic_store(&vcpu->stop, true);
-	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	set_immediate_exit(vcpu, 1);
 	pthread_kill(vcpu->thread, machine_kick_signal());
 	r = machine_wait(vcpu);
-	vcpu->run->immediate_exit = 0;
+	set_immediate_exit(vcpu, 0);
 	atomic_store(&vcpu->stop, false);
 	return r;
 }

@@ -277,6 +277,12 @@ static uint64_t word_offset(unsigned int vcpu)
 	return (vcpu + 1) * sizeof(uint64_t) * 8;
 }
 
+volatile uint64_t *rig_word(const struct rig *rig, const struct rig_slot *slot, uint64_t page,
+			    unsigned int vcpu)
+{
+	return (volatile uint64_t *)(slot->memory + page * rig->page_bytes + word_offset(vcpu));
+}
+
 static void shuffle(uint64_t *table, uint64_t count)
 {
 	unsigned int seed = 1;

@@ -123,6 +123,10 @@ void rig_count(struct rig *rig, unsigned int vcpu, const struct rig_range *range
 /* Every vCPU counts in all of the slot, even ones sequentially, odd ones in random order. */
 void rig_count_all(struct rig *rig, const struct rig_slot *slot);
 
+/* The word of a page that a vCPU writes. */
+volatile uint64_t *rig_word(const struct rig *rig, const struct rig_slot *slot, uint64_t page,
+			    unsigned int vcpu);
+
 /* Waits until the vCPU has gone so many times more through its range. */
 void rig_wait_rounds(struct rig *rig, unsigned int vcpu, uint64_t rounds);
 

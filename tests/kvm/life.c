@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: MIT */
+#include "life_acts.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+enum {
+	MOST_PASSES = 6,
+	LARGEST_RING = 8192,
+};
+
+static int harvest_unless_stopped(struct worker *worker)
+{
+	int r = rig_harvest_step(worker);
+
+	return r == -ECANCELED ? 0 : r;
+}
+
+static void begin_logging(struct life *life)
+{
+	uint32_t flags = 0;
+
+	if (one_in(life, 4)) {
+		stop_vcpus(life);
+		migration_equalize(&life->rig->migration);
+		flags = DL_START_CLEAN;
+	}
+	assert_int_equal(dl_log_start(life->rig->log, flags), 0);
+	life->logging = true;
+	for (unsigned int i = 0; i < AREAS; i++)
+		life->areas[i].slot->block->ignored = !life->areas[i].there;
+	if (life->harvests_beside)
+		rig_work(life->rig, 0, harvest_unless_stopped);
+}
+
+/* In the middle of an iteration, too: that one is then over. */
+static void stop_logging(struct life *life)
+{
+	struct dl_iter *iter = life->logging && one_in(life, 2) ? begin_iteration(life) : NULL;
+	struct dl_run run;
+
+	assert_int_equal(dl_log_stop(life->rig->log), 0);
+	life->logging = false;
+	if (iter)
+		assert_int_equal(dl_iter_read(iter, &run, 1), -ECANCELED);
+	dl_iter_free(iter);
+	rig_end_work(life->rig);
+}
+
+/*
+ * Every page of an area gets the generation's number, from one vCPU. Not at the end of a migration:
+ * a page that is written anew just before the final pass cannot be missed any more.
+ */
+static void write_generation(struct life *life, unsigned int area)
+{
+	unsigned int vcpu;
+
+	if (!life->areas[area].there)
+		return;
+	vcpu = draw_vcpu_known(life);
+	stop_vcpu(life, vcpu);
+	write_area(life, vcpu, area, life->generation, draw_guest(life));
+	if (one_in(life, 2))
+		give_work(life, vcpu);
+}
+
+/* The areas whose turn is at this pass; 0 is before logging begins. */
+static void write_generations(struct life *life, const uint64_t *turns, uint64_t pass)
+{
+	for (unsigned int i = 0; i < AREAS; i++)
+		if (turns[i] == pass)
+			write_generation(life, i);
+}
+
+static void finish(struct life *life)
+{
+	stop_vcpus(life);
+	rig_end_work(life->rig);
+	rig_finish(life->rig);
+	for (unsigned int i = 0; i < AREAS; i++)
+		if (!life->areas[i].slot->block->ignored)
+			life->tally->pages_compared += area_pages[i];
+	life->tally->completed++;
+}
+
+static void add_stats(struct life *life)
+{
+	life->tally->overflows += rig_stats(life->rig).overflows;
+}
+
+/* False where the log of a VM with rings cannot be had again. */
+static bool open_again(struct life *life)
+{
+	struct rig *rig = life->rig;
+	const struct dl_options options = { .size = sizeof(options), .mode = rig->config.mode };
+	int r = dl_log_open(rig->machine.vm_fd, &options, &rig->log, NULL, 0);
+
+	if (rig->is.mode == DL_MODE_RING) {
+		assert_int_equal(r, -EBUSY);
+		return false;
+	}
+	assert_int_equal(r, 0);
+	rig->migration.log = rig->log;
+	for (unsigned int i = 0; i < AREAS; i++)
+		if (life->areas[i].there)
+			assert_int_equal(
+				rig_slot_set(rig, life->areas[i].slot, DL_SLOT_CALLER_IOCTL, 0), 0);
+	for (unsigned int i = 0; i < rig->vcpu_count; i++)
+		rig_vcpu_add(rig, &rig->vcpus[i]);
+	life->tally->reopened++;
+	return true;
+}
+
+/* The guest does not notice. Returns whether there is another log. */
+static bool close_log(struct life *life)
+{
+	struct rig *rig = life->rig;
+	struct dl_iter *iter = one_in(life, 2) ? begin_iteration(life) : NULL;
+
+	rig_end_work(rig);
+	add_stats(life);
+	dl_log_close(rig->log);
+	rig->log = rig->migration.log = NULL;
+	life->logging = false;
+	dl_iter_free(iter);
+	wait_for_guests(life);
+	for (unsigned int i = 0; i < rig->vcpu_count; i++) {
+		stop_vcpu(life, i);
+		dl_vcpu_remove(rig->vcpus[i].log);
+		rig->vcpus[i].log = NULL;
+	}
+	life->tally->closed++;
+	return open_again(life);
+}
+
+/* Returns false where the VM has no log any more. */
+static bool migrate(struct life *life)
+{
+	const uint64_t passes = 1 + draw(life, MOST_PASSES);
+	uint64_t turns[AREAS];
+
+	life->tally->migrations++;
+	life->generation++;
+	for (unsigned int i = 0; i < 2; i++)
+		life->guests[i] = one_in(life, 2) ? GUEST_USER : GUEST_KERNEL;
+	for (unsigned int i = 0; i < AREAS; i++)
+		turns[i] = draw(life, passes + 1);
+	write_generations(life, turns, 0);
+	if (!life->logging)
+		begin_logging(life);
+	give_all_work(life);
+	for (uint64_t pass = 1; pass <= passes; pass++) {
+		for (uint64_t acts = draw(life, 4); acts; acts--)
+			act(life);
+		write_generations(life, turns, pass);
+		wait_for_guests(life);
+		if (one_in(life, 24))
+			return close_log(life);
+		if (one_in(life, 16)) {
+			stop_logging(life);
+			life->tally->stopped++;
+			return true;
+		}
+		/* The final pass comes at once now and then, and has all to do. */
+		if (pass < passes || one_in(life, 2))
+			rig_pass(life->rig, 0);
+	}
+	finish(life);
+	/* Where the other side failed, say, the guest runs on, and so does the log. */
+	if (one_in(life, 4) && !life->harvests_beside)
+		return true;
+	stop_logging(life);
+	return true;
+}
+
+static bool takes_ring(uint32_t entries)
+{
+	const struct dl_options options = { .size = sizeof(options),
+					    .mode = DL_MODE_RING,
+					    .ring_entries = entries };
+	struct machine machine;
+	struct dl_log *log;
+	bool takes = false;
+
+	assert_int_equal(machine_open(&machine), 0);
+	if (!dl_log_open(machine.vm_fd, &options, &log, NULL, 0)) {
+		takes = true;
+		dl_log_close(log);
+	}
+	machine_close(&machine);
+	return takes;
+}
+
+/* Entries of the smallest ring of this host; 0: it has none that is safe. */
+static uint32_t smallest_ring(void)
+{
+	static uint32_t entries;
+	static bool known;
+
+	if (known)
+		return entries;
+	known = true;
+	entries = (uint32_t)((size_t)getpagesize() / sizeof(struct kvm_dirty_gfn));
+	while (entries <= LARGEST_RING && !takes_ring(entries))
+		entries *= 2;
+	if (entries > LARGEST_RING)
+		entries = 0;
+	return entries;
+}
+
+static void be_born(struct life *life)
+{
+	const uint32_t smallest = smallest_ring();
+	const bool ring = smallest && !one_in(life, 4);
+	const struct rig_config config = {
+		.mode = ring ? DL_MODE_RING : DL_MODE_BITMAP,
+		.ring_entries = ring ? smallest << draw(life, 4) : 0,
+		.vcpus = 1 + (unsigned int)draw(life, 2),
+	};
+
+	life->harvests_beside = one_in(life, 3);
+	life->rig = rig_new(&config);
+	for (unsigned int i = 0; i < AREAS; i++) {
+		life->areas[i].slot = rig_memory(life->rig, i, area_gpa(i, 0), area_pages[i]);
+		set_area(life, i, 0);
+	}
+}
+
+void life_run(uint64_t seed, uint64_t most_migrations, struct life_tally *tally)
+{
+	struct life life = { .tally = tally };
+	uint64_t migrations;
+
+	life.random.state = (seed + 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
+	for (int i = 0; i < 8; i++)
+		random_next(&life.random);
+	be_born(&life);
+	migrations = 1 + draw(&life, 6);
+	if (migrations > most_migrations)
+		migrations = most_migrations;
+	for (; migrations; migrations--) {
+		if (!migrate(&life))
+			break;
+		wait_for_guests(&life);
+		if (one_in(&life, 3) && !life.logging)
+			change_slot(&life);
+	}
+	if (life.rig->log)
+		add_stats(&life);
+	for (unsigned int i = 0; i < life.rig->vcpu_count; i++)
+		tally->full_exits += atomic_load(&life.rig->vcpus[i].machine->full_exits);
+	tally->passes += life.rig->migration.passes;
+	tally->pages_sent += life.rig->migration.pages_sent;
+	rig_free(life.rig);
+	tally->lives++;
+}

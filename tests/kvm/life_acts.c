@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: MIT */
+#include "life_acts.h"
+
+#include <string.h>
+
+enum {
+	MOST_VCPUS = 5,
+	DEVICE_OFFSET = 2048, /* in a page, behind the words of the vCPUs */
+};
+
+const uint64_t area_pages[AREAS] = { 700, 300, 100, 65 };
+
+uint64_t draw(struct life *life, uint64_t below)
+{
+	return random_below(&life->random, below);
+}
+
+bool one_in(struct life *life, uint64_t n)
+{
+	return !draw(life, n);
+}
+
+enum guest_mode draw_guest(struct life *life)
+{
+	return life->guests[draw(life, 2)];
+}
+
+uint64_t area_gpa(unsigned int area, uint64_t place)
+{
+	return (1 + 2 * area + place) * 4ull * GUEST_DATA_GPA;
+}
+
+static void forget_work(struct life *life, unsigned int area)
+{
+	for (unsigned int i = 0; i < GUEST_MAX_VCPUS; i++)
+		if (life->work[i].area == area)
+			life->work[i].goes_on = false;
+}
+
+void set_area(struct life *life, unsigned int index, uint64_t place)
+{
+	struct area *area = &life->areas[index];
+
+	area->slot->gpa = area_gpa(index, place);
+	assert_int_equal(rig_slot_set(life->rig, area->slot, 0, 0), 0);
+	area->there = true;
+	area->slot->block->ignored = false;
+	forget_work(life, index);
+	life->tally->slot_changes++;
+}
+
+/* What a slot that is gone had is handed out once more, unless that is not wanted. */
+static void remove_area(struct life *life, unsigned int index)
+{
+	struct area *area = &life->areas[index];
+	bool discard = one_in(life, 4);
+
+	assert_int_equal(rig_slot_remove(life->rig, area->slot, discard ? DL_SLOT_DISCARD : 0), 0);
+	area->there = false;
+	area->slot->block->ignored = discard || !life->logging;
+	forget_work(life, index);
+	life->tally->slot_changes++;
+}
+
+static unsigned int areas_there(const struct life *life)
+{
+	unsigned int count = 0;
+
+	for (unsigned int i = 0; i < AREAS; i++)
+		count += life->areas[i].there;
+	return count;
+}
+
+static unsigned int draw_area_there(struct life *life)
+{
+	unsigned int area;
+
+	do
+		area = (unsigned int)draw(life, AREAS);
+	while (!life->areas[area].there);
+	return area;
+}
+
+void change_slot(struct life *life)
+{
+	unsigned int area = (unsigned int)draw(life, AREAS);
+
+	if (!life->areas[area].there || one_in(life, 2))
+		set_area(life, area, draw(life, 2));
+	else if (areas_there(life) > 1)
+		remove_area(life, area);
+}
+
+void stop_vcpu(struct life *life, unsigned int vcpu)
+{
+	struct machine_vcpu *machine = life->rig->vcpus[vcpu].machine;
+
+	if (machine->threaded)
+		assert_int_equal(machine_stop(machine), MACHINE_STOPPED);
+	life->work[vcpu].goes_on = false;
+}
+
+void stop_vcpus(struct life *life)
+{
+	for (unsigned int i = 0; i < life->rig->vcpu_count; i++)
+		stop_vcpu(life, i);
+}
+
+void give_work(struct life *life, unsigned int vcpu)
+{
+	struct work *work = &life->work[vcpu];
+	struct rig_range range;
+
+	stop_vcpu(life, vcpu);
+	work->area = draw_area_there(life);
+	range.slot = life->areas[work->area].slot;
+	range.first_page = draw(life, area_pages[work->area] / 2);
+	range.pages = 1 + draw(life, area_pages[work->area] - range.first_page);
+	range.shuffled = one_in(life, 2);
+	life->rig->config.guest = draw_guest(life);
+	rig_count(life->rig, vcpu, &range);
+	work->goes_on = true;
+}
+
+void give_all_work(struct life *life)
+{
+	for (unsigned int i = 0; i < life->rig->vcpu_count; i++)
+		if (life->rig->vcpus[i].log && !one_in(life, 4))
+			give_work(life, i);
+}
+
+static void change_work(struct life *life)
+{
+	unsigned int vcpu = (unsigned int)draw(life, life->rig->vcpu_count);
+
+	if (life->rig->vcpus[vcpu].log)
+		give_work(life, vcpu);
+}
+
+static unsigned int vcpus_known(const struct life *life)
+{
+	unsigned int count = 0;
+
+	for (unsigned int i = 0; i < life->rig->vcpu_count; i++)
+		count += life->rig->vcpus[i].log != NULL;
+	return count;
+}
+
+/* A new vCPU, one that goes, or one that comes again. */
+static void plug_vcpu(struct life *life)
+{
+	struct rig *rig = life->rig;
+	unsigned int vcpu = (unsigned int)draw(life, rig->vcpu_count + 1);
+
+	if (vcpu == rig->vcpu_count && vcpu < MOST_VCPUS) {
+		rig_vcpu(rig, true);
+		life->tally->vcpus_added++;
+	} else if (vcpu == rig->vcpu_count) {
+		return;
+	} else if (!rig->vcpus[vcpu].log) {
+		rig_vcpu_add(rig, &rig->vcpus[vcpu]);
+		life->tally->vcpus_added++;
+	} else if (vcpus_known(life) > 1) {
+		stop_vcpu(life, vcpu);
+		dl_vcpu_remove(rig->vcpus[vcpu].log);
+		rig->vcpus[vcpu].log = NULL;
+		life->tally->vcpus_parked++;
+		return;
+	}
+	if (rig->vcpus[vcpu].log)
+		give_work(life, vcpu);
+}
+
+/* First written, then marked. */
+static void device_writes(struct life *life)
+{
+	struct rig_slot *slot = life->areas[draw_area_there(life)].slot;
+	uint64_t offset = draw(life, slot->bytes / life->rig->page_bytes) * life->rig->page_bytes;
+	uint64_t value = random_next(&life->random);
+
+	memcpy(slot->memory + offset + DEVICE_OFFSET, &value, sizeof(value));
+	if (life->logging)
+		assert_int_equal(dl_mark(life->rig->log, 0, slot->gpa + offset, 1), 0);
+}
+
+void wait_for_guests(struct life *life)
+{
+	for (unsigned int i = 0; i < life->rig->vcpu_count; i++)
+		if (life->work[i].goes_on)
+			rig_wait_rounds(life->rig, i, 1);
+}
+
+struct dl_iter *begin_iteration(struct life *life)
+{
+	struct dl_run runs[MIGRATION_MAX_BATCH_RUNS];
+	struct dl_iter *iter;
+	int n = 1;
+
+	assert_int_equal(dl_harvest(life->rig->log, 0, NULL), 0);
+	assert_int_equal(dl_iter_new(life->rig->log, 0, &iter), 0);
+	for (uint64_t reads = draw(life, 4); reads && n > 0; reads--) {
+		uint32_t most = 1 + (uint32_t)draw(life, MIGRATION_MAX_BATCH_RUNS), acked;
+
+		n = dl_iter_read(iter, runs, most);
+		assert_true(n >= 0);
+		acked = (uint32_t)draw(life, (uint64_t)n + 1);
+		for (uint32_t i = 0; i < acked; i++)
+			migration_copy_run(&life->rig->migration, &runs[i]);
+		if (acked)
+			assert_int_equal(dl_iter_ack(iter, runs, acked), 0);
+	}
+	return iter;
+}
+
+unsigned int draw_vcpu_known(struct life *life)
+{
+	unsigned int vcpu;
+
+	do
+		vcpu = (unsigned int)draw(life, life->rig->vcpu_count);
+	while (!life->rig->vcpus[vcpu].log);
+	return vcpu;
+}
+
+void write_area(struct life *life, unsigned int vcpu, unsigned int area, uint64_t value,
+		enum guest_mode mode)
+{
+	struct rig_slot *slot = life->areas[area].slot;
+	const struct rig_range range = { .slot = slot, .pages = area_pages[area] };
+
+	rig_write_mode(life->rig, vcpu, &range, value, mode);
+	for (uint64_t page = 0; page < area_pages[area]; page++)
+		assert_int_equal(*rig_word(life->rig, slot, page, vcpu), value);
+	life->tally->pages_written += area_pages[area];
+}
+
+/*
+ * Where rings overflow, entries that wait are run over, and what they name stays writable until it
+ * is protected by a repair. Nothing else may mark it then: so all go on as guests that are logged as
+ * they should be.
+ */
+static void overrun(struct life *life)
+{
+	unsigned int vcpu = draw_vcpu_known(life), waits = draw_area_there(life);
+
+	stop_vcpus(life);
+	write_area(life, vcpu, waits, life->generation, GUEST_USER);
+	write_area(life, vcpu, draw_area_there(life), life->generation, GUEST_KERNEL);
+	rig_pass(life->rig, 0);
+	rig_pass(life->rig, 0);
+	if (one_in(life, 2))
+		write_area(life, vcpu, waits, life->generation, GUEST_USER);
+	life->guests[0] = life->guests[1] = GUEST_USER;
+	give_all_work(life);
+}
+
+void act(struct life *life)
+{
+	switch (draw(life, 9)) {
+	case 0:
+	case 1:
+		change_slot(life);
+		break;
+	case 2:
+		plug_vcpu(life);
+		break;
+	case 3:
+	case 4:
+		change_work(life);
+		break;
+	case 5:
+		dl_iter_free(begin_iteration(life));
+		break;
+	case 6:
+		assert_int_equal(dl_harvest(life->rig->log, 0, NULL), 0);
+		break;
+	case 7:
+		overrun(life);
+		break;
+	default:
+		device_writes(life);
+	}
+}

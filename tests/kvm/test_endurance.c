@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * VM after VM, migration after migration, with all that may happen meanwhile: no page differs, and
+ * what the process holds does not grow. By default a short form; --seconds N or --minutes N go on for
+ * so long, --seed N gives other lives, and --life N with it lives only that one.
+ */
+#include <dirent.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "life.h"
+#include "rig.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define MEMORY_IS_KEPT 1 /* what is freed stays with the sanitizer */
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define MEMORY_IS_KEPT 1
+#endif
+#endif
+#ifndef MEMORY_IS_KEPT
+#define MEMORY_IS_KEPT 0
+#endif
+
+enum {
+	PROGRESS_SECONDS = 10,
+	WARM_LIVES = 6, /* have seen all kinds of VM, and about as many threads as there will be */
+	/*
+	 * What may differ from life to life: the stacks that the C library keeps for the next threads,
+	 * a few touched pages and two mappings each; free chunks that malloc counts as in use because a
+	 * thread may want them again. What stays behind in every life, were it one chunk, comes to more
+	 * in the end.
+	 */
+	SLACK_RESIDENT_BYTES = 256 << 10,
+	SLACK_HEAP_BYTES = 8 << 10,
+	SLACK_MAPPINGS = 16,
+};
+
+/* What the process holds while no VM lives. */
+struct holding {
+	uint64_t resident_bytes, heap_bytes;
+	unsigned int fds, mappings;
+};
+
+static struct {
+	uint64_t seed, migrations, seconds, life;
+	bool one_life;
+} wanted = { .seed = 1, .migrations = 30 };
+
+static char again[80]; /* the options that live the life that is lived now */
+
+static unsigned int count_fds(void)
+{
+	DIR *directory = opendir("/proc/self/fd");
+	unsigned int count = 0;
+
+	assert_non_null(directory);
+	while (readdir(directory))
+		count++;
+	closedir(directory);
+	return count;
+}
+
+static unsigned int count_mappings(void)
+{
+	FILE *maps = fopen("/proc/self/maps", "r");
+	unsigned int count = 0;
+	int c;
+
+	assert_non_null(maps);
+	while ((c = getc(maps)) != EOF)
+		count += c == '\n';
+	fclose(maps);
+	return count;
+}
+
+static uint64_t resident_bytes(void)
+{
+	FILE *statm = fopen("/proc/self/statm", "r");
+	unsigned long long size, resident;
+
+	assert_non_null(statm);
+	assert_int_equal(fscanf(statm, "%llu %llu", &size, &resident), 2);
+	fclose(statm);
+	return resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* What malloc has given and not got back. */
+static uint64_t heap_bytes(void)
+{
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
+	struct mallinfo2 info = mallinfo2();
+
+	return info.uordblks + info.hblkhd;
+#else
+	return 0;
+#endif
+}
+
+static struct holding look(void)
+{
+	struct holding holding;
+
+	malloc_trim(0);
+	holding.fds = count_fds();
+	holding.mappings = count_mappings();
+	holding.resident_bytes = resident_bytes();
+	holding.heap_bytes = heap_bytes();
+	return holding;
+}
+
+static void keep_most(struct holding *most, const struct holding *now)
+{
+	if (now->resident_bytes > most->resident_bytes)
+		most->resident_bytes = now->resident_bytes;
+	if (now->heap_bytes > most->heap_bytes)
+		most->heap_bytes = now->heap_bytes;
+	if (now->mappings > most->mappings)
+		most->mappings = now->mappings;
+	if (now->fds > most->fds)
+		most->fds = now->fds;
+}
+
+static void expect_flat(const struct holding *warm, const struct holding *now)
+{
+	assert_int_equal(now->fds, warm->fds);
+	if (MEMORY_IS_KEPT)
+		return;
+	if (now->resident_bytes > warm->resident_bytes + SLACK_RESIDENT_BYTES)
+		fail_msg("%" PRIu64 " KiB resident, %" PRIu64 " when warm",
+			 now->resident_bytes >> 10, warm->resident_bytes >> 10);
+	if (now->heap_bytes > warm->heap_bytes + SLACK_HEAP_BYTES)
+		fail_msg("%" PRIu64 " bytes of heap, %" PRIu64 " when warm", now->heap_bytes,
+			 warm->heap_bytes);
+	if (now->mappings > warm->mappings + SLACK_MAPPINGS)
+		fail_msg("%u mappings, %u when warm", now->mappings, warm->mappings);
+}
+
+static uint64_t now_seconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec;
+}
+
+static void tell(uint64_t seconds, const struct life_tally *t, const struct holding *now)
+{
+	printf("%" PRIu64 " s: %" PRIu64 " VMs, %" PRIu64 " migrations: %" PRIu64
+	       " to the end, %" PRIu64 " stopped, %" PRIu64 " closed (%" PRIu64
+	       " logs opened again)\n"
+	       "  %" PRIu64 " passes, %" PRIu64 " pages written by generation, %" PRIu64
+	       " sent, %" PRIu64 " compared; %" PRIu64 " slot changes; vCPUs: %" PRIu64
+	       " added, %" PRIu64 " parked; %" PRIu64 " full exits, %" PRIu64 " overflows\n"
+	       "  %" PRIu64 " KiB resident, %" PRIu64 " bytes of heap, %u mappings, %u fds\n",
+	       seconds, t->lives, t->migrations, t->completed, t->stopped, t->closed, t->reopened,
+	       t->passes, t->pages_written, t->pages_sent, t->pages_compared, t->slot_changes,
+	       t->vcpus_added, t->vcpus_parked, t->full_exits, t->overflows,
+	       now->resident_bytes >> 10, now->heap_bytes, now->mappings, now->fds);
+}
+
+static bool is_enough(const struct life_tally *tally, uint64_t seconds)
+{
+	if (wanted.one_life)
+		return tally->lives == 1;
+	if (wanted.seconds)
+		return seconds >= wanted.seconds;
+	return tally->migrations >= wanted.migrations;
+}
+
+static void live_on(void **state)
+{
+	struct life_tally tally = { 0 };
+	struct holding warm = { 0 }, now = { 0 };
+	uint64_t begin = now_seconds(), told = begin, seconds = 0, life;
+
+	(void)state;
+	while (!is_enough(&tally, seconds)) {
+		uint64_t left = wanted.seconds || wanted.one_life
+					? UINT64_MAX
+					: wanted.migrations - tally.migrations;
+
+		life = wanted.one_life ? wanted.life : tally.lives;
+		snprintf(again, sizeof(again), "--seed %" PRIu64 " --life %" PRIu64, wanted.seed,
+			 life);
+		machine_watchdog(again, MACHINE_WATCHDOG_SECONDS);
+		life_run(wanted.seed * 1000003 + life, left, &tally);
+		now = look();
+		if (tally.lives <= WARM_LIVES)
+			keep_most(&warm, &now);
+		else
+			expect_flat(&warm, &now);
+		seconds = now_seconds() - begin;
+		if (now_seconds() - told >= PROGRESS_SECONDS) {
+			tell(seconds, &tally, &now);
+			told = now_seconds();
+		}
+	}
+	tell(seconds, &tally, &now);
+	assert_true(tally.pages_compared > 0 || wanted.one_life);
+}
+
+static int read_options(int argc, char **argv)
+{
+	static const struct option known[] = { { "seed", required_argument, NULL, 's' },
+					       { "life", required_argument, NULL, 'l' },
+					       { "migrations", required_argument, NULL, 'n' },
+					       { "seconds", required_argument, NULL, 't' },
+					       { "minutes", required_argument, NULL, 'm' },
+					       { NULL, 0, NULL, 0 } };
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", known, NULL)) != -1) {
+		uint64_t number = optarg ? strtoull(optarg, NULL, 0) : 0;
+
+		if (c == 's')
+			wanted.seed = number;
+		else if (c == 'l')
+			wanted.life = number, wanted.one_life = true;
+		else if (c == 'n')
+			wanted.migrations = number;
+		else if (c == 't')
+			wanted.seconds = number;
+		else if (c == 'm')
+			wanted.seconds = 60 * number;
+		else
+			return -1;
+	}
+	return optind < argc ? -1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		rig_test(live_on),
+	};
+	int failures;
+
+	if (read_options(argc, argv)) {
+		fprintf(stderr, "options: --seed N, --life N, --migrations N, --seconds N, "
+				"--minutes N\n");
+		return 2;
+	}
+	/* One arena, whatever the number of threads, so that memory is given back. */
+	mallopt(M_ARENA_MAX, 1);
+	failures = rig_run_tests("endurance", tests);
+	if (failures)
+		printf("again: %s\n", again);
+	return failures;
+}
