@@ -67,6 +67,7 @@ struct guest {
 	atomic_uint resets, gets, clears, regions, enables;
 	atomic_uint calls_of_vm_fd; /* not of its duplicate */
 	atomic_int duplicates;	    /* that are open */
+	atomic_int mappings;	    /* the library's */
 };
 
 /* Model and VM; with log, the log too. NULL config: all default. */

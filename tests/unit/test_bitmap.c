@@ -111,6 +111,9 @@ static void the_buffer_grows_and_never_shrinks(void **state)
 	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 1000), 0);
 	assert_int_equal(buffer.bytes, 128);
 	words = buffer.words;
+	fake.map_error = -ENOMEM;
+	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 1000), 0);
+	fake.map_error = 0;
 	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 1), 0);
 	assert_ptr_equal(buffer.words, words);
 	assert_int_equal(buffer.bytes, 128);

@@ -17,6 +17,7 @@ static char why[400];
 static struct {
 	uint32_t has;
 	int ring_bytes, slot_ids, address_spaces;
+	int refusal; /* not 0: of every capability but that of slot ids */
 } kernel;
 
 static int check_extension(unsigned long cap)
@@ -24,6 +25,8 @@ static int check_extension(unsigned long cap)
 	int manual = (kernel.has & DL_HAS_MANUAL_PROTECT ? 1 : 0) |
 		     (kernel.has & DL_HAS_INITIALLY_SET ? 2 : 0);
 
+	if (kernel.refusal && cap != KVM_CAP_NR_MEMSLOTS)
+		return kernel.refusal;
 	switch (cap) {
 	case KVM_CAP_DIRTY_LOG_RING:
 		return kernel.has & DL_HAS_RING_TSO ? kernel.ring_bytes : 0;
@@ -64,6 +67,7 @@ static int setup(void **state)
 	kernel.ring_bytes = 1 << 20;
 	kernel.slot_ids = 32764;
 	kernel.address_spaces = 2;
+	kernel.refusal = 0;
 	strcpy(why, "?");
 	return 0;
 }
@@ -313,6 +317,19 @@ static void either_fd_of_kvm_is_asked_and_no_other(void **state)
 }
 
 /* A kernel that knows the capability, but not the bit that makes CLEAR useful. */
+/* Nothing is taken for absent because of it, nor for present by the bits of an errno value. */
+static void an_error_is_no_answer(void **state)
+{
+	static const int errors[] = { -EIO, -EPERM, -ENOTTY, -EINVAL };
+	static const int results[] = { -EIO, -EPERM, -EBADF, -EBADF };
+	const struct dl_options options = options_of(DL_MODE_AUTO, DL_BACKUP_AUTO, 0);
+
+	for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+		kernel.refusal = errors[i];
+		assert_int_equal(dl_probe(VM_FD, &options, NULL, why, sizeof(why)), results[i]);
+	}
+}
+
 static void manual_protect_is_its_first_bit(void **state)
 {
 	const struct dl_options options = options_of(DL_MODE_BITMAP, 0, 0);
@@ -337,6 +354,7 @@ int main(void)
 		caps_test(longer_options_must_end_in_zeros),
 		caps_test(the_config_may_be_of_another_release),
 		caps_test(either_fd_of_kvm_is_asked_and_no_other),
+		caps_test(an_error_is_no_answer),
 		caps_test(manual_protect_is_its_first_bit),
 	};
 

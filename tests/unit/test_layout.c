@@ -125,6 +125,18 @@ static void set_refuses_what_is_no_slot(void **state)
 	assert_int_equal(dl_slot_set(guest.log, NULL), -EINVAL);
 }
 
+/* The kernel may have its reasons against it; the library has none. */
+static void a_slot_may_end_where_addresses_end(void **state)
+{
+	struct dl_slot s = slot;
+
+	s.slot = 4;
+	s.flags = DL_SLOT_CALLER_IOCTL;
+	s.gpa = s.hva = 0 - s.bytes;
+	assert_int_equal(dl_slot_set(guest.log, &s), 0);
+	assert_int_equal(dl_slot_remove(guest.log, 4, DL_SLOT_CALLER_IOCTL), 0);
+}
+
 static void set_reads_a_longer_struct(void **state)
 {
 	struct {
@@ -191,7 +203,13 @@ static void a_kernel_that_refuses_a_slot_leaves_the_log_as_it_was(void **state)
 	assert_int_equal(dl_slot_mark(guest.log, 4, 0, 1), -ENOENT);
 	assert_int_equal(dl_mark(guest.log, 0, 0, 1), -ENOENT);
 	assert_true(dl_log_describe(guest.log, text, sizeof(text)) > 0);
-	assert_non_null(strstr(text, "could not be set for slot 4"));
+	assert_non_null(strstr(text, "could not be set for slot 4 of address space 0"));
+	other.slot = 1 << 16 | 4;
+	fail_once(KVM_SET_USER_MEMORY_REGION, ENOSPC);
+	expect_set(&other, -ENOSPC);
+	assert_true(dl_log_describe(guest.log, text, sizeof(text)) > 0);
+	assert_non_null(strstr(text, "could not be set for slot 4 of address space 1"));
+	other.slot = 4;
 	expect_set(&other, 0);
 	assert_int_equal(pending_pages(), 1);
 }
@@ -408,6 +426,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		off_test(set_refuses_what_is_no_slot),
+		off_test(a_slot_may_end_where_addresses_end),
 		off_test(set_reads_a_longer_struct),
 		off_test(set_refuses_what_overlaps),
 		off_test(set_refuses_what_kvm_cannot_change),

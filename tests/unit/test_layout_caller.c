@@ -180,6 +180,9 @@ static void a_changed_slot_that_cannot_be_switched_on_loses_nothing(void **state
 	slot.gpa = 0;
 	vmm.error = -ENOMEM;
 	assert_int_equal(set(&slot), -ENOMEM);
+	/* The guest has it there already. */
+	assert_int_equal(dl_mark(guest.log, 0, 0, 1), 0);
+	assert_int_equal(dl_mark(guest.log, 0, GPA_PAGE * 4096, 1), -ENOENT);
 	assert_int_equal(guest_write(&guest, vcpu, 0, 4), 0);
 	slot.flags = DL_SLOT_CALLER_IOCTL;
 	assert_int_equal(dl_slot_set(guest.log, &slot), 0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Memory that runs out, and memory that is not asked for: malloc() and calloc() of the library come
- * here (the program is linked with --wrap).
+ * Memory that runs out, memory that is not asked for, and memory that is given back: what the
+ * library, the model and this program ask of malloc() comes here (the program is linked with --wrap).
  */
 #include "cmocka_all.h"
 #include "guest.h"
@@ -13,13 +13,20 @@ enum { PAGES = 300, MOST_ALLOCATIONS = 40 };
 
 void *__real_malloc(size_t bytes);
 void *__real_calloc(size_t n, size_t bytes);
+void *__real_realloc(void *old, size_t bytes);
+void *__real_aligned_alloc(size_t alignment, size_t bytes);
+void __real_free(void *memory);
 void *__wrap_malloc(size_t bytes);
 void *__wrap_calloc(size_t n, size_t bytes);
+void *__wrap_realloc(void *old, size_t bytes);
+void *__wrap_aligned_alloc(size_t alignment, size_t bytes);
+void __wrap_free(void *memory);
 
 static struct {
 	atomic_bool counting;
 	atomic_uint calls;
 	unsigned int fail_at; /* the n-th fails; 0: none */
+	atomic_long live;
 } memory;
 
 /* The model is linked to the same functions. What it needs is not the library's. */
@@ -39,14 +46,38 @@ static bool fails(void)
 	       atomic_fetch_add(&memory.calls, 1) + 1 == memory.fail_at;
 }
 
+static void *count(void *block)
+{
+	if (block)
+		atomic_fetch_add(&memory.live, 1);
+	return block;
+}
+
 void *__wrap_malloc(size_t bytes)
 {
-	return fails() ? NULL : __real_malloc(bytes);
+	return fails() ? NULL : count(__real_malloc(bytes));
 }
 
 void *__wrap_calloc(size_t n, size_t bytes)
 {
-	return fails() ? NULL : __real_calloc(n, bytes);
+	return fails() ? NULL : count(__real_calloc(n, bytes));
+}
+
+void *__wrap_realloc(void *old, size_t bytes)
+{
+	return old ? __real_realloc(old, bytes) : count(__real_realloc(NULL, bytes));
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t bytes)
+{
+	return count(__real_aligned_alloc(alignment, bytes));
+}
+
+void __wrap_free(void *block)
+{
+	if (block)
+		atomic_fetch_sub(&memory.live, 1);
+	__real_free(block);
 }
 
 static struct guest guest;
@@ -178,6 +209,14 @@ static void slots_and_vcpus_without_memory(void **state)
 	guest_close(&guest);
 }
 
+static void a_vcpu_in_bitmap_mode_without_memory(void **state)
+{
+	open_guest(DL_MODE_BITMAP);
+	dl_vcpu_remove(vcpu->handle);
+	assert_int_equal(exhaust(add_vcpu), 1);
+	guest_close(&guest);
+}
+
 static void write_all(void)
 {
 	for (uint64_t page = 0; page < PAGES; page++)
@@ -214,13 +253,50 @@ static void harvesting_and_reading_allocate_nothing(void **state)
 	}
 }
 
+/* Of calls that succeed, and of calls that find something wrong after they have begun. */
+static void calls_that_end_early_keep_nothing(void **state)
+{
+	struct dl_iter *iter, *second;
+	struct dl_vcpu *again;
+	struct dl_run run;
+
+	open_guest(DL_MODE_RING);
+	assert_int_equal(dl_slot_remove(guest.log, 77, 0), -ENOENT);
+	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
+	slot.hva += 4096;
+	assert_int_equal(dl_slot_set(guest.log, &slot), -EINVAL);
+	assert_int_equal(dl_slot_remove(guest.log, 1, 0), 0);
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, &again), -EEXIST);
+	assert_int_equal(dl_vcpu_add(guest.log, guest.vm_fd, &again), -EBADF);
+	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
+	assert_int_equal(dl_iter_new(guest.log, 0, &second), -EBUSY);
+	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+	dl_iter_free(iter);
+	guest_close(&guest);
+}
+
+static int setup(void **state)
+{
+	atomic_store(&memory.live, 0);
+	return 0;
+}
+
+static int all_is_given_back(void **state)
+{
+	return atomic_load(&memory.live) ? -1 : 0;
+}
+
+#define memory_test(f) cmocka_unit_test_setup_teardown(f, setup, all_is_given_back)
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(an_open_without_memory),
-		cmocka_unit_test(an_open_without_memory_can_be_made_again),
-		cmocka_unit_test(slots_and_vcpus_without_memory),
-		cmocka_unit_test(harvesting_and_reading_allocate_nothing),
+		memory_test(an_open_without_memory),
+		memory_test(an_open_without_memory_can_be_made_again),
+		memory_test(slots_and_vcpus_without_memory),
+		memory_test(a_vcpu_in_bitmap_mode_without_memory),
+		memory_test(harvesting_and_reading_allocate_nothing),
+		memory_test(calls_that_end_early_keep_nothing),
 	};
 
 	return RUN_TESTS("memory", tests);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 static const struct dl_os *os;
@@ -113,6 +114,18 @@ static void a_duplicate_is_the_same_file(void **state)
 	close(ends[0]);
 }
 
+/* The teardown looks at errno. */
+static void what_fails_tells_so_and_leaves_errno(void **state)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	assert_int_equal(os->munmap(os->opaque, (void *)1, 1), -EINVAL);
+	assert_int_equal(os->close(os->opaque, -1), -EBADF);
+	assert_int_equal(os->dup(os->opaque, -1), -EBADF);
+	assert_int_equal(os->signal_mask(os->opaque, 99, &set, NULL), -EINVAL);
+}
+
 static void every_signal_is_blocked_and_the_mask_comes_back(void **state)
 {
 	sigset_t one, before, inside, after;
@@ -136,9 +149,14 @@ static void every_signal_is_blocked_and_the_mask_comes_back(void **state)
 
 static void time_goes_on(void **state)
 {
-	uint64_t first = dli_os_now_ns(), second = dli_os_now_ns();
+	struct timespec before, after;
+	uint64_t now_ns;
 
-	assert_true(first > 0 && second >= first);
+	clock_gettime(CLOCK_MONOTONIC, &before);
+	now_ns = dli_os_now_ns();
+	clock_gettime(CLOCK_MONOTONIC, &after);
+	assert_true(now_ns >= (uint64_t)before.tv_sec * 1000000000 + (uint64_t)before.tv_nsec);
+	assert_true(now_ns <= (uint64_t)after.tv_sec * 1000000000 + (uint64_t)after.tv_nsec);
 }
 
 static void the_page_size_is_the_tables_or_the_systems(void **state)
@@ -207,6 +225,7 @@ int main(void)
 		os_test(a_failed_mapping_is_an_error),
 		os_test(a_file_is_mapped_shared),
 		os_test(a_duplicate_is_the_same_file),
+		os_test(what_fails_tells_so_and_leaves_errno),
 		os_test(every_signal_is_blocked_and_the_mask_comes_back),
 		os_test(time_goes_on),
 		os_test(the_page_size_is_the_tables_or_the_systems),

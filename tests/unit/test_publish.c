@@ -93,6 +93,17 @@ static void what_no_slot_has_is_stale(void **state)
 	assert_int_equal(pending_pages(), 2);
 }
 
+/* Behind its slot's end, which spoils a batch of the kernel's; a slot that is gone does not. */
+static void what_lies_outside_its_slot_is_told(void **state)
+{
+	entry(0, 2, 0);
+	entry(1, 1, PAGES - 1);
+	assert_false(dli_publish(guest.log, entries, 2).outside);
+	entry(2, 1, PAGES);
+	entry(3, 1, 0);
+	assert_true(dli_publish(guest.log, entries, 4).outside);
+}
+
 static void when_logging_is_off_nothing_is_noted(void **state)
 {
 	assert_int_equal(dl_log_stop(guest.log), 0);
@@ -160,6 +171,7 @@ int main(void)
 		publish_test(the_same_page_twice_is_one),
 		publish_test(slots_take_turns),
 		publish_test(what_no_slot_has_is_stale),
+		publish_test(what_lies_outside_its_slot_is_told),
 		publish_test(when_logging_is_off_nothing_is_noted),
 		publish_test(random_entries_equal_a_plain_array),
 	};

@@ -113,6 +113,30 @@ static void after_close_a_duplicate_is_used_where_it_is_needed(void **state)
 	dli_reset_end(&reset);
 }
 
+static int dup_of_zero(void *opaque, int fd)
+{
+	return 0;
+}
+
+static int close_of_zero(void *opaque, int fd)
+{
+	assert_int_equal(fd, 0);
+	return 0;
+}
+
+/* Where the program has closed its standard input. */
+static void zero_is_a_file_descriptor_too(void **state)
+{
+	fake.os.dup = dup_of_zero;
+	fake.os.close = close_of_zero;
+	dli_reset_close(&reset, true);
+	wanted_fd = 0;
+	answer = 3;
+	assert_int_equal(dli_reset_begin(&reset), 0);
+	assert_int_equal(dli_reset_rings(&reset), 3);
+	dli_reset_end(&reset);
+}
+
 static void after_close_without_a_duplicate_it_is_not_entered(void **state)
 {
 	fake.dup_result = -EMFILE;
@@ -158,6 +182,7 @@ int main(void)
 		reset_test(it_is_counted),
 		reset_test(after_close_the_section_is_not_entered),
 		reset_test(after_close_a_duplicate_is_used_where_it_is_needed),
+		reset_test(zero_is_a_file_descriptor_too),
 		reset_test(after_close_without_a_duplicate_it_is_not_entered),
 		reset_test(a_table_without_dup_has_none),
 		reset_test(two_are_never_inside_at_once),

@@ -278,6 +278,10 @@ static void a_reset_without_end_is_out_of_step(void **state)
 	assert_true(kernel.resets < 100);
 	assert_int_equal(stats()->overflows, 1);
 	assert_true(dli_ring_wants_repair(ring));
+	/* It is wiped: there is nothing more to take back. */
+	kernel.resets = 0;
+	assert_int_equal(drain(), 0);
+	assert_int_equal(kernel.resets, 0);
 }
 
 static void every_cell_dirty_is_an_overflow(void **state)
@@ -286,6 +290,7 @@ static void every_cell_dirty_is_an_overflow(void **state)
 	assert_int_equal(drain(), 0);
 	assert_int_equal(stats()->overflows, 1);
 	assert_true(dli_ring_wants_repair(ring));
+	assert_true(atomic_load(&reset_lock.overflowed));
 	assert_int_equal(sunk.n, 0);
 }
 
@@ -352,6 +357,20 @@ static void coming_round_during_a_reset_counts_after_an_overflow(void **state)
 		assert_int_equal(drain(), 0);
 	}
 	expect_sunk(2 * ENTRIES);
+}
+
+static struct dli_sunk sink_of_outside(void *opaque, const struct kvm_dirty_gfn *entries,
+				       uint32_t n)
+{
+	return (struct dli_sunk){ .stale = n, .outside = true };
+}
+
+/* The kernel then protects none of what it took back together with that entry. */
+static void an_entry_outside_its_slot_owes_a_repair(void **state)
+{
+	push(3);
+	assert_int_equal(dli_ring_drain(ring, &reset_lock, sink_of_outside, NULL), 0);
+	assert_true(dli_ring_wants_repair(ring));
 }
 
 static void what_is_left_when_all_has_stopped_was_missed(void **state)
@@ -461,6 +480,7 @@ int main(void)
 		ring_test(going_round_while_reading_is_an_overflow),
 		ring_test(a_released_cell_that_is_dirty_again_is_an_overflow),
 		ring_test(coming_round_during_a_reset_counts_after_an_overflow),
+		ring_test(an_entry_outside_its_slot_owes_a_repair),
 		ring_test(what_is_left_when_all_has_stopped_was_missed),
 		ring_test(statistics_count),
 		ring_test(a_drain_too_many_is_harmless),

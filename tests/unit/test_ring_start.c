@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Where a ring lies, and where its reader begins, also in one that somebody used before. */
+/*
+ * Where a ring lies, and where its reader begins, also in one that somebody used before or that
+ * overflowed.
+ */
 #include "cmocka_all.h"
 #include "fake_rings.h"
 #include "ring_cells.h"
@@ -171,6 +174,42 @@ static void an_overflowed_one_is_recovered(void **state)
 	expect_sunk(ENTRIES + 30, 150);
 }
 
+/* The kernel has cell 5 in hand, and goes round as far as that cell itself. */
+static void push_onto_what_is_being_taken(struct fake_rings *rings, uint32_t slot, uint64_t offset)
+{
+	if (side->reset_index == 6)
+		push(ENTRIES - 5);
+}
+
+/* What it writes into the cell is gone when the cell is clean: nobody is told of that page. */
+static void coming_round_while_cells_are_offered_owes_a_repair(void **state)
+{
+	open_ring();
+	push(ENTRIES + 10);
+	assert_int_equal(drain(), 0);
+	assert_true(dli_ring_wants_repair(ring));
+	dli_ring_repaired(ring);
+	push(1);
+	kernel.on_taken = push_onto_what_is_being_taken;
+	assert_int_equal(drain(), 0);
+	assert_int_equal(n_sunk, 1 + ENTRIES - 5 - 1);
+	assert_true(dli_ring_wants_repair(ring));
+}
+
+/* A cell that stayed offered would be taken before it is filled: its vCPU would never run again. */
+static void what_is_offered_in_vain_is_taken_back(void **state)
+{
+	open_ring();
+	push(ENTRIES);
+	assert_int_equal(drain(), 0);
+	push(1);
+	/* The kernel's two indices are at the same cell, which is dirty: it takes none. */
+	assert_int_equal(drain(), 0);
+	expect_sunk(ENTRIES, 1);
+	for (int i = 0; i < ENTRIES; i++)
+		assert_int_equal(side->cells[i].flags, CELL_CLEAN);
+}
+
 static void the_ring_lies_behind_64_host_pages(void **state)
 {
 	static const uint32_t pages[] = { 4096, 16384, 65536 };
@@ -221,6 +260,9 @@ static void the_same_ring_is_known_by_its_memory(void **state)
 		assert_int_equal(side->cells[0].flags, flags[i]);
 		assert_int_equal(kernel.rings[1].cells[0].flags, 0);
 	}
+	/* A bit that is there already proves nothing. */
+	side->cells[0].flags = 4;
+	assert_false(dli_ring_same(other, ring));
 	dli_ring_free(same);
 	dli_ring_free(other);
 }
@@ -235,6 +277,8 @@ int main(void)
 		start_test(an_empty_used_ring_waits_for_its_first_entry),
 		start_test(a_full_one_is_read_and_its_vcpu_runs),
 		start_test(an_overflowed_one_is_recovered),
+		start_test(coming_round_while_cells_are_offered_owes_a_repair),
+		start_test(what_is_offered_in_vain_is_taken_back),
 		start_test(the_ring_lies_behind_64_host_pages),
 		start_test(a_mapping_that_fails_leaves_nothing),
 		start_test(the_same_ring_is_known_by_its_memory),

@@ -120,6 +120,17 @@ static void ids_do_not_run_into_the_next_address_space(void **state)
 	assert_null(dli_slot_find(table, 0xffff));
 }
 
+/* More than any kernel has today; the numbers have room for them. */
+static void ids_have_sixteen_bits(void **state)
+{
+	struct dli_slot *high = add(1 << 16 | 0xffff, 0, 1), *low = add(1 << 16 | 0x7fff, 5, 1);
+	const struct dli_slot_table *table = dli_slots_table(&slots);
+
+	assert_ptr_equal(dli_slot_find(table, 1 << 16 | 0xffff), high);
+	assert_ptr_equal(dli_slot_find(table, 1 << 16 | 0x7fff), low);
+	assert_null(dli_slot_find(table, 0xffff));
+}
+
 static void neighbours_do_not_overlap(void **state)
 {
 	struct dli_slot *low = add(0, 10, 10), *high = add(1, 30, 10);
@@ -337,6 +348,7 @@ int main(void)
 		slots_test(an_empty_table_finds_nothing),
 		slots_test(address_spaces_are_apart),
 		slots_test(ids_do_not_run_into_the_next_address_space),
+		slots_test(ids_have_sixteen_bits),
 		slots_test(neighbours_do_not_overlap),
 		slots_test(a_prepared_table_that_is_abandoned_changes_nothing),
 		slots_test(a_moved_slot_is_found_at_its_new_place),

@@ -2,6 +2,7 @@
 /* Counters: each counts what its name says, and a log's are the sum of its vCPUs'. */
 #include "cmocka_all.h"
 #include "guest.h"
+#include "os.h"
 
 #include <errno.h>
 #include <string.h>
@@ -201,6 +202,25 @@ static void time_in_ioctls_grows(void **state)
 	assert_true(guest_stats(&guest).ioctl_ns > before_ns);
 }
 
+/* RESET in ring mode; GET, CLEAR and the slot ioctls in bitmap mode. */
+static void time_in_ioctls_is_part_of_the_time(void **state)
+{
+	static const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };
+
+	for (int i = 0; i < 2; i++) {
+		uint64_t begin_ns = dli_os_now_ns(), ioctl_ns;
+
+		begin(0, modes[i]);
+		write_pages(0, 10, 20);
+		harvest();
+		assert_int_equal(guest_drain(&guest, NULL, 0), -1);
+		ioctl_ns = guest_stats(&guest).ioctl_ns;
+		assert_true(ioctl_ns > 0);
+		assert_true(ioctl_ns <= dli_os_now_ns() - begin_ns);
+		guest_close(&guest);
+	}
+}
+
 static void structs_of_another_release(void **state)
 {
 	struct {
@@ -231,6 +251,7 @@ int main(void)
 		stats_test(what_is_handed_out_is_unacked),
 		cmocka_unit_test(a_bitmap_has_pages_and_no_entries),
 		stats_test(time_in_ioctls_grows),
+		cmocka_unit_test(time_in_ioctls_is_part_of_the_time),
 		stats_test(structs_of_another_release),
 	};
 

@@ -294,6 +294,67 @@ static void a_close_without_vcpus_duplicates_nothing(void **state)
 	assert_int_equal(guest.duplicates, 0);
 }
 
+/* The kernel goes through the rings in the order of the vCPUs, the harvest in the other. */
+static void a_reset_that_leaves_another_ring_is_made_again(void **state)
+{
+	const struct model_reset_fault cut = { .times = 1, .stop = true, .stop_after_entries = 10 };
+	struct guest_vcpu *first = guest_vcpu(&guest, true), *second = guest_vcpu(&guest, true);
+	uint64_t pending_bytes;
+
+	write_pages(first, 0, 10);
+	write_pages(second, 100, 10);
+	model_reset_fault(guest.model, &cut);
+	assert_int_equal(dl_harvest(guest.log, 0, &pending_bytes), 0);
+	assert_int_equal(guest_stats(&guest).short_resets, 1);
+	assert_int_equal(guest_stats(&guest).entries, 20);
+	/* The batch that was dropped made it all pages. */
+	assert_int_equal(pending_bytes, PAGES * 4096);
+	assert_int_equal(guest_stats(&guest).new_pages, 20);
+}
+
+/*
+ * Getting into step makes a reset, which may be cut short: no other ring's cells may be released by
+ * then, or they are taken back unprotected and nobody looks.
+ */
+static void getting_into_step_takes_nothing_of_other_rings(void **state)
+{
+	const struct model_reset_fault cut = {
+		.times = 1, .stop = true, .stop_after_entries = 1, .drop_batch = true
+	};
+	struct guest_vcpu *healthy = guest_vcpu(&guest, true), *other = guest_vcpu(&guest, true);
+	uint64_t pages[PAGES];
+	int n;
+
+	for (uint64_t i = 0; i <= ENTRIES; i++) {
+		assert_int_equal(
+			model_vcpu_write_unchecked(guest.model, other->fd, 0, i * 4096, NULL, 8),
+			0);
+		if (i + 1 == ENTRIES)
+			assert_int_equal(guest_pass(&guest, 0, pages, PAGES), PAGES);
+	}
+	write_pages(healthy, 7, 1);
+	model_reset_fault(guest.model, &cut);
+	assert_true(guest_pass(&guest, 0, pages, PAGES) > 0);
+	write_pages(healthy, 7, 1);
+	n = guest_pass(&guest, 0, pages, PAGES);
+	while (n > 0 && pages[n - 1] != 7)
+		n--;
+	assert_true(n > 0);
+}
+
+static void a_close_with_one_vcpu_of_two_duplicates(void **state)
+{
+	struct guest_vcpu *removed = guest_vcpu(&guest, true), *left = guest_vcpu(&guest, true);
+
+	dl_vcpu_remove(removed->handle);
+	dl_log_close(guest.log);
+	guest.log = NULL;
+	assert_int_equal(guest.duplicates, 1);
+	dl_vcpu_remove(left->handle);
+	removed->handle = left->handle = NULL;
+	assert_int_equal(guest.duplicates, 0);
+}
+
 static void handles_may_be_released_in_any_order(void **state)
 {
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, true), *other = guest_vcpu(&guest, true);
@@ -341,6 +402,9 @@ int main(void)
 		ring_test(a_closed_log_lets_its_vcpus_run),
 		ring_test(a_closed_log_brings_its_vcpus_into_step),
 		ring_test(a_close_without_vcpus_duplicates_nothing),
+		ring_test(a_reset_that_leaves_another_ring_is_made_again),
+		ring_test(getting_into_step_takes_nothing_of_other_rings),
+		ring_test(a_close_with_one_vcpu_of_two_duplicates),
 		ring_test(handles_may_be_released_in_any_order),
 		bitmap_test(handles_may_be_released_in_any_order),
 		bitmap_test(in_bitmap_mode_there_is_nothing_to_drain),
