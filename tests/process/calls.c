@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: MIT */
+#include "calls.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include <linux/audit.h>
+#include <linux/kvm.h>
+#include <linux/seccomp.h>
+
+#define CALL(class, call)                                       \
+	{                                                       \
+		CLASS_##class, SYS_##call, #call, 0, NULL, true \
+	}
+#define RARE(class, call)                                        \
+	{                                                        \
+		CLASS_##class, SYS_##call, #call, 0, NULL, false \
+	}
+#define IOCTL(class, request)                                              \
+	{                                                                  \
+		CLASS_##class, SYS_ioctl, "ioctl", request, #request, true \
+	}
+
+/* Where another thread has the lock; and where the clock needs the kernel. */
+#define LOCKS(class) RARE(class, futex)
+#define CLOCK(class) RARE(class, clock_gettime)
+
+/* What the C library's malloc() and free() may do at any call of theirs. */
+#define MALLOC(class)                                                                    \
+	RARE(class, brk), RARE(class, mmap), RARE(class, munmap), RARE(class, mprotect), \
+		RARE(class, madvise)
+
+/* poll(2) while a thread stays in a read section for long. */
+#ifdef SYS_poll
+#define POLL(class) RARE(class, poll)
+#else
+#define POLL(class) RARE(class, ppoll)
+#endif
+#define GRACE_PERIOD(class) CALL(class, membarrier), POLL(class)
+
+const struct call_row call_rows[] = {
+	CALL(FIRST, rt_sigprocmask),
+	RARE(FIRST, mmap),
+	RARE(FIRST, mremap),
+	LOCKS(FIRST),
+
+	CALL(EXIT, rt_sigprocmask),
+	CALL(EXIT, exit),
+	LOCKS(EXIT),
+	RARE(EXIT, madvise),
+	RARE(EXIT, munmap),
+
+	IOCTL(OPEN, KVM_CHECK_EXTENSION),
+	IOCTL(OPEN, KVM_GET_API_VERSION),
+	IOCTL(OPEN, KVM_ENABLE_CAP),
+	IOCTL(OPEN, KVM_RESET_DIRTY_RINGS),
+	MALLOC(OPEN),
+
+	IOCTL(SLOTS, KVM_SET_USER_MEMORY_REGION),
+	IOCTL(SLOTS, KVM_RESET_DIRTY_RINGS),
+	CALL(SLOTS, rt_sigprocmask),
+	CALL(SLOTS, mmap),
+	CALL(SLOTS, munmap),
+	GRACE_PERIOD(SLOTS),
+	MALLOC(SLOTS),
+	LOCKS(SLOTS),
+	CLOCK(SLOTS),
+
+	/* Of no KVM type: the answer tells what the descriptor is. */
+	{ CLASS_VCPUS, SYS_ioctl, "ioctl", _IO(0xad, 0x7f), "_IO(0xad, 0x7f)", true },
+	IOCTL(VCPUS, KVM_RESET_DIRTY_RINGS),
+	CALL(VCPUS, mmap),
+	CALL(VCPUS, munmap),
+	CALL(VCPUS, rt_sigprocmask),
+	RARE(VCPUS, close),
+	MALLOC(VCPUS),
+	LOCKS(VCPUS),
+	CLOCK(VCPUS),
+
+	IOCTL(SESSION, KVM_SET_USER_MEMORY_REGION),
+	IOCTL(SESSION, KVM_ENABLE_CAP),
+	IOCTL(SESSION, KVM_RESET_DIRTY_RINGS),
+	CALL(SESSION, rt_sigprocmask),
+	CALL(SESSION, mmap),
+	RARE(SESSION, munmap),
+	GRACE_PERIOD(SESSION),
+	MALLOC(SESSION),
+	LOCKS(SESSION),
+	CLOCK(SESSION),
+
+	IOCTL(HARVEST, KVM_RESET_DIRTY_RINGS),
+	IOCTL(HARVEST, KVM_GET_DIRTY_LOG),
+	IOCTL(HARVEST, KVM_SET_USER_MEMORY_REGION),
+	CALL(HARVEST, rt_sigprocmask),
+	LOCKS(HARVEST),
+	CLOCK(HARVEST),
+
+	IOCTL(DRAIN, KVM_RESET_DIRTY_RINGS),
+	CALL(DRAIN, rt_sigprocmask),
+	LOCKS(DRAIN),
+	CLOCK(DRAIN),
+
+	RARE(ITERATION, close),
+	MALLOC(ITERATION),
+	LOCKS(ITERATION),
+
+	IOCTL(READ, KVM_CLEAR_DIRTY_LOG),
+	LOCKS(READ),
+	CLOCK(READ),
+
+	LOCKS(ASK),
+	CLOCK(ASK),
+
+	IOCTL(CLOSE, KVM_SET_USER_MEMORY_REGION),
+	IOCTL(CLOSE, KVM_RESET_DIRTY_RINGS),
+	CALL(CLOSE, rt_sigprocmask),
+	RARE(CLOSE, fcntl),
+	RARE(CLOSE, munmap),
+	RARE(CLOSE, close),
+	GRACE_PERIOD(CLOSE),
+	MALLOC(CLOSE),
+	LOCKS(CLOSE),
+	CLOCK(CLOSE),
+};
+
+const size_t call_row_count = sizeof(call_rows) / sizeof(call_rows[0]);
+
+#define ASK_CALLS "dl_log_config, dl_log_describe, dl_log_stats, dl_vcpu_stats, dl_log_harvest_due"
+
+static const char *const class_names[CLASSES] = {
+	[CLASS_OUTSIDE] = "outside",
+	[CLASS_FIRST] = "a thread's first call, on top of the call's own",
+	[CLASS_EXIT] = "the end of a thread that made one",
+	[CLASS_OPEN] = "dl_probe, dl_log_open",
+	[CLASS_SLOTS] = "dl_slot_set, dl_slot_remove",
+	[CLASS_VCPUS] = "dl_vcpu_add, dl_vcpu_remove",
+	[CLASS_SESSION] = "dl_log_start, dl_log_stop",
+	[CLASS_HARVEST] = "dl_harvest",
+	[CLASS_DRAIN] = "dl_vcpu_drain",
+	[CLASS_MARK] = "dl_mark, dl_slot_mark, dl_iter_ack, dl_library_version",
+	[CLASS_ITERATION] = "dl_iter_new, dl_iter_free",
+	[CLASS_READ] = "dl_iter_read",
+	[CLASS_ASK] = ASK_CALLS,
+	[CLASS_CLOSE] = "dl_log_close",
+};
+
+const char *calls_class_name(enum call_class class)
+{
+	return class_names[class];
+}
+
+const struct call_row *calls_find(enum call_class class, long number, unsigned long request)
+{
+	for (size_t i = 0; i < call_row_count; i++) {
+		const struct call_row *row = &call_rows[i];
+
+		if (row->class == class && row->number == number &&
+		    (number != SYS_ioctl || row->request == request))
+			return row;
+	}
+	return NULL;
+}
+
+/* What one cell of the table lists. A row that is there twice, once for malloc, comes once. */
+static void print_list(FILE *to, enum call_class class, bool ioctls, bool seen)
+{
+	const char *before = " ";
+
+	for (size_t i = 0; i < call_row_count; i++) {
+		const struct call_row *row = &call_rows[i];
+
+		if (row->class != class || row->seen != seen || !row->request_name == ioctls ||
+		    calls_find(class, row->number, row->request) != row)
+			continue;
+		fprintf(to, "%s%s", before, ioctls ? row->request_name : row->name);
+		before = ", ";
+	}
+	if (before[0] == ' ')
+		fputs(" -", to);
+	fputs(" |", to);
+}
+
+void calls_print(FILE *to)
+{
+	fputs("| call | ioctl(2) with | makes | may make |\n| --- | --- | --- | --- |\n", to);
+	for (int class = CLASS_FIRST; class < CLASSES; class ++) {
+		fprintf(to, "| %s |", class_names[class]);
+		print_list(to, (enum call_class) class, true, true);
+		print_list(to, (enum call_class) class, false, true);
+		print_list(to, (enum call_class) class, false, false);
+		fputc('\n', to);
+	}
+}
+
+#if defined(__x86_64__)
+#define THIS_ARCH AUDIT_ARCH_X86_64
+#elif defined(__aarch64__)
+#define THIS_ARCH AUDIT_ARCH_AARCH64
+#endif
+
+#ifdef THIS_ARCH
+
+enum { MOST_STEPS = 128 };
+
+struct program {
+	struct sock_filter steps[MOST_STEPS];
+	unsigned short count;
+};
+
+static void add(struct program *program, struct sock_filter step)
+{
+	if (program->count < MOST_STEPS)
+		program->steps[program->count++] = step;
+}
+
+static void load(struct program *program, size_t offset)
+{
+	add(program, (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)offset));
+}
+
+/* The accumulator has the number, before and after. */
+static void allow(struct program *program, const struct call_row *row)
+{
+	const size_t number = offsetof(struct seccomp_data, nr);
+	/* The low half, on a little-endian machine; requests have no other. */
+	const size_t request = offsetof(struct seccomp_data, args[1]);
+	struct sock_filter let = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+
+	if (row->number != SYS_ioctl) {
+		add(program, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K,
+							  (uint32_t)row->number, 0, 1));
+		add(program, let);
+		return;
+	}
+	add(program,
+	    (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)row->number, 0, 3));
+	load(program, request);
+	add(program,
+	    (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)row->request, 0, 1));
+	add(program, let);
+	load(program, number);
+}
+
+int calls_enforce(enum call_class class, const struct call_row *without)
+{
+	const struct call_row end = { .number = SYS_exit };
+	const struct sock_filter kill = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+	struct program program = { .count = 0 };
+	struct sock_fprog filter = { .filter = program.steps };
+
+	load(&program, offsetof(struct seccomp_data, arch));
+	add(&program, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, THIS_ARCH, 1, 0));
+	add(&program, kill);
+	load(&program, offsetof(struct seccomp_data, nr));
+	allow(&program, &end);
+	for (size_t i = 0; i < call_row_count; i++)
+		if (call_rows[i].class == class && &call_rows[i] != without)
+			allow(&program, &call_rows[i]);
+	add(&program, kill);
+	filter.len = program.count;
+	if (program.count == MOST_STEPS)
+		return -E2BIG;
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0))
+		return -errno;
+	return 0;
+}
+
+#else
+
+int calls_enforce(enum call_class class, const struct call_row *without)
+{
+	return -ENOSYS;
+}
+
+#endif

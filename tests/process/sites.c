@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: MIT */
+#include "sites.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include <linux/kvm.h>
+
+static _Thread_local struct sites *inside; /* NULL: this thread is not in the library */
+
+void sites_enter(struct sites *sites)
+{
+	inside = sites;
+}
+
+void sites_leave(void)
+{
+	inside = NULL;
+}
+
+int sites_pass(struct sites *sites, unsigned long request)
+{
+	uint32_t number = ++sites->count;
+
+	if (!sites->fault.at || number < sites->fault.at || sites->hits >= sites->fault.times)
+		return 0;
+	/* Again only where the same is asked for again. */
+	if (sites->hits && request != sites->request)
+		return 0;
+	sites->hits++;
+	sites->request = request;
+	return -sites->fault.error;
+}
+
+static void cross(struct sites *sites, unsigned long request, bool there)
+{
+	if (sites->cross)
+		sites->cross(request, there);
+}
+
+static int site_ioctl(void *opaque, int fd, unsigned long request, void *arg)
+{
+	struct sites *sites = opaque, *before = inside;
+	int failure = sites_pass(sites, request), r = 0;
+
+	if (failure && request == KVM_ENABLE_CAP)
+		sites->capability = ((struct kvm_enable_cap *)arg)->cap;
+	cross(sites, request, true);
+	inside = NULL;
+	if (!failure || sites->fault.done)
+		r = sites->below.ioctl(sites->below.opaque, fd, request, arg);
+	inside = before;
+	cross(sites, request, false);
+	return failure ? failure : r;
+}
+
+static int site_mmap(void *opaque, int fd, uint64_t offset_bytes, size_t bytes, int prot, int flags,
+		     void **addr)
+{
+	struct sites *sites = opaque, *before = inside;
+	int r = sites_pass(sites, fd == -1 ? SITE_MMAP : SITE_MMAP_VCPU);
+
+	if (r)
+		return r;
+	/* Anonymous memory is the same here and there. */
+	if (fd != -1)
+		cross(sites, SITE_MMAP_VCPU, true);
+	inside = NULL;
+	r = sites->below.mmap(sites->below.opaque, fd, offset_bytes, bytes, prot, flags, addr);
+	inside = before;
+	if (fd != -1)
+		cross(sites, SITE_MMAP_VCPU, false);
+	sites->maps += !r;
+	return r;
+}
+
+static int site_munmap(void *opaque, void *addr, size_t bytes)
+{
+	struct sites *sites = opaque, *before = inside;
+	int failure = sites_pass(sites, SITE_MUNMAP), r;
+
+	/* Done all the same, or this process would run out of memory over many runs. */
+	inside = NULL;
+	r = sites->below.munmap(sites->below.opaque, addr, bytes);
+	inside = before;
+	sites->maps -= !r;
+	return failure ? failure : r;
+}
+
+static int site_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
+{
+	struct sites *sites = opaque, *before = inside;
+	/* What was set before can be set again. */
+	int r = how == SIG_BLOCK ? sites_pass(sites, SITE_SIGNAL_MASK) : 0;
+
+	if (r)
+		return r;
+	inside = NULL;
+	r = sites->below.signal_mask(sites->below.opaque, how, set, old);
+	inside = before;
+	return r;
+}
+
+static int site_dup(void *opaque, int fd)
+{
+	struct sites *sites = opaque, *before = inside;
+	int r = sites_pass(sites, SITE_DUP);
+
+	if (r)
+		return r;
+	cross(sites, SITE_DUP, true);
+	inside = NULL;
+	r = sites->below.dup(sites->below.opaque, fd);
+	inside = before;
+	cross(sites, SITE_DUP, false);
+	sites->duplicates += r >= 0;
+	return r;
+}
+
+static int site_close(void *opaque, int fd)
+{
+	struct sites *sites = opaque, *before = inside;
+	int failure = sites_pass(sites, SITE_CLOSE), r;
+
+	/* As Linux does it: an error of close(2) leaves the descriptor closed. */
+	cross(sites, SITE_CLOSE, true);
+	inside = NULL;
+	r = sites->below.close(sites->below.opaque, fd);
+	inside = before;
+	cross(sites, SITE_CLOSE, false);
+	sites->duplicates -= !r;
+	return failure ? failure : r;
+}
+
+void sites_init(struct sites *sites, const struct dl_os *below, const struct site_fault *fault)
+{
+	memset(sites, 0, sizeof(*sites));
+	sites->below = *below;
+	sites->os = *below;
+	sites->os.opaque = sites;
+	sites->os.ioctl = site_ioctl;
+	sites->os.mmap = site_mmap;
+	sites->os.munmap = site_munmap;
+	sites->os.signal_mask = site_signal_mask;
+	sites->os.dup = site_dup;
+	sites->os.close = site_close;
+	if (fault)
+		sites->fault = *fault;
+}
+
+static const struct {
+	unsigned long request;
+	const char *name;
+} names[] = {
+	{ SITE_MMAP, "mmap" },
+	{ SITE_MMAP_VCPU, "mmap of a vCPU" },
+	{ SITE_MUNMAP, "munmap" },
+	{ SITE_SIGNAL_MASK, "signal mask" },
+	{ SITE_DUP, "dup" },
+	{ SITE_CLOSE, "close" },
+	{ SITE_SET_REGION, "set_region" },
+	{ SITE_ALLOCATION, "allocation" },
+	{ KVM_CHECK_EXTENSION, "CHECK_EXTENSION" },
+	{ KVM_GET_API_VERSION, "GET_API_VERSION" },
+	{ KVM_ENABLE_CAP, "ENABLE_CAP" },
+	{ KVM_SET_USER_MEMORY_REGION, "SET_USER_MEMORY_REGION" },
+	{ KVM_GET_DIRTY_LOG, "GET_DIRTY_LOG" },
+	{ KVM_CLEAR_DIRTY_LOG, "CLEAR_DIRTY_LOG" },
+	{ KVM_RESET_DIRTY_RINGS, "RESET_DIRTY_RINGS" },
+};
+
+const char *sites_request_name(unsigned long request)
+{
+	for (unsigned int i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (names[i].request == request)
+			return names[i].name;
+	return "an ioctl of no effect";
+}
+
+/*
+ * The program is linked with --wrap for these: what the library and the model ask malloc for comes
+ * here. The other allocators of the C library are not wrapped, and must not be used.
+ */
+void *__real_malloc(size_t bytes);
+void *__real_calloc(size_t n, size_t bytes);
+void __real_free(void *block);
+void *__wrap_malloc(size_t bytes);
+void *__wrap_calloc(size_t n, size_t bytes);
+void *__wrap_realloc(void *block, size_t bytes);
+void *__wrap_aligned_alloc(size_t align, size_t bytes);
+void __wrap_free(void *block);
+void *__real_realloc(void *block, size_t bytes);
+void *__real_aligned_alloc(size_t align, size_t bytes);
+
+/* Whether the library may have memory now. As the C library does, a refusal sets errno. */
+static bool grant(void)
+{
+	if (!inside)
+		return true;
+	inside->allocations++;
+	if (!sites_pass(inside, SITE_ALLOCATION)) {
+		inside->blocks++;
+		return true;
+	}
+	errno = ENOMEM;
+	return false;
+}
+
+void *__wrap_malloc(size_t bytes)
+{
+	return grant() ? __real_malloc(bytes) : NULL;
+}
+
+void *__wrap_calloc(size_t n, size_t bytes)
+{
+	return grant() ? __real_calloc(n, bytes) : NULL;
+}
+
+void *__wrap_realloc(void *block, size_t bytes)
+{
+	if (inside)
+		abort();
+	return __real_realloc(block, bytes);
+}
+
+void *__wrap_aligned_alloc(size_t align, size_t bytes)
+{
+	if (inside)
+		abort();
+	return __real_aligned_alloc(align, bytes);
+}
+
+void __wrap_free(void *block)
+{
+	if (inside && block)
+		inside->blocks--;
+	__real_free(block);
+}

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Every system call and every allocation of a log's life fails once; one at a time, each in a life of
+ * its own. With two errno values each, a second one that changes from site to site; with --long with
+ * every one that could come, and also twice in a row, and after what was asked for was done.
+ */
+#include "sanitized.h"
+#include "tour.h"
+
+#include "cmocka_all.h"
+
+#include <errno.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+/* One that hangs is one that holds a lock. */
+enum { MOST_SECONDS = 300 };
+
+static const int ioctl_errors[] = {
+	EINTR, EAGAIN, EFAULT, ENOMEM, EIO, ENOENT, EINVAL, EBADF, ENOTTY, EPERM, ENOSPC, EBUSY,
+};
+static const int map_errors[] = { EAGAIN, ENOMEM, EPERM, EINVAL, ENODEV, EACCES };
+static const int few_errors[] = { EINVAL, ENOMEM, EPERM };
+static const int no_memory[] = { ENOMEM };
+
+struct errors {
+	const int *values;
+	unsigned int count;
+};
+
+#define ERRORS(array) ((struct errors){ array, sizeof(array) / sizeof((array)[0]) })
+
+static struct errors errors_of(unsigned long request)
+{
+	switch (request) {
+	case SITE_ALLOCATION:
+		return ERRORS(no_memory);
+	case SITE_MMAP:
+	case SITE_MMAP_VCPU:
+		return ERRORS(map_errors);
+	case SITE_MUNMAP:
+	case SITE_SIGNAL_MASK:
+	case SITE_DUP:
+	case SITE_CLOSE:
+		return ERRORS(few_errors);
+	default:
+		return ERRORS(ioctl_errors);
+	}
+}
+
+/* Runs by call and request, for the table. */
+struct row {
+	enum tour_call call;
+	unsigned long request;
+	unsigned int sites, runs, returned, swallowed;
+};
+
+enum { ROWS = 128 };
+
+static struct row rows[ROWS];
+static unsigned int row_count;
+static uint32_t times = 1;
+static bool done;
+static bool exhaustive;
+static unsigned int lives;
+
+static struct row *row_of(enum tour_call call, unsigned long request)
+{
+	for (unsigned int i = 0; i < row_count; i++)
+		if (rows[i].call == call && rows[i].request == request)
+			return &rows[i];
+	assert_true(row_count < ROWS);
+	rows[row_count] = (struct row){ .call = call, .request = request };
+	return &rows[row_count++];
+}
+
+static void note(const struct tour_result *result, bool first)
+{
+	struct row *row = row_of(result->call, result->request);
+
+	row->sites += first;
+	row->runs++;
+	row->returned += result->returned;
+	row->swallowed += !result->returned;
+}
+
+/* Whether a failure after the work is done is one that the kernel can have. */
+static bool can_be_done(unsigned long request)
+{
+	return request == KVM_GET_DIRTY_LOG || request == KVM_CLEAR_DIRTY_LOG ||
+	       request == KVM_RESET_DIRTY_RINGS;
+}
+
+/* Returns how many things were wrong. *more: whether there is such a site. */
+static unsigned int fail_site(const struct tour_mode *mode, uint32_t site, bool *more)
+{
+	struct site_fault fault = { .at = site, .times = 1, .error = ENOMEM };
+	struct tour_result result;
+	unsigned int problems;
+	struct errors errors;
+
+	/* Which one it is, is seen by having it fail. */
+	lives++;
+	tour_run(mode, &fault, NULL, &result);
+	*more = result.hit;
+	if (!result.hit || (done && !can_be_done(result.request)))
+		return result.problems;
+	problems = result.problems;
+	note(&result, true);
+	errors = errors_of(result.request);
+	fault.times = times;
+	fault.done = done;
+	for (unsigned int i = 0; i < errors.count; i++) {
+		fault.error = errors.values[i];
+		if (exhaustive ? fault.error == ENOMEM && times == 1 && !done
+			       : i != site % errors.count)
+			continue;
+		lives++;
+		tour_run(mode, &fault, NULL, &result);
+		assert_true(result.hit);
+		note(&result, false);
+		problems += result.problems;
+	}
+	return problems;
+}
+
+static void every_site_of(const struct tour_mode *mode)
+{
+	struct tour_result clean;
+	unsigned int problems = 0;
+	bool more = true;
+
+	tour_run(mode, NULL, NULL, &clean);
+	assert_int_equal(clean.problems, 0);
+	assert_true(clean.sites > 100);
+	/* A sanitizer takes its time: it sees a part of them. */
+	for (uint32_t site = 1; more; site += SANITIZED ? 11 : 1)
+		problems += fail_site(mode, site, &more);
+	assert_int_equal(problems, 0);
+}
+
+static void every_site(void **state)
+{
+	every_site_of(*state);
+}
+
+/*
+ * The caller has removed its slot, and the log has no memory to take note. Whatever it does with its
+ * slots until it is told again, it must not make the ioctl that would create this one anew.
+ */
+static void removal_without_memory(uint32_t mode, unsigned int allocation)
+{
+	const struct guest_config config = { .options = { .mode = mode, .ring_entries = 256 } };
+	struct kvm_userspace_memory_region gone = { .slot = 1 };
+	static struct sites sites;
+	static struct guest guest;
+	uint64_t pages[16];
+	uint8_t state;
+
+	guest_new(&guest, &config);
+	sites_init(&sites, &guest.os, NULL);
+	guest.config.options.size = sizeof(struct dl_options);
+	guest.config.options.os = &sites.os;
+	assert_int_equal(dl_log_open(guest.vm_fd, &guest.config.options, &guest.log, NULL, 0), 0);
+	guest_add_slot(&guest, 0, 0, 4);
+	guest_add_slot(&guest, 1, 100, 4);
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_int_equal(
+		guest.os.ioctl(guest.os.opaque, guest.vm_fd, KVM_SET_USER_MEMORY_REGION, &gone), 0);
+	sites.fault = (struct site_fault){ sites.count + allocation, 1, ENOMEM, false };
+	sites_enter(&sites);
+	assert_int_equal(dl_slot_remove(guest.log, 1, DL_SLOT_CALLER_IOCTL), -ENOMEM);
+	sites_leave();
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_int_equal(model_page_states(guest.model, guest.vm_fd, 1, 0, 1, &state), -ENOENT);
+	assert_int_equal(dl_slot_remove(guest.log, 1, DL_SLOT_CALLER_IOCTL), 0);
+	/* It is handed out once more, with the four pages of the other. */
+	assert_int_equal(guest_pass(&guest, 0, pages, 16), 8);
+	guest_close(&guest);
+}
+
+static void removals_without_memory(void **state)
+{
+	for (unsigned int allocation = 1; allocation <= 3; allocation++) {
+		removal_without_memory(DL_MODE_RING, allocation);
+		removal_without_memory(DL_MODE_BITMAP, allocation);
+	}
+}
+
+static void print_table(void)
+{
+	unsigned int sites = 0, runs = 0;
+
+	printf("%-20s %-24s %6s %6s %9s %10s\n", "call", "site", "sites", "runs", "returned",
+	       "swallowed");
+	for (int call = 0; call < TOUR_CALLS; call++)
+		for (unsigned int i = 0; i < row_count; i++) {
+			const struct row *row = &rows[i];
+
+			if (row->call != (enum tour_call)call)
+				continue;
+			printf("%-20s %-24s %6u %6u %9u %10u\n", tour_call_name(row->call),
+			       sites_request_name(row->request), row->sites, row->runs,
+			       row->returned, row->swallowed);
+			sites += row->sites;
+			runs += row->runs;
+		}
+	printf("%-20s %-24s %6u %6u\n", "all", "", sites, runs);
+}
+
+int main(int argc, char **argv)
+{
+	struct CMUnitTest tests[TOUR_MODES];
+	const struct CMUnitTest more[] = { cmocka_unit_test(removals_without_memory) };
+	int failures = 0;
+
+	for (int i = 0; i < TOUR_MODES; i++)
+		tests[i] =
+			(struct CMUnitTest){ .name = tour_modes[i].name,
+					     .test_func = every_site,
+					     .initial_state = (void *)(uintptr_t)&tour_modes[i] };
+	if (SANITIZED_THREADS) {
+		printf("skip: there is one thread, and nothing for a thread sanitizer to see\n");
+		return 77;
+	}
+	/* Not back to the system after each run. */
+	mallopt(M_MMAP_THRESHOLD, 1 << 24);
+	mallopt(M_TRIM_THRESHOLD, 1 << 26);
+	alarm(MOST_SECONDS);
+	exhaustive = argc > 1 && !strcmp(argv[1], "--long");
+	failures += RUN_TESTS("faults", tests);
+	failures += RUN_TESTS("one by one", more);
+	if (exhaustive) {
+		print_table();
+		times = 2;
+		failures += RUN_TESTS("faults twice in a row", tests);
+		times = 1;
+		done = true;
+		failures += RUN_TESTS("faults after the work", tests);
+	}
+	printf("%u lives with a fault\n", lives);
+	return failures;
+}

@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: MIT */
+/* What is asked around each call of a tour. */
+#include "tour.h"
+
+#include "cmocka_all.h"
+#include "log.h"
+#include "ring_cells.h"
+#include "uapi.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+static const char *const call_names[TOUR_CALLS] = {
+	[TOUR_OUTSIDE] = "outside",	     [TOUR_PROBE] = "dl_probe",
+	[TOUR_OPEN] = "dl_log_open",	     [TOUR_CONFIG] = "dl_log_config",
+	[TOUR_DESCRIBE] = "dl_log_describe", [TOUR_LOG_STATS] = "dl_log_stats",
+	[TOUR_VCPU_STATS] = "dl_vcpu_stats", [TOUR_DUE] = "dl_log_harvest_due",
+	[TOUR_SLOT_SET] = "dl_slot_set",     [TOUR_SLOT_REMOVE] = "dl_slot_remove",
+	[TOUR_VCPU_ADD] = "dl_vcpu_add",     [TOUR_VCPU_REMOVE] = "dl_vcpu_remove",
+	[TOUR_START] = "dl_log_start",	     [TOUR_STOP] = "dl_log_stop",
+	[TOUR_HARVEST] = "dl_harvest",	     [TOUR_HARVEST_FINAL] = "dl_harvest (final)",
+	[TOUR_DRAIN] = "dl_vcpu_drain",	     [TOUR_MARK] = "dl_mark",
+	[TOUR_SLOT_MARK] = "dl_slot_mark",   [TOUR_ITER_NEW] = "dl_iter_new",
+	[TOUR_ITER_READ] = "dl_iter_read",   [TOUR_ITER_ACK] = "dl_iter_ack",
+	[TOUR_ITER_FREE] = "dl_iter_free",   [TOUR_CLOSE] = "dl_log_close",
+};
+
+const char *tour_call_name(enum tour_call call)
+{
+	return call_names[call];
+}
+
+#define RING_MODEL                                                           \
+	.page_bytes = 4096, .reserved_entries = 188, /* full at 68 of 256 */ \
+		.has_signal_short_reset = true
+
+const struct tour_mode tour_modes[TOUR_MODES] = {
+	{ .name = "ring",
+	  .model = { RING_MODEL, .has = MODEL_HAS_RING_ACQ_REL | MODEL_HAS_MANUAL_PROTECT },
+	  .options = { .mode = DL_MODE_RING, .ring_entries = 256 } },
+	{ .name = "ring, backup",
+	  .model = { RING_MODEL,
+		     .has = MODEL_HAS_RING_ACQ_REL | MODEL_HAS_BACKUP | MODEL_HAS_MANUAL_PROTECT },
+	  .options = { .mode = DL_MODE_RING, .ring_entries = 256 } },
+	{ .name = "ring, caller's regions",
+	  .model = { RING_MODEL, .has = MODEL_HAS_RING_ACQ_REL | MODEL_HAS_MANUAL_PROTECT },
+	  .options = { .mode = DL_MODE_RING, .ring_entries = 256 },
+	  .caller_regions = true },
+	{ .name = "bitmap",
+	  .model = { .has = MODEL_HAS_RING_ACQ_REL },
+	  .options = { .mode = DL_MODE_BITMAP } },
+	{ .name = "bitmap, manual",
+	  .model = { .has = MODEL_HAS_MANUAL_PROTECT },
+	  .options = { .mode = DL_MODE_BITMAP } },
+	{ .name = "bitmap, initially set",
+	  .model = { .has = MODEL_HAS_MANUAL_PROTECT | MODEL_HAS_INITIALLY_SET },
+	  .options = { .mode = DL_MODE_BITMAP } },
+	{ .name = "bitmap, initially set, caller's regions",
+	  .model = { .has = MODEL_HAS_MANUAL_PROTECT | MODEL_HAS_INITIALLY_SET },
+	  .options = { .mode = DL_MODE_BITMAP },
+	  .caller_regions = true },
+};
+
+void tour_problem(struct tour *tour, const char *format, ...)
+{
+	char text[300];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	tour->result->problems++;
+	print_error("%s: site %u (%s in %s) with %s%s: %s\n", tour->mode->name,
+		    tour->sites.fault.at, sites_request_name(tour->result->request),
+		    tour_call_name(tour->result->call), strerrorname_np(tour->sites.fault.error),
+		    tour->sites.fault.done ? ", done" : "", text);
+}
+
+static bool is_free(pthread_mutex_t *lock)
+{
+	if (pthread_mutex_trylock(lock))
+		return false;
+	pthread_mutex_unlock(lock);
+	return true;
+}
+
+static bool locks_are_free(struct dl_log *log)
+{
+	if (!is_free(&log->reading) || !is_free(&log->lock) || !is_free(&log->vcpus.lock) ||
+	    !is_free(&log->reset.lock))
+		return false;
+	for (struct dl_vcpu *vcpu = dli_vcpus_first(&log->vcpus); vcpu; vcpu = vcpu->next)
+		if (!is_free(&vcpu->ring->lock))
+			return false;
+	return true;
+}
+
+static void look_around(struct tour *tour, enum tour_call call)
+{
+	sigset_t now, none;
+
+	if (errno != EXDEV)
+		tour_problem(tour, "errno became %s in %s", strerrorname_np(errno),
+			     tour_call_name(call));
+	sigemptyset(&none);
+	pthread_sigmask(SIG_SETMASK, &none, &now);
+	if (memcmp(&now, &none, 8))
+		tour_problem(tour, "%s left signals blocked", tour_call_name(call));
+	if (tour->guest.log && call != TOUR_CLOSE && !locks_are_free(tour->guest.log))
+		tour_problem(tour, "%s left a lock held", tour_call_name(call));
+}
+
+/* What the documentation of a call says it may swallow. */
+static bool may_swallow(enum tour_call call, unsigned long request, int error, int r)
+{
+	switch (request) {
+	case SITE_MUNMAP:
+	case SITE_CLOSE:
+	case SITE_DUP:
+		return true;
+	case KVM_GET_API_VERSION: /* a VM refuses it */
+		return true;
+	case SITE_SIGNAL_MASK: /* around a reset, which is then not made */
+	case KVM_RESET_DIRTY_RINGS:
+		if (call == TOUR_OPEN) /* so does a VM without rings */
+			return error == EINVAL || error == ENOTTY;
+		/* What cannot be handed back now is handed back later, and nothing is lost. */
+		return call == TOUR_SLOT_REMOVE || call == TOUR_CLOSE;
+	case SITE_SET_REGION:
+	case KVM_SET_USER_MEMORY_REGION:
+		return call == TOUR_CLOSE;
+	case KVM_CLEAR_DIRTY_LOG: /* comes with the next call, where runs were read before it */
+		return call == TOUR_ITER_READ && r > 0;
+	default:
+		/* The ioctl of no effect, which a vCPU refuses so. */
+		return call == TOUR_VCPU_ADD && request != SITE_MMAP_VCPU &&
+		       request != SITE_ALLOCATION && error == EINVAL;
+	}
+}
+
+/* Asked for again by the library itself, but for what may have done a part of its work. */
+static bool is_made_again(enum tour_call call, unsigned long request, int error)
+{
+	if (request == KVM_GET_DIRTY_LOG || (request == KVM_RESET_DIRTY_RINGS && call != TOUR_OPEN))
+		return false;
+	return (error == EINTR || error == EAGAIN) &&
+	       (request == SITE_SET_REGION || request > SITE_ALLOCATION);
+}
+
+static int expected(const struct tour *tour, enum tour_call call)
+{
+	unsigned long request = tour->result->request;
+	int error = tour->sites.fault.error;
+
+	if (error == EAGAIN && request < SITE_ALLOCATION)
+		error = ENOMEM;
+	/* What may have done a part of its work is not made again. */
+	if (error == EINTR || error == EAGAIN)
+		error = EIO;
+	if (call == TOUR_VCPU_ADD && request == SITE_MMAP_VCPU && error != ENOMEM)
+		return -EBADF; /* or the error itself, of the ring's */
+	return -error;
+}
+
+static void judge(struct tour *tour, enum tour_call call, int r)
+{
+	unsigned long request = tour->result->request;
+	int error = tour->sites.fault.error;
+
+	if (r == -EINTR || r == -EAGAIN) {
+		tour_problem(tour, "%s returned %s", tour_call_name(call), strerrorname_np(-r));
+	} else if (r < 0) {
+		bool refused = tour->sites.capability == KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP;
+		bool other_kind = call == TOUR_OPEN || call == TOUR_PROBE || call == TOUR_VCPU_ADD;
+
+		if (r != expected(tour, call) && r != -error && !(other_kind && r == -EBADF) &&
+		    !(refused && r == -EBUSY))
+			tour_problem(tour, "%s returned %s", tour_call_name(call),
+				     strerrorname_np(-r));
+	} else if (!may_swallow(call, request, error, r) && !is_made_again(call, request, error)) {
+		tour_problem(tour, "%s returned %d", tour_call_name(call), r);
+	}
+}
+
+static void enter(struct tour *tour, enum tour_call call)
+{
+	if (tour->watch.around)
+		tour->watch.around(call, true);
+	errno = EXDEV;
+	sites_enter(&tour->sites);
+}
+
+static void leave(struct tour *tour, enum tour_call call)
+{
+	sites_leave();
+	if (tour->watch.around)
+		tour->watch.around(call, false);
+}
+
+void tour_begin(struct tour *tour, struct tour_attempt *attempt, enum tour_call call)
+{
+	*attempt = (struct tour_attempt){ .call = call,
+					  .hits = tour->sites.hits,
+					  .allocations = tour->sites.allocations };
+	enter(tour, call);
+}
+
+/* What an open enables after the rings is what changes something when it is refused. */
+static void check_refused_backup(struct tour *tour)
+{
+	const struct guest *guest = &tour->guest;
+	struct dl_log *log;
+
+	if (tour->sites.capability != KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP &&
+	    tour->sites.capability != KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2)
+		return;
+	if (dl_log_open(guest->vm_fd, &guest->config.options, &log, NULL, 0) != -EBUSY)
+		tour_problem(tour, "the rings are not on");
+	longjmp(tour->over, 1);
+}
+
+/* A start that failed has switched off again what it had switched on. */
+static void check_all_off(struct tour *tour)
+{
+	const struct dli_slot_table *table = dli_slots_table(&tour->guest.log->slots);
+
+	for (uint32_t i = 0; i < table->n; i++)
+		if (table->places[i].slot->logged)
+			tour_problem(tour, "slot %#x is logged after a start that failed",
+				     table->places[i].slot->slot);
+}
+
+bool tour_again(struct tour *tour, struct tour_attempt *attempt, int r)
+{
+	bool hit = tour->sites.hits != attempt->hits;
+
+	leave(tour, attempt->call);
+	if (hit && !tour->result->hit) {
+		tour->result->hit = true;
+		tour->result->call = attempt->call;
+		tour->result->request = tour->sites.request;
+		tour->result->returned = r < 0;
+	}
+	attempt->hits = tour->sites.hits;
+	look_around(tour, attempt->call);
+	if (hit)
+		judge(tour, attempt->call, r);
+	else if (r < 0)
+		tour_problem(tour, "%s goes on failing with %s", tour_call_name(attempt->call),
+			     strerrorname_np(-r));
+	if (r >= 0)
+		return false;
+	if (!hit || ++attempt->failures > tour->sites.fault.times)
+		longjmp(tour->over, 1);
+	if (attempt->call == TOUR_START && tour->sites.fault.times == 1)
+		check_all_off(tour);
+	if (attempt->call == TOUR_OPEN)
+		check_refused_backup(tour);
+	tour->disturbed = true;
+	tour_disturb(tour);
+	attempt->hits = tour->sites.hits;
+	enter(tour, attempt->call);
+	return true;
+}
+
+void tour_end(struct tour *tour, struct tour_attempt *attempt)
+{
+	tour->result->allocations[attempt->call] += tour->sites.allocations - attempt->allocations;
+}
+
+static void check_nothing_held(struct tour *tour)
+{
+	if (tour->sites.blocks)
+		tour_problem(tour, "%ld pieces of memory are left", tour->sites.blocks);
+	if (tour->sites.maps)
+		tour_problem(tour, "%ld mappings are left", tour->sites.maps);
+	if (tour->sites.duplicates)
+		tour_problem(tour, "%ld file descriptors are left", tour->sites.duplicates);
+}
+
+static void free_guest(struct tour *tour)
+{
+	checker_free(&tour->checker);
+	for (unsigned int i = 0; i < tour->guest.block_count; i++)
+		free(tour->guest.blocks[i].memory);
+	model_free(tour->guest.model);
+}
+
+static int set_region(void *opaque, uint32_t number, uint32_t kvm_flags)
+{
+	struct tour *tour = opaque;
+	int r = sites_pass(&tour->sites, SITE_SET_REGION);
+
+	for (unsigned int i = 0; i < 8 && !r; i++) {
+		struct kvm_userspace_memory_region region = tour->regions[i];
+
+		if (region.slot != number || !region.memory_size)
+			continue;
+		region.flags = kvm_flags;
+		if (tour->watch.cross)
+			tour->watch.cross(SITE_SET_REGION, true);
+		sites_leave();
+		r = tour->guest.os.ioctl(tour->guest.os.opaque, tour->guest.vm_fd,
+					 KVM_SET_USER_MEMORY_REGION, &region);
+		sites_enter(&tour->sites);
+		if (tour->watch.cross)
+			tour->watch.cross(SITE_SET_REGION, false);
+		return r;
+	}
+	return r ? r : -ENOENT;
+}
+
+void tour_run(const struct tour_mode *mode, const struct site_fault *fault,
+	      const struct tour_watch *watch, struct tour_result *result)
+{
+	const struct guest_config config = { .model = mode->model, .options = mode->options };
+	static struct tour tour; /* its address is in the log's hands */
+
+	memset(&tour, 0, sizeof(tour));
+	memset(result, 0, sizeof(*result));
+	tour.mode = mode;
+	tour.result = result;
+	if (watch)
+		tour.watch = *watch;
+	guest_new(&tour.guest, &config);
+	sites_init(&tour.sites, &tour.guest.os, fault);
+	tour.sites.cross = tour.watch.cross;
+	tour.guest.config.options.size = sizeof(struct dl_options);
+	tour.guest.config.options.os = &tour.sites.os;
+	if (mode->caller_regions) {
+		tour.guest.config.options.set_region = set_region;
+		tour.guest.config.options.opaque = &tour;
+	}
+	if (!setjmp(tour.over)) {
+		tour_script(&tour);
+		check_nothing_held(&tour);
+	}
+	sites_leave();
+	result->sites = tour.sites.count;
+	free_guest(&tour);
+}
