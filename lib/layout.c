@@ -134,6 +134,17 @@ static int change_in_kvm(struct dl_log *log, const struct dl_slot *s, struct dli
 	return r;
 }
 
+/*
+ * KVM has the slot there already, and by the caller's ioctl does not log it. There is no memory for a
+ * table that says so, but the next harvest switches logging on there, and marks it.
+ */
+static void note_callers_change(const struct dl_slot *s, struct dli_slot *slot)
+{
+	slot->kvm_flags = s->kvm_flags;
+	atomic_store_explicit(&slot->gpa, s->gpa, memory_order_relaxed);
+	slot->logged = false;
+}
+
 static int change(struct dl_log *log, const struct dl_slot *s, struct dli_slot *slot)
 {
 	uint64_t gpa = atomic_load_explicit(&slot->gpa, memory_order_relaxed);
@@ -144,9 +155,12 @@ static int change(struct dl_log *log, const struct dl_slot *s, struct dli_slot *
 
 	if (!can_become(slot, s))
 		return -EINVAL;
-	if (!moved && kvm_flags == s->kvm_flags)
+	/* The caller's ioctl may have been of the same flags; the one of logging was not among them. */
+	if (!moved && !by_caller && kvm_flags == s->kvm_flags)
 		return 0;
 	table = dli_slots_prepare(&log->slots, slot, slot, s->gpa);
+	if (!table && by_caller)
+		note_callers_change(s, slot);
 	if (!table)
 		return -ENOMEM;
 	slot->kvm_flags = s->kvm_flags;

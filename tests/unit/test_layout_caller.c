@@ -170,6 +170,20 @@ static void a_changed_slot_is_switched_on_again_and_pending(void **state)
 	expect_pass(4, 1);
 }
 
+/* To the log nothing changed, but the VMM's call carried no logging flag here either. */
+static void a_slot_that_is_set_as_it_was_is_switched_on_again(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
+
+	assert_int_equal(set(&slot), 0);
+	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	assert_int_equal(set(&slot), 0);
+	expect_asked(1, 3, KVM_MEM_LOG_DIRTY_PAGES);
+	expect_pass(GPA_PAGE, PAGES);
+	assert_int_equal(guest_write(&guest, vcpu, 0, GPA_PAGE + 4), 0);
+	expect_pass(GPA_PAGE + 4, 1);
+}
+
 /* No write may go unseen, whatever the error means for the slot. */
 static void a_changed_slot_that_cannot_be_switched_on_loses_nothing(void **state)
 {
@@ -321,6 +335,8 @@ int main(void)
 		ring_test(a_new_slot_that_cannot_be_logged_is_not_known),
 		ring_test(a_changed_slot_is_switched_on_again_and_pending),
 		bitmap_test(a_changed_slot_is_switched_on_again_and_pending),
+		ring_test(a_slot_that_is_set_as_it_was_is_switched_on_again),
+		bitmap_test(a_slot_that_is_set_as_it_was_is_switched_on_again),
 		ring_test(a_changed_slot_that_cannot_be_switched_on_loses_nothing),
 		bitmap_test(a_changed_slot_that_cannot_be_switched_on_loses_nothing),
 		ring_test(a_slot_that_the_vmm_removed_is_handed_out_once_more),

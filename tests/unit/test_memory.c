@@ -217,6 +217,35 @@ static void a_vcpu_in_bitmap_mode_without_memory(void **state)
 	guest_close(&guest);
 }
 
+/* KVM has it where the caller moved it, and does not log it. */
+static void a_callers_change_without_memory_loses_nothing(void **state)
+{
+	struct kvm_userspace_memory_region region = { .slot = 1 };
+	uint64_t pages[4 * PAGES];
+	const struct dl_os *os;
+
+	open_guest(DL_MODE_RING);
+	os = model_os(guest.model);
+	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
+	assert_int_equal(guest_pass(&guest, 0, pages, 4 * PAGES), 2 * PAGES);
+	slot.gpa += PAGES * 4096;
+	slot.flags = DL_SLOT_CALLER_IOCTL;
+	region.guest_phys_addr = slot.gpa;
+	region.memory_size = slot.bytes;
+	region.userspace_addr = slot.hva;
+	assert_int_equal(os->ioctl(os->opaque, guest.vm_fd, KVM_SET_USER_MEMORY_REGION, &region),
+			 0);
+	begin_at(1);
+	assert_int_equal(dl_slot_set(guest.log, &slot), -ENOMEM);
+	end();
+	assert_int_equal(guest_write(&guest, vcpu, 0, slot.gpa / 4096 + 7), 0);
+	assert_int_equal(guest_pass(&guest, 0, pages, 4 * PAGES), PAGES);
+	assert_int_equal(pages[0], slot.gpa / 4096);
+	assert_int_equal(guest_write(&guest, vcpu, 0, slot.gpa / 4096 + 8), 0);
+	assert_int_equal(guest_pass(&guest, 0, pages, 4 * PAGES), 1);
+	guest_close(&guest);
+}
+
 static void write_all(void)
 {
 	for (uint64_t page = 0; page < PAGES; page++)
@@ -295,6 +324,7 @@ int main(void)
 		memory_test(an_open_without_memory_can_be_made_again),
 		memory_test(slots_and_vcpus_without_memory),
 		memory_test(a_vcpu_in_bitmap_mode_without_memory),
+		memory_test(a_callers_change_without_memory_loses_nothing),
 		memory_test(harvesting_and_reading_allocate_nothing),
 		memory_test(calls_that_end_early_keep_nothing),
 	};
