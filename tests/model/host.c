@@ -83,6 +83,7 @@ int host_options(struct model_options *options)
 #else
 	options->arch = DL_OS_ARCH_RING_NEEDS_BACKUP;
 	options->write_order = MODEL_MAP_THEN_LOG;
+	options->protects_ranges = true;
 #endif
 	return 0;
 }

@@ -89,6 +89,8 @@ struct model_options {
 	bool no_memory;
 	/* x86: deleting or moving a slot unmaps the pages of all slots, so they are logged anew. */
 	bool delete_unmaps_all;
+	/* arm64: what is protected again by a batch of pages is all from its first to its last. */
+	bool protects_ranges;
 	bool has_guest_memfd; /* KVM_SET_USER_MEMORY_REGION2 and KVM_MEM_GUEST_MEMFD exist */
 
 	void (*hook)(void *opaque, const struct model_event *event);

@@ -138,13 +138,21 @@ static void for_huge_page(struct model_vm *vm, struct memslot *slot, uint64_t pa
 	}
 }
 
-/* Protects page + i for every bit i of the mask. No TLB flush. */
+/* Every bit from the lowest to the highest. */
+static uint64_t filled(uint64_t mask)
+{
+	return mask ? ~0ULL >> __builtin_clzll(mask) & ~0ULL << __builtin_ctzll(mask) : 0;
+}
+
+/* Protects page + i for every bit i of the mask, and on some those between. No TLB flush. */
 void mk_pages_protect(struct model_vm *vm, struct memslot *slot, uint64_t page, uint64_t mask)
 {
 	uint64_t huge_pages = huge_page_pages(vm, slot);
 	struct page_leaf *leaf;
 	unsigned shift = page % 64;
 
+	if (vm->model->options.protects_ranges)
+		mask = filled(mask);
 	pthread_mutex_lock(&vm->mmu_lock);
 	if (huge_pages) {
 		for (; mask; mask &= mask - 1)
