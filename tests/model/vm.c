@@ -87,6 +87,13 @@ static struct model_vm *vm_new(struct model *model, int fd)
 	return vm;
 }
 
+/* In its place before it is counted, as a vCPU. */
+static void publish_vm(struct model *model, struct model_vm *vm)
+{
+	model->vms[model->vm_count] = vm;
+	model->vm_count++;
+}
+
 int mk_vm_create(struct model *model)
 {
 	struct model_vm *vm;
@@ -101,7 +108,7 @@ int mk_vm_create(struct model *model)
 	else if (!(vm = vm_new(model, result)))
 		result = -ENOMEM;
 	else
-		model->vms[model->vm_count++] = vm;
+		publish_vm(model, vm);
 	pthread_mutex_unlock(&model->lock);
 	return result;
 }
@@ -186,6 +193,13 @@ static bool vcpu_id_taken(const struct model_vm *vm, unsigned long id)
 	return false;
 }
 
+/* In its place before it is counted: resets and flushes walk the array without the lock. */
+static void publish_vcpu(struct model_vm *vm, struct model_vcpu *vcpu)
+{
+	vm->vcpus[vm->vcpu_count] = vcpu;
+	vm->vcpu_count++;
+}
+
 /* id ULONG_MAX: the next one. */
 int mk_vcpu_create(struct model_vm *vm, unsigned long id)
 {
@@ -207,7 +221,7 @@ int mk_vcpu_create(struct model_vm *vm, unsigned long id)
 	else if (!(vcpu = vcpu_new(vm, result, id)))
 		result = -ENOMEM;
 	else
-		vm->vcpus[vm->vcpu_count++] = vcpu;
+		publish_vcpu(vm, vcpu);
 	pthread_mutex_unlock(&vm->lock);
 	return result;
 }
