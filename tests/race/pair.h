@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef RACE_PAIR_H
+#define RACE_PAIR_H
+
+/*
+ * An ordering, seen by ThreadSanitizer. One thread writes a plain variable and publishes; another
+ * looks until it sees what was published, and reads the variable. Nothing else orders the two, so
+ * where an acquire or a release of the library is missing that is a race, and it is reported on
+ * whatever machine and with whatever timing.
+ */
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "cmocka_all.h"
+
+struct pair {
+	void (*publish)(void); /* on the calling thread */
+	bool (*seen)(void);    /* on the other, again and again */
+	int payload;
+	atomic_bool looking; /* it has looked once, in vain */
+};
+
+static inline void pair_look(struct pair *pair)
+{
+	/* Relaxed, as it must not be what orders the two. */
+	atomic_store_explicit(&pair->looking, true, memory_order_relaxed);
+	sched_yield();
+}
+
+static inline void *pair_observe(void *opaque)
+{
+	struct pair *pair = opaque;
+
+	while (!pair->seen())
+		pair_look(pair);
+	return pair->payload == 1 ? NULL : pair;
+}
+
+/* observe: NULL, or in place of the loop around seen(). */
+static inline void pair_run(struct pair *pair, void *(*observe)(void *pair))
+{
+	pthread_t thread;
+	void *failed;
+
+	atomic_store(&pair->looking, false);
+	pair->payload = 0;
+	assert_int_equal(pthread_create(&thread, NULL, observe ? observe : pair_observe, pair), 0);
+	while (!atomic_load_explicit(&pair->looking, memory_order_relaxed))
+		sched_yield();
+	pair->payload = 1;
+	pair->publish();
+	pthread_join(thread, &failed);
+	assert_null(failed);
+}
+
+#define PAIR(publish_it, see_it) (&(struct pair){ .publish = (publish_it), .seen = (see_it) })
+
+#endif

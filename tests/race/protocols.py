@@ -1,0 +1,240 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Protocols of lib/ whose ordering no race detector can judge, because all they touch is atomic.
+
+Each is written down here as a small program; the orderings in it are read from the functions of lib/,
+and every execution that the memory model allows is looked at (executions.py). A protocol that can
+lose something is printed as "LOST name: how", and the exit status is 1.
+"""
+
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+
+# Nothing is left behind in the tree.
+sys.dont_write_bytecode = True
+
+from executions import executions  # noqa: E402
+
+ORDER = re.compile(r"memory_order_(\w+)")
+
+
+class Source:
+    def __init__(self, lib):
+        self.lib = Path(lib)
+
+    def body(self, file, function):
+        text = re.sub(r"/\*.*?\*/", " ", (self.lib / file).read_text(), flags=re.S)
+        m = re.search(r"\b%s\([^;{]*\)\n\{\n(.*?)^\}" % function, text, re.S | re.M)
+        if not m:
+            sys.exit(f"protocols.py: no function {function}() in {file}")
+        return m.group(1)
+
+    def order(self, file, function):
+        """The first memory order in a function."""
+        m = ORDER.search(self.body(file, function))
+        return m.group(1) if m else "seq_cst"
+
+    def fence(self, file, function):
+        """The order of its fence, also one that it calls by the name of ring_barrier()."""
+        body = self.body(file, function)
+        if re.search(r"\bring_barrier\(", body):
+            body = self.body("ring_cells.h", "ring_barrier")
+        m = re.search(r"atomic_thread_fence\(memory_order_(\w+)\)", body)
+        return m.group(1) if m else None
+
+
+def mark(o, memory, bit):
+    def thread():
+        yield [("W", memory, "relaxed", 1),
+               ("U", "leaf", o["set"], lambda x: x | bit),
+               ("U", "mid", o["set"], lambda x: x | 1),
+               ("U", "top", o["set"], lambda x: x | 1)]
+
+    return thread
+
+
+def take(o, bits):
+    """dli_pageset_take() of one chunk. bits: memory of each bit of the word."""
+
+    def thread():
+        found = {}
+        if not (yield "R", "top", "relaxed"):
+            return found
+        _, mid = yield [("U", "top", o["top"], lambda x: 0), ("U", "mid", o["take"], lambda x: 0)]
+        if not mid:
+            return found
+        word = yield "U", "leaf", o["take"], lambda x: 0
+        for memory, bit in bits.items():
+            if word & bit:
+                found[memory] = yield "R", memory, "relaxed"
+        return found
+
+    return thread
+
+
+def is_kept(found, end, memory, bit):
+    """The page was copied as it is now, or the next iteration will find it."""
+    return found.get(memory) == 1 or (end["leaf"] & bit and end["mid"] and end["top"])
+
+
+def mark_and_take(source, firsts, bits, model="c11"):
+    o = {"set": source.order("pageset.c", "set_bits"), "take": source.order("pageset.c", "take_bits"),
+         "top": source.order("pageset.c", "take_chunk")}
+    program = [mark(o, m, b) for m, b in bits.items()] + [take(o, bits)]
+    n = 0
+    for leaf, mid, top in firsts:
+        first = {**{m: 0 for m in bits}, "leaf": leaf, "mid": mid, "top": top}
+        for found, end in executions(program, first, model):
+            n += 1
+            for memory, bit in bits.items():
+                if not is_kept(found, end, memory, bit):
+                    return n, f"a mark, beginning from leaf {leaf}, mid {mid}, top {top}"
+    return n, None
+
+
+def a_mark_meets_a_take(source):
+    # What a setter or a taker can have left: summaries that lead to nothing, too.
+    firsts = [(leaf, mid, top) for leaf in (0, 1, 2) for mid in (0, 1) for top in (0, 1)
+              if top and (mid or not leaf) or not (leaf or mid)]
+    return mark_and_take(source, firsts, {"memory": 1})
+
+
+def two_marks_meet_a_take(source):
+    return mark_and_take(source, [(4, 1, 1)], {"memory": 1, "other": 2})
+
+
+def a_repair_meets_a_wipe(source):
+    """
+    A drain wipes a ring and owes a repair; a harvest sees that it is owed and has the page protected;
+    then the guest writes it, which fills the cell. The wipe must not hit that entry.
+    """
+    wipe = source.order("ring_cells.h", "cell_clear")
+    owe = source.order("ring_cells.h", "ring_owe")
+    look = source.order("ring.c", "dli_ring_wants_repair")
+
+    def drain():
+        yield [("W", "cell", wipe, 0), ("U", "owed", owe, lambda x: x + 1)]
+
+    def harvest():
+        if (yield "R", "owed", look):
+            # An ioctl, which takes and drops locks.
+            yield "U", "protected", "acq_rel", lambda x: 1
+
+    def guest():
+        if not (yield "U", "protected", "acq_rel", lambda x: 0):
+            return {}
+        yield "W", "cell", "release", 1
+        return {"logged": 1}
+
+    n = 0
+    first = {"cell": 1, "owed": 0, "protected": 0}
+    for found, end in executions([drain, harvest, guest], first, "c11"):
+        n += 1
+        if found.get("logged") and not end["cell"]:
+            return n, "an entry that was filled after the repair"
+    return n, None
+
+
+def the_kernel_comes_round(source):
+    """
+    went_round(): cells are released over what an overflowing kernel has just written there. It wrote
+    the cell before them first. On the machines that have rings, not in C11 (see the text there).
+    """
+    release = source.order("ring_cells.h", "cell_release")
+    load = source.order("ring_cells.h", "cell_load")
+    fence = source.fence("ring.c", "went_round")
+
+    def drain():
+        steps = [("W", "first", release, 2), ("W", "second", release, 2)]
+        steps += [("F", None, fence)] if fence else []
+        return {"seen": (yield steps + [("R", "before", load)])[-1]}
+
+    def kernel():
+        # Two kvm_dirty_ring_push() in full would add slot and offset, before a wmb each.
+        yield [("W", "before", "relaxed", 1), ("F", None, "wmb"), ("W", "first", "relaxed", 3),
+               ("F", None, "wmb"), ("W", "second", "relaxed", 3)]
+
+    n = 0
+    first = {"before": 0, "first": 1, "second": 1}
+    for found, end in executions([drain, kernel], first, "mca"):
+        n += 1
+        if 2 in (end["first"], end["second"]) and found["seen"] != 1:
+            return n, "an entry that was released unread"
+    return n, None
+
+
+def an_entry_after_a_start(source):
+    """A start says that logging is on, then has pages protected; who drains must note what comes."""
+    state = ORDER.findall(source.body("session.c", "set_state"))[-1]
+    look = source.order("log.h", "dli_log_is_on")
+    load = source.order("ring_cells.h", "cell_load")
+
+    def start():
+        yield [("W", "state", state, 1), ("U", "protected", "acq_rel", lambda x: 1)]
+
+    def guest():
+        if (yield "U", "protected", "acq_rel", lambda x: x):
+            yield "W", "cell", "release", 1
+
+    def drain():
+        if (yield "R", "cell", load):
+            return {"on": (yield "R", "state", look)}
+
+    n = 0
+    for found, _ in executions([start, guest, drain], {"state": 0, "protected": 0, "cell": 0}, "c11"):
+        n += 1
+        if found.get("on") == 0:
+            return n, "an entry that was drained with logging off"
+    return n, None
+
+
+def an_acknowledgement_meets_a_stop(source):
+    """A stop says that the session is over and then forgets what was taken. Who misses it knows why."""
+    begin = source.order("session.c", "set_state")
+    take = source.order("pageset.c", "take_bits")
+    ask = source.order("log.h", "dli_log_session")
+    look = source.order("pageset.c", "dli_pageset_ack")
+
+    def stop():
+        yield [("U", "session", begin, lambda x: x + 1), ("U", "taken", take, lambda x: 0)]
+
+    def acknowledge():
+        taken, session = yield [("R", "taken", look), ("R", "session", ask)]
+        return {"wrong": not taken and session == 0}
+
+    n = 0
+    for found, _ in executions([stop, acknowledge], {"session": 0, "taken": 1}, "c11"):
+        n += 1
+        if found["wrong"]:
+            return n, "the reason why a page is not taken any more"
+    return n, None
+
+
+PROTOCOLS = [a_mark_meets_a_take, an_acknowledgement_meets_a_stop, a_repair_meets_a_wipe, the_kernel_comes_round,
+             an_entry_after_a_start]
+LONG_PROTOCOLS = [two_marks_meet_a_take]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lib", default=Path(__file__).resolve().parent.parent.parent / "lib",
+                        help="the sources; default: this tree's")
+    parser.add_argument("--long", action="store_true", help="those that take longer, too")
+    args = parser.parse_args()
+    source = Source(args.lib)
+    lost = 0
+    for protocol in PROTOCOLS + (LONG_PROTOCOLS if args.long else []):
+        begin = time.monotonic()
+        n, how = protocol(source)
+        lost += bool(how)
+        print(f"{'LOST' if how else 'ok  '} {protocol.__name__}: {how or f'{n} executions'}"
+              f" ({time.monotonic() - begin:.1f} s)", flush=True)
+    return 1 if lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

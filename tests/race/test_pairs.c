@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Every acquire and release between threads of the library itself, each with the one it pairs with:
+ * see pair.h. Those between the library and the kernel are in test_cells.c; those that no race can
+ * show are in protocols.py.
+ */
+#include "pair.h"
+
+#include "guest.h"
+#include "log.h"
+#include "rcu.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+enum { PAGES = 64, LAST_PUTS = 100 };
+
+static struct guest guest;
+
+static int open_guest(void **state)
+{
+	const struct guest_config config = { .options = { .mode = DL_MODE_RING,
+							  .ring_entries = 256 } };
+
+	guest_open(&guest, &config);
+	guest_add_slot(&guest, 0, 0, PAGES);
+	return 0;
+}
+
+static int close_guest(void **state)
+{
+	guest_close(&guest);
+	return 0;
+}
+
+/* The list of vCPUs. */
+static void add_vcpu(void)
+{
+	guest_vcpu(&guest, true);
+}
+
+static bool vcpu_is_there(void)
+{
+	const struct dl_vcpu *vcpu = dli_vcpus_first(&guest.log->vcpus);
+
+	/* Of the publisher, too: what the new vCPU is. */
+	return vcpu && vcpu->log == guest.log;
+}
+
+static void a_vcpu_is_whole_before_it_is_seen(void **state)
+{
+	pair_run(PAIR(add_vcpu, vcpu_is_there), NULL);
+}
+
+/*
+ * The table of slots. From before the change until it is seen in one read section: builds for
+ * ThreadSanitizer have edges at a section's ends.
+ */
+static void set_slot(void)
+{
+	guest_add_slot(&guest, 1, 1000, PAGES);
+}
+
+static void *observe_table(void *opaque)
+{
+	struct pair *pair = opaque;
+	const struct dli_slot_table *before, *table;
+	uint32_t n;
+
+	dli_rcu_read_lock();
+	before = dli_slots_table(&guest.log->slots);
+	while ((table = dli_slots_table(&guest.log->slots)) == before)
+		pair_look(pair);
+	n = table->n;
+	dli_rcu_read_unlock();
+	return n == 2 && pair->payload == 1 ? NULL : pair;
+}
+
+static void a_table_is_whole_before_it_is_seen(void **state)
+{
+	pair_run(PAIR(set_slot, NULL), observe_table);
+}
+
+/* Logging on, and what was before it. */
+static void start(void)
+{
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+}
+
+static bool is_on(void)
+{
+	return dli_log_is_on(guest.log);
+}
+
+static void what_was_before_a_start_is_seen_when_logging_is_on(void **state)
+{
+	pair_run(PAIR(start, is_on), NULL);
+}
+
+/* The count of starts and stops, which tells an iterator that it is over. */
+static bool session_is_another(void)
+{
+	return dli_log_session(guest.log) != 0;
+}
+
+static void what_was_before_a_start_is_seen_in_its_session(void **state)
+{
+	pair_run(PAIR(start, session_is_another), NULL);
+}
+
+/* A log that is closed. It was never on: that would be another, earlier release of its state. */
+static void close_log(void)
+{
+	dl_log_close(guest.log);
+	guest.log = NULL;
+}
+
+static struct dl_vcpu *handle;
+
+static bool is_closed(void)
+{
+	struct dl_stats stats = { .size = sizeof(stats) };
+
+	return dl_vcpu_stats(handle, &stats) == -ECANCELED;
+}
+
+static void what_was_before_a_close_is_seen_after_it(void **state)
+{
+	handle = guest_vcpu(&guest, true)->handle;
+	pair_run(PAIR(close_log, is_closed), NULL);
+}
+
+/* The last reference, whichever that is, frees what the others used. */
+static void *remove_vcpu(void *vcpu)
+{
+	dl_vcpu_remove(vcpu);
+	return NULL;
+}
+
+static void the_last_handle_frees_a_log_that_all_are_through_with(void **state)
+{
+	for (int i = 0; i < LAST_PUTS; i++) {
+		pthread_t thread;
+
+		open_guest(NULL);
+		handle = guest_vcpu(&guest, true)->handle;
+		guest.vcpus[0].handle = NULL;
+		assert_int_equal(pthread_create(&thread, NULL, remove_vcpu, handle), 0);
+		if (i % 2)
+			sched_yield();
+		close_log();
+		pthread_join(thread, NULL);
+		close_guest(NULL);
+	}
+}
+
+static struct {
+	struct dli_slot *slot;
+	atomic_uint bytes_seen;
+} shared;
+
+static void *use_and_put_slot(void *unused)
+{
+	atomic_fetch_add_explicit(&shared.bytes_seen, (unsigned int)shared.slot->bytes,
+				  memory_order_relaxed);
+	dli_slot_put(shared.slot);
+	return NULL;
+}
+
+static void the_last_holder_frees_a_slot_that_all_are_through_with(void **state)
+{
+	struct dl_os os = *model_os(guest.model);
+
+	for (int i = 0; i < LAST_PUTS; i++) {
+		pthread_t thread;
+
+		assert_int_equal(dli_slot_new(&os, 4096, 5, 4096, &shared.slot), 0);
+		dli_slot_get(shared.slot);
+		assert_int_equal(pthread_create(&thread, NULL, use_and_put_slot, NULL), 0);
+		if (i % 2)
+			sched_yield();
+		use_and_put_slot(NULL);
+		pthread_join(thread, NULL);
+	}
+	assert_int_equal(shared.bytes_seen, 2 * LAST_PUTS * 4096);
+}
+
+/*
+ * A mark and the taking of its page. What leads to a word is not to order the two, so the last words
+ * of a chunk are marked while the taker is on its way to them.
+ */
+enum {
+	WAY_WORDS = 448,
+	MARKED_PAGES = (PAGESET_CHUNK_WORDS - WAY_WORDS) * PAGESET_WORD_PAGES,
+	MARKS_A_TAKE = 16,
+};
+
+static struct {
+	struct dli_pageset *set;
+	int memory[MARKED_PAGES]; /* plain: the mark orders it */
+	struct dli_chunk chunk;
+	atomic_uint takes;
+} marked;
+
+static void *write_and_mark(void *unused)
+{
+	for (unsigned int n = 0; n < MARKED_PAGES; n++) {
+		/* One in each word, and then the next in each. */
+		uint64_t page = n % 64 * 64 + n / 64;
+
+		/* Only so many a take, no matter how fast the two are. Relaxed: no order. */
+		while (n / MARKS_A_TAKE > atomic_load_explicit(&marked.takes, memory_order_relaxed))
+			sched_yield();
+		marked.memory[page] = 1;
+		dli_pageset_count(marked.set,
+				  dli_pageset_mark_word(marked.set, WAY_WORDS + page / 64,
+							UINT64_C(1) << page % 64));
+	}
+	return NULL;
+}
+
+static unsigned int check_chunk(const struct dli_chunk *chunk)
+{
+	unsigned int pages = 0;
+
+	for (uint32_t i = 0; i < chunk->words; i++) {
+		if (chunk->index[i] < WAY_WORDS)
+			continue;
+		for (uint64_t bits = chunk->bits[i]; bits; bits &= bits - 1, pages++)
+			assert_int_equal(marked.memory[(chunk->index[i] - WAY_WORDS) * 64 +
+						       __builtin_ctzll(bits)],
+					 1);
+	}
+	return pages;
+}
+
+static void memory_is_written_before_its_page_is_taken(void **state)
+{
+	unsigned int pages = 0;
+	pthread_t marker;
+
+	assert_int_equal(dli_pageset_new(model_os(guest.model), PAGESET_CHUNK_PAGES, &marked.set),
+			 0);
+	assert_int_equal(pthread_create(&marker, NULL, write_and_mark, NULL), 0);
+	while (pages < MARKED_PAGES) {
+		uint64_t chunk = 0;
+
+		dli_pageset_mark_range(marked.set, 0, WAY_WORDS * PAGESET_WORD_PAGES);
+		atomic_fetch_add_explicit(&marked.takes, 1, memory_order_relaxed);
+		assert_true(dli_pageset_take(marked.set, &chunk, &marked.chunk));
+		pages += check_chunk(&marked.chunk);
+	}
+	pthread_join(marker, NULL);
+	dli_pageset_free(marked.set);
+}
+
+#define pair_test(function) cmocka_unit_test_setup_teardown(function, open_guest, close_guest)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		pair_test(a_vcpu_is_whole_before_it_is_seen),
+		pair_test(a_table_is_whole_before_it_is_seen),
+		pair_test(what_was_before_a_start_is_seen_when_logging_is_on),
+		pair_test(what_was_before_a_start_is_seen_in_its_session),
+		pair_test(what_was_before_a_close_is_seen_after_it),
+		cmocka_unit_test(the_last_handle_frees_a_log_that_all_are_through_with),
+		pair_test(the_last_holder_frees_a_slot_that_all_are_through_with),
+		pair_test(memory_is_written_before_its_page_is_taken),
+	};
+
+	return RUN_TESTS("races: orderings in pairs", tests);
+}
