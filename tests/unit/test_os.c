@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -112,6 +113,42 @@ static void a_duplicate_is_the_same_file(void **state)
 	dli_os_close(os, fd);
 	assert_int_equal(dli_os_dup(os, fd), -EBADF);
 	close(ends[0]);
+}
+
+static void a_duplicate_is_no_standard_stream(void **state)
+{
+	int before = errno, saved = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 100), fd;
+
+	close(STDERR_FILENO);
+	fd = dli_os_dup(os, saved);
+	dup2(saved, STDERR_FILENO);
+	close(saved);
+	errno = before;
+	assert_true(fd > STDERR_FILENO);
+	dli_os_close(os, fd);
+}
+
+/* Returns only where the request to end has waited. */
+static void *close_while_cancelled(void *fd)
+{
+	int unused;
+
+	pthread_cancel(pthread_self());
+	dli_os_close(os, *(int *)fd);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &unused);
+	return fd;
+}
+
+static void a_close_is_no_cancellation_point(void **state)
+{
+	int fd = dli_os_dup(os, STDERR_FILENO), before = errno;
+	pthread_t thread;
+	void *result = NULL;
+
+	assert_int_equal(pthread_create(&thread, NULL, close_while_cancelled, &fd), 0);
+	assert_int_equal(pthread_join(thread, &result), 0);
+	errno = before;
+	assert_ptr_equal(result, &fd);
 }
 
 /* The teardown looks at errno. */
@@ -225,6 +262,8 @@ int main(void)
 		os_test(a_failed_mapping_is_an_error),
 		os_test(a_file_is_mapped_shared),
 		os_test(a_duplicate_is_the_same_file),
+		os_test(a_duplicate_is_no_standard_stream),
+		os_test(a_close_is_no_cancellation_point),
 		os_test(what_fails_tells_so_and_leaves_errno),
 		os_test(every_signal_is_blocked_and_the_mask_comes_back),
 		os_test(time_goes_on),

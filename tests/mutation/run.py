@@ -1,0 +1,251 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Changes the library in one place at a time and sees whether the tests notice.
+
+Each mutant of lib/ is compiled in a copy of the tree, outside of it, and the fast tests are run
+until one fails. Outcomes:
+  killed      a test failed, crashed or hung
+  survived    none did
+  equivalent  the compiler made the same objects as from the original
+  stillborn   it does not compile
+survivors.md lists survivors that were looked at and why they change nothing that counts; the others
+are printed with their diffs, and make the exit status 1.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import random
+import sys
+import tempfile
+import time
+
+sys.dont_write_bytecode = True
+
+import operators  # noqa: E402
+import report  # noqa: E402
+import workshop  # noqa: E402
+
+ROOM = pathlib.Path(__file__).resolve().parent
+TREE = ROOM.parents[1]
+EXPLANATIONS = ROOM / "survivors.md"
+HANG_SECONDS_MIN = 15
+HANG_FACTOR = 10
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--sample", type=int, metavar="N", help="this many, evenly over the files")
+    chosen.add_argument("--all", action="store_true", help="every mutant (hours)")
+    chosen.add_argument("--id", action="append", help="this one (may be given several times)")
+    parser.add_argument("--list", action="store_true", help="only print what would be tried")
+    parser.add_argument("--report", action="store_true", help="only print what --results holds")
+    parser.add_argument("--seed", type=int, default=1, help="of the sample (default: 1)")
+    parser.add_argument("--only", action="append", metavar="FILE",
+                        help="only mutants of this file, as in lib/ring.c or ring.c")
+    parser.add_argument("--operator", action="append", choices=operators.OPERATORS)
+    parser.add_argument("--results", type=pathlib.Path, metavar="FILE",
+                        help="JSON; what it holds already is not done again")
+    parser.add_argument("--again", action="store_true",
+                        help="try the survivors of --results that are not explained once more, "
+                        "and nothing else")
+    parser.add_argument("--rooms", default=",".join(workshop.ROOMS),
+                        help="whose tests may kill (default: %(default)s)")
+    parser.add_argument("--work", type=pathlib.Path, metavar="DIR",
+                        help="where to copy and build (default: a temporary directory, kept)")
+    parser.add_argument("--minutes", type=float, help="begin no mutant after this time")
+    parser.add_argument("--memory-mib", type=int, default=32768,
+                        help="address space of a test (default: %(default)s)")
+    return parser.parse_args()
+
+
+def candidates(only, wanted):
+    """All mutants, file by file, and the texts they are of."""
+    texts, found = {}, []
+    for path in sorted((TREE / "lib").glob("*.[ch]")):
+        name = "lib/" + path.name
+        if only and name not in only and path.name not in only:
+            continue
+        texts[name] = path.read_text()
+        found += [m for m in operators.mutants(name, texts[name])
+                  if not wanted or m.operator in wanted]
+    return texts, found
+
+
+def interleave(groups):
+    """One of each in turn, until all are used up."""
+    queues = [collections.deque(group) for group in groups]
+    while any(queues):
+        for queue in queues:
+            if queue:
+                yield queue.popleft()
+
+
+def shuffled_by(generator, mutants, key):
+    groups = collections.defaultdict(list)
+    for mutant in mutants:
+        groups[key(mutant)].append(mutant)
+    groups = list(groups.values())
+    for group in groups:
+        generator.shuffle(group)
+    generator.shuffle(groups)
+    return groups
+
+
+def sample(mutants, n, seed):
+    """Even over the files, and inside a file over the operators."""
+    generator = random.Random(seed)
+    by_file = collections.defaultdict(list)
+    for mutant in mutants:
+        by_file[mutant.file].append(mutant)
+    queues = [interleave(shuffled_by(generator, group, lambda m: m.operator))
+              for group in by_file.values()]
+    chosen = [m for _, m in zip(range(n), interleave(queues))]
+    # File by file, which spares compiling.
+    return sorted(chosen, key=lambda m: (m.file, m.line))
+
+
+class Results:
+    def __init__(self, path):
+        self.path = path
+        self.data = {"baseline": {}, "mutants": {}}
+        if path and path.exists():
+            self.data = json.loads(path.read_text())
+
+    def add(self, mutant, entry):
+        self.data["mutants"][mutant.id] = entry
+        self.save()
+
+    def save(self):
+        if self.path:
+            temporary = self.path.with_suffix(".new")
+            temporary.write_text(json.dumps(self.data, indent=1))
+            temporary.replace(self.path)
+
+    def kills(self):
+        return collections.Counter(
+            e["killer"] for e in self.data["mutants"].values() if e["status"] == "killed")
+
+
+class Trial:
+    """Runs mutants against the killers."""
+
+    def __init__(self, shop, results, rooms):
+        self.shop, self.results, self.rooms = shop, results, rooms
+        self.killers, self.seconds = [], {}
+
+    def baseline(self):
+        """Only a test that passes on the original can tell anything."""
+        for killer in self.shop.killers(self.rooms):
+            if not self.shop.compile(killer.target):
+                report.say("not used, since it does not build: %s" % killer.name)
+                continue
+            patience = 10 * HANG_SECONDS_MIN + killer.timeout
+            verdict = self.shop.run(killer, patience)
+            if verdict.killed:
+                # Some reserve more address space than any limit that would protect the machine.
+                self.shop.without_memory_limit.add(killer.name)
+                verdict = self.shop.run(killer, patience)
+            if verdict.how == "exit 0":
+                self.killers.append(killer)
+                self.seconds[killer.name] = verdict.seconds
+            else:
+                report.say("not used, since on the original it ends with %s: %s" %
+                           (verdict.how, killer.name))
+        self.results.data["baseline"] = self.seconds
+        if not self.killers:
+            sys.exit("no test can be used")
+
+    def in_order(self, mutant, kills):
+        """That file's own unit test, then room by room, what kills much in little time first."""
+        stem = pathlib.Path(mutant.file).stem
+
+        def rank(killer):
+            own = killer.name.removeprefix("unit-")
+            is_own = killer.room == "unit" and (own.startswith(stem) or stem.startswith(own))
+            worth = (kills[killer.name] + 1) / (self.seconds[killer.name] + 0.05)
+            return (not is_own, self.rooms.index(killer.room), -worth)
+
+        return sorted(self.killers, key=rank)
+
+    def judge(self, mutant):
+        if not self.shop.compile_library():
+            return {"status": "stillborn"}
+        if self.shop.is_unchanged():
+            return {"status": "equivalent"}
+        for killer in self.in_order(mutant, self.results.kills()):
+            if not self.shop.compile(killer.target):
+                return {"status": "stillborn"}
+            patience = HANG_SECONDS_MIN + HANG_FACTOR * self.seconds[killer.name]
+            verdict = self.shop.run(killer, patience)
+            if verdict.killed:
+                return {"status": "killed", "killer": killer.name, "how": verdict.how}
+        return {"status": "survived", "rooms": self.rooms}
+
+    def test(self, mutant, text):
+        begin = time.monotonic()
+        try:
+            self.shop.write(mutant.file, operators.apply(text, mutant.edits))
+            entry = self.judge(mutant)
+        finally:
+            self.shop.write(mutant.file, text)
+        entry.update(file=mutant.file, line=mutant.line, function=mutant.function,
+                     operator=mutant.operator, seconds=round(time.monotonic() - begin, 1),
+                     diff=operators.diff(mutant.file, text, mutant.edits))
+        self.results.add(mutant, entry)
+        report.progress(mutant, entry)
+
+
+def choose(options, mutants, results):
+    if options.id:
+        return [m for m in mutants if m.id in options.id]
+    done = results.data["mutants"]
+    if options.again:
+        explained = report.explained(EXPLANATIONS)
+        return [m for m in mutants if m.id not in explained and
+                done.get(m.id, {}).get("status") == "survived"]
+    if not options.all:
+        mutants = sample(mutants, options.sample or 100, options.seed)
+    return [m for m in mutants if m.id not in done or options.list]
+
+
+def work_directory(options):
+    directory = options.work or pathlib.Path(tempfile.mkdtemp(prefix="dirtylog-mutation-"))
+    directory = directory.resolve()
+    if directory == TREE or TREE in directory.parents:
+        sys.exit("--work must not be inside the tree")
+    report.say("working in %s" % directory)
+    return directory
+
+
+def main():
+    options = arguments()
+    results = Results(options.results)
+    texts, mutants = candidates(options.only, options.operator)
+    if options.report:
+        return report.summary(results.data, mutants, EXPLANATIONS)
+    todo = choose(options, mutants, results)
+    if options.list:
+        report.listing(todo, texts)
+        return 0
+    os.nice(10)
+    begin = time.monotonic()
+    shop = workshop.Workshop(TREE, work_directory(options), options.memory_mib << 20)
+    shop.prepare()
+    trial = Trial(shop, results, options.rooms.split(","))
+    trial.baseline()
+    report.say("%d mutants of %d, %d tests" % (len(todo), len(mutants), len(trial.killers)))
+    for mutant in todo:
+        if options.minutes and time.monotonic() - begin > 60 * options.minutes:
+            report.say("out of time; the same command goes on from here")
+            break
+        trial.test(mutant, texts[mutant.file])
+    return report.summary(results.data, mutants, EXPLANATIONS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
