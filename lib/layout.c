@@ -28,7 +28,8 @@ static bool valid_slot(const struct dl_log *log, const struct dl_slot *s)
 		return false;
 	if (!s->bytes || (s->gpa | s->bytes | s->hva) & page_mask)
 		return false;
-	if (s->gpa + s->bytes - 1 < s->gpa || s->hva + s->bytes - 1 < s->hva)
+	/* Neither may end at 2^64: KVM has no such slot, and the table's ends would be 0. */
+	if (s->gpa + s->bytes < s->gpa || s->hva + s->bytes < s->hva)
 		return false;
 	return s->bytes / log->caps.page_bytes <= MAX_SLOT_PAGES;
 }
