@@ -174,9 +174,11 @@ static int change(struct dl_log *log, const struct dl_slot *s, struct dli_slot *
 		return r;
 	}
 	dli_slots_abandon(dli_slots_publish(&log->slots, table));
-	/* By the caller's ioctl logging was off for a moment: CLEAN cannot be granted. */
-	if (dli_log_is_on(log) && ((moved && !(s->flags & DL_SLOT_CLEAN)) || by_caller) &&
-	    dli_slot_is_loggable(slot))
+	/*
+	 * CLEAN cannot be granted: by the caller's ioctl logging was off for a moment, and what a vCPU
+	 * wrote before a move may still be in its PML buffer, whose addresses are nobody's now.
+	 */
+	if (dli_log_is_on(log) && (moved || by_caller) && dli_slot_is_loggable(slot))
 		dli_pageset_mark_all(slot->set);
 	return r;
 }

@@ -364,8 +364,8 @@ int dl_mark(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes);
  * A slot that exists can be moved (another gpa) or given other kvm_flags; KVM can change neither
  * its size nor its hva nor KVM_MEM_READONLY, and neither can this (remove it and set it anew). The
  * slot equal to what it was: 0, nothing is done.
- * While logging, a new or a moved slot is wholly pending when this returns, unless DL_SLOT_CLEAN
- * (a moved slot then keeps what was pending). The kernel may still report its pages.
+ * While logging, a moved slot is wholly pending when this returns, and so is a new one unless
+ * DL_SLOT_CLEAN. The kernel may still report its pages.
  *   slot       copied
  * Errors: -EINVAL (NULL, alignment, size 0, a wrap, unknown flags, KVM_MEM_LOG_DIRTY_PAGES, an id or
  * as_id beyond the kernel's limit, a change that KVM cannot make); -E2BIG; -EEXIST: the range
