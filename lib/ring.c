@@ -238,11 +238,15 @@ void dli_ring_reset_failed(struct dli_ring *ring)
 
 void dli_ring_check_empty(struct dli_ring *ring)
 {
-	for (uint32_t i = 0; i < ring->entries; i++)
-		if (cell_load(ring, i) == CELL_DIRTY) {
+	for (uint32_t i = 0; i < ring->entries; i++) {
+		uint32_t flags = cell_load(ring, i);
+
+		/* What no kernel writes may have been an entry. */
+		if (flags != CELL_CLEAN && flags != CELL_RESET) {
 			ring_owe(ring);
 			return;
 		}
+	}
 }
 
 void dli_ring_publish(struct dli_ring *ring, dli_ring_sink *sink, void *opaque)

@@ -76,7 +76,7 @@ bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again)
  */
 void dli_ring_reset_failed(struct dli_ring *ring);
 
-/* No vCPU runs, and this ring was drained: what is still dirty in it was missed. */
+/* No vCPU runs, and this ring was drained: what is still dirty in it, or garbage, was missed. */
 void dli_ring_check_empty(struct dli_ring *ring);
 
 void dli_ring_publish(struct dli_ring *ring, dli_ring_sink *sink, void *opaque);
