@@ -111,6 +111,7 @@ void handover_run(struct source *source)
 		r = wire_expect(&source->wire, WIRE_RESULT, result, sizeof(*result));
 	if (!r) {
 		result->why[sizeof(result->why) - 1] = '\0';
+		wire_clean_text(result->why);
 		report->has_result = true;
 		return;
 	}

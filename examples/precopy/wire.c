@@ -10,7 +10,8 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#define WIRE_MAGIC UINT32_C(0x706d4c44) /* "DLmp" */
+#define WIRE_MAGIC  UINT32_C(0x706d4c44) /* "DLmp" */
+#define MAX_ANSWERS 4			 /* that are read on the way to the last words */
 
 _Static_assert(sizeof(struct wire_header) == 24, "no padding on the wire");
 _Static_assert(sizeof(struct wire_hello) == 40, "no padding on the wire");
@@ -135,11 +136,16 @@ static int receive(struct wire *wire, void *to, size_t bytes, uint64_t deadline_
 	return 0;
 }
 
-/* The text comes from outside: what is not printable does not reach a terminal. */
+void wire_clean_text(char *text)
+{
+	for (; *text; text++)
+		if (*text < ' ' || *text > '~')
+			*text = '?';
+}
+
 static int receive_refusal(struct wire *wire, uint32_t bytes)
 {
 	char text[WIRE_TEXT_BYTES];
-	uint32_t i;
 	int r;
 
 	if (bytes >= sizeof(text))
@@ -147,10 +153,8 @@ static int receive_refusal(struct wire *wire, uint32_t bytes)
 	r = receive(wire, text, bytes, clock_ns() + WIRE_PATIENCE_NS);
 	if (r)
 		return r;
-	for (i = 0; i < bytes; i++)
-		if (text[i] < ' ' || text[i] > '~')
-			text[i] = '?';
 	text[bytes] = '\0';
+	wire_clean_text(text);
 	return wire_fail(wire, -ECONNREFUSED, "the other side says: %.200s", text);
 }
 
@@ -205,13 +209,15 @@ void wire_last_words(struct wire *wire)
 {
 	struct wire first = *wire;
 	struct wire_header header;
+	unsigned int answers = 0;
 	int r;
 
 	if (wire->failure != -EPIPE && wire->failure != -ECONNRESET)
 		return;
+	/* Answers that were on their way; not one after the other for ever. */
 	do {
 		r = wire_receive_header(wire, &header);
-	} while (!r && !header.payload_bytes);
+	} while (!r && !header.payload_bytes && ++answers < MAX_ANSWERS);
 	if (r != -ECONNREFUSED)
 		*wire = first;
 }

@@ -129,6 +129,9 @@ void wire_refuse(struct wire *wire, const char *why);
  */
 void wire_last_words(struct wire *wire);
 
+/* Text that came from the other side: what is not printable must not reach a terminal. */
+void wire_clean_text(char *text);
+
 /* Sets failure and why; returns failure. */
 int wire_fail(struct wire *wire, int failure, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
