@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: MIT */
+/* dl_slot_set, dl_slot_remove, dl_mark, dl_slot_mark with any values, and what must come of it. */
+#include "calls.h"
+
+#include <errno.h>
+
+enum {
+	KERNEL_DECIDES = 1, /* 0 or -EINVAL */
+	TOO_LARGE,	    /* right, and too slow to be tried */
+};
+
+#define KVM_PAGES_LIMIT ((UINT64_C(1) << 31) - 1)
+
+static const uint32_t set_flags = DL_SLOT_CLEAN | DL_SLOT_CALLER_IOCTL | DL_SLOT_NO_LOG;
+
+static bool overlaps_other(struct world *w, const struct dl_slot *s)
+{
+	for (unsigned int i = 0; i < w->slot_count; i++) {
+		const struct dl_slot *other = &w->slots[i];
+
+		if (other->slot >> 16 != s->slot >> 16 || other->slot == s->slot)
+			continue;
+		/* Last bytes, as an end may be 2^64. */
+		if (s->gpa <= other->gpa + (other->bytes - 1) &&
+		    other->gpa <= s->gpa + (s->bytes - 1))
+			return true;
+	}
+	return false;
+}
+
+static bool sound(const struct world *w, const struct dl_slot *s)
+{
+	uint64_t page_bytes = w->page_bytes;
+
+	if (s->flags & ~set_flags || s->kvm_flags & KVM_MEM_LOG_DIRTY_PAGES)
+		return false;
+	if (s->slot >> 16 >= ADDRESS_SPACES || (s->slot & 0xffff) >= SLOT_IDS)
+		return false;
+	if (!s->bytes || s->bytes % page_bytes || s->gpa % page_bytes || s->hva % page_bytes)
+		return false;
+	return s->gpa <= UINT64_MAX - (s->bytes - 1) && s->hva <= UINT64_MAX - (s->bytes - 1) &&
+	       s->bytes / page_bytes <= KVM_PAGES_LIMIT;
+}
+
+/* As the header says it. */
+static int expected_set(struct world *w, const struct dl_slot *s, bool tail)
+{
+	const struct dl_slot *old;
+
+	if (s->size < sizeof(*s))
+		return -EINVAL;
+	if (tail)
+		return -E2BIG;
+	if (!sound(w, s))
+		return -EINVAL;
+	/* KVM has none that ends at 2^64; whose word it is does not matter. */
+	if (!(s->gpa + s->bytes))
+		return KERNEL_DECIDES;
+	if (overlaps_other(w, s))
+		return -EEXIST;
+	old = world_slot(w, s->slot);
+	if (old && (old->bytes != s->bytes || old->hva != s->hva ||
+		    (old->kvm_flags ^ s->kvm_flags) & KVM_MEM_READONLY ||
+		    (old->flags ^ s->flags) & DL_SLOT_NO_LOG))
+		return -EINVAL;
+	if (old && old->gpa == s->gpa && old->kvm_flags == s->kvm_flags)
+		return 0;
+	if (s->bytes / w->page_bytes > MAX_SLOT_PAGES)
+		return TOO_LARGE;
+	if (s->kvm_flags & ~KVM_MEM_READONLY || !(s->hva + s->bytes))
+		return KERNEL_DECIDES;
+	return !old && w->slot_count == MAX_SLOTS ? TOO_LARGE : 0;
+}
+
+/* One that is right, mostly; where several say the same they meet. */
+static void choose_slot(struct world *w, struct dl_slot *s)
+{
+	struct input *in = &w->in;
+	uint64_t arena_pages = ARENA_BYTES / w->page_bytes, from, pages;
+	uint8_t number = input_u8(in), place = input_u8(in), shape = input_u8(in);
+	const struct dl_slot *old;
+
+	from = place % arena_pages;
+	pages = 1 + shape % 64 * (shape & 64 ? 1 : 3);
+	if (pages > arena_pages - from)
+		pages = arena_pages - from;
+	*s = (struct dl_slot){
+		.size = sizeof(*s),
+		.flags = number >> 4 & set_flags & ~(uint32_t)DL_SLOT_CALLER_IOCTL,
+		.slot = number % 8 | (number & 8 ? 1u << 16 : 0),
+		.gpa = input_u8(in) * UINT64_C(40) * w->page_bytes,
+		.bytes = pages * w->page_bytes,
+		.hva = (uintptr_t)w->arena + from * w->page_bytes,
+	};
+	old = world_slot(w, s->slot);
+	if (old && shape & 128) {
+		s->bytes = old->bytes;
+		s->hva = old->hva;
+		s->flags = (s->flags & DL_SLOT_CLEAN) | old->flags;
+	}
+	s->flags |= number & 128 ? DL_SLOT_CALLER_IOCTL : 0;
+}
+
+/* Just behind another, just before it, or on its last page. */
+static void put_beside(struct world *w, struct dl_slot *s, uint8_t where)
+{
+	const struct dl_slot *other;
+
+	if (!w->slot_count)
+		return;
+	other = &w->slots[where / 4 % w->slot_count];
+	s->slot = (s->slot & 0xffff) | (other->slot & ~UINT32_C(0xffff));
+	if (where & 1)
+		s->gpa = other->gpa - s->bytes;
+	else
+		s->gpa = other->gpa + other->bytes - (where & 2 ? w->page_bytes : 0);
+}
+
+static void spoil(struct world *w, struct dl_slot *s)
+{
+	struct input *in = &w->in;
+
+	switch (input_u8(in) % 12) {
+	case 0:
+		s->flags = (uint32_t)input_wild(in);
+		break;
+	case 1:
+		s->slot = (uint32_t)input_wild(in);
+		break;
+	case 2:
+		s->kvm_flags = (uint32_t)input_wild(in);
+		break;
+	case 3:
+		s->gpa = input_wild(in);
+		break;
+	case 4:
+		s->bytes = input_wild(in);
+		break;
+	case 5:
+		s->hva = input_wild(in);
+		break;
+	case 6:
+		s->gpa = 0 - s->bytes * (1 + input_u8(in) % 2);
+		break;
+	case 7:
+		s->kvm_flags = KVM_MEM_READONLY;
+		break;
+	case 8:
+		s->bytes = w->page_bytes * (uint64_t)(1 + input_u8(in) * 257);
+		s->hva = UINT64_C(1) << 40;
+		break;
+	case 9 ... 11:
+		put_beside(w, s, input_u8(in));
+		break;
+	}
+}
+
+/* Follows what the log has done. */
+static void note_set(struct world *w, const struct dl_slot *s)
+{
+	struct dl_slot *old = world_slot(w, s->slot);
+	bool is_new = !old, moved = old && old->gpa != s->gpa;
+	bool logged = w->on && !(s->flags & DL_SLOT_NO_LOG);
+
+	if (is_new)
+		old = &w->slots[w->slot_count++];
+	else if (!moved && old->kvm_flags == s->kvm_flags)
+		return;
+	*old = *s;
+	old->flags &= DL_SLOT_NO_LOG;
+	if (is_new && logged && s->flags & DL_SLOT_CLEAN)
+		world_equalize(w, s);
+	else if (logged && (is_new || (moved && !(s->flags & DL_SLOT_CLEAN))))
+		world_excuse(w, s, false);
+}
+
+static int caller_ioctl(struct world *w, const struct dl_slot *s)
+{
+	const struct dl_slot *old = world_slot(w, s->slot);
+
+	/* Nothing that would need an ioctl. */
+	if (old && old->gpa == s->gpa && old->kvm_flags == s->kvm_flags)
+		return 0;
+	return world_region(w, s, s->bytes, s->kvm_flags);
+}
+
+void slots_set(struct world *w)
+{
+	struct {
+		struct dl_slot slot;
+		uint8_t tail[TAIL_BYTES];
+	} arg = { 0 };
+	struct snapshot before;
+	uint8_t how = input_u8(&w->in);
+	int expected, r;
+
+	choose_slot(w, &arg.slot);
+	for (int i = how % 4; i > 1; i--)
+		spoil(w, &arg.slot);
+	if (how & 16)
+		arg.slot.size = input_u8(&w->in) % (sizeof(arg) + 1);
+	if (how & 32)
+		arg.tail[input_u8(&w->in) % TAIL_BYTES] = input_u8(&w->in);
+	expected = expected_set(w, &arg.slot,
+				arg.slot.size > sizeof(arg.slot) &&
+					memcmp(arg.tail, (uint8_t[TAIL_BYTES]){ 0 },
+					       arg.slot.size - sizeof(arg.slot)));
+	if (expected == TOO_LARGE)
+		return;
+	if (expected >= 0 && arg.slot.flags & DL_SLOT_CALLER_IOCTL && caller_ioctl(w, &arg.slot))
+		return;
+	if (expected)
+		world_snapshot(w, &before);
+	w->being_set = &arg.slot;
+	r = dl_slot_set(w->log, &arg.slot);
+	w->being_set = NULL;
+	trace("set slot %#x, flags %#x, %#llx bytes at %#llx: %d\n", arg.slot.slot, arg.slot.flags,
+	      (unsigned long long)arg.slot.bytes, (unsigned long long)arg.slot.gpa, r);
+	expect(expected == KERNEL_DECIDES ? !r || r == -EINVAL : r == expected, "%d, not %d", r,
+	       expected);
+	if (!r)
+		note_set(w, &arg.slot);
+	else if (expected != KERNEL_DECIDES || !(arg.slot.flags & DL_SLOT_CALLER_IOCTL))
+		world_expect_same(w, &before);
+}
+
+void slots_remove(struct world *w)
+{
+	uint8_t how = input_u8(&w->in);
+	uint32_t flags = how & (DL_SLOT_CALLER_IOCTL | DL_SLOT_DISCARD);
+	uint32_t number = input_u8(&w->in) & 7;
+	struct snapshot before;
+	struct dl_slot *slot;
+	int expected = 0, r;
+
+	if (how & 16)
+		flags = (uint32_t)input_wild(&w->in);
+	number |= how & 32 ? 1u << 16 : 0;
+	if (how & 64)
+		number = (uint32_t)input_wild(&w->in);
+	slot = world_slot(w, number);
+	if (flags & ~(uint32_t)(DL_SLOT_CALLER_IOCTL | DL_SLOT_DISCARD))
+		expected = -EINVAL;
+	else if (!slot)
+		expected = -ENOENT;
+	else if (flags & DL_SLOT_CALLER_IOCTL)
+		expect(!world_region(w, slot, 0, 0), "it was there");
+	if (expected)
+		world_snapshot(w, &before);
+	r = dl_slot_remove(w->log, number, flags);
+	trace("remove slot %#x: %d\n", number, r);
+	expect(r == expected, "%d, not %d", r, expected);
+	if (r) {
+		world_expect_same(w, &before);
+		return;
+	}
+	if (w->on && flags & DL_SLOT_DISCARD)
+		world_excuse(w, slot, true);
+	*slot = w->slots[--w->slot_count];
+}
+
+/* The slot that has the address, and where the next one begins or this ends. */
+static struct dl_slot *slot_at(struct world *w, uint32_t as_id, uint64_t gpa, uint64_t *until)
+{
+	*until = UINT64_MAX;
+	for (unsigned int i = 0; i < w->slot_count; i++) {
+		struct dl_slot *slot = &w->slots[i];
+
+		if (slot->slot >> 16 != as_id)
+			continue;
+		if (gpa >= slot->gpa && gpa - slot->gpa < slot->bytes) {
+			*until = slot->gpa + (slot->bytes - 1);
+			return slot;
+		}
+		if (slot->gpa > gpa && slot->gpa - 1 < *until)
+			*until = slot->gpa - 1;
+	}
+	return NULL;
+}
+
+/* A device writes all pages of the range that there are. Whether they are all. */
+static bool device_writes(struct world *w, uint32_t as_id, uint64_t gpa, uint64_t bytes)
+{
+	uint64_t last = gpa + (bytes - 1), until;
+	bool all = true;
+
+	for (;; gpa = until + 1) {
+		const struct dl_slot *slot = slot_at(w, as_id, gpa, &until);
+
+		until = until < last ? until : last;
+		all &= slot != NULL;
+		for (uint64_t at = gpa / w->page_bytes; slot && at <= until / w->page_bytes; at++) {
+			uint64_t hva = slot->hva + (at * w->page_bytes - slot->gpa);
+
+			if (world_in_arena(w, hva))
+				*world_memory(w, hva) = ++w->value;
+		}
+		if (until == last)
+			return all;
+	}
+}
+
+static void mark_by_address(struct world *w, uint32_t as_id, uint64_t gpa, uint64_t bytes)
+{
+	int expected = 0, r;
+
+	if (gpa + bytes < gpa)
+		expected = -EINVAL;
+	else if (!w->on)
+		expected = -ECANCELED;
+	else if (bytes && !device_writes(w, as_id, gpa, bytes))
+		expected = -ENOENT;
+	r = dl_mark(w->log, as_id, gpa, bytes);
+	trace("mark %u %#llx %#llx: %d\n", as_id, (unsigned long long)gpa,
+	      (unsigned long long)bytes, r);
+	expect(r == expected, "%d, not %d", r, expected);
+}
+
+static void mark_by_slot(struct world *w, uint32_t number, uint64_t offset, uint64_t bytes)
+{
+	const struct dl_slot *slot = world_slot(w, number);
+	int expected = 0, r;
+
+	if (offset + bytes < offset)
+		expected = -EINVAL;
+	else if (!w->on)
+		expected = -ECANCELED;
+	else if (!slot || (bytes && (offset >= slot->bytes || bytes > slot->bytes - offset)))
+		expected = -ENOENT;
+	if (w->on && slot && expected != -EINVAL && bytes && offset < slot->bytes)
+		device_writes(w, number >> 16, slot->gpa + offset,
+			      bytes < slot->bytes - offset ? bytes : slot->bytes - offset);
+	r = dl_slot_mark(w->log, number, offset, bytes);
+	trace("mark slot %#x %#llx %#llx: %d\n", number, (unsigned long long)offset,
+	      (unsigned long long)bytes, r);
+	expect(r == expected, "%d, not %d", r, expected);
+}
+
+void slots_mark(struct world *w)
+{
+	struct input *in = &w->in;
+	uint8_t how = input_u8(in);
+	const struct dl_slot *slot = NULL;
+	uint64_t offset = input_number(in, 2) * 512, bytes = input_number(in, 2) * 64;
+	struct snapshot before;
+
+	if (w->slot_count)
+		slot = &w->slots[how / 8 % w->slot_count];
+	if (how & 1)
+		offset = input_wild(in);
+	if (how & 2)
+		bytes = input_wild(in);
+	if (!w->on)
+		world_snapshot(w, &before);
+	if (how & 4)
+		mark_by_slot(w, slot && how < 200 ? slot->slot : (uint32_t)input_wild(in), offset,
+			     bytes);
+	else if (slot && how < 200)
+		mark_by_address(w, slot->slot >> 16, slot->gpa + offset, bytes);
+	else
+		mark_by_address(w, (uint32_t)input_wild(in), offset, bytes);
+	if (!w->on)
+		world_expect_same(w, &before);
+}

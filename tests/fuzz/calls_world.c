@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: MIT */
+#include "calls.h"
+
+#include <errno.h>
+#include <sys/ioctl.h>
+
+enum { MAX_EXITS = 1000 };
+
+struct dl_slot *world_slot(struct world *w, uint32_t slot)
+{
+	for (unsigned int i = 0; i < w->slot_count; i++)
+		if (w->slots[i].slot == slot)
+			return &w->slots[i];
+	return NULL;
+}
+
+int world_region(struct world *w, const struct dl_slot *slot, uint64_t bytes, uint32_t flags)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = slot->slot,
+		.flags = flags,
+		.guest_phys_addr = slot->gpa,
+		.memory_size = bytes,
+		.userspace_addr = slot->hva,
+	};
+	const struct dl_os *os = model_os(w->model);
+
+	return os->ioctl(os->opaque, w->vm_fd, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
+bool world_in_arena(const struct world *w, uint64_t hva)
+{
+	return hva - (uintptr_t)w->arena < ARENA_BYTES;
+}
+
+/* Of each page the first eight bytes are used. */
+uint64_t *world_memory(const struct world *w, uint64_t hva)
+{
+	uint64_t offset = (hva - (uintptr_t)w->arena) / w->page_bytes * w->page_bytes;
+
+	return (uint64_t *)(void *)(w->arena + offset);
+}
+
+uint64_t world_arena_page(const struct world *w, uint64_t hva)
+{
+	return (hva - (uintptr_t)w->arena) / w->page_bytes;
+}
+
+void world_excuse(struct world *w, const struct dl_slot *slot, bool excused)
+{
+	for (uint64_t at = 0; at < slot->bytes; at += w->page_bytes)
+		if (world_in_arena(w, slot->hva + at))
+			w->excused[world_arena_page(w, slot->hva + at)] = excused;
+}
+
+void world_equalize(struct world *w, const struct dl_slot *slot)
+{
+	for (uint64_t at = 0; at < slot->bytes; at += w->page_bytes)
+		if (world_in_arena(w, slot->hva + at))
+			w->copy[world_arena_page(w, slot->hva + at)] =
+				*world_memory(w, slot->hva + at);
+	world_excuse(w, slot, false);
+}
+
+void world_copy_run(struct world *w, const struct dl_run *run)
+{
+	expect(run->bytes && !((run->bytes | run->offset_bytes) % w->page_bytes), "a run of %llu",
+	       (unsigned long long)run->bytes);
+	for (uint64_t at = 0; at < run->bytes; at += w->page_bytes) {
+		uint64_t page = world_arena_page(w, run->hva + at);
+
+		if (!world_in_arena(w, run->hva + at))
+			continue;
+		w->copy[page] = *world_memory(w, run->hva + at);
+		w->excused[page] = false;
+	}
+}
+
+/* By a vCPU; by the kernel itself where that is recorded and vcpu is none. */
+void world_store(struct world *w, const struct dl_slot *slot, uint64_t page, int vcpu)
+{
+	uint64_t gpa = slot->gpa + page * w->page_bytes, hva = slot->hva + page * w->page_bytes;
+	uint32_t as_id = slot->slot >> 16;
+	int r;
+
+	if (!world_in_arena(w, hva))
+		return;
+	w->value++;
+	if (vcpu == VCPUS) {
+		if (w->config.mode != DL_MODE_BITMAP && !w->config.backup)
+			return;
+		r = model_kernel_write(w->model, w->vm_fd, as_id, gpa, &w->value, 8);
+	} else {
+		int exits = 0;
+
+		while ((r = model_vcpu_write(w->model, w->vcpu_fds[vcpu], as_id, gpa, &w->value,
+					     8)) == KVM_EXIT_DIRTY_RING_FULL) {
+			expect(++exits < MAX_EXITS, "vCPU %d does not get in", vcpu);
+			expect(!dl_vcpu_drain(w->vcpus[vcpu]), "drain");
+		}
+	}
+	expect(r == (slot->kvm_flags & KVM_MEM_READONLY ? -EFAULT : 0), "store: %d", r);
+	if (!r && (!w->on || slot->flags & DL_SLOT_NO_LOG))
+		w->excused[world_arena_page(w, hva)] = true;
+	trace("  stored %#llx by %d\n", (unsigned long long)gpa, vcpu);
+}
+
+static void iterate(struct world *w, uint64_t *number, bool ack)
+{
+	struct dl_run runs[16];
+	struct dl_iter *iter;
+	int n, r = dl_iter_new(w->log, 0, &iter);
+
+	expect(!r, "%d", r);
+	while ((n = dl_iter_read(iter, runs, 16)) > 0) {
+		for (int i = 0; i < n; i++) {
+			*number = (*number ^ runs[i].slot ^ runs[i].bytes << 20 ^ runs[i].hva) *
+				  UINT64_C(0x9e3779b97f4a7c15);
+			*number = (*number ^ runs[i].offset_bytes ^ runs[i].gpa << 9) *
+				  UINT64_C(0x2545f4914f6cdd1d);
+			if (ack)
+				world_copy_run(w, &runs[i]);
+		}
+		if (ack)
+			expect(!dl_iter_ack(iter, runs, (uint32_t)n), "ack");
+	}
+	expect(!n, "%d", n);
+	dl_iter_free(iter);
+}
+
+/* What is pending goes to the copy. */
+void world_read_all(struct world *w)
+{
+	uint64_t number = 0;
+
+	iterate(w, &number, true);
+}
+
+/* The slots that the kernel has, as far as they have pages with a state. */
+static uint64_t kernel_slots(struct world *w)
+{
+	uint64_t number = 0;
+	uint8_t state;
+
+	for (uint32_t as_id = 0; as_id < ADDRESS_SPACES; as_id++)
+		for (uint32_t id = 0; id < SLOT_IDS; id++)
+			number = number * 3 + !model_page_states(w->model, w->vm_fd,
+								 as_id << 16 | id, 0, 1, &state);
+	return number;
+}
+
+void world_snapshot(struct world *w, struct snapshot *snapshot)
+{
+	memset(snapshot, 0, sizeof(*snapshot));
+	snapshot->stats.size = sizeof(snapshot->stats);
+	expect(!dl_log_stats(w->log, &snapshot->stats), "stats");
+	/* Time passes, whatever the call does. */
+	snapshot->stats.ioctl_ns = 0;
+	expect(dl_log_describe(w->log, snapshot->text, sizeof(snapshot->text)) > 0, "describe");
+	snapshot->regions = model_calls(w->model, KVM_SET_USER_MEMORY_REGION);
+	snapshot->addresses = kernel_slots(w);
+	if (w->on && !w->iter)
+		iterate(w, &snapshot->pending, false);
+}
+
+void world_expect_same(struct world *w, const struct snapshot *before)
+{
+	struct snapshot now;
+
+	world_snapshot(w, &now);
+	expect(!memcmp(&now.stats, &before->stats, sizeof(now.stats)), "the counters changed");
+	expect(now.pending == before->pending, "what is pending changed");
+	expect(now.addresses == before->addresses, "the kernel's slots changed");
+	/* What the kernel refused is told. */
+	if (now.regions == before->regions)
+		expect(!strcmp(now.text, before->text), "it says: %s", now.text);
+}
+
+/* The final pass, and the question. */
+void world_check_equal(struct world *w)
+{
+	int r;
+
+	for (int i = 0; i < VCPUS; i++)
+		model_vcpu_exit(w->model, w->vcpu_fds[i], KVM_EXIT_INTR);
+	r = dl_harvest(w->log, DL_HARVEST_FINAL, NULL);
+	expect(!r, "%d", r);
+	world_read_all(w);
+	for (uint64_t page = 0; page * w->page_bytes < ARENA_BYTES; page++) {
+		uint64_t hva = (uintptr_t)w->arena + page * w->page_bytes;
+
+		expect(w->excused[page] || w->copy[page] == *world_memory(w, hva),
+		       "page %llu of the memory is lost", (unsigned long long)page);
+	}
+}
+
+static void expect_closed(struct world *w)
+{
+	struct dl_stats stats = { .size = sizeof(stats) };
+	struct dl_run run = { 0 };
+
+	for (int i = 0; i < VCPUS; i++) {
+		expect(!dl_vcpu_drain(w->vcpus[i]), "drain");
+		expect(dl_vcpu_stats(w->vcpus[i], &stats) == -ECANCELED, "stats");
+	}
+	if (!w->iter)
+		return;
+	expect(dl_iter_read(w->iter, &run, 1) == -ECANCELED, "read");
+	expect(dl_iter_ack(w->iter, &run, 1) == -ECANCELED, "ack");
+}
+
+/* The handles in the order that the input says. */
+void world_close(struct world *w)
+{
+	uint8_t order = input_u8(&w->in);
+	bool vcpus_first = order & 1, iter_first = order & 2;
+
+	for (int i = 0; i < VCPUS && vcpus_first; i++)
+		dl_vcpu_remove(w->vcpus[i]);
+	if (iter_first)
+		dl_iter_free(w->iter);
+	dl_log_close(w->log);
+	if (!vcpus_first && !iter_first)
+		expect_closed(w);
+	for (int i = 0; i < VCPUS && !vcpus_first; i++)
+		dl_vcpu_remove(w->vcpus[i]);
+	if (!iter_first)
+		dl_iter_free(w->iter);
+	model_free(w->model);
+}

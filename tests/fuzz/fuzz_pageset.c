@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The page set against plain bitmaps: what is marked, taken, acknowledged, given back, folded back
+ * and cleared must be the same pages in both after every step, in sets of up to 2^40 pages. Pages
+ * are used in a few windows of the set, wherever the input puts them; elsewhere there must be none.
+ */
+#include "fuzz.h"
+
+#include "fake_os.h"
+#include "pageset.h"
+
+enum {
+	WINDOWS = 4,
+	WINDOW_WORDS = 3 * PAGESET_CHUNK_WORDS + 5,
+	READERS = 3,
+	MAX_STEPS = 600,
+	HUGE_WALKS = 3, /* over summaries of megabytes */
+};
+
+#ifdef FUZZ_TSAN
+#define MOST_PAGES (UINT64_C(1) << 31)
+#else
+#define MOST_PAGES (UINT64_C(1) << 40)
+#endif
+
+/* Part of a plain bitmap: words [first_word, first_word + words). */
+struct window {
+	uint64_t first_word, words;
+	uint64_t pending[WINDOW_WORDS], taken[WINDOW_WORDS];
+};
+
+struct reader {
+	uint64_t cursor; /* chunk */
+	bool holds;
+	struct dli_chunk chunk;
+};
+
+static struct fake_os fake;
+static struct dli_pageset *set;
+static uint64_t pages, uncounted;
+static struct window windows[WINDOWS];
+static unsigned int window_count, walks_left;
+static struct reader readers[READERS];
+
+static uint64_t choose_pages(struct input *in)
+{
+	static const uint64_t sizes[] = {
+		1,
+		63,
+		64,
+		65,
+		4095,
+		PAGESET_CHUNK_PAGES - 1,
+		PAGESET_CHUNK_PAGES,
+		PAGESET_CHUNK_PAGES + 1,
+		64 * PAGESET_CHUNK_PAGES,
+		64 * PAGESET_CHUNK_PAGES + 1,
+		100001,
+		(UINT64_C(1) << 31) - 1,
+		UINT64_C(1) << 34,
+		MOST_PAGES,
+	};
+	uint8_t choice = input_u8(in);
+
+	if (choice < sizeof(sizes) / sizeof(sizes[0]))
+		return sizes[choice] < MOST_PAGES ? sizes[choice] : MOST_PAGES;
+	return 1 + input_number(in, 4) % (1u << 24);
+}
+
+static uint64_t set_words(void)
+{
+	return (pages + 63) / 64;
+}
+
+static void add_window(uint64_t first_word)
+{
+	struct window *window = &windows[window_count];
+	uint64_t from = window_count ? window[-1].first_word + window[-1].words : 0;
+
+	if (first_word < from)
+		first_word = from;
+	if (first_word >= set_words())
+		return;
+	window->first_word = first_word;
+	window->words = set_words() - first_word;
+	if (window->words > WINDOW_WORDS)
+		window->words = WINDOW_WORDS;
+	memset(window->pending, 0, sizeof(window->pending));
+	memset(window->taken, 0, sizeof(window->taken));
+	window_count++;
+}
+
+/* Rising parts of the set; the last one at its end. */
+static void choose_windows(struct input *in)
+{
+	uint64_t words = set_words(), at = 0;
+
+	window_count = 0;
+	add_window(0);
+	for (int i = 0; i < WINDOWS - 2; i++) {
+		at += input_number(in, 5) % words;
+		add_window(at);
+	}
+	add_window(words > WINDOW_WORDS ? words - WINDOW_WORDS : 0);
+}
+
+static struct window *window_of(uint64_t word)
+{
+	for (unsigned int i = 0; i < window_count; i++)
+		if (word - windows[i].first_word < windows[i].words)
+			return &windows[i];
+	return NULL;
+}
+
+/* The bits of a word that are pages of the set. */
+static uint64_t valid_bits(uint64_t word)
+{
+	return word == pages / 64 ? (UINT64_C(1) << pages % 64) - 1 : ~UINT64_C(0);
+}
+
+/* A word of some window. */
+static uint64_t choose_word(struct input *in)
+{
+	const struct window *window = &windows[input_u8(in) % window_count];
+
+	return window->first_word + input_number(in, 2) % window->words;
+}
+
+/* Pages of one window. The range may be empty. */
+static void choose_range(struct input *in, uint64_t *first_page, uint64_t *count)
+{
+	uint64_t word = choose_word(in), end_page;
+	const struct window *window = window_of(word);
+
+	*first_page = word * 64 + input_u8(in) % 64;
+	*count = input_number(in, 2);
+	/* Mostly short. */
+	if (!(*count & 0x8000))
+		*count &= 0xff;
+	end_page = (window->first_word + window->words) * 64;
+	if (end_page > pages)
+		end_page = pages;
+	if (*first_page >= end_page)
+		*first_page = end_page - 1;
+	if (*count > end_page - *first_page)
+		*count = end_page - *first_page;
+}
+
+static uint64_t count_bits(bool taken)
+{
+	uint64_t bits = 0;
+
+	for (unsigned int i = 0; i < window_count; i++)
+		for (uint64_t word = 0; word < windows[i].words; word++)
+			bits += (uint64_t)__builtin_popcountll(taken ? windows[i].taken[word]
+								     : windows[i].pending[word]);
+	return bits;
+}
+
+static void expect_counts(void)
+{
+	uint64_t pending = count_bits(false);
+	uint64_t counted = pending > uncounted ? pending - uncounted : 0;
+
+	expect(dli_pageset_pending_pages(set) == counted, "%llu pages pending, not %llu",
+	       (unsigned long long)dli_pageset_pending_pages(set), (unsigned long long)counted);
+	expect(dli_pageset_taken_pages(set) == count_bits(true), "%llu pages taken",
+	       (unsigned long long)dli_pageset_taken_pages(set));
+}
+
+/* Returns how many are new. */
+static uint64_t plain_mark(uint64_t word, uint64_t bits)
+{
+	struct window *window = window_of(word);
+	uint64_t *at = &window->pending[word - window->first_word];
+	uint64_t new_bits = bits & ~*at;
+
+	*at |= bits;
+	return (uint64_t)__builtin_popcountll(new_bits);
+}
+
+static uint64_t bits_between(uint64_t word, uint64_t first_page, uint64_t end_page)
+{
+	uint64_t bits = 0;
+
+	for (unsigned int bit = 0; bit < 64; bit++)
+		if (word * 64 + bit >= first_page && word * 64 + bit < end_page)
+			bits |= UINT64_C(1) << bit;
+	return bits;
+}
+
+static void mark_word(struct input *in)
+{
+	uint64_t word = choose_word(in), bits = input_wild(in) & valid_bits(word);
+	uint32_t new_pages;
+
+	if (!bits)
+		return;
+	new_pages = dli_pageset_mark_word(set, word, bits);
+	expect(new_pages == plain_mark(word, bits), "%u new pages", new_pages);
+	uncounted += new_pages;
+}
+
+/* Several markers add theirs up and tell later. */
+static void count_marks(void)
+{
+	dli_pageset_count(set, uncounted);
+	uncounted = 0;
+}
+
+static void mark_range(struct input *in)
+{
+	uint64_t first_page, count, new_pages = 0;
+
+	choose_range(in, &first_page, &count);
+	for (uint64_t word = first_page / 64; word * 64 < first_page + count; word++)
+		new_pages += plain_mark(word, bits_between(word, first_page, first_page + count));
+	expect(dli_pageset_mark_range(set, first_page, count) == new_pages, "not %llu new pages",
+	       (unsigned long long)new_pages);
+}
+
+static void mark_all(void)
+{
+	uint64_t new_pages = 0;
+
+	/* Only where one window is the whole set. */
+	if (windows[0].words != set_words())
+		return;
+	for (uint64_t word = 0; word < set_words(); word++)
+		new_pages += plain_mark(word, valid_bits(word));
+	expect(dli_pageset_mark_all(set) == new_pages, "not %llu new pages",
+	       (unsigned long long)new_pages);
+}
+
+/* What the chunk says is just what was pending there; it is taken now. */
+static void plain_take(const struct dli_chunk *chunk)
+{
+	uint64_t word = chunk->first_page / 64, end = word + PAGESET_CHUNK_WORDS;
+	uint32_t i = 0;
+
+	expect(chunk->words && chunk->words <= PAGESET_CHUNK_WORDS, "%u words", chunk->words);
+	for (; word < end; word++) {
+		struct window *window = window_of(word);
+		uint64_t *pending = window ? &window->pending[word - window->first_word] : NULL;
+		bool named = i < chunk->words && chunk->first_page / 64 + chunk->index[i] == word;
+		uint64_t bits = named ? chunk->bits[i++] : 0;
+
+		expect(!named || bits, "an empty word");
+		expect(bits == (pending ? *pending : 0), "word %llu: taken %#llx",
+		       (unsigned long long)word, (unsigned long long)bits);
+		if (!bits)
+			continue;
+		*pending = 0;
+		window->taken[word - window->first_word] |= bits;
+	}
+	expect(i == chunk->words, "words out of order or outside the chunk");
+}
+
+/* The first chunk from here on in which something is pending. */
+static bool plain_find(uint64_t chunk, uint64_t *found)
+{
+	for (unsigned int i = 0; i < window_count; i++)
+		for (uint64_t at = 0; at < windows[i].words; at++) {
+			uint64_t of = (windows[i].first_word + at) / PAGESET_CHUNK_WORDS;
+
+			if (of < chunk || !windows[i].pending[at])
+				continue;
+			*found = of;
+			return true;
+		}
+	return false;
+}
+
+static bool may_walk(void)
+{
+	if (pages <= UINT64_C(1) << 32)
+		return true;
+	if (!walks_left)
+		return false;
+	walks_left--;
+	return true;
+}
+
+static void take(struct reader *reader)
+{
+	uint64_t chunk = reader->cursor, wanted = 0;
+	bool any = plain_find(chunk, &wanted), taken;
+
+	if (!may_walk())
+		return;
+	taken = dli_pageset_take(set, &chunk, &reader->chunk);
+	expect(taken == any, "taken: %d", taken);
+	reader->holds = taken;
+	reader->cursor = 0;
+	if (!taken)
+		return;
+	expect(chunk == wanted && reader->chunk.first_page == chunk * PAGESET_CHUNK_PAGES,
+	       "chunk %llu in place of %llu", (unsigned long long)chunk,
+	       (unsigned long long)wanted);
+	plain_take(&reader->chunk);
+	reader->cursor = chunk + 1;
+}
+
+static void give_back(struct reader *reader)
+{
+	const struct dli_chunk *chunk = &reader->chunk;
+
+	if (!reader->holds)
+		return;
+	dli_pageset_give_back(set, chunk);
+	for (uint32_t i = 0; i < chunk->words; i++) {
+		uint64_t word = chunk->first_page / 64 + chunk->index[i];
+		struct window *window = window_of(word);
+
+		plain_mark(word, chunk->bits[i]);
+		window->taken[word - window->first_word] &= ~chunk->bits[i];
+	}
+	reader->holds = false;
+	reader->cursor = chunk->first_page / PAGESET_CHUNK_PAGES;
+}
+
+static void ack_pages(uint64_t first_page, uint64_t count)
+{
+	uint64_t end_page = first_page + count, word;
+	bool all = true;
+
+	for (word = first_page / 64; word * 64 < end_page; word++)
+		all &= !(bits_between(word, first_page, end_page) &
+			 ~window_of(word)->taken[word - window_of(word)->first_word]);
+	expect(dli_pageset_ack(set, first_page, count) == all, "all taken: %d", all);
+	for (word = first_page / 64; all && word * 64 < end_page; word++)
+		window_of(word)->taken[word - window_of(word)->first_word] &=
+			~bits_between(word, first_page, end_page);
+}
+
+/* A word of what the reader has, or a part of it, as a run would be. */
+static void ack_chunk(struct reader *reader, struct input *in)
+{
+	const struct dli_chunk *chunk = &reader->chunk;
+	uint32_t i = input_u8(in), bit = 0;
+
+	if (!reader->holds)
+		return;
+	i %= chunk->words;
+	bit = (uint32_t)__builtin_ctzll(chunk->bits[i]);
+	ack_pages(chunk->first_page + chunk->index[i] * UINT64_C(64) + bit,
+		  ~(chunk->bits[i] >> bit) ? (uint64_t)__builtin_ctzll(~(chunk->bits[i] >> bit))
+					   : 64);
+}
+
+static void ack_range(struct input *in)
+{
+	uint64_t first_page, count;
+
+	choose_range(in, &first_page, &count);
+	ack_pages(first_page, count);
+}
+
+static void fold_back(void)
+{
+	if (!may_walk())
+		return;
+	dli_pageset_fold_back(set);
+	for (unsigned int i = 0; i < window_count; i++)
+		for (uint64_t word = 0; word < windows[i].words; word++) {
+			windows[i].pending[word] |= windows[i].taken[word];
+			windows[i].taken[word] = 0;
+		}
+}
+
+static void clear(void)
+{
+	if (!may_walk())
+		return;
+	count_marks();
+	dli_pageset_clear(set);
+	for (unsigned int i = 0; i < window_count; i++) {
+		memset(windows[i].pending, 0, sizeof(windows[i].pending));
+		memset(windows[i].taken, 0, sizeof(windows[i].taken));
+	}
+}
+
+static void step(struct input *in)
+{
+	uint8_t what = input_u8(in);
+	struct reader *reader = &readers[what / 32 % READERS];
+
+	switch (what % 32) {
+	case 0 ... 5:
+		mark_word(in);
+		break;
+	case 6 ... 11:
+		mark_range(in);
+		break;
+	case 12 ... 17:
+		take(reader);
+		break;
+	case 18 ... 21:
+		ack_chunk(reader, in);
+		break;
+	case 22 ... 23:
+		ack_range(in);
+		break;
+	case 24:
+		give_back(reader);
+		break;
+	case 25 ... 26:
+		fold_back();
+		break;
+	case 27:
+		mark_all();
+		break;
+	case 28:
+		clear();
+		break;
+	case 29:
+		count_marks();
+		break;
+	case 30:
+		reader->cursor = input_wild(in);
+		break;
+	case 31:
+		expect_counts();
+		break;
+	}
+}
+
+/* Everything that is left comes out, once, and nothing else. */
+static void take_the_rest(void)
+{
+	uint64_t none, next;
+
+	count_marks();
+	walks_left = WINDOWS * WINDOW_WORDS;
+	fold_back();
+	for (unsigned int i = 0; i < window_count; i++) {
+		/* Where it begins, so that a huge set is walked over once. */
+		readers[0].cursor = windows[i].first_word / PAGESET_CHUNK_WORDS;
+		while (plain_find(readers[0].cursor, &next) &&
+		       next <= (windows[i].first_word + windows[i].words) / PAGESET_CHUNK_WORDS)
+			take(&readers[0]);
+	}
+	readers[0].cursor = 0;
+	take(&readers[0]);
+	expect(!plain_find(0, &none), "pages were left behind");
+	expect_counts();
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	return 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
+{
+	struct input in = { data, bytes };
+
+	fake_os_init(&fake);
+	pages = choose_pages(&in);
+	choose_windows(&in);
+	memset(readers, 0, sizeof(readers));
+	uncounted = 0;
+	walks_left = HUGE_WALKS;
+	if (dli_pageset_new(&fake.os, pages, &set))
+		return 0; /* no address space for so many */
+	for (int i = 0; i < MAX_STEPS && in.left; i++)
+		step(&in);
+	expect_counts();
+	take_the_rest();
+	dli_pageset_free(set);
+	expect(!fake.maps_live, "%ld mappings are left", fake.maps_live);
+	return 0;
+}

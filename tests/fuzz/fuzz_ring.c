@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Rings whose kernel side does what the input says: pushes in order, overflows, resets that fail or
+ * end early, any bytes in any cell, between any two steps of the library. Around them a small
+ * migration, as in test_ring_recovery.c, which tells whether a page was lost:
+ *   - what the copy lacks at the end must have been owed as a repair. The one excuse is an entry
+ *     that was destroyed in its cell before the library could read it;
+ *   - a vCPU whose ring nobody scribbled on gets into the guest again;
+ *   - a ring that nobody scribbled on and that never overflowed is never suspected.
+ */
+#include "ring_world.h"
+
+#include <errno.h>
+
+struct world world;
+
+static struct dli_sunk sink(void *opaque, const struct kvm_dirty_gfn *entries, uint32_t n)
+{
+	struct dli_sunk sunk = { 0 };
+	struct world *w = opaque;
+
+	expect(n && n <= w->kernel.entries, "%u entries", n);
+	for (uint32_t i = 0; i < n; i++) {
+		if (entries[i].slot || entries[i].offset >= PAGES) {
+			sunk.stale++;
+			sunk.outside |= !entries[i].slot;
+			continue;
+		}
+		sunk.new_pages += !w->pending[entries[i].offset];
+		w->pending[entries[i].offset] = true;
+		trace("  sunk: page %llu\n", (unsigned long long)entries[i].offset);
+	}
+	return sunk;
+}
+
+static bool wants_repair(struct world *w)
+{
+	bool wants = false;
+
+	for (int i = 0; i < FAKE_RINGS; i++)
+		wants |= dli_ring_wants_repair(w->rings[i]);
+	return wants;
+}
+
+/* Logging off and on for every slot, and then everything is dirty. */
+static void protect_and_mark_all(struct world *w)
+{
+	memset(w->is_protected, true, sizeof(w->is_protected));
+	memset(w->excused, false, sizeof(w->excused));
+	w->tainted = false;
+	side_meanwhile(w);
+	memset(w->pending, true, sizeof(w->pending));
+}
+
+static void repair(struct world *w)
+{
+	trace("repair\n");
+	w->repairs++;
+	protect_and_mark_all(w);
+	for (int i = 0; i < FAKE_RINGS; i++)
+		dli_ring_repaired(w->rings[i]);
+}
+
+static void all_rings(struct world *w, void (*step)(struct dli_ring *ring))
+{
+	for (int i = 0; i < FAKE_RINGS; i++)
+		step(w->rings[i]);
+	side_meanwhile(w);
+}
+
+/* As in vcpus.c. */
+static int hand_back(struct world *w)
+{
+	bool needed = false, again = false;
+
+	for (int i = 0; i < FAKE_RINGS; i++)
+		dli_ring_get_into_step(w->rings[i], &w->reset);
+	side_meanwhile(w);
+	for (int i = 0; i < FAKE_RINGS; i++)
+		needed |= dli_ring_release(w->rings[i], &w->reset);
+	side_meanwhile(w);
+	while (needed) {
+		int r = dli_reset_rings(&w->reset);
+
+		for (int i = 0; i < FAKE_RINGS && r < 0; i++)
+			dli_ring_reset_failed(w->rings[i]);
+		if (r < 0)
+			return r;
+		needed = false;
+		for (int i = 0; i < FAKE_RINGS; i++)
+			needed |= !dli_ring_verify(w->rings[i], &w->reset, again);
+		expect(!needed || !again, "it resets for ever");
+		again = true;
+		side_meanwhile(w);
+	}
+	return 0;
+}
+
+static void publish(struct dli_ring *ring)
+{
+	if (world.stopped)
+		dli_ring_check_empty(ring);
+	dli_ring_publish(ring, sink, &world);
+	dli_ring_unlock(ring);
+}
+
+/* As dli_vcpus_drain(), with the kernel's side going on between all steps. */
+static int drain_step_by_step(struct world *w)
+{
+	int r;
+
+	all_rings(w, dli_ring_lock);
+	all_rings(w, dli_ring_copy);
+	r = dli_reset_begin(&w->reset);
+	if (!r) {
+		r = hand_back(w);
+		dli_reset_end(&w->reset);
+	}
+	all_rings(w, publish);
+	return r;
+}
+
+/* Returns whether it went through. */
+static bool harvest(struct world *w, bool in_steps)
+{
+	int r;
+
+	trace("harvest%s\n", in_steps ? " in steps" : "");
+	w->inside = true;
+	r = in_steps ? drain_step_by_step(w)
+		     : dli_vcpus_drain(&w->vcpus, &w->reset, w->stopped, sink, w);
+	w->inside = false;
+	expect(r == 0 || r == -EIO || (r == -ECANCELED && w->closed), "%d", r);
+	if (!r && !w->closed && wants_repair(w))
+		repair(w);
+	return !r;
+}
+
+static void copy_pending(struct world *w)
+{
+	trace("copy\n");
+	for (uint32_t page = 0; page < PAGES; page++) {
+		if (!w->pending[page])
+			continue;
+		w->pending[page] = false;
+		w->copy[page] = w->memory[page];
+	}
+}
+
+static void drain(struct world *w, int vcpu)
+{
+	int r;
+
+	trace("drain of %d, head %u, state %d\n", vcpu, w->rings[vcpu]->head,
+	      w->rings[vcpu]->state);
+	w->inside = true;
+	r = dli_ring_drain(w->rings[vcpu], &w->reset, sink, w);
+	w->inside = false;
+	expect(r == 0 || r == -EIO || (r == -ECANCELED && w->closed), "%d", r);
+}
+
+/* A vCPU that is out comes back in, draining after each full exit. */
+static void run(struct world *w, int vcpu)
+{
+	struct fake_ring *side = &w->kernel.rings[vcpu];
+
+	if (w->dead[vcpu] || w->in_guest[vcpu])
+		return;
+	for (int exits = 0; !(w->in_guest[vcpu] = fake_ring_enter(&w->kernel, side)); exits++) {
+		if (exits == MAX_EXITS) {
+			expect(w->scribbled[vcpu], "vCPU %d does not get in", vcpu);
+			w->dead[vcpu] = true;
+			return;
+		}
+		drain(w, vcpu);
+	}
+}
+
+static void add_ring(struct world *w, int i)
+{
+	int r = -EIO;
+
+	for (int tries = 0; r && tries < FINAL_TRIES; tries++)
+		r = dli_ring_new(&w->kernel.fake.os, FAKE_VCPU_FD + i, w->kernel.entries, &w->reset,
+				 &w->rings[i]);
+	expect(!r, "%d", r);
+	w->list[i].ring = w->rings[i];
+}
+
+/* As when a log is closed and another opened: the rings are as they are, everything is dirty. */
+static void restart(struct world *w)
+{
+	if (w->closed)
+		return;
+	trace("restart\n");
+	w->restarted = true;
+	w->kernel.short_resets = w->kernel.reset_errors = 0;
+	for (int i = 0; i < FAKE_RINGS; i++) {
+		dli_ring_free(w->rings[i]);
+		add_ring(w, i);
+	}
+	(void)harvest(w, false);
+	protect_and_mark_all(w);
+}
+
+/* After it entries are for nobody; the vCPUs go on all the same. */
+static void close_log(struct world *w, bool needed)
+{
+	if (w->closed)
+		return;
+	w->closed = true;
+	dli_reset_close(&w->reset, needed);
+	for (int i = 0; i < FAKE_RINGS && !needed; i++)
+		w->dead[i] = true;
+}
+
+static void step(struct world *w)
+{
+	uint8_t what = input_u8(&w->in);
+	int vcpu = what & 1;
+
+	switch (what >> 1 & 31) {
+	case 0 ... 7:
+		side_stores(w, vcpu, input_u8(&w->in), 1 + (what >> 6) * 5u, true);
+		break;
+	case 8 ... 9:
+		side_stores(w, vcpu, input_u8(&w->in), input_u8(&w->in), true);
+		break;
+	case 10:
+		side_stores(w, vcpu, input_u8(&w->in), input_u8(&w->in), false);
+		break;
+	case 11 ... 14:
+		run(w, vcpu);
+		break;
+	case 15:
+		drain(w, vcpu);
+		break;
+	case 16 ... 18:
+		(void)harvest(w, false);
+		break;
+	case 19 ... 23:
+		(void)harvest(w, true);
+		break;
+	case 24 ... 27:
+		copy_pending(w);
+		break;
+	case 28:
+		side_misbehave(w);
+		break;
+	case 29:
+		side_scribble(w, vcpu);
+		break;
+	case 30:
+		if (input_u8(&w->in) == 0x5a)
+			restart(w);
+		break;
+	case 31:
+		if (input_u8(&w->in) == 0xa5)
+			close_log(w, vcpu);
+		break;
+	}
+}
+
+static void begin(struct world *w)
+{
+	uint8_t shape = input_u8(&w->in), habits = input_u8(&w->in);
+
+	side_init(w, shape, habits);
+	expect(!dli_reset_init(&w->reset, &w->kernel.fake.os, FAKE_VM_FD), "no lock");
+	expect(!dli_vcpus_init(&w->vcpus), "no lock");
+	if (habits & 16)
+		side_use_before(w, &w->kernel.rings[0]);
+	for (int i = 0; i < 8 && habits & 32; i++)
+		side_scribble(w, i & 1);
+	for (int i = FAKE_RINGS - 1; i >= 0; i--) {
+		add_ring(w, i);
+		w->list[i].next = dli_vcpus_first(&w->vcpus);
+		atomic_store(&w->vcpus.first, &w->list[i]);
+	}
+	protect_and_mark_all(w);
+}
+
+static void end(struct world *w)
+{
+	for (int i = 0; i < FAKE_RINGS; i++)
+		dli_ring_free(w->rings[i]);
+	pthread_mutex_destroy(&w->vcpus.lock);
+	dli_reset_fini(&w->reset);
+	expect(!w->kernel.fake.maps_live, "%ld mappings are left", w->kernel.fake.maps_live);
+	expect(!w->kernel.fake.duplicates, "a duplicate is left");
+	fake_rings_free(&w->kernel);
+}
+
+static void expect_nothing_lost(struct world *w)
+{
+	bool scribbled = w->scribbled[0] || w->scribbled[1];
+
+	for (uint32_t page = 0; page < PAGES && !w->tainted; page++)
+		expect(w->copy[page] == w->memory[page] || w->excused[page], "page %u is lost",
+		       page);
+	if (scribbled || w->restarted)
+		return;
+	expect(!w->kernel.overshot, "a reset went past the kernel's index");
+	expect(!w->repairs || w->filled || w->misbehaved, "a healthy ring was repaired");
+}
+
+static void finish(struct world *w)
+{
+	int tries = 0;
+
+	w->in.left = 0;
+	/* Whoever can run, does once more; then all stand still. */
+	for (int i = 0; i < FAKE_RINGS; i++)
+		run(w, i);
+	w->stopped = true;
+	w->kernel.reset_errors = w->kernel.short_resets = 0;
+	if (w->closed)
+		return;
+	while (!harvest(w, false))
+		expect(++tries < FINAL_TRIES, "the final harvest fails");
+	copy_pending(w);
+	expect_nothing_lost(w);
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	return 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
+{
+	struct world *w = &world;
+
+	memset(w, 0, sizeof(*w));
+	w->in = (struct input){ data, bytes };
+	begin(w);
+	for (int i = 0; i < MAX_STEPS && w->in.left; i++)
+		step(w);
+	finish(w);
+	end(w);
+	return 0;
+}

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * precopy's wire protocol with a peer that says anything: to the destination, all of it as the
+ * program runs it, on the model kernel; to the source, wherever it listens. Neither crashes, waits
+ * for ever, takes more memory than it was allowed, writes outside the guest's memory, or tells the
+ * terminal what is not text; what the destination answers is the protocol, in its order.
+ */
+#include "peer.h"
+
+#include "destination.h"
+#include "handover.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+enum { SOURCE_PAGES = 64, TEXT_BYTES = 1 << 16 };
+
+static char text[TEXT_BYTES];
+static FILE *told;
+
+/* What both sides print. */
+static void listen_to_output(void)
+{
+	memset(text, 0, sizeof(text));
+	rewind(told);
+}
+
+static void expect_text(void)
+{
+	fflush(told);
+	for (const char *at = text; at < text + TEXT_BYTES && *at; at++)
+		expect(*at == '\n' || (*at >= ' ' && *at <= '~'), "it prints character %#x",
+		       (unsigned char)*at);
+}
+
+static void begin_peer(struct input *in, const struct layout *layout, bool to_source)
+{
+	static const size_t chunks[] = { STREAM_BYTES, 4096, 100, 24, 1 };
+	uint8_t manners = input_u8(in), moods = input_u8(in), gone = input_u8(in);
+
+	peer.bytes = peer.at = peer.sent_bytes = 0;
+	peer.repeated_bytes = peer.passed_ns = 0;
+	peer.mapped_bytes = peer.allocated_bytes = 0;
+	peer.guests = 0;
+	peer.chunk_bytes = chunks[manners % 5];
+	/* A destination may listen to a source for ever: there can always be another pass. */
+	peer.end = (manners >> 4) % (to_source ? 4 : 3);
+	peer.moods = moods;
+	peer.gone_after_bytes = gone < 128 ? SIZE_MAX : (gone - 128u) * 24;
+	peer.layout = layout;
+	peer_say(in, to_source);
+}
+
+/* One frame that the destination sent. 0: what is left is none. */
+static size_t read_frame(size_t at, struct wire_header *header)
+{
+	if (peer.sent_bytes - at < sizeof(*header))
+		return 0;
+	memcpy(header, peer.sent + at, sizeof(*header));
+	expect(header->magic == 0x706d4c44 && !header->reserved, "it sends no frame");
+	if (peer.sent_bytes - at - sizeof(*header) < header->payload_bytes)
+		return 0;
+	return sizeof(*header) + header->payload_bytes;
+}
+
+static void expect_refusal(const uint8_t *why, uint32_t bytes)
+{
+	expect(bytes && bytes < WIRE_TEXT_BYTES, "a refusal of %u bytes", bytes);
+	for (uint32_t i = 0; i < bytes; i++)
+		expect(why[i] >= ' ' && why[i] <= '~', "a refusal with character %#x", why[i]);
+}
+
+/* Each answer in its place, REFUSED as the last word if at all. Returns the last type. */
+static uint32_t expect_protocol(void)
+{
+	static const uint32_t lengths[WIRE_TYPES] = {
+		[WIRE_PROOF] = sizeof(struct wire_proof), [WIRE_RESULT] = sizeof(struct wire_result)
+	};
+	static const uint32_t order[] = { 0, WIRE_WELCOME, WIRE_READY, WIRE_PROOF, WIRE_RESULT };
+	struct wire_header header;
+	unsigned int place = 0;
+	uint64_t passes = 0;
+	uint32_t last = 0;
+
+	for (size_t at = 0, n; (n = read_frame(at, &header)); at += n) {
+		expect(last != WIRE_REFUSED && last != WIRE_RESULT, "more after the last word");
+		last = header.type;
+		if (last == WIRE_REFUSED) {
+			expect_refusal(peer.sent + at + sizeof(header), header.payload_bytes);
+		} else if (last == WIRE_PASS_DONE) {
+			expect(place == 1 && !header.payload_bytes &&
+				       header.offset_bytes == ++passes,
+			       "a pass out of place");
+		} else {
+			expect(place + 1 < sizeof(order) / sizeof(order[0]) &&
+				       last == order[++place] &&
+				       header.payload_bytes == lengths[last],
+			       "answer %u in place %u", last, place);
+		}
+	}
+	return last;
+}
+
+static void fuzz_destination(struct input *in, const struct layout *layout)
+{
+	const struct options options = { .backend = BACKEND_MODEL,
+					 .destination_fd = -1,
+					 .memory_given = true,
+					 .memory_bytes = MEMORY_LIMIT_BYTES };
+	uint32_t last;
+	int status;
+
+	begin_peer(in, layout, false);
+	status = destination_run(&options, PEER_FD);
+	last = expect_protocol();
+	fflush(told);
+	trace("status %d, the last answer is %u\n%s", status, last, text);
+	expect(status == STATUS_FAILED || status == STATUS_CORRUPT || status == STATUS_MOVED,
+	       "exit status %d", status);
+	expect(status == STATUS_FAILED || peer.guests, "its memory was not watched");
+	expect(status == STATUS_FAILED || last == WIRE_RESULT || peer.gone_after_bytes < SIZE_MAX,
+	       "exit status %d without a result", status);
+	expect(status != STATUS_FAILED || last != WIRE_RESULT, "it failed after the result");
+}
+
+/* As source.c does it with a guest, from the first word to the last. */
+static int migrate(struct source *source)
+{
+	int r = handover_hello(source);
+
+	for (int pass = 0; !r && pass < 2; pass++) {
+		sender_begin_pass(&source->sender, report_next_row(&source->report));
+		r = sender_end_pass(&source->sender);
+	}
+	if (!r)
+		r = handover_state(source);
+	if (!r)
+		r = handover_prove(source);
+	if (!r)
+		handover_run(source);
+	return r;
+}
+
+static void fuzz_source(struct input *in, const struct layout *layout)
+{
+	static _Alignas(64) uint8_t memory[SOURCE_PAGES * 4096];
+	static volatile sig_atomic_t cancelled;
+	static struct source source;
+	struct options options = { .passes = 3, .vcpus = VCPUS, .json = input_u8(in) & 1 };
+	int status;
+
+	memset(&source, 0, sizeof(source));
+	source.options = &options;
+	expect(!report_init(&source.report, &options), "no memory");
+	source.report.layout = source.machine.layout = *layout;
+	source.report.layout.memory_bytes = sizeof(memory);
+	source.machine.kind = &machine_model;
+	source.machine.memory = memory;
+	begin_peer(in, &source.report.layout, true);
+	wire_init(&source.wire, PEER_FD);
+	source.sender.wire = &source.wire;
+	source.sender.machine = &source.machine;
+	source.sender.report = &source.report;
+	source.sender.cancelled = &cancelled;
+	if (migrate(&source))
+		source_wire_error(&source);
+	status = report_end(&source.report);
+	fflush(told);
+	trace("status %d\n%s", status, text);
+	expect(status != STATUS_MOVED || (source.report.proved && source.report.has_result),
+	       "moved without a proof");
+	report_free(&source.report);
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	told = fmemopen(text, sizeof(text), "w");
+	expect(told, "no memory");
+	stdout = stderr = told;
+	return 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
+{
+	struct input in = { data, bytes };
+	struct layout layout;
+	char why[200];
+
+	expect(!layout_make(&layout, LAYOUT_MIN_BYTES, 64 << 10, VCPUS, 4096, why, sizeof(why)),
+	       "%s", why);
+	listen_to_output();
+	if (input_u8(&in) & 1)
+		fuzz_source(&in, &layout);
+	else
+		fuzz_destination(&in, &layout);
+	expect_text();
+	return 0;
+}
