@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: MIT */
+/* Who takes part in a run: each is a coroutine that does its operations one after the other. */
+#include <errno.h>
+#include <string.h>
+
+#include "world.h"
+
+int session_start(bool clean)
+{
+	int r;
+
+	world.epoch++;
+	/* A clean start takes for granted that all is sent: it is, once the start has returned. */
+	if (!clean)
+		copy_spoil();
+	world.session_began_at = sim.now;
+	r = dl_log_start(world.log, clean ? DL_START_CLEAN : 0);
+	world.epoch++;
+	if (r)
+		return r;
+	world.is_on = true;
+	world.counts.sessions++;
+	layout_note_session();
+	for (uint32_t b = 0; clean && b < world.plan->block_count; b++)
+		copy_pages(b, 0, world.plan->block_pages[b]);
+	return 0;
+}
+
+int session_stop(void)
+{
+	int r;
+
+	world.epoch++;
+	world.is_on = false;
+	r = dl_log_stop(world.log);
+	world.epoch++;
+	return r;
+}
+
+void session_act(const struct op *op)
+{
+	int r = -1;
+
+	if (!log_enter())
+		return;
+	if (op->code == OP_STOP) {
+		EXPECT("dl_log_stop", session_stop());
+		log_leave();
+		return;
+	}
+	for (int tries = 0; r && !world.is_on && tries < MAX_TRIES; tries++) {
+		r = session_start(op->number & 1);
+		EXPECT("dl_log_start", r);
+		if (r)
+			sim_yield(SIM_SITE("dl_log_start again"));
+	}
+	log_leave();
+}
+
+static void device_store(const struct place *place, uint32_t page)
+{
+	uint64_t generation = new_generation(place->block, place->first_page + page);
+	size_t at = (place->first_page + page) * (size_t)PAGE_BYTES + place_in_page(generation);
+
+	memcpy(&memory[place->block][at], &generation, 8);
+	sim_point(SIM_SITE("a device wrote"));
+}
+
+static void device_mark(const struct op *op, const struct place *place, uint32_t page,
+			uint32_t pages)
+{
+	uint64_t at = (uint64_t)page * PAGE_BYTES + op->number % 8;
+	uint64_t bytes = (uint64_t)(pages - 1) * PAGE_BYTES + 1;
+
+	if (op->number & 1)
+		EXPECT("dl_slot_mark", dl_slot_mark(world.log, place->slot, at, bytes), -ECANCELED);
+	else
+		EXPECT("dl_mark",
+		       dl_mark(world.log, place->slot >> 16,
+			       place->gpa_pages[0] * (uint64_t)PAGE_BYTES + at, bytes),
+		       -ECANCELED);
+}
+
+/* First written, then marked: page by page, or all at once. */
+static void device_write(const struct op *op)
+{
+	const struct place *place = &world.plan->places[op->slot];
+	uint32_t page = op->page, pages = op->count;
+
+	if (!place->is_stable || !log_enter())
+		return;
+	if (pages > place->pages - page)
+		pages = place->pages - page;
+	for (uint32_t i = 0; i < pages; i++) {
+		device_store(place, page + i);
+		if (op->number & 2)
+			device_mark(op, place, page + i, 1);
+	}
+	if (!(op->number & 2))
+		device_mark(op, place, page, pages);
+	log_leave();
+}
+
+/* Marks that mean nothing, over slots that come and go. */
+static void noise_mark(const struct op *op)
+{
+	const struct place *place = &world.plan->places[op->slot];
+	uint64_t gpa = (place->gpa_pages[op->number & 1] + op->page) * (uint64_t)PAGE_BYTES;
+
+	if (!log_enter())
+		return;
+	if (op->number & 2)
+		EXPECT("dl_slot_mark",
+		       dl_slot_mark(world.log, place->slot, op->page * (uint64_t)PAGE_BYTES,
+				    op->count * (uint64_t)PAGE_BYTES),
+		       -ECANCELED, -ENOENT);
+	else
+		EXPECT("dl_mark", dl_mark(world.log, 0, gpa, op->count * (uint64_t)PAGE_BYTES * 20),
+		       -ECANCELED, -ENOENT);
+	log_leave();
+}
+
+/* The kernel itself, without a vCPU, as an ITS does. */
+static void kernel_write(const struct op *op)
+{
+	const struct place *place = &world.plan->places[op->slot];
+
+	for (uint32_t i = 0; i < op->count && i < 8; i++) {
+		uint32_t page = (op->page + i) % (place->pages ? place->pages : 1);
+		uint64_t gpa_page = layout_gpa(op->slot), generation;
+
+		if (!gpa_page || !place->pages)
+			return;
+		sim_point(SIM_SITE("the kernel stores"));
+		generation = new_generation(place->block, place->first_page + page);
+		(void)model_kernel_write(world.model, world.vm_fd, place->slot >> 16,
+					 (gpa_page + page) * PAGE_BYTES + place_in_page(generation),
+					 &generation, 8);
+	}
+}
+
+static void arm_fault(const struct op *op)
+{
+	static const int errors[] = { EIO, ENOMEM, EFAULT, EINTR, ENOENT, EAGAIN };
+	struct fault fault = {
+		.kind = (uint8_t)op->flags,
+		.skip = (uint8_t)op->page,
+		.times = op->count,
+		.number = op->number,
+		.error = errors[op->number % 6],
+		.after = op->number >> 8 & 1,
+	};
+
+	if (fault.kind == FAULT_VCPU_FD)
+		fault.error = EBADF;
+	if (fault.kind == FAULT_MMAP)
+		fault.error = ENOMEM;
+	if (fault.kind == FAULT_DUP)
+		fault.error = EMFILE;
+	/* A slot ioctl that fails and has done its work is a lie that no caller can see. */
+	if (fault.kind == FAULT_REGION || fault.kind == FAULT_ENABLE_CAP)
+		fault.after = false;
+	faults_arm(&fault);
+}
+
+static void second_iterator(void)
+{
+	struct dl_iter *before = world.iter, *iter = NULL;
+	int r = dl_iter_new(world.log, 0, &iter);
+
+	EXPECT("dl_iter_new (a second)", r, -EBUSY, -ECANCELED);
+	if (r)
+		return;
+	if (before && before == world.iter)
+		sim_fail(SIM_RESULT, "two iterators at once");
+	dl_iter_free(iter);
+}
+
+static void watch(const struct op *op)
+{
+	struct dl_stats stats = { .size = sizeof(stats) };
+	char text[100];
+	uint64_t due_ns;
+
+	if (!log_enter())
+		return;
+	switch (op->number % 4) {
+	case 0:
+		EXPECT("dl_log_stats", dl_log_stats(world.log, &stats));
+		break;
+	case 1:
+		EXPECT("dl_log_describe", dl_log_describe(world.log, text, sizeof(text)));
+		break;
+	case 2:
+		EXPECT("dl_log_harvest_due", dl_log_harvest_due(world.log, &due_ns), -ECANCELED);
+		break;
+	default:
+		second_iterator();
+	}
+	log_leave();
+}
+
+static bool nobody_uses_the_log(const void *opaque)
+{
+	return !world.log_users;
+}
+
+/* What remains are vCPUs and an iterator: they may go on meanwhile, and afterwards. */
+static void close_log(void)
+{
+	world.closing = true;
+	sim_wait(nobody_uses_the_log, NULL, "the log's users", SIM_SITE("before dl_log_close"));
+	sim_trace("dl_log_close");
+	world_close_log();
+	sim_trace("dl_log_close is done");
+}
+
+static void act(const struct actor *actor, const struct op *op)
+{
+	switch (actor->kind) {
+	case ACTOR_VCPU:
+		vcpu_act(actor, op);
+		break;
+	case ACTOR_DEVICE:
+		if (op->code == OP_MARK)
+			device_write(op);
+		else
+			noise_mark(op);
+		break;
+	case ACTOR_KERNEL_WRITER:
+		kernel_write(op);
+		break;
+	case ACTOR_SLOTTER:
+		layout_act(op);
+		break;
+	case ACTOR_HARVESTER:
+	case ACTOR_SENDER:
+		sender_act(op);
+		break;
+	case ACTOR_CANCELLER:
+		session_act(op);
+		break;
+	case ACTOR_FAULTS:
+		arm_fault(op);
+		break;
+	case ACTOR_WATCHER:
+		watch(op);
+		break;
+	case ACTOR_CLOSER:
+		close_log();
+		break;
+	}
+}
+
+void actor_run(void *opaque)
+{
+	const struct actor *actor = opaque;
+	const struct plan *plan = world.plan;
+
+	for (uint32_t i = 0; i < actor->ops; i++) {
+		const struct op *op = &plan->ops[actor->first_op + i];
+
+		/* Some do little and would be over before the others have begun. */
+		if (actor->kind != ACTOR_VCPU && op->number >> 20 & 1) {
+			sim.current->stalled_until = sim.now + (op->number >> 21) % 1500;
+			sim_yield(SIM_SITE("idle"));
+		}
+		sim_point(SIM_SITE("the next operation"));
+		if (!op->dropped)
+			act(actor, op);
+	}
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef SIMULATION_FAULTS_H
+#define SIMULATION_FAULTS_H
+
+/* The system calls that the library makes, on their way to the model: checked, and made to fail. */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <dirtylog/os.h>
+
+enum fault_kind {
+	FAULT_RESET_ERROR,
+	FAULT_RESET_SHORT,	/* ends early */
+	FAULT_RESET_LOST_BATCH, /* ends early, and does not protect what it has gathered */
+	FAULT_RESET_LATE_FLUSH, /* long between the lock and the TLB flush */
+	FAULT_GET,
+	FAULT_CLEAR,
+	FAULT_REGION,
+	FAULT_ENABLE_CAP,
+	FAULT_MMAP,
+	FAULT_VCPU_FD, /* it is closed: EBADF */
+	FAULT_ALLOCATION,
+	FAULT_DUP,
+	FAULT_KINDS,
+};
+
+enum { FAULTS_AT_ONCE = 8 };
+
+struct fault {
+	uint8_t kind;
+	uint8_t skip, times;
+	bool after; /* the work is done all the same */
+	int error;
+	uint32_t number;
+};
+
+struct faults {
+	struct fault armed[FAULTS_AT_ONCE];
+	uint32_t n;
+	uint64_t errors_met[3]; /* bits: errno values that a caller may see in this run */
+	uint64_t met;
+	bool reset_faulty; /* some reset of this run misbehaved */
+};
+
+extern const char *const fault_names[FAULT_KINDS];
+
+void faults_os(struct dl_os *os);
+/* Whether this call is one that is to fail; then *fault tells how. */
+bool faults_meet(uint8_t kind, struct fault *fault);
+void faults_arm(const struct fault *fault);
+void faults_clear(void);
+void faults_note_error(int error);
+bool faults_may_give(int error);
+
+#endif

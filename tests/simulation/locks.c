@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: MIT */
+/* Locks and grace periods between coroutines. */
+#include "stand_ins.h"
+
+enum { MUTEX_MAGIC = 0x6d757465, RWLOCK_MAGIC = 0x72776c6f, HOST = 0xffff };
+
+static uint32_t me(void)
+{
+	return sim.current ? sim.current->id + 1 : HOST;
+}
+
+static void must_be(bool good, const char *what)
+{
+	if (!good)
+		sim_fail(SIM_MISUSE, "%s", what);
+}
+
+int sim_mutex_init(struct sim_mutex *mutex)
+{
+	*mutex = (struct sim_mutex){ .magic = MUTEX_MAGIC };
+	return 0;
+}
+
+void sim_mutex_destroy(struct sim_mutex *mutex)
+{
+	must_be(mutex->magic == MUTEX_MAGIC, "a lock is destroyed that is none");
+	must_be(!mutex->owner && !mutex->waiters, "a lock is destroyed while it is in use");
+	mutex->magic = 0;
+}
+
+static bool mutex_is_free(const void *opaque)
+{
+	const struct sim_mutex *mutex = opaque;
+
+	return !mutex->owner || mutex->magic != MUTEX_MAGIC;
+}
+
+/* site: a lock of the library's. The model's are points only where somebody has to wait. */
+void sim_mutex_lock(struct sim_mutex *mutex, const char *name, struct sim_site *site)
+{
+	if (site) {
+		must_be(!sim.current->rcu_depth, "a lock is waited for inside a read section");
+		sim_point(site);
+	}
+	must_be(mutex->magic == MUTEX_MAGIC, "a lock is taken that is none");
+	must_be(mutex->owner != me(), "a lock is taken twice");
+	if (mutex->owner) {
+		mutex->waiters++;
+		sim_wait(mutex_is_free, mutex, name, site ? site : SIM_SITE("the model's lock"));
+		must_be(mutex->magic == MUTEX_MAGIC, "a lock is gone that somebody waits for");
+		mutex->waiters--;
+	}
+	mutex->owner = me();
+}
+
+void sim_mutex_unlock(struct sim_mutex *mutex, struct sim_site *site)
+{
+	must_be(mutex->magic == MUTEX_MAGIC, "a lock is dropped that is none");
+	must_be(mutex->owner == me(), "a lock is dropped that somebody else holds");
+	mutex->owner = 0;
+	if (mutex->waiters)
+		sim_woken(site);
+}
+
+int sim_rwlock_init(struct sim_rwlock *lock)
+{
+	*lock = (struct sim_rwlock){ .magic = RWLOCK_MAGIC };
+	return 0;
+}
+
+void sim_rwlock_destroy(struct sim_rwlock *lock)
+{
+	must_be(!lock->writer && !lock->readers, "a lock is destroyed while it is in use");
+	lock->magic = 0;
+}
+
+static bool may_read(const void *opaque)
+{
+	const struct sim_rwlock *lock = opaque;
+
+	return !lock->writer && !lock->waiting_writers;
+}
+
+static bool may_write(const void *opaque)
+{
+	const struct sim_rwlock *lock = opaque;
+
+	return !lock->writer && !lock->readers;
+}
+
+void sim_rwlock_read(struct sim_rwlock *lock, struct sim_site *site)
+{
+	sim_wait(may_read, lock, "to read", site);
+	lock->readers++;
+}
+
+void sim_rwlock_write(struct sim_rwlock *lock, struct sim_site *site)
+{
+	lock->waiting_writers++;
+	sim_wait(may_write, lock, "to write", site);
+	lock->waiting_writers--;
+	lock->writer = me();
+}
+
+void sim_rwlock_unlock(struct sim_rwlock *lock, struct sim_site *site)
+{
+	if (lock->writer)
+		lock->writer = 0;
+	else
+		lock->readers--;
+	sim_woken(site);
+}
+
+void sim_rcu_read_lock(struct sim_site *site)
+{
+	if (!sim.current->rcu_depth++)
+		sim.current->rcu_sections++;
+	sim_point(site);
+}
+
+void sim_rcu_read_unlock(struct sim_site *site)
+{
+	must_be(sim.current->rcu_depth, "a read section ends that has not begun");
+	sim_point(site);
+	sim.current->rcu_depth--;
+}
+
+/* The read sections that a grace period has to wait for. */
+struct readers {
+	uint32_t n;
+	struct {
+		const struct sim_task *task;
+		uint32_t section;
+	} all[SIM_TASKS];
+};
+
+static bool readers_have_left(const void *opaque)
+{
+	const struct readers *readers = opaque;
+
+	for (uint32_t i = 0; i < readers->n; i++)
+		if (readers->all[i].task->rcu_depth &&
+		    readers->all[i].task->rcu_sections == readers->all[i].section)
+			return false;
+	return true;
+}
+
+void sim_rcu_synchronize(struct sim_site *site)
+{
+	struct readers readers = { .n = 0 };
+
+	must_be(!sim.current->rcu_depth, "a grace period is waited for inside a read section");
+	sim_point(site);
+	for (uint32_t i = 0; i < sim.task_count; i++) {
+		struct sim_task *task = &sim.tasks[i];
+
+		if (task->state == TASK_DONE || !task->rcu_depth)
+			continue;
+		readers.all[readers.n].task = task;
+		readers.all[readers.n++].section = task->rcu_sections;
+	}
+	sim_wait(readers_have_left, &readers, "the readers of before", site);
+}
+
+int sim_clock_gettime(clockid_t clock, struct timespec *t)
+{
+	(void)clock;
+	t->tv_sec = (time_t)(sim.now / 1000000);
+	t->tv_nsec = (long)(sim.now % 1000000) * 1000;
+	return 0;
+}

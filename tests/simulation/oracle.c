@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What must hold.
+ *
+ * At the end of a run: the vCPUs stop, a final harvest and the iteration after it succeed (an
+ * injected fault may make either fail, and then it is made again), and the copy equals the memory of
+ * every slot that is logged and of every slot that was removed meanwhile and not discarded. No error
+ * excuses a page. Only these do not count:
+ *   - memory of DL_SLOT_NO_LOG slots, and of slots removed with DL_SLOT_DISCARD;
+ *   - memory of slots removed while logging was off or was being switched;
+ *   - the pages of ring entries that cells.c excuses: torn, before any overflow was known.
+ * Then the guest goes on and stores into every page once: what was left writable and unlogged shows
+ * now. A second final pass, and the copy equals the memory again.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "world.h"
+
+void oracle_after_reset(void)
+{
+	for (uint32_t i = 0; i < PLAN_VCPUS; i++) {
+		struct model_ring ring;
+
+		if (!world.vcpus[i].created ||
+		    model_vcpu_ring(world.model, world.vcpus[i].fd, &ring))
+			continue;
+		if ((int32_t)(ring.dirty_index - ring.reset_index) < 0)
+			sim_fail(SIM_STUCK_VCPU, "a reset went past the kernel's index: %u, %u",
+				 ring.reset_index, ring.dirty_index);
+	}
+}
+
+/* Whether one of the entries that cells.c excuses named this page of a block. */
+static bool is_excused(uint32_t block, uint32_t page)
+{
+	for (uint32_t i = 0; i < world.excuse_count; i++)
+		for (uint32_t p = 0; p < world.plan->place_count; p++) {
+			const struct place *place = &world.plan->places[p];
+
+			if (world.excuses[i].only_if_torn && !world.counts.torn)
+				continue;
+			if (place->slot == world.excuses[i].slot && place->block == block &&
+			    place->first_page + world.excuses[i].page == page)
+				return true;
+		}
+	return false;
+}
+
+static void describe_state(uint32_t block, uint32_t page, char *text, size_t bytes)
+{
+	for (uint32_t p = 0; p < world.plan->place_count; p++) {
+		const struct place *place = &world.plan->places[p];
+		uint8_t state = 0;
+		size_t used = strlen(text);
+
+		if (place->block != block || page < place->first_page ||
+		    page >= (uint32_t)place->first_page + place->pages)
+			continue;
+		if (model_page_states(world.model, world.vm_fd, place->slot,
+				      page - place->first_page, 1, &state))
+			continue;
+		snprintf(text + used, bytes - used, "; slot %#x: %s%s%s%s%s", place->slot,
+			 state & MODEL_PAGE_PROTECTED ? "protected" : "writable",
+			 state & MODEL_PAGE_IN_RING ? ", in a ring" : "",
+			 state & MODEL_PAGE_RELEASED ? ", released" : "",
+			 state & MODEL_PAGE_IN_BITMAP ? ", in the bitmap" : "",
+			 state & MODEL_PAGE_STALE_TLB ? ", stale" : "");
+	}
+}
+
+static void page_differs(uint32_t block, uint32_t page, const char *when)
+{
+	const struct page_note *note = &world.notes[block][page];
+	char states[200] = "";
+
+	if (is_excused(block, page)) {
+		world.counts.excused++;
+		return;
+	}
+	describe_state(block, page, states, sizeof(states));
+	sim_fail(SIM_DIFFERS, "%s, block %u page %u differs: generation %lu, by %s at %lu%s", when,
+		 block, page, (unsigned long)note->generation, note->by ? note->by : "nobody",
+		 (unsigned long)note->written_at, states);
+}
+
+static void compare(const char *when)
+{
+	for (uint32_t b = 0; b < world.plan->block_count; b++)
+		for (uint32_t p = 0; p < world.plan->block_pages[b]; p++)
+			if (world.notes[b][p].due && memcmp(memory[b] + p * PAGE_BYTES,
+							    copy[b] + p * PAGE_BYTES, PAGE_BYTES))
+				page_differs(b, p, when);
+}
+
+static void stop_vcpus(void)
+{
+	for (uint32_t i = 0; i < PLAN_VCPUS; i++)
+		if (world.vcpus[i].created)
+			model_vcpu_exit(world.model, world.vcpus[i].fd, KVM_EXIT_INTR);
+}
+
+/* Made again after a fault, and in the end there are no faults. */
+static bool again(uint32_t *tries, const char *call, int r)
+{
+	EXPECT(call, r);
+	if (!r)
+		return false;
+	if (++*tries == MAX_TRIES / 2)
+		faults_clear();
+	if (*tries > MAX_TRIES)
+		sim_fail(SIM_RESULT, "%s = %d without a fault", call, r);
+	return true;
+}
+
+static uint64_t final_harvest(void)
+{
+	uint64_t pending_bytes = 0;
+	uint32_t tries = 0;
+
+	while (again(&tries, "dl_harvest (final)",
+		     dl_harvest(world.log, DL_HARVEST_FINAL, &pending_bytes)))
+		;
+	return pending_bytes;
+}
+
+static void check_counters(uint64_t expected_bytes, uint64_t pages)
+{
+	struct dl_stats stats = { .size = sizeof(stats) };
+
+	if (expected_bytes != pages * PAGE_BYTES)
+		sim_fail(SIM_RESULT, "%lu bytes were pending, %lu pages were handed out",
+			 (unsigned long)expected_bytes, (unsigned long)pages);
+	if (dl_log_stats(world.log, &stats) || stats.pending_bytes || stats.unacked_bytes)
+		sim_fail(SIM_RESULT, "after a whole pass %lu bytes are pending, %lu handed out",
+			 (unsigned long)stats.pending_bytes, (unsigned long)stats.unacked_bytes);
+}
+
+static void final_pass(const char *when)
+{
+	uint64_t state = world.plan->seed, pages = 0, pending_bytes;
+	uint32_t tries = 0;
+
+	stop_vcpus();
+	pending_bytes = final_harvest();
+	/* What a fault made pending again is handed out, and counted, twice. */
+	while (!sender_pass(3, UINT32_MAX, 0, &state, &pages)) {
+		if (++tries > MAX_TRIES)
+			sim_fail(SIM_RESULT, "%s, an iteration does not come to its end", when);
+		faults_clear();
+	}
+	compare(when);
+	if (!world.faults.n && !tries)
+		check_counters(pending_bytes, pages);
+}
+
+static void note_stats(void)
+{
+	struct dl_stats stats = { .size = sizeof(stats) };
+	uint64_t overwritten = 0;
+
+	for (uint32_t i = 0; i < PLAN_VCPUS; i++) {
+		struct model_ring ring;
+
+		if (world.vcpus[i].created &&
+		    !model_vcpu_ring(world.model, world.vcpus[i].fd, &ring))
+			overwritten += ring.overwritten_entries;
+	}
+	if (dl_log_stats(world.log, &stats))
+		sim_fail(SIM_RESULT, "no statistics");
+	world.counts.overwritten = overwritten;
+	if (stats.overflows && !world.plan->overflows && !world.faults.reset_faulty)
+		sim_fail(SIM_RESULT, "%lu overflows are told of rings that never ran over",
+			 (unsigned long)stats.overflows);
+}
+
+/* Every page once, by one vCPU or another. */
+static void go_on(void)
+{
+	const struct plan *plan = world.plan;
+	uint64_t state = plan->seed ^ 0x676f;
+
+	for (uint32_t p = 0; p < plan->place_count; p++)
+		for (uint32_t page = 0; page < plan->places[p].pages; page++) {
+			struct vcpu_state *vcpu = &world.vcpus[sim_below(&state, plan->vcpus)];
+
+			if (vcpu->handle)
+				vcpu_write(vcpu, p, page);
+		}
+}
+
+static void begin_session(void)
+{
+	uint32_t tries = 0;
+
+	while (!world.is_on && again(&tries, "dl_log_start", session_start(world.plan->seed & 1)))
+		;
+}
+
+static void release_all(void)
+{
+	uint64_t state = world.plan->seed;
+	bool close_first = sim_random(&state) & 1;
+
+	if (!world.closed && sim_random(&state) & 1)
+		EXPECT("dl_log_stop", session_stop());
+	if (!world.closed && close_first)
+		world_close_log();
+	/* Closed or not, the guest goes on. */
+	go_on();
+	for (uint32_t i = 0; i < PLAN_VCPUS; i++)
+		vcpu_unplug(&world.vcpus[i]);
+	if (!world.closed)
+		world_close_log();
+}
+
+void oracle_finale(void *opaque)
+{
+	if (!world.plan->faults_in_end)
+		faults_clear();
+	if (!world.closed) {
+		begin_session();
+		final_pass("at the end");
+		faults_clear();
+		go_on();
+		final_pass("after the end");
+		note_stats();
+	}
+	faults_clear();
+	release_all();
+	world_end();
+}

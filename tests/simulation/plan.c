@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: MIT */
+/* Drawing a run from its seed. Small rings and few pages, so that everything happens in every run. */
+#include "plan.h"
+
+#include <string.h>
+
+#include <dirtylog/dirtylog.h>
+
+#include "faults.h"
+#include "model.h"
+
+const char *const actor_names[ACTOR_KINDS] = {
+	"vcpu",	  "device", "kernel", "slots", "harvester",
+	"sender", "cancel", "faults", "watch", "closer",
+};
+
+const char *const op_names[OP_CODES] = {
+	"idle",	      "write", "write unchecked", "exit",    "drain", "replug", "mark",
+	"noise mark", "set",   "remove",	  "harvest", "pass",  "stop",	"start",
+	"fault",      "watch", "close",
+};
+
+struct draft {
+	struct plan *plan;
+	uint64_t state;
+	uint32_t favourite; /* the place that is written most */
+};
+
+static uint32_t below(struct draft *d, uint32_t n)
+{
+	return sim_below(&d->state, n);
+}
+
+static bool one_in(struct draft *d, uint32_t n)
+{
+	return !below(d, n);
+}
+
+static uint32_t between(struct draft *d, uint32_t low, uint32_t high)
+{
+	return low + below(d, high - low + 1);
+}
+
+static void draw_policy(struct draft *d)
+{
+	static const uint32_t gaps[] = { 0, 1, 2, 4, 8, 16, 40, 100, 300 };
+	static const uint32_t shares[] = { 6, 15, 40 };
+	struct sim_policy *policy = &d->plan->policy;
+
+	policy->seed = sim_random(&d->state);
+	policy->kind = below(d, 20) < 11 ? POLICY_WALK : POLICY_PRIORITY;
+	policy->gap_points = gaps[below(d, 9)];
+	policy->changes = below(d, 16);
+	policy->span_points = 3000;
+	policy->hot_share = one_in(d, 2) ? 0 : shares[below(d, 3)];
+	policy->stall_points = 1 << between(d, 4, 11);
+}
+
+static void draw_ring(struct draft *d)
+{
+	struct plan *plan = d->plan;
+
+	plan->is_focused = one_in(d, 5);
+	plan->ring_entries = one_in(d, 3) && !plan->is_focused ? (one_in(d, 2) ? 64 : 32) : 16;
+	plan->overflows = plan->is_focused || below(d, 100) < 45;
+	plan->batch_writes = 1;
+	plan->write_order = below(d, 3);
+	if (plan->write_order != MODEL_STORE_THEN_LOG && one_in(d, 5))
+		plan->pml_entries = between(d, 1, 4);
+	/* Never less than a quarter of the ring, as on every known kernel. */
+	plan->soft_limit_entries =
+		between(d, plan->ring_entries / 4, plan->ring_entries - 2 - plan->pml_entries);
+	if (plan->overflows && !one_in(d, 3))
+		plan->batch_writes = between(d, 2, 2 * plan->ring_entries);
+	/* The kernel's begin at 0; close to the wrap, where its cells are the same. */
+	plan->ring_first_index = one_in(d, 2) ? 0 : 0 - plan->ring_entries * between(d, 1, 4);
+}
+
+static void draw_kernel(struct draft *d)
+{
+	struct plan *plan = d->plan;
+	uint32_t manual = MODEL_HAS_MANUAL_PROTECT, initially = MODEL_HAS_INITIALLY_SET;
+	uint32_t mode;
+
+	draw_ring(d);
+	mode = below(d, plan->is_focused ? 14 : 20);
+	plan->delete_unmaps_all = one_in(d, 2);
+	plan->looks_at_ring_on_entry = one_in(d, 3);
+	plan->mode = DL_MODE_RING;
+	if (mode < 9)
+		plan->has = MODEL_HAS_RING_ACQ_REL | manual | initially;
+	else if (mode < 14)
+		plan->has = MODEL_HAS_RING_ACQ_REL | MODEL_HAS_BACKUP | manual | initially;
+	else if (mode < 16)
+		plan->has = manual | initially;
+	else if (mode < 18)
+		plan->has = manual;
+	else
+		plan->has = MODEL_HAS_NOTHING;
+	plan->backup = plan->has & MODEL_HAS_BACKUP;
+	if (!(plan->has & MODEL_HAS_RING_ACQ_REL)) {
+		plan->mode = DL_MODE_BITMAP;
+		plan->overflows = false;
+	}
+	plan->set_region = one_in(d, 6);
+	plan->starts_late = one_in(d, 8);
+	plan->starts_clean = one_in(d, 3);
+	plan->closes_early = one_in(d, 10);
+	plan->faults_in_end = one_in(d, 3);
+	plan->slow_calls = one_in(d, 3);
+}
+
+static struct place *add_place(struct draft *d, uint32_t slot, uint32_t block, uint32_t first,
+			       uint32_t pages)
+{
+	struct plan *plan = d->plan;
+	struct place *place = &plan->places[plan->place_count];
+
+	place->slot = slot;
+	place->block = (uint8_t)block;
+	place->first_page = (uint16_t)first;
+	place->pages = (uint16_t)pages;
+	/* Each has two windows of the guest's memory to itself; some touch their neighbour's. */
+	place->gpa_pages[0] = 16 + 512 * plan->place_count + below(d, 3) * 8;
+	place->gpa_pages[1] = place->gpa_pages[0] + 256 - below(d, 2) * 8;
+	plan->place_count++;
+	return place;
+}
+
+static uint32_t add_block(struct draft *d)
+{
+	struct plan *plan = d->plan;
+	uint32_t pages = one_in(d, 3) ? between(d, 60, 80) : between(d, 2, 24);
+
+	/* So large that a bitmap has words between others. */
+	if (one_in(d, 25))
+		pages = between(d, 130, PLAN_BLOCK_PAGES);
+
+	plan->block_pages[plan->block_count] = (uint16_t)pages;
+	return plan->block_count++;
+}
+
+static void draw_memory(struct draft *d, uint32_t slotters)
+{
+	static const uint16_t ids[] = { 0, 7, 3, 1, 9, 12, 2, 5 };
+	struct plan *plan = d->plan;
+	uint32_t stable = between(d, 1, 2), block = 0;
+
+	for (uint32_t i = 0; i < stable; i++) {
+		block = add_block(d);
+		add_place(d, ids[plan->place_count], block, 0, plan->block_pages[block])
+			->is_stable = true;
+	}
+	/* The same memory in another address space. */
+	if (one_in(d, 4))
+		add_place(d, 1 << 16 | ids[1], block, 0, plan->block_pages[block])->is_stable =
+			true;
+	/* Two slots that come and go over one block each: in halves, or both over the whole. */
+	for (uint32_t i = 0; i < slotters; i++) {
+		uint32_t pages, half;
+		bool halves = one_in(d, 2), same;
+		struct place *first;
+
+		block = add_block(d);
+		pages = plan->block_pages[block];
+		half = halves ? pages / 2 : 0;
+		first = add_place(d, ids[plan->place_count], block, 0, halves ? half : pages);
+		first->owner = (uint8_t)i;
+		/* Or under one id, one after the other. */
+		same = one_in(d, 3);
+		add_place(d, same ? first->slot : ids[plan->place_count], block, half,
+			  same ? 1 + below(d, pages - half) : pages - half)
+			->owner = (uint8_t)i;
+	}
+	d->favourite = below(d, plan->place_count);
+}
+
+static struct op *add_op(struct draft *d, uint8_t code)
+{
+	struct plan *plan = d->plan;
+	struct op *op = &plan->ops[plan->op_count];
+
+	if (plan->op_count == PLAN_OPS)
+		return &plan->ops[PLAN_OPS - 1];
+	plan->op_count++;
+	plan->actors[plan->actor_count - 1].ops++;
+	op->code = code;
+	op->number = (uint32_t)sim_random(&d->state);
+	return op;
+}
+
+static bool add_actor(struct draft *d, uint8_t kind, uint32_t number)
+{
+	struct plan *plan = d->plan;
+	struct actor *actor = &plan->actors[plan->actor_count];
+
+	if (plan->actor_count == PLAN_ACTORS)
+		return false;
+	plan->actor_count++;
+	actor->kind = kind;
+	actor->number = (uint8_t)number;
+	actor->first_op = (uint16_t)plan->op_count;
+	return true;
+}
+
+/* Where a writer writes: mostly few pages of one place, so that pages are written again and again. */
+static void aim(struct draft *d, struct op *op)
+{
+	const struct plan *plan = d->plan;
+	uint32_t pages;
+
+	op->slot = (uint8_t)(one_in(d, 3) ? below(d, plan->place_count) : d->favourite);
+	pages = plan->places[op->slot].pages;
+	op->page = (uint16_t)below(d, one_in(d, 2) ? pages : 1 + pages / 4);
+	op->count = (uint8_t)(one_in(d, 2) ? 1 : between(d, 1, 6));
+	if (one_in(d, 6))
+		op->count = (uint8_t)between(d, 1, plan->ring_entries + 4);
+	op->flags = (uint16_t)one_in(d, 4);
+}
+
+static void draw_vcpu(struct draft *d, uint32_t number)
+{
+	if (!add_actor(d, ACTOR_VCPU, number))
+		return;
+	for (uint32_t n = between(d, 4, 22); n; n--) {
+		uint32_t what = below(d, 100);
+		struct op *op;
+
+		if (what < 60 || (what < 84 && !d->plan->overflows)) {
+			aim(d, add_op(d, OP_WRITE));
+		} else if (what < 84) {
+			op = add_op(d, OP_UNCHECKED);
+			aim(d, op);
+			op->count = (uint8_t)between(d, 1, 3 * d->plan->ring_entries);
+		} else if (what < 88) {
+			add_op(d, OP_EXIT);
+		} else if (what < 93) {
+			add_op(d, OP_DRAIN);
+		} else if (what < 96) {
+			add_op(d, OP_REPLUG);
+		} else {
+			add_op(d, OP_IDLE);
+		}
+	}
+}
+
+static void draw_writers(struct draft *d)
+{
+	const struct plan *plan = d->plan;
+
+	for (uint32_t i = below(d, 3); i; i--) {
+		if (!add_actor(d, ACTOR_DEVICE, i))
+			return;
+		for (uint32_t n = between(d, 2, 12); n; n--)
+			aim(d, add_op(d, one_in(d, 4) ? OP_NOISE_MARK : OP_MARK));
+	}
+	/* Its writes go nowhere where a ring has no bitmap beside it. */
+	if ((plan->mode == DL_MODE_BITMAP || plan->backup) && !one_in(d, 3) &&
+	    add_actor(d, ACTOR_KERNEL_WRITER, 0))
+		for (uint32_t n = between(d, 2, 12); n; n--)
+			aim(d, add_op(d, OP_WRITE));
+}
+
+static void draw_slotter(struct draft *d, uint32_t number)
+{
+	const struct plan *plan = d->plan;
+
+	if (!add_actor(d, ACTOR_SLOTTER, number))
+		return;
+	for (uint32_t n = between(d, 2, 14); n; n--) {
+		struct op *op = add_op(d, one_in(d, 3) ? OP_REMOVE : OP_SET);
+		uint32_t place = below(d, plan->place_count);
+
+		while (plan->places[place].is_stable || plan->places[place].owner != number)
+			place = (place + 1) % plan->place_count;
+		op->slot = (uint8_t)place;
+	}
+}
+
+static void draw_takers(struct draft *d)
+{
+	const struct plan *plan = d->plan;
+
+	for (uint32_t i = plan->is_focused ? 2 : below(d, 3); i; i--) {
+		if (!add_actor(d, ACTOR_HARVESTER, i))
+			return;
+		for (uint32_t n = between(d, 2, 10); n; n--)
+			add_op(d, OP_HARVEST);
+	}
+	for (uint32_t i = between(d, 1, 3); i; i--) {
+		if (!add_actor(d, ACTOR_SENDER, i))
+			return;
+		for (uint32_t n = between(d, 2, 7); n; n--)
+			add_op(d, OP_PASS);
+	}
+}
+
+static void draw_faults(struct draft *d)
+{
+	static const uint8_t weighted[] = {
+		FAULT_RESET_ERROR,
+		FAULT_RESET_ERROR,
+		FAULT_RESET_SHORT,
+		FAULT_RESET_SHORT,
+		FAULT_RESET_LOST_BATCH,
+		FAULT_RESET_LOST_BATCH,
+		FAULT_RESET_LOST_BATCH,
+		FAULT_RESET_LATE_FLUSH,
+		FAULT_RESET_LATE_FLUSH,
+		FAULT_GET,
+		FAULT_GET,
+		FAULT_CLEAR,
+		FAULT_CLEAR,
+		FAULT_REGION,
+		FAULT_REGION,
+		FAULT_ENABLE_CAP,
+		FAULT_MMAP,
+		FAULT_VCPU_FD,
+		FAULT_ALLOCATION,
+		FAULT_DUP,
+	};
+
+	uint32_t kind = one_in(d, 4) ? below(d, FAULT_KINDS) : FAULT_KINDS;
+
+	/* A caller that makes the slot ioctls has them fail in its callback too. */
+	if (d->plan->set_region && one_in(d, 3))
+		kind = FAULT_REGION;
+	if (one_in(d, 2) || !add_actor(d, ACTOR_FAULTS, 0))
+		return;
+	for (uint32_t n = between(d, 1, 7); n; n--) {
+		struct op *op = add_op(d, OP_FAULT);
+
+		op->flags = weighted[below(d, sizeof(weighted))];
+		/* Or of that kind only. */
+		if (kind < FAULT_KINDS)
+			op->flags = (uint16_t)kind;
+		op->page = (uint16_t)below(d, 4);			    /* calls that pass */
+		op->count = (uint8_t)(one_in(d, 3) ? between(d, 2, 4) : 1); /* that do not */
+	}
+}
+
+static void draw_rest(struct draft *d)
+{
+	struct plan *plan = d->plan;
+
+	if ((plan->starts_late || below(d, 100) < 40) && add_actor(d, ACTOR_CANCELLER, 0)) {
+		if (plan->starts_late)
+			add_op(d, OP_START);
+		for (uint32_t n = between(d, 1, 3); n; n--) {
+			add_op(d, OP_STOP);
+			if (n > 1 || one_in(d, 2))
+				add_op(d, OP_START);
+		}
+	} else {
+		plan->starts_late = false;
+	}
+	if (one_in(d, 4) && add_actor(d, ACTOR_WATCHER, 0))
+		for (uint32_t n = between(d, 2, 8); n; n--)
+			add_op(d, OP_WATCH);
+	if (plan->closes_early && add_actor(d, ACTOR_CLOSER, 0))
+		add_op(d, OP_CLOSE);
+	else
+		plan->closes_early = false;
+}
+
+void plan_make(struct plan *plan, uint64_t seed)
+{
+	struct draft d = { .plan = plan, .state = seed * UINT64_C(0xd1342543de82ef95) + 1 };
+	uint32_t slotters;
+
+	memset(plan, 0, sizeof(*plan));
+	plan->seed = seed;
+	draw_policy(&d);
+	draw_kernel(&d);
+	slotters = plan->is_focused || one_in(&d, 2) ? 0 : between(&d, 1, 2);
+	draw_memory(&d, slotters);
+	plan->vcpus = between(&d, 1, PLAN_VCPUS - 1);
+	for (uint32_t i = 0; i < plan->vcpus; i++)
+		draw_vcpu(&d, i);
+	if (!plan->is_focused)
+		draw_writers(&d);
+	for (uint32_t i = 0; i < slotters; i++)
+		draw_slotter(&d, i);
+	draw_takers(&d);
+	draw_faults(&d);
+	draw_rest(&d);
+}
+
+static void print_op(const struct plan *plan, const struct op *op, FILE *to)
+{
+	fprintf(to, "      %s", op_names[op->code]);
+	if (op->code == OP_WRITE || op->code == OP_UNCHECKED || op->code == OP_MARK)
+		fprintf(to, " slot %#x pages %u+%u", plan->places[op->slot].slot, op->page,
+			op->count);
+	else if (op->code == OP_SET || op->code == OP_REMOVE)
+		fprintf(to, " slot %#x", plan->places[op->slot].slot);
+	else if (op->code == OP_FAULT)
+		fprintf(to, ": %s, after %u, %u times", fault_names[op->flags], op->page,
+			op->count);
+	fputc('\n', to);
+}
+
+void plan_print(const struct plan *plan, FILE *to)
+{
+	static const char *const orders[] = { "log then store", "map then log", "store then log" };
+
+	fprintf(to,
+		"seed %lu: %s%s, rings of %u (full at %u), %s, looked at every %u, pml %u%s%s%s\n",
+		(unsigned long)plan->seed, plan->mode == DL_MODE_RING ? "ring" : "bitmap",
+		plan->backup ? " and backup" : "", plan->ring_entries, plan->soft_limit_entries,
+		orders[plan->write_order], plan->batch_writes, plan->pml_entries,
+		plan->has & MODEL_HAS_MANUAL_PROTECT ? ", manual protect" : "",
+		plan->has & MODEL_HAS_INITIALLY_SET ? ", initially set" : "",
+		plan->set_region ? ", caller's region ioctls" : "");
+	for (uint32_t i = 0; i < plan->place_count; i++)
+		fprintf(to, "  slot %#x: block %u, pages %u+%u, at page %u or %u%s\n",
+			plan->places[i].slot, plan->places[i].block, plan->places[i].first_page,
+			plan->places[i].pages, plan->places[i].gpa_pages[0],
+			plan->places[i].gpa_pages[1], plan->places[i].is_stable ? ", stable" : "");
+	for (uint32_t i = 0; i < plan->actor_count; i++) {
+		const struct actor *actor = &plan->actors[i];
+
+		if (actor->dropped)
+			continue;
+		fprintf(to, "   %s%u\n", actor_names[actor->kind], actor->number);
+		for (uint32_t n = 0; n < actor->ops; n++)
+			if (!plan->ops[actor->first_op + n].dropped)
+				print_op(plan, &plan->ops[actor->first_op + n], to);
+	}
+}

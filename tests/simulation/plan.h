@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef SIMULATION_PLAN_H
+#define SIMULATION_PLAN_H
+
+/*
+ * What a run consists of, all of it drawn from one seed: the kernel, the guest, who takes part and
+ * what each does. Parts can be dropped, and the rest stays as it is: that is how a failure shrinks.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "scheduler.h"
+
+enum {
+	PLAN_ACTORS = 20,
+	PLAN_OPS = 400,
+	PLAN_SLOTS = 8,
+	PLAN_BLOCKS = 5,
+	PLAN_BLOCK_PAGES = 200,
+	PLAN_VCPUS = 4,
+};
+
+enum actor_kind {
+	ACTOR_VCPU,
+	ACTOR_DEVICE,
+	ACTOR_KERNEL_WRITER,
+	ACTOR_SLOTTER,
+	ACTOR_HARVESTER,
+	ACTOR_SENDER,
+	ACTOR_CANCELLER,
+	ACTOR_FAULTS,
+	ACTOR_WATCHER,
+	ACTOR_CLOSER,
+	ACTOR_KINDS,
+};
+
+enum op_code {
+	OP_IDLE, /* a few points */
+	/* A vCPU's. */
+	OP_WRITE,     /* count pages from page on, of slot */
+	OP_UNCHECKED, /* the same, by the kernel on its behalf: full or not */
+	OP_EXIT,
+	OP_DRAIN,  /* out of the guest, for once or twice */
+	OP_REPLUG, /* removed, and added again */
+	/* A device's. */
+	OP_MARK, /* written and marked; by its slot, or by its address */
+	OP_NOISE_MARK,
+	/* The memory layout. */
+	OP_SET,
+	OP_REMOVE,
+	/* Taking. */
+	OP_HARVEST,
+	OP_PASS,
+	/* Sessions. */
+	OP_STOP,
+	OP_START,
+	OP_FAULT,
+	OP_WATCH,
+	OP_CLOSE,
+	OP_CODES,
+};
+
+struct op {
+	uint8_t code;
+	bool dropped;
+	uint8_t slot;
+	uint8_t count;
+	uint16_t page;
+	uint16_t flags;
+	uint32_t number;
+};
+
+struct actor {
+	uint8_t kind;
+	uint8_t number; /* among its kind */
+	bool dropped;
+	uint16_t first_op, ops;
+};
+
+/* A place for a slot: its id, its memory, where it may lie. */
+struct place {
+	uint32_t slot; /* as_id << 16 | id */
+	uint8_t block;
+	uint16_t first_page, pages;
+	uint32_t gpa_pages[2];
+	bool is_stable; /* there from the beginning, and never touched */
+	uint8_t owner;	/* the slotter that sets and removes it */
+};
+
+struct plan {
+	uint64_t seed;
+	struct sim_policy policy;
+
+	/* The kernel. */
+	uint32_t has, mode, write_order, ring_entries, soft_limit_entries, batch_writes;
+	uint32_t pml_entries, ring_first_index;
+	bool backup, delete_unmaps_all, looks_at_ring_on_entry;
+	/* The caller. */
+	bool set_region;  /* makes the slot ioctls itself */
+	bool starts_late; /* the canceller starts the first session */
+	bool starts_clean;
+	bool closes_early;
+	bool overflows;	    /* rings may run over */
+	bool is_focused;    /* on that: few others take part */
+	bool slow_calls;    /* others do much while one is in the kernel */
+	bool faults_in_end; /* the last pass still meets faults */
+
+	uint32_t vcpus;
+	uint32_t place_count, block_count;
+	struct place places[PLAN_SLOTS];
+	uint16_t block_pages[PLAN_BLOCKS];
+
+	uint32_t actor_count, op_count;
+	struct actor actors[PLAN_ACTORS];
+	struct op ops[PLAN_OPS];
+};
+
+void plan_make(struct plan *plan, uint64_t seed);
+void plan_print(const struct plan *plan, FILE *to);
+
+extern const char *const actor_names[ACTOR_KINDS];
+extern const char *const op_names[OP_CODES];
+
+#endif

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+/* Virtual CPUs: they store, come out with a full ring, drain it, and go on. */
+#include "world.h"
+
+void vcpu_plug(struct vcpu_state *vcpu)
+{
+	int r = -1;
+
+	if (!vcpu->created) {
+		vcpu->fd = model_vcpu_create(world.model, world.vm_fd);
+		if (vcpu->fd < 0)
+			sim_fail(SIM_RESULT, "no vCPU: %d", vcpu->fd);
+		vcpu->created = true;
+	}
+	/* A fault makes it fail; it must work once the fault is over. */
+	for (int tries = 0; r && log_enter(); tries++) {
+		r = dl_vcpu_add(world.log, vcpu->fd, &vcpu->handle);
+		log_leave();
+		EXPECT("dl_vcpu_add", r);
+		if (r && tries > MAX_TRIES)
+			sim_fail(SIM_RESULT, "dl_vcpu_add() does not work any more: %d", r);
+		if (r)
+			sim_yield(SIM_SITE("dl_vcpu_add again"));
+	}
+}
+
+void vcpu_unplug(struct vcpu_state *vcpu)
+{
+	struct dl_vcpu *handle = vcpu->handle;
+
+	if (!handle)
+		return;
+	model_vcpu_exit(world.model, vcpu->fd, KVM_EXIT_INTR);
+	vcpu->handle = NULL;
+	dl_vcpu_remove(handle);
+	EXPECT("dl_vcpu_remove", 0);
+}
+
+static void drain(struct vcpu_state *vcpu)
+{
+	EXPECT("dl_vcpu_drain", dl_vcpu_drain(vcpu->handle));
+}
+
+/* Whether it may go on trying to get into the guest. */
+static bool still_has_hope(struct vcpu_state *vcpu, uint32_t exits)
+{
+	struct model_ring ring;
+
+	if (exits < MAX_EXITS)
+		return !vcpu->is_lost;
+	/* Without a duplicate nothing can be done for it: os.h says so. */
+	vcpu->is_lost = world.closed && world.duplicate_failed;
+	if (vcpu->is_lost)
+		return false;
+	model_vcpu_ring(world.model, vcpu->fd, &ring);
+	sim_fail(SIM_STUCK_VCPU, "a vCPU does not get into the guest any more: indices %u and %u",
+		 ring.dirty_index, ring.reset_index);
+}
+
+static void store(struct vcpu_state *vcpu, uint32_t as_id, uint64_t gpa, uint64_t generation,
+		  bool unchecked)
+{
+	gpa += place_in_page(generation);
+	if (unchecked) {
+		(void)model_vcpu_write_unchecked(world.model, vcpu->fd, as_id, gpa, &generation, 8);
+		return;
+	}
+	for (uint32_t exits = 0; still_has_hope(vcpu, exits); exits++) {
+		int r = model_vcpu_write(world.model, vcpu->fd, as_id, gpa, &generation, 8);
+
+		/* -EFAULT: the slot is gone, or has moved. */
+		if (r != KVM_EXIT_DIRTY_RING_FULL)
+			return;
+		world.counts.full_exits++;
+		sim_trace("full exit");
+		drain(vcpu);
+		sim_point(SIM_SITE("after a full exit"));
+		if (exits % 8 == 7)
+			sim_yield(SIM_SITE("full again and again"));
+	}
+}
+
+static void write_page(struct vcpu_state *vcpu, uint32_t p, uint32_t page, bool unchecked)
+{
+	const struct place *place = &world.plan->places[p];
+	uint64_t gpa_page = layout_gpa(p);
+	uint32_t in_block = place->first_page + page;
+
+	if (!gpa_page)
+		return;
+	sim_point(SIM_SITE("the guest stores"));
+	store(vcpu, place->slot >> 16, (gpa_page + page) * PAGE_BYTES,
+	      new_generation(place->block, in_block), unchecked);
+}
+
+void vcpu_write(struct vcpu_state *vcpu, uint32_t p, uint32_t page)
+{
+	write_page(vcpu, p, page, false);
+}
+
+static void write_pages(struct vcpu_state *vcpu, const struct op *op, bool unchecked)
+{
+	uint32_t pages = world.plan->places[op->slot].pages;
+
+	sim_trace("%s slot %#x pages %u+%u", op_names[op->code], world.plan->places[op->slot].slot,
+		  op->page, op->count);
+	for (uint32_t i = 0; i < op->count && pages; i++)
+		write_page(vcpu, op->slot, (op->page + (op->flags ? 7 * i : i)) % pages, unchecked);
+}
+
+static void drain_outside(struct vcpu_state *vcpu, const struct op *op)
+{
+	/* Where it is out with a full ring already, the exit reason stands. */
+	if (op->number & 1)
+		model_vcpu_exit(world.model, vcpu->fd, KVM_EXIT_IO);
+	else if (!model_vcpu_enter(world.model, vcpu->fd))
+		model_vcpu_exit(world.model, vcpu->fd, KVM_EXIT_INTR);
+	drain(vcpu);
+	if (op->number & 2)
+		drain(vcpu);
+}
+
+void vcpu_act(const struct actor *actor, const struct op *op)
+{
+	struct vcpu_state *vcpu = &world.vcpus[actor->number];
+
+	if (!vcpu->handle)
+		return;
+	switch (op->code) {
+	case OP_WRITE:
+	case OP_UNCHECKED:
+		write_pages(vcpu, op, op->code == OP_UNCHECKED);
+		break;
+	case OP_EXIT:
+		model_vcpu_exit(world.model, vcpu->fd, KVM_EXIT_IO);
+		break;
+	case OP_DRAIN:
+		drain_outside(vcpu, op);
+		break;
+	case OP_REPLUG:
+		vcpu_unplug(vcpu);
+		sim_point(SIM_SITE("a vCPU is away"));
+		vcpu_plug(vcpu);
+		break;
+	}
+}

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: MIT */
+#include "world.h"
+
+#include <stdalign.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct world world;
+alignas(PAGE_BYTES) uint8_t memory[PLAN_BLOCKS][BLOCK_BYTES];
+alignas(8) uint8_t copy[PLAN_BLOCKS][BLOCK_BYTES];
+
+static struct sim_site *site_of(enum model_point point)
+{
+	switch (point) {
+	case MODEL_BEFORE_CALL:
+	case MODEL_AFTER_CALL:
+		return NULL; /* faults.c has points there */
+	case MODEL_RESET_INVALIDATED:
+		return SIM_SITE("RESET took an entry");
+	case MODEL_RESET_PROTECTED:
+		return SIM_SITE("RESET protected a batch");
+	case MODEL_RESET_UNLOCKED:
+		return SIM_SITE("RESET before the TLB flush");
+	case MODEL_BITMAP_PROTECTED:
+		return SIM_SITE("GET or CLEAR before the TLB flush");
+	case MODEL_GUEST_MAPPED:
+		return SIM_SITE("the guest's page is writable");
+	case MODEL_GUEST_LOGGED:
+		return SIM_SITE("the guest's write is logged");
+	case MODEL_GUEST_STORED:
+		return SIM_SITE("the guest's write is made");
+	}
+	return NULL;
+}
+
+static void on_event(void *opaque, const struct model_event *event)
+{
+	struct sim_site *site = site_of(event->point);
+	struct fault fault;
+
+	if (!site)
+		return;
+	if (event->point == MODEL_RESET_UNLOCKED && faults_meet(FAULT_RESET_LATE_FLUSH, &fault)) {
+		sim.current->stalled_until = sim.now + 100 + fault.number % 2000;
+		sim_yield(site);
+	}
+	sim_point(site);
+}
+
+static void fill_memory(void)
+{
+	const struct plan *plan = world.plan;
+
+	for (uint32_t b = 0; b < plan->block_count; b++) {
+		memset(memory[b], (int)b + 1, plan->block_pages[b] * PAGE_BYTES);
+		memset(copy[b], 0xee, plan->block_pages[b] * PAGE_BYTES);
+	}
+}
+
+void world_begin(const struct plan *plan)
+{
+	struct model_options options = {
+		.has = plan->has,
+		.page_bytes = PAGE_BYTES,
+		.reserved_entries = plan->ring_entries - plan->soft_limit_entries,
+		.pml_entries = plan->pml_entries,
+		.ring_first_index = plan->ring_first_index,
+		.slot_ids = 16,
+		.write_order = plan->write_order,
+		.batch_writes = plan->batch_writes,
+		.delete_unmaps_all = plan->delete_unmaps_all,
+		.looks_at_ring_on_entry = plan->looks_at_ring_on_entry,
+		.hook = on_event,
+	};
+
+	memset(&world, 0, sizeof(world));
+	world.plan = plan;
+	world.chance = plan->seed;
+	fill_memory();
+	cells_begin();
+	layout_begin();
+	world.model = model_new(&options);
+	world.vm_fd = world.model ? model_vm_create(world.model) : -1;
+	if (world.vm_fd < 0)
+		abort();
+	faults_os(&world.os);
+}
+
+static void open_log(void)
+{
+	const struct plan *plan = world.plan;
+	const struct dl_options options = {
+		.size = sizeof(options),
+		.mode = plan->mode,
+		.ring_entries = plan->mode == DL_MODE_RING ? plan->ring_entries : 0,
+		.os = &world.os,
+		.set_region = plan->set_region ? layout_set_region : NULL,
+	};
+	struct dl_log *log;
+	int r = dl_log_open(world.vm_fd, &options, &log, world.why, sizeof(world.why));
+
+	if (r)
+		sim_fail(SIM_RESULT, "dl_log_open() = %d: %s", r, world.why);
+	world.log = log;
+}
+
+/* In a task of its own, before all others. */
+void world_setup(void)
+{
+	const struct plan *plan = world.plan;
+
+	open_log();
+	for (uint32_t i = 0; i < plan->place_count; i++)
+		if (plan->places[i].is_stable)
+			EXPECT("dl_slot_set", layout_set(i, 0, 0, false));
+	for (uint32_t i = 0; i < plan->vcpus; i++)
+		vcpu_plug(&world.vcpus[i]);
+	if (!plan->starts_late)
+		EXPECT("dl_log_start", session_start(plan->starts_clean));
+}
+
+void world_close_log(void)
+{
+	world.closing = true;
+	world.is_on = false;
+	dl_log_close(world.log);
+	world.closed = true;
+	world.log = NULL;
+}
+
+void world_end(void)
+{
+	if (world.duplicates)
+		sim_fail(SIM_MEMORY, "the duplicate of the VM's fd is not closed");
+	model_free(world.model);
+	world.model = NULL;
+	if (sim_memory_written_after_free())
+		sim_fail(SIM_MEMORY, "freed memory was written to");
+	if (sim_memory_left())
+		sim_fail(SIM_MEMORY, "%lu pieces of memory are not freed",
+			 (unsigned long)sim_memory_left());
+}
+
+bool log_enter(void)
+{
+	if (world.closing)
+		return false;
+	world.log_users++;
+	return true;
+}
+
+void log_leave(void)
+{
+	world.log_users--;
+}
+
+void expect_result(const char *call, int r, const int *allowed)
+{
+	sim_trace("%s = %d", call, r);
+	if (sim.current->signals_blocked)
+		sim_fail(SIM_MISUSE, "%s returned with signals blocked", call);
+	if (sim.current->rcu_depth)
+		sim_fail(SIM_MISUSE, "%s returned inside a read section", call);
+	if (r >= 0 || faults_may_give(-r))
+		return;
+	for (; *allowed; allowed++)
+		if (r == *allowed)
+			return;
+	sim_fail(SIM_RESULT, "%s = %d (%s), which nothing here explains", call, r, strerror(-r));
+}
+
+/* Somewhere in the page, so that a copy of a part of it would not do. */
+uint32_t place_in_page(uint64_t generation)
+{
+	return (uint32_t)(generation * 8 * 13 % PAGE_BYTES);
+}
+
+uint64_t new_generation(uint32_t block, uint32_t page)
+{
+	struct page_note *note = &world.notes[block][page];
+
+	note->generation = ++world.generation;
+	note->written_at = sim.now;
+	note->by = sim.current->name;
+	return note->generation;
+}
+
+void copy_pages(uint32_t block, uint32_t first_page, uint32_t pages)
+{
+	enum { PIECE_BYTES = PAGE_BYTES / 2 };
+	size_t at = (size_t)first_page * PAGE_BYTES, end = at + (size_t)pages * PAGE_BYTES;
+
+	/* Piece by piece: read and sent in one moment, so that versions do not overtake each other. */
+	for (; at < end; at += PIECE_BYTES) {
+		sim_point(SIM_SITE("contents are read"));
+		memcpy(copy[block] + at, memory[block] + at, PIECE_BYTES);
+	}
+}
+
+static bool fits(const struct incarnation *it, const struct dl_run *run, uint64_t read_began_at)
+{
+	const struct place *place = it->place;
+	uint64_t base = (uintptr_t)memory[place->block] + place->first_page * PAGE_BYTES;
+	uint64_t gpa = run->gpa - run->offset_bytes;
+
+	if (place->slot != run->slot || run->hva != base + run->offset_bytes)
+		return false;
+	if (run->offset_bytes + run->bytes > (uint64_t)place->pages * PAGE_BYTES)
+		return false;
+	if (gpa != place->gpa_pages[0] * (uint64_t)PAGE_BYTES &&
+	    gpa != place->gpa_pages[1] * (uint64_t)PAGE_BYTES)
+		return false;
+	if (it->discarded_at && it->discarded_at < read_began_at)
+		return false;
+	return !it->removed_at || it->removed_at >= world.session_began_at ||
+	       read_began_at <= world.session_began_at;
+}
+
+const struct incarnation *check_run(const struct dl_run *run, uint64_t read_began_at)
+{
+	const struct incarnation *it = NULL;
+
+	if (!run->bytes || run->bytes % PAGE_BYTES || run->offset_bytes % PAGE_BYTES)
+		sim_fail(SIM_RESULT, "a run of %lu bytes at %lu", (unsigned long)run->bytes,
+			 (unsigned long)run->offset_bytes);
+	for (uint32_t i = world.incarnation_count; i-- && !it;)
+		if (fits(&world.incarnations[i], run, read_began_at))
+			it = &world.incarnations[i];
+	if (!it)
+		sim_fail(SIM_RESULT,
+			 "a run of slot %#x, gpa %#lx, offset %lu, %lu bytes, fits no slot",
+			 run->slot, (unsigned long)run->gpa, (unsigned long)run->offset_bytes,
+			 (unsigned long)run->bytes);
+	return it;
+}
+
+void copy_run(const struct dl_run *run, const struct incarnation *it)
+{
+	copy_pages(it->place->block,
+		   it->place->first_page + (uint32_t)(run->offset_bytes / PAGE_BYTES),
+		   (uint32_t)(run->bytes / PAGE_BYTES));
+}
+
+/* What was sent before a session counts for nothing in it. */
+void copy_spoil(void)
+{
+	for (uint32_t b = 0; b < world.plan->block_count; b++)
+		memset(copy[b], 0xee, world.plan->block_pages[b] * PAGE_BYTES);
+}

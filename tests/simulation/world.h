@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef SIMULATION_WORLD_H
+#define SIMULATION_WORLD_H
+
+/*
+ * One run: the model kernel and its guest, the log under test, the copy that the senders make, and
+ * what the caller (a VMM) knows of its slots.
+ */
+
+#include <dirtylog/dirtylog.h>
+
+#include "faults.h"
+#include "model.h"
+#include "plan.h"
+#include "stand_ins.h"
+
+enum {
+	PAGE_BYTES = SIM_PAGE_BYTES,
+	BLOCK_BYTES = PLAN_BLOCK_PAGES * PAGE_BYTES,
+	INCARNATIONS = 160,
+	EXCUSES = 256,
+	MAX_EXITS = 600, /* full exits of one store: far more than any recovery takes */
+	MAX_TRIES = 40,	 /* of a call that fails for a fault */
+};
+
+/* A slot from its creation to its removal. A run that is handed out must fit one. */
+struct incarnation {
+	const struct place *place;
+	uint64_t gpa_page;
+	uint64_t removed_at;   /* points; 0: it is there */
+	uint64_t discarded_at; /* 0: not */
+	bool no_log, read_only, is_set;
+};
+
+/* What the caller knows of a place. */
+struct place_state {
+	struct incarnation *now; /* NULL: no slot */
+	/* What KVM has, where the caller makes the ioctls. */
+	bool kernel_has;
+	struct kvm_userspace_memory_region region;
+};
+
+struct page_note {
+	uint64_t generation, written_at;
+	const char *by;
+	bool due; /* at the end of a pass the copy has to equal it */
+};
+
+struct excuse {
+	uint32_t slot;
+	uint64_t page;
+	bool only_if_torn; /* counts only where a cell was torn too */
+};
+
+struct vcpu_state {
+	int fd;
+	struct dl_vcpu *handle;
+	bool created;
+	bool is_lost; /* outside the guest for ever, and rightly so */
+};
+
+struct world {
+	const struct plan *plan;
+	struct model *model;
+	struct dl_os os;
+	int vm_fd;
+	struct dl_log *log;
+	char why[400];
+
+	struct place_state places[PLAN_SLOTS];
+	struct incarnation incarnations[INCARNATIONS];
+	uint32_t incarnation_count;
+	struct vcpu_state vcpus[PLAN_VCPUS];
+	uint64_t generation;
+	uint64_t chance; /* a generator of random numbers */
+	struct page_note notes[PLAN_BLOCKS][PLAN_BLOCK_PAGES];
+
+	/* The session, as the caller sees it. */
+	bool is_on;
+	uint64_t epoch; /* counts beginnings and ends of starts and stops */
+	uint64_t session_began_at;
+
+	/* The iterator that the senders share. */
+	struct dl_iter *iter;
+	bool iter_making;
+	uint32_t iter_users;
+
+	/* dl_log_close() is the last call on the log. */
+	bool closing, closed;
+	uint32_t log_users;
+
+	struct faults faults;
+	uint32_t resets_running, slot_calls_running;
+	uint32_t duplicates;
+	bool duplicate_failed;
+
+	struct excuse excuses[EXCUSES];
+	uint32_t excuse_count;
+	struct world_counts {
+		uint64_t points, switches, overwritten, full_exits;
+		uint64_t faults, passes, sessions, torn, excused;
+	} counts;
+};
+
+extern struct world world;
+
+/* The guest's memory and its copy. */
+extern uint8_t memory[PLAN_BLOCKS][BLOCK_BYTES], copy[PLAN_BLOCKS][BLOCK_BYTES];
+
+/* world.c */
+void world_begin(const struct plan *plan);
+void world_setup(void);
+void world_close_log(void);
+void world_end(void);
+
+/* Of the caller's calls on the log while somebody may close it. False: it is too late. */
+bool log_enter(void);
+void log_leave(void);
+
+/* The result is one that this call may have here: 0, one of allowed (0 ends it), a fault's. */
+void expect_result(const char *call, int r, const int *allowed);
+#define EXPECT(call, r, ...) expect_result(call, r, (const int[]){ __VA_ARGS__ __VA_OPT__(, ) 0 })
+
+/* Puts a new generation there, as a device does. Returns the page's address. */
+uint64_t new_generation(uint32_t block, uint32_t page);
+uint32_t place_in_page(uint64_t generation);
+
+/* Copies some of the guest's memory, in pieces. */
+void copy_pages(uint32_t block, uint32_t first_page, uint32_t pages);
+const struct incarnation *check_run(const struct dl_run *run, uint64_t read_began_at);
+void copy_run(const struct dl_run *run, const struct incarnation *it);
+void copy_spoil(void);
+
+/* vcpu.c */
+void vcpu_plug(struct vcpu_state *vcpu);
+void vcpu_unplug(struct vcpu_state *vcpu);
+void vcpu_write(struct vcpu_state *vcpu, uint32_t place, uint32_t page);
+void vcpu_act(const struct actor *actor, const struct op *op);
+
+/* layout.c */
+void layout_begin(void);
+int layout_set(uint32_t place, uint32_t flags, uint32_t gpa_choice, bool read_only);
+int layout_remove(uint32_t place, bool discard);
+int layout_set_region(void *opaque, uint32_t slot, uint32_t kvm_flags);
+void layout_act(const struct op *op);
+void layout_note_session(void);
+uint64_t layout_gpa(uint32_t place); /* 0: it is not there */
+
+/* senders.c */
+bool sender_pass(uint32_t max_runs, uint32_t give_up_after, uint32_t ack_share, uint64_t *state,
+		 uint64_t *pages);
+void sender_act(const struct op *op);
+
+/* actors.c */
+int session_start(bool clean);
+int session_stop(void);
+void session_act(const struct op *op);
+
+/* actors.c */
+void actor_run(void *opaque);
+
+/* oracle.c */
+void oracle_finale(void *opaque);
+void oracle_after_reset(void);
+
+/* cells.c */
+void cells_begin(void);
+
+/* insight.c: what only the library's own headers tell */
+bool insight_overflow_known(const struct dl_log *log);
+
+#endif
