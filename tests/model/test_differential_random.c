@@ -117,8 +117,13 @@ static void a_wrong_model_is_found(void **state)
 	uint64_t seed;
 
 	(void)state;
-	need_host(0);
-	wrong.options.delete_unmaps_all = !wrong.options.delete_unmaps_all;
+	/* In a bitmap a page that was written twice shows as one that was written once. */
+	need_host(MODEL_HAS_RING_ACQ_REL);
+	/* Bitmaps do not tell whether a page that is dirty was unmapped meanwhile. */
+	if (host.options.has & MODEL_HAS_RING_ACQ_REL)
+		wrong.options.delete_unmaps_all = !wrong.options.delete_unmaps_all;
+	else
+		wrong.options.has ^= MODEL_HAS_INITIALLY_SET;
 	for (seed = 1; seed <= 200; seed++) {
 		script_make(&script, SCRIPT_KERNEL, seed, &host);
 		if (script_run(&script, &wrong, NULL, SCRIPT_QUIET) != script.count)
@@ -126,7 +131,7 @@ static void a_wrong_model_is_found(void **state)
 	}
 	assert_in_range(seed, 1, 200);
 	script_shrink(&script, &wrong);
-	assert_in_range(script.count, 4, 12);
+	assert_in_range(script.count, 1, 12);
 	assert_int_equal(script_run(&script, &wrong, NULL, SCRIPT_QUIET), script.count - 1);
 	assert_int_equal(script_run(&script, &host, NULL, SCRIPT_QUIET), script.count);
 }

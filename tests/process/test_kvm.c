@@ -257,12 +257,15 @@ static bool killed_by_filter(int status)
 /* The kernel itself lets nothing pass but what the table has; and it has nothing to spare. */
 static void system_calls_enforced(uint32_t mode, unsigned long request)
 {
+	const struct rig_config config = { .mode = mode, .vcpus = 1 };
 	const struct call_row *needed[] = {
 		calls_find(CLASS_HARVEST, SYS_ioctl, request),
 		calls_find(CLASS_SLOTS, SYS_membarrier, 0),
 		calls_find(CLASS_SESSION, SYS_rt_sigprocmask, 0),
 	};
 
+	/* What cannot be had here skips the test before there is a child that would go on with it. */
+	rig_free(rig_new(&config));
 	assert_int_equal(status_policed(mode, CLASS_OUTSIDE, NULL), 0);
 	for (unsigned int i = 0; i < 3; i++) {
 		assert_non_null(needed[i]);
