@@ -272,6 +272,10 @@ static int prove(struct destination *destination)
 		    header.payload_bytes % sizeof(hashes[0]))
 			return wire_fail(wire, -EPROTO, "frame %u of %u bytes is no hashes",
 					 header.type, header.payload_bytes);
+		/* Each page once: else a part of them could pass for all, and there be no end of it. */
+		if (header.offset_bytes != destination->proof.compared_pages * page_bytes)
+			return wire_fail(wire, -EPROTO, "hashes out of order, at %#" PRIx64,
+					 header.offset_bytes);
 		r = check_range(destination, header.offset_bytes, n * page_bytes);
 		if (!r)
 			r = wire_receive_payload(wire, hashes, header.payload_bytes);
