@@ -5,7 +5,12 @@
 #include "device.h"
 #include "pages.h"
 
-enum { PAGE_BYTES = 4096, HASHES = WIRE_MAX_HASHES, STATE_BYTES = sizeof(struct vcpu_state) };
+enum {
+	PAGE_BYTES = 4096,
+	HASHES = WIRE_MAX_HASHES,
+	STATE_BYTES = sizeof(struct vcpu_state),
+	MAX_STEPS = 100, /* some have the whole memory looked at */
+};
 
 static uint8_t payload[WIRE_MAX_BYTES + PAGE_BYTES];
 static uint64_t order_hashes[VCPUS]; /* of the pages that were sent; 0: none was */
@@ -346,7 +351,7 @@ static void say_to_source(struct input *in)
 void peer_say(struct input *in, bool to_source)
 {
 	memset(order_hashes, 0, sizeof(order_hashes));
-	while (in->left && peer.bytes < STREAM_BYTES)
+	for (int i = 0; i < MAX_STEPS && in->left && peer.bytes < STREAM_BYTES; i++)
 		if (to_source)
 			say_to_source(in);
 		else
