@@ -203,17 +203,17 @@ static void set_is_done(uint32_t p, struct incarnation *it, const struct dl_slot
 }
 
 /*
- * Nothing of a clean slot counts as dirty, so it has to be equal before; whatever is written from the
- * ioctl on is told. All of another slot is pending when the call returns, so what was sent of it
- * before counts for nothing.
+ * Nothing of a new slot that is clean counts as dirty, so it has to be equal before; whatever is
+ * written from the ioctl on is told. All of another, or of one that moves, is pending when the call
+ * returns, so what was sent of it before counts for nothing.
  */
-static void prepare_copy(const struct place *place, uint32_t flags, bool is_new, bool is_same)
+static void prepare_copy(const struct place *place, bool is_clean, bool is_same)
 {
-	if (!(flags & DL_SLOT_CLEAN) && !is_same)
+	if (is_clean)
+		copy_pages(place->block, place->first_page, place->pages);
+	else if (!is_same)
 		memset(copy[place->block] + place->first_page * PAGE_BYTES, 0xee,
 		       (size_t)place->pages * PAGE_BYTES);
-	else if (is_new)
-		copy_pages(place->block, place->first_page, place->pages);
 }
 
 /* All is as it was, only that the copy was spoilt. */
@@ -242,18 +242,10 @@ static bool id_is_taken(uint32_t p)
 
 static uint32_t sound_flags(uint32_t p, uint32_t flags)
 {
-	bool moved = is_there(p);
-
-	/*
-	 * What is in a PML buffer names an address, and is nobody's when the slot has left it: so a
-	 * move on such a host must not be clean while vCPUs run.
-	 */
-	if (moved && world.plan->pml_entries)
-		flags &= ~(uint32_t)DL_SLOT_CLEAN;
 	/* Memory that can be written unlogged is so for all its slots. */
-	if (moved ? is_unlogged(p) : has_neighbour(p, true))
+	if (is_there(p) ? is_unlogged(p) : has_neighbour(p, true))
 		flags |= DL_SLOT_NO_LOG;
-	else if (moved || has_neighbour(p, false))
+	else if (is_there(p) || has_neighbour(p, false))
 		flags &= ~(uint32_t)DL_SLOT_NO_LOG;
 	return flags;
 }
@@ -284,6 +276,7 @@ int layout_set(uint32_t p, uint32_t flags, uint32_t gpa_choice, bool read_only)
 	const struct place *place = &world.plan->places[p];
 	uint64_t gpa_page = place->gpa_pages[gpa_choice], epoch = world.epoch;
 	struct dl_slot slot;
+	bool is_clean;
 	int r;
 
 	if (!place->pages || id_is_taken(p))
@@ -292,7 +285,8 @@ int layout_set(uint32_t p, uint32_t flags, uint32_t gpa_choice, bool read_only)
 	if (is_there(p))
 		read_only = world.places[p].now->read_only;
 	slot = describe(place, sound_flags(p, flags), gpa_page, read_only);
-	prepare_copy(place, slot.flags, !is_there(p), layout_gpa(p) == gpa_page);
+	is_clean = !is_there(p) && slot.flags & DL_SLOT_CLEAN;
+	prepare_copy(place, is_clean, layout_gpa(p) == gpa_page);
 	if (world.plan->set_region && (r = set_in_kernel(p, &slot))) {
 		copy_pages(place->block, place->first_page, place->pages);
 		return r;
@@ -302,7 +296,7 @@ int layout_set(uint32_t p, uint32_t flags, uint32_t gpa_choice, bool read_only)
 	 * A session that began meanwhile took nothing for granted. And a guest that comes upon a
 	 * caller's slot before the library is told writes unlogged.
 	 */
-	if (!r && slot.flags & DL_SLOT_CLEAN && (epoch != world.epoch || world.plan->set_region))
+	if (!r && is_clean && (epoch != world.epoch || world.plan->set_region))
 		copy_pages(place->block, place->first_page, place->pages);
 	return r;
 }

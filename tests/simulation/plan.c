@@ -86,6 +86,7 @@ static void draw_kernel(struct draft *d)
 	mode = below(d, plan->is_focused ? 14 : 20);
 	plan->delete_unmaps_all = one_in(d, 2);
 	plan->looks_at_ring_on_entry = one_in(d, 3);
+	plan->protects_ranges = one_in(d, 3);
 	plan->mode = DL_MODE_RING;
 	if (mode < 9)
 		plan->has = MODEL_HAS_RING_ACQ_REL | manual | initially;

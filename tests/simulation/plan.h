@@ -95,7 +95,7 @@ struct plan {
 	/* The kernel. */
 	uint32_t has, mode, write_order, ring_entries, soft_limit_entries, batch_writes;
 	uint32_t pml_entries, ring_first_index;
-	bool backup, delete_unmaps_all, looks_at_ring_on_entry;
+	bool backup, delete_unmaps_all, looks_at_ring_on_entry, protects_ranges;
 	/* The caller. */
 	bool set_region;  /* makes the slot ioctls itself */
 	bool starts_late; /* the canceller starts the first session */

@@ -55,7 +55,7 @@ PLANTED = [
      "	r = bring_up(log, s, slot);\n	if (r)\n		old = table;\n	else\n"
      "		old = dli_slots_publish(&log->slots, table);\n"),
     ("a moved slot is not marked", "layout.c",
-     "((moved && !(s->flags & DL_SLOT_CLEAN)) || by_caller)", "by_caller"),
+     "dli_log_is_on(log) && (moved || by_caller)", "dli_log_is_on(log) && by_caller"),
     ("the caller's ioctl is taken to leave logging on", "layout.c",
      "	if (!was_logged)\n		return 0;", "	return 0;"),
     ("a stop leaves the pages", "session.c",

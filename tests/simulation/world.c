@@ -70,6 +70,7 @@ void world_begin(const struct plan *plan)
 		.batch_writes = plan->batch_writes,
 		.delete_unmaps_all = plan->delete_unmaps_all,
 		.looks_at_ring_on_entry = plan->looks_at_ring_on_entry,
+		.protects_ranges = plan->protects_ranges,
 		.hook = on_event,
 	};
 
