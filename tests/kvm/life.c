@@ -214,7 +214,7 @@ static void be_born(struct life *life)
 	const bool ring = smallest && !one_in(life, 4);
 	const struct rig_config config = {
 		.mode = ring ? DL_MODE_RING : DL_MODE_BITMAP,
-		.ring_entries = ring ? smallest << draw(life, 4) : 0,
+		.ring_entries = ring ? smallest << draw(life, 3) : 0,
 		.vcpus = 1 + (unsigned int)draw(life, 2),
 	};
 

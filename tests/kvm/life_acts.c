@@ -49,17 +49,31 @@ void set_area(struct life *life, unsigned int index, uint64_t place)
 	life->tally->slot_changes++;
 }
 
-/* What a slot that is gone had is handed out once more, unless that is not wanted. */
+static uint64_t write_memory(struct life *life, struct rig_slot *slot)
+{
+	uint64_t offset = draw(life, slot->bytes / life->rig->page_bytes) * life->rig->page_bytes;
+	uint64_t value = random_next(&life->random);
+
+	memcpy(slot->memory + offset + DEVICE_OFFSET, &value, sizeof(value));
+	return offset;
+}
+
+/*
+ * What a slot that is gone had is handed out once more, unless that is not wanted: then its memory
+ * is for others to write, and whole again news when a slot comes over it.
+ */
 static void remove_area(struct life *life, unsigned int index)
 {
 	struct area *area = &life->areas[index];
-	bool discard = one_in(life, 4);
+	bool discard = one_in(life, 2);
 
 	assert_int_equal(rig_slot_remove(life->rig, area->slot, discard ? DL_SLOT_DISCARD : 0), 0);
 	area->there = false;
 	area->slot->block->ignored = discard || !life->logging;
 	forget_work(life, index);
 	life->tally->slot_changes++;
+	if (discard)
+		write_memory(life, area->slot);
 }
 
 static unsigned int areas_there(const struct life *life)
@@ -78,6 +92,15 @@ static unsigned int draw_area_there(struct life *life)
 	do
 		area = (unsigned int)draw(life, AREAS);
 	while (!life->areas[area].there);
+	return area;
+}
+
+static unsigned int largest_there(const struct life *life)
+{
+	unsigned int area = 0;
+
+	while (!life->areas[area].there)
+		area++;
 	return area;
 }
 
@@ -175,10 +198,8 @@ static void plug_vcpu(struct life *life)
 static void device_writes(struct life *life)
 {
 	struct rig_slot *slot = life->areas[draw_area_there(life)].slot;
-	uint64_t offset = draw(life, slot->bytes / life->rig->page_bytes) * life->rig->page_bytes;
-	uint64_t value = random_next(&life->random);
+	uint64_t offset = write_memory(life, slot);
 
-	memcpy(slot->memory + offset + DEVICE_OFFSET, &value, sizeof(value));
 	if (life->logging)
 		assert_int_equal(dl_mark(life->rig->log, 0, slot->gpa + offset, 1), 0);
 }
@@ -245,11 +266,10 @@ static void overrun(struct life *life)
 
 	stop_vcpus(life);
 	write_area(life, vcpu, waits, life->generation, GUEST_USER);
-	write_area(life, vcpu, draw_area_there(life), life->generation, GUEST_KERNEL);
+	write_area(life, vcpu, largest_there(life), life->generation, GUEST_KERNEL);
 	rig_pass(life->rig, 0);
 	rig_pass(life->rig, 0);
-	if (one_in(life, 2))
-		write_area(life, vcpu, waits, life->generation, GUEST_USER);
+	write_area(life, vcpu, waits, life->generation + 1, GUEST_USER);
 	life->guests[0] = life->guests[1] = GUEST_USER;
 	give_all_work(life);
 }
