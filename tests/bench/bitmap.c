@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/* Merging what KVM_GET_DIRTY_LOG gives, against reading as much memory once. */
+#include "../unit/random.h"
+#include "bench.h"
+#include "figures.h"
+#include "kernel.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGES (UINT64_C(1) << 24)
+#define WORDS (PAGES / 64)
+
+static struct kernel kernel;
+static uint64_t bitmap[WORDS];
+
+static void empty(void *unused)
+{
+	(void)unused;
+	(void)kernel_iterate(&kernel);
+}
+
+static void harvest(void *unused)
+{
+	(void)unused;
+	kernel_harvest(&kernel);
+}
+
+static void sum_words(void *unused)
+{
+	uint64_t sum = 0;
+
+	(void)unused;
+	for (uint64_t i = 0; i < WORDS; i++)
+		sum += bitmap[i];
+	bench_keep(sum);
+}
+
+static void figure(const char *name, double bar)
+{
+	const struct bench_pair pair = {
+		.name = name,
+		.against = "sum the bitmap's words",
+		.unit = "word",
+		.units = WORDS,
+		.bar = bar,
+		.is_floor = true,
+		.prepare = empty,
+		.measured = harvest,
+		.other = sum_words,
+	};
+
+	if (!bench_wants(name))
+		return;
+	kernel_open(&kernel, 1, 0, PAGES);
+	kernel.bitmap = bitmap;
+	bench_compare(&pair);
+	kernel_close(&kernel);
+}
+
+void bitmap_figures(void)
+{
+	struct random generator = { 1 };
+
+	memset(bitmap, 0, sizeof(bitmap));
+	figure("bitmap: merge 64 GiB, clean", 1.3);
+	for (uint64_t i = 0; i < WORDS / 100; i++)
+		bitmap[random_below(&generator, WORDS)] = ~UINT64_C(0);
+	figure("bitmap: merge 64 GiB, 1% dirty in 64s", 1.3);
+	memset(bitmap, 0, sizeof(bitmap));
+	for (uint64_t i = 0; i < PAGES / 100; i++) {
+		uint64_t page = random_below(&generator, PAGES);
+
+		bitmap[page / 64] |= UINT64_C(1) << page % 64;
+	}
+	figure("bitmap: merge 64 GiB, 1% dirty, single pages", 0);
+}

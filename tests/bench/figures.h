@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef BENCH_FIGURES_H
+#define BENCH_FIGURES_H
+
+/* The figures, by topic: each measures and notes its own. */
+void rings_figures(void);
+void scale_figures(void);
+void pass_figures(void);
+void bitmap_figures(void);
+void iterator_figures(void);
+void mark_figures(void);
+
+#endif

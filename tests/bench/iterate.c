@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: MIT */
+/* Handing out runs, against finding them in the words of a plain bitmap. */
+#include "bench.h"
+#include "figures.h"
+#include "kernel.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGES (UINT64_C(1) << 22)
+#define WORDS (PAGES / 64)
+
+enum { RUNS = 64 };
+
+static struct {
+	struct kernel kernel;
+	struct dl_iter *iter;
+	uint64_t words[WORDS];
+	uint64_t run_pages;
+} scene;
+
+static void set_runs(void *unused)
+{
+	struct dl_iter *iter = scene.iter;
+
+	(void)unused;
+	dl_iter_free(iter);
+	scene.iter = NULL;
+	(void)kernel_iterate(&scene.kernel);
+	for (uint64_t page = 0; page < PAGES; page += 2 * scene.run_pages)
+		bench_check(dl_slot_mark(scene.kernel.log, 0, page * KERNEL_PAGE_BYTES,
+					 scene.run_pages * KERNEL_PAGE_BYTES),
+			    "dl_slot_mark");
+	bench_check(dl_iter_new(scene.kernel.log, 0, &scene.iter), "dl_iter_new");
+}
+
+static void read_runs(void *unused)
+{
+	struct dl_run runs[RUNS];
+	uint64_t sum = 0;
+	int n;
+
+	(void)unused;
+	while ((n = dl_iter_read(scene.iter, runs, RUNS)) > 0)
+		for (int i = 0; i < n; i++)
+			sum += runs[i].bytes;
+	bench_check(n, "dl_iter_read");
+	if (sum != PAGES / 2 * KERNEL_PAGE_BYTES)
+		bench_die("pages are missing", 0);
+}
+
+static void set_words(void *unused)
+{
+	(void)unused;
+	memset(scene.words, 0, sizeof(scene.words));
+	for (uint64_t page = 0; page < PAGES; page++)
+		if (page / scene.run_pages % 2 == 0)
+			scene.words[page / 64] |= UINT64_C(1) << page % 64;
+}
+
+/* Each run's first page and length, over words as they come. */
+static void find_runs(void *unused)
+{
+	uint64_t sum = 0, open = 0;
+
+	(void)unused;
+	for (uint64_t i = 0; i < WORDS; i++) {
+		uint64_t bits = scene.words[i];
+
+		if (!bits) {
+			sum += open;
+			open = 0;
+			continue;
+		}
+		while (bits) {
+			uint64_t first = (uint64_t)__builtin_ctzll(bits);
+			uint64_t rest = ~(bits >> first);
+			uint64_t length = rest ? (uint64_t)__builtin_ctzll(rest) : 64;
+
+			if (length > 64 - first)
+				length = 64 - first;
+			if (first) {
+				sum += open;
+				open = 0;
+			}
+			open += length;
+			if (first + length >= 64)
+				break;
+			bench_keep(i * 64 + first);
+			sum += open;
+			open = 0;
+			bits &= ~UINT64_C(0) << (first + length);
+		}
+	}
+	bench_keep(sum + open);
+}
+
+static void figure(uint64_t run_pages)
+{
+	char name[80];
+	const struct bench_pair pair = {
+		.name = name,
+		.against = "find the runs in a plain bitmap",
+		.unit = "run",
+		.units = PAGES / 2 / run_pages,
+		.bar = 2,
+		.is_floor = true,
+		.prepare = set_runs,
+		.measured = read_runs,
+		.prepare_other = set_words,
+		.other = find_runs,
+	};
+
+	snprintf(name, sizeof(name), "iterator: runs of %llu", (unsigned long long)run_pages);
+	if (!bench_wants(name))
+		return;
+	scene.run_pages = run_pages;
+	kernel_open(&scene.kernel, 1, 4096, PAGES);
+	scene.iter = NULL;
+	bench_compare(&pair);
+	dl_iter_free(scene.iter);
+	kernel_close(&scene.kernel);
+}
+
+void iterator_figures(void)
+{
+	figure(1);
+	figure(8);
+	figure(512);
+}

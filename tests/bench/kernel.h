@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef BENCH_KERNEL_H
+#define BENCH_KERNEL_H
+
+/*
+ * A kernel that costs nothing, so that what is measured is the library: rings that the benchmark
+ * fills itself, a reset that only marks the first and the last cell as taken, bitmaps that are
+ * copied out once.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <linux/kvm.h>
+
+#include <dirtylog/dirtylog.h>
+#include <dirtylog/os.h>
+
+enum { KERNEL_VCPUS = 1024, KERNEL_PAGE_BYTES = 4096 };
+
+#define KERNEL_SLOT_PAGES (UINT64_C(1) << 30)
+
+struct kernel_ring {
+	struct kvm_dirty_gfn *cells;
+	void *run;
+	uint32_t next, filled; /* where it fills next; how many it filled and are not taken */
+	struct dl_vcpu *vcpu;
+};
+
+struct kernel {
+	struct dl_os os;
+	uint32_t entries, vcpus;
+	bool ring_is_on;
+	struct kernel_ring rings[KERNEL_VCPUS];
+	const uint64_t *bitmap; /* of slot 0 */
+	void *bitmap_is_in;	/* the buffer that has it */
+	struct dl_log *log;
+	uint64_t pages;
+};
+
+/* Opens a log with slots of so many pages, in ring mode where entries is not 0, started clean. */
+void kernel_open(struct kernel *kernel, uint32_t vcpus, uint32_t entries, uint64_t pages);
+void kernel_close(struct kernel *kernel);
+
+/* Fills one ring. */
+void kernel_fill(struct kernel *kernel, uint32_t vcpu, const uint64_t *pages, uint32_t n);
+
+/* Reads and acknowledges all that is pending. Returns the pages. */
+uint64_t kernel_iterate(struct kernel *kernel);
+void kernel_harvest(struct kernel *kernel);
+
+#endif

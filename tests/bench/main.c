@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+#include "bench.h"
+#include "figures.h"
+
+int main(int argc, char **argv)
+{
+	bench_begin(argc, argv, "bench");
+	rings_figures();
+	scale_figures();
+	pass_figures();
+	bitmap_figures();
+	iterator_figures();
+	mark_figures();
+	return bench_end();
+}

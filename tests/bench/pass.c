@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+/* A whole pass against that of a straightforward reaper. */
+#include "../unit/random.h"
+#include "bench.h"
+#include "figures.h"
+#include "reference.h"
+
+#include <stdlib.h>
+
+enum { VCPUS = 16, RUN_PAGES = 16 };
+
+static struct {
+	struct kernel ours, theirs;
+	struct reference reference;
+	uint64_t *pages, n;
+} scene;
+
+/* Runs of pages, each at a place of its own. */
+static void scatter(uint64_t guest_pages)
+{
+	uint64_t stride = guest_pages / (scene.n / RUN_PAGES);
+	struct random generator = { 1 };
+
+	for (uint64_t i = 0; i < scene.n; i += RUN_PAGES) {
+		uint64_t first =
+			i / RUN_PAGES * stride + random_below(&generator, stride - RUN_PAGES + 1);
+
+		for (uint64_t page = 0; page < RUN_PAGES; page++)
+			scene.pages[i + page] = first + page;
+	}
+}
+
+static void fill(struct kernel *kernel)
+{
+	uint32_t n = (uint32_t)(scene.n / VCPUS);
+
+	for (uint32_t v = 0; v < VCPUS; v++)
+		kernel_fill(kernel, v, scene.pages + v * (uint64_t)n, n);
+}
+
+static void fill_ours(void *unused)
+{
+	(void)unused;
+	fill(&scene.ours);
+}
+
+static void fill_theirs(void *unused)
+{
+	(void)unused;
+	fill(&scene.theirs);
+}
+
+static void our_pass(void *unused)
+{
+	(void)unused;
+	kernel_harvest(&scene.ours);
+	if (kernel_iterate(&scene.ours) != scene.n)
+		bench_die("pages are missing", 0);
+}
+
+static void their_pass(void *unused)
+{
+	(void)unused;
+	if (reference_pass(&scene.reference) != scene.n)
+		bench_die("the reference misses pages", 0);
+}
+
+static void figure(const char *name, uint64_t guest_pages, uint64_t dirty_pages, uint32_t entries,
+		   double bar)
+{
+	const struct bench_pair pair = {
+		.name = name,
+		.against = "a straightforward reaper",
+		.unit = "pass",
+		.units = 1,
+		.bar = bar,
+		.prepare = fill_ours,
+		.measured = our_pass,
+		.prepare_other = fill_theirs,
+		.other = their_pass,
+	};
+
+	if (!bench_wants(name))
+		return;
+	scene.n = dirty_pages / (VCPUS * RUN_PAGES) * (VCPUS * RUN_PAGES);
+	scene.pages = malloc(scene.n * sizeof(scene.pages[0]));
+	scatter(guest_pages);
+	kernel_open(&scene.ours, VCPUS, entries, guest_pages);
+	kernel_open(&scene.theirs, VCPUS, entries, guest_pages);
+	reference_open(&scene.reference, &scene.theirs);
+	bench_compare(&pair);
+	reference_close(&scene.reference);
+	kernel_close(&scene.theirs);
+	kernel_close(&scene.ours);
+	free(scene.pages);
+}
+
+void pass_figures(void)
+{
+	figure("pass: 1% of 64 GiB dirty", UINT64_C(1) << 24, (UINT64_C(1) << 24) / 100, 16384, 5);
+	figure("pass: 10,000 pages of 1 TiB dirty", UINT64_C(1) << 28, 10000, 4096, 50);
+}

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: MIT */
+/* Harvesting rings, against a loop that only reads and releases their cells. */
+#include "../unit/random.h"
+#include "bench.h"
+#include "figures.h"
+#include "kernel.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+enum { VCPUS = 16, ENTRIES = 4096, FILLED = 4000, ALL = VCPUS * FILLED, MANY_VCPUS = 1024 };
+
+/* The floor releases cells of rings of its own: the library would not find them dirty. */
+struct scene {
+	struct kernel ours, floor;
+	uint64_t pages[ALL]; /* what the rings are filled with */
+	_Atomic uint64_t *bitmap;
+};
+
+static struct scene scene;
+
+static void fill(struct kernel *kernel)
+{
+	for (uint32_t v = 0; v < VCPUS; v++)
+		kernel_fill(kernel, v, scene.pages + v * FILLED, FILLED);
+}
+
+static void fill_ours(void *unused)
+{
+	(void)unused;
+	(void)kernel_iterate(&scene.ours);
+	fill(&scene.ours);
+}
+
+static void fill_floor(void *unused)
+{
+	(void)unused;
+	fill(&scene.floor);
+	if (scene.bitmap)
+		for (uint32_t i = 0; i < ALL; i++)
+			scene.bitmap[scene.pages[i] / 64] = 0;
+}
+
+static void harvest(void *unused)
+{
+	(void)unused;
+	kernel_harvest(&scene.ours);
+}
+
+static inline uint64_t release_cell(struct kvm_dirty_gfn *cell)
+{
+	uint32_t flags = __atomic_load_n(&cell->flags, __ATOMIC_ACQUIRE);
+	uint64_t sum = flags + cell->slot + cell->offset;
+
+	__atomic_store_n(&cell->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
+	return sum;
+}
+
+static void only_release(void *unused)
+{
+	uint64_t sum = 0;
+
+	(void)unused;
+	for (uint32_t v = 0; v < VCPUS; v++) {
+		struct kernel_ring *ring = &scene.floor.rings[v];
+
+		for (uint32_t i = ring->next - FILLED; i != ring->next; i++)
+			sum += release_cell(&ring->cells[i & (ENTRIES - 1)]);
+	}
+	bench_keep(sum);
+}
+
+static void release_and_set(void *unused)
+{
+	uint64_t sum = 0;
+
+	(void)unused;
+	for (uint32_t v = 0; v < VCPUS; v++) {
+		struct kernel_ring *ring = &scene.floor.rings[v];
+
+		for (uint32_t i = ring->next - FILLED; i != ring->next; i++) {
+			struct kvm_dirty_gfn *cell = &ring->cells[i & (ENTRIES - 1)];
+			uint64_t page = cell->slot * KERNEL_SLOT_PAGES + cell->offset;
+
+			sum += release_cell(cell);
+			atomic_fetch_or_explicit(&scene.bitmap[page / 64], UINT64_C(1) << page % 64,
+						 memory_order_relaxed);
+		}
+	}
+	bench_keep(sum);
+}
+
+static void harvest_figure(const char *name, uint64_t guest_pages, bool random)
+{
+	const struct bench_pair pair = {
+		.name = name,
+		.against = random ? "read and release each cell, an atomic or into one bitmap"
+				  : "read and release each cell",
+		.unit = "entry",
+		.units = ALL,
+		.bar = random ? 1.5 : 2,
+		.is_floor = true,
+		.prepare = fill_ours,
+		.measured = harvest,
+		.prepare_other = fill_floor,
+		.other = random ? release_and_set : only_release,
+	};
+	struct random generator = { 1 };
+
+	if (!bench_wants(name))
+		return;
+	for (uint32_t i = 0; i < ALL; i++)
+		scene.pages[i] = random ? random_below(&generator, guest_pages) : i;
+	scene.bitmap = NULL;
+	if (random)
+		scene.bitmap = mmap(NULL, guest_pages / 8, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (scene.bitmap == MAP_FAILED)
+		bench_die("memory for a bitmap", errno);
+	kernel_open(&scene.ours, VCPUS, ENTRIES, guest_pages);
+	kernel_open(&scene.floor, VCPUS, ENTRIES, guest_pages);
+	bench_compare(&pair);
+	kernel_close(&scene.floor);
+	kernel_close(&scene.ours);
+	if (random)
+		munmap(scene.bitmap, guest_pages / 8);
+}
+
+static void touch_rings(void *unused)
+{
+	uint64_t sum = 0;
+
+	(void)unused;
+	for (uint32_t v = 0; v < MANY_VCPUS; v++)
+		sum += __atomic_load_n(&scene.ours.rings[v].cells[0].flags, __ATOMIC_ACQUIRE);
+	bench_keep(sum);
+}
+
+static void empty_rings(void)
+{
+	const struct bench_pair pair = {
+		.name = "rings: harvest of 1024 empty rings",
+		.against = "read one cell of each",
+		.unit = "ring",
+		.units = MANY_VCPUS,
+		.bar = 1.5,
+		.is_floor = true,
+		.measured = harvest,
+		.other = touch_rings,
+	};
+
+	if (!bench_wants(pair.name))
+		return;
+	kernel_open(&scene.ours, MANY_VCPUS, 256, 1 << 20);
+	bench_compare(&pair);
+	kernel_close(&scene.ours);
+}
+
+void rings_figures(void)
+{
+	harvest_figure("rings: harvest, pages in order", UINT64_C(1) << 24, false);
+	harvest_figure("rings: harvest, random pages of 64 GiB", UINT64_C(1) << 24, true);
+	harvest_figure("rings: harvest, random pages of 16 TiB", UINT64_C(1) << 32, true);
+	empty_rings();
+}
