@@ -102,13 +102,6 @@ for test in json.load(sys.stdin):
         print(test["name"], test["timeout"], test["cmd"][0])' "$1"
 }
 
-# What judges the model. On x86 the random scripts are for real hosts: they make and end so many VMs
-# that the emulated processor's kernel once died of a double fault in the midst of an allocation.
-differential_programs() {
-  kvm_programs model-differential |
-    if [ "$cpu" = x86_64 ]; then grep -v _random; else cat; fi
-}
-
 # The programs of the lab itself: see meson.build there. Prints as kvm_programs.
 lab_programs() {
   local program
@@ -200,7 +193,7 @@ plan() {
       "--working-set 8M --passes 4 --bandwidth 0 --json --mode ring --backup off"
     ;;
   esac
-  differential_programs | plan_programs
+  kvm_programs model-differential | plan_programs
 }
 
 # Arguments: the module as packaged, where it goes.
@@ -230,7 +223,7 @@ make_image() {
     unpack_module "$path" "$root/mod/$file"
     modules+=("$file")
   done < <(kernel_modules "$name")
-  { kvm_programs kvm && differential_programs && lab_programs; } | while read -r _ _ path; do
+  { kvm_programs kvm && kvm_programs model-differential && lab_programs; } | while read -r _ _ path; do
     copy_program "$root" "$path"
   done
   for path in tests/lab/answers examples/probe examples/precopy/precopy; do
