@@ -228,9 +228,9 @@ def main():
     texts, mutants = candidates(options.only, options.operator)
     if options.report:
         return report.summary(results.data, mutants, EXPLANATIONS)
-    todo = choose(options, mutants, results)
+    outstanding = choose(options, mutants, results)
     if options.list:
-        report.listing(todo, texts)
+        report.listing(outstanding, texts)
         return 0
     os.nice(10)
     begin = time.monotonic()
@@ -238,8 +238,8 @@ def main():
     shop.prepare()
     trial = Trial(shop, results, options.rooms.split(","))
     trial.baseline()
-    report.say("%d mutants of %d, %d tests" % (len(todo), len(mutants), len(trial.killers)))
-    for mutant in todo:
+    report.say("%d mutants of %d, %d tests" % (len(outstanding), len(mutants), len(trial.killers)))
+    for mutant in outstanding:
         if options.minutes and time.monotonic() - begin > 60 * options.minutes:
             report.say("out of time; the same command goes on from here")
             break

@@ -214,9 +214,9 @@ def open_operations(thread, events):
         step = next(generator)
         while True:
             steps = step if isinstance(step, list) else [step]
-            todo = {begin + i: s for i, s in enumerate(steps) if begin + i not in events}
-            if todo:
-                return todo, None
+            outstanding = {begin + i: s for i, s in enumerate(steps) if begin + i not in events}
+            if outstanding:
+                return outstanding, None
             read = [events[begin + i].read for i in range(len(steps))]
             begin += len(steps)
             step = generator.send(read if isinstance(step, list) else read[0])
@@ -247,10 +247,10 @@ def extensions(stores, name, operation, values):
 def executions(program, first, model):
     """Yields (results merged, memory at the end) of every complete execution."""
     consistent = MODELS[model]
-    todo = [([{} for _ in program], {place: (("first", place),) for place in first})]
+    outstanding = [([{} for _ in program], {place: (("first", place),) for place in first})]
     known = set()
-    while todo:
-        threads, stores = todo.pop()
+    while outstanding:
+        threads, stores = outstanding.pop()
         values = {("first", place): value for place, value in first.items()}
         values |= {(t, i): e.wrote for t, events in enumerate(threads) for i, e in events.items()}
         results, ended = {}, True
@@ -269,6 +269,6 @@ def executions(program, first, model):
                     if key not in known:
                         known.add(key)
                         if consistent(Graph(grown, order)):
-                            todo.append((grown, order))
+                            outstanding.append((grown, order))
         if ended:
             yield results, {place: values[order[-1]] for place, order in stores.items()}
