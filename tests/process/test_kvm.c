@@ -470,8 +470,7 @@ static void no_descriptor_outlives_an_exec(void **state)
 	dl_log_close(rig->log);
 	rig->log = NULL;
 	assert_int_equal(vm_descriptors(), 2);
-	/* Nor does it become a standard stream. */
-	assert_int_equal(fcntl(STDIN_FILENO, F_GETFD), -1);
+	assert_int_equal(fcntl(STDIN_FILENO, F_GETFD), -1); /* no standard stream */
 	dl_vcpu_remove(rig->vcpus[0].log);
 	rig->vcpus[0].log = NULL;
 	assert_int_equal(vm_descriptors(), 1);
