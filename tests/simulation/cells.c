@@ -16,11 +16,13 @@
 #include "world.h"
 
 static struct kvm_dirty_gfn taken[SIM_TASKS];
+static struct kvm_dirty_gfn covered[SIM_TASKS]; /* what stood where a push is under way */
 static bool is_torn[SIM_TASKS]; /* the push under way */
 
 void cells_begin(void)
 {
 	memset(taken, 0, sizeof(taken));
+	memset(covered, 0, sizeof(covered));
 	memset(is_torn, 0, sizeof(is_torn));
 }
 
@@ -47,7 +49,9 @@ static void look_for_torn(const struct kvm_dirty_gfn *cell)
 		return;
 	world.counts.torn++;
 	sim_trace("a cell is taken and filled at once: excused");
+	/* Not the same where the push had stored the half of its entry when the take began. */
 	excuse(&taken[taker->id], false);
+	excuse(&covered[pusher->id], false);
 	is_torn[pusher->id] = true;
 }
 
@@ -65,6 +69,7 @@ void sim_cell_loaded(const void *address, uint64_t value, const char *function)
 		return;
 	if (is(function, "fill_cell")) {
 		task->pushing = cell;
+		covered[task->id] = *cell;
 		look_for_torn(cell);
 	} else if (is(function, "take_entry") && !task->taking && value & KVM_DIRTY_GFN_F_RESET) {
 		task->taking = cell;
