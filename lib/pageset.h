@@ -15,8 +15,7 @@
 
 enum {
 	PAGESET_WORD_PAGES = 64,
-	/* What is taken at once: a bit of the top summary, eight words (a cache line) of the lower.
-	 */
+	/* What is taken at once. */
 	PAGESET_CHUNK_WORDS = 512,
 	PAGESET_CHUNK_PAGES = PAGESET_CHUNK_WORDS * PAGESET_WORD_PAGES,
 };

@@ -37,6 +37,10 @@ class Source:
         m = ORDER.search(self.body(file, function))
         return m.group(1) if m else "seq_cst"
 
+    def orders(self, file, function):
+        """All memory orders in a function."""
+        return ORDER.findall(self.body(file, function))
+
     def fence(self, file, function):
         """The order of its fence, also one that it calls by the name of ring_barrier()."""
         body = self.body(file, function)
@@ -47,24 +51,40 @@ class Source:
 
 
 def mark(o, memory, bit):
+    """set_word(): the leaf, then each summary unless it is there."""
+
     def thread():
-        yield [("W", memory, "relaxed", 1),
-               ("U", "leaf", o["set"], lambda x: x | bit),
-               ("U", "mid", o["set"], lambda x: x | 1),
-               ("U", "top", o["set"], lambda x: x | 1)]
+        _, _, mid = yield [("W", memory, "relaxed", 1),
+                           ("U", "leaf", o["set"], lambda x: x | bit),
+                           ("R", "mid", o["look"])]
+        if not mid & 1:
+            yield "U", "mid", o["summarize"], lambda x: x | 1
+        if not (yield "R", "top", o["look"]):
+            yield "U", "top", o["summarize"], lambda x: 1
 
     return thread
 
 
+def lower_top(o):
+    _, mid = yield [("U", "top", o["drop"], lambda x: 0), ("R", "mid", o["below"])]
+    if mid and not (yield "R", "top", o["look"]):
+        yield "U", "top", o["summarize"], lambda x: 1
+
+
 def take(o, bits):
-    """dli_pageset_take() of one chunk. bits: memory of each bit of the word."""
+    """dli_pageset_take() of one chunk, of one block. bits: memory of each bit of the word."""
 
     def thread():
         found = {}
         if not (yield "R", "top", "relaxed"):
             return found
-        _, mid = yield [("U", "top", o["top"], lambda x: 0), ("U", "mid", o["take"], lambda x: 0)]
-        if not mid:
+        if not (yield "R", "mid", "relaxed"):
+            yield from lower_top(o)
+            return found
+        mid = yield "U", "mid", o["drop"], lambda x: x & ~1
+        if not (yield "R", "mid", "relaxed"):
+            yield from lower_top(o)
+        if not mid & 1 or not (yield "R", "leaf", o["below"]):
             return found
         word = yield "U", "leaf", o["take"], lambda x: 0
         for memory, bit in bits.items():
@@ -77,12 +97,14 @@ def take(o, bits):
 
 def is_kept(found, end, memory, bit):
     """The page was copied as it is now, or the next iteration will find it."""
-    return found.get(memory) == 1 or (end["leaf"] & bit and end["mid"] and end["top"])
+    return found.get(memory) == 1 or (end["leaf"] & bit and end["mid"] & 1 and end["top"])
 
 
 def mark_and_take(source, firsts, bits, model="c11"):
-    o = {"set": source.order("pageset.c", "set_bits"), "take": source.order("pageset.c", "take_bits"),
-         "top": source.order("pageset.c", "take_chunk")}
+    o = {name: source.order("pageset.c", function)
+         for name, function in (("set", "set_bits"), ("take", "take_bits"), ("drop", "drop_summary"),
+                                ("below", "look_below"))}
+    o["look"], o["summarize"] = source.orders("pageset.c", "summarize")
     program = [mark(o, m, b) for m, b in bits.items()] + [take(o, bits)]
     n = 0
     for leaf, mid, top in firsts:
@@ -96,9 +118,10 @@ def mark_and_take(source, firsts, bits, model="c11"):
 
 
 def a_mark_meets_a_take(source):
-    # What a setter or a taker can have left: summaries that lead to nothing, too.
-    firsts = [(leaf, mid, top) for leaf in (0, 1, 2) for mid in (0, 1) for top in (0, 1)
-              if top and (mid or not leaf) or not (leaf or mid)]
+    # What a setter or a taker can have left: summaries that lead to nothing, too. Bit 2 of mid: another
+    # block has pages.
+    firsts = [(leaf, mid, top) for leaf in (0, 1, 2) for mid in (0, 1, 2, 3) for top in (0, 1)
+              if top and (mid & 1 or not leaf) or not (leaf or mid)]
     return mark_and_take(source, firsts, {"memory": 1})
 
 

@@ -12,43 +12,50 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
-static void step(void);
+static void step(const _Atomic uint64_t *word);
 
 static uint64_t stepped_or(_Atomic uint64_t *word, uint64_t bits)
 {
-	step();
+	step(word);
 	return atomic_fetch_or(word, bits);
 }
 
 static uint64_t stepped_and(_Atomic uint64_t *word, uint64_t bits)
 {
-	step();
+	step(word);
 	return atomic_fetch_and(word, bits);
 }
 
 static uint64_t stepped_exchange(_Atomic uint64_t *word, uint64_t bits)
 {
-	step();
+	step(word);
 	return atomic_exchange(word, bits);
 }
 
 static int64_t stepped_add(_Atomic int64_t *count, int64_t n)
 {
-	step();
+	step(NULL);
 	return atomic_fetch_add(count, n);
 }
 
 static uint64_t stepped_load(const _Atomic uint64_t *word)
 {
-	step();
+	step(word);
 	return atomic_load(word);
 }
 
 static int64_t stepped_load_signed(const _Atomic int64_t *count)
 {
-	step();
+	step(NULL);
 	return atomic_load(count);
+}
+
+static void stepped_store(_Atomic uint64_t *word, uint64_t bits)
+{
+	step(word);
+	atomic_store(word, bits);
 }
 
 #undef atomic_fetch_or_explicit
@@ -56,9 +63,11 @@ static int64_t stepped_load_signed(const _Atomic int64_t *count)
 #undef atomic_exchange_explicit
 #undef atomic_fetch_add_explicit
 #undef atomic_load_explicit
+#undef atomic_store_explicit
 #define atomic_fetch_or_explicit(word, bits, order)  stepped_or(word, bits)
 #define atomic_fetch_and_explicit(word, bits, order) stepped_and(word, bits)
 #define atomic_exchange_explicit(word, bits, order)  stepped_exchange(word, bits)
+#define atomic_store_explicit(word, bits, order)     stepped_store(word, bits)
 #define atomic_fetch_add_explicit(count, n, order)   stepped_add(count, n)
 /* clang-format off */
 #define atomic_load_explicit(word, order) \
@@ -68,7 +77,7 @@ static int64_t stepped_load_signed(const _Atomic int64_t *count)
 
 #include "pageset.c"
 
-enum { PAGES = 70000, PAGE = 4100, MARKER_STEPS = 3 };
+enum { PAGES = 70000, PAGE = 4100, MARKER_STEPS = 5 };
 
 static struct fake_os fake;
 static struct dli_pageset *set;
@@ -115,8 +124,17 @@ static void let_marker_step(void)
 	next_marker_step++;
 }
 
-static void step(void)
+/* Whether both sides come there: words of the pending map that say something of the page. */
+static bool is_shared(const _Atomic uint64_t *word)
 {
+	return word == leaf_of(&set->pending, PAGE / 64) || word == &set->pending.mid[0] ||
+	       word == &set->pending.top[0];
+}
+
+static void step(const _Atomic uint64_t *word)
+{
+	if (!is_shared(word))
+		return;
 	if (is_marker) {
 		pthread_mutex_lock(&turns.lock);
 		give_turn(false);
@@ -152,7 +170,7 @@ static void mark_a_range(void)
 {
 	uint64_t word = PAGE / 64;
 
-	mark_under_one_mid(&set->pending, word, word + 1, PAGE, PAGE + 1);
+	mark_in_block(&set->pending, word, word + 1, PAGE, PAGE + 1);
 }
 
 /* Takes all there is now; whoever gets the page reads the memory then. */
@@ -197,27 +215,39 @@ static void run_schedule(uint64_t pending)
 static void expect_page(uint64_t pending)
 {
 	if (copy != memory)
-		fail_msg("pending %lu, steps of the marker before %u, %u, %u: the mark is lost",
-			 (unsigned long)pending, schedule[0], schedule[1], schedule[2]);
+		fail_msg(
+			"pending %lu, steps of the marker before %u, %u, %u, %u, %u: the mark is lost",
+			(unsigned long)pending, schedule[0], schedule[1], schedule[2], schedule[3],
+			schedule[4]);
 }
 
-/* Behind the taker's last step all places are the same. False: this and higher ones were tried. */
-static bool is_another(unsigned int marker_step)
+/*
+ * The next schedule; the first is all zero. Behind the taker's last step all places are the same.
+ * False: all were tried.
+ */
+static bool next_schedule(void)
 {
-	return schedule[marker_step] <= taker_steps;
+	for (unsigned int i = MARKER_STEPS; i--;) {
+		if (schedule[i] > taker_steps)
+			continue;
+		schedule[i]++;
+		for (unsigned int rest = i + 1; rest < MARKER_STEPS; rest++)
+			schedule[rest] = schedule[i];
+		return true;
+	}
+	return false;
 }
 
 static unsigned int try_schedules(uint64_t pending)
 {
-	unsigned int tried = 0, *at = schedule;
+	unsigned int tried = 0;
 
-	taker_steps = UINT_MAX;
-	for (at[0] = 0; is_another(0); at[0]++)
-		for (at[1] = at[0]; is_another(1); at[1]++)
-			for (at[2] = at[1]; is_another(2); at[2]++, tried++) {
-				run_schedule(pending);
-				expect_page(pending);
-			}
+	memset(schedule, 0, sizeof(schedule));
+	do {
+		run_schedule(pending);
+		expect_page(pending);
+		tried++;
+	} while (next_schedule());
 	return tried;
 }
 
