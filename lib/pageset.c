@@ -28,6 +28,8 @@
 enum {
 	BLOCK_WORDS = 64,
 	CHUNK_BLOCKS = PAGESET_CHUNK_WORDS / BLOCK_WORDS,
+	/* So many words ahead memory is asked for. */
+	PREFETCH_WORDS = 12,
 };
 
 #define CHUNK_MASK ((UINT64_C(1) << CHUNK_BLOCKS) - 1)
@@ -174,6 +176,33 @@ void dli_pageset_count(struct dli_pageset *set, uint64_t new_pages)
 {
 	if (new_pages)
 		add_pages(&set->pending, (int64_t)new_pages);
+}
+
+struct dli_sunk dli_pageset_mark_words(struct dli_pageset *set, const struct dli_dirty_word *words,
+				       uint32_t n)
+{
+	uint64_t end_word = divide_up(set->pages, 64);
+	struct dli_sunk sunk = { 0 };
+
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t word = words[i].word, inside = words[i].bits;
+
+		if (i + PREFETCH_WORDS < n && words[i + PREFETCH_WORDS].word < end_word)
+			__builtin_prefetch(leaf_of(&set->pending, words[i + PREFETCH_WORDS].word),
+					   1);
+		if (word + 1 >= end_word) {
+			uint64_t end_bits =
+				set->pages % 64 ? ~(~UINT64_C(0) << set->pages % 64) : ~UINT64_C(0);
+
+			inside &= word + 1 == end_word ? end_bits : 0;
+			sunk.stale += (uint32_t)__builtin_popcountll(words[i].bits & ~inside);
+			if (!inside)
+				continue;
+		}
+		sunk.new_pages += set_word(&set->pending, word, inside);
+	}
+	dli_pageset_count(set, sunk.new_pages);
+	return sunk;
 }
 
 /* The bits of a word that lie in [first_page, end_page). */

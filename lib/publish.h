@@ -4,7 +4,7 @@
 
 #include "log.h"
 
-/* A dli_ring_sink whose opaque is the log: entries become pending pages. */
-struct dli_sunk dli_publish(void *opaque, const struct kvm_dirty_gfn *entries, uint32_t n);
+/* A dli_ring_sink whose opaque is the log: pages become pending. */
+struct dli_sunk dli_publish(void *opaque, const struct dli_dirty_word *words, uint32_t n);
 
 #endif

@@ -66,14 +66,14 @@ static struct dli_ring *allocate(const struct dl_os *os, uint32_t entries)
 	ring->os = os;
 	ring->entries = entries;
 	ring->cells_bytes = entries * sizeof(*ring->cells);
-	ring->batch = dli_allocate(entries, sizeof(*ring->batch));
-	if (!ring->batch || pthread_mutex_init(&ring->lock, NULL)) {
-		free(ring->batch);
+	ring->words = dli_allocate(entries, sizeof(*ring->words));
+	if (!ring->words || pthread_mutex_init(&ring->lock, NULL)) {
+		free(ring->words);
 		free(ring);
 		return NULL;
 	}
 	/* Resident now, so that no harvest takes a page fault for it. */
-	memset(ring->batch, 0, entries * sizeof(*ring->batch));
+	memset(ring->words, 0, entries * sizeof(*ring->words));
 	return ring;
 }
 
@@ -103,7 +103,7 @@ void dli_ring_free(struct dli_ring *ring)
 	dli_os_unmap(ring->os, ring->cells, ring->cells_bytes);
 	dli_os_unmap(ring->os, ring->run, ring->run_bytes);
 	pthread_mutex_destroy(&ring->lock);
-	free(ring->batch);
+	free(ring->words);
 	free(ring);
 }
 
@@ -136,19 +136,42 @@ void dli_ring_unlock(struct dli_ring *ring)
 	pthread_mutex_unlock(&ring->lock);
 }
 
+/* Reads dirty cells from head on into words. Returns how many; of words, through the last. */
+static uint32_t copy_cells(struct dli_ring *ring, uint32_t room, struct dli_dirty_word **last)
+{
+	struct dli_dirty_word *to = *last, gathered = { 0 };
+	uint32_t n = 0;
+
+	for (; n < room && cell_load(ring, ring->head + n) == CELL_DIRTY; n++) {
+		struct kvm_dirty_gfn cell = cell_read(ring, ring->head + n);
+		uint64_t word = cell.offset / 64;
+
+		if (word != gathered.word || cell.slot != gathered.slot) {
+			if (gathered.bits)
+				*to++ = gathered;
+			gathered.slot = cell.slot;
+			gathered.word = word;
+			gathered.bits = 0;
+		}
+		gathered.bits |= UINT64_C(1) << cell.offset % 64;
+	}
+	if (gathered.bits)
+		*to++ = gathered;
+	*last = to;
+	return n;
+}
+
 void dli_ring_copy(struct dli_ring *ring)
 {
-	struct kvm_dirty_gfn *to = ring->batch + ring->released_entries;
-	uint32_t room = ring->entries - ring->released_entries, n = 0;
+	struct dli_dirty_word *first = ring->words + ring->released_words, *last = first;
+	uint32_t n;
 
 	ring->fresh = 0;
 	if (ring->state != RING_IN_STEP)
 		return;
-	while (n < room && cell_load(ring, ring->head + n) == CELL_DIRTY) {
-		to[n] = cell_read(ring, ring->head + n);
-		n++;
-	}
+	n = copy_cells(ring, ring->entries - ring->released_entries, &last);
 	ring->fresh = n;
+	ring->fresh_words = (uint32_t)(last - first);
 	if (n > atomic_load_explicit(&ring->stats.high_water_entries, memory_order_relaxed))
 		atomic_store_explicit(&ring->stats.high_water_entries, n, memory_order_relaxed);
 }
@@ -190,6 +213,7 @@ bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset)
 	ring_count(&ring->stats.entries, ring->fresh);
 	ring->head += ring->fresh;
 	ring->released_entries += ring->fresh;
+	ring->released_words += ring->fresh_words;
 	ring->fresh = 0;
 	ring->armed = false;
 	ring->unsettled = true;
@@ -255,8 +279,8 @@ void dli_ring_publish(struct dli_ring *ring, dli_ring_sink *sink, void *opaque)
 
 	if (ring->unsettled || !ring->released_entries)
 		return;
-	sunk = sink(opaque, ring->batch, ring->released_entries);
-	ring->released_entries = 0;
+	sunk = sink(opaque, ring->words, ring->released_words);
+	ring->released_entries = ring->released_words = 0;
 	ring_count(&ring->stats.new_pages, sunk.new_pages);
 	ring_count(&ring->stats.stale, sunk.stale);
 	if (sunk.outside)

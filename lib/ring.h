@@ -4,6 +4,7 @@
 
 #include "reset.h"
 #include "uapi.h"
+#include "words.h"
 
 /*
  * One vCPU's ring. The steps of a drain, for one ring or for all, in this order:
@@ -21,19 +22,8 @@
  */
 struct dli_ring;
 
-/* What became of entries that were given to a sink. The rest were pending already. */
-struct dli_sunk {
-	uint32_t new_pages, stale;
-	/*
-	 * One named a page behind its slot's end. The kernel protects nothing of a batch that has
-	 * such a page in it.
-	 */
-	bool outside;
-};
-
-/* Takes entries to where pages are kept. */
-typedef struct dli_sunk dli_ring_sink(void *opaque, const struct kvm_dirty_gfn *entries,
-				      uint32_t n);
+/* Takes what the entries named to where pages are kept. */
+typedef struct dli_sunk dli_ring_sink(void *opaque, const struct dli_dirty_word *words, uint32_t n);
 
 struct dli_ring_stats {
 	_Atomic uint64_t entries, new_pages, stale, resets, short_resets, overflows, full_exits;

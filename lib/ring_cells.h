@@ -33,18 +33,26 @@ struct dli_ring {
 	uint32_t hint;		 /* RING_SUSPECT: where the reset index may be */
 	bool unsettled;		 /* released, and no reset has taken it back yet */
 	bool armed; /* the last full exit found little, and nobody released a cell since */
-	/* Room for the whole ring: first what is released, then what is fresh. */
-	struct kvm_dirty_gfn *batch;
-	uint32_t released_entries;
+	/*
+	 * What the cells named, word by word, as neighbours mostly come one after the other. Room for a
+	 * word a cell: first those of released cells, then those of fresh ones.
+	 */
+	struct dli_dirty_word *words;
+	uint32_t released_entries, released_words, fresh_words;
 	_Atomic uint64_t owed; /* repairs that were called for */
 	/* The harvester's own. */
 	uint64_t owed_seen, owed_paid, entries_seen;
 	struct dli_ring_stats stats;
 };
 
+static inline struct kvm_dirty_gfn *cell_of(struct dli_ring *ring, uint32_t index)
+{
+	return &ring->cells[index & (ring->entries - 1)];
+}
+
 static inline _Atomic uint32_t *cell_flags(struct dli_ring *ring, uint32_t index)
 {
-	return (_Atomic uint32_t *)&ring->cells[index & (ring->entries - 1)].flags;
+	return (_Atomic uint32_t *)&cell_of(ring, index)->flags;
 }
 
 /* Pairs with the smp_wmb() and flag store of kvm_dirty_ring_push(): slot and offset are there. */
@@ -59,7 +67,7 @@ static inline uint32_t cell_load(struct dli_ring *ring, uint32_t index)
  */
 static inline struct kvm_dirty_gfn cell_read(struct dli_ring *ring, uint32_t index)
 {
-	struct kvm_dirty_gfn *cell = &ring->cells[index & (ring->entries - 1)];
+	struct kvm_dirty_gfn *cell = cell_of(ring, index);
 
 	return (struct kvm_dirty_gfn){
 		.slot = atomic_load_explicit((_Atomic uint32_t *)&cell->slot, memory_order_relaxed),

@@ -26,7 +26,7 @@ void ring_lose(struct dli_ring *ring, struct dli_reset *reset)
 	for (uint32_t i = 0; i < ring->entries; i++)
 		cell_clear(ring, i);
 	ring->state = RING_SUSPECT;
-	ring->fresh = ring->released_entries = 0;
+	ring->fresh = ring->released_entries = ring->released_words = 0;
 	ring->unsettled = ring->armed = false;
 	ring->hint = 0;
 	/* After the wipe: a repair between the two would not cover what is dropped. */

@@ -9,26 +9,28 @@
  *   - a ring that nobody scribbled on and that never overflowed is never suspected.
  */
 #include "ring_world.h"
+#include "../unit/words_of.h"
 
 #include <errno.h>
 
 struct world world;
 
-static struct dli_sunk sink(void *opaque, const struct kvm_dirty_gfn *entries, uint32_t n)
+static struct dli_sunk sink(void *opaque, const struct dli_dirty_word *words, uint32_t n)
 {
 	struct dli_sunk sunk = { 0 };
 	struct world *w = opaque;
 
-	expect(n && n <= w->kernel.entries, "%u entries", n);
-	for (uint32_t i = 0; i < n; i++) {
-		if (entries[i].slot || entries[i].offset >= PAGES) {
+	expect(n && n <= w->kernel.entries, "%u words", n);
+	FOR_EACH_PAGE(words, n, slot, page)
+	{
+		if (slot || page >= PAGES) {
 			sunk.stale++;
-			sunk.outside |= !entries[i].slot;
+			sunk.outside |= !slot;
 			continue;
 		}
-		sunk.new_pages += !w->pending[entries[i].offset];
-		w->pending[entries[i].offset] = true;
-		trace("  sunk: page %llu\n", (unsigned long long)entries[i].offset);
+		sunk.new_pages += !w->pending[page];
+		w->pending[page] = true;
+		trace("  sunk: page %llu\n", (unsigned long long)page);
 	}
 	return sunk;
 }

@@ -6,6 +6,7 @@
  * release here; smp_load_acquire() of the flags in kvm_dirty_gfn_harvested(); smp_store_release() in
  * kvm_dirty_gfn_set_invalid().
  */
+#include "../unit/words_of.h"
 #include "pair.h"
 #include "ring_cells.h"
 
@@ -153,11 +154,14 @@ static int close_ring(void **state)
 	return 0;
 }
 
-static struct dli_sunk publish(void *opaque, const struct kvm_dirty_gfn *entries, uint32_t n)
+static struct dli_sunk publish(void *opaque, const struct dli_dirty_word *words, uint32_t n)
 {
-	for (uint32_t i = 0; i < n; i++, kernel.published++)
-		kernel.out_of_order += entries[i].slot != slot_of(kernel.published) ||
-				       entries[i].offset != offset_of(kernel.published);
+	FOR_EACH_PAGE(words, n, slot, page)
+	{
+		kernel.out_of_order +=
+			slot != slot_of(kernel.published) || page != offset_of(kernel.published);
+		kernel.published++;
+	}
 	return (struct dli_sunk){ .new_pages = n };
 }
 

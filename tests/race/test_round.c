@@ -33,7 +33,7 @@ static struct {
 	_Alignas(128) struct kvm_dirty_gfn cells[ENTRIES];
 } shared;
 
-static struct kvm_dirty_gfn batch[ENTRIES];
+static struct dli_dirty_word words[ENTRIES];
 
 static void wait_for(atomic_uint *counter, unsigned int round)
 {
@@ -82,7 +82,7 @@ static void prepare(struct dli_ring *ring)
 	memset(shared.cells, 0, sizeof(shared.cells));
 	shared.cells[HEAD].flags = CELL_DIRTY;
 	*ring = (struct dli_ring){
-		.cells = shared.cells, .entries = ENTRIES, .head = HEAD, .fresh = 1, .batch = batch
+		.cells = shared.cells, .entries = ENTRIES, .head = HEAD, .fresh = 1, .words = words
 	};
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Ring entries to pending pages: every entry arrives, none in the wrong slot. */
+/* What rings hand on becomes pending pages: every page arrives, none in the wrong slot. */
 #include "cmocka_all.h"
 #include "guest.h"
 #include "publish.h"
@@ -12,7 +12,7 @@ enum { SLOTS = 4, PAGES = 300, ENTRIES = 700 };
 static const uint32_t numbers[SLOTS] = { 0, 1, 9, 1 << 16 | 1 };
 
 static struct guest guest;
-static struct kvm_dirty_gfn entries[ENTRIES];
+static struct dli_dirty_word words[ENTRIES];
 
 static int setup(void **state)
 {
@@ -32,12 +32,14 @@ static int teardown(void **state)
 
 static void entry(uint32_t i, uint32_t slot, uint64_t offset)
 {
-	entries[i] = (struct kvm_dirty_gfn){ .flags = 1, .slot = slot, .offset = offset };
+	words[i] = (struct dli_dirty_word){ .slot = slot,
+					    .word = offset / 64,
+					    .bits = UINT64_C(1) << offset % 64 };
 }
 
 static void expect_sunk(uint32_t n, uint32_t new_pages, uint32_t stale)
 {
-	struct dli_sunk sunk = dli_publish(guest.log, entries, n);
+	struct dli_sunk sunk = dli_publish(guest.log, words, n);
 
 	assert_int_equal(sunk.new_pages, new_pages);
 	assert_int_equal(sunk.stale, stale);
@@ -55,6 +57,17 @@ static void adjacent_entries_are_pages(void **state)
 	expect_sunk(PAGES, PAGES, 0);
 	expect_sunk(PAGES, 0, 0);
 	assert_int_equal(pending_pages(), PAGES);
+}
+
+static void a_word_is_many_pages(void **state)
+{
+	words[0] = (struct dli_dirty_word){ .slot = 1, .word = 1, .bits = ~UINT64_C(0) };
+	/* 300 pages end in the middle of the word. */
+	words[1] = (struct dli_dirty_word){ .slot = 1, .word = 4, .bits = ~UINT64_C(0) };
+	words[2] = (struct dli_dirty_word){ .slot = 1, .word = 5, .bits = 3 };
+	words[3] = (struct dli_dirty_word){ .slot = 2, .word = 0, .bits = 7 };
+	expect_sunk(4, 64 + 44, 20 + 2 + 3);
+	assert_int_equal(pending_pages(), 64 + 44);
 }
 
 static void the_same_page_twice_is_one(void **state)
@@ -98,10 +111,10 @@ static void what_lies_outside_its_slot_is_told(void **state)
 {
 	entry(0, 2, 0);
 	entry(1, 1, PAGES - 1);
-	assert_false(dli_publish(guest.log, entries, 2).outside);
+	assert_false(dli_publish(guest.log, words, 2).outside);
 	entry(2, 1, PAGES);
 	entry(3, 1, 0);
-	assert_true(dli_publish(guest.log, entries, 4).outside);
+	assert_true(dli_publish(guest.log, words, 4).outside);
 }
 
 static void when_logging_is_off_nothing_is_noted(void **state)
@@ -159,7 +172,7 @@ static void random_entries_equal_a_plain_array(void **state)
 	for (int i = 0; i < 300; i++) {
 		uint8_t wanted[SLOTS][PAGES] = { 0 };
 
-		dli_publish(guest.log, entries, random_entries(&random, wanted));
+		dli_publish(guest.log, words, random_entries(&random, wanted));
 		compare(wanted);
 	}
 }
@@ -168,6 +181,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		publish_test(adjacent_entries_are_pages),
+		publish_test(a_word_is_many_pages),
 		publish_test(the_same_page_twice_is_one),
 		publish_test(slots_take_turns),
 		publish_test(what_no_slot_has_is_stale),

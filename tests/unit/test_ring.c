@@ -4,6 +4,7 @@
 #include "fake_rings.h"
 #include "random.h"
 #include "ring_cells.h"
+#include "words_of.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -24,14 +25,19 @@ static struct {
 	unsigned int resets_before;
 } sunk;
 
-static struct dli_sunk sink(void *opaque, const struct kvm_dirty_gfn *entries, uint32_t n)
+static struct dli_sunk sink(void *opaque, const struct dli_dirty_word *words, uint32_t n)
 {
+	uint32_t before = sunk.n;
+
 	assert_ptr_equal(opaque, &sunk);
-	assert_true(n > 0 && sunk.n + n <= MAX_SUNK);
-	for (uint32_t i = 0; i < n; i++) {
-		sunk.offsets[sunk.n] = entries[i].offset;
-		sunk.slots[sunk.n++] = entries[i].slot;
+	assert_true(n > 0);
+	FOR_EACH_PAGE(words, n, slot, page)
+	{
+		assert_true(sunk.n < MAX_SUNK);
+		sunk.offsets[sunk.n] = page;
+		sunk.slots[sunk.n++] = slot;
 	}
+	n = sunk.n - before;
 	sunk.calls++;
 	sunk.resets_before = kernel.resets;
 	return (struct dli_sunk){ .new_pages = n - 1, .stale = n > 2 };
@@ -359,8 +365,7 @@ static void coming_round_during_a_reset_counts_after_an_overflow(void **state)
 	expect_sunk(2 * ENTRIES);
 }
 
-static struct dli_sunk sink_of_outside(void *opaque, const struct kvm_dirty_gfn *entries,
-				       uint32_t n)
+static struct dli_sunk sink_of_outside(void *opaque, const struct dli_dirty_word *words, uint32_t n)
 {
 	return (struct dli_sunk){ .stale = n, .outside = true };
 }

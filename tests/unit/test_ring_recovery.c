@@ -9,6 +9,7 @@
 #include "random.h"
 #include "ring_cells.h"
 #include "vcpus.h"
+#include "words_of.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -100,12 +101,12 @@ static void on_reset(struct fake_rings *rings, bool ends)
 	guest(rings->opaque);
 }
 
-static struct dli_sunk sink(void *opaque, const struct kvm_dirty_gfn *entries, uint32_t n)
+static struct dli_sunk sink(void *opaque, const struct dli_dirty_word *words, uint32_t n)
 {
 	struct world *w = opaque;
 
-	for (uint32_t i = 0; i < n; i++)
-		w->pending[entries[i].offset] = true;
+	FOR_EACH_PAGE(words, n, slot, page)
+	w->pending[page] = true;
 	return (struct dli_sunk){ 0 };
 }
 

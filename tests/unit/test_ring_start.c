@@ -6,6 +6,7 @@
 #include "cmocka_all.h"
 #include "fake_rings.h"
 #include "ring_cells.h"
+#include "words_of.h"
 
 #include <errno.h>
 #include <string.h>
@@ -19,10 +20,10 @@ static struct dli_ring *ring;
 static uint64_t sunk[4 * ENTRIES];
 static uint32_t n_sunk;
 
-static struct dli_sunk sink(void *opaque, const struct kvm_dirty_gfn *entries, uint32_t n)
+static struct dli_sunk sink(void *opaque, const struct dli_dirty_word *words, uint32_t n)
 {
-	for (uint32_t i = 0; i < n; i++)
-		sunk[n_sunk++] = entries[i].offset;
+	FOR_EACH_PAGE(words, n, slot, page)
+	sunk[n_sunk++] = page;
 	return (struct dli_sunk){ 0 };
 }
 
