@@ -468,6 +468,8 @@ DL_MUST_CHECK int dl_iter_read(struct dl_iter *iter, struct dl_run *runs, uint32
  *   runs       as read; n_runs of them
  * Errors: -EINVAL: a run that was not handed out by this iterator, or was acknowledged already (the
  * runs before it are acknowledged, it and those after it are not); -ECANCELED: as dl_iter_read().
+ * dl_iter_read() prepares some pages ahead of those that it returns: that one of these was not handed
+ * out is not noticed.
  * No system call; never blocks. Since 0.1.
  */
 DL_MUST_CHECK int dl_iter_ack(struct dl_iter *iter, const struct dl_run *runs, uint32_t n_runs);
