@@ -161,51 +161,93 @@ static int next_chunk(struct dl_iter *iter)
 	return r;
 }
 
-/* Removes the first run from the chunk, which is not empty. */
-static void cut_run(struct dl_iter *iter, uint64_t *first_page, uint64_t *pages)
-{
-	struct dli_chunk *chunk = &iter->chunk;
-	uint32_t i = iter->word;
-	uint32_t bit = (uint32_t)__builtin_ctzll(chunk->bits[i]);
+/* What is the same for every run of a slot. */
+struct place {
+	uint64_t gpa, hva;
+	uint32_t slot, at, page_shift;
+};
 
-	*first_page = chunk->first_page + chunk->index[i] * UINT64_C(64) + bit;
-	*pages = 0;
-	for (;;) {
-		/* Ones from bit on: bits below are zero already. */
-		uint64_t rest = ~(chunk->bits[i] >> bit);
-		uint32_t length = rest ? (uint32_t)__builtin_ctzll(rest) : 64;
-
-		if (length > 64 - bit)
-			length = 64 - bit;
-		*pages += length;
-		if (bit + length < 64) {
-			chunk->bits[i] &= ~UINT64_C(0) << (bit + length);
-			break;
-		}
-		chunk->bits[i] = 0;
-		/* On into the next word where it follows and begins with a page. */
-		if (i + 1 == chunk->words || chunk->index[i + 1] != chunk->index[i] + 1 ||
-		    !(chunk->bits[i + 1] & 1))
-			break;
-		i++;
-		bit = 0;
-	}
-	iter->word = chunk->bits[i] ? i : i + 1;
-}
-
-static void read_run(struct dl_iter *iter, struct dl_run *run)
+static struct place place_of(const struct dl_iter *iter)
 {
 	const struct dli_slot *slot = iter->slots[iter->at];
-	uint32_t page_bytes = iter->log->caps.page_bytes;
-	uint64_t first_page, pages;
 
-	cut_run(iter, &first_page, &pages);
-	run->offset_bytes = first_page * page_bytes;
-	run->bytes = pages * page_bytes;
-	run->gpa = atomic_load_explicit(&slot->gpa, memory_order_relaxed) + run->offset_bytes;
-	run->hva = slot->hva + run->offset_bytes;
-	run->slot = slot->slot;
-	run->reserved = iter->at;
+	return (struct place){
+		.gpa = atomic_load_explicit(&slot->gpa, memory_order_relaxed),
+		.hva = slot->hva,
+		.slot = slot->slot,
+		.at = iter->at,
+		.page_shift = (uint32_t)__builtin_ctz(iter->log->caps.page_bytes),
+	};
+}
+
+static inline void put_run(struct dl_run *run, const struct place *place, uint64_t first_page,
+			   uint64_t pages)
+{
+	uint64_t offset_bytes = first_page << place->page_shift;
+
+	run->gpa = place->gpa + offset_bytes;
+	run->hva = place->hva + offset_bytes;
+	run->offset_bytes = offset_bytes;
+	run->bytes = pages << place->page_shift;
+	run->slot = place->slot;
+	run->reserved = place->at;
+}
+
+/*
+ * The pages of a run behind the word *at, which it fills to its end. *at becomes the last word that it
+ * reaches, *bits what that has behind it.
+ */
+static uint64_t run_on(const struct dli_chunk *chunk, uint32_t *at, uint64_t *bits)
+{
+	uint64_t pages = 0;
+
+	*bits = 0;
+	while (*at + 1 < chunk->words && chunk->index[*at + 1] == chunk->index[*at] + 1) {
+		uint64_t next = chunk->bits[*at + 1];
+
+		if (!(next & 1))
+			break;
+		++*at;
+		if (~next) {
+			*bits = next & (next + 1);
+			return pages + (uint64_t)__builtin_ctzll(~next);
+		}
+		pages += 64;
+	}
+	return pages;
+}
+
+/* Cuts runs off the chunk. Returns how many, less than max_runs only where it is empty then. */
+static uint32_t cut_runs(struct dl_iter *iter, struct dl_run *runs, uint32_t max_runs)
+{
+	struct dli_chunk *chunk = &iter->chunk;
+	const struct place place = place_of(iter);
+	uint32_t at = iter->word, n = 0;
+	uint64_t bits = chunk->bits[at];
+
+	while (n < max_runs) {
+		uint64_t page = chunk->first_page + chunk->index[at] * UINT64_C(64);
+		uint64_t first = (uint64_t)__builtin_ctzll(bits), pages;
+		/* The carry runs through the ones and ends in the bit behind them, or in none. */
+		uint64_t behind = bits + (bits & -bits);
+
+		if (behind) {
+			pages = (uint64_t)__builtin_ctzll(behind) - first;
+			bits &= behind;
+		} else {
+			pages = 64 - first + run_on(chunk, &at, &bits);
+		}
+		put_run(&runs[n++], &place, page + first, pages);
+		if (bits)
+			continue;
+		if (++at == chunk->words)
+			break;
+		bits = chunk->bits[at];
+	}
+	iter->word = at;
+	if (at < chunk->words)
+		chunk->bits[at] = bits;
+	return n;
 }
 
 static int read_runs(struct dl_iter *iter, struct dl_run *runs, uint32_t max_runs)
@@ -220,7 +262,7 @@ static int read_runs(struct dl_iter *iter, struct dl_run *runs, uint32_t max_run
 			if (r <= 0)
 				return n ? (int)n : r;
 		}
-		read_run(iter, &runs[n++]);
+		n += cut_runs(iter, runs + n, max_runs - n);
 	}
 	return (int)n;
 }
