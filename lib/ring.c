@@ -47,8 +47,8 @@ static int find_beginning(struct dli_ring *ring, struct dli_reset *reset)
 	bool used = false, released = false;
 
 	for (uint32_t i = 0; i < ring->entries; i++) {
-		uint32_t flags = cell_load(ring, i);
-		struct kvm_dirty_gfn cell = cell_read(ring, i);
+		uint32_t flags = cell_load(cell_at(ring, i));
+		struct kvm_dirty_gfn cell = cell_read(cell_at(ring, i));
 
 		used |= flags || cell.slot || cell.offset;
 		released |= flags == CELL_RESET;
@@ -118,11 +118,11 @@ bool dli_ring_same(struct dli_ring *a, struct dli_ring *b)
 	uint32_t flags;
 
 	do {
-		before = cell_load(b, 0) & mark;
-		flags = cell_load(a, 0);
-	} while (!cell_change(a, 0, flags, flags | mark));
-	after = cell_load(b, 0) & mark;
-	cell_change(a, 0, flags | mark, flags);
+		before = cell_load(cell_at(b, 0)) & mark;
+		flags = cell_load(cell_at(a, 0));
+	} while (!cell_change(cell_at(a, 0), flags, flags | mark));
+	after = cell_load(cell_at(b, 0)) & mark;
+	cell_change(cell_at(a, 0), flags | mark, flags);
 	return after && !before;
 }
 
@@ -136,42 +136,62 @@ void dli_ring_unlock(struct dli_ring *ring)
 	pthread_mutex_unlock(&ring->lock);
 }
 
-/* Reads dirty cells from head on into words. Returns how many; of words, through the last. */
-static uint32_t copy_cells(struct dli_ring *ring, uint32_t room, struct dli_dirty_word **last)
+/* What is gathered, and where it goes. */
+struct gather {
+	struct dli_dirty_word word, *to;
+};
+
+/* Reads dirty cells up to end into words. Returns the first that is not dirty, or end. */
+static struct kvm_dirty_gfn *copy_cells(struct kvm_dirty_gfn *cell, struct kvm_dirty_gfn *end,
+					struct gather *gather)
 {
-	struct dli_dirty_word *to = *last, gathered = { 0 };
-	uint32_t n = 0;
+	struct dli_dirty_word word = gather->word, *to = gather->to;
 
-	for (; n < room && cell_load(ring, ring->head + n) == CELL_DIRTY; n++) {
-		struct kvm_dirty_gfn cell = cell_read(ring, ring->head + n);
-		uint64_t word = cell.offset / 64;
+	for (; cell != end && cell_load(cell) == CELL_DIRTY; cell++) {
+		struct kvm_dirty_gfn entry = cell_read(cell);
 
-		if (word != gathered.word || cell.slot != gathered.slot) {
-			if (gathered.bits)
-				*to++ = gathered;
-			gathered.slot = cell.slot;
-			gathered.word = word;
-			gathered.bits = 0;
+		if (entry.offset / 64 != word.word || entry.slot != word.slot) {
+			if (word.bits)
+				*to++ = word;
+			word.slot = entry.slot;
+			word.word = entry.offset / 64;
+			word.bits = 0;
 		}
-		gathered.bits |= UINT64_C(1) << cell.offset % 64;
+		word.bits |= UINT64_C(1) << entry.offset % 64;
 	}
-	if (gathered.bits)
-		*to++ = gathered;
-	*last = to;
-	return n;
+	gather->word = word;
+	gather->to = to;
+	return cell;
+}
+
+/* The dirty cells from head on, room of them at most. Returns how many. */
+static uint32_t gather_cells(const struct dli_ring *ring, uint32_t room, struct gather *gather)
+{
+	struct kvm_dirty_gfn *first = cell_at(ring, ring->head), *stop;
+	uint32_t before_turn = (uint32_t)(ring->cells + ring->entries - first);
+
+	if (room <= before_turn)
+		return (uint32_t)(copy_cells(first, first + room, gather) - first);
+	stop = copy_cells(first, first + before_turn, gather);
+	if (stop != first + before_turn)
+		return (uint32_t)(stop - first);
+	stop = copy_cells(ring->cells, ring->cells + room - before_turn, gather);
+	return before_turn + (uint32_t)(stop - ring->cells);
 }
 
 void dli_ring_copy(struct dli_ring *ring)
 {
-	struct dli_dirty_word *first = ring->words + ring->released_words, *last = first;
+	struct gather gather = { .to = ring->words + ring->released_words };
 	uint32_t n;
 
 	ring->fresh = 0;
 	if (ring->state != RING_IN_STEP)
 		return;
-	n = copy_cells(ring, ring->entries - ring->released_entries, &last);
+	n = gather_cells(ring, ring->entries - ring->released_entries, &gather);
+	if (gather.word.bits)
+		*gather.to++ = gather.word;
 	ring->fresh = n;
-	ring->fresh_words = (uint32_t)(last - first);
+	ring->fresh_words = (uint32_t)(gather.to - ring->words) - ring->released_words;
 	if (n > atomic_load_explicit(&ring->stats.high_water_entries, memory_order_relaxed))
 		atomic_store_explicit(&ring->stats.high_water_entries, n, memory_order_relaxed);
 }
@@ -195,7 +215,26 @@ int dli_ring_get_into_step(struct dli_ring *ring, struct dli_reset *reset)
 static bool went_round(struct dli_ring *ring)
 {
 	ring_barrier(ring);
-	return cell_load(ring, ring->before_head) == CELL_DIRTY;
+	return cell_load(cell_at(ring, ring->before_head)) == CELL_DIRTY;
+}
+
+static void release_cells(struct kvm_dirty_gfn *cell, struct kvm_dirty_gfn *end)
+{
+	for (; cell != end; cell++)
+		cell_release(cell);
+}
+
+static void release_fresh(struct dli_ring *ring)
+{
+	struct kvm_dirty_gfn *first = cell_at(ring, ring->head);
+	struct kvm_dirty_gfn *turn = ring->cells + ring->entries;
+
+	if (ring->fresh <= turn - first) {
+		release_cells(first, first + ring->fresh);
+	} else {
+		release_cells(first, turn);
+		release_cells(ring->cells, first + ring->fresh - ring->entries);
+	}
 }
 
 bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset)
@@ -204,8 +243,7 @@ bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset)
 		return ring->unsettled;
 	ring->first_released = ring->head;
 	ring->before_head = ring->head - 1;
-	for (uint32_t i = 0; i < ring->fresh; i++)
-		cell_release(ring, ring->head + i);
+	release_fresh(ring);
 	if (ring->fresh == ring->entries || went_round(ring)) {
 		ring_lose(ring, reset);
 		return false;
@@ -230,7 +268,7 @@ bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again)
 	 * Cells are taken back in order, so the last tells for all; unless the kernel is out of step
 	 * and began behind the first.
 	 */
-	last = cell_load(ring, ring->head - 1);
+	last = cell_load(cell_at(ring, ring->head - 1));
 	if (last == CELL_RESET && !again) {
 		/* Where the kernel stopped it may have dropped what it had gathered, unprotected.
 		 */
@@ -239,7 +277,7 @@ bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again)
 		ring_count(&reset->short_resets, 1);
 		return false;
 	}
-	if (last != CELL_CLEAN || cell_load(ring, ring->first_released) == CELL_RESET) {
+	if (last != CELL_CLEAN || cell_load(cell_at(ring, ring->first_released)) == CELL_RESET) {
 		ring_lose(ring, reset);
 		return true;
 	}
@@ -248,7 +286,7 @@ bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again)
 	 * The kernel may have come round just now, while it was taking back. A healthy one can fill
 	 * that many cells during a reset, so this counts only where overflows are known to happen.
 	 */
-	if (cell_load(ring, ring->before_head) == CELL_DIRTY &&
+	if (cell_load(cell_at(ring, ring->before_head)) == CELL_DIRTY &&
 	    atomic_load_explicit(&reset->overflowed, memory_order_relaxed))
 		ring_owe(ring);
 	return true;
@@ -263,7 +301,7 @@ void dli_ring_reset_failed(struct dli_ring *ring)
 void dli_ring_check_empty(struct dli_ring *ring)
 {
 	for (uint32_t i = 0; i < ring->entries; i++) {
-		uint32_t flags = cell_load(ring, i);
+		uint32_t flags = cell_load(cell_at(ring, i));
 
 		/* What no kernel writes may have been an entry. */
 		if (flags != CELL_CLEAN && flags != CELL_RESET) {

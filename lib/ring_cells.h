@@ -45,30 +45,28 @@ struct dli_ring {
 	struct dli_ring_stats stats;
 };
 
-static inline struct kvm_dirty_gfn *cell_of(struct dli_ring *ring, uint32_t index)
+static inline struct kvm_dirty_gfn *cell_at(const struct dli_ring *ring, uint32_t index)
 {
 	return &ring->cells[index & (ring->entries - 1)];
 }
 
-static inline _Atomic uint32_t *cell_flags(struct dli_ring *ring, uint32_t index)
+static inline _Atomic uint32_t *cell_flags(struct kvm_dirty_gfn *cell)
 {
-	return (_Atomic uint32_t *)&cell_of(ring, index)->flags;
+	return (_Atomic uint32_t *)&cell->flags;
 }
 
 /* Pairs with the smp_wmb() and flag store of kvm_dirty_ring_push(): slot and offset are there. */
-static inline uint32_t cell_load(struct dli_ring *ring, uint32_t index)
+static inline uint32_t cell_load(struct kvm_dirty_gfn *cell)
 {
-	return atomic_load_explicit(cell_flags(ring, index), memory_order_acquire);
+	return atomic_load_explicit(cell_flags(cell), memory_order_acquire);
 }
 
 /*
  * What a dirty cell says. Atomic, though nobody writes a cell between its flag and its release: a
  * kernel that overflows does, and then what is read here is thrown away.
  */
-static inline struct kvm_dirty_gfn cell_read(struct dli_ring *ring, uint32_t index)
+static inline struct kvm_dirty_gfn cell_read(struct kvm_dirty_gfn *cell)
 {
-	struct kvm_dirty_gfn *cell = cell_of(ring, index);
-
 	return (struct kvm_dirty_gfn){
 		.slot = atomic_load_explicit((_Atomic uint32_t *)&cell->slot, memory_order_relaxed),
 		.offset = atomic_load_explicit((_Atomic uint64_t *)&cell->offset,
@@ -80,15 +78,15 @@ static inline struct kvm_dirty_gfn cell_read(struct dli_ring *ring, uint32_t ind
  * Pairs with smp_load_acquire() in kvm_dirty_gfn_harvested(): slot and offset were read before, so
  * the kernel may fill the cell anew.
  */
-static inline void cell_release(struct dli_ring *ring, uint32_t index)
+static inline void cell_release(struct kvm_dirty_gfn *cell)
 {
-	atomic_store_explicit(cell_flags(ring, index), CELL_RESET, memory_order_release);
+	atomic_store_explicit(cell_flags(cell), CELL_RESET, memory_order_release);
 }
 
 /* As cell_release(), but the kernel may fill the cell anew at once: kvm_dirty_ring_push(). */
-static inline void cell_clear(struct dli_ring *ring, uint32_t index)
+static inline void cell_clear(struct kvm_dirty_gfn *cell)
 {
-	atomic_store_explicit(cell_flags(ring, index), CELL_CLEAN, memory_order_release);
+	atomic_store_explicit(cell_flags(cell), CELL_CLEAN, memory_order_release);
 }
 
 /*
@@ -96,9 +94,9 @@ static inline void cell_clear(struct dli_ring *ring, uint32_t index)
  * back from there with smp_store_release() in kvm_dirty_gfn_set_invalid(), should the kernel be at
  * this cell: who has it is through with slot and offset.
  */
-static inline bool cell_change(struct dli_ring *ring, uint32_t index, uint32_t from, uint32_t to)
+static inline bool cell_change(struct kvm_dirty_gfn *cell, uint32_t from, uint32_t to)
 {
-	return atomic_compare_exchange_strong_explicit(cell_flags(ring, index), &from, to,
+	return atomic_compare_exchange_strong_explicit(cell_flags(cell), &from, to,
 						       memory_order_acq_rel, memory_order_relaxed);
 }
 

@@ -24,7 +24,7 @@
 void ring_lose(struct dli_ring *ring, struct dli_reset *reset)
 {
 	for (uint32_t i = 0; i < ring->entries; i++)
-		cell_clear(ring, i);
+		cell_clear(cell_at(ring, i));
 	ring->state = RING_SUSPECT;
 	ring->fresh = ring->released_entries = ring->released_words = 0;
 	ring->unsettled = ring->armed = false;
@@ -43,11 +43,11 @@ static bool find_run(struct dli_ring *ring, uint32_t *first)
 {
 	uint32_t i = 0, back = 0;
 
-	while (i < ring->entries && cell_load(ring, i) != CELL_DIRTY)
+	while (i < ring->entries && cell_load(cell_at(ring, i)) != CELL_DIRTY)
 		i++;
 	if (i == ring->entries)
 		return false;
-	while (back < ring->entries && cell_load(ring, i - back - 1) == CELL_DIRTY)
+	while (back < ring->entries && cell_load(cell_at(ring, i - back - 1)) == CELL_DIRTY)
 		back++;
 	*first = back == ring->entries ? ring->entries : (i - back) & (ring->entries - 1);
 	return true;
@@ -56,7 +56,7 @@ static bool find_run(struct dli_ring *ring, uint32_t *first)
 static void offer(struct dli_ring *ring, uint32_t first, uint32_t count)
 {
 	for (uint32_t i = 0; i < count; i++)
-		cell_change(ring, first + i, CELL_CLEAN, CELL_RESET);
+		cell_change(cell_at(ring, first + i), CELL_CLEAN, CELL_RESET);
 }
 
 /*
@@ -69,10 +69,10 @@ static bool withdraw(struct dli_ring *ring, uint32_t first, uint32_t count, uint
 	bool taken = false, came_round = false;
 
 	for (uint32_t i = 0; i < count; i++) {
-		if (cell_change(ring, first + i, CELL_RESET, CELL_CLEAN) ||
-		    cell_load(ring, first + i) == CELL_DIRTY)
+		if (cell_change(cell_at(ring, first + i), CELL_RESET, CELL_CLEAN) ||
+		    cell_load(cell_at(ring, first + i)) == CELL_DIRTY)
 			continue;
-		came_round |= cell_load(ring, first + i - 1) == CELL_DIRTY;
+		came_round |= cell_load(cell_at(ring, first + i - 1)) == CELL_DIRTY;
 		*next = first + i + 1;
 		taken = true;
 	}

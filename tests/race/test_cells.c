@@ -234,7 +234,7 @@ static void wiped_cells_were_read(void **state)
 
 static void offer_cell(void)
 {
-	assert_true(cell_change(kernel.ring, 0, CELL_CLEAN, CELL_RESET));
+	assert_true(cell_change(cell_at(kernel.ring, 0), CELL_CLEAN, CELL_RESET));
 }
 
 static bool cell_is_offered(void)
@@ -249,7 +249,7 @@ static void release_as_kernel(void)
 
 static bool cell_is_withdrawn(void)
 {
-	return cell_change(kernel.ring, 0, CELL_RESET, CELL_CLEAN);
+	return cell_change(cell_at(kernel.ring, 0), CELL_RESET, CELL_CLEAN);
 }
 
 /* cell_change(), which hands a cell over and takes it back. */

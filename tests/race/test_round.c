@@ -106,8 +106,8 @@ static void an_entry_is_not_released_unread(void **state)
 		wait_for(&shared.ended, round);
 		noticed += !released;
 		/* The kernel's store came last: the next look at this cell will find it. */
-		later += released && cell_load(&ring, HEAD) == CELL_DIRTY;
-		if (released && cell_load(&ring, HEAD) == CELL_RESET)
+		later += released && cell_load(cell_at(&ring, HEAD)) == CELL_DIRTY;
+		if (released && cell_load(cell_at(&ring, HEAD)) == CELL_RESET)
 			fail_msg("round %u: an entry was released unread", round);
 	}
 	pthread_join(kernel, NULL);
