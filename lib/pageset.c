@@ -21,6 +21,8 @@
 
 #include "pageset.h"
 
+#include "bits.h"
+
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -28,8 +30,7 @@
 enum {
 	BLOCK_WORDS = 64,
 	CHUNK_BLOCKS = PAGESET_CHUNK_WORDS / BLOCK_WORDS,
-	/* So many words ahead memory is asked for. */
-	PREFETCH_WORDS = 12,
+	LINE_WORDS = 8,
 };
 
 #define CHUNK_MASK ((UINT64_C(1) << CHUNK_BLOCKS) - 1)
@@ -49,11 +50,6 @@ struct dli_pageset {
 	size_t memory_bytes;
 	struct bitmap pending, taken;
 };
-
-static uint64_t divide_up(uint64_t n, uint64_t by)
-{
-	return n / by + (n % by != 0);
-}
 
 static void lay_out(struct bitmap *map, const struct dli_pageset *set, _Atomic uint64_t *leaf,
 		    _Atomic uint64_t *mid)
@@ -164,7 +160,7 @@ static inline uint32_t set_word(struct bitmap *map, uint64_t word, uint64_t bits
 	uint64_t before = set_bits(leaf_of(map, word), bits);
 
 	summarize_block(map, word / BLOCK_WORDS);
-	return (uint32_t)__builtin_popcountll(bits & ~before);
+	return count_bits(bits & ~before);
 }
 
 uint32_t dli_pageset_mark_word(struct dli_pageset *set, uint64_t word, uint64_t bits)
@@ -172,49 +168,15 @@ uint32_t dli_pageset_mark_word(struct dli_pageset *set, uint64_t word, uint64_t 
 	return set_word(&set->pending, word, bits);
 }
 
+void dli_pageset_prefetch(const struct dli_pageset *set, uint64_t word)
+{
+	__builtin_prefetch(leaf_of(&set->pending, word), 1);
+}
+
 void dli_pageset_count(struct dli_pageset *set, uint64_t new_pages)
 {
 	if (new_pages)
 		add_pages(&set->pending, (int64_t)new_pages);
-}
-
-struct dli_sunk dli_pageset_mark_words(struct dli_pageset *set, const struct dli_dirty_word *words,
-				       uint32_t n)
-{
-	uint64_t end_word = divide_up(set->pages, 64);
-	struct dli_sunk sunk = { 0 };
-
-	for (uint32_t i = 0; i < n; i++) {
-		uint64_t word = words[i].word, inside = words[i].bits;
-
-		if (i + PREFETCH_WORDS < n && words[i + PREFETCH_WORDS].word < end_word)
-			__builtin_prefetch(leaf_of(&set->pending, words[i + PREFETCH_WORDS].word),
-					   1);
-		if (word + 1 >= end_word) {
-			uint64_t end_bits =
-				set->pages % 64 ? ~(~UINT64_C(0) << set->pages % 64) : ~UINT64_C(0);
-
-			inside &= word + 1 == end_word ? end_bits : 0;
-			sunk.stale += (uint32_t)__builtin_popcountll(words[i].bits & ~inside);
-			if (!inside)
-				continue;
-		}
-		sunk.new_pages += set_word(&set->pending, word, inside);
-	}
-	dli_pageset_count(set, sunk.new_pages);
-	return sunk;
-}
-
-/* The bits of a word that lie in [first_page, end_page). */
-static uint64_t range_bits(uint64_t word, uint64_t first_page, uint64_t end_page)
-{
-	uint64_t bits = ~UINT64_C(0), begin = word * 64;
-
-	if (first_page > begin)
-		bits &= ~UINT64_C(0) << (first_page - begin);
-	if (end_page < begin + 64)
-		bits &= ~UINT64_C(0) >> (begin + 64 - end_page);
-	return bits;
 }
 
 /* Leaf words of one block get their summaries once, after the last of them. */
@@ -227,7 +189,7 @@ static uint64_t mark_in_block(struct bitmap *map, uint64_t first_word, uint64_t 
 		uint64_t bits = range_bits(word, first_page, end_page);
 		uint64_t before = set_bits(leaf_of(map, word), bits);
 
-		new_pages += (uint64_t)__builtin_popcountll(bits & ~before);
+		new_pages += count_bits(bits & ~before);
 	}
 	summarize_block(map, first_word / BLOCK_WORDS);
 	return new_pages;
@@ -312,27 +274,54 @@ static uint64_t take_blocks(struct bitmap *map, uint64_t chunk)
 	return blocks;
 }
 
-/* Adds the words of one block to out. Returns the number of pages. */
-static uint64_t take_block(struct bitmap *map, uint64_t chunk, uint64_t block,
-			   struct dli_chunk *out)
+/* Adds the words of one cache line of leaf words to out. Returns the number of pages. */
+static uint64_t take_line(_Atomic uint64_t *leaf, uint64_t index, struct dli_chunk *out)
 {
-	_Atomic uint64_t *leaf = leaf_of(map, chunk * PAGESET_CHUNK_WORDS + block * BLOCK_WORDS);
 	uint64_t pages = 0;
 
-	for (uint64_t i = 0; i < BLOCK_WORDS; i++) {
-		uint64_t bits;
+	for (uint64_t i = 0; i < LINE_WORDS; i++) {
+		uint64_t bits = look_below(&leaf[i]);
 
-		if (!look_below(&leaf[i]))
-			continue;
-		bits = take_bits(&leaf[i]);
+		if (bits)
+			bits = take_bits(&leaf[i]);
 		/* Of the taken map another thread may just have acknowledged it. */
 		if (!bits)
 			continue;
-		out->index[out->words] = (uint16_t)(block * BLOCK_WORDS + i);
+		out->index[out->words] = (uint16_t)(index + i);
 		out->bits[out->words++] = bits;
-		pages += (uint64_t)__builtin_popcountll(bits);
+		pages += count_bits(bits);
 	}
 	return pages;
+}
+
+static inline bool is_line_clean(const _Atomic uint64_t *leaf)
+{
+	uint64_t bits = 0;
+
+	for (uint64_t i = 0; i < LINE_WORDS; i++)
+		bits |= look_below(&leaf[i]);
+	return !bits;
+}
+
+static uint64_t take_block(struct bitmap *map, uint64_t chunk, uint64_t block,
+			   struct dli_chunk *out)
+{
+	uint64_t index = block * BLOCK_WORDS, pages = 0;
+	_Atomic uint64_t *leaf = leaf_of(map, chunk * PAGESET_CHUNK_WORDS + index);
+
+	for (uint64_t i = 0; i < BLOCK_WORDS; i += LINE_WORDS)
+		if (!is_line_clean(&leaf[i]))
+			pages += take_line(&leaf[i], index + i, out);
+	return pages;
+}
+
+/* All misses of a block at once, while somebody works on the one before. */
+static void prefetch_block(const struct bitmap *map, uint64_t block)
+{
+	_Atomic uint64_t *leaf = leaf_of(map, block * BLOCK_WORDS);
+
+	for (uint64_t i = 0; i < BLOCK_WORDS; i += LINE_WORDS)
+		__builtin_prefetch(&leaf[i], 1);
 }
 
 /* Empties one chunk of a map into out, top down. Returns the number of pages. */
@@ -342,8 +331,15 @@ static uint64_t take_chunk(struct bitmap *map, uint64_t chunk, struct dli_chunk 
 
 	out->first_page = chunk * PAGESET_CHUNK_PAGES;
 	out->words = 0;
-	for (; blocks; blocks &= blocks - 1)
-		pages += take_block(map, chunk, (uint64_t)__builtin_ctzll(blocks), out);
+	while (blocks) {
+		uint64_t block = (uint64_t)__builtin_ctzll(blocks);
+
+		blocks &= blocks - 1;
+		if (blocks)
+			prefetch_block(map,
+				       chunk * CHUNK_BLOCKS + (uint64_t)__builtin_ctzll(blocks));
+		pages += take_block(map, chunk, block, out);
+	}
 	add_pages(map, -(int64_t)pages);
 	return pages;
 }
@@ -359,6 +355,21 @@ static void summarize_chunk(struct bitmap *map, const struct dli_chunk *chunk)
 	summarize(&map->top[mid / 64], UINT64_C(1) << mid % 64);
 }
 
+/* The block that will be taken next, while the caller works on this chunk. */
+static void prefetch_next(const struct dli_pageset *set, uint64_t chunk)
+{
+	const struct bitmap *map = &set->pending;
+	uint64_t block = chunk * CHUNK_BLOCKS, mid = find_mid(set, map, block / 64), bits;
+
+	if (mid == UINT64_MAX)
+		return;
+	bits = atomic_load_explicit(&map->mid[mid], memory_order_relaxed);
+	if (mid == block / 64)
+		bits &= ~UINT64_C(0) << block % 64;
+	if (bits)
+		prefetch_block(map, mid * 64 + (uint64_t)__builtin_ctzll(bits));
+}
+
 static void make_pending(struct dli_pageset *set, const struct dli_chunk *chunk)
 {
 	uint64_t first_word = chunk->first_page / 64, new_pages = 0;
@@ -368,7 +379,7 @@ static void make_pending(struct dli_pageset *set, const struct dli_chunk *chunk)
 		uint64_t before =
 			set_bits(leaf_of(&set->pending, first_word + chunk->index[i]), bits);
 
-		new_pages += (uint64_t)__builtin_popcountll(bits & ~before);
+		new_pages += count_bits(bits & ~before);
 	}
 	summarize_chunk(&set->pending, chunk);
 	add_pages(&set->pending, (int64_t)new_pages);
@@ -391,7 +402,7 @@ static void make_taken(struct dli_pageset *set, const struct dli_chunk *chunk)
 							  memory_order_relaxed);
 		else
 			atomic_store_explicit(word, chunk->bits[i], memory_order_relaxed);
-		new_pages += (uint64_t)__builtin_popcountll(chunk->bits[i] & ~before);
+		new_pages += count_bits(chunk->bits[i] & ~before);
 	}
 	summarize_chunk(&set->taken, chunk);
 	add_pages(&set->taken, (int64_t)new_pages);
@@ -407,6 +418,7 @@ bool dli_pageset_take(struct dli_pageset *set, uint64_t *chunk, struct dli_chunk
 			break;
 	}
 	make_taken(set, out);
+	prefetch_next(set, *chunk + 1);
 	return true;
 }
 
@@ -416,7 +428,7 @@ static uint32_t clear_word(struct bitmap *map, uint64_t word, uint64_t bits)
 	uint64_t before =
 		atomic_fetch_and_explicit(leaf_of(map, word), ~bits, memory_order_relaxed);
 
-	return (uint32_t)__builtin_popcountll(before & bits);
+	return count_bits(before & bits);
 }
 
 void dli_pageset_give_back(struct dli_pageset *set, const struct dli_chunk *chunk)

@@ -12,7 +12,6 @@
  */
 
 #include "os.h"
-#include "words.h"
 
 enum {
 	PAGESET_WORD_PAGES = 64,
@@ -41,12 +40,8 @@ void dli_pageset_free(struct dli_pageset *set);
 uint32_t dli_pageset_mark_word(struct dli_pageset *set, uint64_t word, uint64_t bits);
 void dli_pageset_count(struct dli_pageset *set, uint64_t new_pages);
 
-/*
- * Makes pages of one slot pending, as rings name them, and counts them. What lies behind the end is
- * counted as stale.
- */
-struct dli_sunk dli_pageset_mark_words(struct dli_pageset *set, const struct dli_dirty_word *words,
-				       uint32_t n);
+/* Asks for the memory of a word that is to be marked soon. */
+void dli_pageset_prefetch(const struct dli_pageset *set, uint64_t word);
 
 /* Makes a range pending, which must lie inside. Returns how many pages are new; counts them. */
 uint64_t dli_pageset_mark_range(struct dli_pageset *set, uint64_t first_page, uint64_t pages);

@@ -1,31 +1,85 @@
 /* SPDX-License-Identifier: MIT */
-/* What rings named becomes pending pages. */
+/* What rings named becomes pending pages: the hot path of a harvest. */
 
 #include "publish.h"
 
 #include "rcu.h"
 
-/* Words of one slot. */
-static void publish_slot(struct dli_slot *slot, const struct dli_dirty_word *words, uint32_t n,
-			 struct dli_sunk *sum)
-{
-	struct dli_sunk sunk;
+/* So many words ahead their memory is asked for: random pages miss every cache. */
+#define PREFETCH_WORDS 16u
 
-	if (!slot) {
-		for (uint32_t i = 0; i < n; i++)
-			sum->stale += (uint32_t)__builtin_popcountll(words[i].bits);
-		return;
+struct publisher {
+	const struct dli_slot_table *table;
+	/* The last word's. */
+	uint32_t slot_number;
+	struct dli_slot *slot;
+	uint64_t slot_new;
+	struct dli_sunk sunk;
+};
+
+static void leave_slot(struct publisher *p)
+{
+	if (p->slot)
+		dli_pageset_count(p->slot->set, p->slot_new);
+	p->sunk.new_pages += (uint32_t)p->slot_new;
+	p->slot_new = 0;
+}
+
+static void enter_slot(struct publisher *p, uint32_t slot_number)
+{
+	leave_slot(p);
+	p->slot_number = slot_number;
+	p->slot = dli_slot_find(p->table, slot_number);
+}
+
+/* Of a word's bits those that are pages of the slot. */
+static inline uint64_t bits_inside(const struct dli_slot *slot, const struct dli_dirty_word *word)
+{
+	uint64_t whole_words = slot->pages / 64;
+
+	if (word->word < whole_words)
+		return word->bits;
+	return word->word > whole_words ? 0 : word->bits & ~(~UINT64_C(0) << slot->pages % 64);
+}
+
+static inline void publish_word(struct publisher *p, const struct dli_dirty_word *word)
+{
+	uint64_t inside;
+
+	if (word->slot != p->slot_number)
+		enter_slot(p, word->slot);
+	inside = p->slot ? bits_inside(p->slot, word) : 0;
+	if (inside != word->bits) {
+		p->sunk.stale += (uint32_t)__builtin_popcountll(word->bits & ~inside);
+		p->sunk.outside |= p->slot != NULL;
 	}
-	sunk = dli_pageset_mark_words(slot->set, words, n);
-	sum->new_pages += sunk.new_pages;
-	sum->stale += sunk.stale;
-	sum->outside |= sunk.stale != 0;
+	if (inside)
+		p->slot_new += dli_pageset_mark_word(p->slot->set, word->word, inside);
+}
+
+static inline void look_ahead(const struct publisher *p, const struct dli_dirty_word *word)
+{
+	const struct dli_slot *slot = dli_slot_find(p->table, word->slot);
+
+	if (slot && word->word < slot->pages / 64)
+		dli_pageset_prefetch(slot->set, word->word);
+}
+
+static void publish_words(struct publisher *p, const struct dli_dirty_word *words, uint32_t n)
+{
+	enter_slot(p, words[0].slot);
+	for (uint32_t i = 0; i < n; i++) {
+		if (i + PREFETCH_WORDS < n)
+			look_ahead(p, &words[i + PREFETCH_WORDS]);
+		publish_word(p, &words[i]);
+	}
+	leave_slot(p);
 }
 
 struct dli_sunk dli_publish(void *opaque, const struct dli_dirty_word *words, uint32_t n)
 {
 	struct dl_log *log = opaque;
-	struct dli_sunk sum = { 0 };
+	struct publisher p = { 0 };
 
 	dli_rcu_read_lock();
 	/*
@@ -33,14 +87,9 @@ struct dli_sunk dli_publish(void *opaque, const struct dli_dirty_word *words, ui
 	 * is off nothing is noted, and what was recorded before a start does not matter to it.
 	 */
 	if (dli_log_is_on(log)) {
-		const struct dli_slot_table *table = dli_slots_table(&log->slots);
-
-		for (uint32_t i = 0, end; i < n; i = end) {
-			for (end = i + 1; end < n && words[end].slot == words[i].slot; end++)
-				;
-			publish_slot(dli_slot_find(table, words[i].slot), &words[i], end - i, &sum);
-		}
+		p.table = dli_slots_table(&log->slots);
+		publish_words(&p, words, n);
 	}
 	dli_rcu_read_unlock();
-	return sum;
+	return p.sunk;
 }
