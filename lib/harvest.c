@@ -59,24 +59,40 @@ static int harvest_rings(struct dl_log *log, bool last)
 	return dli_vcpus_want_repair(&log->vcpus) ? repair(log) : 0;
 }
 
-static uint64_t merge(struct dli_slot *slot, const uint64_t *words)
+/* Marks words [from, to). */
+static uint64_t merge_words(struct dli_slot *slot, const uint64_t *words, uint64_t from,
+			    uint64_t to)
 {
-	uint64_t n = dli_bitmap_words(slot->pages), new_pages = 0;
 	/* A kernel has no bits behind the end; should one, they would be pages of nobody. */
 	uint64_t last_bits =
 		slot->pages % 64 ? (UINT64_C(1) << slot->pages % 64) - 1 : ~UINT64_C(0);
+	uint64_t new_pages = 0;
 
-	for (uint64_t i = 0; i < n; i++) {
-		uint64_t bits = words[i];
+	for (uint64_t i = from; i < to; i++) {
+		uint64_t bits = dli_bitmap_word(words[i]);
 
-		if (!bits)
-			continue;
-		bits = dli_bitmap_word(bits);
-		if (i == n - 1)
+		if (i == slot->pages / 64)
 			bits &= last_bits;
 		if (bits)
 			new_pages += dli_pageset_mark_word(slot->set, i, bits);
 	}
+	return new_pages;
+}
+
+/* Most of a bitmap is clean, and is looked at by the cache line. */
+static uint64_t merge(struct dli_slot *slot, const uint64_t *words)
+{
+	enum { LINE_WORDS = 8 };
+	uint64_t n = dli_bitmap_words(slot->pages), lines = n / LINE_WORDS, new_pages = 0;
+
+	for (uint64_t line = 0; line < lines; line++) {
+		const uint64_t *w = words + line * LINE_WORDS;
+
+		if (w[0] | w[1] | w[2] | w[3] | w[4] | w[5] | w[6] | w[7])
+			new_pages += merge_words(slot, words, line * LINE_WORDS,
+						 (line + 1) * LINE_WORDS);
+	}
+	new_pages += merge_words(slot, words, lines * LINE_WORDS, n);
 	dli_pageset_count(slot->set, new_pages);
 	return new_pages;
 }
