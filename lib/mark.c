@@ -9,10 +9,14 @@
 /* Bytes [from, to) of a slot. */
 static void mark_bytes(const struct dl_log *log, struct dli_slot *slot, uint64_t from, uint64_t to)
 {
-	uint64_t first = from / log->caps.page_bytes;
-	uint64_t last = (to - 1) / log->caps.page_bytes;
+	uint32_t page_shift = (uint32_t)__builtin_ctz(log->caps.page_bytes);
+	uint64_t first = from >> page_shift, last = (to - 1) >> page_shift;
+	uint64_t bits = ~UINT64_C(0) << first % 64 & ~UINT64_C(0) >> (63 - last % 64);
 
-	dli_pageset_mark_range(slot->set, first, last - first + 1);
+	if (first / 64 == last / 64)
+		dli_pageset_count(slot->set, dli_pageset_mark_word(slot->set, first / 64, bits));
+	else
+		dli_pageset_mark_range(slot->set, first, last - first + 1);
 }
 
 /* Marks what exists of [gpa, end). False where that is not all. */
