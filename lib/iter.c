@@ -106,11 +106,12 @@ static int clear_chunk(struct dl_iter *iter, const struct dli_slot *slot)
 {
 	struct dl_log *log = iter->log;
 	uint64_t first_page = iter->chunk.first_page + iter->chunk.index[0] * UINT64_C(64);
-	uint64_t pages = spread(iter) * UINT64_C(64), begin_ns;
+	uint64_t pages, begin_ns;
 	int r;
 
 	if (!log->clear_in_chunks || !slot->logged)
 		return 0;
+	pages = spread(iter) * UINT64_C(64);
 	if (first_page + pages > slot->pages)
 		pages = slot->pages - first_page;
 	begin_ns = dli_os_now_ns();
