@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* dl_harvest: what was dirtied since the last one becomes pending. */
 
+#include "drain.h"
 #include "protect.h"
 #include "publish.h"
 
@@ -22,7 +23,7 @@ static int repair(struct dl_log *log)
 	if (r)
 		return r;
 	dli_mark_everything(log);
-	dli_vcpus_repaired(&log->vcpus);
+	dli_reset_repaired(&log->reset);
 	return 0;
 }
 
@@ -31,32 +32,13 @@ static void foresee(struct dl_log *log)
 {
 	uint64_t now_ns = dli_os_now_ns(), due_ns = UINT64_MAX;
 	uint64_t span_ns = now_ns - log->harvested_at_ns;
+	uint64_t fastest = dli_vcpus_take_fastest(&log->vcpus);
 
-	for (struct dl_vcpu *vcpu = dli_vcpus_first(&log->vcpus); vcpu; vcpu = vcpu->next) {
-		uint64_t recent = dli_ring_take_recent(vcpu->ring);
-		uint64_t until_ns;
-
-		if (!recent)
-			continue;
-		until_ns = (uint64_t)((double)span_ns * log->caps.ring_entries / DUE_SHARE /
-				      (double)recent);
-		if (until_ns < due_ns)
-			due_ns = until_ns;
-	}
+	if (fastest)
+		due_ns = now_ns + (uint64_t)((double)span_ns * log->caps.ring_entries / DUE_SHARE /
+					     (double)fastest);
 	log->harvested_at_ns = now_ns;
-	if (due_ns != UINT64_MAX)
-		due_ns += now_ns;
 	atomic_store_explicit(&log->due_at_ns, due_ns, memory_order_relaxed);
-}
-
-static int harvest_rings(struct dl_log *log, bool last)
-{
-	int r = dli_vcpus_drain(&log->vcpus, &log->reset, last, dli_publish, log);
-
-	if (r)
-		return r;
-	foresee(log);
-	return dli_vcpus_want_repair(&log->vcpus) ? repair(log) : 0;
 }
 
 /* Marks words [from, to). */
@@ -143,15 +125,22 @@ static uint64_t pending_bytes_of(struct dl_log *log)
 	return pages * log->caps.page_bytes;
 }
 
-static int harvest(struct dl_log *log, bool last)
+/* What the rings left to do. */
+static int settle_rings(struct dl_log *log)
 {
-	int rings = 0, bitmaps = 0, missing;
+	foresee(log);
+	return dli_reset_wants_repair(&log->reset) ? repair(log) : 0;
+}
+
+static int harvest(struct dl_log *log, bool last, int rings)
+{
+	int bitmaps = 0, missing;
 
 	if (!dli_log_is_on(log))
 		return -ECANCELED;
 	missing = dli_protect_missing(log);
-	if (dli_log_is_ring(log))
-		rings = harvest_rings(log, last);
+	if (dli_log_is_ring(log) && !rings)
+		rings = settle_rings(log);
 	/* The backup bitmap after the rings: who writes it has no vCPU, and writes last. */
 	if (!dli_log_is_ring(log) || (last && log->caps.backup))
 		bitmaps = harvest_bitmaps(log);
@@ -162,12 +151,16 @@ static int harvest(struct dl_log *log, bool last)
 
 int dl_harvest(struct dl_log *log, uint32_t flags, uint64_t *pending_bytes)
 {
-	int r;
+	bool last = flags & DL_HARVEST_FINAL;
+	int rings = 0, r;
 
 	if (!log || flags & ~(uint32_t)DL_HARVEST_FINAL)
 		return -EINVAL;
+	/* Several threads at once share the rings, so before the lock. */
+	if (dli_log_is_ring(log) && dli_log_is_on(log))
+		rings = dli_drain_all(&log->vcpus, &log->reset, last, dli_publish, log);
 	pthread_mutex_lock(&log->lock);
-	r = harvest(log, flags & DL_HARVEST_FINAL);
+	r = harvest(log, last, rings);
 	if (!r && pending_bytes)
 		*pending_bytes = pending_bytes_of(log);
 	pthread_mutex_unlock(&log->lock);

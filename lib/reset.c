@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* KVM_RESET_DIRTY_RINGS, serialised, with signals blocked. */
+/* KVM_RESET_DIRTY_RINGS, one at a time and for many, with signals blocked. */
 
 #include "reset.h"
 
@@ -9,16 +9,45 @@
 
 int dli_reset_init(struct dli_reset *reset, const struct dl_os *os, int vm_fd)
 {
+	int r;
+
 	reset->os = os;
 	reset->vm_fd = vm_fd;
-	return -pthread_mutex_init(&reset->lock, NULL);
+	r = -pthread_mutex_init(&reset->lock, NULL);
+	if (r)
+		return r;
+	r = -pthread_cond_init(&reset->changed, NULL);
+	if (r)
+		pthread_mutex_destroy(&reset->lock);
+	return r;
 }
 
 void dli_reset_fini(struct dli_reset *reset)
 {
 	if (reset->own_fd)
 		dli_os_close(reset->os, reset->vm_fd);
+	pthread_cond_destroy(&reset->changed);
 	pthread_mutex_destroy(&reset->lock);
+}
+
+/* Until the section is free, or the party (if any) is served. With the lock held. */
+static void wait_for_section(struct dli_reset *reset, const struct dli_party *party)
+{
+	int state;
+
+	if (!reset->taken)
+		return;
+	/* A cancellation point, with rings locked. */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	while (reset->taken && !(party && party->served))
+		pthread_cond_wait(&reset->changed, &reset->lock);
+	pthread_setcancelstate(state, NULL);
+}
+
+static void leave_section(struct dli_reset *reset)
+{
+	reset->taken = false;
+	pthread_cond_broadcast(&reset->changed);
 }
 
 void dli_reset_close(struct dli_reset *reset, bool needed)
@@ -26,6 +55,7 @@ void dli_reset_close(struct dli_reset *reset, bool needed)
 	int fd = needed ? dli_os_dup(reset->os, reset->vm_fd) : -EBADF;
 
 	pthread_mutex_lock(&reset->lock);
+	wait_for_section(reset, NULL);
 	if (fd < 0) {
 		reset->closed = true;
 	} else {
@@ -59,14 +89,74 @@ int dli_reset_rings(struct dli_reset *reset)
 
 int dli_reset_begin(struct dli_reset *reset)
 {
+	int r = 0;
+
 	pthread_mutex_lock(&reset->lock);
-	if (!reset->closed)
-		return 0;
+	wait_for_section(reset, NULL);
+	if (reset->closed)
+		r = -ECANCELED;
+	else
+		reset->taken = true;
 	pthread_mutex_unlock(&reset->lock);
-	return -ECANCELED;
+	return r;
 }
 
 void dli_reset_end(struct dli_reset *reset)
 {
+	pthread_mutex_lock(&reset->lock);
+	leave_section(reset);
 	pthread_mutex_unlock(&reset->lock);
+}
+
+/* With the lock held, which is dropped meanwhile. */
+static void serve_all(struct dli_reset *reset,
+		      void (*serve)(struct dli_reset *reset, struct dli_party *parties))
+{
+	struct dli_party *parties = reset->waiting;
+
+	reset->waiting = NULL;
+	reset->taken = true;
+	if (!reset->closed) {
+		pthread_mutex_unlock(&reset->lock);
+		serve(reset, parties);
+		pthread_mutex_lock(&reset->lock);
+	}
+	for (struct dli_party *party = parties; party; party = party->next) {
+		if (reset->closed)
+			party->result = -ECANCELED;
+		party->served = true;
+	}
+	leave_section(reset);
+}
+
+int dli_reset_join(struct dli_reset *reset, struct dli_party *party,
+		   void (*serve)(struct dli_reset *reset, struct dli_party *parties))
+{
+	party->served = false;
+	pthread_mutex_lock(&reset->lock);
+	party->next = reset->waiting;
+	reset->waiting = party;
+	wait_for_section(reset, party);
+	if (!party->served)
+		serve_all(reset, serve);
+	pthread_mutex_unlock(&reset->lock);
+	return party->result;
+}
+
+void dli_reset_owe(struct dli_reset *reset)
+{
+	/* Pairs with dli_reset_wants_repair(): what was dropped comes before that repair. */
+	atomic_fetch_add_explicit(&reset->owed, 1, memory_order_release);
+}
+
+bool dli_reset_wants_repair(struct dli_reset *reset)
+{
+	/* Pairs with dli_reset_owe(). */
+	reset->owed_seen = atomic_load_explicit(&reset->owed, memory_order_acquire);
+	return reset->owed_seen != reset->owed_paid;
+}
+
+void dli_reset_repaired(struct dli_reset *reset)
+{
+	reset->owed_paid = reset->owed_seen;
 }

@@ -57,13 +57,14 @@ static int find_beginning(struct dli_ring *ring, struct dli_reset *reset)
 	return released ? take_back(reset) : 0;
 }
 
-static struct dli_ring *allocate(const struct dl_os *os, uint32_t entries)
+static struct dli_ring *allocate(const struct dl_os *os, struct dli_reset *reset, uint32_t entries)
 {
 	struct dli_ring *ring = dli_allocate(1, sizeof(*ring));
 
 	if (!ring)
 		return NULL;
 	ring->os = os;
+	ring->reset = reset;
 	ring->entries = entries;
 	ring->cells_bytes = entries * sizeof(*ring->cells);
 	ring->words = dli_allocate(entries, sizeof(*ring->words));
@@ -80,7 +81,7 @@ static struct dli_ring *allocate(const struct dl_os *os, uint32_t entries)
 int dli_ring_new(const struct dl_os *os, int vcpu_fd, uint32_t entries, struct dli_reset *reset,
 		 struct dli_ring **out)
 {
-	struct dli_ring *ring = allocate(os, entries);
+	struct dli_ring *ring = allocate(os, reset, entries);
 	int r;
 
 	if (!ring)
@@ -126,13 +127,43 @@ bool dli_ring_same(struct dli_ring *a, struct dli_ring *b)
 	return after && !before;
 }
 
+/*
+ * Where the ring goes on, for who looks without the lock whether anything is in it; NULL while there
+ * is more to know. Pairs with ring_is_quiet(): what was in the ring before is published by then.
+ */
+static void show_head(struct dli_ring *ring, bool shown)
+{
+	if (ring->head_shown)
+		atomic_store_explicit(ring->head_shown, shown ? cell_at(ring, ring->head) : NULL,
+				      memory_order_release);
+}
+
+void dli_ring_show_head(struct dli_ring *ring, dli_ring_head *head)
+{
+	ring->head_shown = head;
+}
+
 void dli_ring_lock(struct dli_ring *ring)
 {
 	pthread_mutex_lock(&ring->lock);
+	show_head(ring, false);
+}
+
+bool dli_ring_trylock(struct dli_ring *ring)
+{
+	if (pthread_mutex_trylock(&ring->lock))
+		return false;
+	show_head(ring, false);
+	return true;
 }
 
 void dli_ring_unlock(struct dli_ring *ring)
 {
+	bool settled = ring->state == RING_IN_STEP && !ring->unsettled && !ring->released_entries;
+	uint64_t entries = atomic_load_explicit(&ring->stats.entries, memory_order_relaxed);
+
+	/* A harvest has to come by for what a drain has counted, too. */
+	show_head(ring, settled && entries == ring->entries_seen);
 	pthread_mutex_unlock(&ring->lock);
 }
 
@@ -323,103 +354,6 @@ void dli_ring_publish(struct dli_ring *ring, dli_ring_sink *sink, void *opaque)
 	ring_count(&ring->stats.stale, sunk.stale);
 	if (sunk.outside)
 		ring_owe(ring);
-}
-
-/* Inside the reset section. */
-static int hand_back(struct dli_ring *ring, struct dli_reset *reset)
-{
-	bool again = false;
-
-	if (!dli_ring_release(ring, reset))
-		return 0;
-	for (;;) {
-		int r = dli_reset_rings(reset);
-
-		if (r < 0) {
-			dli_ring_reset_failed(ring);
-			return r;
-		}
-		ring_count(&ring->stats.resets, 1);
-		if (dli_ring_verify(ring, reset, again))
-			return 0;
-		again = true;
-	}
-}
-
-/* The kernel writes kvm_run before it returns to this vCPU's thread. */
-static _Atomic uint32_t *exit_reason(struct dli_ring *ring)
-{
-	return (_Atomic uint32_t *)&ring->run->exit_reason;
-}
-
-static bool came_out_full(struct dli_ring *ring)
-{
-	return atomic_load_explicit(exit_reason(ring), memory_order_relaxed) ==
-	       KVM_EXIT_DIRTY_RING_FULL;
-}
-
-/*
- * The exit reason outlives a KVM_RUN that does not get as far as the guest, so the next look could
- * take this exit for another one. Only an exit with little in the ring needs telling apart; to the
- * VMM it then looks like one that was interrupted.
- */
-static void arm(struct dli_ring *ring)
-{
-	uint32_t full = KVM_EXIT_DIRTY_RING_FULL;
-
-	/* Only that: where the caller is not the vCPU's thread, another exit may have come. */
-	ring->armed =
-		atomic_compare_exchange_strong_explicit(exit_reason(ring), &full, KVM_EXIT_INTR,
-							memory_order_relaxed, memory_order_relaxed);
-}
-
-/* Inside the reset section. *idle: whether this is a full exit that finds little. */
-static int drain(struct dli_ring *ring, struct dli_reset *reset, bool full, bool *idle)
-{
-	int r = dli_ring_get_into_step(ring, reset);
-
-	if (r)
-		return r;
-	*idle = full && ring->fresh < ring_block(ring);
-	if (!*idle || !ring->armed)
-		return hand_back(ring, reset);
-	return ring_step(ring, reset);
-}
-
-int dli_ring_drain(struct dli_ring *ring, struct dli_reset *reset, dli_ring_sink *sink,
-		   void *opaque)
-{
-	bool full, idle = false;
-	int r;
-
-	dli_ring_lock(ring);
-	full = came_out_full(ring);
-	dli_ring_copy(ring);
-	r = dli_reset_begin(reset);
-	if (!r) {
-		r = drain(ring, reset, full, &idle);
-		dli_reset_end(reset);
-		ring_count(&ring->stats.full_exits, full);
-		if (r < 0)
-			ring->armed = false;
-		else if (idle)
-			arm(ring);
-	}
-	dli_ring_publish(ring, sink, opaque);
-	dli_ring_unlock(ring);
-	return r;
-}
-
-bool dli_ring_wants_repair(struct dli_ring *ring)
-{
-	/* Pairs with ring_owe(). */
-	ring->owed_seen = atomic_load_explicit(&ring->owed, memory_order_acquire);
-	return ring->owed_seen != ring->owed_paid;
-}
-
-void dli_ring_repaired(struct dli_ring *ring)
-{
-	ring->owed_paid = ring->owed_seen;
 }
 
 struct dli_ring_stats *dli_ring_stats(struct dli_ring *ring)

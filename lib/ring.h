@@ -7,18 +7,13 @@
 #include "words.h"
 
 /*
- * One vCPU's ring. The steps of a drain, for one ring or for all, in this order:
- *   lock, copy                     each ring
- *     dli_reset_begin
- *     get into step                each ring
- *     release                      each ring
- *     dli_reset_rings
- *     verify                       each ring; where cells are left, reset and verify once more
- *     dli_reset_end
- *   publish, unlock                each ring
- * Entries reach the sink only after a reset that began after their release has returned, so that
- * their pages are protected again; and before the lock is dropped, so that a final harvest, which
- * takes it too, finds nothing on its way.
+ * One vCPU's ring. The steps of a drain, in this order:
+ *   lock, copy
+ *     get into step, release    inside the reset section
+ *     dli_reset_rings()
+ *     verify; where cells are left, reset and verify once more
+ *   publish, unlock
+ * drain.c makes them, for one ring or for many together.
  */
 struct dli_ring;
 
@@ -38,7 +33,14 @@ void dli_ring_free(struct dli_ring *ring);
 /* Whether two mappings are of the same vCPU's ring. */
 bool dli_ring_same(struct dli_ring *a, struct dli_ring *b);
 
+/* Where a ring goes on, for who does not hold its lock; NULL where that has to be taken to know. */
+typedef _Atomic(struct kvm_dirty_gfn *) dli_ring_head;
+
+/* Has it shown there, from the next unlocking on. */
+void dli_ring_show_head(struct dli_ring *ring, dli_ring_head *head);
+
 void dli_ring_lock(struct dli_ring *ring);
+bool dli_ring_trylock(struct dli_ring *ring);
 void dli_ring_unlock(struct dli_ring *ring);
 
 /* Reads the dirty cells, in order. */
@@ -71,20 +73,9 @@ void dli_ring_check_empty(struct dli_ring *ring);
 
 void dli_ring_publish(struct dli_ring *ring, dli_ring_sink *sink, void *opaque);
 
-/* All steps for one ring: a vCPU's own drain, in its full exit or elsewhere. */
-int dli_ring_drain(struct dli_ring *ring, struct dli_reset *reset, dli_ring_sink *sink,
-		   void *opaque);
-
-/*
- * Whether entries of this ring may have been lost, or taken back unprotected, since the last
- * dli_ring_repaired(); what is seen here is what that call will mark as repaired. One thread.
- */
-bool dli_ring_wants_repair(struct dli_ring *ring);
-void dli_ring_repaired(struct dli_ring *ring);
-
 struct dli_ring_stats *dli_ring_stats(struct dli_ring *ring);
 
-/* Entries copied since the last call of this. One thread. */
+/* Entries released since the last call of this. Under the lock. */
 uint64_t dli_ring_take_recent(struct dli_ring *ring);
 
 #endif

@@ -20,6 +20,7 @@ enum ring_state {
 struct dli_ring {
 	pthread_mutex_t lock;
 	const struct dl_os *os;
+	struct dli_reset *reset;
 	struct kvm_dirty_gfn *cells;
 	size_t cells_bytes;
 	struct kvm_run *run;
@@ -39,9 +40,9 @@ struct dli_ring {
 	 */
 	struct dli_dirty_word *words;
 	uint32_t released_entries, released_words, fresh_words;
-	_Atomic uint64_t owed; /* repairs that were called for */
-	/* The harvester's own. */
-	uint64_t owed_seen, owed_paid, entries_seen;
+	uint64_t entries_seen;
+	dli_ring_head *head_shown; /* NULL: nobody looks */
+	struct dli_ring *next_of_party;
 	struct dli_ring_stats stats;
 };
 
@@ -134,13 +135,22 @@ static inline uint32_t ring_block(const struct dli_ring *ring)
 	return ring->entries / 4;
 }
 
-/*
- * The next harvest has to protect and mark everything. Pairs with dli_ring_wants_repair(): what was
- * dropped, or found unprotected, comes before that repair.
- */
 static inline void ring_owe(struct dli_ring *ring)
 {
-	atomic_fetch_add_explicit(&ring->owed, 1, memory_order_release);
+	dli_reset_owe(ring->reset);
+}
+
+/*
+ * Whether there is nothing in a ring, and nothing of it on its way, for who does not hold its lock.
+ * Pairs with dli_ring_unlock(): what had been in it is published. A drain that began meanwhile has
+ * hidden the head before its reset made the cell clean.
+ */
+static inline bool ring_is_quiet(const dli_ring_head *head)
+{
+	struct kvm_dirty_gfn *cell = atomic_load_explicit(head, memory_order_acquire);
+
+	return cell && cell_load(cell) == CELL_CLEAN &&
+	       atomic_load_explicit(head, memory_order_relaxed) == cell;
 }
 
 /* For all that follow: ring lock held, inside the reset section. */

@@ -3,6 +3,7 @@
 
 #include "session.h"
 
+#include "drain.h"
 #include "protect.h"
 #include "publish.h"
 #include "rcu.h"
@@ -13,7 +14,7 @@
 /* Publishes nothing while logging is off: the rings are emptied, that is all. */
 static int drain_rings(struct dl_log *log)
 {
-	return dli_vcpus_drain(&log->vcpus, &log->reset, false, dli_publish, log);
+	return dli_drain_all(&log->vcpus, &log->reset, false, dli_publish, log);
 }
 
 static void discard_pages(struct dl_log *log)
@@ -83,7 +84,7 @@ static int switch_on(struct dl_log *log, uint32_t flags)
 	int r;
 
 	/* What was owed before is paid by the flags below: they protect every page. */
-	(void)dli_vcpus_want_repair(&log->vcpus);
+	(void)dli_reset_wants_repair(&log->reset);
 	/* From now on entries are noted; whatever is pushed is pushed after a flag is set below. */
 	set_state(log, LOG_ON);
 	r = dli_protect_all(log, true);
@@ -96,9 +97,10 @@ static int switch_on(struct dl_log *log, uint32_t flags)
 		return r;
 	}
 	if (dli_log_is_ring(log))
-		dli_vcpus_repaired(&log->vcpus);
+		dli_reset_repaired(&log->reset);
 	if (!(flags & DL_START_CLEAN))
 		dli_mark_everything(log);
+	(void)dli_vcpus_take_fastest(&log->vcpus);
 	log->harvested_at_ns = dli_os_now_ns();
 	return 0;
 }

@@ -52,7 +52,7 @@ int dl_log_stats(const struct dl_log *log, struct dl_stats *out)
 	/* The lock is not part of what const promises. */
 	lock = (pthread_mutex_t *)&log->lock;
 	if (dli_log_is_ring(log))
-		for (struct dl_vcpu *vcpu = dli_vcpus_first(&log->vcpus); vcpu; vcpu = vcpu->next)
+		for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpus_next(&log->vcpus, vcpu));)
 			add_ring(&stats, vcpu->ring);
 	stats.new_pages += get(&log->bitmap_new_pages);
 	stats.resets = get(&log->reset.resets);

@@ -3,6 +3,7 @@
 
 #include "vcpus.h"
 
+#include "drain.h"
 #include "log.h"
 #include "publish.h"
 #include "rcu.h"
@@ -25,84 +26,70 @@ int dli_vcpus_init(struct dli_vcpus *vcpus)
 
 void dli_vcpus_fini(struct dli_vcpus *vcpus)
 {
-	struct dl_vcpu *vcpu = dli_vcpus_first(vcpus);
+	struct dli_vcpu_group *group = &vcpus->first;
 
-	while (vcpu) {
-		struct dl_vcpu *next = vcpu->next;
+	while (group) {
+		struct dli_vcpu_group *next = dli_vcpu_group_next(group);
 
-		dli_ring_free(vcpu->ring);
-		free(vcpu);
-		vcpu = next;
+		for (uint32_t i = 0; i < dli_vcpu_group_count(group); i++) {
+			dli_ring_free(group->vcpus[i]->ring);
+			free(group->vcpus[i]);
+		}
+		if (group != &vcpus->first)
+			free(group);
+		group = next;
 	}
 	pthread_mutex_destroy(&vcpus->lock);
 }
 
-/* Inside the reset section. */
-static int hand_back(struct dl_vcpu *first, struct dli_reset *reset)
+int dli_vcpus_insert(struct dli_vcpus *vcpus, struct dl_vcpu *vcpu)
 {
-	bool needed = false, again = false;
-	int behind = 0;
+	struct dli_vcpu_group *group = &vcpus->first, *next;
 
-	for (struct dl_vcpu *vcpu = first; vcpu; vcpu = vcpu->next) {
-		int r = dli_ring_get_into_step(vcpu->ring, reset);
-
-		behind = behind ? behind : r;
+	while ((next = dli_vcpu_group_next(group)))
+		group = next;
+	if (dli_vcpu_group_count(group) == VCPU_GROUP) {
+		next = dli_allocate(1, sizeof(*next));
+		if (!next)
+			return -ENOMEM;
+		/* Pairs with dli_vcpu_group_next(). */
+		atomic_store_explicit(&group->next, next, memory_order_release);
+		group = next;
 	}
-	for (struct dl_vcpu *vcpu = first; vcpu; vcpu = vcpu->next)
-		needed |= dli_ring_release(vcpu->ring, reset);
-	while (needed) {
-		int r = dli_reset_rings(reset);
-
-		for (struct dl_vcpu *vcpu = first; vcpu && r < 0; vcpu = vcpu->next)
-			dli_ring_reset_failed(vcpu->ring);
-		if (r < 0)
-			return r;
-		needed = false;
-		for (struct dl_vcpu *vcpu = first; vcpu; vcpu = vcpu->next)
-			needed |= !dli_ring_verify(vcpu->ring, reset, again);
-		again = true;
-	}
-	return behind;
+	vcpu->group = group;
+	vcpu->index = dli_vcpu_group_count(group);
+	group->vcpus[vcpu->index] = vcpu;
+	dli_ring_show_head(vcpu->ring, &group->heads[vcpu->index]);
+	/* Pairs with dli_vcpu_group_count(). */
+	atomic_store_explicit(&group->n, vcpu->index + 1, memory_order_release);
+	return 0;
 }
 
-int dli_vcpus_drain(struct dli_vcpus *vcpus, struct dli_reset *reset, bool last,
-		    dli_ring_sink *sink, void *opaque)
+struct dl_vcpu *dli_vcpus_next(const struct dli_vcpus *vcpus, const struct dl_vcpu *vcpu)
 {
-	/* Those of this moment: a vCPU that is added meanwhile comes before the first. */
-	struct dl_vcpu *first = dli_vcpus_first(vcpus);
-	int r;
+	const struct dli_vcpu_group *group = vcpu ? vcpu->group : &vcpus->first;
+	uint32_t index = vcpu ? vcpu->index + 1 : 0;
 
-	for (struct dl_vcpu *vcpu = first; vcpu; vcpu = vcpu->next) {
-		dli_ring_lock(vcpu->ring);
-		dli_ring_copy(vcpu->ring);
+	if (index == VCPU_GROUP) {
+		group = dli_vcpu_group_next(group);
+		index = 0;
 	}
-	r = dli_reset_begin(reset);
-	if (!r) {
-		r = hand_back(first, reset);
-		dli_reset_end(reset);
-	}
-	for (struct dl_vcpu *vcpu = first; vcpu; vcpu = vcpu->next) {
-		if (last)
-			dli_ring_check_empty(vcpu->ring);
-		dli_ring_publish(vcpu->ring, sink, opaque);
-		dli_ring_unlock(vcpu->ring);
-	}
-	return r;
+	return group && index < dli_vcpu_group_count(group) ? group->vcpus[index] : NULL;
 }
 
-bool dli_vcpus_want_repair(struct dli_vcpus *vcpus)
+void dli_vcpus_note_recent(struct dli_vcpus *vcpus, uint64_t entries)
 {
-	bool want = false;
+	uint64_t most = atomic_load_explicit(&vcpus->fastest_entries, memory_order_relaxed);
 
-	for (struct dl_vcpu *vcpu = dli_vcpus_first(vcpus); vcpu; vcpu = vcpu->next)
-		want |= dli_ring_wants_repair(vcpu->ring);
-	return want;
+	while (entries > most &&
+	       !atomic_compare_exchange_strong_explicit(&vcpus->fastest_entries, &most, entries,
+							memory_order_relaxed, memory_order_relaxed))
+		;
 }
 
-void dli_vcpus_repaired(struct dli_vcpus *vcpus)
+uint64_t dli_vcpus_take_fastest(struct dli_vcpus *vcpus)
 {
-	for (struct dl_vcpu *vcpu = dli_vcpus_first(vcpus); vcpu; vcpu = vcpu->next)
-		dli_ring_repaired(vcpu->ring);
+	return atomic_exchange_explicit(&vcpus->fastest_entries, 0, memory_order_relaxed);
 }
 
 bool dli_vcpus_in_use(struct dli_vcpus *vcpus)
@@ -110,7 +97,7 @@ bool dli_vcpus_in_use(struct dli_vcpus *vcpus)
 	bool in_use = false;
 
 	pthread_mutex_lock(&vcpus->lock);
-	for (struct dl_vcpu *vcpu = dli_vcpus_first(vcpus); vcpu; vcpu = vcpu->next)
+	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpus_next(vcpus, vcpu));)
 		in_use |= !vcpu->parked;
 	pthread_mutex_unlock(&vcpus->lock);
 	return in_use;
@@ -136,9 +123,9 @@ static int check_vcpu(const struct dl_log *log, int vcpu_fd)
 /* The vCPU that has the same ring. Under vcpus->lock. */
 static struct dl_vcpu *find_ring(struct dli_vcpus *vcpus, struct dli_ring *ring)
 {
-	struct dl_vcpu *vcpu = dli_vcpus_first(vcpus);
+	struct dl_vcpu *vcpu = NULL;
 
-	for (; vcpu; vcpu = vcpu->next) {
+	while ((vcpu = dli_vcpus_next(vcpus, vcpu))) {
 		bool same;
 
 		/* So that no drain takes the mark for trouble. */
@@ -166,6 +153,7 @@ static struct dl_vcpu *vcpu_new(struct dl_log *log, struct dli_ring *ring)
 static int admit(struct dl_log *log, struct dli_ring *ring, struct dl_vcpu **out)
 {
 	struct dl_vcpu *vcpu = find_ring(&log->vcpus, ring);
+	int r;
 
 	if (vcpu) {
 		dli_ring_free(ring);
@@ -180,9 +168,12 @@ static int admit(struct dl_log *log, struct dli_ring *ring, struct dl_vcpu **out
 		dli_ring_free(ring);
 		return -ENOMEM;
 	}
-	vcpu->next = dli_vcpus_first(&log->vcpus);
-	/* Pairs with dli_vcpus_first(). */
-	atomic_store_explicit(&log->vcpus.first, vcpu, memory_order_release);
+	r = dli_vcpus_insert(&log->vcpus, vcpu);
+	if (r) {
+		dli_ring_free(ring);
+		free(vcpu);
+		return r;
+	}
 	*out = vcpu;
 	return 0;
 }
@@ -234,7 +225,7 @@ int dl_vcpu_drain(struct dl_vcpu *vcpu)
 		return -EINVAL;
 	if (!vcpu->ring)
 		return 0;
-	r = dli_ring_drain(vcpu->ring, &vcpu->log->reset, dli_publish, vcpu->log);
+	r = dli_drain_ring(vcpu->ring, &vcpu->log->reset, dli_publish, vcpu->log);
 	/* The log was closed: no error of the guest's. */
 	return r == -ECANCELED ? 0 : r;
 }

@@ -14,33 +14,51 @@ struct dl_vcpu {
 	struct dl_log *log;
 	struct dli_ring *ring; /* NULL in bitmap mode */
 	bool parked;	       /* under dli_vcpus.lock */
-	struct dl_vcpu *next;
+	/* Its place in the list. */
+	struct dli_vcpu_group *group;
+	uint32_t index;
+};
+
+enum { VCPU_GROUP = 64 };
+
+/* Side by side what a harvest has to look at of a vCPU that wrote nothing. */
+struct dli_vcpu_group {
+	_Atomic uint32_t n;
+	_Atomic(struct dli_vcpu_group *) next;
+	dli_ring_head heads[VCPU_GROUP];
+	struct dl_vcpu *vcpus[VCPU_GROUP];
 };
 
 struct dli_vcpus {
 	pthread_mutex_t lock; /* of adding, removing, parking */
-	_Atomic(struct dl_vcpu *) first;
+	struct dli_vcpu_group first;
+	_Atomic uint64_t fastest_entries; /* see dli_vcpus_take_fastest() */
 };
 
 int dli_vcpus_init(struct dli_vcpus *vcpus);
 void dli_vcpus_fini(struct dli_vcpus *vcpus);
 
-/* Pairs with admit(): a vCPU, its ring and what follows it in the list are whole. */
-static inline struct dl_vcpu *dli_vcpus_first(const struct dli_vcpus *vcpus)
+/* Pairs with dli_vcpus_insert(): the vCPUs counted, and their rings, are whole. */
+static inline uint32_t dli_vcpu_group_count(const struct dli_vcpu_group *group)
 {
-	return atomic_load_explicit(&vcpus->first, memory_order_acquire);
+	return atomic_load_explicit(&group->n, memory_order_acquire);
 }
 
-/*
- * Drains every ring into the sink. last: no vCPU runs any more, so what is still dirty then was
- * missed. After an error what was read is kept for the next time.
- */
-int dli_vcpus_drain(struct dli_vcpus *vcpus, struct dli_reset *reset, bool last,
-		    dli_ring_sink *sink, void *opaque);
+/* Pairs with dli_vcpus_insert(). */
+static inline struct dli_vcpu_group *dli_vcpu_group_next(const struct dli_vcpu_group *group)
+{
+	return atomic_load_explicit(&group->next, memory_order_acquire);
+}
 
-/* dli_ring_wants_repair() and dli_ring_repaired() of all. */
-bool dli_vcpus_want_repair(struct dli_vcpus *vcpus);
-void dli_vcpus_repaired(struct dli_vcpus *vcpus);
+/* Appends a vCPU that has a ring. Under the lock. */
+int dli_vcpus_insert(struct dli_vcpus *vcpus, struct dl_vcpu *vcpu);
+
+/* The one behind vcpu, or the first behind NULL; NULL: there is none. */
+struct dl_vcpu *dli_vcpus_next(const struct dli_vcpus *vcpus, const struct dl_vcpu *vcpu);
+
+/* The entries of one ring since it was asked before; the most of any since that was taken last. */
+void dli_vcpus_note_recent(struct dli_vcpus *vcpus, uint64_t entries);
+uint64_t dli_vcpus_take_fastest(struct dli_vcpus *vcpus);
 
 /* Whether some vCPU of the list is not parked. */
 bool dli_vcpus_in_use(struct dli_vcpus *vcpus);

@@ -9,6 +9,7 @@
  *   - a ring that nobody scribbled on and that never overflowed is never suspected.
  */
 #include "ring_world.h"
+#include "drain.h"
 #include "../unit/words_of.h"
 
 #include <errno.h>
@@ -35,16 +36,6 @@ static struct dli_sunk sink(void *opaque, const struct dli_dirty_word *words, ui
 	return sunk;
 }
 
-static bool wants_repair(struct world *w)
-{
-	bool wants = false;
-
-	for (int i = 0; i < FAKE_RINGS; i++)
-		wants |= dli_ring_wants_repair(w->rings[i]);
-	return wants;
-}
-
-/* Logging off and on for every slot, and then everything is dirty. */
 static void protect_and_mark_all(struct world *w)
 {
 	memset(w->is_protected, true, sizeof(w->is_protected));
@@ -59,8 +50,7 @@ static void repair(struct world *w)
 	trace("repair\n");
 	w->repairs++;
 	protect_and_mark_all(w);
-	for (int i = 0; i < FAKE_RINGS; i++)
-		dli_ring_repaired(w->rings[i]);
+	dli_reset_repaired(&w->reset);
 }
 
 static void all_rings(struct world *w, void (*step)(struct dli_ring *ring))
@@ -106,7 +96,7 @@ static void publish(struct dli_ring *ring)
 	dli_ring_unlock(ring);
 }
 
-/* As dli_vcpus_drain(), with the kernel's side going on between all steps. */
+/* As dli_drain_all(), with the kernel's side going on between all steps. */
 static int drain_step_by_step(struct world *w)
 {
 	int r;
@@ -130,10 +120,10 @@ static bool harvest(struct world *w, bool in_steps)
 	trace("harvest%s\n", in_steps ? " in steps" : "");
 	w->inside = true;
 	r = in_steps ? drain_step_by_step(w)
-		     : dli_vcpus_drain(&w->vcpus, &w->reset, w->stopped, sink, w);
+		     : dli_drain_all(&w->vcpus, &w->reset, w->stopped, sink, w);
 	w->inside = false;
 	expect(r == 0 || r == -EIO || (r == -ECANCELED && w->closed), "%d", r);
-	if (!r && !w->closed && wants_repair(w))
+	if (!r && !w->closed && dli_reset_wants_repair(&w->reset))
 		repair(w);
 	return !r;
 }
@@ -156,7 +146,7 @@ static void drain(struct world *w, int vcpu)
 	trace("drain of %d, head %u, state %d\n", vcpu, w->rings[vcpu]->head,
 	      w->rings[vcpu]->state);
 	w->inside = true;
-	r = dli_ring_drain(w->rings[vcpu], &w->reset, sink, w);
+	r = dli_drain_ring(w->rings[vcpu], &w->reset, sink, w);
 	w->inside = false;
 	expect(r == 0 || r == -EIO || (r == -ECANCELED && w->closed), "%d", r);
 }
@@ -200,6 +190,8 @@ static void restart(struct world *w)
 	for (int i = 0; i < FAKE_RINGS; i++) {
 		dli_ring_free(w->rings[i]);
 		add_ring(w, i);
+		atomic_store(&w->vcpus.first.heads[i], NULL);
+		dli_ring_show_head(w->rings[i], &w->vcpus.first.heads[i]);
 	}
 	(void)harvest(w, false);
 	protect_and_mark_all(w);
@@ -274,10 +266,9 @@ static void begin(struct world *w)
 		side_use_before(w, &w->kernel.rings[0]);
 	for (int i = 0; i < 8 && habits & 32; i++)
 		side_scribble(w, i & 1);
-	for (int i = FAKE_RINGS - 1; i >= 0; i--) {
+	for (int i = 0; i < FAKE_RINGS; i++) {
 		add_ring(w, i);
-		w->list[i].next = dli_vcpus_first(&w->vcpus);
-		atomic_store(&w->vcpus.first, &w->list[i]);
+		expect(!dli_vcpus_insert(&w->vcpus, &w->list[i]), "no place");
 	}
 	protect_and_mark_all(w);
 }

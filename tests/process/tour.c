@@ -90,9 +90,9 @@ static bool is_free(pthread_mutex_t *lock)
 static bool locks_are_free(struct dl_log *log)
 {
 	if (!is_free(&log->reading) || !is_free(&log->lock) || !is_free(&log->vcpus.lock) ||
-	    !is_free(&log->reset.lock))
+	    !is_free(&log->reset.lock) || log->reset.taken)
 		return false;
-	for (struct dl_vcpu *vcpu = dli_vcpus_first(&log->vcpus); vcpu; vcpu = vcpu->next)
+	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpus_next(&log->vcpus, vcpu));)
 		if (!is_free(&vcpu->ring->lock))
 			return false;
 	return true;

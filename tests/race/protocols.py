@@ -135,8 +135,8 @@ def a_repair_meets_a_wipe(source):
     then the guest writes it, which fills the cell. The wipe must not hit that entry.
     """
     wipe = source.order("ring_cells.h", "cell_clear")
-    owe = source.order("ring_cells.h", "ring_owe")
-    look = source.order("ring.c", "dli_ring_wants_repair")
+    owe = source.order("reset.c", "dli_reset_owe")
+    look = source.order("reset.c", "dli_reset_wants_repair")
 
     def drain():
         yield [("W", "cell", wipe, 0), ("U", "owed", owe, lambda x: x + 1)]
@@ -214,6 +214,37 @@ def an_entry_after_a_start(source):
     return n, None
 
 
+def a_harvest_passes_a_drain(source):
+    """
+    A harvest looks at a ring without its lock while its vCPU drains it. Only if it is quiet does it go
+    on; then what was in it is found by the iteration that follows.
+    """
+    show = source.order("ring.c", "show_head")
+    look, again = source.orders("ring_cells.h", "ring_is_quiet")
+    load = source.order("ring_cells.h", "cell_load")
+    mark = source.order("pageset.c", "set_bits")
+
+    def drain():
+        yield "W", "head", show, 0
+        # By the kernel, in the RESET of this thread: kvm_dirty_gfn_set_invalid().
+        yield "W", "cell", "release", 0
+        yield "U", "leaf", mark, lambda x: x | 1
+        yield "W", "head", show, 2
+
+    def harvest():
+        head = yield "R", "head", look
+        if not head or (yield "R", "cell", load) or (yield "R", "head", again) != head:
+            return {}
+        return {"lost": not (yield "R", "leaf", "relaxed")}
+
+    n = 0
+    for found, _ in executions([drain, harvest], {"head": 1, "cell": 1, "leaf": 0}, "c11"):
+        n += 1
+        if found.get("lost"):
+            return n, "an entry that was in the ring before the harvest began"
+    return n, None
+
+
 def an_acknowledgement_meets_a_stop(source):
     """A stop says that the session is over and then forgets what was taken. Who misses it knows why."""
     begin = source.order("session.c", "set_state")
@@ -236,7 +267,7 @@ def an_acknowledgement_meets_a_stop(source):
     return n, None
 
 
-PROTOCOLS = [a_mark_meets_a_take, an_acknowledgement_meets_a_stop, a_repair_meets_a_wipe, the_kernel_comes_round,
+PROTOCOLS = [a_mark_meets_a_take, a_harvest_passes_a_drain, an_acknowledgement_meets_a_stop, a_repair_meets_a_wipe, the_kernel_comes_round,
              an_entry_after_a_start]
 LONG_PROTOCOLS = [two_marks_meet_a_take]
 

@@ -6,6 +6,7 @@
  * release here; smp_load_acquire() of the flags in kvm_dirty_gfn_harvested(); smp_store_release() in
  * kvm_dirty_gfn_set_invalid().
  */
+#include "drain.h"
 #include "../unit/words_of.h"
 #include "pair.h"
 #include "ring_cells.h"
@@ -178,7 +179,7 @@ static bool all_published(void)
 static void *drain(void *unused)
 {
 	while (!all_published()) {
-		if (dli_ring_drain(kernel.ring, &kernel.reset, publish, NULL))
+		if (dli_drain_ring(kernel.ring, &kernel.reset, publish, NULL))
 			abort();
 		sched_yield();
 	}
@@ -270,10 +271,10 @@ static void owe(void)
 
 static bool repair_is_wanted(void)
 {
-	return dli_ring_wants_repair(kernel.ring);
+	return dli_reset_wants_repair(&kernel.reset);
 }
 
-/* ring_owe() and dli_ring_wants_repair(): what was dropped is dropped before the repair begins. */
+/* dli_reset_owe() and dli_reset_wants_repair(): what was dropped is dropped before the repair begins. */
 static void a_repair_comes_after_what_it_is_for(void **state)
 {
 	pair_run(PAIR(owe, repair_is_wanted), NULL);

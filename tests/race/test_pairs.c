@@ -41,7 +41,7 @@ static void add_vcpu(void)
 
 static bool vcpu_is_there(void)
 {
-	const struct dl_vcpu *vcpu = dli_vcpus_first(&guest.log->vcpus);
+	const struct dl_vcpu *vcpu = dli_vcpus_next(&guest.log->vcpus, NULL);
 
 	/* Of the publisher, too: what the new vCPU is. */
 	return vcpu && vcpu->log == guest.log;

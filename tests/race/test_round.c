@@ -77,13 +77,16 @@ static void *overflow(void *unused)
 }
 
 /* One entry that was copied, in the cell behind one that is clean. */
-static void prepare(struct dli_ring *ring)
+static void prepare(struct dli_ring *ring, struct dli_reset *reset)
 {
 	memset(shared.cells, 0, sizeof(shared.cells));
 	shared.cells[HEAD].flags = CELL_DIRTY;
-	*ring = (struct dli_ring){
-		.cells = shared.cells, .entries = ENTRIES, .head = HEAD, .fresh = 1, .words = words
-	};
+	*ring = (struct dli_ring){ .cells = shared.cells,
+				   .entries = ENTRIES,
+				   .head = HEAD,
+				   .fresh = 1,
+				   .words = words,
+				   .reset = reset };
 }
 
 static void an_entry_is_not_released_unread(void **state)
@@ -98,7 +101,7 @@ static void an_entry_is_not_released_unread(void **state)
 	for (unsigned int round = 1; round <= rounds; round++) {
 		bool released;
 
-		prepare(&ring);
+		prepare(&ring, &reset);
 		atomic_store_explicit(&shared.started, round, memory_order_release);
 		spin(random_below(&random, SPINS));
 		store_ballast(round);

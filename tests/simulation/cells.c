@@ -17,7 +17,7 @@
 
 static struct kvm_dirty_gfn taken[SIM_TASKS];
 static struct kvm_dirty_gfn covered[SIM_TASKS]; /* what stood where a push is under way */
-static bool is_torn[SIM_TASKS]; /* the push under way */
+static bool is_torn[SIM_TASKS];			/* the push under way */
 
 void cells_begin(void)
 {

@@ -2,7 +2,14 @@
 /* Locks and grace periods between coroutines. */
 #include "stand_ins.h"
 
-enum { MUTEX_MAGIC = 0x6d757465, RWLOCK_MAGIC = 0x72776c6f, HOST = 0xffff };
+#include <errno.h>
+
+enum {
+	MUTEX_MAGIC = 0x6d757465,
+	RWLOCK_MAGIC = 0x72776c6f,
+	COND_MAGIC = 0x636f6e64,
+	HOST = 0xffff
+};
 
 static uint32_t me(void)
 {
@@ -59,6 +66,68 @@ void sim_mutex_unlock(struct sim_mutex *mutex, struct sim_site *site)
 	must_be(mutex->owner == me(), "a lock is dropped that somebody else holds");
 	mutex->owner = 0;
 	if (mutex->waiters)
+		sim_woken(site);
+}
+
+int sim_mutex_trylock(struct sim_mutex *mutex, struct sim_site *site)
+{
+	sim_point(site);
+	must_be(mutex->magic == MUTEX_MAGIC, "a lock is tried that is none");
+	if (mutex->owner)
+		return EBUSY;
+	mutex->owner = me();
+	return 0;
+}
+
+int sim_cond_init(struct sim_cond *cond)
+{
+	*cond = (struct sim_cond){ .magic = COND_MAGIC };
+	return 0;
+}
+
+void sim_cond_destroy(struct sim_cond *cond)
+{
+	must_be(cond->magic == COND_MAGIC, "a condition is destroyed that is none");
+	must_be(!cond->waiters, "a condition is destroyed that somebody waits for");
+	cond->magic = 0;
+}
+
+struct cond_wait {
+	const struct sim_cond *cond;
+	uint64_t broadcasts;
+};
+
+static bool was_broadcast(const void *opaque)
+{
+	const struct cond_wait *wait = opaque;
+
+	return wait->cond->broadcasts != wait->broadcasts || wait->cond->magic != COND_MAGIC;
+}
+
+void sim_cond_wait(struct sim_cond *cond, struct sim_mutex *mutex, struct sim_site *site)
+{
+	struct cond_wait wait = { cond, cond->broadcasts };
+
+	must_be(!sim.current->rcu_depth, "a condition is waited for inside a read section");
+	must_be(mutex->owner == me(), "a condition is waited for without its lock");
+	cond->waiters++;
+	mutex->owner = 0;
+	sim_wait(was_broadcast, &wait, "a condition", site);
+	must_be(cond->magic == COND_MAGIC, "a condition is gone that somebody waits for");
+	cond->waiters--;
+	if (mutex->owner) {
+		mutex->waiters++;
+		sim_wait(mutex_is_free, mutex, "a condition's lock", site);
+		mutex->waiters--;
+	}
+	mutex->owner = me();
+}
+
+void sim_cond_broadcast(struct sim_cond *cond, struct sim_site *site)
+{
+	must_be(cond->magic == COND_MAGIC, "a condition is told that is none");
+	cond->broadcasts++;
+	if (cond->waiters)
 		sim_woken(site);
 }
 

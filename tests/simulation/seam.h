@@ -30,6 +30,13 @@
 #define pthread_mutex_init(m, a)  sim_mutex_init(m)
 #define pthread_mutex_destroy(m)  sim_mutex_destroy(m)
 #define pthread_mutex_unlock(m)	  sim_mutex_unlock(m, SIM_SITE("unlock " #m))
+#define pthread_mutex_trylock(m)  sim_mutex_trylock(m, SIM_SITE("try lock " #m))
+#undef pthread_cond_t
+#define pthread_cond_t		  struct sim_cond
+#define pthread_cond_init(c, a)	  sim_cond_init(c)
+#define pthread_cond_destroy(c)	  sim_cond_destroy(c)
+#define pthread_cond_wait(c, m)	  sim_cond_wait(c, m, SIM_SITE("wait for " #c))
+#define pthread_cond_broadcast(c) sim_cond_broadcast(c, SIM_SITE("broadcast " #c))
 #define pthread_rwlock_t	  struct sim_rwlock
 #define pthread_rwlock_init(l, a) sim_rwlock_init(l)
 #define pthread_rwlock_destroy(l) sim_rwlock_destroy(l)

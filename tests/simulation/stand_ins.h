@@ -19,6 +19,13 @@ struct sim_mutex {
 	uint32_t waiters;
 };
 
+/* Waking by accident, which a real one may do, is left out: who waits looks again anyway. */
+struct sim_cond {
+	uint32_t magic;
+	uint32_t waiters;
+	uint64_t broadcasts;
+};
+
 struct sim_rwlock {
 	uint32_t magic;
 	uint32_t writer; /* task id + 1 */
@@ -30,6 +37,13 @@ int sim_mutex_init(struct sim_mutex *mutex);
 void sim_mutex_destroy(struct sim_mutex *mutex);
 void sim_mutex_lock(struct sim_mutex *mutex, const char *name, struct sim_site *site);
 void sim_mutex_unlock(struct sim_mutex *mutex, struct sim_site *site);
+
+int sim_mutex_trylock(struct sim_mutex *mutex, struct sim_site *site);
+
+int sim_cond_init(struct sim_cond *cond);
+void sim_cond_destroy(struct sim_cond *cond);
+void sim_cond_wait(struct sim_cond *cond, struct sim_mutex *mutex, struct sim_site *site);
+void sim_cond_broadcast(struct sim_cond *cond, struct sim_site *site);
 
 int sim_rwlock_init(struct sim_rwlock *lock);
 void sim_rwlock_destroy(struct sim_rwlock *lock);

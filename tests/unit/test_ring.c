@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* One ring, its cells written by hand: what is read, what is written, and when it is told. */
 #include "cmocka_all.h"
+#include "drain.h"
 #include "fake_rings.h"
 #include "random.h"
 #include "ring_cells.h"
@@ -77,7 +78,7 @@ static int teardown(void **state)
 
 static int drain(void)
 {
-	return dli_ring_drain(ring, &reset_lock, sink, &sunk);
+	return dli_drain_ring(ring, &reset_lock, sink, &sunk);
 }
 
 static void push(uint32_t n)
@@ -121,7 +122,7 @@ static void entries_arrive_in_order_and_once(void **state)
 	assert_int_equal(drain(), 0);
 	expect_sunk(290);
 	assert_int_equal(side->reset_index, side->dirty_index);
-	assert_false(dli_ring_wants_repair(ring));
+	assert_false(dli_reset_wants_repair(&reset_lock));
 }
 
 static void entries_are_told_only_after_the_reset(void **state)
@@ -205,7 +206,7 @@ static void indices_wrap(void **state)
 	expect_sunk(1000);
 	assert_true(side->dirty_index < 1000);
 	assert_int_equal(ring->head, side->dirty_index);
-	assert_false(dli_ring_wants_repair(ring));
+	assert_false(dli_reset_wants_repair(&reset_lock));
 }
 
 static void what_a_failed_reset_left_is_told_later_and_once(void **state)
@@ -222,7 +223,7 @@ static void what_a_failed_reset_left_is_told_later_and_once(void **state)
 	expect_sunk(90);
 	assert_int_equal(side->reset_index, 90);
 	/* Another ring's drain may have had these taken back meanwhile, and not all of them well. */
-	assert_true(dli_ring_wants_repair(ring));
+	assert_true(dli_reset_wants_repair(&reset_lock));
 	assert_int_equal(drain(), 0);
 	assert_int_equal(sunk.n, 90);
 }
@@ -252,10 +253,10 @@ static void a_short_reset_is_made_again_and_owes_a_repair(void **state)
 	assert_int_equal(kernel.resets, 2);
 	assert_int_equal(stats()->short_resets, 1);
 	assert_int_equal(stats()->overflows, 0);
-	assert_true(dli_ring_wants_repair(ring));
-	assert_true(dli_ring_wants_repair(ring));
-	dli_ring_repaired(ring);
-	assert_false(dli_ring_wants_repair(ring));
+	assert_true(dli_reset_wants_repair(&reset_lock));
+	assert_true(dli_reset_wants_repair(&reset_lock));
+	dli_reset_repaired(&reset_lock);
+	assert_false(dli_reset_wants_repair(&reset_lock));
 }
 
 /* What comes up between the look and the repair is not repaired by it. */
@@ -267,12 +268,12 @@ static void a_repair_pays_only_for_what_was_seen(void **state)
 		kernel.short_resets = 1;
 		assert_int_equal(drain(), 0);
 		if (!i)
-			assert_true(dli_ring_wants_repair(ring));
+			assert_true(dli_reset_wants_repair(&reset_lock));
 	}
-	dli_ring_repaired(ring);
-	assert_true(dli_ring_wants_repair(ring));
-	dli_ring_repaired(ring);
-	assert_false(dli_ring_wants_repair(ring));
+	dli_reset_repaired(&reset_lock);
+	assert_true(dli_reset_wants_repair(&reset_lock));
+	dli_reset_repaired(&reset_lock);
+	assert_false(dli_reset_wants_repair(&reset_lock));
 }
 
 static void a_reset_without_end_is_out_of_step(void **state)
@@ -283,7 +284,7 @@ static void a_reset_without_end_is_out_of_step(void **state)
 	assert_int_equal(drain(), 0);
 	assert_true(kernel.resets < 100);
 	assert_int_equal(stats()->overflows, 1);
-	assert_true(dli_ring_wants_repair(ring));
+	assert_true(dli_reset_wants_repair(&reset_lock));
 	/* It is wiped: there is nothing more to take back. */
 	kernel.resets = 0;
 	assert_int_equal(drain(), 0);
@@ -295,7 +296,7 @@ static void every_cell_dirty_is_an_overflow(void **state)
 	push(ENTRIES);
 	assert_int_equal(drain(), 0);
 	assert_int_equal(stats()->overflows, 1);
-	assert_true(dli_ring_wants_repair(ring));
+	assert_true(dli_reset_wants_repair(&reset_lock));
 	assert_true(atomic_load(&reset_lock.overflowed));
 	assert_int_equal(sunk.n, 0);
 }
@@ -306,7 +307,7 @@ static void one_cell_less_is_none(void **state)
 	assert_int_equal(drain(), 0);
 	expect_sunk(ENTRIES - 1);
 	assert_int_equal(stats()->overflows, 0);
-	assert_false(dli_ring_wants_repair(ring));
+	assert_false(dli_reset_wants_repair(&reset_lock));
 }
 
 /* Between the look at the cells and their release the kernel went round, onto the same cells. */
@@ -325,7 +326,7 @@ static void going_round_while_reading_is_an_overflow(void **state)
 	dli_ring_unlock(ring);
 	expect_sunk(40);
 	assert_int_equal(stats()->overflows, 1);
-	assert_true(dli_ring_wants_repair(ring));
+	assert_true(dli_reset_wants_repair(&reset_lock));
 }
 
 static void a_released_cell_that_is_dirty_again_is_an_overflow(void **state)
@@ -340,7 +341,7 @@ static void a_released_cell_that_is_dirty_again_is_an_overflow(void **state)
 	dli_reset_end(&reset_lock);
 	dli_ring_unlock(ring);
 	assert_int_equal(stats()->overflows, 1);
-	assert_true(dli_ring_wants_repair(ring));
+	assert_true(dli_reset_wants_repair(&reset_lock));
 }
 
 static void push_round_to_the_head(struct fake_rings *rings, bool ends)
@@ -358,7 +359,7 @@ static void coming_round_during_a_reset_counts_after_an_overflow(void **state)
 		kernel.on_reset = push_round_to_the_head;
 		assert_int_equal(drain(), 0);
 		kernel.on_reset = NULL;
-		assert_int_equal(dli_ring_wants_repair(ring), overflowed);
+		assert_int_equal(dli_reset_wants_repair(&reset_lock), overflowed);
 		assert_int_equal(stats()->overflows, 0);
 		assert_int_equal(drain(), 0);
 	}
@@ -374,8 +375,8 @@ static struct dli_sunk sink_of_outside(void *opaque, const struct dli_dirty_word
 static void an_entry_outside_its_slot_owes_a_repair(void **state)
 {
 	push(3);
-	assert_int_equal(dli_ring_drain(ring, &reset_lock, sink_of_outside, NULL), 0);
-	assert_true(dli_ring_wants_repair(ring));
+	assert_int_equal(dli_drain_ring(ring, &reset_lock, sink_of_outside, NULL), 0);
+	assert_true(dli_reset_wants_repair(&reset_lock));
 }
 
 static void what_is_left_when_all_has_stopped_was_missed(void **state)
@@ -383,10 +384,10 @@ static void what_is_left_when_all_has_stopped_was_missed(void **state)
 	push(10);
 	assert_int_equal(drain(), 0);
 	dli_ring_check_empty(ring);
-	assert_false(dli_ring_wants_repair(ring));
+	assert_false(dli_reset_wants_repair(&reset_lock));
 	side->cells[200].flags = CELL_DIRTY;
 	dli_ring_check_empty(ring);
-	assert_true(dli_ring_wants_repair(ring));
+	assert_true(dli_reset_wants_repair(&reset_lock));
 }
 
 static void statistics_count(void **state)
@@ -426,7 +427,7 @@ static void a_drain_too_many_is_harmless(void **state)
 		expect_sunk(total);
 	}
 	assert_int_equal(stats()->overflows, 0);
-	assert_false(dli_ring_wants_repair(ring));
+	assert_false(dli_reset_wants_repair(&reset_lock));
 }
 
 /* Another thread empties the ring just before its vCPU, which came out for that, asks for it. */
@@ -450,7 +451,7 @@ static void a_harvest_before_the_drain_is_harmless(void **state)
 	}
 	expect_sunk(30 * SOFT_LIMIT);
 	assert_int_equal(stats()->overflows, 0);
-	assert_false(dli_ring_wants_repair(ring));
+	assert_false(dli_reset_wants_repair(&reset_lock));
 }
 
 static void after_close_nothing_is_asked_of_the_kernel(void **state)

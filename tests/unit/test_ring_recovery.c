@@ -5,6 +5,7 @@
  * the guest again, and a ring that never overflowed must never be suspected.
  */
 #include "cmocka_all.h"
+#include "drain.h"
 #include "fake_rings.h"
 #include "random.h"
 #include "ring_cells.h"
@@ -110,15 +111,6 @@ static struct dli_sunk sink(void *opaque, const struct dli_dirty_word *words, ui
 	return (struct dli_sunk){ 0 };
 }
 
-static bool wants_repair(struct world *w)
-{
-	bool wants = false;
-
-	for (int i = 0; i < FAKE_RINGS; i++)
-		wants |= dli_ring_wants_repair(w->rings[i]);
-	return wants;
-}
-
 static void repair(struct world *w)
 {
 	w->repairs++;
@@ -126,8 +118,7 @@ static void repair(struct world *w)
 		memset(w->is_protected, true, sizeof(w->is_protected));
 	guest(w);
 	memset(w->pending, true, sizeof(w->pending));
-	for (int i = 0; i < FAKE_RINGS; i++)
-		dli_ring_repaired(w->rings[i]);
+	dli_reset_repaired(&w->reset);
 }
 
 static void all_rings(struct world *w, void (*step)(struct dli_ring *ring))
@@ -167,7 +158,7 @@ static void publish(struct dli_ring *ring)
 	dli_ring_unlock(ring);
 }
 
-/* As dli_vcpus_drain(), with the guest between all steps. */
+/* As dli_drain_all(), with the guest between all steps. */
 static void drain_step_by_step(struct world *w)
 {
 	all_rings(w, dli_ring_lock);
@@ -181,11 +172,11 @@ static void harvest(struct world *w)
 	int r = 0;
 
 	if (w->misbehaving || random_below(&w->random, 4) == 0)
-		r = dli_vcpus_drain(&w->vcpus, &w->reset, w->stopped, sink, w);
+		r = dli_drain_all(&w->vcpus, &w->reset, w->stopped, sink, w);
 	else
 		drain_step_by_step(w);
 	/* A harvest that fails is made again. */
-	if (!r && wants_repair(w))
+	if (!r && dli_reset_wants_repair(&w->reset))
 		repair(w);
 	assert_true(r == 0 || r == -EIO);
 }
@@ -211,7 +202,7 @@ static void run(struct world *w, int vcpu)
 		int r;
 
 		assert_true(exits < MAX_EXITS);
-		r = dli_ring_drain(w->rings[vcpu], &w->reset, sink, w);
+		r = dli_drain_ring(w->rings[vcpu], &w->reset, sink, w);
 		assert_true(r == 0 || r == -EIO);
 		if (!random_below(&w->random, 8))
 			harvest(w);
@@ -221,11 +212,9 @@ static void run(struct world *w, int vcpu)
 static void add_vcpus(struct world *w)
 {
 	assert_int_equal(dli_vcpus_init(&w->vcpus), 0);
-	/* The last that is added is the first of the list: locks are taken in its order. */
-	for (int i = FAKE_RINGS - 1; i >= 0; i--) {
+	for (int i = 0; i < FAKE_RINGS; i++) {
 		w->list[i].ring = w->rings[i];
-		w->list[i].next = dli_vcpus_first(&w->vcpus);
-		atomic_store(&w->vcpus.first, &w->list[i]);
+		assert_int_equal(dli_vcpus_insert(&w->vcpus, &w->list[i]), 0);
 	}
 }
 
@@ -356,13 +345,13 @@ static void a_failed_reset_and_a_short_one(void **state)
 	memset(w->is_protected, false, 6 * sizeof(w->is_protected[0]));
 	w->kernel.reset_errors = 1;
 	w->kernel.reset_error = -EIO;
-	assert_int_equal(dli_vcpus_drain(&w->vcpus, &w->reset, false, sink, w), -EIO);
+	assert_int_equal(dli_drain_all(&w->vcpus, &w->reset, false, sink, w), -EIO);
 	w->kernel.short_resets = 1;
 	w->kernel.short_entries = 5;
-	assert_int_equal(dli_ring_drain(w->rings[0], &w->reset, sink, w), 0);
-	assert_int_equal(dli_vcpus_drain(&w->vcpus, &w->reset, false, sink, w), 0);
+	assert_int_equal(dli_drain_ring(w->rings[0], &w->reset, sink, w), 0);
+	assert_int_equal(dli_drain_all(&w->vcpus, &w->reset, false, sink, w), 0);
 	assert_false(w->is_protected[4]);
-	assert_true(wants_repair(w));
+	assert_true(dli_reset_wants_repair(&w->reset));
 	end(w);
 }
 

@@ -4,6 +4,7 @@
  * overflowed.
  */
 #include "cmocka_all.h"
+#include "drain.h"
 #include "fake_rings.h"
 #include "ring_cells.h"
 #include "words_of.h"
@@ -71,7 +72,7 @@ static void open_ring(void)
 
 static int drain(void)
 {
-	return dli_ring_drain(ring, &reset_lock, sink, NULL);
+	return dli_drain_ring(ring, &reset_lock, sink, NULL);
 }
 
 static void expect_sunk(uint64_t first, uint32_t n)
@@ -165,7 +166,7 @@ static void an_overflowed_one_is_recovered(void **state)
 		assert_true(exits < MAX_EXITS);
 		assert_int_equal(drain(), 0);
 	}
-	assert_true(dli_ring_wants_repair(ring));
+	assert_true(dli_reset_wants_repair(&reset_lock));
 	n_sunk = 0;
 	push(50);
 	assert_int_equal(drain(), 0);
@@ -188,13 +189,13 @@ static void coming_round_while_cells_are_offered_owes_a_repair(void **state)
 	open_ring();
 	push(ENTRIES + 10);
 	assert_int_equal(drain(), 0);
-	assert_true(dli_ring_wants_repair(ring));
-	dli_ring_repaired(ring);
+	assert_true(dli_reset_wants_repair(&reset_lock));
+	dli_reset_repaired(&reset_lock);
 	push(1);
 	kernel.on_taken = push_onto_what_is_being_taken;
 	assert_int_equal(drain(), 0);
 	assert_int_equal(n_sunk, 1 + ENTRIES - 5 - 1);
-	assert_true(dli_ring_wants_repair(ring));
+	assert_true(dli_reset_wants_repair(&reset_lock));
 }
 
 /* A cell that stayed offered would be taken before it is filled: its vCPU would never run again. */
