@@ -7,9 +7,6 @@
 
 #include <errno.h>
 
-/* The part of a ring that may fill between two harvests, as dl_log_harvest_due() advises. */
-#define DUE_SHARE 2u
-
 /*
  * A ring lost entries, or had them taken back unprotected: pages may be writable now and nobody
  * knows which. So all are protected anew, and only then marked: a page that is marked first could
@@ -25,20 +22,6 @@ static int repair(struct dl_log *log)
 	dli_mark_everything(log);
 	dli_reset_repaired(&log->reset);
 	return 0;
-}
-
-/* Half a ring at the rate of the fastest since the last harvest. */
-static void foresee(struct dl_log *log)
-{
-	uint64_t now_ns = dli_os_now_ns(), due_ns = UINT64_MAX;
-	uint64_t span_ns = now_ns - log->harvested_at_ns;
-	uint64_t fastest = dli_vcpus_take_fastest(&log->vcpus);
-
-	if (fastest)
-		due_ns = now_ns + (uint64_t)((double)span_ns * log->caps.ring_entries / DUE_SHARE /
-					     (double)fastest);
-	log->harvested_at_ns = now_ns;
-	atomic_store_explicit(&log->due_at_ns, due_ns, memory_order_relaxed);
 }
 
 /* Marks words [from, to). */
@@ -128,7 +111,7 @@ static uint64_t pending_bytes_of(struct dl_log *log)
 /* What the rings left to do. */
 static int settle_rings(struct dl_log *log)
 {
-	foresee(log);
+	dli_log_note_pace(log, false);
 	return dli_reset_wants_repair(&log->reset) ? repair(log) : 0;
 }
 

@@ -209,7 +209,6 @@ static struct dl_log *log_new(int vm_fd, const struct dl_options *options)
 	log->set_region = options->set_region;
 	log->opaque = options->opaque;
 	atomic_init(&log->references, 1);
-	atomic_init(&log->due_at_ns, UINT64_MAX);
 	if (init_objects(log)) {
 		free(log);
 		return NULL;

@@ -36,8 +36,11 @@ struct dl_log {
 	bool clear_in_chunks;	/* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is on */
 	char reason[320];	/* of the mode */
 	char last_failure[160]; /* of a slot ioctl; empty: none */
-	uint64_t harvested_at_ns;
-	_Atomic uint64_t due_at_ns; /* UINT64_MAX: no ring points to a time */
+	/*
+	 * Of the last harvest's end: when, how long after the one before it (0: there was none), and
+	 * how many entries of the fastest vCPU came in that time.
+	 */
+	_Atomic uint64_t harvested_at_ns, span_ns, span_entries;
 
 	struct dli_vcpus vcpus;
 	struct dli_reset reset;
@@ -67,6 +70,9 @@ void dli_log_put(struct dl_log *log);
 
 /* Remembers, for dl_log_describe(), what failed. Under the log's lock. */
 void dli_log_note_failure(struct dl_log *log, const char *what, uint32_t slot, int error);
+
+/* What dl_log_harvest_due() goes by: rings were just emptied, at first by a start. */
+void dli_log_note_pace(struct dl_log *log, bool first);
 
 /* Runs a VM ioctl on a slot and adds its time to the statistics. */
 int dli_log_slot_ioctl(struct dl_log *log, unsigned long request, void *arg);

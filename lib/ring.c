@@ -38,6 +38,13 @@ static int take_back(struct dli_reset *reset)
 	return r < 0 ? r : 0;
 }
 
+/* For dli_ring_pace(). A cell of a ring that is out of step says nothing. */
+static void tell_oldest(struct dli_ring *ring)
+{
+	atomic_store_explicit(&ring->oldest, ring->state == RING_IN_STEP ? ring->head : UINT64_MAX,
+			      memory_order_relaxed);
+}
+
 /*
  * A ring that was never used is all zero, as the kernel allocated it. Of one that was, the index at
  * which the kernel goes on is not to be had from it until it has filled a cell.
@@ -54,6 +61,7 @@ static int find_beginning(struct dli_ring *ring, struct dli_reset *reset)
 		released |= flags == CELL_RESET;
 	}
 	ring->state = used ? RING_SUSPECT : RING_IN_STEP;
+	tell_oldest(ring);
 	return released ? take_back(reset) : 0;
 }
 
@@ -163,7 +171,9 @@ void dli_ring_unlock(struct dli_ring *ring)
 	uint64_t entries = atomic_load_explicit(&ring->stats.entries, memory_order_relaxed);
 
 	/* A harvest has to come by for what a drain has counted, too. */
-	show_head(ring, settled && entries == ring->entries_seen);
+	show_head(ring, settled && entries == atomic_load_explicit(&ring->entries_seen,
+								   memory_order_relaxed));
+	tell_oldest(ring);
 	pthread_mutex_unlock(&ring->lock);
 }
 
@@ -364,8 +374,46 @@ struct dli_ring_stats *dli_ring_stats(struct dli_ring *ring)
 uint64_t dli_ring_take_recent(struct dli_ring *ring)
 {
 	uint64_t entries = atomic_load_explicit(&ring->stats.entries, memory_order_relaxed);
-	uint64_t recent = entries - ring->entries_seen;
+	uint64_t seen = atomic_load_explicit(&ring->entries_seen, memory_order_relaxed);
 
-	ring->entries_seen = entries;
-	return recent;
+	atomic_store_explicit(&ring->entries_seen, entries, memory_order_relaxed);
+	return entries - seen;
+}
+
+/* Cells are filled in order, so the first that is not dirty is found by halving. */
+static uint32_t count_filled(struct dli_ring *ring)
+{
+	uint64_t oldest = atomic_load_explicit(&ring->oldest, memory_order_relaxed);
+	uint32_t head = (uint32_t)oldest, low = 1, high = ring->entries;
+
+	/* The first by itself: most rings are empty, and then one cell is enough. */
+	if (oldest == UINT64_MAX || cell_load(cell_at(ring, head)) != CELL_DIRTY)
+		return 0;
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+
+		if (cell_load(cell_at(ring, head + middle)) == CELL_DIRTY)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* A kernel keeps 64 entries free, and 512 more where it has PML: it takes no ring below 1024 then. */
+static uint32_t room_of(const struct dli_ring *ring)
+{
+	uint32_t kept = ring->entries < 1024 ? 64 : 576;
+
+	return ring->entries > kept ? ring->entries - kept : ring->entries / 4;
+}
+
+struct dli_ring_pace dli_ring_pace(struct dli_ring *ring)
+{
+	struct dli_ring_pace pace = { .filled = count_filled(ring), .room = room_of(ring) };
+	uint64_t seen = atomic_load_explicit(&ring->entries_seen, memory_order_relaxed);
+	uint64_t entries = atomic_load_explicit(&ring->stats.entries, memory_order_relaxed);
+
+	pace.since = (entries > seen ? entries - seen : 0) + pace.filled;
+	return pace;
 }

@@ -78,4 +78,13 @@ struct dli_ring_stats *dli_ring_stats(struct dli_ring *ring);
 /* Entries released since the last call of this. Under the lock. */
 uint64_t dli_ring_take_recent(struct dli_ring *ring);
 
+/* For advice, without the lock: what is seen may be of a moment ago. */
+struct dli_ring_pace {
+	uint64_t since;	 /* entries since dli_ring_take_recent(), those in the ring included */
+	uint32_t filled; /* in the ring; 0 where that is not known */
+	uint32_t room;	 /* what it holds when its vCPU has to come out, on every kernel */
+};
+
+struct dli_ring_pace dli_ring_pace(struct dli_ring *ring);
+
 #endif

@@ -40,8 +40,9 @@ struct dli_ring {
 	 */
 	struct dli_dirty_word *words;
 	uint32_t released_entries, released_words, fresh_words;
-	uint64_t entries_seen;
-	dli_ring_head *head_shown; /* NULL: nobody looks */
+	_Atomic uint64_t entries_seen; /* written under the lock */
+	_Atomic uint64_t oldest;       /* head for who has no lock; UINT64_MAX: not known */
+	dli_ring_head *head_shown;     /* NULL: nobody looks */
 	struct dli_ring *next_of_party;
 	struct dli_ring_stats stats;
 };

@@ -76,7 +76,6 @@ static int reserve_buffer(struct dl_log *log)
 static void go_off(struct dl_log *log)
 {
 	set_state(log, LOG_OFF);
-	atomic_store_explicit(&log->due_at_ns, UINT64_MAX, memory_order_relaxed);
 }
 
 static int switch_on(struct dl_log *log, uint32_t flags)
@@ -100,8 +99,7 @@ static int switch_on(struct dl_log *log, uint32_t flags)
 		dli_reset_repaired(&log->reset);
 	if (!(flags & DL_START_CLEAN))
 		dli_mark_everything(log);
-	(void)dli_vcpus_take_fastest(&log->vcpus);
-	log->harvested_at_ns = dli_os_now_ns();
+	dli_log_note_pace(log, true);
 	return 0;
 }
 

@@ -320,9 +320,11 @@ DL_MUST_CHECK int dl_log_start(struct dl_log *log, uint32_t flags);
 DL_MUST_CHECK int dl_log_stop(struct dl_log *log);
 
 /*
- * Tells when the next dl_harvest() is due so that no ring fills at today's rate.
+ * Tells when the next dl_harvest() is due so that no ring fills: when the first of them will be half
+ * full, at the rate of before the last harvest or of since then. Looks into every ring, so ask again
+ * after a time in which one can fill: doc/tuning.md has the loop, and what to expect.
  *   from_now_ns  nanoseconds from now; 0: at once; UINT64_MAX: nothing points to a ring that fills
- *                (bitmap mode, or rings that stay empty)
+ *                (bitmap mode, or rings that are empty at this moment)
  * Errors: -EINVAL; -ECANCELED: logging is off, or the log is closed.
  * No system call but clock_gettime(2). Never blocks. Since 0.1.
  */
