@@ -3,18 +3,19 @@
 #include "bench.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { MAX_ROWS = 64, MAX_RUNS = 101, LEAST_RUNS = 7 };
+enum { MAX_ROWS = 64 };
 
 struct row {
 	char name[80], against[80], unit[24];
-	double bar, ratio, least, greatest, measured_ns, other_ns;
+	double bar, ratio, least, greatest, measured_ns, other_ns, units;
 	bool is_floor, skipped;
-	char reason[100];
+	char remark[160]; /* why skipped, or what there is to say */
 };
 
 static struct {
@@ -60,7 +61,8 @@ static _Noreturn void usage(int status)
 	fprintf(status ? stderr : stdout,
 		"Usage: %s [--runs N] [--only NAME] [--json FILE] [--help]\n\n"
 		"Measures the library against what the machine can do, and prints a table of ratios:\n"
-		"the median of N runs (7 to 101, default 9), the least and the greatest.\n\n"
+		"the median of N runs (default 9), the least and the greatest. Fewer than 7 are for\n"
+		"counting instructions, not for times.\n\n"
 		"  --only NAME  only figures whose names begin with NAME\n"
 		"  --json FILE  write the figures there too\n",
 		bench.what);
@@ -86,7 +88,7 @@ void bench_begin(int argc, char **argv, const char *what)
 		else
 			usage(2);
 	}
-	if (bench.runs < LEAST_RUNS || bench.runs > MAX_RUNS)
+	if (!bench.runs || bench.runs > BENCH_MOST_RUNS)
 		usage(2);
 }
 
@@ -107,52 +109,76 @@ static struct row *new_row(const char *name, const char *against)
 	return row;
 }
 
-static void note(struct row *row, double bar, bool is_floor, double *ratios, size_t n)
+void bench_note(const struct bench_pair *pair, const double *measured, const double *other,
+		size_t n)
 {
-	row->bar = bar;
-	row->is_floor = is_floor;
+	struct row *row = new_row(pair->name, pair->against);
+	double ratios[BENCH_MOST_RUNS], sorted[BENCH_MOST_RUNS];
+
+	for (size_t i = 0; i < n; i++)
+		ratios[i] = pair->is_floor ? measured[i] / other[i] : other[i] / measured[i];
+	row->bar = pair->bar;
+	row->units = (double)pair->units;
+	row->is_floor = pair->is_floor;
 	row->ratio = bench_median(ratios, n);
 	row->least = ratios[0];
 	row->greatest = ratios[n - 1];
+	snprintf(row->unit, sizeof(row->unit), "%s", pair->unit);
+	memcpy(sorted, measured, n * sizeof(sorted[0]));
+	row->measured_ns = bench_median(sorted, n) / (double)pair->units;
+	memcpy(sorted, other, n * sizeof(sorted[0]));
+	row->other_ns = bench_median(sorted, n) / (double)pair->units;
 }
 
-static double time_of(void (*prepare)(void *), void (*work)(void *), void *opaque)
+/* Under names that instructions.py can tell callgrind. */
+__attribute__((noinline)) void bench_run_measured(const struct bench_pair *pair)
+{
+	pair->measured(pair->opaque);
+	bench_keep(0);
+}
+
+__attribute__((noinline)) void bench_run_other(const struct bench_pair *pair)
+{
+	pair->other(pair->opaque);
+	bench_keep(0);
+}
+
+static double time_measured(const struct bench_pair *pair)
 {
 	uint64_t begin_ns;
 
-	if (prepare)
-		prepare(opaque);
+	if (pair->prepare)
+		pair->prepare(pair->opaque);
 	begin_ns = bench_now_ns();
-	work(opaque);
+	bench_run_measured(pair);
+	return (double)(bench_now_ns() - begin_ns);
+}
+
+static double time_other(const struct bench_pair *pair)
+{
+	uint64_t begin_ns;
+
+	if (pair->prepare_other)
+		pair->prepare_other(pair->opaque);
+	begin_ns = bench_now_ns();
+	bench_run_other(pair);
 	return (double)(bench_now_ns() - begin_ns);
 }
 
 void bench_compare(const struct bench_pair *pair)
 {
-	double ratios[MAX_RUNS], measured[MAX_RUNS], other[MAX_RUNS];
-	struct row *row;
+	double measured[BENCH_MOST_RUNS], other[BENCH_MOST_RUNS];
 
 	if (!bench_wants(pair->name))
 		return;
-	row = new_row(pair->name, pair->against);
 	/* The first of each warms caches and memory. */
-	(void)time_of(pair->prepare, pair->measured, pair->opaque);
-	(void)time_of(pair->prepare_other, pair->other, pair->opaque);
+	(void)time_measured(pair);
+	(void)time_other(pair);
 	for (size_t i = 0; i < bench.runs; i++) {
-		measured[i] = time_of(pair->prepare, pair->measured, pair->opaque);
-		other[i] = time_of(pair->prepare_other, pair->other, pair->opaque);
-		ratios[i] = pair->is_floor ? measured[i] / other[i] : other[i] / measured[i];
+		measured[i] = time_measured(pair);
+		other[i] = time_other(pair);
 	}
-	note(row, pair->bar, pair->is_floor, ratios, bench.runs);
-	snprintf(row->unit, sizeof(row->unit), "%s", pair->unit);
-	row->measured_ns = bench_median(measured, bench.runs) / (double)pair->units;
-	row->other_ns = bench_median(other, bench.runs) / (double)pair->units;
-}
-
-void bench_note(const char *name, const char *against, double bar, bool is_floor, double *ratios,
-		size_t n)
-{
-	note(new_row(name, against), bar, is_floor, ratios, n);
+	bench_note(pair, measured, other, bench.runs);
 }
 
 void bench_skip(const char *name, const char *reason)
@@ -160,7 +186,22 @@ void bench_skip(const char *name, const char *reason)
 	struct row *row = new_row(name, "");
 
 	row->skipped = true;
-	snprintf(row->reason, sizeof(row->reason), "%s", reason);
+	snprintf(row->remark, sizeof(row->remark), "%s", reason);
+}
+
+double bench_last_ns(void)
+{
+	return bench.rows[bench.n - 1].measured_ns;
+}
+
+void bench_say(const char *format, ...)
+{
+	struct row *row = &bench.rows[bench.n - 1];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(row->remark, sizeof(row->remark), format, args);
+	va_end(args);
 }
 
 static const char *verdict(const struct row *row)
@@ -175,15 +216,17 @@ static void print_row(const struct row *row)
 	char bar[24] = "", times[48] = "";
 
 	if (row->skipped) {
-		printf("%-46s skipped: %s\n", row->name, row->reason);
+		printf("%-44s skipped: %s\n", row->name, row->remark);
 		return;
 	}
 	if (row->bar)
 		snprintf(bar, sizeof(bar), "%s %g", row->is_floor ? "<=" : ">=", row->bar);
-	if (row->measured_ns)
-		snprintf(times, sizeof(times), "%.3g / %.3g ns", row->measured_ns, row->other_ns);
-	printf("%-46s %8.2f  %7.2f - %-7.2f %-7s %-6s %s\n", row->name, row->ratio, row->least,
+	if (row->measured_ns && row->unit[0])
+		snprintf(times, sizeof(times), "%.3g / %.3g", row->measured_ns, row->other_ns);
+	printf("%-44s %6.2f %6.2f -%6.2f %-7s %-6s %s\n", row->name, row->ratio, row->least,
 	       row->greatest, bar, verdict(row), times);
+	if (row->remark[0])
+		printf("    %s\n", row->remark);
 }
 
 static void write_json(void)
@@ -198,16 +241,17 @@ static void write_json(void)
 
 		fprintf(out, "%s\n {\"name\": \"%s\", \"against\": \"%s\", \"verdict\": \"%s\"",
 			i ? "," : "", row->name, row->against, verdict(row));
+		fprintf(out, ", \"remark\": \"%s\"", row->remark);
 		if (row->skipped)
-			fprintf(out, ", \"reason\": \"%s\"}", row->reason);
+			fprintf(out, "}");
 		else
 			fprintf(out,
 				", \"ratio\": %.4g, \"least\": %.4g, \"greatest\": %.4g, \"bar\": %g, "
 				"\"bar_is\": \"%s\", \"unit\": \"%s\", \"measured_ns\": %.6g, "
-				"\"other_ns\": %.6g}",
+				"\"other_ns\": %.6g, \"units\": %.0f, \"runs\": %zu}",
 				row->ratio, row->least, row->greatest, row->bar,
 				row->is_floor ? "most" : "least", row->unit, row->measured_ns,
-				row->other_ns);
+				row->other_ns, row->units, bench.runs);
 	}
 	fprintf(out, "\n]\n");
 	if (fclose(out))
@@ -216,7 +260,8 @@ static void write_json(void)
 
 int bench_end(void)
 {
-	printf("%-46s %8s  %7s - %-7s %-7s\n", "figure", "median", "least", "most", "bar");
+	printf("%-44s %6s %6s -%6s %-7s %6s %s\n", "figure", "median", "least", "most", "bar", "",
+	       "ns of a unit");
 	for (size_t i = 0; i < bench.n; i++)
 		print_row(&bench.rows[i]);
 	if (bench.json)

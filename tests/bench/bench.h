@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { BENCH_MOST_RUNS = 101 };
+
 struct bench_pair {
 	const char *name;    /* of the figure */
 	const char *against; /* what it is held against, in words */
@@ -36,9 +38,19 @@ bool bench_wants(const char *name);
 /* Times both sides in turn, and notes the ratio measured / other (of is_floor), or the inverse. */
 void bench_compare(const struct bench_pair *pair);
 
-/* Notes a ratio that came from elsewhere, of so many samples. */
-void bench_note(const char *name, const char *against, double bar, bool is_floor, double *ratios,
+/* One side, once; not for callers. */
+void bench_run_measured(const struct bench_pair *pair);
+void bench_run_other(const struct bench_pair *pair);
+
+/* Notes a figure whose pairs of values came from elsewhere. Their times are of pair->units. */
+void bench_note(const struct bench_pair *pair, const double *measured, const double *other,
 		size_t n);
+
+/* What is to be said of the figure noted last, beside its ratio. */
+void bench_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* What was measured of it, of a unit. */
+double bench_last_ns(void);
 
 /* Notes that a figure is not to be had here. */
 void bench_skip(const char *name, const char *reason);

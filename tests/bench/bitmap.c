@@ -73,5 +73,5 @@ void bitmap_figures(void)
 
 		bitmap[page / 64] |= UINT64_C(1) << page % 64;
 	}
-	figure("bitmap: merge 64 GiB, 1% dirty, single pages", 0);
+	figure("bitmap: merge 64 GiB, 1% dirty, single pages", 1.3);
 }

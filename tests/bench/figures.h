@@ -5,9 +5,11 @@
 /* The figures, by topic: each measures and notes its own. */
 void rings_figures(void);
 void scale_figures(void);
+void memory_figures(void);
 void pass_figures(void);
 void bitmap_figures(void);
 void iterator_figures(void);
 void mark_figures(void);
+void share_figures(void);
 
 #endif

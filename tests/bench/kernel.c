@@ -14,6 +14,23 @@
 
 enum { VM_FD = 100, FIRST_VCPU_FD = 1000, RING_MAX_BYTES = 1 << 20, RUNS = 256 };
 
+static uint32_t flags_of(const struct kernel *kernel, const struct kernel_ring *ring, uint32_t i)
+{
+	return ring->cells[(ring->next - ring->filled + i) & (kernel->entries - 1)].flags;
+}
+
+/* Cells are released in order, and mostly all that are filled. */
+static uint32_t released(const struct kernel *kernel, const struct kernel_ring *ring)
+{
+	uint32_t n = 0;
+
+	if (flags_of(kernel, ring, ring->filled - 1) == KVM_DIRTY_GFN_F_RESET)
+		return ring->filled;
+	while (flags_of(kernel, ring, n) == KVM_DIRTY_GFN_F_RESET)
+		n++;
+	return n;
+}
+
 static int take_back(struct kernel *kernel)
 {
 	uint32_t taken = 0;
@@ -23,13 +40,14 @@ static int take_back(struct kernel *kernel)
 	for (uint32_t i = 0; i < kernel->vcpus; i++) {
 		struct kernel_ring *ring = &kernel->rings[i];
 		uint32_t mask = kernel->entries - 1;
+		uint32_t n = ring->filled ? released(kernel, ring) : 0;
 
-		if (!ring->filled)
+		if (!n)
 			continue;
 		ring->cells[(ring->next - ring->filled) & mask].flags = 0;
-		ring->cells[(ring->next - 1) & mask].flags = 0;
-		taken += ring->filled;
-		ring->filled = 0;
+		ring->cells[(ring->next - ring->filled + n - 1) & mask].flags = 0;
+		taken += n;
+		ring->filled -= n;
 	}
 	return (int)taken;
 }
@@ -201,6 +219,11 @@ void kernel_fill(struct kernel *kernel, uint32_t vcpu, const uint64_t *pages, ui
 		cell->flags = KVM_DIRTY_GFN_F_DIRTY;
 	}
 	ring->filled += n;
+}
+
+int kernel_reset(struct kernel *kernel)
+{
+	return kernel->os.ioctl(kernel, VM_FD, KVM_RESET_DIRTY_RINGS, NULL);
 }
 
 void kernel_harvest(struct kernel *kernel)

@@ -45,6 +45,9 @@ void kernel_close(struct kernel *kernel);
 /* Fills one ring. */
 void kernel_fill(struct kernel *kernel, uint32_t vcpu, const uint64_t *pages, uint32_t n);
 
+/* KVM_RESET_DIRTY_RINGS, as the library makes it. */
+int kernel_reset(struct kernel *kernel);
+
 /* Reads and acknowledges all that is pending. Returns the pages. */
 uint64_t kernel_iterate(struct kernel *kernel);
 void kernel_harvest(struct kernel *kernel);

@@ -7,9 +7,11 @@ int main(int argc, char **argv)
 	bench_begin(argc, argv, "bench");
 	rings_figures();
 	scale_figures();
+	memory_figures();
 	pass_figures();
 	bitmap_figures();
 	iterator_figures();
 	mark_figures();
+	share_figures();
 	return bench_end();
 }

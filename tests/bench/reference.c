@@ -24,6 +24,8 @@ void reference_open(struct reference *reference, struct kernel *kernel)
 	memset(reference, 0, sizeof(*reference));
 	reference->kernel = kernel;
 	reference->pages = kernel->pages;
+	reference->page_bytes = KERNEL_PAGE_BYTES;
+	reference->guest_bytes = kernel->pages * reference->page_bytes;
 	reference->slot_bitmap = new_bitmap(kernel->pages);
 	reference->shared_bitmap = new_bitmap(kernel->pages);
 	reference->migration_bitmap = new_bitmap(kernel->pages);
@@ -36,19 +38,18 @@ void reference_close(struct reference *reference)
 	munmap(reference->migration_bitmap, reference->pages / 8 + 8);
 }
 
-static void mark(struct reference *reference, uint64_t address_bytes)
+static void mark(struct reference *reference, uint64_t page)
 {
-	uint64_t page = address_bytes / (uint64_t)KERNEL_PAGE_BYTES;
-
-	if (page >= reference->pages)
+	if (page >= reference->guest_bytes / reference->page_bytes)
 		return;
 	__atomic_fetch_or(&reference->slot_bitmap[page / WORD_BITS], 1ul << page % WORD_BITS,
 			  __ATOMIC_SEQ_CST);
 }
 
-static void reap(struct reference *reference)
+void reference_reap(struct reference *reference)
 {
 	struct kernel *kernel = reference->kernel;
+	bool any = false;
 
 	for (uint32_t v = 0; v < kernel->vcpus; v++) {
 		for (;;) {
@@ -59,12 +60,14 @@ static void reap(struct reference *reference)
 			if (__atomic_load_n(&cell->flags, __ATOMIC_ACQUIRE) !=
 			    KVM_DIRTY_GFN_F_DIRTY)
 				break;
-			mark(reference, cell->offset * KERNEL_PAGE_BYTES);
+			mark(reference, cell->slot * KERNEL_SLOT_PAGES + cell->offset);
 			__atomic_store_n(&cell->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
 			(*fetched)++;
+			any = true;
 		}
-		kernel->rings[v].filled = 0;
 	}
+	if (any)
+		bench_check(kernel_reset(kernel), "KVM_RESET_DIRTY_RINGS");
 }
 
 /* From the slot's bitmap into the shared one, and from that into the migration's. */
@@ -105,7 +108,7 @@ uint64_t reference_pass(struct reference *reference)
 {
 	uint64_t sent = 0, page = 0;
 
-	reap(reference);
+	reference_reap(reference);
 	(void)merge(reference->slot_bitmap, reference->shared_bitmap, reference->pages);
 	(void)merge(reference->shared_bitmap, reference->migration_bitmap, reference->pages);
 	while ((page = find_next(reference->migration_bitmap, page, reference->pages)) <

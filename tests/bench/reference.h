@@ -13,7 +13,7 @@
 
 struct reference {
 	struct kernel *kernel;
-	uint64_t pages;
+	uint64_t pages, page_bytes, guest_bytes; /* not known when this is compiled */
 	unsigned long *slot_bitmap, *shared_bitmap, *migration_bitmap;
 	uint32_t fetched[KERNEL_VCPUS];
 };
@@ -21,7 +21,10 @@ struct reference {
 void reference_open(struct reference *reference, struct kernel *kernel);
 void reference_close(struct reference *reference);
 
-/* Reads the rings, merges, and finds every page to send. Returns how many there were. */
+/* Reads all rings and has them reset, as under the one lock that such VMMs do it under. */
+void reference_reap(struct reference *reference);
+
+/* The same, merges, and finds every page to send. Returns how many there were. */
 uint64_t reference_pass(struct reference *reference);
 
 #endif

@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* A pass over 10,000 dirty pages, whatever the size of the guest; and the memory it takes. */
+/* A pass over 10,000 dirty pages, whatever the size of the guest. */
 #include "bench.h"
 #include "figures.h"
 #include "kernel.h"
 
 #include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 enum { PAGES = 10000, CLUSTER = 100, VCPUS = 4, ENTRIES = 4096, SIZES = 4 };
 
@@ -72,32 +70,9 @@ static void pass_small(void *unused)
 	pass(&small);
 }
 
-static double resident_bytes(void)
-{
-	unsigned long size, resident = 0;
-	FILE *file = fopen("/proc/self/statm", "r");
-
-	if (file && fscanf(file, "%lu %lu", &size, &resident) != 2)
-		resident = 0;
-	if (file)
-		fclose(file);
-	return (double)resident * (double)sysconf(_SC_PAGESIZE);
-}
-
-/* Each cluster touches a page of the bitmap (two where it lies across): these must be. */
-static void memory_figure(double before_bytes)
-{
-	double must_bytes = (double)(PAGES / CLUSTER) * (double)sysconf(_SC_PAGESIZE);
-	double ratio = (resident_bytes() - before_bytes) / must_bytes;
-
-	bench_note("scale: memory, 10,000 pages of 16 TiB",
-		   "the pages of one bitmap that are touched", 2, true, &ratio, 1);
-}
-
 void scale_figures(void)
 {
 	char name[80];
-	double before_bytes;
 
 	kernel_open(&small.kernel, VCPUS, ENTRIES, guests[0].pages);
 	spread(&small, guests[0].pages);
@@ -120,10 +95,7 @@ void scale_figures(void)
 			continue;
 		kernel_open(&large.kernel, VCPUS, ENTRIES, guests[i].pages);
 		spread(&large, guests[i].pages);
-		before_bytes = resident_bytes();
 		bench_compare(&pair);
-		if (i == SIZES - 1)
-			memory_figure(before_bytes);
 		kernel_close(&large.kernel);
 	}
 	kernel_close(&small.kernel);

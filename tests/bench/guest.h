@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef BENCH_GUEST_H
+#define BENCH_GUEST_H
+
+/* A real guest on /dev/kvm with its dirty log, and the time and number of its system calls. */
+
+#include "../kvm/machine.h"
+
+#include <dirtylog/dirtylog.h>
+#include <dirtylog/os.h>
+
+enum {
+	GUEST_PAGE_BYTES = 4096,
+	GUEST_PAGES = 1 << 16,
+	GUEST_DIRTY_PAGES = 4096,
+	GUEST_RING_ENTRIES = 8192,
+};
+
+struct guest_system {
+	struct dl_os os;
+	uint64_t ioctl_ns; /* of RESET, GET and CLEAR */
+};
+
+struct bench_guest {
+	struct machine machine;
+	struct machine_vcpu *vcpu, *other;
+	struct dl_vcpu *handles[2];
+	struct guest_system system;
+	struct dl_log *log;
+	void *memory;
+};
+
+/* NULL, or why no such guest is to be had here. */
+const char *guest_missing(uint32_t mode);
+
+/* mode: of the log. timed: its ioctls are timed, else they are the library's own. */
+void guest_open(struct bench_guest *guest, uint32_t mode, bool timed);
+void guest_close(struct bench_guest *guest);
+
+/* The guest writes GUEST_DIRTY_PAGES pages, one after the other or anywhere. */
+void guest_write_pages(struct bench_guest *guest, bool random);
+
+/* Hands out and acknowledges all that is pending. Returns the pages. */
+uint64_t guest_iterate(struct bench_guest *guest);
+
+/* Another vCPU of the guest, which does nothing but run. */
+void guest_start_other(struct bench_guest *guest);
+void guest_stop_other(struct bench_guest *guest);
+
+#endif

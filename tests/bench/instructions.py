@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Counts the instructions of some figures with callgrind: a measure that no other load disturbs.
+
+Each figure runs twice, once with only the library's side counted and once with only the other.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+FIGURES = [
+    "rings: harvest, pages in order",
+    "rings: harvest, random pages of 64 GiB",
+    "rings: harvest of 1024 empty rings",
+    "pass: 1% of 64 GiB dirty",
+    "bitmap: merge 64 GiB, clean",
+    "bitmap: merge 64 GiB, 1% dirty in 64s",
+    "iterator: runs of 1",
+    "iterator: runs of 8",
+    "iterator: runs of 512",
+    "mark: one page, 1 thread",
+]
+RUNS = 2
+SIDES = {"library": "bench_run_measured", "other": "bench_run_other"}
+
+
+def count(program, figure, function, directory):
+    """Instructions inside a function while a figure runs, and the figure's row."""
+    report = os.path.join(directory, "figure.json")
+    counts = os.path.join(directory, "counts")
+    subprocess.run(
+        ["valgrind", "--tool=callgrind", f"--toggle-collect={function}",
+         f"--callgrind-out-file={counts}",
+         program, "--only", figure, "--runs", str(RUNS), "--json", report],
+        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300)
+    with open(counts, encoding="ascii") as file:
+        total = re.search(r"^(?:totals|summary): (\d+)", file.read(), re.MULTILINE)
+    with open(report, encoding="utf-8") as file:
+        row = next(row for row in json.load(file) if row["name"] == figure)
+    return int(total.group(1)), row
+
+
+def measure(program, figure):
+    counted = {"name": figure}
+    with tempfile.TemporaryDirectory() as directory:
+        for side, function in SIDES.items():
+            total, row = count(program, figure, function, directory)
+            # One more than the runs: the first warms caches.
+            counted[side] = total / ((RUNS + 1) * row["units"])
+    counted["unit"] = row["unit"]
+    counted["against"] = row["against"]
+    return counted
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("program", help="the program bench of a release build")
+    parser.add_argument("--only", default="", help="figures whose names begin so")
+    parser.add_argument("--json", help="write the counts there too")
+    options = parser.parse_args()
+    counted = []
+    if not shutil.which("valgrind"):
+        print("instructions: left out, as there is no valgrind here", file=sys.stderr)
+    else:
+        for figure in FIGURES:
+            if not figure.startswith(options.only):
+                continue
+            print(f"instructions of {figure}", file=sys.stderr)
+            try:
+                counted.append(measure(options.program, figure))
+            except (subprocess.SubprocessError, OSError, AttributeError, StopIteration) as error:
+                print(f"instructions: {figure}: {error}", file=sys.stderr)
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(counted, file, indent=1)
+    for row in counted:
+        print(f"{row['name']:<44} {row['library']:9.2f} / {row['other']:.2f} a {row['unit']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Puts figures together, prints them, and writes them into the document.
+
+report.py --merge OUT PART...   the parts that the programs wrote, and what the machine is
+report.py --print JSON          the table, for a terminal
+report.py JSON DOCUMENT         rewrites what is between the document's markers
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+
+BEGIN = "<!-- figures: begin, written by tests/bench/report.py -->"
+END = "<!-- figures: end -->"
+
+# Why bars are missed, by the beginning of the figure's name: only what was looked at. Shown with
+# those that are missed.
+REASONS = {
+    "bitmap: merge 64 GiB, 1% dirty, single pages":
+        "1% of single pages dirties nearly half of all words; each is stored in a set, the sum only reads",
+    "bitmap: merge 64 GiB, 1% dirty in 64s":
+        "a dirty word is stored in a set, the sum only reads; twice the sum's instructions",
+    "iterator: runs of":
+        "words are taken out of what is pending, the floor only reads; three quarters of the instructions "
+        "are that for runs of 512",
+    "mark: one page":
+        "of the instructions about two fifths look up and check, a sixth sets the page, and a third is "
+        "liburcu and its thread-local data",
+    "pass: 1% of 64 GiB dirty":
+        "of the instructions a quarter copies the cells, two fifths take words and acknowledge them",
+}
+
+
+def machine(compiler, load):
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            model = re.search(r"model name\s*: (.*)", file.read()).group(1)
+    except (OSError, AttributeError):
+        pass
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    return {
+        "processor": re.sub(r"\s+", " ", model),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "compiler": (version.stdout or compiler).splitlines()[0],
+        "load": load,
+        "kvm": os.path.exists("/dev/kvm"),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def merge(out, parts, compiler, load):
+    report = {"machine": machine(compiler, load), "figures": [], "instructions": []}
+    for part in parts:
+        with open(part, encoding="utf-8") as file:
+            rows = json.load(file)
+        for row in rows:
+            report["figures" if "verdict" in row else "instructions"].append(row)
+    with open(out, "w", encoding="utf-8") as file:
+        json.dump(report, file, indent=1)
+        file.write("\n")
+
+
+def bar(row):
+    if not row.get("bar"):
+        return ""
+    return f"{'<=' if row['bar_is'] == 'most' else '>='} {row['bar']:g}"
+
+
+def ratio(value):
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+
+def times(row):
+    if not row.get("unit"):
+        return ""
+    for ns, name in ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1, "ns")):
+        if max(row["measured_ns"], row["other_ns"]) >= ns or ns == 1:
+            return f"{row['measured_ns'] / ns:.3g} / {row['other_ns'] / ns:.3g} {name}"
+    return ""
+
+
+def show(report):
+    print(f"{'figure':<45} {'median':>6}  {'least':>6} - {'most':<6} {'bar':<7} {'':<6} measured / other")
+    for row in report["figures"]:
+        if row["verdict"] == "skipped":
+            print(f"{row['name']:<45} skipped: {row['remark']}")
+            continue
+        print(f"{row['name']:<45} {ratio(row['ratio']):>6}  {ratio(row['least']):>6} - {ratio(row['greatest']):<6}"
+              f" {bar(row):<7} {row['verdict']:<6} {times(row)}")
+        if row["remark"]:
+            print(f"    {row['remark']}")
+    if report["instructions"]:
+        print("\ninstructions, library / other")
+    for row in report["instructions"]:
+        print(f"{row['name']:<45} {row['library']:9.2f} / {row['other']:.2f} a {row['unit']}")
+
+
+def reason(row):
+    for name, text in REASONS.items():
+        if row["name"].startswith(name):
+            return text
+    return "not profiled yet"
+
+
+def document_figures(report):
+    here = report["machine"]
+    kvm = "with" if here["kvm"] else "without"
+    yield (f"{here['processor']}, {here['cores']} processors, Linux {here['kernel']}, {kvm} "
+           f"/dev/kvm, {here['compiler']}, {here['date']}. Load average before the run: "
+           f"{here.get('load', 'unknown')}.")
+    yield ""
+    yield "| figure | against | median | least - most | bar | | measured / other |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    missed = []
+    for row in report["figures"]:
+        if row["verdict"] == "skipped":
+            yield f"| {row['name']} | | skipped: {row['remark']} | | | | |"
+            continue
+        verdict = f"**{row['verdict']}**" if row["verdict"] == "missed" else row["verdict"]
+        detail = "; ".join(text for text in (times(row), row["remark"]) if text)
+        yield (f"| {row['name']} | {row['against']} | {ratio(row['ratio'])} | "
+               f"{ratio(row['least'])} - {ratio(row['greatest'])} | {bar(row)} | {verdict} | {detail} |")
+        if row["verdict"] == "missed":
+            missed.append(row)
+    yield ""
+    if missed:
+        yield "Missed, and why:"
+        yield ""
+        for row in missed:
+            yield f"- {row['name']} ({ratio(row['ratio'])}): {reason(row)}."
+        yield ""
+    if report["instructions"]:
+        yield "| instructions of | a | library | other |"
+        yield "| --- | --- | --- | --- |"
+        for row in report["instructions"]:
+            yield f"| {row['name']} | {row['unit']} | {row['library']:.2f} | {row['other']:.2f} |"
+    else:
+        yield "No instructions were counted."
+
+
+def rewrite(report, document):
+    with open(document, encoding="utf-8") as file:
+        text = file.read()
+    if BEGIN not in text or END not in text:
+        sys.exit(f"{document} has not the markers")
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    figures = "\n".join(document_figures(report))
+    with open(document, "w", encoding="utf-8") as file:
+        file.write(f"{before}{BEGIN}\n{figures}\n{END}{after}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--merge", metavar="OUT")
+    parser.add_argument("--print", action="store_true")
+    parser.add_argument("--compiler", default="cc")
+    parser.add_argument("--load", default="unknown", help="load average before the run")
+    parser.add_argument("files", nargs="+")
+    options = parser.parse_args()
+    if options.merge:
+        merge(options.merge, options.files, options.compiler, options.load)
+        return
+    with open(options.files[0], encoding="utf-8") as file:
+        report = json.load(file)
+    if options.print:
+        show(report)
+    elif len(options.files) == 2:
+        rewrite(report, options.files[1])
+    else:
+        parser.error("JSON and DOCUMENT")
+
+
+if __name__ == "__main__":
+    main()
