@@ -236,7 +236,8 @@ int model_vcpu_write(struct model *model, int vcpu_fd, uint32_t as_id, uint64_t 
 		     const void *data, size_t bytes)
 {
 	struct model_vcpu *vcpu = mk_find_vcpu(model, vcpu_fd);
-	struct store part, store = { .as_id = as_id, .gpa = gpa, .data = data, .bytes = bytes };
+	struct store store = { .as_id = as_id, .gpa = gpa, .data = data, .bytes = bytes };
+	struct store part = { 0 };
 	struct memslot *slot;
 	int result = 0;
 
@@ -261,7 +262,7 @@ int model_vcpu_write(struct model *model, int vcpu_fd, uint32_t as_id, uint64_t 
 static int kernel_write(struct model_vm *vm, struct model_vcpu *vcpu, struct store *store)
 {
 	struct memslot *slot;
-	struct store part;
+	struct store part = { 0 };
 	int result = 0;
 
 	mk_slots_read_lock(vm);
