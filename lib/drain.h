@@ -16,8 +16,8 @@ int dli_drain_ring(struct dli_ring *ring, struct dli_reset *reset, dli_ring_sink
 
 /*
  * Every ring. Several threads may do it at once: each takes what the others have not, and returns
- * when all is done that was in a ring when it began. A lock is waited for only by who holds none, so
- * these and the vCPUs' own drains never wait for each other in a circle. last: no vCPU runs any more,
+ * when all is done that was in a ring when it began. A ring's lock is waited for only by who holds none
+ * (but dl_vcpu_add(), one at a time, takes all), so nobody waits for another in a circle. last: no vCPU runs any more,
  * so every ring is looked through, and what is still dirty then was missed. After an error what was
  * read is kept for the next time; returns the first.
  */

@@ -120,21 +120,31 @@ static int check_vcpu(const struct dl_log *log, int vcpu_fd)
 	return 0;
 }
 
-/* The vCPU that has the same ring. Under vcpus->lock. */
+static void lock_all(struct dli_vcpus *vcpus)
+{
+	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpus_next(vcpus, vcpu));)
+		dli_ring_lock(vcpu->ring);
+}
+
+static void unlock_all(struct dli_vcpus *vcpus)
+{
+	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpus_next(vcpus, vcpu));)
+		dli_ring_unlock(vcpu->ring);
+}
+
+/*
+ * The vCPU that has the same ring. Under vcpus->lock. Which ring will have the mark is what is to be
+ * found out, and no drain may take it for trouble: so nobody is at any ring meanwhile.
+ */
 static struct dl_vcpu *find_ring(struct dli_vcpus *vcpus, struct dli_ring *ring)
 {
 	struct dl_vcpu *vcpu = NULL;
 
-	while ((vcpu = dli_vcpus_next(vcpus, vcpu))) {
-		bool same;
-
-		/* So that no drain takes the mark for trouble. */
-		dli_ring_lock(vcpu->ring);
-		same = dli_ring_same(ring, vcpu->ring);
-		dli_ring_unlock(vcpu->ring);
-		if (same)
+	lock_all(vcpus);
+	while ((vcpu = dli_vcpus_next(vcpus, vcpu)))
+		if (dli_ring_same(ring, vcpu->ring))
 			break;
-	}
+	unlock_all(vcpus);
 	return vcpu;
 }
 
