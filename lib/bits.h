@@ -14,8 +14,11 @@ static inline uint64_t divide_up(uint64_t n, uint64_t by)
 /* Without a function call, which the builtin is where no instruction can be counted on. */
 static inline uint32_t count_bits(uint64_t bits)
 {
+	/* What most words are. */
 	if (!(bits & (bits - 1)))
 		return bits != 0;
+	if (!~bits)
+		return 64;
 	bits -= bits >> 1 & UINT64_C(0x5555555555555555);
 	bits = (bits & UINT64_C(0x3333333333333333)) + (bits >> 2 & UINT64_C(0x3333333333333333));
 	bits = (bits + (bits >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);

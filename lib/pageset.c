@@ -389,35 +389,36 @@ static void make_pending(struct dli_pageset *set, const struct dli_chunk *chunk)
  * Nobody else sets bits of this map, and nobody clears bits of a word that has none: such a word is
  * just stored. What else it has was handed out before and is still to be acknowledged.
  */
-static void make_taken(struct dli_pageset *set, const struct dli_chunk *chunk)
+static void make_taken(struct dli_pageset *set, const struct dli_chunk *chunk, uint64_t pages)
 {
-	uint64_t first_word = chunk->first_page / 64, new_pages = 0;
+	uint64_t first_word = chunk->first_page / 64;
 
 	for (uint32_t i = 0; i < chunk->words; i++) {
 		_Atomic uint64_t *word = leaf_of(&set->taken, first_word + chunk->index[i]);
-		uint64_t before = atomic_load_explicit(word, memory_order_relaxed);
 
-		if (before)
-			before = atomic_fetch_or_explicit(word, chunk->bits[i],
-							  memory_order_relaxed);
-		else
+		if (!atomic_load_explicit(word, memory_order_relaxed)) {
 			atomic_store_explicit(word, chunk->bits[i], memory_order_relaxed);
-		new_pages += count_bits(chunk->bits[i] & ~before);
+			continue;
+		}
+		pages -=
+			count_bits(chunk->bits[i] & atomic_fetch_or_explicit(word, chunk->bits[i],
+									     memory_order_relaxed));
 	}
 	summarize_chunk(&set->taken, chunk);
-	add_pages(&set->taken, (int64_t)new_pages);
+	add_pages(&set->taken, (int64_t)pages);
 }
 
 bool dli_pageset_take(struct dli_pageset *set, uint64_t *chunk, struct dli_chunk *out)
 {
-	for (;;) {
+	uint64_t pages;
+
+	do {
 		*chunk = find_chunk(set, &set->pending, *chunk);
 		if (*chunk == UINT64_MAX)
 			return false;
-		if (take_chunk(&set->pending, *chunk, out))
-			break;
-	}
-	make_taken(set, out);
+		pages = take_chunk(&set->pending, *chunk, out);
+	} while (!pages);
+	make_taken(set, out, pages);
 	prefetch_next(set, *chunk + 1);
 	return true;
 }
