@@ -342,6 +342,7 @@ static void figure(const char *load, bool in_bursts)
 {
 	double median[BENCH_MOST_RUNS], p99[BENCH_MOST_RUNS], median_other[BENCH_MOST_RUNS],
 		p99_other[BENCH_MOST_RUNS];
+	uint64_t stalls = 0, resets = 0, harvests = 0;
 	char name[80];
 	struct bench_pair pair = {
 		.name = name,
@@ -361,6 +362,9 @@ static void figure(const char *load, bool in_bursts)
 		(void)bench_median(scene.stalls_ns, scene.n); /* sorts */
 		median[i] = part(.5);
 		p99[i] = part(.99);
+		stalls += scene.n;
+		resets += scene.resets;
+		harvests += scene.harvests;
 		if (!i)
 			explain("library");
 		simulate(false, i + 1);
@@ -374,6 +378,9 @@ static void figure(const char *load, bool in_bursts)
 	bench_note(&pair, median, median_other, bench_runs());
 	snprintf(name, sizeof(name), "stall: 64 vCPUs, %s, p99", load);
 	bench_note(&pair, p99, p99_other, bench_runs());
+	bench_say("%llu full exits and %llu harvests shared %llu resets",
+		  (unsigned long long)stalls, (unsigned long long)harvests,
+		  (unsigned long long)resets);
 }
 
 int main(int argc, char **argv)
