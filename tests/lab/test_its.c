@@ -8,6 +8,7 @@
 #include "rig.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 enum {
@@ -249,7 +250,8 @@ static void required_without_backup(void **state)
 	struct scene scene;
 	struct outcome outcome;
 	struct dl_log *log;
-	char why[200] = "", *reason;
+	const char *reason;
+	char why[200] = "";
 
 	(void)state;
 	spy_init(&spy);
