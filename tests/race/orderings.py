@@ -7,7 +7,7 @@ weaker ones are built in its place (acq_rel: acquire, release, relaxed), in a co
 thread sanitizer. Then come, until one fails:
   protocols.py  an exhaustive search of small programs that take their orderings from that copy
   race-cells, race-pairs, race-stop  a race for each ordering, which the sanitizer reports
-  race-actors   everything at once (only with --actors: it takes longer)
+  race-drains, race-actors   everything at once (only with --actors: it takes longer)
 First all of them have to pass with lib/ as it is. The last lines list what nothing noticed; the exit
 status is 0 only if that is nothing.
 
@@ -208,7 +208,7 @@ def main():
     if strangers:
         sys.exit("orderings.py: an atomic without an ordering: " + "; ".join(strangers))
     if args.actors:
-        PROGRAMS.append("race-actors")
+        PROGRAMS.extend(["race-drains", "race-actors"])
     names = ["protocols"] + PROGRAMS
     build = Build(args.build_dir.resolve(), args.cc, args.jobs)
     build.all()

@@ -220,7 +220,7 @@ def a_harvest_passes_a_drain(source):
     on; then what was in it is found by the iteration that follows.
     """
     show = source.order("ring.c", "show_head")
-    look, again = source.orders("ring_cells.h", "ring_is_quiet")
+    look, *again = source.orders("ring_cells.h", "ring_is_quiet")
     load = source.order("ring_cells.h", "cell_load")
     mark = source.order("pageset.c", "set_bits")
 
@@ -233,8 +233,11 @@ def a_harvest_passes_a_drain(source):
 
     def harvest():
         head = yield "R", "head", look
-        if not head or (yield "R", "cell", load) or (yield "R", "head", again) != head:
+        if not head or (yield "R", "cell", load):
             return {}
+        for order in again:
+            if (yield "R", "head", order) != head:
+                return {}
         return {"lost": not (yield "R", "leaf", "relaxed")}
 
     n = 0
@@ -267,8 +270,8 @@ def an_acknowledgement_meets_a_stop(source):
     return n, None
 
 
-PROTOCOLS = [a_mark_meets_a_take, a_harvest_passes_a_drain, an_acknowledgement_meets_a_stop, a_repair_meets_a_wipe, the_kernel_comes_round,
-             an_entry_after_a_start]
+PROTOCOLS = [a_mark_meets_a_take, a_harvest_passes_a_drain, an_acknowledgement_meets_a_stop,
+             a_repair_meets_a_wipe, the_kernel_comes_round, an_entry_after_a_start]
 LONG_PROTOCOLS = [two_marks_meet_a_take]
 
 

@@ -9,6 +9,7 @@
 #include "guest.h"
 #include "log.h"
 #include "rcu.h"
+#include "ring_cells.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -50,6 +51,37 @@ static bool vcpu_is_there(void)
 static void a_vcpu_is_whole_before_it_is_seen(void **state)
 {
 	pair_run(PAIR(add_vcpu, vcpu_is_there), NULL);
+}
+
+/* A list that grows by another group. Its vCPUs need no more of a ring than that there is one. */
+static struct {
+	struct dli_vcpus list;
+	struct dli_ring ring;
+	struct dl_vcpu vcpus[VCPU_GROUP + 1];
+} grown;
+
+static void add_first_of_a_group(void)
+{
+	assert_int_equal(dli_vcpus_insert(&grown.list, &grown.vcpus[VCPU_GROUP]), 0);
+}
+
+static bool group_is_there(void)
+{
+	return dli_vcpu_group_next(&grown.list.first);
+}
+
+static void a_group_is_whole_before_it_is_seen(void **state)
+{
+	assert_int_equal(dli_vcpus_init(&grown.list), 0);
+	for (int i = 0; i <= VCPU_GROUP; i++)
+		grown.vcpus[i].ring = &grown.ring;
+	for (int i = 0; i < VCPU_GROUP; i++)
+		assert_int_equal(dli_vcpus_insert(&grown.list, &grown.vcpus[i]), 0);
+	pair_run(PAIR(add_first_of_a_group, group_is_there), NULL);
+	assert_ptr_equal(dli_vcpus_next(&grown.list, &grown.vcpus[VCPU_GROUP - 1]),
+			 &grown.vcpus[VCPU_GROUP]);
+	free(dli_vcpu_group_next(&grown.list.first));
+	pthread_mutex_destroy(&grown.list.lock);
 }
 
 /*
@@ -260,6 +292,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		pair_test(a_vcpu_is_whole_before_it_is_seen),
+		cmocka_unit_test(a_group_is_whole_before_it_is_seen),
 		pair_test(a_table_is_whole_before_it_is_seen),
 		pair_test(what_was_before_a_start_is_seen_when_logging_is_on),
 		pair_test(what_was_before_a_start_is_seen_in_its_session),
