@@ -1,10 +1,35 @@
 /* SPDX-License-Identifier: MIT */
 /* What only the library's internal headers tell; compiled as the library is. */
 #include "log.h"
-
-bool insight_overflow_known(const struct dl_log *log);
+#include "ring_cells.h"
+#include "insight.h"
 
 bool insight_overflow_known(const struct dl_log *log)
 {
 	return log && log->reset.overflowed;
+}
+
+static uint32_t count_filled(const struct dli_ring *ring)
+{
+	uint32_t n = 0;
+
+	while (n < ring->entries && cell_at(ring, ring->head + n)->flags == CELL_DIRTY)
+		n++;
+	return n;
+}
+
+/* No points in here: it is all of one moment. */
+bool insight_ring(const struct dl_vcpu *vcpu, struct insight_ring *out)
+{
+	const struct dli_ring *ring = vcpu->ring;
+
+	if (!ring || ring->state != RING_IN_STEP)
+		return false;
+	*out = (struct insight_ring){
+		.head = ring->head,
+		.published = ring->head - ring->released_entries,
+		.filled = count_filled(ring),
+		.overflows = ring->stats.overflows,
+	};
+	return true;
 }

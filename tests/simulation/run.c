@@ -10,7 +10,7 @@
 
 const char *const failure_names[] = {
 	"passed",	  "the copy differs",	"deadlock", "no end", "a vCPU is stuck",
-	"a wrong result", "a rule is violated", "memory",   "crash",
+	"a wrong result", "a rule is violated", "memory",   "crash",  "a promise is broken",
 };
 
 static sigjmp_buf crashed;

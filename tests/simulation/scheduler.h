@@ -102,6 +102,7 @@ enum sim_failure_kind {
 	SIM_MISUSE,
 	SIM_MEMORY,
 	SIM_CRASH,
+	SIM_PROMISE,
 };
 
 struct sim_state {

@@ -10,6 +10,7 @@
 #include <dirtylog/dirtylog.h>
 
 #include "faults.h"
+#include "insight.h"
 #include "model.h"
 #include "plan.h"
 #include "stand_ins.h"
@@ -166,7 +167,18 @@ void oracle_after_reset(void);
 /* cells.c */
 void cells_begin(void);
 
-/* insight.c: what only the library's own headers tell */
-bool insight_overflow_known(const struct dl_log *log);
+/* promise.c */
+struct promise {
+	uint64_t epoch;
+	uint32_t n;
+	struct promised {
+		const struct dl_vcpu *vcpu;
+		uint32_t filled_to;
+		uint64_t overflows;
+	} all[PLAN_VCPUS];
+};
+
+void promise_note(struct promise *promise);
+void promise_check(const struct promise *promise);
 
 #endif
