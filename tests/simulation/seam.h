@@ -26,11 +26,11 @@
 #include "stand_ins.h"
 
 #undef pthread_mutex_t
-#define pthread_mutex_t		  struct sim_mutex
-#define pthread_mutex_init(m, a)  sim_mutex_init(m)
-#define pthread_mutex_destroy(m)  sim_mutex_destroy(m)
-#define pthread_mutex_unlock(m)	  sim_mutex_unlock(m, SIM_SITE("unlock " #m))
-#define pthread_mutex_trylock(m)  sim_mutex_trylock(m, SIM_SITE("try lock " #m))
+#define pthread_mutex_t		 struct sim_mutex
+#define pthread_mutex_init(m, a) sim_mutex_init(m)
+#define pthread_mutex_destroy(m) sim_mutex_destroy(m)
+#define pthread_mutex_unlock(m)	 sim_mutex_unlock(m, SIM_SITE("unlock " #m))
+#define pthread_mutex_trylock(m) sim_mutex_trylock(m, SIM_SITE("try lock " #m))
 #undef pthread_cond_t
 #define pthread_cond_t		  struct sim_cond
 #define pthread_cond_init(c, a)	  sim_cond_init(c)
