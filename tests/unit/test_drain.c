@@ -153,6 +153,91 @@ static void drains_that_meet_share_a_reset(void **state)
 	assert_int_equal(pending_pages(), 10 * DRAINS);
 }
 
+/* As after an overflow, but what the ring has is sound: both sides only have to find each other. */
+static void put_out_of_step(int vcpu)
+{
+	struct dli_ring *ring = ring_of(vcpu);
+
+	dli_ring_lock(ring);
+	ring->state = RING_SUSPECT;
+	dli_ring_unlock(ring);
+}
+
+static void a_harvest_brings_every_ring_into_step(void **state)
+{
+	for (int i = 0; i < DRAINS; i++) {
+		write_pages(i, 10);
+		put_out_of_step(i);
+	}
+	harvest();
+	assert_int_equal(pending_pages(), 10 * DRAINS);
+}
+
+/* Who passes by looks at no more than that. */
+static void a_ring_that_somebody_has_or_that_is_out_of_step_is_not_quiet(void **state)
+{
+	struct dl_vcpu *vcpu = guest.vcpus[0].handle;
+	const dli_ring_head *head = &vcpu->group->heads[vcpu->index];
+
+	harvest();
+	dli_ring_lock(ring_of(0));
+	assert_false(ring_is_quiet(head));
+	dli_ring_unlock(ring_of(0));
+	assert_true(ring_is_quiet(head));
+	assert_true(dli_ring_trylock(ring_of(0)));
+	assert_false(ring_is_quiet(head));
+	dli_ring_unlock(ring_of(0));
+	put_out_of_step(0);
+	assert_false(ring_is_quiet(head));
+}
+
+static struct kvm_dirty_gfn *watched;
+static bool was_released;
+
+static void look_at_cell(void)
+{
+	was_released = cell_load(watched) == CELL_RESET;
+}
+
+/* The drains of two vCPUs, of which first comes first. The next reset is watched. */
+static void let_two_meet(int first)
+{
+	const int order[] = { first, !first };
+	pthread_t threads[2];
+
+	assert_int_equal(dli_reset_begin(reset()), 0);
+	for (unsigned int i = 0; i < 2; i++) {
+		struct dl_vcpu *vcpu = guest.vcpus[order[i]].handle;
+
+		assert_int_equal(pthread_create(&threads[i], NULL, drain_thread, vcpu), 0);
+		wait_for_parties(i + 1);
+	}
+	in_reset = look_at_cell;
+	dli_reset_end(reset());
+	for (int i = 0; i < 2; i++) {
+		void *r;
+
+		assert_int_equal(pthread_join(threads[i], &r), 0);
+		assert_null(r);
+	}
+}
+
+/* A reset for that may be cut short, and nobody looks then what it has left or dropped of others. */
+static void parties_get_into_step_before_any_is_released(void **state)
+{
+	for (int first = 0; first < 2; first++) {
+		write_pages(0, 10);
+		write_pages(1, 10);
+		put_out_of_step(0);
+		watched = cell_at(ring_of(1), ring_of(1)->head);
+		was_released = false;
+		let_two_meet(first);
+		assert_null(in_reset);
+		assert_false(was_released);
+		assert_int_equal(guest_stats(&guest).entries, 20 * (first + 1));
+	}
+}
+
 static void a_shared_failure_is_everybodys(void **state)
 {
 	pthread_t threads[DRAINS];
@@ -208,6 +293,30 @@ static void a_ring_that_is_drained_is_not_quiet(void **state)
 	assert_false(ring_is_quiet(head));
 	harvest();
 	assert_true(ring_is_quiet(head));
+}
+
+/* As by a vCPU's own drain, so by a harvest: another harvest must not pass over it. */
+static void a_ring_that_is_harvested_is_not_quiet(void **state)
+{
+	harvest();
+	write_pages(0, 10);
+	after_reset = expect_not_quiet;
+	harvest();
+	assert_null(after_reset);
+	assert_int_equal(pending_pages(), 10);
+}
+
+/* A dirty cell behind a clean one is no sign while vCPUs run. In the final pass it is. */
+static void the_final_pass_looks_through_quiet_rings(void **state)
+{
+	struct dli_ring *ring = ring_of(2);
+
+	harvest();
+	cell_change(cell_at(ring, ring->head + 5), CELL_CLEAN, CELL_DIRTY);
+	harvest();
+	assert_int_equal(pending_pages(), 0);
+	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
+	assert_int_equal(pending_pages(), PAGES * GUEST_VCPUS);
 }
 
 /* One that a failed reset left with released cells, and with pages that are still to be told. */
@@ -327,28 +436,46 @@ static void begin_drain(struct dli_ring *ring)
 	dli_reset_end(reset());
 }
 
-/* What a drain has was in its ring when the harvest began. */
-static void a_harvest_waits_for_a_drain(void **state)
+static void end_drain(struct dli_ring *ring)
+{
+	dli_ring_publish(ring, dli_publish, guest.log);
+	dli_ring_unlock(ring);
+}
+
+/* What drains have was in their rings when the harvest began. */
+static void expect_wait_for(int vcpu, int other)
 {
 	void *late;
 
 	harvest();
-	write_pages(0, 10);
+	write_pages(vcpu, 10);
+	write_pages(other, 10);
 	write_pages(1, 20);
 	atomic_store(&published, false);
-	begin_drain(ring_of(0));
+	begin_drain(ring_of(vcpu));
+	begin_drain(ring_of(other));
 	assert_int_equal(pthread_create(&second, NULL, harvest_and_look, NULL), 0);
 	/* It takes what it can get. Then it could return, if it did not wait. */
-	while (atomic_load(&dli_ring_stats(ring_of(1))->new_pages) < 20)
+	while (pending_pages() < 20)
 		sched_yield();
+	end_drain(ring_of(vcpu));
 	for (int i = 0; i < 1000; i++)
 		sched_yield();
 	atomic_store(&published, true);
-	dli_ring_publish(ring_of(0), dli_publish, guest.log);
-	dli_ring_unlock(ring_of(0));
+	end_drain(ring_of(other));
 	assert_int_equal(pthread_join(second, &late), 0);
 	assert_non_null(late);
-	assert_int_equal(pending_pages(), 30);
+	assert_int_equal(pending_pages(), 40);
+}
+
+static void a_harvest_waits_for_drains(void **state)
+{
+	expect_wait_for(0, GUEST_VCPUS - 1);
+}
+
+static void a_harvest_waits_for_drains_of_any_ring(void **state)
+{
+	expect_wait_for(3, 2);
 }
 
 /* More than a group of them, added while others are harvested. */
@@ -363,18 +490,22 @@ static void a_list_grows_by_groups(void **state)
 	assert_int_equal(dli_vcpus_init(&vcpus), 0);
 	memset(list, 0, sizeof(list));
 	for (int i = 0; i < MANY; i++) {
-		list[i].ring = ring_of(0);
+		list[i].ring = ring_of(i + 1 == MANY);
 		assert_int_equal(dli_vcpus_insert(&vcpus, &list[i]), 0);
 	}
 	while ((vcpu = dli_vcpus_next(&vcpus, vcpu)))
 		assert_ptr_equal(vcpu, &list[n++]);
 	assert_int_equal(n, MANY);
+	write_pages(1, 10);
+	assert_int_equal(dli_drain_all(&vcpus, reset(), false, dli_publish, guest.log), 0);
+	assert_int_equal(pending_pages(), 10);
 	for (struct dli_vcpu_group *group = dli_vcpu_group_next(&vcpus.first), *next; group;
 	     group = next) {
 		next = dli_vcpu_group_next(group);
 		free(group);
 	}
 	dli_ring_show_head(ring_of(0), NULL);
+	dli_ring_show_head(ring_of(1), NULL);
 	pthread_mutex_destroy(&vcpus.lock);
 }
 
@@ -382,14 +513,20 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		drain_test(drains_that_meet_share_a_reset),
+		drain_test(a_ring_that_somebody_has_or_that_is_out_of_step_is_not_quiet),
+		drain_test(a_harvest_brings_every_ring_into_step),
+		drain_test(parties_get_into_step_before_any_is_released),
 		drain_test(a_shared_failure_is_everybodys),
 		drain_test(one_with_nothing_is_not_told_of_a_failure),
 		drain_test(a_ring_that_is_drained_is_not_quiet),
+		drain_test(a_ring_that_is_harvested_is_not_quiet),
+		drain_test(the_final_pass_looks_through_quiet_rings),
 		drain_test(a_ring_that_owes_something_is_not_quiet),
 		drain_test(quiet_rings_are_passed_over),
 		drain_test(a_harvest_lets_go_of_what_it_has_done),
 		drain_test(two_harvests_share_the_rings),
-		drain_test(a_harvest_waits_for_a_drain),
+		drain_test(a_harvest_waits_for_drains),
+		drain_test(a_harvest_waits_for_drains_of_any_ring),
 		drain_test(a_list_grows_by_groups),
 	};
 

@@ -164,6 +164,21 @@ static void in_bitmap_mode_every_slot_is_read(void **state)
 	guest_close(&guest);
 }
 
+/* In words that are looked at together, and in those behind. */
+static void a_page_is_seen_wherever_it_is_in_a_bitmap(void **state)
+{
+	enum { FIRST = 5000, WORDS = 17 };
+
+	begin(0, DL_MODE_BITMAP, 0);
+	guest_add_slot(&guest, 2, FIRST, WORDS * 64);
+	assert_int_equal(guest_drain(&guest, NULL, 0), -1);
+	for (uint64_t word = 0; word < WORDS; word++) {
+		write_pages(0, FIRST + word * 65, 1);
+		expect_pass(0, FIRST + word * 65, 1);
+	}
+	guest_close(&guest);
+}
+
 static void a_failed_reset_keeps_its_entries(void **state)
 {
 	begin(0, DL_MODE_RING, 0);
@@ -344,6 +359,7 @@ int main(void)
 		cmocka_unit_test(the_backup_is_read_last_and_only_in_the_final_pass),
 		cmocka_unit_test(without_backup_there_is_no_bitmap_to_read),
 		cmocka_unit_test(in_bitmap_mode_every_slot_is_read),
+		cmocka_unit_test(a_page_is_seen_wherever_it_is_in_a_bitmap),
 		cmocka_unit_test(a_failed_reset_keeps_its_entries),
 		cmocka_unit_test(a_failed_get_counts_as_a_whole_slot),
 		cmocka_unit_test(a_failed_get_of_the_backup_does_not_end_the_others),

@@ -115,9 +115,10 @@ static void one_is_live_at_a_time(void **state)
 
 static void adjacent_pages_are_one_run(void **state)
 {
-	static const uint64_t wanted[][2] = { { 0, 1 },		{ 62, 5 },   { 128, 64 },
-					      { 200, 1 },	{ 202, 1 },  { 4090, 12 },
-					      { CHUNK - 3, 3 }, { CHUNK, 4 } };
+	static const uint64_t wanted[][2] = { { 0, 1 },	   { 62, 5 },	 { 128, 64 },
+					      { 200, 1 },  { 202, 1 },	 { 319, 1 },
+					      { 384, 1 },  { 4090, 12 }, { CHUNK - 3, 3 },
+					      { CHUNK, 4 } };
 	const int n = sizeof(wanted) / sizeof(wanted[0]);
 	struct dl_iter *iter;
 	struct dl_run runs[16];

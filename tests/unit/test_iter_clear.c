@@ -90,6 +90,21 @@ static void expect_clear(unsigned int i, uint64_t first_page, uint32_t pages)
 	assert_int_equal(clears.calls[i].num_pages, pages);
 }
 
+/* Between two words of a chunk there is another: what the kernel has of that is not harvested yet. */
+static void a_clear_leaves_alone_what_was_not_taken(void **state)
+{
+	write_page(70);
+	write_page(200);
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	write_page(130);
+	write_page(201);
+	assert_int_equal(guest_drain(&guest, (uint64_t[2]){ 0 }, 2), 2);
+	expect_clear(0, 64, 192);
+	assert_true(state_of(130) & MODEL_PAGE_IN_BITMAP);
+	assert_true(state_of(201) & MODEL_PAGE_IN_BITMAP);
+	assert_int_equal(guest_pass(&guest, 0, (uint64_t[2]){ 0 }, 2), 2);
+}
+
 static void a_page_is_handed_out_protected(void **state)
 {
 	struct dl_iter *iter;
@@ -261,6 +276,7 @@ static void a_slot_that_is_gone_is_not_cleared(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		clean_test(a_clear_leaves_alone_what_was_not_taken),
 		clean_test(a_page_is_handed_out_protected),
 		clean_test(the_last_clear_reaches_to_the_end),
 		dirty_test(one_clear_a_chunk),

@@ -92,6 +92,16 @@ int __wrap_pthread_mutex_unlock(pthread_mutex_t *lock)
 	return __real_pthread_mutex_unlock(lock);
 }
 
+/* Whoever waits has looked under the lock: without it he could miss the call. */
+int __real_pthread_cond_broadcast(pthread_cond_t *changed);
+int __wrap_pthread_cond_broadcast(pthread_cond_t *changed);
+int __wrap_pthread_cond_broadcast(pthread_cond_t *changed)
+{
+	if (guest.log && changed == &guest.log->reset.changed)
+		note(is_held(&guest.log->reset.lock), __func__);
+	return __real_pthread_cond_broadcast(changed);
+}
+
 static bool is_held(const pthread_mutex_t *lock)
 {
 	if (pthread_mutex_trylock((pthread_mutex_t *)lock))
@@ -453,6 +463,13 @@ static void a_drain_takes_two_locks(void **state)
 	assert_int_equal(guest_stats(&guest).entries, 1);
 }
 
+static void the_section_is_left_under_its_lock(void **state)
+{
+	assert_int_equal(dli_reset_begin(&guest.log->reset), 0);
+	dli_reset_end(&guest.log->reset);
+	expect_all_free();
+}
+
 /* Whoever is inside a reset goes on with the file descriptor that it began with. */
 static void a_close_of_the_reset_is_made_under_its_lock(void **state)
 {
@@ -475,6 +492,7 @@ int main(void)
 		ring_test(what_changes_waits_for_readers),
 		ring_test(open_and_add_register_their_thread),
 		ring_test(a_drain_takes_two_locks),
+		ring_test(the_section_is_left_under_its_lock),
 		ring_test(a_close_of_the_reset_is_made_under_its_lock),
 	};
 

@@ -131,6 +131,16 @@ static void address_spaces_are_apart(void **state)
 	dl_iter_free(iter);
 }
 
+/* What another address space has in the range is neither marked nor counts as marked. */
+static void a_range_stays_in_its_address_space(void **state)
+{
+	guest_add_slot(&guest, 1 << 16 | 7, 500, 100);
+	assert_int_equal(guest_drain(&guest, NULL, 0), -1);
+	assert_int_equal(dl_mark(guest.log, 0, 450 * 4096, 100 * 4096), -ENOENT);
+	assert_int_equal(guest_stats(&guest).pending_bytes, 50 * 4096);
+	expect_pending(450, 50);
+}
+
 static void a_range_that_wraps_is_refused(void **state)
 {
 	assert_int_equal(dl_mark(guest.log, 0, 4096, UINT64_MAX), -EINVAL);
@@ -200,6 +210,7 @@ int main(void)
 		mark_test(what_lies_in_no_slot_is_told_and_the_rest_is_marked),
 		mark_test(a_hole_is_told_and_both_sides_are_marked),
 		mark_test(address_spaces_are_apart),
+		mark_test(a_range_stays_in_its_address_space),
 		mark_test(a_range_that_wraps_is_refused),
 		mark_test(a_slot_is_marked_by_its_name),
 		mark_test(a_mark_needs_no_system_call),

@@ -5,7 +5,11 @@
 #include "publish.h"
 #include "random.h"
 
+#include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 enum { SLOTS = 4, PAGES = 300, ENTRIES = 700 };
 
@@ -89,6 +93,34 @@ static void slots_take_turns(void **state)
 	for (uint32_t i = 0; i < SLOTS; i++)
 		assert_int_equal(dl_slot_remove(guest.log, numbers[i], DL_SLOT_DISCARD), 0);
 	assert_int_equal(pending_pages(), 0);
+}
+
+/* Behind the last word is memory of somebody else's, or none. In a process that may die of it. */
+static void it_looks_at_no_word_behind_the_last(void **state)
+{
+	enum { N = 40, BYTES = 65536 };
+	char *memory =
+		mmap(NULL, 2 * BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct dli_dirty_word *end;
+	int status;
+	pid_t child;
+
+	assert_ptr_not_equal(memory, MAP_FAILED);
+	assert_int_equal(mprotect(memory + BYTES, BYTES, PROT_NONE), 0);
+	end = (struct dli_dirty_word *)(memory + BYTES);
+	for (uint32_t i = 1; i <= N; i++)
+		end[-(int)i] = (struct dli_dirty_word){ .slot = 1, .bits = 1 };
+	child = fork();
+	assert_true(child >= 0);
+	if (!child) {
+		signal(SIGSEGV, SIG_DFL);
+		for (uint32_t n = 1; n <= N; n++)
+			dli_publish(guest.log, end - n, n);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+	munmap(memory, 2 * BYTES);
 }
 
 static void what_no_slot_has_is_stale(void **state)
@@ -184,6 +216,7 @@ int main(void)
 		publish_test(a_word_is_many_pages),
 		publish_test(the_same_page_twice_is_one),
 		publish_test(slots_take_turns),
+		publish_test(it_looks_at_no_word_behind_the_last),
 		publish_test(what_no_slot_has_is_stale),
 		publish_test(what_lies_outside_its_slot_is_told),
 		publish_test(when_logging_is_off_nothing_is_noted),

@@ -174,6 +174,145 @@ static void two_are_never_inside_at_once(void **state)
 	assert_int_equal(reset.resets, THREADS * ROUNDS);
 }
 
+/* Who wants rings handed back while somebody is in the section. */
+enum { WAITERS = 3 };
+
+static struct dli_party waiters[WAITERS];
+static unsigned int serves, parties_served;
+static atomic_int serving;
+
+/* Lets those who wait wake up meanwhile, as they do for any reason or for none. */
+static void serve(struct dli_reset *r, struct dli_party *parties)
+{
+	atomic_fetch_add(&serving, 1);
+	serves++;
+	for (struct dli_party *party = parties; party; party = party->next) {
+		party->result = 7;
+		parties_served++;
+	}
+	pthread_cond_broadcast(&r->changed);
+	for (int i = 0; i < 1000; i++)
+		sched_yield();
+	atomic_fetch_sub(&serving, 1);
+}
+
+/* A cancellation is pending, which a wait must not take: the caller has rings locked. */
+static void *join_while_cancelled(void *party)
+{
+	int r;
+
+	pthread_cancel(pthread_self());
+	r = dli_reset_join(&reset, party, serve);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+	if (atomic_load(&serving))
+		met = true;
+	return (void *)(intptr_t)r;
+}
+
+/* Begins them one by one, each when the one before waits. */
+static void let_them_wait(pthread_t *threads)
+{
+	serves = parties_served = 0;
+	assert_int_equal(dli_reset_begin(&reset), 0);
+	for (int i = 0; i < WAITERS; i++) {
+		const struct dli_party *last = NULL;
+
+		waiters[i] = (struct dli_party){ 0 };
+		pthread_create(&threads[i], NULL, join_while_cancelled, &waiters[i]);
+		while (last != &waiters[i]) {
+			sched_yield();
+			pthread_mutex_lock(&reset.lock);
+			last = reset.waiting;
+			pthread_mutex_unlock(&reset.lock);
+		}
+	}
+}
+
+static void expect_all_join(pthread_t *threads, int result)
+{
+	for (int i = 0; i < WAITERS; i++) {
+		void *r;
+
+		pthread_join(threads[i], &r);
+		assert_ptr_not_equal(r, PTHREAD_CANCELED);
+		assert_int_equal((intptr_t)r, result);
+	}
+	assert_null(reset.waiting);
+	assert_false(reset.taken);
+}
+
+static void who_waits_is_served_by_one_and_waits_for_it(void **state)
+{
+	pthread_t threads[WAITERS];
+
+	let_them_wait(threads);
+	dli_reset_end(&reset);
+	expect_all_join(threads, 7);
+	assert_int_equal(serves, 1);
+	assert_int_equal(parties_served, WAITERS);
+	assert_false(met);
+}
+
+static void who_waits_when_it_is_closed_is_told(void **state)
+{
+	pthread_t threads[WAITERS];
+
+	let_them_wait(threads);
+	/* As dli_reset_close() does it, which would wait here. */
+	pthread_mutex_lock(&reset.lock);
+	reset.closed = true;
+	pthread_mutex_unlock(&reset.lock);
+	dli_reset_end(&reset);
+	expect_all_join(threads, -ECANCELED);
+	assert_int_equal(serves, 0);
+}
+
+static void who_comes_alone_is_served_at_once(void **state)
+{
+	struct dli_party party = { 0 };
+
+	serves = parties_served = 0;
+	assert_int_equal(dli_reset_join(&reset, &party, serve), 7);
+	assert_int_equal(dli_reset_join(&reset, &party, serve), 7);
+	assert_int_equal(serves, 2);
+	assert_int_equal(parties_served, 2);
+	assert_false(reset.taken);
+}
+
+static atomic_bool closing;
+
+static void *close_it(void *unused)
+{
+	atomic_store(&closing, true);
+	dli_reset_close(&reset, false);
+	return NULL;
+}
+
+/* Whoever is in the section has the file descriptor until it leaves. */
+static void a_close_waits_for_who_is_inside(void **state)
+{
+	pthread_t thread;
+	bool closed = false;
+
+	atomic_store(&closing, false);
+	assert_int_equal(dli_reset_begin(&reset), 0);
+	pthread_create(&thread, NULL, close_it, NULL);
+	while (!atomic_load(&closing))
+		sched_yield();
+	for (int i = 0; i < 1000; i++) {
+		pthread_mutex_lock(&reset.lock);
+		closed |= reset.closed;
+		/* For no reason. */
+		pthread_cond_broadcast(&reset.changed);
+		pthread_mutex_unlock(&reset.lock);
+		sched_yield();
+	}
+	assert_false(closed);
+	dli_reset_end(&reset);
+	pthread_join(thread, NULL);
+	assert_true(reset.closed);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -186,6 +325,10 @@ int main(void)
 		reset_test(after_close_without_a_duplicate_it_is_not_entered),
 		reset_test(a_table_without_dup_has_none),
 		reset_test(two_are_never_inside_at_once),
+		reset_test(who_waits_is_served_by_one_and_waits_for_it),
+		reset_test(who_waits_when_it_is_closed_is_told),
+		reset_test(who_comes_alone_is_served_at_once),
+		reset_test(a_close_waits_for_who_is_inside),
 	};
 
 	return RUN_TESTS("reset", tests);

@@ -23,6 +23,9 @@ static uint32_t n_sunk;
 
 static struct dli_sunk sink(void *opaque, const struct dli_dirty_word *words, uint32_t n)
 {
+	/* There is room for a word a cell, and none for words that say nothing. */
+	for (uint32_t i = 0; i < n; i++)
+		assert_true(words[i].bits != 0);
 	FOR_EACH_PAGE(words, n, slot, page)
 	sunk[n_sunk++] = page;
 	return (struct dli_sunk){ 0 };
@@ -95,6 +98,35 @@ static void an_unread_run_is_read_from_its_beginning(void **state)
 	assert_int_equal(drain(), 0);
 	expect_sunk(150, 160);
 	assert_int_equal(side->reset_index, side->dirty_index);
+}
+
+/* Nothing but a flag tells that it was used: all was about the first page of slot 0. */
+static void entries_of_zeroes_are_entries(void **state)
+{
+	for (int i = 0; i < 6; i++)
+		fake_ring_push(&kernel, side, 0, 0);
+	consume(5, true);
+	open_ring();
+	assert_int_equal(drain(), 0);
+	expect_sunk(0, 1);
+	side->pushed = 1;
+	push(20);
+	assert_int_equal(drain(), 0);
+	expect_sunk(0, 21);
+	assert_int_equal(side->reset_index, side->dirty_index);
+}
+
+static void released_cells_of_zeroes_are_used_ones(void **state)
+{
+	for (int i = 0; i < 3; i++)
+		fake_ring_push(&kernel, side, 0, 0);
+	consume(3, false);
+	open_ring();
+	assert_int_equal(side->reset_index, 3);
+	side->pushed = 0;
+	push(20);
+	assert_int_equal(drain(), 0);
+	expect_sunk(0, 20);
 }
 
 static void a_run_over_the_end_is_found(void **state)
@@ -269,10 +301,36 @@ static void the_same_ring_is_known_by_its_memory(void **state)
 	dli_ring_free(other);
 }
 
+/*
+ * Twice out with little in the ring is what moves the kernel on. Not where the way into step was
+ * open and its reset failed: that failure is the answer.
+ */
+static void a_failure_on_the_way_into_step_is_told(void **state)
+{
+	open_ring();
+	push(ENTRIES + 10);
+	assert_int_equal(drain(), 0);
+	assert_false(fake_ring_enter(&kernel, side));
+	assert_int_equal(drain(), 0);
+	assert_false(fake_ring_enter(&kernel, side));
+	push(1);
+	kernel.reset_errors = 1;
+	kernel.reset_error = -EIO;
+	assert_int_equal(drain(), -EIO);
+	assert_int_equal(kernel.reset_errors, 0);
+	for (int exits = 0; !fake_ring_enter(&kernel, side); exits++) {
+		assert_true(exits < MAX_EXITS);
+		assert_int_equal(drain(), 0);
+	}
+	assert_false(kernel.overshot);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		start_test(an_unread_run_is_read_from_its_beginning),
+		start_test(entries_of_zeroes_are_entries),
+		start_test(released_cells_of_zeroes_are_used_ones),
 		start_test(a_run_over_the_end_is_found),
 		start_test(what_was_released_is_reset_first),
 		start_test(a_reset_that_fails_is_an_error),
@@ -284,6 +342,7 @@ int main(void)
 		start_test(the_ring_lies_behind_64_host_pages),
 		start_test(a_mapping_that_fails_leaves_nothing),
 		start_test(the_same_ring_is_known_by_its_memory),
+		start_test(a_failure_on_the_way_into_step_is_told),
 	};
 
 	return RUN_TESTS("ring start", tests);

@@ -2,6 +2,7 @@
 /* vCPUs added, parked, added again, drained in every state. */
 #include "cmocka_all.h"
 #include "guest.h"
+#include "vcpus.h"
 
 #include <errno.h>
 #include <string.h>
@@ -369,6 +370,43 @@ static void handles_may_be_released_in_any_order(void **state)
 	vcpu->handle = other->handle = NULL;
 }
 
+static void expect_all_pages(uint32_t flags, int n)
+{
+	uint64_t pages[PAGES];
+
+	assert_int_equal(guest_pass(&guest, flags, pages, PAGES), n);
+	for (int i = 0; i < n; i++)
+		assert_int_equal(pages[i], i);
+}
+
+/* More than the list keeps side by side. */
+static void many_vcpus_are_harvested_together(void **state)
+{
+	enum { MANY = 2 * VCPU_GROUP + 3 };
+	static const uint32_t flags[] = { 0, 0, DL_HARVEST_FINAL };
+	static struct guest_vcpu many[MANY];
+	struct dl_vcpu *again = NULL;
+
+	for (int i = 0; i < MANY; i++) {
+		many[i].fd = model_vcpu_create(guest.model, guest.vm_fd);
+		guest_vcpu_add(&guest, &many[i]);
+	}
+	for (int pass = 0; pass < 3; pass++) {
+		for (int i = 0; i < MANY; i++)
+			write_pages(&many[i], (uint64_t)i, 1);
+		expect_all_pages(flags[pass], MANY);
+	}
+	assert_int_equal(guest_stats(&guest).entries, 3 * MANY);
+	assert_int_equal(stats_of(&many[MANY - 1]).entries, 3);
+	for (int i = 0; i < MANY; i++)
+		assert_int_equal(dl_vcpu_add(guest.log, many[i].fd, &again), -EEXIST);
+	for (int i = 0; i < MANY; i++)
+		dl_vcpu_remove(many[i].handle);
+	/* Parked ones too. */
+	write_pages(&many[MANY - 1], 0, 1);
+	expect_all_pages(0, 1);
+}
+
 static void in_bitmap_mode_there_is_nothing_to_drain(void **state)
 {
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
@@ -407,6 +445,7 @@ int main(void)
 		ring_test(a_close_with_one_vcpu_of_two_duplicates),
 		ring_test(handles_may_be_released_in_any_order),
 		bitmap_test(handles_may_be_released_in_any_order),
+		ring_test(many_vcpus_are_harvested_together),
 		bitmap_test(in_bitmap_mode_there_is_nothing_to_drain),
 	};
 
