@@ -16,6 +16,7 @@ DECLARATION = re.compile(
 LOCKS = {
     "pthread_mutex_lock": "pthread_mutex_unlock",
     "dli_ring_lock": "dli_ring_unlock",
+    "lock_all": "unlock_all",
     "dli_rcu_read_lock": "dli_rcu_read_unlock",
     "dli_reset_begin": "dli_reset_end",
     "dli_os_block_signals": "dli_os_restore_signals",
@@ -57,10 +58,15 @@ NAMES = {
     "KVM_DIRTY_LOG_INITIALLY_SET": ["0"],
     "KVM_CAP_DIRTY_LOG_RING_ACQ_REL": ["KVM_CAP_DIRTY_LOG_RING"],
     "KVM_CAP_DIRTY_LOG_RING": ["KVM_CAP_DIRTY_LOG_RING_ACQ_REL"],
+    "KVM_EXIT_DIRTY_RING_FULL": ["KVM_EXIT_INTR"],
+    "KVM_EXIT_INTR": ["KVM_EXIT_DIRTY_RING_FULL"],
     "MAP_SHARED": ["MAP_PRIVATE"],
     "PROT_WRITE": ["0"],
     "SIG_BLOCK": ["SIG_UNBLOCK"],
     "SIG_SETMASK": ["SIG_BLOCK"],
+    "PTHREAD_CANCEL_DISABLE": ["PTHREAD_CANCEL_ENABLE"],
+    "pthread_cond_broadcast": ["pthread_cond_signal"],
+    "pthread_mutex_trylock": ["pthread_mutex_lock"],
     "atomic_fetch_or_explicit": ["atomic_fetch_and_explicit", "atomic_exchange_explicit"],
     "atomic_fetch_and_explicit": ["atomic_fetch_or_explicit"],
     "atomic_fetch_add_explicit": ["atomic_fetch_sub_explicit"],
@@ -135,6 +141,13 @@ def fix_condition(t):
         begin = source.operand_begin(t.code, mark.start(), ())
         yield [(begin, mark.start(), "1")]
         yield [(begin, mark.start(), "0")]
+
+
+def once(t):
+    """A loop that is gone round once at most: waits and compare-and-swap."""
+    for _, s in t.statements():
+        if s.kind == "while":
+            yield [(s.begin, s.begin + len("while"), "if")]
 
 
 def drop_operand(t):
@@ -235,10 +248,14 @@ def change_number(t):
         if value > 1:
             yield [(mark.start(), mark.end(), str(value + 1))]
             yield [(mark.start(), mark.end(), str(value // 2))]
-    for mark in re.finditer(r"(?m)^#define [A-Z_]+ +(\d+)(?=u?$)", t.text):
+    # Sizes that are defined, or enumerated.
+    for mark in re.finditer(r"(?m)^#define [A-Z_]+ +(\d+)(?=u?$)|\b[A-Z]+_[A-Z_]+ = (\d+)(?=[, ])",
+                            t.text):
         if "CAP" not in mark.group() and "EXIT" not in mark.group():
-            yield [(*mark.span(1), str(int(mark.group(1)) * 2))]
-            yield [(*mark.span(1), str(int(mark.group(1)) // 2))]
+            span = mark.span(1) if mark.group(1) else mark.span(2)
+            value = int(mark.group(1) or mark.group(2))
+            yield [(*span, str(value * 2))]
+            yield [(*span, str(value // 2))]
 
 
 def drop_initialiser(t):
@@ -254,6 +271,7 @@ OPERATORS = {
     "swap-statements": swap_statements,
     "delete-statement": delete_statement,
     "fix-condition": fix_condition,
+    "once": once,
     "drop-operand": drop_operand,
     "drop-not": drop_not,
     "comparison": change_comparison,

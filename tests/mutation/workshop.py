@@ -17,7 +17,7 @@ LIBRARY = "lib/libdirtylog.a"
 COMPILE_SECONDS_MAX = 300
 SKIPPED = 77
 # Which rooms may kill, the cheap ones first. One that does not exist is no error.
-ROOMS = ["unit", "migrations", "abi", "simulation", "process", "race", "fuzz", "kvm"]
+ROOMS = ["unit", "tuning", "migrations", "abi", "simulation", "process", "race", "fuzz", "kvm"]
 
 # What the build needs of the tree.
 PARTS = ["meson.build", "meson_options.txt", "README.md", "include", "lib", "tests", "examples"]
