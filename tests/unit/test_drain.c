@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -478,37 +477,6 @@ static void a_harvest_waits_for_drains_of_any_ring(void **state)
 	expect_wait_for(3, 2);
 }
 
-/* More than a group of them, added while others are harvested. */
-static void a_list_grows_by_groups(void **state)
-{
-	enum { MANY = 3 * VCPU_GROUP + 1 };
-	static struct dl_vcpu list[MANY];
-	struct dli_vcpus vcpus = { 0 };
-	struct dl_vcpu *vcpu = NULL;
-	int n = 0;
-
-	assert_int_equal(dli_vcpus_init(&vcpus), 0);
-	memset(list, 0, sizeof(list));
-	for (int i = 0; i < MANY; i++) {
-		list[i].ring = ring_of(i + 1 == MANY);
-		assert_int_equal(dli_vcpus_insert(&vcpus, &list[i]), 0);
-	}
-	while ((vcpu = dli_vcpus_next(&vcpus, vcpu)))
-		assert_ptr_equal(vcpu, &list[n++]);
-	assert_int_equal(n, MANY);
-	write_pages(1, 10);
-	assert_int_equal(dli_drain_all(&vcpus, reset(), false, dli_publish, guest.log), 0);
-	assert_int_equal(pending_pages(), 10);
-	for (struct dli_vcpu_group *group = dli_vcpu_group_next(&vcpus.first), *next; group;
-	     group = next) {
-		next = dli_vcpu_group_next(group);
-		free(group);
-	}
-	dli_ring_show_head(ring_of(0), NULL);
-	dli_ring_show_head(ring_of(1), NULL);
-	pthread_mutex_destroy(&vcpus.lock);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -527,7 +495,6 @@ int main(void)
 		drain_test(two_harvests_share_the_rings),
 		drain_test(a_harvest_waits_for_drains),
 		drain_test(a_harvest_waits_for_drains_of_any_ring),
-		drain_test(a_list_grows_by_groups),
 	};
 
 	return RUN_TESTS("drain", tests);

@@ -283,10 +283,39 @@ static void a_range_is_marked_in_every_order(void **state)
 	try_all(mark_a_range);
 }
 
+/*
+ * Another thread is half way through marking the page: the bit is there, no summary yet. Whoever marks it
+ * meanwhile is told that it was marked, and must be able to find it when its own call has returned.
+ */
+static void a_mark_does_not_rest_on_one_under_way(void **state)
+{
+	pthread_t marker;
+
+	mark = mark_a_word;
+	memory = copy = 0;
+	next_marker_step = 0;
+	turns.marker_done = false;
+	turns.marker_turn = true;
+	pthread_create(&marker, NULL, run_marker, NULL);
+	pthread_mutex_lock(&turns.lock);
+	wait_for_turn(false);
+	pthread_mutex_unlock(&turns.lock);
+	let_marker_step();
+	memory = 1;
+	mark_a_word();
+	take_all();
+	while (!turns.marker_done)
+		let_marker_step();
+	pthread_join(marker, NULL);
+	assert_int_equal(copy, memory);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(a_word_is_marked_in_every_order, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_mark_does_not_rest_on_one_under_way, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(a_range_is_marked_in_every_order, setup, teardown),
 	};
 

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* vCPUs added, parked, added again, drained in every state. */
 #include "cmocka_all.h"
+#include "drain.h"
 #include "guest.h"
-#include "vcpus.h"
+#include "log.h"
+#include "publish.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -421,6 +424,40 @@ static void in_bitmap_mode_there_is_nothing_to_drain(void **state)
 	assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
 }
 
+/* More than a group of them, added while others are harvested. */
+static void a_list_grows_by_groups(void **state)
+{
+	enum { MANY = 3 * VCPU_GROUP + 1 };
+	static struct dl_vcpu list[MANY];
+	struct dli_vcpus vcpus = { 0 };
+	struct dl_vcpu *vcpu = NULL;
+	int n = 0;
+
+	guest_vcpu(&guest, true);
+	guest_vcpu(&guest, true);
+	assert_int_equal(dli_vcpus_init(&vcpus), 0);
+	memset(list, 0, sizeof(list));
+	for (int i = 0; i < MANY; i++) {
+		list[i].ring = guest.vcpus[i + 1 == MANY].handle->ring;
+		assert_int_equal(dli_vcpus_insert(&vcpus, &list[i]), 0);
+	}
+	while ((vcpu = dli_vcpus_next(&vcpus, vcpu)))
+		assert_ptr_equal(vcpu, &list[n++]);
+	assert_int_equal(n, MANY);
+	write_pages(&guest.vcpus[1], 0, 10);
+	assert_int_equal(dli_drain_all(&vcpus, &guest.log->reset, false, dli_publish, guest.log),
+			 0);
+	assert_int_equal(guest_stats(&guest).pending_bytes / guest.page_bytes, 10);
+	for (struct dli_vcpu_group *group = dli_vcpu_group_next(&vcpus.first), *next; group;
+	     group = next) {
+		next = dli_vcpu_group_next(group);
+		free(group);
+	}
+	dli_ring_show_head(guest.vcpus[0].handle->ring, NULL);
+	dli_ring_show_head(guest.vcpus[1].handle->ring, NULL);
+	pthread_mutex_destroy(&vcpus.lock);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -445,6 +482,7 @@ int main(void)
 		ring_test(a_close_with_one_vcpu_of_two_duplicates),
 		ring_test(handles_may_be_released_in_any_order),
 		bitmap_test(handles_may_be_released_in_any_order),
+		ring_test(a_list_grows_by_groups),
 		ring_test(many_vcpus_are_harvested_together),
 		bitmap_test(in_bitmap_mode_there_is_nothing_to_drain),
 	};
