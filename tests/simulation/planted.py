@@ -323,7 +323,8 @@ PLANTED = [
     ("a page that is pending gets no summary", "pageset.c",
      "	summarize_block(map, word / BLOCK_WORDS);\n	return count_bits(bits & ~before);",
      "	if (bits & ~before)\n		summarize_block(map, word / BLOCK_WORDS);\n"
-     "	return count_bits(bits & ~before);"),
+     "	return count_bits(bits & ~before);",
+     "unit/unit-pageset_steps"),
     ("one summary bit that is set stands for all", "pageset.c",
      "	if ((atomic_load_explicit(word, memory_order_seq_cst) & bits) != bits)",
      "	if (!(atomic_load_explicit(word, memory_order_seq_cst) & bits))",
