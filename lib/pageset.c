@@ -14,9 +14,9 @@
  * taker's exchange acquires it. No kernel partner: both sides are threads of this process.
  * Acknowledging orders nothing: the caller ends it before it ends the iteration.
  *
- * The two maps' leaf words of a block lie side by side, as taking moves bits from one to the other,
- * and a few dirty pages far apart then cost one page of memory each, not two. A mid bit covers so
- * much for the same reason, and so that the summaries of any guest stay in the caches.
+ * The two maps' leaf words of a block lie side by side: taking moves bits from one to the other, and
+ * a few dirty pages far apart cost one page of memory each. A mid bit covers so much that the summaries
+ * of any guest stay in the caches.
  */
 
 #include "pageset.h"
@@ -385,10 +385,7 @@ static void make_pending(struct dli_pageset *set, const struct dli_chunk *chunk)
 	add_pages(&set->pending, (int64_t)new_pages);
 }
 
-/*
- * Nobody else sets bits of this map, and nobody clears bits of a word that has none: such a word is
- * just stored. What else it has was handed out before and is still to be acknowledged.
- */
+/* Nobody else sets bits of this map, and nobody clears bits of a word that has none: that is stored. */
 static void make_taken(struct dli_pageset *set, const struct dli_chunk *chunk, uint64_t pages)
 {
 	uint64_t first_word = chunk->first_page / 64;

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * On the real /dev/kvm: the system calls of each class, seen and enforced; every call of the library's
- * that fails once; what a child inherits.
- */
+/* On the real /dev/kvm: the system calls of each class, every call that fails once, what a child inherits. */
 #include "recorder.h"
 #include "rig.h"
 #include "sanitized.h"

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Draining by several threads at once: who is served with whom, what is passed over, what a harvest
- * waits for, how long it holds what.
- */
+/* Draining by several threads at once: who is served with whom, what is passed over, who waits for what. */
 #include "cmocka_all.h"
 #include "drain.h"
 #include "guest.h"
