@@ -6,6 +6,7 @@
 #include "kernel.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -128,6 +129,48 @@ static void harvest_figure(const char *name, uint64_t guest_pages, bool random)
 		munmap(scene.bitmap, guest_pages / 8);
 }
 
+static void *harvest_too(void *unused)
+{
+	kernel_harvest(&scene.ours);
+	return NULL;
+}
+
+static void harvest_by_two(void *unused)
+{
+	pthread_t other;
+
+	if (pthread_create(&other, NULL, harvest_too, NULL))
+		bench_die("a thread", 0);
+	kernel_harvest(&scene.ours);
+	pthread_join(other, NULL);
+}
+
+/* What sharing the rings of a pass saves; the thread's beginning and end are in it. */
+static void by_two_threads(uint64_t guest_pages)
+{
+	const struct bench_pair pair = {
+		.name = "rings: harvest by 2 threads, random, 64 GiB",
+		.against = "the same by one thread",
+		.unit = "entry",
+		.units = ALL,
+		.bar = 1.4,
+		.prepare = fill_ours,
+		.measured = harvest_by_two,
+		.prepare_other = fill_ours,
+		.other = harvest,
+	};
+	struct random generator = { 1 };
+
+	if (!bench_wants(pair.name))
+		return;
+	for (uint32_t i = 0; i < ALL; i++)
+		scene.pages[i] = random_below(&generator, guest_pages);
+	scene.bitmap = NULL;
+	kernel_open(&scene.ours, VCPUS, ENTRIES, guest_pages);
+	bench_compare(&pair);
+	kernel_close(&scene.ours);
+}
+
 static void touch_rings(void *unused)
 {
 	uint64_t sum = 0;
@@ -163,5 +206,6 @@ void rings_figures(void)
 	harvest_figure("rings: harvest, pages in order", UINT64_C(1) << 24, false);
 	harvest_figure("rings: harvest, random pages of 64 GiB", UINT64_C(1) << 24, true);
 	harvest_figure("rings: harvest, random pages of 16 TiB", UINT64_C(1) << 32, true);
+	by_two_threads(UINT64_C(1) << 24);
 	empty_rings();
 }
