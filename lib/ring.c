@@ -226,8 +226,9 @@ void dli_ring_copy(struct dli_ring *ring)
 	uint32_t n;
 
 	ring->fresh = 0;
-	if (ring->state != RING_IN_STEP)
+	if (ring->state != RING_IN_STEP || cell_load(cell_at(ring, ring->head)) != CELL_DIRTY)
 		return;
+	ring->first_copied = cell_read(cell_at(ring, ring->head));
 	n = gather_cells(ring, ring->entries - ring->released_entries, &gather);
 	if (gather.word.bits)
 		*gather.to++ = gather.word;
@@ -251,12 +252,17 @@ int dli_ring_get_into_step(struct dli_ring *ring, struct dli_reset *reset)
 /*
  * Whether the kernel had gone round the ring, onto cells that were just released over what it wrote
  * there. It fills in order, so then it had filled the cell before them, which nobody has released
- * since it was last clean.
+ * since it was last clean; and the first of them before the others, where something else stands now. The
+ * one hides where a reset was at that very cell, the other where the same page came again.
  */
 static bool went_round(struct dli_ring *ring)
 {
+	struct kvm_dirty_gfn first;
+
 	ring_barrier(ring);
-	return cell_load(cell_at(ring, ring->before_head)) == CELL_DIRTY;
+	first = cell_read(cell_at(ring, ring->first_released));
+	return cell_load(cell_at(ring, ring->before_head)) == CELL_DIRTY ||
+	       first.slot != ring->first_copied.slot || first.offset != ring->first_copied.offset;
 }
 
 static void release_cells(struct kvm_dirty_gfn *cell, struct kvm_dirty_gfn *end)

@@ -27,12 +27,13 @@ struct dli_ring {
 	size_t run_bytes;
 	uint32_t entries;
 	enum ring_state state;
-	uint32_t head;		 /* free running, as the kernel's own indices */
-	uint32_t fresh;		 /* cells from head on that are copied and not released */
-	uint32_t first_released; /* of the last release */
-	uint32_t before_head;	 /* the cell before that */
-	uint32_t hint;		 /* RING_SUSPECT: where the reset index may be */
-	bool unsettled;		 /* released, and no reset has taken it back yet */
+	uint32_t head;			   /* free running, as the kernel's own indices */
+	uint32_t fresh;			   /* cells from head on that are copied and not released */
+	struct kvm_dirty_gfn first_copied; /* what stood at head when fresh was copied */
+	uint32_t first_released;	   /* of the last release */
+	uint32_t before_head;		   /* the cell before that */
+	uint32_t hint;			   /* RING_SUSPECT: where the reset index may be */
+	bool unsettled;			   /* released, and no reset has taken it back yet */
 	bool armed; /* the last full exit found little, and nobody released a cell since */
 	/*
 	 * What the cells named, word by word, as neighbours mostly come one after the other. Room for a

@@ -329,6 +329,24 @@ static void going_round_while_reading_is_an_overflow(void **state)
 	assert_true(dli_reset_wants_repair(&reset_lock));
 }
 
+/* The same, where a reset was at the cell before when the kernel filled it, and made it clean. */
+static void going_round_behind_a_clean_cell_is_an_overflow(void **state)
+{
+	push(40);
+	assert_int_equal(drain(), 0);
+	push(100);
+	dli_ring_lock(ring);
+	dli_ring_copy(ring);
+	push(ENTRIES - 100 + 1);
+	side->cells[39].flags = CELL_CLEAN;
+	assert_int_equal(dli_reset_begin(&reset_lock), 0);
+	assert_false(dli_ring_release(ring, &reset_lock));
+	dli_reset_end(&reset_lock);
+	dli_ring_unlock(ring);
+	assert_int_equal(stats()->overflows, 1);
+	assert_true(dli_reset_wants_repair(&reset_lock));
+}
+
 static void a_released_cell_that_is_dirty_again_is_an_overflow(void **state)
 {
 	push(100);
@@ -484,6 +502,7 @@ int main(void)
 		ring_test(every_cell_dirty_is_an_overflow),
 		ring_test(one_cell_less_is_none),
 		ring_test(going_round_while_reading_is_an_overflow),
+		ring_test(going_round_behind_a_clean_cell_is_an_overflow),
 		ring_test(a_released_cell_that_is_dirty_again_is_an_overflow),
 		ring_test(coming_round_during_a_reset_counts_after_an_overflow),
 		ring_test(an_entry_outside_its_slot_owes_a_repair),
