@@ -338,6 +338,9 @@ DL_MUST_CHECK int dl_log_harvest_due(struct dl_log *log, uint64_t *from_now_ns);
  *   flags      0, or DL_HARVEST_FINAL: the vCPUs are stopped, the in-kernel state is saved; the
  *              backup bitmaps are read too, last. Can be repeated.
  *   pending_bytes  receives how much is pending now; may be NULL
+ * Several threads may harvest at once: they share the rings and the resets, and each returns when all
+ * that was in a ring before it began is pending. Entries are handed back some thousands at a time, so a
+ * vCPU that comes out with a full ring meanwhile does not wait for all of it.
  * After a ring overflowed, the harvest also switches logging off and on for every slot, so that
  * every page is protected again, and then makes every page pending.
  * Errors: -EINVAL; -ECANCELED: logging is off or the log is closed; otherwise the kernel's from
