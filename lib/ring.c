@@ -252,17 +252,24 @@ int dli_ring_get_into_step(struct dli_ring *ring, struct dli_reset *reset)
 /*
  * Whether the kernel had gone round the ring, onto cells that were just released over what it wrote
  * there. It fills in order, so then it had filled the cell before them, which nobody has released
- * since it was last clean; and the first of them before the others, where something else stands now. The
- * one hides where a reset was at that very cell, the other where the same page came again.
+ * since it was last clean.
  */
 static bool went_round(struct dli_ring *ring)
 {
-	struct kvm_dirty_gfn first;
-
 	ring_barrier(ring);
-	first = cell_read(cell_at(ring, ring->first_released));
-	return cell_load(cell_at(ring, ring->before_head)) == CELL_DIRTY ||
-	       first.slot != ring->first_copied.slot || first.offset != ring->first_copied.offset;
+	return cell_load(cell_at(ring, ring->before_head)) == CELL_DIRTY;
+}
+
+/*
+ * The same, looked for before the release, as afterwards the cell is the kernel's: another page stands
+ * where the first was copied. The cell before it does not tell where a reset was at that very cell, this
+ * one not where the same page came again.
+ */
+static bool is_overwritten(struct dli_ring *ring)
+{
+	struct kvm_dirty_gfn now = cell_read(cell_at(ring, ring->head));
+
+	return now.slot != ring->first_copied.slot || now.offset != ring->first_copied.offset;
 }
 
 static void release_cells(struct kvm_dirty_gfn *cell, struct kvm_dirty_gfn *end)
@@ -286,12 +293,15 @@ static void release_fresh(struct dli_ring *ring)
 
 bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset)
 {
+	bool overwritten;
+
 	if (!ring->fresh)
 		return ring->unsettled;
 	ring->first_released = ring->head;
 	ring->before_head = ring->head - 1;
+	overwritten = is_overwritten(ring);
 	release_fresh(ring);
-	if (ring->fresh == ring->entries || went_round(ring)) {
+	if (ring->fresh == ring->entries || overwritten || went_round(ring)) {
 		ring_lose(ring, reset);
 		return false;
 	}
