@@ -43,6 +43,15 @@ REASONS = {
         "23 instructions an entry against 12: the cells are copied first and released after that, so "
         "that a page is published when it is protected again and not before; on an idle machine the "
         "ratio is near the bar",
+    "precopy: 512 MiB, busy guest":
+        "the guest and both ends of the socket are three busy threads on two processors; single pairs "
+        "differ by more than the bar",
+    "rings: harvest by 2 threads":
+        "one and a half milliseconds of work, with a thread's beginning and end in it, and both threads "
+        "wait for the same memory",
+    "stall: 64 vCPUs":
+        "around the bar: both sides are charged the CPU time that this run took, and the reaper gains "
+        "most where memory is fast; what is left to the library is a reset of 100 us and who waits for it",
     "scale: a pass":
         "the places lie in as many pages of memory and cache lines, which a guest of 1 GiB shares",
     "share: ring, in order":
