@@ -5,6 +5,8 @@
  */
 #include "cmocka_all.h"
 #include "guest.h"
+#include "tsan.h"
+#include "vcpus.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -209,6 +211,63 @@ static void slots_and_vcpus_without_memory(void **state)
 	guest_close(&guest);
 }
 
+static void write_by(struct guest_vcpu *writers, int n)
+{
+	for (int i = 0; i < n; i++)
+		assert_int_equal(guest_write(&guest, &writers[i], 0, (uint64_t)i), 0);
+}
+
+/* Returns what the last of them allocated. */
+static unsigned int fill_first_group(struct guest_vcpu *vcpus)
+{
+	for (int i = 1; i < VCPU_GROUP; i++) {
+		begin_at(0);
+		guest_vcpu_add(&guest, &vcpus[i]);
+		end();
+	}
+	return atomic_load(&memory.calls);
+}
+
+/* With the n-th of its allocations failing. */
+static void add_without_memory(struct guest_vcpu *added, unsigned int n)
+{
+	int mappings = atomic_load(&guest.mappings);
+	long live = atomic_load(&memory.live);
+
+	begin_at(n);
+	assert_int_equal(dl_vcpu_add(guest.log, added->fd, &added->handle), -ENOMEM);
+	end();
+	assert_int_equal(atomic_load(&memory.calls), n);
+	assert_null(added->handle);
+	assert_int_equal(atomic_load(&guest.mappings), mappings);
+	assert_int_equal(atomic_load(&memory.live), live);
+}
+
+/* The list's first group is full: the next vCPU needs a block that none before it did. */
+__attribute__((unused)) static void a_full_list_of_vcpus_without_memory(void **state)
+{
+	static struct guest_vcpu many[VCPU_GROUP + 1];
+	struct guest_vcpu *last = &many[VCPU_GROUP];
+	uint64_t pages[PAGES];
+	unsigned int allocations;
+
+	open_guest(DL_MODE_RING);
+	many[0] = *vcpu;
+	for (int i = 1; i <= VCPU_GROUP; i++)
+		many[i] = (struct guest_vcpu){ .fd = model_vcpu_create(guest.model, guest.vm_fd) };
+	allocations = fill_first_group(many);
+	assert_int_equal(guest_pass(&guest, 0, pages, PAGES), PAGES);
+	add_without_memory(last, allocations + 1);
+	write_by(many, VCPU_GROUP);
+	assert_int_equal(guest_pass(&guest, 0, pages, PAGES), VCPU_GROUP);
+	guest_vcpu_add(&guest, last);
+	write_by(many, VCPU_GROUP + 1);
+	assert_int_equal(guest_pass(&guest, 0, pages, PAGES), VCPU_GROUP + 1);
+	for (int i = 1; i <= VCPU_GROUP; i++)
+		dl_vcpu_remove(many[i].handle);
+	guest_close(&guest);
+}
+
 static void a_vcpu_in_bitmap_mode_without_memory(void **state)
 {
 	open_guest(DL_MODE_BITMAP);
@@ -323,6 +382,9 @@ int main(void)
 		memory_test(an_open_without_memory),
 		memory_test(an_open_without_memory_can_be_made_again),
 		memory_test(slots_and_vcpus_without_memory),
+#ifndef DLI_TSAN /* which takes 64 locks that one thread holds, and ends at the next */
+		memory_test(a_full_list_of_vcpus_without_memory),
+#endif
 		memory_test(a_vcpu_in_bitmap_mode_without_memory),
 		memory_test(a_callers_change_without_memory_loses_nothing),
 		memory_test(harvesting_and_reading_allocate_nothing),

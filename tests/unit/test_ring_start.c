@@ -3,59 +3,16 @@
  * Where a ring lies, and where its reader begins, also in one that somebody used before or that
  * overflowed.
  */
-#include "cmocka_all.h"
-#include "drain.h"
-#include "fake_rings.h"
-#include "ring_cells.h"
+#include "one_ring.h"
+#include "vcpus.h"
 #include "words_of.h"
 
 #include <errno.h>
 #include <string.h>
 
-enum { ENTRIES = 256, SOFT_LIMIT = 192, FD = FAKE_VCPU_FD, MAX_EXITS = 64 };
+enum { FD = FAKE_VCPU_FD, MAX_EXITS = 64 };
 
-static struct fake_rings kernel;
-static struct fake_ring *side;
-static struct dli_reset reset_lock;
-static struct dli_ring *ring;
-static uint64_t sunk[4 * ENTRIES];
-static uint32_t n_sunk;
-
-static struct dli_sunk sink(void *opaque, const struct dli_dirty_word *words, uint32_t n)
-{
-	/* There is room for a word a cell, and none for words that say nothing. */
-	for (uint32_t i = 0; i < n; i++)
-		assert_true(words[i].bits != 0);
-	FOR_EACH_PAGE(words, n, slot, page)
-	sunk[n_sunk++] = page;
-	return (struct dli_sunk){ 0 };
-}
-
-static int setup(void **state)
-{
-	fake_rings_init(&kernel, ENTRIES, SOFT_LIMIT, 0);
-	side = &kernel.rings[0];
-	memset(&reset_lock, 0, sizeof(reset_lock));
-	ring = NULL;
-	n_sunk = 0;
-	return dli_reset_init(&reset_lock, &kernel.fake.os, FAKE_VM_FD);
-}
-
-static int teardown(void **state)
-{
-	dli_ring_free(ring);
-	dli_reset_fini(&reset_lock);
-	fake_rings_free(&kernel);
-	return 0;
-}
-
-#define start_test(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
-
-static void push(uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i++)
-		fake_ring_push(&kernel, side, 0, side->pushed);
-}
+#define start_test(function) cmocka_unit_test_setup_teardown(function, setup_unopened, teardown)
 
 /* What a reader did that is gone now. */
 static void consume(uint32_t n, bool and_reset)
@@ -66,24 +23,6 @@ static void consume(uint32_t n, bool and_reset)
 		assert_int_equal(
 			kernel.fake.os.ioctl(&kernel.fake, FAKE_VM_FD, KVM_RESET_DIRTY_RINGS, NULL),
 			n);
-}
-
-static void open_ring(void)
-{
-	assert_int_equal(dli_ring_new(&kernel.fake.os, FD, ENTRIES, &reset_lock, &ring), 0);
-}
-
-static int drain(void)
-{
-	return dli_drain_ring(ring, &reset_lock, sink, NULL);
-}
-
-static void expect_sunk(uint64_t first, uint32_t n)
-{
-	assert_int_equal(n_sunk, n);
-	for (uint32_t i = 0; i < n; i++)
-		assert_int_equal(sunk[i], first + i);
-	assert_false(kernel.overshot);
 }
 
 static void an_unread_run_is_read_from_its_beginning(void **state)
@@ -108,11 +47,13 @@ static void entries_of_zeroes_are_entries(void **state)
 	consume(5, true);
 	open_ring();
 	assert_int_equal(drain(), 0);
-	expect_sunk(0, 1);
-	side->pushed = 1;
+	assert_int_equal(sunk.n, 1);
+	assert_int_equal(sunk.slots[0], 0);
+	assert_int_equal(sunk.offsets[0], 0);
+	sunk.n = 0;
 	push(20);
 	assert_int_equal(drain(), 0);
-	expect_sunk(0, 21);
+	expect_sunk(6, 20);
 	assert_int_equal(side->reset_index, side->dirty_index);
 }
 
@@ -127,6 +68,93 @@ static void released_cells_of_zeroes_are_used_ones(void **state)
 	push(20);
 	assert_int_equal(drain(), 0);
 	expect_sunk(0, 20);
+}
+
+/* A VMM over one ring, as far as it asks for what was written. */
+static struct {
+	struct dli_vcpus vcpus;
+	struct dl_vcpu vcpu;
+	bool handed_out[4 * ENTRIES];
+} vmm;
+
+static struct dli_sunk hand_out(void *opaque, const struct dli_dirty_word *words, uint32_t n)
+{
+	FOR_EACH_PAGE(words, n, slot, page)
+	vmm.handed_out[page] = true;
+	return (struct dli_sunk){ 0 };
+}
+
+static void harvest(bool last)
+{
+	assert_int_equal(dli_drain_all(&vmm.vcpus, &reset_lock, last, hand_out, NULL), 0);
+	if (!dli_reset_wants_repair(&reset_lock))
+		return;
+	memset(vmm.handed_out, true, side->pushed);
+	dli_reset_repaired(&reset_lock);
+}
+
+/* The next page is new: only its own entry, or a repair after it, can have it handed out. */
+static void write_page(void)
+{
+	for (int exits = 0; !fake_ring_enter(&kernel, side); exits++) {
+		assert_true(exits < MAX_EXITS);
+		assert_int_equal(dli_drain_ring(ring, &reset_lock, hand_out, NULL), 0);
+	}
+	push(1);
+}
+
+/* All about the first page of slot 0, and all taken back. */
+static void make_used_ring_of_zeroes(uint32_t index)
+{
+	static const struct kvm_dirty_gfn zeroes[ENTRIES];
+
+	for (uint32_t i = 0; i < index; i++)
+		fake_ring_push(&kernel, side, 0, 0);
+	consume(index, true);
+	assert_memory_equal(side->cells, zeroes, sizeof(zeroes));
+	assert_int_equal(side->reset_index, index);
+	side->pushed = 0;
+}
+
+static void migrate_with_used_ring_of_zeroes(uint32_t index, uint32_t pages, uint32_t pages_a_pass)
+{
+	assert_int_equal(setup_unopened(NULL), 0);
+	memset(&vmm, 0, sizeof(vmm));
+	assert_int_equal(dli_vcpus_init(&vmm.vcpus), 0);
+	make_used_ring_of_zeroes(index);
+	open_ring();
+	vmm.vcpu.ring = ring;
+	assert_int_equal(dli_vcpus_insert(&vmm.vcpus, &vmm.vcpu), 0);
+	for (uint32_t i = 1; i <= pages; i++) {
+		write_page();
+		if (i % pages_a_pass == 0)
+			harvest(false);
+	}
+	harvest(true);
+	for (uint32_t i = 0; i < pages; i++)
+		if (!vmm.handed_out[i])
+			fail_msg("index %u: of %u pages, %u a pass, page %u is lost", index, pages,
+				 pages_a_pass, i);
+	pthread_mutex_destroy(&vmm.vcpus.lock);
+	teardown(NULL);
+}
+
+/*
+ * Nothing tells it from an unused one, but that the kernel does not go on at the first cell. What it
+ * writes may be found late. It must be handed out by the final pass, and the vCPU must run.
+ */
+static void a_used_ring_of_zeroes_loses_nothing(void **state)
+{
+	/* Around the borders of a quarter of the ring, which is offered at once, and of the limit. */
+	static const uint32_t indices[] = { 1, 2, 63, 64, 65, 128, 191, 192, 193, 254, 255 };
+	static const uint32_t pages[] = { 1, 2, 100, 191, 192, 193, 255, 256, 700 };
+	static const uint32_t pages_a_pass[] = { 1, 7, 50, 256, UINT32_MAX };
+
+	for (size_t i = 0; i < sizeof(indices) / sizeof(indices[0]); i++)
+		for (size_t n = 0; n < sizeof(pages) / sizeof(pages[0]); n++)
+			for (size_t p = 0; p < sizeof(pages_a_pass) / sizeof(pages_a_pass[0]); p++)
+				migrate_with_used_ring_of_zeroes(indices[i], pages[n],
+								 pages_a_pass[p]);
 }
 
 static void a_run_over_the_end_is_found(void **state)
@@ -199,7 +227,7 @@ static void an_overflowed_one_is_recovered(void **state)
 		assert_int_equal(drain(), 0);
 	}
 	assert_true(dli_reset_wants_repair(&reset_lock));
-	n_sunk = 0;
+	sunk.n = 0;
 	push(50);
 	assert_int_equal(drain(), 0);
 	expect_sunk(ENTRIES + 30, 50);
@@ -226,7 +254,7 @@ static void coming_round_while_cells_are_offered_owes_a_repair(void **state)
 	push(1);
 	kernel.on_taken = push_onto_what_is_being_taken;
 	assert_int_equal(drain(), 0);
-	assert_int_equal(n_sunk, 1 + ENTRIES - 5 - 1);
+	assert_int_equal(sunk.n, 1 + ENTRIES - 5 - 1);
 	assert_true(dli_reset_wants_repair(&reset_lock));
 }
 
@@ -331,6 +359,7 @@ int main(void)
 		start_test(an_unread_run_is_read_from_its_beginning),
 		start_test(entries_of_zeroes_are_entries),
 		start_test(released_cells_of_zeroes_are_used_ones),
+		cmocka_unit_test(a_used_ring_of_zeroes_loses_nothing),
 		start_test(a_run_over_the_end_is_found),
 		start_test(what_was_released_is_reset_first),
 		start_test(a_reset_that_fails_is_an_error),

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT */
+#include "one_ring.h"
+
+#include "words_of.h"
+
+#include <string.h>
+
+struct fake_rings kernel;
+struct fake_ring *side;
+struct dli_reset reset_lock;
+struct dli_ring *ring;
+struct sunk sunk;
+
+enum { SLOT = 5 };
+
+struct dli_sunk sink(void *opaque, const struct dli_dirty_word *words, uint32_t n)
+{
+	uint32_t before = sunk.n;
+
+	assert_ptr_equal(opaque, &sunk);
+	assert_true(n > 0);
+	/* There is room for a word a cell, and none for words that say nothing. */
+	for (uint32_t i = 0; i < n; i++)
+		assert_true(words[i].bits != 0);
+	FOR_EACH_PAGE(words, n, slot, page)
+	{
+		assert_true(sunk.n < MAX_SUNK);
+		sunk.offsets[sunk.n] = page;
+		sunk.slots[sunk.n++] = slot;
+	}
+	n = sunk.n - before;
+	sunk.calls++;
+	sunk.resets_before = kernel.resets;
+	return (struct dli_sunk){ .new_pages = n - 1, .stale = n > 2 };
+}
+
+void open_ring(void)
+{
+	assert_int_equal(dli_ring_new(&kernel.fake.os, FAKE_VCPU_FD, ENTRIES, &reset_lock, &ring),
+			 0);
+}
+
+int setup_unopened(void **state)
+{
+	memset(&sunk, 0, sizeof(sunk));
+	fake_rings_init(&kernel, ENTRIES, SOFT_LIMIT, 0);
+	side = &kernel.rings[0];
+	ring = NULL;
+	memset(&reset_lock, 0, sizeof(reset_lock));
+	return dli_reset_init(&reset_lock, &kernel.fake.os, FAKE_VM_FD);
+}
+
+int setup(void **state)
+{
+	assert_int_equal(setup_unopened(state), 0);
+	open_ring();
+	return 0;
+}
+
+int teardown(void **state)
+{
+	dli_ring_free(ring);
+	dli_reset_fini(&reset_lock);
+	assert_int_equal(kernel.fake.maps_live, 0);
+	fake_rings_free(&kernel);
+	return 0;
+}
+
+void push(uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		fake_ring_push(&kernel, side, SLOT, side->pushed);
+}
+
+int drain(void)
+{
+	return dli_drain_ring(ring, &reset_lock, sink, &sunk);
+}
+
+const struct dli_ring_stats *stats(void)
+{
+	return dli_ring_stats(ring);
+}
+
+void expect_sunk(uint64_t first, uint32_t n)
+{
+	assert_int_equal(sunk.n, n);
+	for (uint32_t i = 0; i < n; i++) {
+		assert_int_equal(sunk.offsets[i], first + i);
+		assert_int_equal(sunk.slots[i], SLOT);
+	}
+	assert_false(kernel.overshot);
+}
