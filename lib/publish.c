@@ -59,8 +59,10 @@ static inline void publish_word(struct publisher *p, const struct dli_dirty_word
 
 static inline void look_ahead(const struct publisher *p, const struct dli_dirty_word *word)
 {
-	const struct dli_slot *slot = dli_slot_find(p->table, word->slot);
+	const struct dli_slot *slot = p->slot;
 
+	if (word->slot != p->slot_number)
+		slot = dli_slot_find(p->table, word->slot);
 	if (slot && word->word < slot->pages / 64)
 		dli_pageset_prefetch(slot->set, word->word);
 }

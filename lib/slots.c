@@ -96,12 +96,6 @@ void dli_slots_fini(struct dli_slots *slots)
 	dli_slots_abandon(table);
 }
 
-struct dli_slot_table *dli_slots_table(const struct dli_slots *slots)
-{
-	/* Pairs with dli_slots_publish(): the table and its slots are whole. */
-	return atomic_load_explicit(&slots->table, memory_order_acquire);
-}
-
 static bool place_before(const struct dli_slot_place *a, uint32_t as_id, uint64_t end)
 {
 	return a->as_id < as_id || (a->as_id == as_id && a->gpa + a->slot->bytes <= end);

@@ -56,7 +56,11 @@ int dli_slots_init(struct dli_slots *slots);
 void dli_slots_fini(struct dli_slots *slots);
 
 /* For readers inside a read section, and for whoever holds the log's lock. */
-struct dli_slot_table *dli_slots_table(const struct dli_slots *slots);
+static inline struct dli_slot_table *dli_slots_table(const struct dli_slots *slots)
+{
+	/* Pairs with dli_slots_publish(): the table and its slots are whole. */
+	return atomic_load_explicit(&slots->table, memory_order_acquire);
+}
 
 static inline struct dli_slot *dli_slot_find(const struct dli_slot_table *table, uint32_t slot)
 {

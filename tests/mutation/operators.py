@@ -20,7 +20,7 @@ LOCKS = {
     "dli_rcu_read_lock": "dli_rcu_read_unlock",
     "dli_reset_begin": "dli_reset_end",
     "dli_os_block_signals": "dli_os_restore_signals",
-    "urcu_bp_read_lock": "urcu_bp_read_unlock",
+    "_urcu_bp_read_lock": "_urcu_bp_read_unlock",
 }
 # What stands in for a name: the values that a slip could have put there.
 NAMES = {

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Who holds what: the functions of the library that need a lock or a read section are watched (the
- * program is linked with --wrap), and each call of the interface must come with what they need. One
+ * program is linked with --wrap, and those that are in headers go through locks_seam.h), and each call of the interface must come with what they need. One
  * thread, so that a lock that is taken can only be its own. Whether locks suffice is for threads to
  * tell; a lock that is forgotten shows here, every time.
  */
 #include "cmocka_all.h"
 #include "guest.h"
+#define LOCKS_WATCHER
+#include "locks_seam.h"
 #include "log.h"
 #include "publish.h"
 #include "ring_cells.h"
@@ -115,22 +117,18 @@ static struct dl_log *log_of(const struct dli_slots *slots)
 	return (struct dl_log *)((char *)slots - offsetof(struct dl_log, slots));
 }
 
-void __real_urcu_bp_read_lock(void);
-void __wrap_urcu_bp_read_lock(void);
-void __wrap_urcu_bp_read_lock(void)
+void watched_read_lock(void)
 {
 	seen.depth++;
 	seen.sections++;
-	__real_urcu_bp_read_lock();
+	urcu_bp_read_lock();
 }
 
-void __real_urcu_bp_read_unlock(void);
-void __wrap_urcu_bp_read_unlock(void);
-void __wrap_urcu_bp_read_unlock(void)
+void watched_read_unlock(void)
 {
 	note(seen.depth > 0, __func__);
 	seen.depth--;
-	__real_urcu_bp_read_unlock();
+	urcu_bp_read_unlock();
 }
 
 void __real_urcu_bp_synchronize_rcu(void);
@@ -142,13 +140,13 @@ void __wrap_urcu_bp_synchronize_rcu(void)
 	__real_urcu_bp_synchronize_rcu();
 }
 
-struct dli_slot_table *__real_dli_slots_table(const struct dli_slots *slots);
-struct dli_slot_table *__wrap_dli_slots_table(const struct dli_slots *slots);
-struct dli_slot_table *__wrap_dli_slots_table(const struct dli_slots *slots)
+struct dli_slot_table *watched_slots_table(const struct dli_slots *slots)
 {
+	const struct dl_log *log = log_of(slots);
+
 	seen.table_looks++;
-	note(seen.depth || is_held(&log_of(slots)->lock), __func__);
-	return __real_dli_slots_table(slots);
+	note(seen.depth || !is_alive(log) || is_held(&log->lock), __func__);
+	return dli_slots_table(slots);
 }
 
 struct dli_slot_table *__real_dli_slots_prepare(const struct dli_slots *slots, struct dli_slot *r,

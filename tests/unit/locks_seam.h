@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef LOCKS_SEAM_H
+#define LOCKS_SEAM_H
+
+/*
+ * Included by force before every file of lib/, which is compiled a second time for test_locks.c: what it
+ * watches and is in a header, where no linker can put anything in its place.
+ */
+
+#include "slots.h"
+
+#include <urcu-bp.h>
+#include <urcu/static/urcu-bp.h>
+
+void watched_read_lock(void);
+void watched_read_unlock(void);
+struct dli_slot_table *watched_slots_table(const struct dli_slots *slots);
+
+#ifndef LOCKS_WATCHER /* test_locks.c itself */
+#define _urcu_bp_read_lock()   watched_read_lock()
+#define _urcu_bp_read_unlock() watched_read_unlock()
+#define dli_slots_table(slots) watched_slots_table(slots)
+#endif
+
+#endif
