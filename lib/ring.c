@@ -177,63 +177,56 @@ void dli_ring_unlock(struct dli_ring *ring)
 	pthread_mutex_unlock(&ring->lock);
 }
 
-/* What is gathered, and where it goes. */
-struct gather {
-	struct dli_dirty_word word, *to;
-};
-
-/* Reads dirty cells up to end into words. Returns the first that is not dirty, or end. */
+/*
+ * Reads dirty cells up to end. Those that follow each other in one word become one, written to *to, which
+ * moves on. Returns the first cell that is not dirty, or end.
+ */
 static struct kvm_dirty_gfn *copy_cells(struct kvm_dirty_gfn *cell, struct kvm_dirty_gfn *end,
-					struct gather *gather)
+					struct dli_dirty_word **to)
 {
-	struct dli_dirty_word word = gather->word, *to = gather->to;
+	while (cell != end && cell_load(cell) == CELL_DIRTY) {
+		struct kvm_dirty_gfn first = cell_read(cell);
+		uint64_t word = first.offset / 64, bits = UINT64_C(1) << first.offset % 64;
 
-	for (; cell != end && cell_load(cell) == CELL_DIRTY; cell++) {
-		struct kvm_dirty_gfn entry = cell_read(cell);
+		while (++cell != end && cell_load(cell) == CELL_DIRTY) {
+			struct kvm_dirty_gfn entry = cell_read(cell);
 
-		if (entry.offset / 64 != word.word || entry.slot != word.slot) {
-			if (word.bits)
-				*to++ = word;
-			word.slot = entry.slot;
-			word.word = entry.offset / 64;
-			word.bits = 0;
+			if (entry.offset / 64 != word || entry.slot != first.slot)
+				break;
+			bits |= UINT64_C(1) << entry.offset % 64;
 		}
-		word.bits |= UINT64_C(1) << entry.offset % 64;
+		*(*to)++ = (struct dli_dirty_word){ first.slot, 0, word, bits };
 	}
-	gather->word = word;
-	gather->to = to;
 	return cell;
 }
 
 /* The dirty cells from head on, room of them at most. Returns how many. */
-static uint32_t gather_cells(const struct dli_ring *ring, uint32_t room, struct gather *gather)
+static uint32_t copy_ring(const struct dli_ring *ring, uint32_t room, struct dli_dirty_word **to)
 {
 	struct kvm_dirty_gfn *first = cell_at(ring, ring->head), *stop;
 	uint32_t before_turn = (uint32_t)(ring->cells + ring->entries - first);
 
 	if (room <= before_turn)
-		return (uint32_t)(copy_cells(first, first + room, gather) - first);
-	stop = copy_cells(first, first + before_turn, gather);
+		return (uint32_t)(copy_cells(first, first + room, to) - first);
+	stop = copy_cells(first, first + before_turn, to);
 	if (stop != first + before_turn)
 		return (uint32_t)(stop - first);
-	stop = copy_cells(ring->cells, ring->cells + room - before_turn, gather);
+	stop = copy_cells(ring->cells, ring->cells + room - before_turn, to);
 	return before_turn + (uint32_t)(stop - ring->cells);
 }
 
 void dli_ring_copy(struct dli_ring *ring)
 {
-	struct gather gather = { .to = ring->words + ring->released_words };
+	struct dli_dirty_word *words = ring->words + ring->released_words, *to = words;
 	uint32_t n;
 
 	ring->fresh = 0;
 	if (ring->state != RING_IN_STEP || cell_load(cell_at(ring, ring->head)) != CELL_DIRTY)
 		return;
 	ring->first_copied = cell_read(cell_at(ring, ring->head));
-	n = gather_cells(ring, ring->entries - ring->released_entries, &gather);
-	if (gather.word.bits)
-		*gather.to++ = gather.word;
+	n = copy_ring(ring, ring->entries - ring->released_entries, &to);
 	ring->fresh = n;
-	ring->fresh_words = (uint32_t)(gather.to - ring->words) - ring->released_words;
+	ring->fresh_words = (uint32_t)(to - words);
 	if (n > atomic_load_explicit(&ring->stats.high_water_entries, memory_order_relaxed))
 		atomic_store_explicit(&ring->stats.high_water_entries, n, memory_order_relaxed);
 }
