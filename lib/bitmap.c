@@ -45,11 +45,6 @@ int dli_bitmap_get(const struct dl_os *os, int vm_fd, uint32_t slot, uint64_t *w
 	return dli_os_ioctl_once(os, vm_fd, KVM_GET_DIRTY_LOG, &log);
 }
 
-uint64_t dli_bitmap_word(uint64_t word)
-{
-	return le64toh(word);
-}
-
 int dli_bitmap_clear(const struct dl_os *os, int vm_fd, uint32_t slot, uint64_t first_page,
 		     uint32_t pages, uint64_t *words)
 {

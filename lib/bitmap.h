@@ -4,6 +4,8 @@
 
 #include "os.h"
 
+#include <endian.h>
+
 /* The bitmap that KVM keeps of one slot: one little-endian bit a host page, whole 64-bit words. */
 
 /* Room for the bitmap of the largest slot, resident. */
@@ -23,7 +25,10 @@ void dli_bitmap_release(struct dli_bitmap_buffer *buffer, const struct dl_os *os
 
 /* KVM_GET_DIRTY_LOG of a whole slot. words are in the kernel's byte order: dli_bitmap_word(). */
 int dli_bitmap_get(const struct dl_os *os, int vm_fd, uint32_t slot, uint64_t *words);
-uint64_t dli_bitmap_word(uint64_t word);
+static inline uint64_t dli_bitmap_word(uint64_t word)
+{
+	return le64toh(word);
+}
 
 /*
  * KVM_CLEAR_DIRTY_LOG of pages from first_page on, a multiple of 64; so is pages, unless it reaches

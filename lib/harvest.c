@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* dl_harvest: what was dirtied since the last one becomes pending. */
 
+#include "bits.h"
 #include "drain.h"
 #include "protect.h"
 #include "publish.h"
@@ -24,42 +25,50 @@ static int repair(struct dl_log *log)
 	return 0;
 }
 
-/* Marks words [from, to). */
-static uint64_t merge_words(struct dli_slot *slot, const uint64_t *words, uint64_t from,
-			    uint64_t to)
-{
-	/* A kernel has no bits behind the end; should one, they would be pages of nobody. */
-	uint64_t last_bits =
-		slot->pages % 64 ? (UINT64_C(1) << slot->pages % 64) - 1 : ~UINT64_C(0);
-	uint64_t new_pages = 0;
+enum { LINE_WORDS = 8 };
 
-	for (uint64_t i = from; i < to; i++) {
+/*
+ * Words [from, from + n), LINE_WORDS at most, are added to a batch that has room for them. Every one is
+ * stored and only those with bits are kept: whether the next has any is what no processor can guess.
+ */
+static inline void gather(struct dli_batch *batch, const uint64_t *words, uint64_t from, uint64_t n)
+{
+	for (uint64_t i = from; i < from + n; i++) {
 		uint64_t bits = dli_bitmap_word(words[i]);
 
-		if (i == slot->pages / 64)
-			bits &= last_bits;
-		if (bits)
-			new_pages += dli_pageset_mark_word(slot->set, i, bits);
+		batch->word[batch->n] = (uint32_t)i;
+		batch->bits[batch->n] = bits;
+		batch->n += bits != 0;
 	}
-	return new_pages;
+}
+
+static bool has_room(const struct dli_batch *batch)
+{
+	return batch->n + LINE_WORDS <= PAGESET_CHUNK_WORDS;
 }
 
 /* Most of a bitmap is clean, and is looked at by the cache line. */
-static uint64_t merge(struct dli_slot *slot, const uint64_t *words)
+static uint64_t merge(struct dli_slot *slot, uint64_t *words)
 {
-	enum { LINE_WORDS = 8 };
 	uint64_t n = dli_bitmap_words(slot->pages), lines = n / LINE_WORDS, new_pages = 0;
+	struct dli_batch batch;
 
+	batch.n = 0;
+	/* A kernel has no bits behind the end; should one, they would be pages of nobody. */
+	words[n - 1] &= dli_bitmap_word(range_bits(n - 1, 0, slot->pages));
 	for (uint64_t line = 0; line < lines; line++) {
 		const uint64_t *w = words + line * LINE_WORDS;
 
-		if (w[0] | w[1] | w[2] | w[3] | w[4] | w[5] | w[6] | w[7])
-			new_pages += merge_words(slot, words, line * LINE_WORDS,
-						 (line + 1) * LINE_WORDS);
+		if (!(w[0] | w[1] | w[2] | w[3] | w[4] | w[5] | w[6] | w[7]))
+			continue;
+		gather(&batch, words, line * LINE_WORDS, LINE_WORDS);
+		if (has_room(&batch))
+			continue;
+		new_pages += dli_pageset_mark_batch(slot->set, &batch);
+		batch.n = 0;
 	}
-	new_pages += merge_words(slot, words, lines * LINE_WORDS, n);
-	dli_pageset_count(slot->set, new_pages);
-	return new_pages;
+	gather(&batch, words, lines * LINE_WORDS, n % LINE_WORDS);
+	return new_pages + dli_pageset_mark_batch(slot->set, &batch);
 }
 
 static int harvest_bitmap(struct dl_log *log, struct dli_slot *slot)

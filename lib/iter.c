@@ -8,16 +8,16 @@
 #include <string.h>
 
 /*
- * Read under log->reading. The pages of one chunk are taken together; where the bitmap is cleared
- * by hand, that is also what one KVM_CLEAR_DIRTY_LOG covers, so no run is longer than a chunk.
+ * Read under log->reading. What is taken together is a batch; where the bitmap is cleared by hand, it is
+ * of one chunk, which one KVM_CLEAR_DIRTY_LOG covers. No run is longer than a batch.
  */
 struct dl_iter {
 	struct dl_log *log;
 	uint64_t session;
 	uint32_t at;	     /* slot that is being read */
-	uint64_t next_chunk; /* of it */
-	uint32_t word;	     /* of chunk: the first that is not handed out */
-	struct dli_chunk chunk;
+	uint64_t next_block; /* of its set */
+	uint32_t word;	     /* of the batch: the first that is not handed out */
+	struct dli_batch batch;
 	uint64_t clear_words[PAGESET_CHUNK_WORDS];
 	uint32_t n;
 	struct dli_slot *slots[];
@@ -84,17 +84,22 @@ static bool is_over(const struct dl_iter *iter)
 	return dli_log_session(iter->log) != iter->session || !dli_log_is_on(iter->log);
 }
 
-/* Spreads the chunk's words over a bitmap that begins at its first. Returns its words. */
+/* Spreads the batch's words over a bitmap that begins at its first. Returns its words. */
 static uint32_t spread(struct dl_iter *iter)
 {
-	const struct dli_chunk *chunk = &iter->chunk;
-	uint32_t first = chunk->index[0];
-	uint32_t words = chunk->index[chunk->words - 1] - first + 1u;
+	const struct dli_batch *batch = &iter->batch;
+	uint32_t first = batch->word[0];
+	uint32_t words = batch->word[batch->n - 1] - first + 1;
 
 	memset(iter->clear_words, 0, words * sizeof(iter->clear_words[0]));
-	for (uint32_t i = 0; i < chunk->words; i++)
-		iter->clear_words[chunk->index[i] - first] = chunk->bits[i];
+	for (uint32_t i = 0; i < batch->n; i++)
+		iter->clear_words[batch->word[i] - first] = batch->bits[i];
 	return words;
+}
+
+static bool is_cleared_here(const struct dl_iter *iter, const struct dli_slot *slot)
+{
+	return iter->log->clear_in_chunks && slot->logged;
 }
 
 /*
@@ -105,11 +110,10 @@ static uint32_t spread(struct dl_iter *iter)
 static int clear_chunk(struct dl_iter *iter, const struct dli_slot *slot)
 {
 	struct dl_log *log = iter->log;
-	uint64_t first_page = iter->chunk.first_page + iter->chunk.index[0] * UINT64_C(64);
-	uint64_t pages, begin_ns;
+	uint64_t first_page = iter->batch.word[0] * UINT64_C(64), pages, begin_ns;
 	int r;
 
-	if (!log->clear_in_chunks || !slot->logged)
+	if (!is_cleared_here(iter, slot))
 		return 0;
 	pages = spread(iter) * UINT64_C(64);
 	if (first_page + pages > slot->pages)
@@ -124,27 +128,29 @@ static int clear_chunk(struct dl_iter *iter, const struct dli_slot *slot)
 	return r < 0 ? r : 0;
 }
 
-/* Takes the next chunk of one slot. 1, or 0 at the slot's end. */
-static int take_chunk(struct dl_iter *iter, struct dli_slot *slot)
+/* Takes the next batch of one slot. 1, or 0 at the slot's end. */
+static int take_batch(struct dl_iter *iter, struct dli_slot *slot)
 {
+	uint64_t block = iter->next_block;
 	int r;
 
 	iter->word = 0;
-	iter->chunk.words = 0;
-	if (slot->discarded || !dli_pageset_take(slot->set, &iter->next_chunk, &iter->chunk))
+	iter->batch.n = 0;
+	if (slot->discarded || !dli_pageset_take(slot->set, &iter->next_block,
+						 is_cleared_here(iter, slot), &iter->batch))
 		return 0;
 	r = clear_chunk(iter, slot);
 	if (r) {
-		dli_pageset_give_back(slot->set, &iter->chunk);
-		iter->chunk.words = 0;
+		dli_pageset_give_back(slot->set, &iter->batch);
+		iter->next_block = block;
+		iter->batch.n = 0;
 		return r;
 	}
-	iter->next_chunk++;
 	return 1;
 }
 
-/* Fills the chunk: 1, or 0 where nothing is left. */
-static int next_chunk(struct dl_iter *iter)
+/* Fills the batch: 1, or 0 where nothing is left. */
+static int next_batch(struct dl_iter *iter)
 {
 	/* The slot cannot change between what is taken, the clear and the answer. */
 	pthread_mutex_t *lock = &iter->log->lock;
@@ -152,11 +158,11 @@ static int next_chunk(struct dl_iter *iter)
 
 	pthread_mutex_lock(lock);
 	while (iter->at < iter->n) {
-		r = take_chunk(iter, iter->slots[iter->at]);
+		r = take_batch(iter, iter->slots[iter->at]);
 		if (r)
 			break;
 		iter->at++;
-		iter->next_chunk = 0;
+		iter->next_block = 0;
 	}
 	pthread_mutex_unlock(lock);
 	return r;
@@ -198,13 +204,13 @@ static inline void put_run(struct dl_run *run, const struct place *place, uint64
  * The pages of a run behind the word *at, which it fills to its end. *at becomes the last word that it
  * reaches, *bits what that has behind it.
  */
-static uint64_t run_on(const struct dli_chunk *chunk, uint32_t *at, uint64_t *bits)
+static uint64_t run_on(const struct dli_batch *batch, uint32_t *at, uint64_t *bits)
 {
 	uint64_t pages = 0;
 
 	*bits = 0;
-	while (*at + 1 < chunk->words && chunk->index[*at + 1] == chunk->index[*at] + 1) {
-		uint64_t next = chunk->bits[*at + 1];
+	while (*at + 1 < batch->n && batch->word[*at + 1] == batch->word[*at] + 1) {
+		uint64_t next = batch->bits[*at + 1];
 
 		if (!(next & 1))
 			break;
@@ -218,16 +224,16 @@ static uint64_t run_on(const struct dli_chunk *chunk, uint32_t *at, uint64_t *bi
 	return pages;
 }
 
-/* Cuts runs off the chunk. Returns how many, less than max_runs only where it is empty then. */
+/* Cuts runs off the batch. Returns how many, less than max_runs only where it is empty then. */
 static uint32_t cut_runs(struct dl_iter *iter, struct dl_run *runs, uint32_t max_runs)
 {
-	struct dli_chunk *chunk = &iter->chunk;
+	struct dli_batch *batch = &iter->batch;
 	const struct place place = place_of(iter);
 	uint32_t at = iter->word, n = 0;
-	uint64_t bits = chunk->bits[at];
+	uint64_t bits = batch->bits[at];
 
 	while (n < max_runs) {
-		uint64_t page = chunk->first_page + chunk->index[at] * UINT64_C(64);
+		uint64_t page = batch->word[at] * UINT64_C(64);
 		uint64_t first = (uint64_t)__builtin_ctzll(bits), pages;
 		/* The carry runs through the ones and ends in the bit behind them, or in none. */
 		uint64_t behind = bits + (bits & -bits);
@@ -236,18 +242,18 @@ static uint32_t cut_runs(struct dl_iter *iter, struct dl_run *runs, uint32_t max
 			pages = (uint64_t)__builtin_ctzll(behind) - first;
 			bits &= behind;
 		} else {
-			pages = 64 - first + run_on(chunk, &at, &bits);
+			pages = 64 - first + run_on(batch, &at, &bits);
 		}
 		put_run(&runs[n++], &place, page + first, pages);
 		if (bits)
 			continue;
-		if (++at == chunk->words)
+		if (++at == batch->n)
 			break;
-		bits = chunk->bits[at];
+		bits = batch->bits[at];
 	}
 	iter->word = at;
-	if (at < chunk->words)
-		chunk->bits[at] = bits;
+	if (at < batch->n)
+		batch->bits[at] = bits;
 	return n;
 }
 
@@ -256,8 +262,8 @@ static int read_runs(struct dl_iter *iter, struct dl_run *runs, uint32_t max_run
 	uint32_t n = 0;
 
 	while (n < max_runs) {
-		if (iter->word == iter->chunk.words || iter->slots[iter->at]->discarded) {
-			int r = next_chunk(iter);
+		if (iter->word == iter->batch.n || iter->slots[iter->at]->discarded) {
+			int r = next_batch(iter);
 
 			/* A failure comes again with the next call; these runs are good. */
 			if (r <= 0)
@@ -281,9 +287,23 @@ int dl_iter_read(struct dl_iter *iter, struct dl_run *runs, uint32_t max_runs)
 	return r;
 }
 
-static bool ack_run(const struct dl_iter *iter, const struct dl_run *run)
+/* Runs of one slot, which are counted together. */
+struct acked {
+	struct dli_slot *slot;
+	uint64_t pages;
+};
+
+static void count_acked(struct acked *acked)
 {
-	uint64_t page_bytes = iter->log->caps.page_bytes;
+	if (acked->pages)
+		dli_pageset_count_gone(acked->slot->set, acked->pages);
+	acked->pages = 0;
+}
+
+static bool ack_run(const struct dl_iter *iter, const struct dl_run *run, struct acked *acked)
+{
+	uint32_t page_bytes = iter->log->caps.page_bytes;
+	uint32_t page_shift = (uint32_t)__builtin_ctz(page_bytes);
 	struct dli_slot *slot;
 
 	if (run->reserved >= iter->n || !run->bytes ||
@@ -293,20 +313,29 @@ static bool ack_run(const struct dl_iter *iter, const struct dl_run *run)
 	if (slot->slot != run->slot || run->offset_bytes >= slot->bytes ||
 	    run->bytes > slot->bytes - run->offset_bytes)
 		return false;
-	return dli_pageset_ack(slot->set, run->offset_bytes / page_bytes, run->bytes / page_bytes);
+	if (slot != acked->slot)
+		count_acked(acked);
+	acked->slot = slot;
+	return dli_pageset_ack(slot->set, run->offset_bytes >> page_shift, run->bytes >> page_shift,
+			       &acked->pages);
 }
 
 int dl_iter_ack(struct dl_iter *iter, const struct dl_run *runs, uint32_t n_runs)
 {
+	struct acked acked = { 0 };
+	uint32_t i = 0;
+
 	if (!iter || (!runs && n_runs))
 		return -EINVAL;
 	if (is_over(iter))
 		return -ECANCELED;
-	for (uint32_t i = 0; i < n_runs; i++)
-		if (!ack_run(iter, &runs[i]))
-			/* A stop may have taken the pages meanwhile; it has said so before. */
-			return is_over(iter) ? -ECANCELED : -EINVAL;
-	return 0;
+	while (i < n_runs && ack_run(iter, &runs[i], &acked))
+		i++;
+	count_acked(&acked);
+	if (i == n_runs)
+		return 0;
+	/* A stop may have taken the pages meanwhile; it has said so before. */
+	return is_over(iter) ? -ECANCELED : -EINVAL;
 }
 
 static void end(struct dl_iter *iter)

@@ -15,21 +15,21 @@
 
 enum {
 	PAGESET_WORD_PAGES = 64,
-	/* What is taken at once. */
+	/* What one KVM_CLEAR_DIRTY_LOG covers, and what is taken at once at most. */
 	PAGESET_CHUNK_WORDS = 512,
 	PAGESET_CHUNK_PAGES = PAGESET_CHUNK_WORDS * PAGESET_WORD_PAGES,
 };
 
 struct dli_pageset;
 
-/* Words of one chunk that were taken, in rising order; none is 0. */
-struct dli_chunk {
-	uint64_t first_page; /* of the chunk */
-	uint32_t words;
-	uint16_t index[PAGESET_CHUNK_WORDS]; /* word number inside the chunk */
-	uint64_t bits[PAGESET_CHUNK_WORDS];
+/* Words with dirty pages, in rising order. */
+struct dli_batch {
+	uint32_t n;
+	uint32_t word[PAGESET_CHUNK_WORDS]; /* page / 64 */
+	uint64_t bits[PAGESET_CHUNK_WORDS]; /* never 0 */
 };
 
+/* pages: 2^38 at most. KVM has less than 2^31 in a slot. */
 int dli_pageset_new(const struct dl_os *os, uint64_t pages, struct dli_pageset **set);
 void dli_pageset_free(struct dli_pageset *set);
 
@@ -43,21 +43,27 @@ void dli_pageset_count(struct dli_pageset *set, uint64_t new_pages);
 /* Asks for the memory of a word that is to be marked soon. */
 void dli_pageset_prefetch(const struct dli_pageset *set, uint64_t word);
 
-/* Makes a range pending, which must lie inside. Returns how many pages are new; counts them. */
+/* These make pages pending, which must lie inside. They return how many are new, and count them. */
+uint64_t dli_pageset_mark_batch(struct dli_pageset *set, const struct dli_batch *batch);
 uint64_t dli_pageset_mark_range(struct dli_pageset *set, uint64_t first_page, uint64_t pages);
 uint64_t dli_pageset_mark_all(struct dli_pageset *set);
 
 /*
- * Moves the first chunk at or behind *chunk that has pending pages to taken and fills out with it.
- * *chunk becomes its number. False: none is left.
+ * Moves what is pending at or behind *block (of 64 words; 0 at the beginning) to taken, as much as the
+ * batch has room for, or of one_chunk. *block becomes the one to go on with. False: none is left.
  */
-bool dli_pageset_take(struct dli_pageset *set, uint64_t *chunk, struct dli_chunk *out);
+bool dli_pageset_take(struct dli_pageset *set, uint64_t *block, bool one_chunk,
+		      struct dli_batch *batch);
 
 /* Makes what was taken pending again. */
-void dli_pageset_give_back(struct dli_pageset *set, const struct dli_chunk *chunk);
+void dli_pageset_give_back(struct dli_pageset *set, const struct dli_batch *batch);
 
-/* Forgets taken pages. False, and nothing is forgotten, where one of them is not taken. */
-bool dli_pageset_ack(struct dli_pageset *set, uint64_t first_page, uint64_t pages);
+/*
+ * Forgets taken pages, and adds how many to *gone, for dli_pageset_count_gone(). False, and nothing is
+ * forgotten, where one of them is not taken.
+ */
+bool dli_pageset_ack(struct dli_pageset *set, uint64_t first_page, uint64_t pages, uint64_t *gone);
+void dli_pageset_count_gone(struct dli_pageset *set, uint64_t gone);
 
 /* Makes all that is taken pending again. */
 void dli_pageset_fold_back(struct dli_pageset *set);

@@ -218,7 +218,8 @@ struct dl_stats {
 	uint64_t high_water_entries; /* most entries found in one ring at once */
 	uint64_t ioctl_ns;	     /* time inside RESET, GET, CLEAR and slot ioctls */
 	uint64_t pending_bytes;	     /* now known dirty and not handed out (0 for a vCPU) */
-	uint64_t unacked_bytes;	     /* now handed out and not acknowledged (0 for a vCPU) */
+	uint64_t unacked_bytes;	     /* now handed out, or read ahead for it, and not acknowledged
+				      * (0 for a vCPU) */
 };
 
 /*

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The page set against plain bitmaps: what is marked, taken, acknowledged, given back, folded back
- * and cleared must be the same pages in both after every step, in sets of up to 2^40 pages. Pages
+ * and cleared must be the same pages in both after every step, in sets of up to 2^38 pages. Pages
  * are used in a few windows of the set, wherever the input puts them; elsewhere there must be none.
  */
 #include "fuzz.h"
@@ -13,6 +13,7 @@ enum {
 	WINDOWS = 4,
 	WINDOW_WORDS = 3 * PAGESET_CHUNK_WORDS + 5,
 	READERS = 3,
+	BLOCK_WORDS = 64, /* of which all or none are taken */
 	MAX_STEPS = 600,
 	HUGE_WALKS = 3, /* over summaries of megabytes */
 };
@@ -20,7 +21,7 @@ enum {
 #ifdef FUZZ_TSAN
 #define MOST_PAGES (UINT64_C(1) << 31)
 #else
-#define MOST_PAGES (UINT64_C(1) << 40)
+#define MOST_PAGES (UINT64_C(1) << 38)
 #endif
 
 /* Part of a plain bitmap: words [first_word, first_word + words). */
@@ -30,9 +31,9 @@ struct window {
 };
 
 struct reader {
-	uint64_t cursor; /* chunk */
+	uint64_t cursor; /* block */
 	bool holds;
-	struct dli_chunk chunk;
+	struct dli_batch batch;
 };
 
 static struct fake_os fake;
@@ -232,45 +233,6 @@ static void mark_all(void)
 	       (unsigned long long)new_pages);
 }
 
-/* What the chunk says is just what was pending there; it is taken now. */
-static void plain_take(const struct dli_chunk *chunk)
-{
-	uint64_t word = chunk->first_page / 64, end = word + PAGESET_CHUNK_WORDS;
-	uint32_t i = 0;
-
-	expect(chunk->words && chunk->words <= PAGESET_CHUNK_WORDS, "%u words", chunk->words);
-	for (; word < end; word++) {
-		struct window *window = window_of(word);
-		uint64_t *pending = window ? &window->pending[word - window->first_word] : NULL;
-		bool named = i < chunk->words && chunk->first_page / 64 + chunk->index[i] == word;
-		uint64_t bits = named ? chunk->bits[i++] : 0;
-
-		expect(!named || bits, "an empty word");
-		expect(bits == (pending ? *pending : 0), "word %llu: taken %#llx",
-		       (unsigned long long)word, (unsigned long long)bits);
-		if (!bits)
-			continue;
-		*pending = 0;
-		window->taken[word - window->first_word] |= bits;
-	}
-	expect(i == chunk->words, "words out of order or outside the chunk");
-}
-
-/* The first chunk from here on in which something is pending. */
-static bool plain_find(uint64_t chunk, uint64_t *found)
-{
-	for (unsigned int i = 0; i < window_count; i++)
-		for (uint64_t at = 0; at < windows[i].words; at++) {
-			uint64_t of = (windows[i].first_word + at) / PAGESET_CHUNK_WORDS;
-
-			if (of < chunk || !windows[i].pending[at])
-				continue;
-			*found = of;
-			return true;
-		}
-	return false;
-}
-
 static bool may_walk(void)
 {
 	if (pages <= UINT64_C(1) << 32)
@@ -281,71 +243,135 @@ static bool may_walk(void)
 	return true;
 }
 
-static void take(struct reader *reader)
+/* Whether anything is pending in words [from, end). */
+static bool is_pending(uint64_t from, uint64_t end)
 {
-	uint64_t chunk = reader->cursor, wanted = 0;
-	bool any = plain_find(chunk, &wanted), taken;
+	for (unsigned int i = 0; i < window_count; i++)
+		for (uint64_t at = 0; at < windows[i].words; at++)
+			if (windows[i].pending[at] && windows[i].first_word + at >= from &&
+			    windows[i].first_word + at < end)
+				return true;
+	return false;
+}
+
+/* What the batch says is just what was pending there; it is taken now. */
+static void plain_take(const struct dli_batch *batch)
+{
+	expect(batch->n && batch->n <= PAGESET_CHUNK_WORDS, "%u words", batch->n);
+	for (uint32_t i = 0; i < batch->n; i++) {
+		uint64_t word = batch->word[i], at;
+		struct window *window = window_of(word);
+
+		expect(window, "word %llu", (unsigned long long)word);
+		expect(!i || word > batch->word[i - 1], "words out of order");
+		at = word - window->first_word;
+		expect(batch->bits[i] && batch->bits[i] == window->pending[at],
+		       "word %llu: taken %#llx", (unsigned long long)word,
+		       (unsigned long long)batch->bits[i]);
+		window->pending[at] = 0;
+		window->taken[at] |= batch->bits[i];
+	}
+}
+
+static uint64_t first_word_of(uint64_t block)
+{
+	return block > UINT64_MAX / BLOCK_WORDS ? UINT64_MAX : block * BLOCK_WORDS;
+}
+
+static void take(struct reader *reader, bool one_chunk)
+{
+	const struct dli_batch *batch = &reader->batch;
+	uint64_t from = first_word_of(reader->cursor), until, last;
+	bool any = is_pending(from, UINT64_MAX);
 
 	if (!may_walk())
 		return;
-	taken = dli_pageset_take(set, &chunk, &reader->chunk);
-	expect(taken == any, "taken: %d", taken);
-	reader->holds = taken;
-	reader->cursor = 0;
-	if (!taken)
+	reader->holds = dli_pageset_take(set, &reader->cursor, one_chunk, &reader->batch);
+	expect(reader->holds == any, "taken: %d", reader->holds);
+	if (!any) {
+		reader->cursor = 0;
 		return;
-	expect(chunk == wanted && reader->chunk.first_page == chunk * PAGESET_CHUNK_PAGES,
-	       "chunk %llu in place of %llu", (unsigned long long)chunk,
-	       (unsigned long long)wanted);
-	plain_take(&reader->chunk);
-	reader->cursor = chunk + 1;
+	}
+	plain_take(batch);
+	last = batch->word[batch->n - 1];
+	until = first_word_of(reader->cursor);
+	expect(batch->word[0] >= from && last < until, "words that were not asked for");
+	/* All of a chunk, or all there is unless there was no room for a block. */
+	if (one_chunk) {
+		expect(batch->word[0] / PAGESET_CHUNK_WORDS == last / PAGESET_CHUNK_WORDS,
+		       "two chunks");
+		until = (last / PAGESET_CHUNK_WORDS + 1) * PAGESET_CHUNK_WORDS;
+	} else if (batch->n <= PAGESET_CHUNK_WORDS - BLOCK_WORDS) {
+		until = UINT64_MAX;
+	}
+	expect(!is_pending(from, until), "words were passed over");
 }
 
 static void give_back(struct reader *reader)
 {
-	const struct dli_chunk *chunk = &reader->chunk;
+	const struct dli_batch *batch = &reader->batch;
 
 	if (!reader->holds)
 		return;
-	dli_pageset_give_back(set, chunk);
-	for (uint32_t i = 0; i < chunk->words; i++) {
-		uint64_t word = chunk->first_page / 64 + chunk->index[i];
-		struct window *window = window_of(word);
+	dli_pageset_give_back(set, batch);
+	for (uint32_t i = 0; i < batch->n; i++) {
+		struct window *window = window_of(batch->word[i]);
 
-		plain_mark(word, chunk->bits[i]);
-		window->taken[word - window->first_word] &= ~chunk->bits[i];
+		plain_mark(batch->word[i], batch->bits[i]);
+		window->taken[batch->word[i] - window->first_word] &= ~batch->bits[i];
 	}
 	reader->holds = false;
-	reader->cursor = chunk->first_page / PAGESET_CHUNK_PAGES;
+	reader->cursor = batch->word[0] / BLOCK_WORDS;
 }
 
 static void ack_pages(uint64_t first_page, uint64_t count)
 {
-	uint64_t end_page = first_page + count, word;
+	uint64_t end_page = first_page + count, word, gone = 0;
 	bool all = true;
 
 	for (word = first_page / 64; word * 64 < end_page; word++)
 		all &= !(bits_between(word, first_page, end_page) &
 			 ~window_of(word)->taken[word - window_of(word)->first_word]);
-	expect(dli_pageset_ack(set, first_page, count) == all, "all taken: %d", all);
+	expect(dli_pageset_ack(set, first_page, count, &gone) == all, "all taken: %d", all);
+	expect(gone == (all ? count : 0), "%llu gone", (unsigned long long)gone);
+	dli_pageset_count_gone(set, gone);
 	for (word = first_page / 64; all && word * 64 < end_page; word++)
 		window_of(word)->taken[word - window_of(word)->first_word] &=
 			~bits_between(word, first_page, end_page);
 }
 
 /* A word of what the reader has, or a part of it, as a run would be. */
-static void ack_chunk(struct reader *reader, struct input *in)
+static void ack_word(struct reader *reader, struct input *in)
 {
-	const struct dli_chunk *chunk = &reader->chunk;
+	const struct dli_batch *batch = &reader->batch;
 	uint32_t i = input_u8(in), bit = 0;
+	uint64_t rest;
 
 	if (!reader->holds)
 		return;
-	i %= chunk->words;
-	bit = (uint32_t)__builtin_ctzll(chunk->bits[i]);
-	ack_pages(chunk->first_page + chunk->index[i] * UINT64_C(64) + bit,
-		  ~(chunk->bits[i] >> bit) ? (uint64_t)__builtin_ctzll(~(chunk->bits[i] >> bit))
-					   : 64);
+	i %= batch->n;
+	bit = (uint32_t)__builtin_ctzll(batch->bits[i]);
+	rest = ~(batch->bits[i] >> bit);
+	ack_pages(batch->word[i] * UINT64_C(64) + bit, rest ? (uint64_t)__builtin_ctzll(rest) : 64);
+}
+
+static void mark_batch(struct input *in)
+{
+	uint64_t word = choose_word(in), new_pages = 0;
+	static struct dli_batch batch;
+
+	batch.n = 0;
+	for (uint32_t n = input_u8(in); n && window_of(word); n--, word += 1 + input_u8(in) % 80) {
+		uint64_t bits = input_number(in, 8) & valid_bits(word);
+
+		if (!bits)
+			continue;
+		batch.word[batch.n] = (uint32_t)word;
+		batch.bits[batch.n++] = bits;
+		new_pages += plain_mark(word, bits);
+	}
+	expect(dli_pageset_mark_batch(set, &batch) == new_pages, "not %llu new pages",
+	       (unsigned long long)new_pages);
 }
 
 static void ack_range(struct input *in)
@@ -386,17 +412,20 @@ static void step(struct input *in)
 	struct reader *reader = &readers[what / 32 % READERS];
 
 	switch (what % 32) {
-	case 0 ... 5:
+	case 0 ... 3:
 		mark_word(in);
+		break;
+	case 4 ... 5:
+		mark_batch(in);
 		break;
 	case 6 ... 11:
 		mark_range(in);
 		break;
 	case 12 ... 17:
-		take(reader);
+		take(reader, what % 2);
 		break;
 	case 18 ... 21:
-		ack_chunk(reader, in);
+		ack_word(reader, in);
 		break;
 	case 22 ... 23:
 		ack_range(in);
@@ -428,21 +457,14 @@ static void step(struct input *in)
 /* Everything that is left comes out, once, and nothing else. */
 static void take_the_rest(void)
 {
-	uint64_t none, next;
-
 	count_marks();
 	walks_left = WINDOWS * WINDOW_WORDS;
 	fold_back();
-	for (unsigned int i = 0; i < window_count; i++) {
-		/* Where it begins, so that a huge set is walked over once. */
-		readers[0].cursor = windows[i].first_word / PAGESET_CHUNK_WORDS;
-		while (plain_find(readers[0].cursor, &next) &&
-		       next <= (windows[i].first_word + windows[i].words) / PAGESET_CHUNK_WORDS)
-			take(&readers[0]);
-	}
 	readers[0].cursor = 0;
-	take(&readers[0]);
-	expect(!plain_find(0, &none), "pages were left behind");
+	do
+		take(&readers[0], false);
+	while (readers[0].holds);
+	expect(!is_pending(0, UINT64_MAX), "pages were left behind");
 	expect_counts();
 }
 

@@ -230,7 +230,7 @@ enum {
 static struct {
 	struct dli_pageset *set;
 	int memory[MARKED_PAGES]; /* plain: the mark orders it */
-	struct dli_chunk chunk;
+	struct dli_batch batch;
 	atomic_uint takes;
 } marked;
 
@@ -251,16 +251,16 @@ static void *write_and_mark(void *unused)
 	return NULL;
 }
 
-static unsigned int check_chunk(const struct dli_chunk *chunk)
+static unsigned int check_batch(const struct dli_batch *batch)
 {
 	unsigned int pages = 0;
 
-	for (uint32_t i = 0; i < chunk->words; i++) {
-		if (chunk->index[i] < WAY_WORDS)
+	for (uint32_t i = 0; i < batch->n; i++) {
+		if (batch->word[i] < WAY_WORDS)
 			continue;
-		for (uint64_t bits = chunk->bits[i]; bits; bits &= bits - 1, pages++)
-			assert_int_equal(marked.memory[(chunk->index[i] - WAY_WORDS) * 64 +
-						       __builtin_ctzll(bits)],
+		for (uint64_t bits = batch->bits[i]; bits; bits &= bits - 1, pages++)
+			assert_int_equal(marked.memory[(batch->word[i] - WAY_WORDS) * 64 +
+						       (unsigned int)__builtin_ctzll(bits)],
 					 1);
 	}
 	return pages;
@@ -275,12 +275,12 @@ static void memory_is_written_before_its_page_is_taken(void **state)
 			 0);
 	assert_int_equal(pthread_create(&marker, NULL, write_and_mark, NULL), 0);
 	while (pages < MARKED_PAGES) {
-		uint64_t chunk = 0;
+		uint64_t block = 0;
 
 		dli_pageset_mark_range(marked.set, 0, WAY_WORDS * PAGESET_WORD_PAGES);
 		atomic_fetch_add_explicit(&marked.takes, 1, memory_order_relaxed);
-		assert_true(dli_pageset_take(marked.set, &chunk, &marked.chunk));
-		pages += check_chunk(&marked.chunk);
+		assert_true(dli_pageset_take(marked.set, &block, true, &marked.batch));
+		pages += check_batch(&marked.batch);
 	}
 	pthread_join(marker, NULL);
 	dli_pageset_free(marked.set);

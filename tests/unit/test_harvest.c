@@ -2,7 +2,9 @@
 /* dl_harvest(): what it asks the kernel, in which order, and what its failures leave. */
 #include "cmocka_all.h"
 #include "guest.h"
+#include "random.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -176,6 +178,79 @@ static void a_page_is_seen_wherever_it_is_in_a_bitmap(void **state)
 		write_pages(0, FIRST + word * 65, 1);
 		expect_pass(0, FIRST + word * 65, 1);
 	}
+	guest_close(&guest);
+}
+
+/* A slot whose bitmap the test makes up. */
+enum { WORDS = 1300, MERGED_PAGES = WORDS * 64 - 27 };
+static uint64_t given[WORDS], merged[WORDS];
+
+static bool give(struct guest *g, int fd, unsigned long request, void *arg, int *result)
+{
+	struct kvm_dirty_log *log = arg;
+
+	if (request != KVM_GET_DIRTY_LOG)
+		return false;
+	for (int i = 0; i < WORDS; i++)
+		((uint64_t *)log->dirty_bitmap)[i] = htole64(given[i]);
+	*result = 0;
+	return true;
+}
+
+static void begin_merged(void)
+{
+	const struct guest_config config = {
+		.model = { .no_memory = true },
+		.options = { .mode = DL_MODE_BITMAP },
+		.intercept = give,
+	};
+	struct dl_slot slot = { .size = sizeof(slot),
+				.bytes = MERGED_PAGES * UINT64_C(4096),
+				.hva = UINT64_C(1) << 40 };
+
+	guest_open(&guest, &config);
+	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
+	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+}
+
+/* Takes all that is pending into merged. */
+static void collect(void)
+{
+	struct dl_iter *iter;
+	struct dl_run run;
+
+	memset(merged, 0, sizeof(merged));
+	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
+	while (dl_iter_read(iter, &run, 1) == 1) {
+		uint64_t first = run.offset_bytes / 4096, end = first + run.bytes / 4096;
+
+		for (uint64_t page = first; page < end; page++)
+			merged[page / 64] |= UINT64_C(1) << page % 64;
+		assert_int_equal(dl_iter_ack(iter, &run, 1), 0);
+	}
+	dl_iter_free(iter);
+}
+
+/* Of words that are clean, or have the bits of a random one, share in 64 of them. */
+static void expect_merged(uint64_t share, uint64_t always)
+{
+	struct random random = { share + 1 };
+
+	for (int i = 0; i < WORDS; i++)
+		given[i] = random_below(&random, 64) < share ? random_next(&random) | always : 0;
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	collect();
+	given[WORDS - 1] &= ~UINT64_C(0) >> 27;
+	assert_memory_equal(merged, given, sizeof(given));
+}
+
+/* More words than are marked at once, and bits behind the slot's end, which are pages of nobody. */
+static void a_bitmap_is_merged_whole(void **state)
+{
+	begin_merged();
+	for (uint64_t share = 0; share <= 64; share += 4)
+		expect_merged(share, 0);
+	expect_merged(64, ~UINT64_C(0));
 	guest_close(&guest);
 }
 
@@ -360,6 +435,7 @@ int main(void)
 		cmocka_unit_test(without_backup_there_is_no_bitmap_to_read),
 		cmocka_unit_test(in_bitmap_mode_every_slot_is_read),
 		cmocka_unit_test(a_page_is_seen_wherever_it_is_in_a_bitmap),
+		cmocka_unit_test(a_bitmap_is_merged_whole),
 		cmocka_unit_test(a_failed_reset_keeps_its_entries),
 		cmocka_unit_test(a_failed_get_counts_as_a_whole_slot),
 		cmocka_unit_test(a_failed_get_of_the_backup_does_not_end_the_others),

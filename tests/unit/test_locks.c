@@ -239,14 +239,17 @@ bool __wrap_dli_ring_same(struct dli_ring *a, struct dli_ring *b)
 	return __real_dli_ring_same(a, b);
 }
 
-bool __real_dli_pageset_take(struct dli_pageset *set, uint64_t *chunk, struct dli_chunk *out);
-bool __wrap_dli_pageset_take(struct dli_pageset *set, uint64_t *chunk, struct dli_chunk *out);
-bool __wrap_dli_pageset_take(struct dli_pageset *set, uint64_t *chunk, struct dli_chunk *out)
+bool __real_dli_pageset_take(struct dli_pageset *set, uint64_t *block, bool one_chunk,
+			     struct dli_batch *batch);
+bool __wrap_dli_pageset_take(struct dli_pageset *set, uint64_t *block, bool one_chunk,
+			     struct dli_batch *batch);
+bool __wrap_dli_pageset_take(struct dli_pageset *set, uint64_t *block, bool one_chunk,
+			     struct dli_batch *batch)
 {
 	seen.takes++;
 	note(is_held(&guest.log->reading), __func__);
 	note(is_held(&guest.log->lock), __func__);
-	return __real_dli_pageset_take(set, chunk, out);
+	return __real_dli_pageset_take(set, block, one_chunk, batch);
 }
 
 void __real_dli_pageset_fold_back(struct dli_pageset *set);

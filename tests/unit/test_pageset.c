@@ -9,13 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { BLOCK_PAGES = 64 * 64 };
+
 /* A set and what it ought to hold, a byte a page. */
 struct subject {
 	struct dli_pageset *set;
 	uint64_t pages;
 	uint8_t *pending, *taken;
 	struct random random;
-	struct dli_chunk chunk;
+	struct dli_batch batch;
 };
 
 static struct fake_os fake;
@@ -89,55 +91,98 @@ static void mark_range(struct subject *s)
 	assert_int_equal(dli_pageset_mark_range(s->set, first, n), expected);
 }
 
-/* Moves a chunk in the arrays, comparing it with what the set gave. Returns its pages. */
-static uint64_t compare_chunk(struct subject *s, uint64_t chunk)
+static void mark_batch(struct subject *s)
 {
-	uint64_t first = chunk * PAGESET_CHUNK_PAGES, pages = 0, found = 0;
+	uint64_t words = (s->pages + 63) / 64, expected = 0;
+	uint64_t word = random_below(&s->random, words);
 
-	assert_int_equal(s->chunk.first_page, first);
-	for (uint32_t i = 0; i < s->chunk.words; i++) {
-		assert_true(s->chunk.bits[i] != 0);
-		if (i)
-			assert_true(s->chunk.index[i] > s->chunk.index[i - 1]);
+	/* Now and then so many that they reach into other blocks. */
+	for (s->batch.n = 0; s->batch.n < 100 && word < words; s->batch.n++) {
+		uint64_t bits = random_next(&s->random);
+
+		if (word == words - 1 && s->pages % 64)
+			bits &= (UINT64_C(1) << s->pages % 64) - 1;
+		if (!bits)
+			break;
+		s->batch.word[s->batch.n] = (uint32_t)word;
+		s->batch.bits[s->batch.n] = bits;
 		for (uint64_t bit = 0; bit < 64; bit++) {
-			uint64_t page = first + s->chunk.index[i] * UINT64_C(64) + bit;
+			if (!(bits >> bit & 1))
+				continue;
+			expected += !s->pending[word * 64 + bit];
+			s->pending[word * 64 + bit] = 1;
+		}
+		word += 1 + random_below(&s->random, random_below(&s->random, 4) ? 5 : 100);
+	}
+	assert_int_equal(dli_pageset_mark_batch(s->set, &s->batch), expected);
+}
 
-			if (!(s->chunk.bits[i] >> bit & 1))
+/* Moves the batch's pages in the arrays, all of which must be pending there. */
+static void move_batch(struct subject *s)
+{
+	for (uint32_t i = 0; i < s->batch.n; i++) {
+		assert_true(s->batch.bits[i] != 0);
+		if (i)
+			assert_true(s->batch.word[i] > s->batch.word[i - 1]);
+		for (uint64_t bit = 0; bit < 64; bit++) {
+			uint64_t page = s->batch.word[i] * UINT64_C(64) + bit;
+
+			if (!(s->batch.bits[i] >> bit & 1))
 				continue;
 			assert_true(page < s->pages && s->pending[page]);
+			s->pending[page] = 0;
 			s->taken[page] = 1;
-			found++;
 		}
 	}
-	for (uint64_t page = first; page < first + PAGESET_CHUNK_PAGES && page < s->pages; page++) {
-		pages += s->pending[page];
-		s->pending[page] = 0;
+}
+
+static uint64_t pending_between(const struct subject *s, uint64_t first, uint64_t end)
+{
+	end = end < s->pages ? end : s->pages;
+	return first < end ? sum(s->pending + first, end - first) : 0;
+}
+
+/* Takes once from *block on, and looks that the batch has what it has to have. */
+static bool take_from(struct subject *s, uint64_t *block, bool one_chunk)
+{
+	uint64_t from = *block * BLOCK_PAGES, behind, chunk_end;
+
+	if (!dli_pageset_take(s->set, block, one_chunk, &s->batch)) {
+		assert_int_equal(pending_between(s, from, s->pages), 0);
+		return false;
 	}
-	assert_int_equal(found, pages);
-	return pages;
+	assert_in_range(s->batch.n, 1, PAGESET_CHUNK_WORDS);
+	move_batch(s);
+	behind = *block * BLOCK_PAGES;
+	assert_true(s->batch.word[0] * UINT64_C(64) >= from);
+	assert_true(s->batch.word[s->batch.n - 1] * UINT64_C(64) < behind);
+	assert_int_equal(pending_between(s, from, behind), 0);
+	chunk_end = (s->batch.word[0] / PAGESET_CHUNK_WORDS + 1) * (uint64_t)PAGESET_CHUNK_PAGES;
+	if (one_chunk) {
+		assert_true(s->batch.word[s->batch.n - 1] * UINT64_C(64) < chunk_end);
+		assert_int_equal(pending_between(s, from, chunk_end), 0);
+	} else if (s->batch.n <= PAGESET_CHUNK_WORDS - BLOCK_PAGES / 64) {
+		/* There was room for more. */
+		assert_int_equal(pending_between(s, from, s->pages), 0);
+	}
+	return true;
 }
 
 static bool take(struct subject *s)
 {
-	uint64_t chunks = (s->pages + PAGESET_CHUNK_PAGES - 1) / PAGESET_CHUNK_PAGES;
-	uint64_t from = random_below(&s->random, chunks + 1), chunk = from;
-	bool taken = dli_pageset_take(s->set, &chunk, &s->chunk);
-	uint64_t before = from * PAGESET_CHUNK_PAGES;
-	uint64_t until = taken ? chunk * PAGESET_CHUNK_PAGES : s->pages;
+	uint64_t blocks = (s->pages + BLOCK_PAGES - 1) / BLOCK_PAGES;
+	uint64_t block = random_below(&s->random, blocks + 1);
 
-	/* What was passed over was clean. */
-	if (until > before)
-		assert_int_equal(sum(s->pending + before, until - before), 0);
-	if (taken)
-		assert_true(compare_chunk(s, chunk) > 0);
-	return taken;
+	return take_from(s, &block, random_below(&s->random, 2));
 }
 
-/* From the beginning, chunk by chunk. */
+/* From the beginning, batch by batch. */
 static void take_all(struct subject *s)
 {
-	for (uint64_t chunk = 0; dli_pageset_take(s->set, &chunk, &s->chunk); chunk++)
-		compare_chunk(s, chunk);
+	bool one_chunk = random_below(&s->random, 2);
+
+	for (uint64_t block = 0; take_from(s, &block, one_chunk);)
+		;
 	assert_int_equal(sum(s->pending, s->pages), 0);
 }
 
@@ -145,18 +190,28 @@ static void take_and_give_back(struct subject *s)
 {
 	if (!take(s))
 		return;
-	dli_pageset_give_back(s->set, &s->chunk);
-	for (uint32_t i = 0; i < s->chunk.words; i++) {
+	dli_pageset_give_back(s->set, &s->batch);
+	for (uint32_t i = 0; i < s->batch.n; i++) {
 		for (uint64_t bit = 0; bit < 64; bit++) {
-			uint64_t page =
-				s->chunk.first_page + s->chunk.index[i] * UINT64_C(64) + bit;
+			uint64_t page = s->batch.word[i] * UINT64_C(64) + bit;
 
-			if (!(s->chunk.bits[i] >> bit & 1))
+			if (!(s->batch.bits[i] >> bit & 1))
 				continue;
 			s->taken[page] = 0;
 			s->pending[page] = 1;
 		}
 	}
+}
+
+/* Whether they were taken, and counts them. */
+static bool ack_pages(struct dli_pageset *set, uint64_t first, uint64_t n)
+{
+	uint64_t gone = 0;
+	bool taken = dli_pageset_ack(set, first, n, &gone);
+
+	assert_int_equal(gone, taken ? n : 0);
+	dli_pageset_count_gone(set, gone);
+	return taken;
 }
 
 static void ack(struct subject *s)
@@ -172,10 +227,10 @@ static void ack(struct subject *s)
 		return;
 	/* One page more than is taken: refused as a whole. */
 	if (first + n < s->pages && !s->taken[first + n])
-		assert_false(dli_pageset_ack(s->set, first, n + 1));
-	assert_true(dli_pageset_ack(s->set, first, n));
+		assert_false(ack_pages(s->set, first, n + 1));
+	assert_true(ack_pages(s->set, first, n));
 	memset(s->taken + first, 0, n);
-	assert_false(dli_pageset_ack(s->set, first, n));
+	assert_false(ack_pages(s->set, first, n));
 }
 
 static void fold_back(struct subject *s)
@@ -212,8 +267,11 @@ static void step(struct subject *s)
 	case 12 ... 17:
 		ack(s);
 		break;
-	case 18 ... 24:
+	case 18 ... 23:
 		mark_range(s);
+		break;
+	case 24 ... 26:
+		mark_batch(s);
 		break;
 	default:
 		mark_word(s);
@@ -247,13 +305,14 @@ static void random_operations_equal_a_plain_bitmap(void **state)
 static void a_new_set_is_empty(void **state)
 {
 	struct subject s;
-	uint64_t chunk = 0;
+	uint64_t block = 0;
 
 	begin(&s, 1000, 1);
 	check_counts(&s);
-	assert_false(dli_pageset_take(s.set, &chunk, &s.chunk));
+	assert_false(dli_pageset_take(s.set, &block, false, &s.batch));
+	assert_false(dli_pageset_take(s.set, &block, true, &s.batch));
 	dli_pageset_fold_back(s.set);
-	assert_false(dli_pageset_ack(s.set, 0, 1));
+	assert_false(ack_pages(s.set, 0, 1));
 	check_counts(&s);
 	end(&s);
 }
@@ -295,7 +354,7 @@ static void all_is_every_page_and_none_behind(void **state)
 		memset(s.pending, 1, s.pages);
 		take_all(&s);
 		check_counts(&s);
-		assert_true(dli_pageset_ack(s.set, 0, sizes[i]));
+		assert_true(ack_pages(s.set, 0, sizes[i]));
 		assert_int_equal(dli_pageset_taken_pages(s.set), 0);
 		end(&s);
 	}
@@ -305,15 +364,15 @@ static void all_is_every_page_and_none_behind(void **state)
 static void a_page_can_be_pending_and_taken(void **state)
 {
 	struct subject s;
-	uint64_t chunk = 0;
+	uint64_t block = 0;
 
 	begin(&s, 128, 1);
 	dli_pageset_mark_range(s.set, 70, 1);
-	assert_true(dli_pageset_take(s.set, &chunk, &s.chunk));
+	assert_true(dli_pageset_take(s.set, &block, false, &s.batch));
 	dli_pageset_mark_range(s.set, 70, 1);
 	assert_int_equal(dli_pageset_pending_pages(s.set), 1);
 	assert_int_equal(dli_pageset_taken_pages(s.set), 1);
-	assert_true(dli_pageset_ack(s.set, 70, 1));
+	assert_true(ack_pages(s.set, 70, 1));
 	assert_int_equal(dli_pageset_pending_pages(s.set), 1);
 	assert_int_equal(dli_pageset_taken_pages(s.set), 0);
 	end(&s);
@@ -336,7 +395,7 @@ static void a_sparse_set_is_small(void **state)
 {
 	enum { MARKS = 64 };
 	const uint64_t pages = (UINT64_C(1) << 31) - 1;
-	struct dli_chunk *out = malloc(sizeof(*out));
+	struct dli_batch *out = malloc(sizeof(*out));
 	struct dli_pageset *sets[8];
 	uint64_t before, found = 0;
 
@@ -349,8 +408,8 @@ static void a_sparse_set_is_small(void **state)
 		dli_pageset_mark_range(sets[i % 8], i * (pages / MARKS), 1);
 	dli_pageset_mark_range(sets[0], pages - 1, 1);
 	for (size_t i = 0; i < 8; i++)
-		for (uint64_t chunk = 0; dli_pageset_take(sets[i], &chunk, out); chunk++)
-			found += out->words;
+		for (uint64_t block = 0; dli_pageset_take(sets[i], &block, i % 2, out);)
+			found += out->n;
 	assert_int_equal(found, MARKS + 1);
 	for (size_t i = 0; i < 8; i++)
 		dli_pageset_fold_back(sets[i]);

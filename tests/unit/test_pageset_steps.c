@@ -76,12 +76,13 @@ static void stepped_store(_Atomic uint64_t *word, uint64_t bits)
 /* clang-format on */
 
 #include "pageset.c"
+#include "pageset_take.c"
 
-enum { PAGES = 70000, PAGE = 4100, MARKER_STEPS = 5 };
+enum { PAGES = 70000, PAGE = 4164, MARKER_STEPS = 5 };
 
 static struct fake_os fake;
 static struct dli_pageset *set;
-static struct dli_chunk chunk;
+static struct dli_batch batch;
 
 /* One thread runs at a time: the one whose turn it is. */
 static struct {
@@ -166,6 +167,18 @@ static void mark_a_word(void)
 	dli_pageset_mark_word(set, PAGE / 64, UINT64_C(1) << PAGE % 64);
 }
 
+/* Behind a word of the same block, which is nobody else's affair. */
+static void mark_a_batch(void)
+{
+	static const struct dli_batch marked = {
+		.n = 2,
+		.word = { PAGE / 64 - 1, PAGE / 64 },
+		.bits = { 1, UINT64_C(1) << PAGE % 64 },
+	};
+
+	dli_pageset_mark_batch(set, &marked);
+}
+
 static void mark_a_range(void)
 {
 	uint64_t word = PAGE / 64;
@@ -176,10 +189,9 @@ static void mark_a_range(void)
 /* Takes all there is now; whoever gets the page reads the memory then. */
 static void take_all(void)
 {
-	for (uint64_t at = 0; dli_pageset_take(set, &at, &chunk); at++)
-		for (uint32_t i = 0; i < chunk.words; i++)
-			if (chunk.first_page + chunk.index[i] * UINT64_C(64) == PAGE / 64 * 64 &&
-			    chunk.bits[i] >> PAGE % 64 & 1)
+	for (uint64_t at = 0; dli_pageset_take(set, &at, false, &batch);)
+		for (uint32_t i = 0; i < batch.n; i++)
+			if (batch.word[i] == PAGE / 64 && batch.bits[i] >> PAGE % 64 & 1)
 				copy = memory;
 }
 
@@ -278,6 +290,11 @@ static void a_word_is_marked_in_every_order(void **state)
 	try_all(mark_a_word);
 }
 
+static void a_batch_is_marked_in_every_order(void **state)
+{
+	try_all(mark_a_batch);
+}
+
 static void a_range_is_marked_in_every_order(void **state)
 {
 	try_all(mark_a_range);
@@ -316,6 +333,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_word_is_marked_in_every_order, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_mark_does_not_rest_on_one_under_way, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(a_batch_is_marked_in_every_order, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_range_is_marked_in_every_order, setup, teardown),
 	};
 

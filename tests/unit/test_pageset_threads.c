@@ -24,9 +24,9 @@ static struct {
 	_Atomic uint32_t memory[PAGES];
 	uint32_t copy[PAGES];
 	atomic_uint markers_left;
-	struct dli_chunk chunk;
-	/* Chunks of which the acknowledger has still to say that they are sent. */
-	struct dli_chunk queue[QUEUE];
+	struct dli_batch batch;
+	/* Batches of which the acknowledger has still to say that they are sent. */
+	struct dli_batch queue[QUEUE];
 	atomic_uint put, got;
 	atomic_bool over;
 } shared;
@@ -66,12 +66,21 @@ static void *mark(void *seed)
 	return NULL;
 }
 
-static void copy_chunk(const struct dli_chunk *chunk)
+static bool ack_pages(uint64_t first_page, uint64_t pages)
 {
-	for (uint32_t i = 0; i < chunk->words; i++) {
-		for (uint64_t bits = chunk->bits[i]; bits; bits &= bits - 1) {
-			uint64_t page = chunk->first_page + chunk->index[i] * UINT64_C(64) +
-					(uint64_t)__builtin_ctzll(bits);
+	uint64_t gone = 0;
+	bool taken = dli_pageset_ack(shared.set, first_page, pages, &gone);
+
+	dli_pageset_count_gone(shared.set, gone);
+	return taken;
+}
+
+static void copy_batch(const struct dli_batch *batch)
+{
+	for (uint32_t i = 0; i < batch->n; i++) {
+		for (uint64_t bits = batch->bits[i]; bits; bits &= bits - 1) {
+			uint64_t page =
+				batch->word[i] * UINT64_C(64) + (uint64_t)__builtin_ctzll(bits);
 
 			shared.copy[page] =
 				atomic_load_explicit(&shared.memory[page], memory_order_relaxed);
@@ -79,14 +88,14 @@ static void copy_chunk(const struct dli_chunk *chunk)
 	}
 }
 
-static void ack_chunk(const struct dli_chunk *chunk)
+static void ack_batch(const struct dli_batch *batch)
 {
-	for (uint32_t i = 0; i < chunk->words; i++) {
-		for (uint64_t bits = chunk->bits[i]; bits; bits &= bits - 1) {
-			uint64_t page = chunk->first_page + chunk->index[i] * UINT64_C(64) +
-					(uint64_t)__builtin_ctzll(bits);
+	for (uint32_t i = 0; i < batch->n; i++) {
+		for (uint64_t bits = batch->bits[i]; bits; bits &= bits - 1) {
+			uint64_t page =
+				batch->word[i] * UINT64_C(64) + (uint64_t)__builtin_ctzll(bits);
 
-			if (!dli_pageset_ack(shared.set, page, 1))
+			if (!ack_pages(page, 1))
 				abort();
 		}
 	}
@@ -105,7 +114,7 @@ static void *acknowledge(void *unused)
 			sched_yield();
 			continue;
 		}
-		ack_chunk(&shared.queue[got % QUEUE]);
+		ack_batch(&shared.queue[got % QUEUE]);
 		atomic_store_explicit(&shared.got, ++got, memory_order_release);
 	}
 }
@@ -113,17 +122,19 @@ static void *acknowledge(void *unused)
 /* One pass over the set. What is taken goes to the acknowledger, or back, or waits for a fold. */
 static void pass(struct random *random, bool fold)
 {
-	for (uint64_t at = 0; dli_pageset_take(shared.set, &at, &shared.chunk); at++) {
+	bool one_chunk = random_below(random, 2);
+
+	for (uint64_t at = 0; dli_pageset_take(shared.set, &at, one_chunk, &shared.batch);) {
 		unsigned int put = atomic_load(&shared.put);
 
-		copy_chunk(&shared.chunk);
+		copy_batch(&shared.batch);
 		if (fold)
 			continue;
 		if (!random_below(random, 8)) {
-			dli_pageset_give_back(shared.set, &shared.chunk);
+			dli_pageset_give_back(shared.set, &shared.batch);
 			continue;
 		}
-		shared.queue[put % QUEUE] = shared.chunk;
+		shared.queue[put % QUEUE] = shared.batch;
 		atomic_store_explicit(&shared.put, put + 1, memory_order_release);
 	}
 	/* An iteration ends when all that it gave away has come back. */
@@ -174,7 +185,7 @@ static void *mark_all(void *unused)
 
 static void counts_are_exact_at_rest(void **state)
 {
-	struct dli_chunk *chunk = &shared.chunk;
+	struct dli_batch *batch = &shared.batch;
 	pthread_t marker;
 	uint64_t taken = 0;
 	bool over;
@@ -185,15 +196,15 @@ static void counts_are_exact_at_rest(void **state)
 	pthread_create(&marker, NULL, mark_all, NULL);
 	do {
 		over = !atomic_load(&shared.markers_left);
-		for (uint64_t at = 0; dli_pageset_take(shared.set, &at, chunk); at++)
-			for (uint32_t i = 0; i < chunk->words; i++)
-				taken += (uint64_t)__builtin_popcountll(chunk->bits[i]);
+		for (uint64_t at = 0; dli_pageset_take(shared.set, &at, false, batch);)
+			for (uint32_t i = 0; i < batch->n; i++)
+				taken += (uint64_t)__builtin_popcountll(batch->bits[i]);
 	} while (!over);
 	pthread_join(marker, NULL);
 	assert_int_equal(taken, PAGES);
 	assert_int_equal(dli_pageset_pending_pages(shared.set), 0);
 	assert_int_equal(dli_pageset_taken_pages(shared.set), PAGES);
-	assert_true(dli_pageset_ack(shared.set, 0, PAGES));
+	assert_true(ack_pages(0, PAGES));
 	assert_int_equal(dli_pageset_taken_pages(shared.set), 0);
 	dli_pageset_free(shared.set);
 }
@@ -253,10 +264,10 @@ static bool take_litmus(uint32_t *copy)
 {
 	uint64_t at = 0;
 
-	if (!dli_pageset_take(shared.set, &at, &shared.chunk))
+	if (!dli_pageset_take(shared.set, &at, false, &shared.batch))
 		return false;
 	*copy = atomic_load_explicit(&litmus.memory, memory_order_relaxed);
-	return dli_pageset_ack(shared.set, LITMUS_PAGE, 1);
+	return ack_pages(LITMUS_PAGE, 1);
 }
 
 /*

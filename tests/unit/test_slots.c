@@ -279,24 +279,25 @@ static struct dli_slot *retired_slot(uint32_t number)
 static void a_retired_slot_stays_while_it_owes_pages(void **state)
 {
 	struct dli_slot *pending = retired_slot(0), *taken = retired_slot(1);
-	struct dli_chunk *chunk = malloc(sizeof(*chunk));
-	uint64_t at = 0;
+	struct dli_batch *batch = malloc(sizeof(*batch));
+	uint64_t at = 0, gone = 0;
 
-	assert_non_null(chunk);
+	assert_non_null(batch);
 	retired_slot(2);
 	dli_pageset_mark_all(pending->set);
 	dli_pageset_mark_all(taken->set);
-	assert_true(dli_pageset_take(taken->set, &at, chunk));
+	assert_true(dli_pageset_take(taken->set, &at, false, batch));
 	dli_slots_sweep(&slots, false);
 	assert_int_equal(fake.maps_live, 2);
-	assert_true(dli_pageset_ack(taken->set, 0, 64));
+	assert_true(dli_pageset_ack(taken->set, 0, 64, &gone));
+	dli_pageset_count_gone(taken->set, gone);
 	dli_slots_sweep(&slots, false);
 	assert_int_equal(fake.maps_live, 1);
 	assert_ptr_equal(slots.retired, pending);
 	dli_slots_sweep(&slots, true);
 	assert_null(slots.retired);
 	assert_int_equal(fake.maps_live, 0);
-	free(chunk);
+	free(batch);
 }
 
 static atomic_bool readers_over;

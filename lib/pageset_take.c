@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: MIT */
+/* A page set: what is pending is taken, and given or folded back. */
+
+#include "pageset_maps.h"
+
+enum {
+	LINE_WORDS = 8,
+	BATCH_BLOCKS = PAGESET_CHUNK_WORDS / BLOCK_WORDS,
+};
+
+/* Blocks whose summary bits are removed: their words are taken next. */
+struct blocks {
+	uint32_t n;
+	uint64_t block[BATCH_BLOCKS];
+};
+
+/* Of a mid word that was found empty. A setter may just have gone by: then it is not. */
+static void lower_top(struct bitmap *map, uint64_t mid)
+{
+	uint64_t bit = UINT64_C(1) << mid % 64;
+
+	drop_summary(&map->top[mid / 64], bit);
+	if (look_below(&map->mid[mid]))
+		summarize(&map->top[mid / 64], bit);
+}
+
+/* The first mid word at or behind mid whose top bit is set, or UINT64_MAX. */
+static uint64_t find_mid(const struct dli_pageset *set, const struct bitmap *map, uint64_t mid)
+{
+	uint64_t bits, word = mid / 64;
+
+	if (mid >= set->mid_words)
+		return UINT64_MAX;
+	bits = atomic_load_explicit(&map->top[word], memory_order_relaxed);
+	bits &= ~UINT64_C(0) << mid % 64;
+	while (!bits) {
+		if (++word == set->top_words)
+			return UINT64_MAX;
+		bits = atomic_load_explicit(&map->top[word], memory_order_relaxed);
+	}
+	return word * 64 + (uint64_t)__builtin_ctzll(bits);
+}
+
+/* Of a mid word the bits of blocks in [from, end). */
+static uint64_t mid_bits(const struct bitmap *map, uint64_t mid, uint64_t from, uint64_t end)
+{
+	return atomic_load_explicit(&map->mid[mid], memory_order_relaxed) &
+	       range_bits(mid, from, end);
+}
+
+/* The first block at or behind block that a summary leads to, or UINT64_MAX. */
+static uint64_t find_block(const struct dli_pageset *set, struct bitmap *map, uint64_t block)
+{
+	uint64_t mid = block / 64;
+
+	while ((mid = find_mid(set, map, mid)) != UINT64_MAX) {
+		uint64_t bits = mid_bits(map, mid, block, UINT64_MAX);
+
+		if (bits)
+			return mid * 64 + (uint64_t)__builtin_ctzll(bits);
+		if (!atomic_load_explicit(&map->mid[mid], memory_order_relaxed))
+			lower_top(map, mid);
+		mid++;
+	}
+	return UINT64_MAX;
+}
+
+/* The lowest of bits, n at most. */
+static uint64_t lowest_bits(uint64_t bits, uint32_t n)
+{
+	uint64_t rest = bits;
+
+	while (rest && n--)
+		rest &= rest - 1;
+	return bits & ~rest;
+}
+
+/* All misses of a block at once, while others are worked on. */
+static void prefetch_block(const struct bitmap *map, uint64_t block)
+{
+	_Atomic uint64_t *leaf = leaf_of(map, block * BLOCK_WORDS);
+
+	for (uint64_t i = 0; i < BLOCK_WORDS; i += LINE_WORDS)
+		__builtin_prefetch(&leaf[i], 1);
+}
+
+/* Removes the summary bits of blocks of a mid word, and notes the blocks. */
+static void gather_of(struct bitmap *map, uint64_t mid, uint64_t bits, struct blocks *blocks)
+{
+	bits = drop_summary(&map->mid[mid], bits);
+	if (!atomic_load_explicit(&map->mid[mid], memory_order_relaxed))
+		lower_top(map, mid);
+	for (; bits; bits &= bits - 1) {
+		uint64_t block = mid * 64 + (uint64_t)__builtin_ctzll(bits);
+
+		prefetch_block(map, block);
+		blocks->block[blocks->n++] = block;
+	}
+}
+
+/* The next blocks in [*from, end), room at most. *from becomes what is behind the last of them. */
+static void gather(const struct dli_pageset *set, struct bitmap *map, uint64_t *from, uint64_t end,
+		   uint32_t room, struct blocks *blocks)
+{
+	blocks->n = 0;
+	while (blocks->n < room) {
+		uint64_t block = find_block(set, map, *from), mid = block / 64, bits;
+
+		if (block >= end)
+			return;
+		bits = lowest_bits(mid_bits(map, mid, block, end), room - blocks->n);
+		gather_of(map, mid, bits, blocks);
+		*from = mid * 64 + 64 - (uint64_t)__builtin_clzll(bits);
+	}
+}
+
+/* Adds the words of one cache line of leaf words to the batch. Returns the number of pages. */
+static uint64_t take_line(_Atomic uint64_t *leaf, uint64_t word, struct dli_batch *batch)
+{
+	uint64_t pages = 0;
+
+	for (uint64_t i = 0; i < LINE_WORDS; i++) {
+		uint64_t bits = look_below(&leaf[i]);
+
+		if (bits)
+			bits = take_bits(&leaf[i]);
+		/* Of the taken map another thread may just have acknowledged it. */
+		if (!bits)
+			continue;
+		batch->word[batch->n] = (uint32_t)(word + i);
+		batch->bits[batch->n++] = bits;
+		pages += count_bits(bits);
+	}
+	return pages;
+}
+
+static inline uint64_t look_at_line(const _Atomic uint64_t *leaf)
+{
+	return look_below(&leaf[0]) | look_below(&leaf[1]) | look_below(&leaf[2]) |
+	       look_below(&leaf[3]) | look_below(&leaf[4]) | look_below(&leaf[5]) |
+	       look_below(&leaf[6]) | look_below(&leaf[7]);
+}
+
+static uint64_t take_block(struct bitmap *map, uint64_t block, struct dli_batch *batch)
+{
+	uint64_t word = block * BLOCK_WORDS, pages = 0;
+	_Atomic uint64_t *leaf = leaf_of(map, word);
+
+	for (uint64_t i = 0; i < BLOCK_WORDS; i += LINE_WORDS) {
+		if (!look_at_line(&leaf[i]))
+			continue;
+		/* Where make_taken() will move it. */
+		__builtin_prefetch(&leaf[BLOCK_WORDS + i], 1);
+		pages += take_line(&leaf[i], word + i, batch);
+	}
+	return pages;
+}
+
+/*
+ * Empties blocks of a map in [*from, end) into the batch, as many as surely have room. Returns the
+ * number of pages: 0 only where there are none.
+ */
+static uint64_t take_batch(const struct dli_pageset *set, struct bitmap *map, uint64_t *from,
+			   uint64_t end, struct dli_batch *batch)
+{
+	struct blocks blocks;
+	uint64_t pages = 0;
+
+	batch->n = 0;
+	do {
+		gather(set, map, from, end, (PAGESET_CHUNK_WORDS - batch->n) / BLOCK_WORDS,
+		       &blocks);
+		for (uint32_t i = 0; i < blocks.n; i++)
+			pages += take_block(map, blocks.block[i], batch);
+	} while (blocks.n);
+	add_pages(map, -(int64_t)pages);
+	return pages;
+}
+
+/* Of the map of taken pages, whose summaries nobody else changes. */
+static void summarize_alone(_Atomic uint64_t *word, uint64_t bit)
+{
+	uint64_t bits = atomic_load_explicit(word, memory_order_relaxed);
+
+	if (!(bits & bit))
+		atomic_store_explicit(word, bits | bit, memory_order_relaxed);
+}
+
+/* Nobody else sets bits of this map, and nobody clears bits of a word that has none: that is stored. */
+static void make_taken(struct dli_pageset *set, const struct dli_batch *batch, uint64_t pages)
+{
+	struct bitmap *map = &set->taken;
+	uint64_t block = UINT64_MAX;
+
+	for (uint32_t i = 0; i < batch->n; i++) {
+		_Atomic uint64_t *word = leaf_of(map, batch->word[i]);
+		uint64_t bits = batch->bits[i];
+
+		if (!atomic_load_explicit(word, memory_order_relaxed))
+			atomic_store_explicit(word, bits, memory_order_relaxed);
+		else
+			pages -= count_bits(
+				bits & atomic_fetch_or_explicit(word, bits, memory_order_relaxed));
+		if (batch->word[i] / BLOCK_WORDS == block)
+			continue;
+		block = batch->word[i] / BLOCK_WORDS;
+		summarize_alone(&map->mid[block / 64], UINT64_C(1) << block % 64);
+		summarize_alone(&map->top[block / 64 / 64], UINT64_C(1) << block / 64 % 64);
+	}
+	add_pages(map, (int64_t)pages);
+}
+
+/* What will be taken next, while the caller works on what it has. */
+static void prefetch_next(const struct dli_pageset *set, uint64_t block)
+{
+	const struct bitmap *map = &set->pending;
+	uint64_t mid = find_mid(set, map, block / 64);
+	uint64_t bits = mid == UINT64_MAX ? 0 : mid_bits(map, mid, block, UINT64_MAX);
+
+	if (bits)
+		prefetch_block(map, mid * 64 + (uint64_t)__builtin_ctzll(bits));
+}
+
+bool dli_pageset_take(struct dli_pageset *set, uint64_t *block, bool one_chunk,
+		      struct dli_batch *batch)
+{
+	uint64_t pages;
+
+	do {
+		uint64_t first = find_block(set, &set->pending, *block), end = UINT64_MAX;
+
+		if (first == UINT64_MAX)
+			return false;
+		if (one_chunk)
+			end = (first / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS;
+		pages = take_batch(set, &set->pending, block, end, batch);
+	} while (!pages);
+	make_taken(set, batch, pages);
+	prefetch_next(set, *block);
+	return true;
+}
+
+void dli_pageset_give_back(struct dli_pageset *set, const struct dli_batch *batch)
+{
+	uint64_t gone = 0;
+
+	dli_pageset_mark_batch(set, batch);
+	for (uint32_t i = 0; i < batch->n; i++)
+		gone += clear_word(&set->taken, batch->word[i], batch->bits[i]);
+	add_pages(&set->taken, -(int64_t)gone);
+}
+
+/* Empties a map; what was in it is marked again, or forgotten. */
+static void empty(struct dli_pageset *set, struct bitmap *map, bool mark)
+{
+	struct dli_batch batch;
+	uint64_t from = 0;
+
+	while (take_batch(set, map, &from, UINT64_MAX, &batch))
+		if (mark)
+			dli_pageset_mark_batch(set, &batch);
+}
+
+/* Of taken pages that all were acknowledged. */
+static void forget_summaries(const struct dli_pageset *set, struct bitmap *map)
+{
+	for (uint64_t mid = 0; (mid = find_mid(set, map, mid)) != UINT64_MAX; mid++) {
+		uint64_t top = atomic_load_explicit(&map->top[mid / 64], memory_order_relaxed);
+
+		atomic_store_explicit(&map->mid[mid], 0, memory_order_relaxed);
+		atomic_store_explicit(&map->top[mid / 64], top & ~(UINT64_C(1) << mid % 64),
+				      memory_order_relaxed);
+	}
+}
+
+void dli_pageset_fold_back(struct dli_pageset *set)
+{
+	/* Counted down behind the bits, so there are none. */
+	if (!atomic_load_explicit(&set->taken.pages, memory_order_relaxed))
+		forget_summaries(set, &set->taken);
+	else
+		empty(set, &set->taken, true);
+}
+
+void dli_pageset_clear(struct dli_pageset *set)
+{
+	empty(set, &set->pending, false);
+	empty(set, &set->taken, false);
+}
