@@ -9,7 +9,8 @@
 
 /*
  * A harvest has so many entries handed back together, not all: a vCPU whose ring fills meanwhile waits
- * no longer than that takes. Fewer are not worth a flush, which interrupts every vCPU.
+ * no longer than that takes. Fewer are not worth a flush, which interrupts every vCPU; but half as many
+ * are where vCPUs did come out full since the harvest before.
  */
 #ifndef RESET_ENTRIES /* tests have small rings */
 #define RESET_ENTRIES 8192u
@@ -127,6 +128,8 @@ int dli_drain_ring(struct dli_ring *ring, struct dli_reset *reset, dli_ring_sink
 
 	dli_ring_lock(ring);
 	party.full = came_out_full(ring);
+	if (party.full)
+		atomic_fetch_add_explicit(&reset->full_drains, 1, memory_order_relaxed);
 	dli_ring_copy(ring);
 	ring->next_of_party = NULL;
 	r = dli_reset_join(reset, &party, serve);
@@ -151,8 +154,18 @@ struct drain {
 	bool last;
 	int result;
 	struct dli_party party;
-	uint32_t entries; /* that the party's rings hold */
+	uint32_t entries;     /* that the party's rings hold */
+	uint64_t full_drains; /* when the harvest before this one began */
 };
+
+/* Entries that are handed back together. */
+static uint32_t enough(const struct drain *drain)
+{
+	uint64_t full_drains =
+		atomic_load_explicit(&drain->reset->full_drains, memory_order_relaxed);
+
+	return full_drains == drain->full_drains ? RESET_ENTRIES : RESET_ENTRIES / 2;
+}
 
 /* Has what was gathered handed back and published. Holds no lock then. */
 static void hand_back(struct drain *drain)
@@ -183,7 +196,7 @@ static void gather(struct drain *drain, struct dli_ring *ring)
 	ring->next_of_party = drain->party.first;
 	drain->party.first = ring;
 	drain->entries += ring->fresh;
-	if (drain->entries >= RESET_ENTRIES)
+	if (drain->entries >= enough(drain))
 		hand_back(drain);
 }
 
@@ -229,6 +242,10 @@ int dli_drain_all(struct dli_vcpus *vcpus, struct dli_reset *reset, bool last, d
 	struct drain drain = {
 		.vcpus = vcpus, .reset = reset, .sink = sink, .opaque = opaque, .last = last
 	};
+	uint64_t full_drains = atomic_load_explicit(&reset->full_drains, memory_order_relaxed);
+
+	drain.full_drains = atomic_exchange_explicit(&reset->full_drains_seen, full_drains,
+						     memory_order_relaxed);
 
 	for (struct dli_vcpu_group *group = &vcpus->first; group;
 	     group = dli_vcpu_group_next(group)) {

@@ -45,6 +45,8 @@ struct dli_reset {
 	_Atomic uint64_t owed; /* repairs that were called for */
 	uint64_t owed_seen, owed_paid;
 	_Atomic uint64_t resets, short_resets, ioctl_ns;
+	/* Drains of full rings, now and when a harvest last began. They tell it how much to do at once. */
+	_Atomic uint64_t full_drains, full_drains_seen;
 };
 
 int dli_reset_init(struct dli_reset *reset, const struct dl_os *os, int vm_fd);

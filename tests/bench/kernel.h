@@ -22,7 +22,7 @@ enum { KERNEL_VCPUS = 1024, KERNEL_PAGE_BYTES = 4096 };
 
 struct kernel_ring {
 	struct kvm_dirty_gfn *cells;
-	void *run;
+	struct kvm_run *run;
 	uint32_t next, filled; /* where it fills next; how many it filled and are not taken */
 	struct dl_vcpu *vcpu;
 };

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+#include "drain_guest.h"
+#include "ring_cells.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+struct guest guest;
+void (*in_reset)(void), (*after_reset)(void);
+int reset_error;
+
+static bool intercept(struct guest *g, int fd, unsigned long request, void *arg, int *result)
+{
+	void (*now)(void) = in_reset;
+
+	if (request != KVM_RESET_DIRTY_RINGS)
+		return false;
+	in_reset = NULL;
+	if (now)
+		now();
+	if (after_reset) {
+		const struct dl_os *os = model_os(g->model);
+
+		*result = os->ioctl(os->opaque, fd, request, arg);
+		after_reset();
+		after_reset = NULL;
+		return true;
+	}
+	*result = reset_error;
+	reset_error = 0;
+	return *result != 0;
+}
+
+int setup(void **state)
+{
+	const struct guest_config config = {
+		.options = { .mode = DL_MODE_RING, .ring_entries = ENTRIES },
+		.intercept = intercept,
+	};
+
+	in_reset = after_reset = NULL;
+	reset_error = 0;
+	guest_open(&guest, &config);
+	guest_add_slot(&guest, 0, 0, PAGES * GUEST_VCPUS);
+	for (int i = 0; i < GUEST_VCPUS; i++)
+		guest_vcpu(&guest, true);
+	return dl_log_start(guest.log, DL_START_CLEAN);
+}
+
+int teardown(void **state)
+{
+	guest_close(&guest);
+	return 0;
+}
+
+struct dli_reset *reset(void)
+{
+	return &guest.log->reset;
+}
+
+struct dli_ring *ring_of(int vcpu)
+{
+	return guest.vcpus[vcpu].handle->ring;
+}
+
+void write_pages(int vcpu, uint64_t pages)
+{
+	for (uint64_t page = 0; page < pages; page++)
+		assert_int_equal(
+			guest_write(&guest, &guest.vcpus[vcpu], 0, (uint64_t)vcpu * PAGES + page),
+			0);
+}
+
+uint64_t pending_pages(void)
+{
+	return guest_stats(&guest).pending_bytes / guest.page_bytes;
+}
+
+void harvest(void)
+{
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+}
+
+void wait_for_parties(unsigned int parties)
+{
+	for (;;) {
+		unsigned int n = 0;
+
+		pthread_mutex_lock(&reset()->lock);
+		for (struct dli_party *party = reset()->waiting; party; party = party->next)
+			n++;
+		pthread_mutex_unlock(&reset()->lock);
+		if (n == parties)
+			return;
+		sched_yield();
+	}
+}
+
+void put_out_of_step(int vcpu)
+{
+	struct dli_ring *ring = ring_of(vcpu);
+
+	dli_ring_lock(ring);
+	ring->state = RING_SUSPECT;
+	dli_ring_unlock(ring);
+}

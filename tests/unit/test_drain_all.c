@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: MIT */
+/* Harvests: what they pass over, how several share the rings, what they let go of and wait for. */
+#include "drain_guest.h"
+#include "publish.h"
+#include "ring_cells.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+
+enum { FILLED = 3000, OUT_OF_STEP = 3 };
+
+static void a_harvest_brings_every_ring_into_step(void **state)
+{
+	for (int i = 0; i < OUT_OF_STEP; i++) {
+		write_pages(i, 10);
+		put_out_of_step(i);
+	}
+	harvest();
+	assert_int_equal(pending_pages(), 10 * OUT_OF_STEP);
+}
+
+/* Who passes by looks at no more than that. */
+static void a_ring_that_somebody_has_or_that_is_out_of_step_is_not_quiet(void **state)
+{
+	struct dl_vcpu *vcpu = guest.vcpus[0].handle;
+	const dli_ring_head *head = &vcpu->group->heads[vcpu->index];
+
+	harvest();
+	dli_ring_lock(ring_of(0));
+	assert_false(ring_is_quiet(head));
+	dli_ring_unlock(ring_of(0));
+	assert_true(ring_is_quiet(head));
+	assert_true(dli_ring_trylock(ring_of(0)));
+	assert_false(ring_is_quiet(head));
+	dli_ring_unlock(ring_of(0));
+	put_out_of_step(0);
+	assert_false(ring_is_quiet(head));
+}
+
+static void expect_not_quiet(void)
+{
+	struct dl_vcpu *vcpu = guest.vcpus[0].handle;
+
+	assert_false(ring_is_quiet(&vcpu->group->heads[vcpu->index]));
+}
+
+/* What is on its way to the sets is not in the ring any more. */
+static void a_ring_that_is_drained_is_not_quiet(void **state)
+{
+	struct dl_vcpu *vcpu = guest.vcpus[0].handle;
+	const dli_ring_head *head = &vcpu->group->heads[vcpu->index];
+
+	harvest();
+	assert_true(ring_is_quiet(head));
+	write_pages(0, 10);
+	assert_false(ring_is_quiet(head));
+	after_reset = expect_not_quiet;
+	assert_int_equal(dl_vcpu_drain(vcpu), 0);
+	assert_null(after_reset);
+	/* A harvest is to count what the drain found. */
+	assert_false(ring_is_quiet(head));
+	harvest();
+	assert_true(ring_is_quiet(head));
+}
+
+/* As by a vCPU's own drain, so by a harvest: another harvest must not pass over it. */
+static void a_ring_that_is_harvested_is_not_quiet(void **state)
+{
+	harvest();
+	write_pages(0, 10);
+	after_reset = expect_not_quiet;
+	harvest();
+	assert_null(after_reset);
+	assert_int_equal(pending_pages(), 10);
+}
+
+/* One that a failed reset left with released cells, and with pages that are still to be told. */
+static void a_ring_that_owes_something_is_not_quiet(void **state)
+{
+	struct dl_vcpu *vcpu = guest.vcpus[0].handle;
+	const dli_ring_head *head = &vcpu->group->heads[vcpu->index];
+
+	harvest();
+	write_pages(0, 10);
+	reset_error = -EIO;
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), -EIO);
+	assert_false(ring_is_quiet(head));
+	harvest();
+	assert_true(ring_is_quiet(head));
+	assert_true(pending_pages() >= 10);
+}
+
+static void *harvest_thread(void *unused)
+{
+	return (void *)(intptr_t)dl_harvest(guest.log, 0, NULL);
+}
+
+static pthread_t second;
+
+static void expect_second_returns(void)
+{
+	void *r;
+
+	assert_int_equal(pthread_join(second, &r), 0);
+	assert_int_equal((intptr_t)r, 0);
+}
+
+/* Somebody has them all the while: a harvest that wanted one would not come back. */
+static void quiet_rings_are_passed_over(void **state)
+{
+	harvest();
+	for (int i = 1; i < GUEST_VCPUS; i++)
+		pthread_mutex_lock(&ring_of(i)->lock);
+	write_pages(0, 5);
+	assert_int_equal(pthread_create(&second, NULL, harvest_thread, NULL), 0);
+	expect_second_returns();
+	for (int i = 1; i < GUEST_VCPUS; i++)
+		pthread_mutex_unlock(&ring_of(i)->lock);
+	assert_int_equal(pending_pages(), 5);
+}
+
+/* A dirty cell behind a clean one is no sign while vCPUs run. In the final pass it is. */
+static void the_final_pass_looks_through_quiet_rings(void **state)
+{
+	struct dli_ring *ring = ring_of(2);
+
+	harvest();
+	cell_change(cell_at(ring, ring->head + 5), CELL_CLEAN, CELL_DIRTY);
+	harvest();
+	assert_int_equal(pending_pages(), 0);
+	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
+	assert_int_equal(pending_pages(), PAGES * GUEST_VCPUS);
+}
+
+/* The first rings of a harvest are free again while it has the last ones reset. */
+static unsigned int free_rings;
+
+static void count_free_rings(void)
+{
+	for (int i = 0; i < GUEST_VCPUS; i++) {
+		if (pthread_mutex_trylock(&ring_of(i)->lock))
+			continue;
+		pthread_mutex_unlock(&ring_of(i)->lock);
+		free_rings++;
+	}
+}
+
+static void count_in_the_next(void)
+{
+	in_reset = count_free_rings;
+}
+
+static void a_harvest_lets_go_of_what_it_has_done(void **state)
+{
+	uint64_t resets = guest_stats(&guest).resets;
+
+	for (int i = 0; i < GUEST_VCPUS; i++)
+		write_pages(i, FILLED);
+	free_rings = 0;
+	in_reset = count_in_the_next;
+	harvest();
+	/* Three rings are enough for one reset. */
+	assert_int_equal(guest_stats(&guest).resets, resets + 3);
+	assert_int_equal(free_rings, GUEST_VCPUS - 3);
+	assert_int_equal(pending_pages(), FILLED * GUEST_VCPUS);
+}
+
+static uint64_t resets_of_a_harvest(void)
+{
+	uint64_t resets = guest_stats(&guest).resets;
+
+	for (int i = 0; i < GUEST_VCPUS; i++)
+		write_pages(i, FILLED);
+	harvest();
+	return guest_stats(&guest).resets - resets;
+}
+
+/* A vCPU that came out full may do so again, and then waits for no more than that. */
+static void a_harvest_does_less_at_once_after_a_full_exit(void **state)
+{
+	harvest();
+	ring_of(0)->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+	assert_int_equal(dl_vcpu_drain(guest.vcpus[0].handle), 0);
+	assert_int_equal(resets_of_a_harvest(), GUEST_VCPUS / 2);
+	assert_int_equal(resets_of_a_harvest(), 3);
+	assert_int_equal(dl_vcpu_drain(guest.vcpus[0].handle), 0);
+	assert_int_equal(resets_of_a_harvest(), 3);
+}
+
+static void begin_second_harvest(void)
+{
+	assert_int_equal(pthread_create(&second, NULL, harvest_thread, NULL), 0);
+	/* It has gathered what the first does not have, and wants it handed back. */
+	wait_for_parties(1);
+	assert_non_null(reset()->waiting->first);
+}
+
+static void two_harvests_share_the_rings(void **state)
+{
+	for (int i = 0; i < GUEST_VCPUS; i++)
+		write_pages(i, FILLED);
+	in_reset = begin_second_harvest;
+	harvest();
+	expect_second_returns();
+	assert_int_equal(pending_pages(), FILLED * GUEST_VCPUS);
+	assert_int_equal(guest_stats(&guest).entries, FILLED * GUEST_VCPUS);
+}
+
+static atomic_bool published;
+
+static void *harvest_and_look(void *unused)
+{
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	return (void *)(intptr_t)atomic_load(&published);
+}
+
+/* All of a drain but its end. */
+static void begin_drain(struct dli_ring *ring)
+{
+	/* Not waited for, as another is held already. */
+	assert_true(dli_ring_trylock(ring));
+	dli_ring_copy(ring);
+	assert_int_equal(dli_reset_begin(reset()), 0);
+	assert_true(dli_ring_release(ring, reset()));
+	assert_true(dli_reset_rings(reset()) > 0);
+	assert_true(dli_ring_verify(ring, reset(), false));
+	dli_reset_end(reset());
+}
+
+static void end_drain(struct dli_ring *ring)
+{
+	dli_ring_publish(ring, dli_publish, guest.log);
+	dli_ring_unlock(ring);
+}
+
+/* What drains have was in their rings when the harvest began. */
+static void expect_wait_for(int vcpu, int other)
+{
+	void *late;
+
+	harvest();
+	write_pages(vcpu, 10);
+	write_pages(other, 10);
+	write_pages(1, 20);
+	atomic_store(&published, false);
+	begin_drain(ring_of(vcpu));
+	begin_drain(ring_of(other));
+	assert_int_equal(pthread_create(&second, NULL, harvest_and_look, NULL), 0);
+	/* It takes what it can get. Then it could return, if it did not wait. */
+	while (atomic_load(&dli_ring_stats(ring_of(1))->new_pages) < 20)
+		sched_yield();
+	end_drain(ring_of(vcpu));
+	for (int i = 0; i < 1000; i++)
+		sched_yield();
+	atomic_store(&published, true);
+	end_drain(ring_of(other));
+	assert_int_equal(pthread_join(second, &late), 0);
+	assert_non_null(late);
+	assert_int_equal(pending_pages(), 40);
+}
+
+static void a_harvest_waits_for_drains(void **state)
+{
+	expect_wait_for(0, GUEST_VCPUS - 1);
+}
+
+static void a_harvest_waits_for_drains_of_any_ring(void **state)
+{
+	expect_wait_for(3, 2);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		drain_test(a_harvest_brings_every_ring_into_step),
+		drain_test(a_ring_that_somebody_has_or_that_is_out_of_step_is_not_quiet),
+		drain_test(a_ring_that_is_drained_is_not_quiet),
+		drain_test(a_ring_that_is_harvested_is_not_quiet),
+		drain_test(a_ring_that_owes_something_is_not_quiet),
+		drain_test(quiet_rings_are_passed_over),
+		drain_test(the_final_pass_looks_through_quiet_rings),
+		drain_test(a_harvest_lets_go_of_what_it_has_done),
+		drain_test(a_harvest_does_less_at_once_after_a_full_exit),
+		drain_test(two_harvests_share_the_rings),
+		drain_test(a_harvest_waits_for_drains),
+		drain_test(a_harvest_waits_for_drains_of_any_ring),
+	};
+
+	return RUN_TESTS("drain_all", tests);
+}
