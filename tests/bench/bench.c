@@ -14,6 +14,7 @@ enum { MAX_ROWS = 64 };
 struct row {
 	char name[80], against[80], unit[24];
 	double bar, ratio, least, greatest, measured_ns, other_ns, units;
+	size_t runs;
 	bool is_floor, skipped;
 	char remark[160]; /* why skipped, or what there is to say */
 };
@@ -118,6 +119,7 @@ void bench_note(const struct bench_pair *pair, const double *measured, const dou
 	for (size_t i = 0; i < n; i++)
 		ratios[i] = pair->is_floor ? measured[i] / other[i] : other[i] / measured[i];
 	row->bar = pair->bar;
+	row->runs = n;
 	row->units = (double)pair->units;
 	row->is_floor = pair->is_floor;
 	row->ratio = bench_median(ratios, n);
@@ -251,7 +253,7 @@ static void write_json(void)
 				"\"other_ns\": %.6g, \"units\": %.0f, \"runs\": %zu}",
 				row->ratio, row->least, row->greatest, row->bar,
 				row->is_floor ? "most" : "least", row->unit, row->measured_ns,
-				row->other_ns, row->units, bench.runs);
+				row->other_ns, row->units, row->runs);
 	}
 	fprintf(out, "\n]\n");
 	if (fclose(out))

@@ -60,14 +60,15 @@ static void set_words(void *unused)
 }
 
 /* Each run's first page and length, over words as they come. */
-static void find_runs(void *unused)
+static inline void find(bool take)
 {
 	uint64_t sum = 0, open = 0;
 
-	(void)unused;
 	for (uint64_t i = 0; i < WORDS; i++) {
 		uint64_t bits = scene.words[i];
 
+		if (bits && take)
+			bits = __atomic_exchange_n(&scene.words[i], 0, __ATOMIC_ACQ_REL);
 		if (!bits) {
 			sum += open;
 			open = 0;
@@ -97,6 +98,19 @@ static void find_runs(void *unused)
 		bench_die("the floor misses pages", 0);
 }
 
+static void find_runs(void *unused)
+{
+	(void)unused;
+	find(false);
+}
+
+/* What cannot be done without where others mark pages at the same time. */
+static void take_runs(void *unused)
+{
+	(void)unused;
+	find(true);
+}
+
 static void say_speed(const struct bench_pair *pair)
 {
 	double run_ns = bench_last_ns();
@@ -105,37 +119,41 @@ static void say_speed(const struct bench_pair *pair)
 		  run_ns * (double)pair->units / (double)(PAGES / 2));
 }
 
-static void figure(uint64_t run_pages)
+static void figure(uint64_t run_pages, bool only_found)
 {
 	char name[80];
 	const struct bench_pair pair = {
 		.name = name,
-		.against = "find the runs in a plain bitmap",
+		.against = only_found ? "find the runs in a plain bitmap"
+				      : "find them, an exchange for each word that is not 0",
 		.unit = "run",
 		.units = PAGES / 2 / run_pages,
-		.bar = 2,
+		.bar = only_found ? 2 : 0,
 		.is_floor = true,
 		.prepare = set_runs,
 		.measured = read_runs,
 		.prepare_other = set_words,
-		.other = find_runs,
+		.other = only_found ? find_runs : take_runs,
 	};
 
-	snprintf(name, sizeof(name), "iterator: runs of %llu", (unsigned long long)run_pages);
+	snprintf(name, sizeof(name), "iterator: %sruns of %llu", only_found ? "" : "the same, ",
+		 (unsigned long long)run_pages);
 	if (!bench_wants(name))
 		return;
 	scene.run_pages = run_pages;
 	kernel_open(&scene.kernel, 1, 4096, PAGES);
 	scene.iter = NULL;
 	bench_compare(&pair);
-	say_speed(&pair);
+	if (only_found)
+		say_speed(&pair);
 	dl_iter_free(scene.iter);
 	kernel_close(&scene.kernel);
 }
 
 void iterator_figures(void)
 {
-	figure(1);
-	figure(8);
-	figure(512);
+	figure(1, true);
+	figure(8, true);
+	figure(512, true);
+	figure(512, false);
 }

@@ -215,6 +215,7 @@ static void drain(uint32_t v)
 	scene.cpus[v].stopped = true;
 	actor_parts_clear();
 	do {
+		scene.kernel.rings[v].run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
 		actor_clock(true);
 		if (scene.is_ours)
 			bench_check(dl_vcpu_drain(scene.kernel.rings[v].vcpu), "dl_vcpu_drain");
@@ -293,11 +294,10 @@ static void begin_guest(uint64_t seed)
 	}
 }
 
-static void simulate(bool ours, uint64_t seed)
+static void begin(uint64_t seed)
 {
 	struct kernel *kernel = &scene.kernel;
 
-	scene.is_ours = ours;
 	scene.n = 0;
 	scene.entries = scene.resets = scene.harvests = 0;
 	scene.harvest_ns = 0;
@@ -307,15 +307,80 @@ static void simulate(bool ours, uint64_t seed)
 	other_ioctl = kernel->os.ioctl;
 	kernel->os.ioctl = timed_ioctl;
 	kernel->os.signal_mask = timed_signal_mask;
-	reference_open(&scene.reference, kernel);
 	begin_guest(seed);
+}
+
+static void run_to_the_end(void)
+{
+	actors_run();
+	scene.kernel.os.ioctl = other_ioctl;
+}
+
+static void simulate(bool ours, uint64_t seed)
+{
+	scene.is_ours = ours;
+	begin(seed);
+	reference_open(&scene.reference, &scene.kernel);
 	for (uintptr_t v = 0; v < VCPUS; v++)
 		actors_spawn(vcpu, (void *)v);
 	actors_spawn(harvester, NULL);
-	actors_run();
-	kernel->os.ioctl = other_ioctl;
+	run_to_the_end();
 	reference_close(&scene.reference);
-	kernel_close(kernel);
+	kernel_close(&scene.kernel);
+}
+
+static void harvest_once(void *unused)
+{
+	(void)unused;
+	actor_clock(true);
+	kernel_harvest(&scene.kernel);
+	actor_clock(false);
+	if ((double)actor_now_ns() > scene.harvest_ns)
+		scene.harvest_ns = (double)actor_now_ns();
+}
+
+/* Of 64 rings that are three quarters full, until the last thread is through. The guest stands still. */
+static double harvest_by(unsigned int threads, uint64_t seed)
+{
+	struct random random = { seed };
+
+	begin(seed);
+	for (uint32_t v = 0; v < VCPUS; v++) {
+		scene.cpus[v].stopped = true;
+		for (uint32_t i = 0; i < ENTRIES / 4 * 3; i++) {
+			uint64_t page = random_below(&random, GUEST_PAGES);
+
+			kernel_fill(&scene.kernel, v, &page, 1);
+		}
+	}
+	for (unsigned int i = 0; i < threads; i++)
+		actors_spawn(harvest_once, NULL);
+	run_to_the_end();
+	if (kernel_reset(&scene.kernel) || scene.kernel.rings[0].filled)
+		bench_die("the rings are not empty", 0);
+	kernel_close(&scene.kernel);
+	return scene.harvest_ns;
+}
+
+static void harvest_figure(unsigned int threads)
+{
+	double measured[BENCH_MOST_RUNS], other[BENCH_MOST_RUNS];
+	char name[80];
+	const struct bench_pair pair = {
+		.name = name,
+		.against = "by one thread",
+		.unit = "harvest",
+		.units = 1,
+	};
+
+	snprintf(name, sizeof(name), "harvest: 64 full rings by %u threads", threads);
+	if (!bench_wants(name))
+		return;
+	for (size_t i = 0; i < bench_runs(); i++) {
+		measured[i] = harvest_by(threads, i + 1);
+		other[i] = harvest_by(1, i + 1);
+	}
+	bench_note(&pair, measured, other, bench_runs());
 }
 
 static double part(double share)
@@ -388,5 +453,7 @@ int main(int argc, char **argv)
 	bench_begin(argc, argv, "bench-stall");
 	figure("bursts", true);
 	figure("steady", false);
+	harvest_figure(2);
+	harvest_figure(4);
 	return bench_end();
 }
