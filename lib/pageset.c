@@ -151,7 +151,7 @@ bool dli_pageset_ack(struct dli_pageset *set, uint64_t first_page, uint64_t page
 	uint64_t end_page = first_page + pages, end_word = divide_up(end_page, 64);
 	struct bitmap *map = &set->taken;
 
-	if (first_page % 64 + pages <= 64)
+	if (pages && first_page % 64 + pages <= 64)
 		return ack_in_word(map, first_page, pages, gone);
 	for (uint64_t word = first_page / 64; word < end_word; word++)
 		if (!is_taken(map, word, range_bits(word, first_page, end_page)))

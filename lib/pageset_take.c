@@ -156,6 +156,11 @@ static uint64_t take_block(struct bitmap *map, uint64_t block, struct dli_batch 
 	return pages;
 }
 
+static bool has_room(const struct dli_batch *batch)
+{
+	return batch->n + BLOCK_WORDS <= PAGESET_CHUNK_WORDS;
+}
+
 /*
  * Empties blocks of a map in [*from, end) into the batch, as many as surely have room. Returns the
  * number of pages: 0 only where there are none.
@@ -172,7 +177,7 @@ static uint64_t take_batch(const struct dli_pageset *set, struct bitmap *map, ui
 		       &blocks);
 		for (uint32_t i = 0; i < blocks.n; i++)
 			pages += take_block(map, blocks.block[i], batch);
-	} while (blocks.n);
+	} while (blocks.n && has_room(batch));
 	add_pages(map, -(int64_t)pages);
 	return pages;
 }
@@ -221,22 +226,29 @@ static void prefetch_next(const struct dli_pageset *set, uint64_t block)
 		prefetch_block(map, mid * 64 + (uint64_t)__builtin_ctzll(bits));
 }
 
+/* Of the first chunk at or behind *block that has any. Returns the number of pages. */
+static uint64_t take_chunk(struct dli_pageset *set, uint64_t *block, struct dli_batch *batch)
+{
+	uint64_t pages = 0, first;
+
+	while (!pages && (first = find_block(set, &set->pending, *block)) != UINT64_MAX)
+		pages = take_batch(set, &set->pending, block,
+				   (first / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS, batch);
+	return pages;
+}
+
 bool dli_pageset_take(struct dli_pageset *set, uint64_t *block, bool one_chunk,
 		      struct dli_batch *batch)
 {
-	uint64_t pages;
+	uint64_t pages = one_chunk ? take_chunk(set, block, batch)
+				   : take_batch(set, &set->pending, block, UINT64_MAX, batch);
 
-	do {
-		uint64_t first = find_block(set, &set->pending, *block), end = UINT64_MAX;
-
-		if (first == UINT64_MAX)
-			return false;
-		if (one_chunk)
-			end = (first / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS;
-		pages = take_batch(set, &set->pending, block, end, batch);
-	} while (!pages);
+	if (!pages)
+		return false;
 	make_taken(set, batch, pages);
-	prefetch_next(set, *block);
+	/* Else there was no more. */
+	if (one_chunk || !has_room(batch))
+		prefetch_next(set, *block);
 	return true;
 }
 
