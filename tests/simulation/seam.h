@@ -58,7 +58,9 @@
 #define URCU_TLS(name)		  true
 #define urcu_bp_register()	  ((void)0)
 #define _urcu_bp_read_lock()	  sim_rcu_read_lock(SIM_SITE("rcu_read_lock"))
+#define urcu_bp_read_lock()	  sim_rcu_read_lock(SIM_SITE("rcu_read_lock"))
 #define _urcu_bp_read_unlock()	  sim_rcu_read_unlock(SIM_SITE("rcu_read_unlock"))
+#define urcu_bp_read_unlock()	  sim_rcu_read_unlock(SIM_SITE("rcu_read_unlock"))
 #define urcu_bp_synchronize_rcu() sim_rcu_synchronize(SIM_SITE("synchronize_rcu"))
 
 #define malloc(bytes)		sim_allocate(bytes, true)

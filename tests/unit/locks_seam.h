@@ -19,6 +19,8 @@ struct dli_slot_table *watched_slots_table(const struct dli_slots *slots);
 #ifndef LOCKS_WATCHER /* test_locks.c itself */
 #define _urcu_bp_read_lock()   watched_read_lock()
 #define _urcu_bp_read_unlock() watched_read_unlock()
+#define urcu_bp_read_lock()    watched_read_lock()
+#define urcu_bp_read_unlock()  watched_read_unlock()
 #define dli_slots_table(slots) watched_slots_table(slots)
 #endif
 
