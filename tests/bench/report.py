@@ -43,6 +43,12 @@ REASONS = {
         "22 instructions an entry against 12: the cells are copied first and released after that, so "
         "that a page is published when it is protected again and not before; on an idle machine the "
         "ratio is near the bar",
+    "rings: harvest, random pages of 16 TiB":
+        "each page misses the caches and the TLB, more or less with what else the host does: 1.27 to 1.9 in "
+        "ten runs",
+    "rings: harvest of 1024 empty rings":
+        "17 instructions a ring against 6: 1.09 where the host is idle, as both wait for the same cache misses, "
+        "and up to 1.8 where another tenant has half of the core",
     "precopy: 512 MiB":
         "the guest and both ends of the socket are busy threads on two processors; single pairs differ by "
         "more than the bar",
