@@ -74,15 +74,19 @@ static void one_cell_less_is_none(void **state)
 	assert_false(dli_reset_wants_repair(&reset_lock));
 }
 
-/* Between the look at the cells and their release the kernel went round, onto the same cells. */
-static void going_round_while_reading_is_an_overflow(void **state)
+/* Cells 40 to 139, of a ring that is locked and was handed back up to there. */
+static void copy_a_hundred(void)
 {
 	push(40);
 	assert_int_equal(drain(), 0);
 	push(100);
 	dli_ring_lock(ring);
 	dli_ring_copy(ring);
-	push(ENTRIES - 100 + 10);
+}
+
+/* What was copied is told by nobody: the repair sends it. */
+static void expect_overflow_at_release(void)
+{
 	assert_int_equal(dli_reset_begin(&reset_lock), 0);
 	assert_false(dli_ring_release(ring, &reset_lock));
 	dli_reset_end(&reset_lock);
@@ -93,40 +97,30 @@ static void going_round_while_reading_is_an_overflow(void **state)
 	assert_true(dli_reset_wants_repair(&reset_lock));
 }
 
+/* Between the look at the cells and their release the kernel went round, onto the same cells. */
+static void going_round_while_reading_is_an_overflow(void **state)
+{
+	copy_a_hundred();
+	push(ENTRIES - 100 + 10);
+	expect_overflow_at_release();
+}
+
 /* The same, where a reset was at the cell before when the kernel filled it, and made it clean. */
 static void going_round_behind_a_clean_cell_is_an_overflow(void **state)
 {
-	push(40);
-	assert_int_equal(drain(), 0);
-	push(100);
-	dli_ring_lock(ring);
-	dli_ring_copy(ring);
+	copy_a_hundred();
 	push(ENTRIES - 100 + 1);
 	side->cells[39].flags = CELL_CLEAN;
-	assert_int_equal(dli_reset_begin(&reset_lock), 0);
-	assert_false(dli_ring_release(ring, &reset_lock));
-	dli_reset_end(&reset_lock);
-	dli_ring_unlock(ring);
-	assert_int_equal(stats()->overflows, 1);
-	assert_true(dli_reset_wants_repair(&reset_lock));
+	expect_overflow_at_release();
 }
 
 /* The same, where the first cell says nothing: the page that stood there was written again. */
 static void going_round_onto_the_same_page_is_an_overflow(void **state)
 {
-	push(40);
-	assert_int_equal(drain(), 0);
-	push(100);
-	dli_ring_lock(ring);
-	dli_ring_copy(ring);
+	copy_a_hundred();
 	push(ENTRIES - 100);
 	fake_ring_push(&kernel, side, side->cells[40].slot, side->cells[40].offset);
-	assert_int_equal(dli_reset_begin(&reset_lock), 0);
-	assert_false(dli_ring_release(ring, &reset_lock));
-	dli_reset_end(&reset_lock);
-	dli_ring_unlock(ring);
-	assert_int_equal(stats()->overflows, 1);
-	assert_true(dli_reset_wants_repair(&reset_lock));
+	expect_overflow_at_release();
 }
 
 static void a_released_cell_that_is_dirty_again_is_an_overflow(void **state)
