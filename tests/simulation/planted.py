@@ -46,7 +46,7 @@ PLANTED = [
      "	pthread_mutex_lock(&iter->log->reading);\n	if (!is_over(iter))",
      "	if (!is_over(iter))"),
     ("a removed slot is not handed out once more", "layout.c",
-     "	if (dli_slot_is_loggable(slot))\n		dli_pageset_mark_all(slot->set);\n"
+     "	if (dli_slot_is_loggable(slot))\n		dli_page_set_mark_all(slot->set);\n"
      "	slot->logged = false;", "	slot->logged = false;"),
     ("a new slot is not marked", "layout.c",
      "	if (slot->logged && !(s->flags & DL_SLOT_CLEAN))", "	if (false)"),
@@ -80,37 +80,37 @@ PLANTED = [
      "	reset->owed_paid = atomic_load_explicit(&reset->owed, memory_order_acquire);",
      "unit/unit-ring_loss"),
     ("a slot whose GET failed is not marked", "harvest.c",
-     "		dli_pageset_mark_all(slot->set);\n		return r;", "		return r;"),
+     "		dli_page_set_mark_all(slot->set);\n		return r;", "		return r;"),
     ("the backup bitmap is not read in the end", "harvest.c",
      "(last && log->caps.backup)", "false"),
     ("a slot that is switched on late is not marked", "protect.c",
-     "			return r;\n		dli_pageset_mark_all(slot->set);",
+     "			return r;\n		dli_page_set_mark_all(slot->set);",
      "			return r;",
      "unit/unit-protect"),
     ("a chunk whose CLEAR failed is not given back", "iter.c",
-     "		dli_pageset_give_back(slot->set, &iter->batch);\n", ""),
+     "		dli_page_set_give_back(slot->set, &iter->batch);\n", ""),
     ("CLEAR covers pages that were not taken", "iter.c",
      "[batch->word[i] - first] = batch->bits[i];", "[batch->word[i] - first] = ~UINT64_C(0);"),
     ("CLEAR covers words that were not taken", "iter.c",
      "	memset(iter->clear_words, 0,", "	memset(iter->clear_words, 0xff,",
      "unit/unit-iter_clear"),
     ("runs of a discarded slot are still handed out", "iter.c",
-     "	if (slot->discarded || !dli_pageset_take(", "	if (!dli_pageset_take("),
+     "	if (slot->discarded || !dli_page_set_take(", "	if (!dli_page_set_take("),
     ("an iterator holds no slots", "iter.c",
      "		dli_slot_get(iter->slots[i]);", "		;"),
-    ("an acknowledgement clears the whole word", "pageset.c",
+    ("an acknowledgement clears the whole word", "page_set.c",
      "	*gone += clear_word(map, word, bits);", "	*gone += clear_word(map, word, ~UINT64_C(0));"),
-    ("an acknowledgement of many words clears whole ones", "pageset.c",
+    ("an acknowledgement of many words clears whole ones", "page_set.c",
      "		*gone += clear_word(map, word, range_bits(word, first_page, end_page));",
      "		*gone += clear_word(map, word, ~UINT64_C(0));",
-     "unit/unit-pageset"),
-    ("summaries are set before the page", "pageset.c",
+     "unit/unit-page_set"),
+    ("summaries are set before the page", "page_set.c",
      "	uint64_t before = set_bits(leaf_of(&set->pending, word), bits);\n\n"
      "	summarize_block(&set->pending, word / BLOCK_WORDS);\n",
      "	summarize_block(&set->pending, word / BLOCK_WORDS);\n"
      "	uint64_t before = set_bits(leaf_of(&set->pending, word), bits);\n",
-     "unit/unit-pageset_steps"),
-    ("a block's summary is removed after it was taken", "pageset_take.c",
+     "unit/unit-page_set_steps"),
+    ("a block's summary is removed after it was taken", "page_set_take.c",
      "		for (uint32_t i = 0; i < blocks.n; i++)\n"
      "			pages += take_block(map, blocks.block[i], batch);\n",
      "		for (uint32_t i = 0; i < blocks.n; i++) {\n"
@@ -318,46 +318,46 @@ PLANTED = [
      "	leave_slot(p);\n	p->slot_number", "	p->slot_number",
      "unit/unit-publish"),
     # Sets and their summaries.
-    ("a range's summaries are set before its pages", "pageset.c",
+    ("a range's summaries are set before its pages", "page_set.c",
      ("	uint64_t new_pages = 0;\n\n	for (uint64_t word = first_word; word < end_word; word++) {",
       "	summarize_block(map, first_word / BLOCK_WORDS);\n	return new_pages;"),
      ("	uint64_t new_pages = 0;\n\n	summarize_block(map, first_word / BLOCK_WORDS);\n"
       "	for (uint64_t word = first_word; word < end_word; word++) {", "	return new_pages;"),
-     "unit/unit-pageset_steps"),
-    ("a range has the summary of its first block only", "pageset.c",
+     "unit/unit-page_set_steps"),
+    ("a range has the summary of its first block only", "page_set.c",
      "		uint64_t next = (word / BLOCK_WORDS + 1) * BLOCK_WORDS;",
      "		uint64_t next = end_word;",
-     "unit/unit-pageset"),
-    ("a page that is pending gets no summary", "pageset.c",
+     "unit/unit-page_set"),
+    ("a page that is pending gets no summary", "page_set.c",
      "	summarize_block(&set->pending, word / BLOCK_WORDS);\n	return count_bits(bits & ~before);",
      "	if (bits & ~before)\n		summarize_block(&set->pending, word / BLOCK_WORDS);\n"
      "	return count_bits(bits & ~before);",
-     "unit/unit-pageset_steps"),
-    ("one summary bit that is set stands for all", "pageset_maps.h",
+     "unit/unit-page_set_steps"),
+    ("one summary bit that is set stands for all", "page_set_maps.h",
      "	if (!(atomic_load_explicit(word, memory_order_seq_cst) & bit))",
      "	if (!atomic_load_explicit(word, memory_order_seq_cst))",
-     "unit/unit-pageset"),
-    ("the top summary goes without a second look", "pageset_take.c",
+     "unit/unit-page_set"),
+    ("the top summary goes without a second look", "page_set_take.c",
      "	if (look_below(&map->mid[mid]))\n		summarize(&map->top[mid / 64], bit);\n", "",
-     "unit/unit-pageset_steps"),
-    ("the top summary goes although other blocks have pages", "pageset_take.c",
+     "unit/unit-page_set_steps"),
+    ("the top summary goes although other blocks have pages", "page_set_take.c",
      "	if (!atomic_load_explicit(&map->mid[mid], memory_order_relaxed))\n		lower_top(map, mid);\n	for",
      "	drop_summary(&map->top[mid / 64], UINT64_C(1) << mid % 64);\n	for",
-     "unit/unit-pageset"),
-    ("blocks take the summaries of others along", "pageset_take.c",
+     "unit/unit-page_set"),
+    ("blocks take the summaries of others along", "page_set_take.c",
      "	bits = drop_summary(&map->mid[mid], bits);",
      "	drop_summary(&map->mid[mid], ~UINT64_C(0));",
-     "unit/unit-pageset"),
-    ("one of eight words is not looked at", "pageset_take.c",
+     "unit/unit-page_set"),
+    ("one of eight words is not looked at", "page_set_take.c",
      "look_below(&leaf[6]) | look_below(&leaf[7]);", "look_below(&leaf[6]);",
-     "unit/unit-pageset"),
-    ("what is still taken is overwritten", "pageset_take.c",
+     "unit/unit-page_set"),
+    ("what is still taken is overwritten", "page_set_take.c",
      "		if (!atomic_load_explicit(word, memory_order_relaxed))", "		if (true)",
-     "unit/unit-pageset"),
-    ("the iteration goes on behind a block that had no room", "pageset_take.c",
+     "unit/unit-page_set"),
+    ("the iteration goes on behind a block that had no room", "page_set_take.c",
      "		*from = mid * 64 + 64 - (uint64_t)__builtin_clzll(bits);", "		*from = mid * 64 + 64;",
-     "unit/unit-pageset"),
-    ("a batch takes from the next chunk, too", "pageset_take.c",
+     "unit/unit-page_set"),
+    ("a batch takes from the next chunk, too", "page_set_take.c",
      "(first / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS, batch);", "UINT64_MAX, batch);",
      "unit/unit-iter_clear"),
     ("what was gone round is looked for only after the release", "ring.c",
@@ -368,18 +368,18 @@ PLANTED = [
      "	return full_drains == drain->full_drains ? RESET_ENTRIES : RESET_ENTRIES / 2;",
      "	return full_drains == drain->full_drains ? RESET_ENTRIES : RESET_ENTRIES;",
      "unit/unit-drain_all"),
-    ("a batch has no summary where its words change to another block", "pageset.c",
+    ("a batch has no summary where its words change to another block", "page_set.c",
      "if (i + 1 == batch->n || batch->word[i + 1] / BLOCK_WORDS != word / BLOCK_WORDS)",
      "if (i + 1 == batch->n)",
-     "unit/unit-pageset"),
-    ("a batch's summary is set before its last word", "pageset.c",
+     "unit/unit-page_set"),
+    ("a batch's summary is set before its last word", "page_set.c",
      ("		if (i + AHEAD < batch->n)", "		if (i + 1 == batch->n || batch->word"),
      ("		summarize_block(map, word / BLOCK_WORDS);\n		if (i + AHEAD < batch->n)",
       "		if (false && batch->word"),
-     "unit/unit-pageset_steps"),
-    ("a block of what is taken has no summary", "pageset_take.c",
+     "unit/unit-page_set_steps"),
+    ("a block of what is taken has no summary", "page_set_take.c",
      "		block = batch->word[i] / BLOCK_WORDS;\n", "		block = batch->word[i] / BLOCK_WORDS * 0;\n",
-     "unit/unit-pageset"),
+     "unit/unit-page_set"),
     ("acknowledgements of two slots are counted for one", "iter.c",
      "	if (slot != acked->slot)\n		count_acked(acked);\n", "",
      "unit/unit-iter"),
@@ -389,7 +389,7 @@ PLANTED = [
      "unit/unit-iter"),
     ("a bitmap's full batch is not marked", "harvest.c",
      "		if (has_room(&batch))\n			continue;\n"
-     "		new_pages += dli_pageset_mark_batch(slot->set, &batch);\n",
+     "		new_pages += dli_page_set_mark_batch(slot->set, &batch);\n",
      "		if (has_room(&batch))\n			continue;\n",
      "unit/unit-harvest"),
     ("words behind a bitmap's last line are not gathered", "harvest.c",
@@ -398,7 +398,7 @@ PLANTED = [
     ("a bitmap's bits behind the slot's end are pages", "harvest.c",
      "	words[n - 1] &= dli_bitmap_word(range_bits(n - 1, 0, slot->pages));\n", "",
      "unit/unit-harvest"),
-    ("a fold back forgets pages that are taken", "pageset_take.c",
+    ("a fold back forgets pages that are taken", "page_set_take.c",
      "	if (!atomic_load_explicit(&set->taken.pages, memory_order_relaxed))", "	if (true)"),
     # Runs.
     ("a run goes on over pages that are clean", "iter.c",
@@ -493,13 +493,32 @@ def try_one(tree, build, defect, schedules):
     return when, how
 
 
+def check(top):
+    """Whether every defect can be planted, and every other program that is named exists."""
+    wrong = [f"{name}: does not fit lib/{file}" for name, file, old, new, *_ in PLANTED
+             if not plant((top / "lib" / file).read_text(), old, new)]
+    for name, *_, test in (defect for defect in PLANTED if len(defect) > 4):
+        room, program = test.split("/")
+        source = program if program.endswith(".py") else "test_" + program.split("-", 1)[1] + ".c"
+        if not (top / "tests" / room / source).exists():
+            wrong.append(f"{name}: there is no tests/{room}/{source}")
+    print("\n".join(wrong) or f"{len(PLANTED)} defects fit the source")
+    return 1 if wrong else 0
+
+
 def main():
     top = pathlib.Path(__file__).resolve().parents[2]
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--work", required=True, help="a directory for the copy and its build")
+    parser.add_argument("--work", help="a directory for the copy and its build")
     parser.add_argument("--schedules", type=int, default=20000, help="at most; default %(default)s")
     parser.add_argument("--only", help="only the defects whose name contains this")
+    parser.add_argument("--check", action="store_true",
+                        help="only see that each defect still fits the source; builds nothing")
     arguments = parser.parse_args()
+    if arguments.check:
+        return check(top)
+    if not arguments.work:
+        parser.error("--work is needed")
     work = pathlib.Path(arguments.work)
     work.mkdir(parents=True, exist_ok=True)
     tree, build = prepare(top, work)
