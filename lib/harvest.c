@@ -44,7 +44,7 @@ static inline void gather(struct dli_batch *batch, const uint64_t *words, uint64
 
 static bool has_room(const struct dli_batch *batch)
 {
-	return batch->n + LINE_WORDS <= PAGESET_CHUNK_WORDS;
+	return batch->n + LINE_WORDS <= PAGE_SET_CHUNK_WORDS;
 }
 
 /* Most of a bitmap is clean, and is looked at by the cache line. */
@@ -64,11 +64,11 @@ static uint64_t merge(struct dli_slot *slot, uint64_t *words)
 		gather(&batch, words, line * LINE_WORDS, LINE_WORDS);
 		if (has_room(&batch))
 			continue;
-		new_pages += dli_pageset_mark_batch(slot->set, &batch);
+		new_pages += dli_page_set_mark_batch(slot->set, &batch);
 		batch.n = 0;
 	}
 	gather(&batch, words, lines * LINE_WORDS, n % LINE_WORDS);
-	return new_pages + dli_pageset_mark_batch(slot->set, &batch);
+	return new_pages + dli_page_set_mark_batch(slot->set, &batch);
 }
 
 static int harvest_bitmap(struct dl_log *log, struct dli_slot *slot)
@@ -81,7 +81,7 @@ static int harvest_bitmap(struct dl_log *log, struct dli_slot *slot)
 	if (r < 0) {
 		/* It may have failed after it cleared the kernel's bits. */
 		dli_log_note_failure(log, "the bitmap could not be read", slot->slot, r);
-		dli_pageset_mark_all(slot->set);
+		dli_page_set_mark_all(slot->set);
 		return r;
 	}
 	new_pages = merge(slot, log->buffer.words);
@@ -111,9 +111,9 @@ static uint64_t pending_bytes_of(struct dl_log *log)
 	uint64_t pages = 0;
 
 	for (uint32_t i = 0; i < table->n; i++)
-		pages += dli_pageset_pending_pages(table->places[i].slot->set);
+		pages += dli_page_set_pending_pages(table->places[i].slot->set);
 	for (struct dli_slot *slot = log->slots.retired; slot; slot = slot->next_retired)
-		pages += dli_pageset_pending_pages(slot->set);
+		pages += dli_page_set_pending_pages(slot->set);
 	return pages * log->caps.page_bytes;
 }
 

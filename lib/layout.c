@@ -108,7 +108,7 @@ static int create(struct dl_log *log, const struct dl_slot *s)
 		return r;
 	}
 	if (slot->logged && !(s->flags & DL_SLOT_CLEAN))
-		dli_pageset_mark_all(slot->set);
+		dli_page_set_mark_all(slot->set);
 	return 0;
 }
 
@@ -180,7 +180,7 @@ static int change(struct dl_log *log, const struct dl_slot *s, struct dli_slot *
 	 * wrote before a move may still be in its PML buffer, whose addresses are nobody's now.
 	 */
 	if (dli_log_is_on(log) && (moved || by_caller) && dli_slot_is_loggable(slot))
-		dli_pageset_mark_all(slot->set);
+		dli_page_set_mark_all(slot->set);
 	return r;
 }
 
@@ -236,7 +236,7 @@ static void retire(struct dl_log *log, struct dli_slot *slot, bool discard)
 		return;
 	}
 	if (dli_slot_is_loggable(slot))
-		dli_pageset_mark_all(slot->set);
+		dli_page_set_mark_all(slot->set);
 	slot->logged = false;
 	slot->next_retired = log->slots.retired;
 	log->slots.retired = slot;

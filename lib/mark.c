@@ -14,9 +14,9 @@ static void mark_bytes(const struct dl_log *log, struct dli_slot *slot, uint64_t
 	uint64_t bits = ~UINT64_C(0) << first % 64 & ~UINT64_C(0) >> (63 - last % 64);
 
 	if (first / 64 == last / 64)
-		dli_pageset_count(slot->set, dli_pageset_mark_word(slot->set, first / 64, bits));
+		dli_page_set_count(slot->set, dli_page_set_mark_word(slot->set, first / 64, bits));
 	else
-		dli_pageset_mark_range(slot->set, first, last - first + 1);
+		dli_page_set_mark_range(slot->set, first, last - first + 1);
 }
 
 /* Marks what exists of [gpa, end). False where that is not all. */

@@ -97,7 +97,7 @@ int dli_protect_missing(struct dl_log *log)
 		r = dli_protect_slot(log, slot, true);
 		if (r)
 			return r;
-		dli_pageset_mark_all(slot->set);
+		dli_page_set_mark_all(slot->set);
 	}
 	return 0;
 }
@@ -125,6 +125,6 @@ void dli_mark_everything(struct dl_log *log)
 		struct dli_slot *slot = table->places[i].slot;
 
 		if (slot->logged && !is_alias(table, slot))
-			dli_pageset_mark_all(slot->set);
+			dli_page_set_mark_all(slot->set);
 	}
 }

@@ -20,7 +20,7 @@ struct publisher {
 static void leave_slot(struct publisher *p)
 {
 	if (p->slot)
-		dli_pageset_count(p->slot->set, p->slot_new);
+		dli_page_set_count(p->slot->set, p->slot_new);
 	p->sunk.new_pages += (uint32_t)p->slot_new;
 	p->slot_new = 0;
 }
@@ -54,7 +54,7 @@ static inline void publish_word(struct publisher *p, const struct dli_dirty_word
 		p->sunk.outside |= p->slot != NULL;
 	}
 	if (inside)
-		p->slot_new += dli_pageset_mark_word(p->slot->set, word->word, inside);
+		p->slot_new += dli_page_set_mark_word(p->slot->set, word->word, inside);
 }
 
 static inline void look_ahead(const struct publisher *p, const struct dli_dirty_word *word)
@@ -64,7 +64,7 @@ static inline void look_ahead(const struct publisher *p, const struct dli_dirty_
 	if (word->slot != p->slot_number)
 		slot = dli_slot_find(p->table, word->slot);
 	if (slot && word->word < slot->pages / 64)
-		dli_pageset_prefetch(slot->set, word->word);
+		dli_page_set_prefetch(slot->set, word->word);
 }
 
 static void publish_words(struct publisher *p, const struct dli_dirty_word *words, uint32_t n)

@@ -22,7 +22,7 @@ static void discard_pages(struct dl_log *log)
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
 
 	for (uint32_t i = 0; i < table->n; i++)
-		dli_pageset_clear(table->places[i].slot->set);
+		dli_page_set_clear(table->places[i].slot->set);
 	dli_slots_sweep(&log->slots, true);
 }
 

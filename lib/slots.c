@@ -25,7 +25,7 @@ int dli_slot_new(const struct dl_os *os, uint32_t page_bytes, uint32_t id, uint6
 	slot->bytes = bytes;
 	slot->pages = bytes / page_bytes;
 	atomic_init(&slot->references, 1);
-	r = dli_pageset_new(os, slot->pages, &slot->set);
+	r = dli_page_set_new(os, slot->pages, &slot->set);
 	if (r) {
 		free(slot);
 		return r;
@@ -44,7 +44,7 @@ void dli_slot_put(struct dli_slot *slot)
 	/* Pairs with itself, as dli_log_put(). */
 	if (atomic_fetch_sub_explicit(&slot->references, 1, memory_order_acq_rel) != 1)
 		return;
-	dli_pageset_free(slot->set);
+	dli_page_set_free(slot->set);
 	free(slot);
 }
 
@@ -191,7 +191,7 @@ void dli_slots_sweep(struct dli_slots *slots, bool all)
 		struct dli_slot *slot = *at;
 
 		if (!all &&
-		    (dli_pageset_pending_pages(slot->set) || dli_pageset_taken_pages(slot->set))) {
+		    (dli_page_set_pending_pages(slot->set) || dli_page_set_taken_pages(slot->set))) {
 			at = &slot->next_retired;
 			continue;
 		}

@@ -2,7 +2,7 @@
 #ifndef DLI_SLOTS_H
 #define DLI_SLOTS_H
 
-#include "pageset.h"
+#include "page_set.h"
 
 #include <stdatomic.h>
 
@@ -18,7 +18,7 @@ struct dli_slot {
 	uint32_t kvm_flags;
 	_Atomic uint64_t gpa; /* changes when it is moved */
 	uint64_t bytes, hva, pages;
-	struct dli_pageset *set;
+	struct dli_page_set *set;
 	atomic_uint references;
 	/* Under the log's lock. */
 	bool logged; /* KVM has KVM_MEM_LOG_DIRTY_PAGES on it */

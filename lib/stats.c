@@ -37,12 +37,12 @@ static void add_sets(const struct dl_log *log, struct dl_stats *stats)
 	uint64_t pending = 0, taken = 0;
 
 	for (uint32_t i = 0; i < table->n; i++) {
-		pending += dli_pageset_pending_pages(table->places[i].slot->set);
-		taken += dli_pageset_taken_pages(table->places[i].slot->set);
+		pending += dli_page_set_pending_pages(table->places[i].slot->set);
+		taken += dli_page_set_taken_pages(table->places[i].slot->set);
 	}
 	for (const struct dli_slot *slot = log->slots.retired; slot; slot = slot->next_retired) {
-		pending += dli_pageset_pending_pages(slot->set);
-		taken += dli_pageset_taken_pages(slot->set);
+		pending += dli_page_set_pending_pages(slot->set);
+		taken += dli_page_set_taken_pages(slot->set);
 	}
 	stats->pending_bytes = pending * log->caps.page_bytes;
 	stats->unacked_bytes = taken * log->caps.page_bytes;

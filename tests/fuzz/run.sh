@@ -14,7 +14,7 @@ counted, where a finding is kept (the exit status is then 1), and how many input
 those of the tree (tests/fuzz/corpus) do not. To see what an input says:
     FUZZ_TRACE=1 BUILD-DIR/tests/fuzz/libfuzzer-TARGET FILE
 
-  TARGET           calls, pageset, ring or wire; default: all
+  TARGET           calls, page_set, ring or wire; default: all
   --seconds N      so long each; default: 300
   --build-dir DIR  build there; default: build-fuzz. What was found and learnt is kept in DIR/fuzz:
                    corpus-TARGET, small-TARGET (the fewest inputs with the same coverage),
@@ -44,7 +44,7 @@ while [ $# -gt 0 ]; do
   --seconds | --build-dir) [ $# -gt 0 ] || usage_error "$option needs a value" ;;
   esac
   case $option in
-  calls | pageset | ring | wire) targets+=("$option") ;;
+  calls | page_set | ring | wire) targets+=("$option") ;;
   --seconds)
     seconds=$1
     shift
@@ -61,7 +61,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || usage_error "--seconds wants a number, not $seconds"
-[ ${#targets[@]} -gt 0 ] || targets=(calls pageset ring wire)
+[ ${#targets[@]} -gt 0 ] || targets=(calls page_set ring wire)
 
 build() {
   local output

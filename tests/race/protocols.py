@@ -72,7 +72,7 @@ def lower_top(o):
 
 
 def take(o, bits):
-    """dli_pageset_take() of one chunk, of one block. bits: memory of each bit of the word."""
+    """dli_page_set_take() of one chunk, of one block. bits: memory of each bit of the word."""
 
     def thread():
         found = {}
@@ -101,10 +101,10 @@ def is_kept(found, end, memory, bit):
 
 
 def mark_and_take(source, firsts, bits, model="c11"):
-    o = {name: source.order("pageset_maps.h", function)
+    o = {name: source.order("page_set_maps.h", function)
          for name, function in (("set", "set_bits"), ("take", "take_bits"), ("drop", "drop_summary"),
                                 ("below", "look_below"))}
-    o["look"], o["summarize"] = source.orders("pageset_maps.h", "summarize")
+    o["look"], o["summarize"] = source.orders("page_set_maps.h", "summarize")
     program = [mark(o, m, b) for m, b in bits.items()] + [take(o, bits)]
     n = 0
     for leaf, mid, top in firsts:
@@ -222,7 +222,7 @@ def a_harvest_passes_a_drain(source):
     show = source.order("ring.c", "show_head")
     look, *again = source.orders("ring_cells.h", "ring_is_quiet")
     load = source.order("ring_cells.h", "cell_load")
-    mark = source.order("pageset_maps.h", "set_bits")
+    mark = source.order("page_set_maps.h", "set_bits")
 
     def drain():
         yield "W", "head", show, 0
@@ -251,9 +251,9 @@ def a_harvest_passes_a_drain(source):
 def an_acknowledgement_meets_a_stop(source):
     """A stop says that the session is over and then forgets what was taken. Who misses it knows why."""
     begin = source.order("session.c", "set_state")
-    take = source.order("pageset_maps.h", "take_bits")
+    take = source.order("page_set_maps.h", "take_bits")
     ask = source.order("log.h", "dli_log_session")
-    look = source.order("pageset.c", "is_taken")
+    look = source.order("page_set.c", "is_taken")
 
     def stop():
         yield [("U", "session", begin, lambda x: x + 1), ("U", "taken", take, lambda x: 0)]

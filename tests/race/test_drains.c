@@ -31,7 +31,7 @@ static struct guest guest;
 static struct vcpu {
 	pthread_t thread;
 	unsigned int number;
-	struct dli_pageset *set;
+	struct dli_page_set *set;
 	struct random random;
 	uint64_t value; /* of the last store */
 	unsigned long harvests;
@@ -88,7 +88,7 @@ static void harvest_and_look(struct vcpu *vcpu, unsigned long written)
 
 	harvest();
 	vcpu->harvests++;
-	pending = dli_pageset_pending_pages(vcpu->set);
+	pending = dli_page_set_pending_pages(vcpu->set);
 	if (pending < written || (pending > written && !overflows))
 		die("pending after a harvest", pending, written);
 }

@@ -223,12 +223,12 @@ static void the_last_holder_frees_a_slot_that_all_are_through_with(void **state)
  */
 enum {
 	WAY_WORDS = 448,
-	MARKED_PAGES = (PAGESET_CHUNK_WORDS - WAY_WORDS) * PAGESET_WORD_PAGES,
+	MARKED_PAGES = (PAGE_SET_CHUNK_WORDS - WAY_WORDS) * PAGE_SET_WORD_PAGES,
 	MARKS_A_TAKE = 16,
 };
 
 static struct {
-	struct dli_pageset *set;
+	struct dli_page_set *set;
 	int memory[MARKED_PAGES]; /* plain: the mark orders it */
 	struct dli_batch batch;
 	atomic_uint takes;
@@ -244,8 +244,8 @@ static void *write_and_mark(void *unused)
 		while (n / MARKS_A_TAKE > atomic_load_explicit(&marked.takes, memory_order_relaxed))
 			sched_yield();
 		marked.memory[page] = 1;
-		dli_pageset_count(marked.set,
-				  dli_pageset_mark_word(marked.set, WAY_WORDS + page / 64,
+		dli_page_set_count(marked.set,
+				  dli_page_set_mark_word(marked.set, WAY_WORDS + page / 64,
 							UINT64_C(1) << page % 64));
 	}
 	return NULL;
@@ -271,19 +271,19 @@ static void memory_is_written_before_its_page_is_taken(void **state)
 	unsigned int pages = 0;
 	pthread_t marker;
 
-	assert_int_equal(dli_pageset_new(model_os(guest.model), PAGESET_CHUNK_PAGES, &marked.set),
+	assert_int_equal(dli_page_set_new(model_os(guest.model), PAGE_SET_CHUNK_PAGES, &marked.set),
 			 0);
 	assert_int_equal(pthread_create(&marker, NULL, write_and_mark, NULL), 0);
 	while (pages < MARKED_PAGES) {
 		uint64_t block = 0;
 
-		dli_pageset_mark_range(marked.set, 0, WAY_WORDS * PAGESET_WORD_PAGES);
+		dli_page_set_mark_range(marked.set, 0, WAY_WORDS * PAGE_SET_WORD_PAGES);
 		atomic_fetch_add_explicit(&marked.takes, 1, memory_order_relaxed);
-		assert_true(dli_pageset_take(marked.set, &block, true, &marked.batch));
+		assert_true(dli_page_set_take(marked.set, &block, true, &marked.batch));
 		pages += check_batch(&marked.batch);
 	}
 	pthread_join(marker, NULL);
-	dli_pageset_free(marked.set);
+	dli_page_set_free(marked.set);
 }
 
 #define pair_test(function) cmocka_unit_test_setup_teardown(function, open_guest, close_guest)

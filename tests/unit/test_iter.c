@@ -2,7 +2,7 @@
 /* Runs handed out, acknowledged, folded back. */
 #include "cmocka_all.h"
 #include "guest.h"
-#include "pageset.h"
+#include "page_set.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAGES = 3 * PAGESET_CHUNK_PAGES + 100, CHUNK = PAGESET_CHUNK_PAGES, READERS = 3 };
+enum { PAGES = 3 * PAGE_SET_CHUNK_PAGES + 100, CHUNK = PAGE_SET_CHUNK_PAGES, READERS = 3 };
 
 static struct guest guest;
 static bool in_ring_mode;

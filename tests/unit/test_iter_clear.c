@@ -2,12 +2,12 @@
 /* Bitmap mode with manual protection: CLEAR comes before a chunk is handed out, or it is not. */
 #include "cmocka_all.h"
 #include "guest.h"
-#include "pageset.h"
+#include "page_set.h"
 
 #include <errno.h>
 #include <string.h>
 
-enum { PAGES = PAGESET_CHUNK_PAGES + 100, CHUNK = PAGESET_CHUNK_PAGES, MAX_CLEARS = 64 };
+enum { PAGES = PAGE_SET_CHUNK_PAGES + 100, CHUNK = PAGE_SET_CHUNK_PAGES, MAX_CLEARS = 64 };
 
 static struct guest guest;
 static struct guest_vcpu *vcpu;

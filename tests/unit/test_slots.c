@@ -62,7 +62,7 @@ static void a_slot_begins_with_one_reference_and_an_empty_set(void **state)
 
 	assert_int_equal(slot->slot, 3 << 16 | 7);
 	assert_int_equal(slot->pages, 100);
-	assert_int_equal(dli_pageset_pending_pages(slot->set), 0);
+	assert_int_equal(dli_page_set_pending_pages(slot->set), 0);
 	assert_int_equal(fake.maps_live, 1);
 	dli_slot_get(slot);
 	dli_slot_put(slot);
@@ -284,13 +284,13 @@ static void a_retired_slot_stays_while_it_owes_pages(void **state)
 
 	assert_non_null(batch);
 	retired_slot(2);
-	dli_pageset_mark_all(pending->set);
-	dli_pageset_mark_all(taken->set);
-	assert_true(dli_pageset_take(taken->set, &at, false, batch));
+	dli_page_set_mark_all(pending->set);
+	dli_page_set_mark_all(taken->set);
+	assert_true(dli_page_set_take(taken->set, &at, false, batch));
 	dli_slots_sweep(&slots, false);
 	assert_int_equal(fake.maps_live, 2);
-	assert_true(dli_pageset_ack(taken->set, 0, 64, &gone));
-	dli_pageset_count_gone(taken->set, gone);
+	assert_true(dli_page_set_ack(taken->set, 0, 64, &gone));
+	dli_page_set_count_gone(taken->set, gone);
 	dli_slots_sweep(&slots, false);
 	assert_int_equal(fake.maps_live, 1);
 	assert_ptr_equal(slots.retired, pending);
@@ -316,7 +316,7 @@ static void *read_tables(void *unused)
 			struct dli_slot *slot = dli_slot_find(table, id);
 
 			if (slot)
-				sum += dli_pageset_mark_word(slot->set, 0, 1);
+				sum += dli_page_set_mark_word(slot->set, 0, 1);
 		}
 		sum += dli_slot_place_at(table, 0, 20 * PAGE_BYTES);
 		dli_rcu_read_unlock();

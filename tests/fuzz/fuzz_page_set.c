@@ -7,11 +7,11 @@
 #include "fuzz.h"
 
 #include "fake_os.h"
-#include "pageset.h"
+#include "page_set.h"
 
 enum {
 	WINDOWS = 4,
-	WINDOW_WORDS = 3 * PAGESET_CHUNK_WORDS + 5,
+	WINDOW_WORDS = 3 * PAGE_SET_CHUNK_WORDS + 5,
 	READERS = 3,
 	BLOCK_WORDS = 64, /* of which all or none are taken */
 	MAX_STEPS = 600,
@@ -37,7 +37,7 @@ struct reader {
 };
 
 static struct fake_os fake;
-static struct dli_pageset *set;
+static struct dli_page_set *set;
 static uint64_t pages, uncounted;
 static struct window windows[WINDOWS];
 static unsigned int window_count, walks_left;
@@ -51,11 +51,11 @@ static uint64_t choose_pages(struct input *in)
 		64,
 		65,
 		4095,
-		PAGESET_CHUNK_PAGES - 1,
-		PAGESET_CHUNK_PAGES,
-		PAGESET_CHUNK_PAGES + 1,
-		64 * PAGESET_CHUNK_PAGES,
-		64 * PAGESET_CHUNK_PAGES + 1,
+		PAGE_SET_CHUNK_PAGES - 1,
+		PAGE_SET_CHUNK_PAGES,
+		PAGE_SET_CHUNK_PAGES + 1,
+		64 * PAGE_SET_CHUNK_PAGES,
+		64 * PAGE_SET_CHUNK_PAGES + 1,
 		100001,
 		(UINT64_C(1) << 31) - 1,
 		UINT64_C(1) << 34,
@@ -163,10 +163,10 @@ static void expect_counts(void)
 	uint64_t pending = count_bits(false);
 	uint64_t counted = pending > uncounted ? pending - uncounted : 0;
 
-	expect(dli_pageset_pending_pages(set) == counted, "%llu pages pending, not %llu",
-	       (unsigned long long)dli_pageset_pending_pages(set), (unsigned long long)counted);
-	expect(dli_pageset_taken_pages(set) == count_bits(true), "%llu pages taken",
-	       (unsigned long long)dli_pageset_taken_pages(set));
+	expect(dli_page_set_pending_pages(set) == counted, "%llu pages pending, not %llu",
+	       (unsigned long long)dli_page_set_pending_pages(set), (unsigned long long)counted);
+	expect(dli_page_set_taken_pages(set) == count_bits(true), "%llu pages taken",
+	       (unsigned long long)dli_page_set_taken_pages(set));
 }
 
 /* Returns how many are new. */
@@ -197,7 +197,7 @@ static void mark_word(struct input *in)
 
 	if (!bits)
 		return;
-	new_pages = dli_pageset_mark_word(set, word, bits);
+	new_pages = dli_page_set_mark_word(set, word, bits);
 	expect(new_pages == plain_mark(word, bits), "%u new pages", new_pages);
 	uncounted += new_pages;
 }
@@ -205,7 +205,7 @@ static void mark_word(struct input *in)
 /* Several markers add theirs up and tell later. */
 static void count_marks(void)
 {
-	dli_pageset_count(set, uncounted);
+	dli_page_set_count(set, uncounted);
 	uncounted = 0;
 }
 
@@ -216,7 +216,7 @@ static void mark_range(struct input *in)
 	choose_range(in, &first_page, &count);
 	for (uint64_t word = first_page / 64; word * 64 < first_page + count; word++)
 		new_pages += plain_mark(word, bits_between(word, first_page, first_page + count));
-	expect(dli_pageset_mark_range(set, first_page, count) == new_pages, "not %llu new pages",
+	expect(dli_page_set_mark_range(set, first_page, count) == new_pages, "not %llu new pages",
 	       (unsigned long long)new_pages);
 }
 
@@ -229,7 +229,7 @@ static void mark_all(void)
 		return;
 	for (uint64_t word = 0; word < set_words(); word++)
 		new_pages += plain_mark(word, valid_bits(word));
-	expect(dli_pageset_mark_all(set) == new_pages, "not %llu new pages",
+	expect(dli_page_set_mark_all(set) == new_pages, "not %llu new pages",
 	       (unsigned long long)new_pages);
 }
 
@@ -257,7 +257,7 @@ static bool is_pending(uint64_t from, uint64_t end)
 /* What the batch says is just what was pending there; it is taken now. */
 static void plain_take(const struct dli_batch *batch)
 {
-	expect(batch->n && batch->n <= PAGESET_CHUNK_WORDS, "%u words", batch->n);
+	expect(batch->n && batch->n <= PAGE_SET_CHUNK_WORDS, "%u words", batch->n);
 	for (uint32_t i = 0; i < batch->n; i++) {
 		uint64_t word = batch->word[i], at;
 		struct window *window = window_of(word);
@@ -286,7 +286,7 @@ static void take(struct reader *reader, bool one_chunk)
 
 	if (!may_walk())
 		return;
-	reader->holds = dli_pageset_take(set, &reader->cursor, one_chunk, &reader->batch);
+	reader->holds = dli_page_set_take(set, &reader->cursor, one_chunk, &reader->batch);
 	expect(reader->holds == any, "taken: %d", reader->holds);
 	if (!any) {
 		reader->cursor = 0;
@@ -298,10 +298,10 @@ static void take(struct reader *reader, bool one_chunk)
 	expect(batch->word[0] >= from && last < until, "words that were not asked for");
 	/* All of a chunk, or all there is unless there was no room for a block. */
 	if (one_chunk) {
-		expect(batch->word[0] / PAGESET_CHUNK_WORDS == last / PAGESET_CHUNK_WORDS,
+		expect(batch->word[0] / PAGE_SET_CHUNK_WORDS == last / PAGE_SET_CHUNK_WORDS,
 		       "two chunks");
-		until = (last / PAGESET_CHUNK_WORDS + 1) * PAGESET_CHUNK_WORDS;
-	} else if (batch->n <= PAGESET_CHUNK_WORDS - BLOCK_WORDS) {
+		until = (last / PAGE_SET_CHUNK_WORDS + 1) * PAGE_SET_CHUNK_WORDS;
+	} else if (batch->n <= PAGE_SET_CHUNK_WORDS - BLOCK_WORDS) {
 		until = UINT64_MAX;
 	}
 	expect(!is_pending(from, until), "words were passed over");
@@ -313,7 +313,7 @@ static void give_back(struct reader *reader)
 
 	if (!reader->holds)
 		return;
-	dli_pageset_give_back(set, batch);
+	dli_page_set_give_back(set, batch);
 	for (uint32_t i = 0; i < batch->n; i++) {
 		struct window *window = window_of(batch->word[i]);
 
@@ -332,9 +332,9 @@ static void ack_pages(uint64_t first_page, uint64_t count)
 	for (word = first_page / 64; word * 64 < end_page; word++)
 		all &= !(bits_between(word, first_page, end_page) &
 			 ~window_of(word)->taken[word - window_of(word)->first_word]);
-	expect(dli_pageset_ack(set, first_page, count, &gone) == all, "all taken: %d", all);
+	expect(dli_page_set_ack(set, first_page, count, &gone) == all, "all taken: %d", all);
 	expect(gone == (all ? count : 0), "%llu gone", (unsigned long long)gone);
-	dli_pageset_count_gone(set, gone);
+	dli_page_set_count_gone(set, gone);
 	for (word = first_page / 64; all && word * 64 < end_page; word++)
 		window_of(word)->taken[word - window_of(word)->first_word] &=
 			~bits_between(word, first_page, end_page);
@@ -370,7 +370,7 @@ static void mark_batch(struct input *in)
 		batch.bits[batch.n++] = bits;
 		new_pages += plain_mark(word, bits);
 	}
-	expect(dli_pageset_mark_batch(set, &batch) == new_pages, "not %llu new pages",
+	expect(dli_page_set_mark_batch(set, &batch) == new_pages, "not %llu new pages",
 	       (unsigned long long)new_pages);
 }
 
@@ -386,7 +386,7 @@ static void fold_back(void)
 {
 	if (!may_walk())
 		return;
-	dli_pageset_fold_back(set);
+	dli_page_set_fold_back(set);
 	for (unsigned int i = 0; i < window_count; i++)
 		for (uint64_t word = 0; word < windows[i].words; word++) {
 			windows[i].pending[word] |= windows[i].taken[word];
@@ -399,7 +399,7 @@ static void clear(void)
 	if (!may_walk())
 		return;
 	count_marks();
-	dli_pageset_clear(set);
+	dli_page_set_clear(set);
 	for (unsigned int i = 0; i < window_count; i++) {
 		memset(windows[i].pending, 0, sizeof(windows[i].pending));
 		memset(windows[i].taken, 0, sizeof(windows[i].taken));
@@ -483,13 +483,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	memset(readers, 0, sizeof(readers));
 	uncounted = 0;
 	walks_left = HUGE_WALKS;
-	if (dli_pageset_new(&fake.os, pages, &set))
+	if (dli_page_set_new(&fake.os, pages, &set))
 		return 0; /* no address space for so many */
 	for (int i = 0; i < MAX_STEPS && in.left; i++)
 		step(&in);
 	expect_counts();
 	take_the_rest();
-	dli_pageset_free(set);
+	dli_page_set_free(set);
 	expect(!fake.maps_live, "%ld mappings are left", fake.maps_live);
 	return 0;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef DLI_PAGESET_MAPS_H
-#define DLI_PAGESET_MAPS_H
+#ifndef DLI_PAGE_SET_MAPS_H
+#define DLI_PAGE_SET_MAPS_H
 
 /*
  * What is inside a page set, for the files that are it: two sparse bitmaps, each with two summaries.
@@ -26,13 +26,13 @@
  */
 
 #include "bits.h"
-#include "pageset.h"
+#include "page_set.h"
 
 #include <stdatomic.h>
 
 enum {
 	BLOCK_WORDS = 64,
-	CHUNK_BLOCKS = PAGESET_CHUNK_WORDS / BLOCK_WORDS,
+	CHUNK_BLOCKS = PAGE_SET_CHUNK_WORDS / BLOCK_WORDS,
 };
 
 struct bitmap {
@@ -43,7 +43,7 @@ struct bitmap {
 	char apart_too[64];
 };
 
-struct dli_pageset {
+struct dli_page_set {
 	const struct dl_os *os;
 	uint64_t pages, mid_words, top_words;
 	void *memory;
@@ -81,7 +81,7 @@ static inline uint64_t look_below(const _Atomic uint64_t *word)
 	return atomic_load_explicit(word, memory_order_seq_cst);
 }
 
-/* Pairs with set_bits(), and, where all is forgotten, with the look of dli_pageset_ack(). */
+/* Pairs with set_bits(), and, where all is forgotten, with the look of dli_page_set_ack(). */
 static inline uint64_t take_bits(_Atomic uint64_t *word)
 {
 	return atomic_exchange_explicit(word, 0, memory_order_acq_rel);

@@ -3,7 +3,7 @@
  * A marker and a taker in every order of their steps, a step being an access to shared memory. The
  * set is compiled in here with its accesses replaced by some that first let the other side go on as
  * far as the schedule says. In sequentially consistent order: what a machine reorders is for
- * test_pageset_threads.c.
+ * test_page_set_threads.c.
  */
 #include "cmocka_all.h"
 #include "fake_os.h"
@@ -75,13 +75,13 @@ static void stepped_store(_Atomic uint64_t *word, uint64_t bits)
 		 default: stepped_load_signed)(word)
 /* clang-format on */
 
-#include "pageset.c"
-#include "pageset_take.c"
+#include "page_set.c"
+#include "page_set_take.c"
 
 enum { PAGES = 70000, PAGE = 4164, MARKER_STEPS = 5 };
 
 static struct fake_os fake;
-static struct dli_pageset *set;
+static struct dli_page_set *set;
 static struct dli_batch batch;
 
 /* One thread runs at a time: the one whose turn it is. */
@@ -164,7 +164,7 @@ static void *run_marker(void *unused)
 
 static void mark_a_word(void)
 {
-	dli_pageset_mark_word(set, PAGE / 64, UINT64_C(1) << PAGE % 64);
+	dli_page_set_mark_word(set, PAGE / 64, UINT64_C(1) << PAGE % 64);
 }
 
 /* Behind a word of the same block, which is nobody else's affair. */
@@ -176,7 +176,7 @@ static void mark_a_batch(void)
 		.bits = { 1, UINT64_C(1) << PAGE % 64 },
 	};
 
-	dli_pageset_mark_batch(set, &marked);
+	dli_page_set_mark_batch(set, &marked);
 }
 
 static void mark_a_range(void)
@@ -189,7 +189,7 @@ static void mark_a_range(void)
 /* Takes all there is now; whoever gets the page reads the memory then. */
 static void take_all(void)
 {
-	for (uint64_t at = 0; dli_pageset_take(set, &at, false, &batch);)
+	for (uint64_t at = 0; dli_page_set_take(set, &at, false, &batch);)
 		for (uint32_t i = 0; i < batch.n; i++)
 			if (batch.word[i] == PAGE / 64 && batch.bits[i] >> PAGE % 64 & 1)
 				copy = memory;
@@ -203,9 +203,9 @@ static void run_schedule(uint64_t pending)
 {
 	pthread_t marker;
 
-	dli_pageset_clear(set);
+	dli_page_set_clear(set);
 	if (pending < PAGES)
-		dli_pageset_mark_range(set, pending, 1);
+		dli_page_set_mark_range(set, pending, 1);
 	memory = copy = 0;
 	taker_steps = next_marker_step = 0;
 	turns.marker_done = false;
@@ -278,12 +278,12 @@ static void try_all(void (*how)(void), size_t n)
 static int setup(void **state)
 {
 	fake_os_init(&fake);
-	return dli_pageset_new(&fake.os, PAGES, &set);
+	return dli_page_set_new(&fake.os, PAGES, &set);
 }
 
 static int teardown(void **state)
 {
-	dli_pageset_free(set);
+	dli_page_set_free(set);
 	return 0;
 }
 
@@ -339,5 +339,5 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_range_is_marked_in_every_order, setup, teardown),
 	};
 
-	return RUN_TESTS("pageset, step by step", tests);
+	return RUN_TESTS("page_set, step by step", tests);
 }

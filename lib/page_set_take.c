@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* A page set: what is pending is taken, and given or folded back. */
 
-#include "pageset_maps.h"
+#include "page_set_maps.h"
 
 enum {
 	LINE_WORDS = 8,
-	BATCH_BLOCKS = PAGESET_CHUNK_WORDS / BLOCK_WORDS,
+	BATCH_BLOCKS = PAGE_SET_CHUNK_WORDS / BLOCK_WORDS,
 };
 
 /* Blocks whose summary bits are removed: their words are taken next. */
@@ -25,7 +25,7 @@ static void lower_top(struct bitmap *map, uint64_t mid)
 }
 
 /* The first mid word at or behind mid whose top bit is set, or UINT64_MAX. */
-static uint64_t find_mid(const struct dli_pageset *set, const struct bitmap *map, uint64_t mid)
+static uint64_t find_mid(const struct dli_page_set *set, const struct bitmap *map, uint64_t mid)
 {
 	uint64_t bits, word = mid / 64;
 
@@ -49,7 +49,7 @@ static uint64_t mid_bits(const struct bitmap *map, uint64_t mid, uint64_t from, 
 }
 
 /* The first block at or behind block that a summary leads to, or UINT64_MAX. */
-static uint64_t find_block(const struct dli_pageset *set, struct bitmap *map, uint64_t block)
+static uint64_t find_block(const struct dli_page_set *set, struct bitmap *map, uint64_t block)
 {
 	uint64_t mid = block / 64;
 
@@ -99,7 +99,7 @@ static void gather_of(struct bitmap *map, uint64_t mid, uint64_t bits, struct bl
 }
 
 /* The next blocks in [*from, end), room at most. *from becomes what is behind the last of them. */
-static void gather(const struct dli_pageset *set, struct bitmap *map, uint64_t *from, uint64_t end,
+static void gather(const struct dli_page_set *set, struct bitmap *map, uint64_t *from, uint64_t end,
 		   uint32_t room, struct blocks *blocks)
 {
 	blocks->n = 0;
@@ -158,14 +158,14 @@ static uint64_t take_block(struct bitmap *map, uint64_t block, struct dli_batch 
 
 static bool has_room(const struct dli_batch *batch)
 {
-	return batch->n + BLOCK_WORDS <= PAGESET_CHUNK_WORDS;
+	return batch->n + BLOCK_WORDS <= PAGE_SET_CHUNK_WORDS;
 }
 
 /*
  * Empties blocks of a map in [*from, end) into the batch, as many as surely have room. Returns the
  * number of pages: 0 only where there are none.
  */
-static uint64_t take_batch(const struct dli_pageset *set, struct bitmap *map, uint64_t *from,
+static uint64_t take_batch(const struct dli_page_set *set, struct bitmap *map, uint64_t *from,
 			   uint64_t end, struct dli_batch *batch)
 {
 	struct blocks blocks;
@@ -173,7 +173,7 @@ static uint64_t take_batch(const struct dli_pageset *set, struct bitmap *map, ui
 
 	batch->n = 0;
 	do {
-		gather(set, map, from, end, (PAGESET_CHUNK_WORDS - batch->n) / BLOCK_WORDS,
+		gather(set, map, from, end, (PAGE_SET_CHUNK_WORDS - batch->n) / BLOCK_WORDS,
 		       &blocks);
 		for (uint32_t i = 0; i < blocks.n; i++)
 			pages += take_block(map, blocks.block[i], batch);
@@ -192,7 +192,7 @@ static void summarize_alone(_Atomic uint64_t *word, uint64_t bit)
 }
 
 /* Nobody else sets bits of this map, and nobody clears bits of a word that has none: that is stored. */
-static void make_taken(struct dli_pageset *set, const struct dli_batch *batch, uint64_t pages)
+static void make_taken(struct dli_page_set *set, const struct dli_batch *batch, uint64_t pages)
 {
 	struct bitmap *map = &set->taken;
 	uint64_t block = UINT64_MAX;
@@ -216,7 +216,7 @@ static void make_taken(struct dli_pageset *set, const struct dli_batch *batch, u
 }
 
 /* What will be taken next, while the caller works on what it has. */
-static void prefetch_next(const struct dli_pageset *set, uint64_t block)
+static void prefetch_next(const struct dli_page_set *set, uint64_t block)
 {
 	const struct bitmap *map = &set->pending;
 	uint64_t mid = find_mid(set, map, block / 64);
@@ -227,7 +227,7 @@ static void prefetch_next(const struct dli_pageset *set, uint64_t block)
 }
 
 /* Of the first chunk at or behind *block that has any. Returns the number of pages. */
-static uint64_t take_chunk(struct dli_pageset *set, uint64_t *block, struct dli_batch *batch)
+static uint64_t take_chunk(struct dli_page_set *set, uint64_t *block, struct dli_batch *batch)
 {
 	uint64_t pages = 0, first;
 
@@ -237,7 +237,7 @@ static uint64_t take_chunk(struct dli_pageset *set, uint64_t *block, struct dli_
 	return pages;
 }
 
-bool dli_pageset_take(struct dli_pageset *set, uint64_t *block, bool one_chunk,
+bool dli_page_set_take(struct dli_page_set *set, uint64_t *block, bool one_chunk,
 		      struct dli_batch *batch)
 {
 	uint64_t pages = one_chunk ? take_chunk(set, block, batch)
@@ -252,29 +252,29 @@ bool dli_pageset_take(struct dli_pageset *set, uint64_t *block, bool one_chunk,
 	return true;
 }
 
-void dli_pageset_give_back(struct dli_pageset *set, const struct dli_batch *batch)
+void dli_page_set_give_back(struct dli_page_set *set, const struct dli_batch *batch)
 {
 	uint64_t gone = 0;
 
-	dli_pageset_mark_batch(set, batch);
+	dli_page_set_mark_batch(set, batch);
 	for (uint32_t i = 0; i < batch->n; i++)
 		gone += clear_word(&set->taken, batch->word[i], batch->bits[i]);
 	add_pages(&set->taken, -(int64_t)gone);
 }
 
 /* Empties a map; what was in it is marked again, or forgotten. */
-static void empty(struct dli_pageset *set, struct bitmap *map, bool mark)
+static void empty(struct dli_page_set *set, struct bitmap *map, bool mark)
 {
 	struct dli_batch batch;
 	uint64_t from = 0;
 
 	while (take_batch(set, map, &from, UINT64_MAX, &batch))
 		if (mark)
-			dli_pageset_mark_batch(set, &batch);
+			dli_page_set_mark_batch(set, &batch);
 }
 
 /* Of taken pages that all were acknowledged. */
-static void forget_summaries(const struct dli_pageset *set, struct bitmap *map)
+static void forget_summaries(const struct dli_page_set *set, struct bitmap *map)
 {
 	for (uint64_t mid = 0; (mid = find_mid(set, map, mid)) != UINT64_MAX; mid++) {
 		uint64_t top = atomic_load_explicit(&map->top[mid / 64], memory_order_relaxed);
@@ -285,7 +285,7 @@ static void forget_summaries(const struct dli_pageset *set, struct bitmap *map)
 	}
 }
 
-void dli_pageset_fold_back(struct dli_pageset *set)
+void dli_page_set_fold_back(struct dli_page_set *set)
 {
 	/* Counted down behind the bits, so there are none. */
 	if (!atomic_load_explicit(&set->taken.pages, memory_order_relaxed))
@@ -294,7 +294,7 @@ void dli_pageset_fold_back(struct dli_pageset *set)
 		empty(set, &set->taken, true);
 }
 
-void dli_pageset_clear(struct dli_pageset *set)
+void dli_page_set_clear(struct dli_page_set *set)
 {
 	empty(set, &set->pending, false);
 	empty(set, &set->taken, false);

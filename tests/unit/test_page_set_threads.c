@@ -2,7 +2,7 @@
 /* Markers beside one that takes and others that acknowledge: no mark is lost, no count drifts. */
 #include "cmocka_all.h"
 #include "fake_os.h"
-#include "pageset.h"
+#include "page_set.h"
 #include "random.h"
 
 #include <pthread.h>
@@ -19,7 +19,7 @@ enum {
 };
 
 static struct {
-	struct dli_pageset *set;
+	struct dli_page_set *set;
 	/* What is in each page, and what of it the taker has read. */
 	_Atomic uint32_t memory[PAGES];
 	uint32_t copy[PAGES];
@@ -54,12 +54,12 @@ static void *mark(void *seed)
 
 		write_page(page);
 		if (i % 4) {
-			dli_pageset_count(shared.set,
-					  dli_pageset_mark_word(shared.set, page / 64,
+			dli_page_set_count(shared.set,
+					  dli_page_set_mark_word(shared.set, page / 64,
 								UINT64_C(1) << page % 64));
 		} else {
 			write_page(page + 1);
-			dli_pageset_mark_range(shared.set, page, 2);
+			dli_page_set_mark_range(shared.set, page, 2);
 		}
 	}
 	atomic_fetch_sub(&shared.markers_left, 1);
@@ -69,9 +69,9 @@ static void *mark(void *seed)
 static bool ack_pages(uint64_t first_page, uint64_t pages)
 {
 	uint64_t gone = 0;
-	bool taken = dli_pageset_ack(shared.set, first_page, pages, &gone);
+	bool taken = dli_page_set_ack(shared.set, first_page, pages, &gone);
 
-	dli_pageset_count_gone(shared.set, gone);
+	dli_page_set_count_gone(shared.set, gone);
 	return taken;
 }
 
@@ -124,14 +124,14 @@ static void pass(struct random *random, bool fold)
 {
 	bool one_chunk = random_below(random, 2);
 
-	for (uint64_t at = 0; dli_pageset_take(shared.set, &at, one_chunk, &shared.batch);) {
+	for (uint64_t at = 0; dli_page_set_take(shared.set, &at, one_chunk, &shared.batch);) {
 		unsigned int put = atomic_load(&shared.put);
 
 		copy_batch(&shared.batch);
 		if (fold)
 			continue;
 		if (!random_below(random, 8)) {
-			dli_pageset_give_back(shared.set, &shared.batch);
+			dli_page_set_give_back(shared.set, &shared.batch);
 			continue;
 		}
 		shared.queue[put % QUEUE] = shared.batch;
@@ -141,7 +141,7 @@ static void pass(struct random *random, bool fold)
 	while (atomic_load_explicit(&shared.got, memory_order_acquire) != atomic_load(&shared.put))
 		sched_yield();
 	if (fold)
-		dli_pageset_fold_back(shared.set);
+		dli_page_set_fold_back(shared.set);
 }
 
 static void no_mark_is_lost(void **state)
@@ -150,7 +150,7 @@ static void no_mark_is_lost(void **state)
 	struct random random = { .state = 77 };
 
 	fake_os_init(&fake);
-	assert_int_equal(dli_pageset_new(&fake.os, PAGES, &shared.set), 0);
+	assert_int_equal(dli_page_set_new(&fake.os, PAGES, &shared.set), 0);
 	atomic_store(&shared.markers_left, MARKERS);
 	pthread_create(&acknowledger, NULL, acknowledge, NULL);
 	for (uintptr_t i = 0; i < MARKERS; i++)
@@ -159,7 +159,7 @@ static void no_mark_is_lost(void **state)
 		pass(&random, !random_below(&random, 3));
 	for (int i = 0; i < MARKERS; i++)
 		pthread_join(markers[i], NULL);
-	while (dli_pageset_pending_pages(shared.set))
+	while (dli_page_set_pending_pages(shared.set))
 		pass(&random, false);
 	atomic_store(&shared.over, true);
 	pthread_join(acknowledger, NULL);
@@ -167,9 +167,9 @@ static void no_mark_is_lost(void **state)
 	for (uint64_t page = 0; page < PAGES; page++)
 		if (shared.copy[page] != atomic_load(&shared.memory[page]))
 			fail_msg("page %lu: a mark was lost", (unsigned long)page);
-	assert_int_equal(dli_pageset_pending_pages(shared.set), 0);
-	assert_int_equal(dli_pageset_taken_pages(shared.set), 0);
-	dli_pageset_free(shared.set);
+	assert_int_equal(dli_page_set_pending_pages(shared.set), 0);
+	assert_int_equal(dli_page_set_taken_pages(shared.set), 0);
+	dli_page_set_free(shared.set);
 }
 
 /* Set by one thread, taken by another: no page twice in one pass, none forgotten. */
@@ -177,7 +177,7 @@ static void *mark_all(void *unused)
 {
 	for (uint64_t first = 0; first < PAGES; first += 7) {
 		write_page(first);
-		dli_pageset_mark_range(shared.set, first, first + 7 <= PAGES ? 7 : PAGES - first);
+		dli_page_set_mark_range(shared.set, first, first + 7 <= PAGES ? 7 : PAGES - first);
 	}
 	atomic_fetch_sub(&shared.markers_left, 1);
 	return NULL;
@@ -191,22 +191,22 @@ static void counts_are_exact_at_rest(void **state)
 	bool over;
 
 	fake_os_init(&fake);
-	assert_int_equal(dli_pageset_new(&fake.os, PAGES, &shared.set), 0);
+	assert_int_equal(dli_page_set_new(&fake.os, PAGES, &shared.set), 0);
 	atomic_store(&shared.markers_left, 1);
 	pthread_create(&marker, NULL, mark_all, NULL);
 	do {
 		over = !atomic_load(&shared.markers_left);
-		for (uint64_t at = 0; dli_pageset_take(shared.set, &at, false, batch);)
+		for (uint64_t at = 0; dli_page_set_take(shared.set, &at, false, batch);)
 			for (uint32_t i = 0; i < batch->n; i++)
 				taken += (uint64_t)__builtin_popcountll(batch->bits[i]);
 	} while (!over);
 	pthread_join(marker, NULL);
 	assert_int_equal(taken, PAGES);
-	assert_int_equal(dli_pageset_pending_pages(shared.set), 0);
-	assert_int_equal(dli_pageset_taken_pages(shared.set), PAGES);
+	assert_int_equal(dli_page_set_pending_pages(shared.set), 0);
+	assert_int_equal(dli_page_set_taken_pages(shared.set), PAGES);
 	assert_true(ack_pages(0, PAGES));
-	assert_int_equal(dli_pageset_taken_pages(shared.set), 0);
-	dli_pageset_free(shared.set);
+	assert_int_equal(dli_page_set_taken_pages(shared.set), 0);
+	dli_page_set_free(shared.set);
 }
 
 /* Of the spins of both sides; found by trying: about one loss in 40,000 rounds of a faulty set. */
@@ -252,8 +252,8 @@ static void *write_and_mark(void *unused)
 		spin(random_below(&random, SPINS));
 		store_ballast(round);
 		atomic_store_explicit(&litmus.memory, round, memory_order_relaxed);
-		dli_pageset_count(shared.set,
-				  dli_pageset_mark_word(shared.set, LITMUS_PAGE / 64,
+		dli_page_set_count(shared.set,
+				  dli_page_set_mark_word(shared.set, LITMUS_PAGE / 64,
 							UINT64_C(1) << LITMUS_PAGE % 64));
 		atomic_store_explicit(&litmus.ended, round, memory_order_release);
 	}
@@ -264,7 +264,7 @@ static bool take_litmus(uint32_t *copy)
 {
 	uint64_t at = 0;
 
-	if (!dli_pageset_take(shared.set, &at, false, &shared.batch))
+	if (!dli_page_set_take(shared.set, &at, false, &shared.batch))
 		return false;
 	*copy = atomic_load_explicit(&litmus.memory, memory_order_relaxed);
 	return ack_pages(LITMUS_PAGE, 1);
@@ -280,12 +280,12 @@ static void a_mark_counts_although_the_page_is_pending(void **state)
 	pthread_t marker;
 
 	fake_os_init(&fake);
-	assert_int_equal(dli_pageset_new(&fake.os, PAGES, &shared.set), 0);
+	assert_int_equal(dli_page_set_new(&fake.os, PAGES, &shared.set), 0);
 	pthread_create(&marker, NULL, write_and_mark, NULL);
 	for (unsigned int round = 1; round <= litmus_rounds; round++) {
 		uint32_t copy = 0;
 
-		dli_pageset_mark_range(shared.set, LITMUS_PAGE, 1);
+		dli_page_set_mark_range(shared.set, LITMUS_PAGE, 1);
 		store_ballast(0);
 		atomic_store_explicit(&litmus.started, round, memory_order_release);
 		spin(random_below(&random, SPINS));
@@ -296,8 +296,8 @@ static void a_mark_counts_although_the_page_is_pending(void **state)
 			fail_msg("round %u: the copy is of round %u", round, copy);
 	}
 	pthread_join(marker, NULL);
-	assert_int_equal(dli_pageset_pending_pages(shared.set), 0);
-	dli_pageset_free(shared.set);
+	assert_int_equal(dli_page_set_pending_pages(shared.set), 0);
+	dli_page_set_free(shared.set);
 }
 
 int main(int argc, char **argv)
@@ -310,5 +310,5 @@ int main(int argc, char **argv)
 
 	if (argc > 1 && !strcmp(argv[1], "--long"))
 		litmus_rounds = 1000000;
-	return RUN_TESTS("pageset, threads", tests);
+	return RUN_TESTS("page_set, threads", tests);
 }

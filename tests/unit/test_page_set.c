@@ -2,7 +2,7 @@
 /* The sets of pending and taken pages, against two plain arrays. */
 #include "cmocka_all.h"
 #include "fake_os.h"
-#include "pageset.h"
+#include "page_set.h"
 #include "random.h"
 
 #include <errno.h>
@@ -13,7 +13,7 @@ enum { BLOCK_PAGES = 64 * 64 };
 
 /* A set and what it ought to hold, a byte a page. */
 struct subject {
-	struct dli_pageset *set;
+	struct dli_page_set *set;
 	uint64_t pages;
 	uint8_t *pending, *taken;
 	struct random random;
@@ -31,12 +31,12 @@ static void begin(struct subject *s, uint64_t pages, uint64_t seed)
 	s->taken = calloc(pages, 1);
 	assert_non_null(s->pending);
 	assert_non_null(s->taken);
-	assert_int_equal(dli_pageset_new(&fake.os, pages, &s->set), 0);
+	assert_int_equal(dli_page_set_new(&fake.os, pages, &s->set), 0);
 }
 
 static void end(struct subject *s)
 {
-	dli_pageset_free(s->set);
+	dli_page_set_free(s->set);
 	free(s->pending);
 	free(s->taken);
 	assert_int_equal(fake.maps_live, 0);
@@ -53,8 +53,8 @@ static uint64_t sum(const uint8_t *map, uint64_t pages)
 
 static void check_counts(const struct subject *s)
 {
-	assert_int_equal(dli_pageset_pending_pages(s->set), sum(s->pending, s->pages));
-	assert_int_equal(dli_pageset_taken_pages(s->set), sum(s->taken, s->pages));
+	assert_int_equal(dli_page_set_pending_pages(s->set), sum(s->pending, s->pages));
+	assert_int_equal(dli_page_set_taken_pages(s->set), sum(s->taken, s->pages));
 }
 
 static void mark_word(struct subject *s)
@@ -71,9 +71,9 @@ static void mark_word(struct subject *s)
 		expected += !s->pending[word * 64 + bit];
 		s->pending[word * 64 + bit] = 1;
 	}
-	is_new = dli_pageset_mark_word(s->set, word, bits);
+	is_new = dli_page_set_mark_word(s->set, word, bits);
 	assert_int_equal(is_new, expected);
-	dli_pageset_count(s->set, is_new);
+	dli_page_set_count(s->set, is_new);
 }
 
 static void mark_range(struct subject *s)
@@ -88,7 +88,7 @@ static void mark_range(struct subject *s)
 		expected += !s->pending[i];
 		s->pending[i] = 1;
 	}
-	assert_int_equal(dli_pageset_mark_range(s->set, first, n), expected);
+	assert_int_equal(dli_page_set_mark_range(s->set, first, n), expected);
 }
 
 static void mark_batch(struct subject *s)
@@ -114,7 +114,7 @@ static void mark_batch(struct subject *s)
 		}
 		word += 1 + random_below(&s->random, random_below(&s->random, 4) ? 5 : 100);
 	}
-	assert_int_equal(dli_pageset_mark_batch(s->set, &s->batch), expected);
+	assert_int_equal(dli_page_set_mark_batch(s->set, &s->batch), expected);
 }
 
 /* Moves the batch's pages in the arrays, all of which must be pending there. */
@@ -147,21 +147,21 @@ static bool take_from(struct subject *s, uint64_t *block, bool one_chunk)
 {
 	uint64_t from = *block * BLOCK_PAGES, behind, chunk_end;
 
-	if (!dli_pageset_take(s->set, block, one_chunk, &s->batch)) {
+	if (!dli_page_set_take(s->set, block, one_chunk, &s->batch)) {
 		assert_int_equal(pending_between(s, from, s->pages), 0);
 		return false;
 	}
-	assert_in_range(s->batch.n, 1, PAGESET_CHUNK_WORDS);
+	assert_in_range(s->batch.n, 1, PAGE_SET_CHUNK_WORDS);
 	move_batch(s);
 	behind = *block * BLOCK_PAGES;
 	assert_true(s->batch.word[0] * UINT64_C(64) >= from);
 	assert_true(s->batch.word[s->batch.n - 1] * UINT64_C(64) < behind);
 	assert_int_equal(pending_between(s, from, behind), 0);
-	chunk_end = (s->batch.word[0] / PAGESET_CHUNK_WORDS + 1) * (uint64_t)PAGESET_CHUNK_PAGES;
+	chunk_end = (s->batch.word[0] / PAGE_SET_CHUNK_WORDS + 1) * (uint64_t)PAGE_SET_CHUNK_PAGES;
 	if (one_chunk) {
 		assert_true(s->batch.word[s->batch.n - 1] * UINT64_C(64) < chunk_end);
 		assert_int_equal(pending_between(s, from, chunk_end), 0);
-	} else if (s->batch.n <= PAGESET_CHUNK_WORDS - BLOCK_PAGES / 64) {
+	} else if (s->batch.n <= PAGE_SET_CHUNK_WORDS - BLOCK_PAGES / 64) {
 		/* There was room for more. */
 		assert_int_equal(pending_between(s, from, s->pages), 0);
 	}
@@ -190,7 +190,7 @@ static void take_and_give_back(struct subject *s)
 {
 	if (!take(s))
 		return;
-	dli_pageset_give_back(s->set, &s->batch);
+	dli_page_set_give_back(s->set, &s->batch);
 	for (uint32_t i = 0; i < s->batch.n; i++) {
 		for (uint64_t bit = 0; bit < 64; bit++) {
 			uint64_t page = s->batch.word[i] * UINT64_C(64) + bit;
@@ -204,13 +204,13 @@ static void take_and_give_back(struct subject *s)
 }
 
 /* Whether they were taken, and counts them. */
-static bool ack_pages(struct dli_pageset *set, uint64_t first, uint64_t n)
+static bool ack_pages(struct dli_page_set *set, uint64_t first, uint64_t n)
 {
 	uint64_t gone = 0;
-	bool taken = dli_pageset_ack(set, first, n, &gone);
+	bool taken = dli_page_set_ack(set, first, n, &gone);
 
 	assert_int_equal(gone, taken ? n : 0);
-	dli_pageset_count_gone(set, gone);
+	dli_page_set_count_gone(set, gone);
 	return taken;
 }
 
@@ -235,7 +235,7 @@ static void ack(struct subject *s)
 
 static void fold_back(struct subject *s)
 {
-	dli_pageset_fold_back(s->set);
+	dli_page_set_fold_back(s->set);
 	for (uint64_t i = 0; i < s->pages; i++)
 		s->pending[i] |= s->taken[i];
 	memset(s->taken, 0, s->pages);
@@ -243,7 +243,7 @@ static void fold_back(struct subject *s)
 
 static void clear(struct subject *s)
 {
-	dli_pageset_clear(s->set);
+	dli_page_set_clear(s->set);
 	memset(s->pending, 0, s->pages);
 	memset(s->taken, 0, s->pages);
 }
@@ -309,9 +309,9 @@ static void a_new_set_is_empty(void **state)
 
 	begin(&s, 1000, 1);
 	check_counts(&s);
-	assert_false(dli_pageset_take(s.set, &block, false, &s.batch));
-	assert_false(dli_pageset_take(s.set, &block, true, &s.batch));
-	dli_pageset_fold_back(s.set);
+	assert_false(dli_page_set_take(s.set, &block, false, &s.batch));
+	assert_false(dli_page_set_take(s.set, &block, true, &s.batch));
+	dli_page_set_fold_back(s.set);
 	assert_false(ack_pages(s.set, 0, 1));
 	check_counts(&s);
 	end(&s);
@@ -329,7 +329,7 @@ static void ranges_end_where_they_should(void **state)
 			for (uint64_t n = 0; n < 5; n++) {
 				uint64_t first = borders[i] - before;
 
-				assert_int_equal(dli_pageset_mark_range(s.set, first, n), n);
+				assert_int_equal(dli_page_set_mark_range(s.set, first, n), n);
 				memset(s.pending + first, 1, n);
 				check_counts(&s);
 				take_all(&s);
@@ -349,13 +349,13 @@ static void all_is_every_page_and_none_behind(void **state)
 		struct subject s;
 
 		begin(&s, sizes[i], 1);
-		assert_int_equal(dli_pageset_mark_all(s.set), sizes[i]);
-		assert_int_equal(dli_pageset_mark_all(s.set), 0);
+		assert_int_equal(dli_page_set_mark_all(s.set), sizes[i]);
+		assert_int_equal(dli_page_set_mark_all(s.set), 0);
 		memset(s.pending, 1, s.pages);
 		take_all(&s);
 		check_counts(&s);
 		assert_true(ack_pages(s.set, 0, sizes[i]));
-		assert_int_equal(dli_pageset_taken_pages(s.set), 0);
+		assert_int_equal(dli_page_set_taken_pages(s.set), 0);
 		end(&s);
 	}
 }
@@ -367,27 +367,27 @@ static void a_page_can_be_pending_and_taken(void **state)
 	uint64_t block = 0;
 
 	begin(&s, 128, 1);
-	dli_pageset_mark_range(s.set, 70, 1);
-	assert_true(dli_pageset_take(s.set, &block, false, &s.batch));
-	dli_pageset_mark_range(s.set, 70, 1);
-	assert_int_equal(dli_pageset_pending_pages(s.set), 1);
-	assert_int_equal(dli_pageset_taken_pages(s.set), 1);
+	dli_page_set_mark_range(s.set, 70, 1);
+	assert_true(dli_page_set_take(s.set, &block, false, &s.batch));
+	dli_page_set_mark_range(s.set, 70, 1);
+	assert_int_equal(dli_page_set_pending_pages(s.set), 1);
+	assert_int_equal(dli_page_set_taken_pages(s.set), 1);
 	assert_true(ack_pages(s.set, 70, 1));
-	assert_int_equal(dli_pageset_pending_pages(s.set), 1);
-	assert_int_equal(dli_pageset_taken_pages(s.set), 0);
+	assert_int_equal(dli_page_set_pending_pages(s.set), 1);
+	assert_int_equal(dli_page_set_taken_pages(s.set), 0);
 	end(&s);
 }
 
 static void no_memory_is_an_error(void **state)
 {
-	struct dli_pageset *set = NULL;
+	struct dli_page_set *set = NULL;
 
 	fake_os_init(&fake);
 	fake.map_error = -ENOMEM;
-	assert_int_equal(dli_pageset_new(&fake.os, 1000, &set), -ENOMEM);
+	assert_int_equal(dli_page_set_new(&fake.os, 1000, &set), -ENOMEM);
 	assert_null(set);
 	assert_int_equal(fake.maps_live, 0);
-	dli_pageset_free(NULL);
+	dli_page_set_free(NULL);
 }
 
 /* KVM's largest slot, eight of them for the 64 TiB of it: memory grows with what is marked. */
@@ -396,28 +396,28 @@ static void a_sparse_set_is_small(void **state)
 	enum { MARKS = 64 };
 	const uint64_t pages = (UINT64_C(1) << 31) - 1;
 	struct dli_batch *out = malloc(sizeof(*out));
-	struct dli_pageset *sets[8];
+	struct dli_page_set *sets[8];
 	uint64_t before, found = 0;
 
 	assert_non_null(out);
 	fake_os_init(&fake);
 	before = resident_bytes();
 	for (size_t i = 0; i < 8; i++)
-		assert_int_equal(dli_pageset_new(&fake.os, pages, &sets[i]), 0);
+		assert_int_equal(dli_page_set_new(&fake.os, pages, &sets[i]), 0);
 	for (uint64_t i = 0; i < MARKS; i++)
-		dli_pageset_mark_range(sets[i % 8], i * (pages / MARKS), 1);
-	dli_pageset_mark_range(sets[0], pages - 1, 1);
+		dli_page_set_mark_range(sets[i % 8], i * (pages / MARKS), 1);
+	dli_page_set_mark_range(sets[0], pages - 1, 1);
 	for (size_t i = 0; i < 8; i++)
-		for (uint64_t block = 0; dli_pageset_take(sets[i], &block, i % 2, out);)
+		for (uint64_t block = 0; dli_page_set_take(sets[i], &block, i % 2, out);)
 			found += out->n;
 	assert_int_equal(found, MARKS + 1);
 	for (size_t i = 0; i < 8; i++)
-		dli_pageset_fold_back(sets[i]);
+		dli_page_set_fold_back(sets[i]);
 	assert_true(before > 0);
 	/* Two bitmaps, a leaf and a lower summary page a mark, and the highest summaries. */
 	assert_in_range(resident_bytes() - before, 0, 8 << 20);
 	for (size_t i = 0; i < 8; i++)
-		dli_pageset_free(sets[i]);
+		dli_page_set_free(sets[i]);
 	free(out);
 	assert_int_equal(fake.maps_live, 0);
 }
@@ -434,5 +434,5 @@ int main(void)
 		cmocka_unit_test(a_sparse_set_is_small),
 	};
 
-	return RUN_TESTS("pageset", tests);
+	return RUN_TESTS("page_set", tests);
 }

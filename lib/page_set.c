@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* A page set: made, marked, acknowledged. */
 
-#include "pageset_maps.h"
+#include "page_set_maps.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
-static void lay_out(struct bitmap *map, const struct dli_pageset *set, _Atomic uint64_t *leaf,
+static void lay_out(struct bitmap *map, const struct dli_page_set *set, _Atomic uint64_t *leaf,
 		    _Atomic uint64_t *mid)
 {
 	map->leaf = leaf;
@@ -14,9 +14,9 @@ static void lay_out(struct bitmap *map, const struct dli_pageset *set, _Atomic u
 	map->top = mid + set->mid_words;
 }
 
-int dli_pageset_new(const struct dl_os *os, uint64_t pages, struct dli_pageset **out)
+int dli_page_set_new(const struct dl_os *os, uint64_t pages, struct dli_page_set **out)
 {
-	struct dli_pageset *set = dli_allocate(1, sizeof(*set));
+	struct dli_page_set *set = dli_allocate(1, sizeof(*set));
 	uint64_t blocks = divide_up(pages, BLOCK_WORDS * 64), leaf_words, summary_words;
 	_Atomic uint64_t *words;
 	int r;
@@ -42,7 +42,7 @@ int dli_pageset_new(const struct dl_os *os, uint64_t pages, struct dli_pageset *
 	return 0;
 }
 
-void dli_pageset_free(struct dli_pageset *set)
+void dli_page_set_free(struct dli_page_set *set)
 {
 	if (!set)
 		return;
@@ -50,7 +50,7 @@ void dli_pageset_free(struct dli_pageset *set)
 	free(set);
 }
 
-uint32_t dli_pageset_mark_word(struct dli_pageset *set, uint64_t word, uint64_t bits)
+uint32_t dli_page_set_mark_word(struct dli_page_set *set, uint64_t word, uint64_t bits)
 {
 	uint64_t before = set_bits(leaf_of(&set->pending, word), bits);
 
@@ -58,19 +58,19 @@ uint32_t dli_pageset_mark_word(struct dli_pageset *set, uint64_t word, uint64_t 
 	return count_bits(bits & ~before);
 }
 
-void dli_pageset_prefetch(const struct dli_pageset *set, uint64_t word)
+void dli_page_set_prefetch(const struct dli_page_set *set, uint64_t word)
 {
 	__builtin_prefetch(leaf_of(&set->pending, word), 1);
 }
 
-void dli_pageset_count(struct dli_pageset *set, uint64_t new_pages)
+void dli_page_set_count(struct dli_page_set *set, uint64_t new_pages)
 {
 	if (new_pages)
 		add_pages(&set->pending, (int64_t)new_pages);
 }
 
 /* Leaf words of one block get their summaries once, after the last of them. */
-uint64_t dli_pageset_mark_batch(struct dli_pageset *set, const struct dli_batch *batch)
+uint64_t dli_page_set_mark_batch(struct dli_page_set *set, const struct dli_batch *batch)
 {
 	enum { AHEAD = 8 };
 	struct bitmap *map = &set->pending;
@@ -81,12 +81,12 @@ uint64_t dli_pageset_mark_batch(struct dli_pageset *set, const struct dli_batch 
 		uint64_t bits = batch->bits[i];
 
 		if (i + AHEAD < batch->n)
-			dli_pageset_prefetch(set, batch->word[i + AHEAD]);
+			dli_page_set_prefetch(set, batch->word[i + AHEAD]);
 		new_pages += count_bits(bits & ~set_bits(leaf_of(map, word), bits));
 		if (i + 1 == batch->n || batch->word[i + 1] / BLOCK_WORDS != word / BLOCK_WORDS)
 			summarize_block(map, word / BLOCK_WORDS);
 	}
-	dli_pageset_count(set, new_pages);
+	dli_page_set_count(set, new_pages);
 	return new_pages;
 }
 
@@ -106,7 +106,7 @@ static uint64_t mark_in_block(struct bitmap *map, uint64_t first_word, uint64_t 
 	return new_pages;
 }
 
-uint64_t dli_pageset_mark_range(struct dli_pageset *set, uint64_t first_page, uint64_t pages)
+uint64_t dli_page_set_mark_range(struct dli_page_set *set, uint64_t first_page, uint64_t pages)
 {
 	uint64_t end_page = first_page + pages, end_word = divide_up(end_page, 64);
 	uint64_t word = first_page / 64, new_pages = 0;
@@ -119,13 +119,13 @@ uint64_t dli_pageset_mark_range(struct dli_pageset *set, uint64_t first_page, ui
 		new_pages += mark_in_block(&set->pending, word, next, first_page, end_page);
 		word = next;
 	}
-	dli_pageset_count(set, new_pages);
+	dli_page_set_count(set, new_pages);
 	return new_pages;
 }
 
-uint64_t dli_pageset_mark_all(struct dli_pageset *set)
+uint64_t dli_page_set_mark_all(struct dli_page_set *set)
 {
-	return dli_pageset_mark_range(set, 0, set->pages);
+	return dli_page_set_mark_range(set, 0, set->pages);
 }
 
 static inline bool is_taken(const struct bitmap *map, uint64_t word, uint64_t bits)
@@ -146,7 +146,7 @@ static inline bool ack_in_word(struct bitmap *map, uint64_t first_page, uint64_t
 	return true;
 }
 
-bool dli_pageset_ack(struct dli_pageset *set, uint64_t first_page, uint64_t pages, uint64_t *gone)
+bool dli_page_set_ack(struct dli_page_set *set, uint64_t first_page, uint64_t pages, uint64_t *gone)
 {
 	uint64_t end_page = first_page + pages, end_word = divide_up(end_page, 64);
 	struct bitmap *map = &set->taken;
@@ -161,7 +161,7 @@ bool dli_pageset_ack(struct dli_pageset *set, uint64_t first_page, uint64_t page
 	return true;
 }
 
-void dli_pageset_count_gone(struct dli_pageset *set, uint64_t gone)
+void dli_page_set_count_gone(struct dli_page_set *set, uint64_t gone)
 {
 	add_pages(&set->taken, -(int64_t)gone);
 }
@@ -174,12 +174,12 @@ static uint64_t count_pages(const struct bitmap *map)
 	return pages < 0 ? 0 : (uint64_t)pages;
 }
 
-uint64_t dli_pageset_pending_pages(const struct dli_pageset *set)
+uint64_t dli_page_set_pending_pages(const struct dli_page_set *set)
 {
 	return count_pages(&set->pending);
 }
 
-uint64_t dli_pageset_taken_pages(const struct dli_pageset *set)
+uint64_t dli_page_set_taken_pages(const struct dli_page_set *set)
 {
 	return count_pages(&set->taken);
 }
