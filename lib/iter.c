@@ -137,11 +137,11 @@ static int take_batch(struct dl_iter *iter, struct dli_slot *slot)
 	iter->word = 0;
 	iter->batch.n = 0;
 	if (slot->discarded || !dli_page_set_take(slot->set, &iter->next_block,
-						 is_cleared_here(iter, slot), &iter->batch))
+						  is_cleared_here(iter, slot), &iter->batch))
 		return 0;
 	r = clear_chunk(iter, slot);
 	if (r) {
-		dli_page_set_give_back(slot->set, &iter->batch);
+		dli_page_set_unclaim(slot->set, &iter->batch);
 		iter->next_block = block;
 		iter->batch.n = 0;
 		return r;
@@ -296,7 +296,7 @@ struct acked {
 static void count_acked(struct acked *acked)
 {
 	if (acked->pages)
-		dli_page_set_count_gone(acked->slot->set, acked->pages);
+		dli_page_set_count_acked(acked->slot->set, acked->pages);
 	acked->pages = 0;
 }
 
@@ -316,8 +316,8 @@ static bool ack_run(const struct dl_iter *iter, const struct dl_run *run, struct
 	if (slot != acked->slot)
 		count_acked(acked);
 	acked->slot = slot;
-	return dli_page_set_ack(slot->set, run->offset_bytes >> page_shift, run->bytes >> page_shift,
-			       &acked->pages);
+	return dli_page_set_ack(slot->set, run->offset_bytes >> page_shift,
+				run->bytes >> page_shift, &acked->pages);
 }
 
 int dl_iter_ack(struct dl_iter *iter, const struct dl_run *runs, uint32_t n_runs)
@@ -344,7 +344,7 @@ static void end(struct dl_iter *iter)
 
 	for (uint32_t i = 0; i < iter->n; i++) {
 		if (!over && !iter->slots[i]->discarded)
-			dli_page_set_fold_back(iter->slots[i]->set);
+			dli_page_set_requeue(iter->slots[i]->set);
 		dli_slot_put(iter->slots[i]);
 	}
 	dli_slots_sweep(&iter->log->slots, false);

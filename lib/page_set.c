@@ -37,7 +37,7 @@ int dli_page_set_new(const struct dl_os *os, uint64_t pages, struct dli_page_set
 	}
 	words = set->memory;
 	lay_out(&set->pending, set, words, words + leaf_words);
-	lay_out(&set->taken, set, words + BLOCK_WORDS, words + leaf_words + summary_words);
+	lay_out(&set->in_flight, set, words + BLOCK_WORDS, words + leaf_words + summary_words);
 	*out = set;
 	return 0;
 }
@@ -54,7 +54,7 @@ uint32_t dli_page_set_mark_word(struct dli_page_set *set, uint64_t word, uint64_
 {
 	uint64_t before = set_bits(leaf_of(&set->pending, word), bits);
 
-	summarize_block(&set->pending, word / BLOCK_WORDS);
+	set_block_summary(&set->pending, word / BLOCK_WORDS);
 	return count_bits(bits & ~before);
 }
 
@@ -84,7 +84,7 @@ uint64_t dli_page_set_mark_batch(struct dli_page_set *set, const struct dli_batc
 			dli_page_set_prefetch(set, batch->word[i + AHEAD]);
 		new_pages += count_bits(bits & ~set_bits(leaf_of(map, word), bits));
 		if (i + 1 == batch->n || batch->word[i + 1] / BLOCK_WORDS != word / BLOCK_WORDS)
-			summarize_block(map, word / BLOCK_WORDS);
+			set_block_summary(map, word / BLOCK_WORDS);
 	}
 	dli_page_set_count(set, new_pages);
 	return new_pages;
@@ -102,7 +102,7 @@ static uint64_t mark_in_block(struct bitmap *map, uint64_t first_word, uint64_t 
 
 		new_pages += count_bits(bits & ~before);
 	}
-	summarize_block(map, first_word / BLOCK_WORDS);
+	set_block_summary(map, first_word / BLOCK_WORDS);
 	return new_pages;
 }
 
@@ -128,42 +128,43 @@ uint64_t dli_page_set_mark_all(struct dli_page_set *set)
 	return dli_page_set_mark_range(set, 0, set->pages);
 }
 
-static inline bool is_taken(const struct bitmap *map, uint64_t word, uint64_t bits)
+static inline bool is_in_flight(const struct bitmap *map, uint64_t word, uint64_t bits)
 {
-	/* Pairs with take_bits(): who finds that a page is gone sees why. */
+	/* Pairs with claim_bits(): who finds that a page is acked sees why. */
 	return !(bits & ~atomic_load_explicit(leaf_of(map, word), memory_order_acquire));
 }
 
 /* What most runs are. */
 static inline bool ack_in_word(struct bitmap *map, uint64_t first_page, uint64_t pages,
-			       uint64_t *gone)
+			       uint64_t *acked)
 {
 	uint64_t word = first_page / 64, bits = ~UINT64_C(0) >> (64 - pages) << first_page % 64;
 
-	if (!is_taken(map, word, bits))
+	if (!is_in_flight(map, word, bits))
 		return false;
-	*gone += clear_word(map, word, bits);
+	*acked += clear_word(map, word, bits);
 	return true;
 }
 
-bool dli_page_set_ack(struct dli_page_set *set, uint64_t first_page, uint64_t pages, uint64_t *gone)
+bool dli_page_set_ack(struct dli_page_set *set, uint64_t first_page, uint64_t pages,
+		      uint64_t *acked)
 {
 	uint64_t end_page = first_page + pages, end_word = divide_up(end_page, 64);
-	struct bitmap *map = &set->taken;
+	struct bitmap *map = &set->in_flight;
 
 	if (pages && first_page % 64 + pages <= 64)
-		return ack_in_word(map, first_page, pages, gone);
+		return ack_in_word(map, first_page, pages, acked);
 	for (uint64_t word = first_page / 64; word < end_word; word++)
-		if (!is_taken(map, word, range_bits(word, first_page, end_page)))
+		if (!is_in_flight(map, word, range_bits(word, first_page, end_page)))
 			return false;
 	for (uint64_t word = first_page / 64; word < end_word; word++)
-		*gone += clear_word(map, word, range_bits(word, first_page, end_page));
+		*acked += clear_word(map, word, range_bits(word, first_page, end_page));
 	return true;
 }
 
-void dli_page_set_count_gone(struct dli_page_set *set, uint64_t gone)
+void dli_page_set_count_acked(struct dli_page_set *set, uint64_t acked)
 {
-	add_pages(&set->taken, -(int64_t)gone);
+	add_pages(&set->in_flight, -(int64_t)acked);
 }
 
 static uint64_t count_pages(const struct bitmap *map)
@@ -179,7 +180,7 @@ uint64_t dli_page_set_pending_pages(const struct dli_page_set *set)
 	return count_pages(&set->pending);
 }
 
-uint64_t dli_page_set_taken_pages(const struct dli_page_set *set)
+uint64_t dli_page_set_in_flight_pages(const struct dli_page_set *set)
 {
-	return count_pages(&set->taken);
+	return count_pages(&set->in_flight);
 }

@@ -53,25 +53,26 @@ uint64_t dli_page_set_mark_all(struct dli_page_set *set);
  * batch has room for, or of one_chunk. *block becomes the one to go on with. False: none is left.
  */
 bool dli_page_set_take(struct dli_page_set *set, uint64_t *block, bool one_chunk,
-		      struct dli_batch *batch);
+		       struct dli_batch *batch);
 
 /* Makes what was taken pending again. */
-void dli_page_set_give_back(struct dli_page_set *set, const struct dli_batch *batch);
+void dli_page_set_unclaim(struct dli_page_set *set, const struct dli_batch *batch);
 
 /*
- * Forgets taken pages, and adds how many to *gone, for dli_page_set_count_gone(). False, and nothing is
+ * Forgets taken pages, and adds how many to *acked, for dli_page_set_count_acked(). False, and nothing is
  * forgotten, where one of them is not taken.
  */
-bool dli_page_set_ack(struct dli_page_set *set, uint64_t first_page, uint64_t pages, uint64_t *gone);
-void dli_page_set_count_gone(struct dli_page_set *set, uint64_t gone);
+bool dli_page_set_ack(struct dli_page_set *set, uint64_t first_page, uint64_t pages,
+		      uint64_t *acked);
+void dli_page_set_count_acked(struct dli_page_set *set, uint64_t acked);
 
 /* Makes all that is taken pending again. */
-void dli_page_set_fold_back(struct dli_page_set *set);
+void dli_page_set_requeue(struct dli_page_set *set);
 
 /* Forgets everything, pending and taken. */
 void dli_page_set_clear(struct dli_page_set *set);
 
 uint64_t dli_page_set_pending_pages(const struct dli_page_set *set);
-uint64_t dli_page_set_taken_pages(const struct dli_page_set *set);
+uint64_t dli_page_set_in_flight_pages(const struct dli_page_set *set);
 
 #endif

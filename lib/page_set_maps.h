@@ -48,7 +48,7 @@ struct dli_page_set {
 	uint64_t pages, mid_words, top_words;
 	void *memory;
 	size_t memory_bytes;
-	struct bitmap pending, taken;
+	struct bitmap pending, in_flight;
 };
 
 /* Between two blocks of a map lies one of the other. */
@@ -57,32 +57,32 @@ static inline _Atomic uint64_t *leaf_of(const struct bitmap *map, uint64_t word)
 	return &map->leaf[word + word / BLOCK_WORDS * BLOCK_WORDS];
 }
 
-/* Pairs with take_bits(), and by its place before summarize() with drop_summary(). */
+/* Pairs with claim_bits(), and by its place before set_summary() with clear_summary(). */
 static inline uint64_t set_bits(_Atomic uint64_t *word, uint64_t bits)
 {
 	return atomic_fetch_or_explicit(word, bits, memory_order_seq_cst);
 }
 
-/* Pairs with drop_summary(): see above. */
-static inline void summarize(_Atomic uint64_t *word, uint64_t bit)
+/* Pairs with clear_summary(): see above. */
+static inline void set_summary(_Atomic uint64_t *word, uint64_t bit)
 {
 	if (!(atomic_load_explicit(word, memory_order_seq_cst) & bit))
 		atomic_fetch_or_explicit(word, bit, memory_order_seq_cst);
 }
 
-/* Pairs with summarize(); what is below is looked at only after it, by look_below(). */
-static inline uint64_t drop_summary(_Atomic uint64_t *word, uint64_t bits)
+/* Pairs with set_summary(); what is below is looked at only after it, by load_below(). */
+static inline uint64_t clear_summary(_Atomic uint64_t *word, uint64_t bits)
 {
 	return atomic_fetch_and_explicit(word, ~bits, memory_order_seq_cst) & bits;
 }
 
-static inline uint64_t look_below(const _Atomic uint64_t *word)
+static inline uint64_t load_below(const _Atomic uint64_t *word)
 {
 	return atomic_load_explicit(word, memory_order_seq_cst);
 }
 
 /* Pairs with set_bits(), and, where all is forgotten, with the look of dli_page_set_ack(). */
-static inline uint64_t take_bits(_Atomic uint64_t *word)
+static inline uint64_t claim_bits(_Atomic uint64_t *word)
 {
 	return atomic_exchange_explicit(word, 0, memory_order_acq_rel);
 }
@@ -93,12 +93,12 @@ static inline void add_pages(struct bitmap *map, int64_t pages)
 }
 
 /* After the leaf bits of the block. */
-static inline void summarize_block(struct bitmap *map, uint64_t block)
+static inline void set_block_summary(struct bitmap *map, uint64_t block)
 {
 	uint64_t mid = block / 64;
 
-	summarize(&map->mid[mid], UINT64_C(1) << block % 64);
-	summarize(&map->top[mid / 64], UINT64_C(1) << mid % 64);
+	set_summary(&map->mid[mid], UINT64_C(1) << block % 64);
+	set_summary(&map->top[mid / 64], UINT64_C(1) << mid % 64);
 }
 
 /* Returns how many of the bits were set. */

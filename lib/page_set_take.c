@@ -15,13 +15,13 @@ struct blocks {
 };
 
 /* Of a mid word that was found empty. A setter may just have gone by: then it is not. */
-static void lower_top(struct bitmap *map, uint64_t mid)
+static void clear_top(struct bitmap *map, uint64_t mid)
 {
 	uint64_t bit = UINT64_C(1) << mid % 64;
 
-	drop_summary(&map->top[mid / 64], bit);
-	if (look_below(&map->mid[mid]))
-		summarize(&map->top[mid / 64], bit);
+	clear_summary(&map->top[mid / 64], bit);
+	if (load_below(&map->mid[mid]))
+		set_summary(&map->top[mid / 64], bit);
 }
 
 /* The first mid word at or behind mid whose top bit is set, or UINT64_MAX. */
@@ -59,7 +59,7 @@ static uint64_t find_block(const struct dli_page_set *set, struct bitmap *map, u
 		if (bits)
 			return mid * 64 + (uint64_t)__builtin_ctzll(bits);
 		if (!atomic_load_explicit(&map->mid[mid], memory_order_relaxed))
-			lower_top(map, mid);
+			clear_top(map, mid);
 		mid++;
 	}
 	return UINT64_MAX;
@@ -85,11 +85,12 @@ static void prefetch_block(const struct bitmap *map, uint64_t block)
 }
 
 /* Removes the summary bits of blocks of a mid word, and notes the blocks. */
-static void gather_of(struct bitmap *map, uint64_t mid, uint64_t bits, struct blocks *blocks)
+static void claim_blocks_of_mid(struct bitmap *map, uint64_t mid, uint64_t bits,
+				struct blocks *blocks)
 {
-	bits = drop_summary(&map->mid[mid], bits);
+	bits = clear_summary(&map->mid[mid], bits);
 	if (!atomic_load_explicit(&map->mid[mid], memory_order_relaxed))
-		lower_top(map, mid);
+		clear_top(map, mid);
 	for (; bits; bits &= bits - 1) {
 		uint64_t block = mid * 64 + (uint64_t)__builtin_ctzll(bits);
 
@@ -99,8 +100,8 @@ static void gather_of(struct bitmap *map, uint64_t mid, uint64_t bits, struct bl
 }
 
 /* The next blocks in [*from, end), room at most. *from becomes what is behind the last of them. */
-static void gather(const struct dli_page_set *set, struct bitmap *map, uint64_t *from, uint64_t end,
-		   uint32_t room, struct blocks *blocks)
+static void claim_blocks(const struct dli_page_set *set, struct bitmap *map, uint64_t *from,
+			 uint64_t end, uint32_t room, struct blocks *blocks)
 {
 	blocks->n = 0;
 	while (blocks->n < room) {
@@ -109,21 +110,21 @@ static void gather(const struct dli_page_set *set, struct bitmap *map, uint64_t 
 		if (block >= end)
 			return;
 		bits = lowest_bits(mid_bits(map, mid, block, end), room - blocks->n);
-		gather_of(map, mid, bits, blocks);
+		claim_blocks_of_mid(map, mid, bits, blocks);
 		*from = mid * 64 + 64 - (uint64_t)__builtin_clzll(bits);
 	}
 }
 
 /* Adds the words of one cache line of leaf words to the batch. Returns the number of pages. */
-static uint64_t take_line(_Atomic uint64_t *leaf, uint64_t word, struct dli_batch *batch)
+static uint64_t claim_line(_Atomic uint64_t *leaf, uint64_t word, struct dli_batch *batch)
 {
 	uint64_t pages = 0;
 
 	for (uint64_t i = 0; i < LINE_WORDS; i++) {
-		uint64_t bits = look_below(&leaf[i]);
+		uint64_t bits = load_below(&leaf[i]);
 
 		if (bits)
-			bits = take_bits(&leaf[i]);
+			bits = claim_bits(&leaf[i]);
 		/* Of the taken map another thread may just have acknowledged it. */
 		if (!bits)
 			continue;
@@ -134,24 +135,24 @@ static uint64_t take_line(_Atomic uint64_t *leaf, uint64_t word, struct dli_batc
 	return pages;
 }
 
-static inline uint64_t look_at_line(const _Atomic uint64_t *leaf)
+static inline uint64_t load_line(const _Atomic uint64_t *leaf)
 {
-	return look_below(&leaf[0]) | look_below(&leaf[1]) | look_below(&leaf[2]) |
-	       look_below(&leaf[3]) | look_below(&leaf[4]) | look_below(&leaf[5]) |
-	       look_below(&leaf[6]) | look_below(&leaf[7]);
+	return load_below(&leaf[0]) | load_below(&leaf[1]) | load_below(&leaf[2]) |
+	       load_below(&leaf[3]) | load_below(&leaf[4]) | load_below(&leaf[5]) |
+	       load_below(&leaf[6]) | load_below(&leaf[7]);
 }
 
-static uint64_t take_block(struct bitmap *map, uint64_t block, struct dli_batch *batch)
+static uint64_t claim_block(struct bitmap *map, uint64_t block, struct dli_batch *batch)
 {
 	uint64_t word = block * BLOCK_WORDS, pages = 0;
 	_Atomic uint64_t *leaf = leaf_of(map, word);
 
 	for (uint64_t i = 0; i < BLOCK_WORDS; i += LINE_WORDS) {
-		if (!look_at_line(&leaf[i]))
+		if (!load_line(&leaf[i]))
 			continue;
-		/* Where make_taken() will move it. */
+		/* Where make_in_flight() will move it. */
 		__builtin_prefetch(&leaf[BLOCK_WORDS + i], 1);
-		pages += take_line(&leaf[i], word + i, batch);
+		pages += claim_line(&leaf[i], word + i, batch);
 	}
 	return pages;
 }
@@ -165,25 +166,25 @@ static bool has_room(const struct dli_batch *batch)
  * Empties blocks of a map in [*from, end) into the batch, as many as surely have room. Returns the
  * number of pages: 0 only where there are none.
  */
-static uint64_t take_batch(const struct dli_page_set *set, struct bitmap *map, uint64_t *from,
-			   uint64_t end, struct dli_batch *batch)
+static uint64_t claim_batch(const struct dli_page_set *set, struct bitmap *map, uint64_t *from,
+			    uint64_t end, struct dli_batch *batch)
 {
 	struct blocks blocks;
 	uint64_t pages = 0;
 
 	batch->n = 0;
 	do {
-		gather(set, map, from, end, (PAGE_SET_CHUNK_WORDS - batch->n) / BLOCK_WORDS,
-		       &blocks);
+		claim_blocks(set, map, from, end, (PAGE_SET_CHUNK_WORDS - batch->n) / BLOCK_WORDS,
+			     &blocks);
 		for (uint32_t i = 0; i < blocks.n; i++)
-			pages += take_block(map, blocks.block[i], batch);
+			pages += claim_block(map, blocks.block[i], batch);
 	} while (blocks.n && has_room(batch));
 	add_pages(map, -(int64_t)pages);
 	return pages;
 }
 
 /* Of the map of taken pages, whose summaries nobody else changes. */
-static void summarize_alone(_Atomic uint64_t *word, uint64_t bit)
+static void set_summary_alone(_Atomic uint64_t *word, uint64_t bit)
 {
 	uint64_t bits = atomic_load_explicit(word, memory_order_relaxed);
 
@@ -192,9 +193,9 @@ static void summarize_alone(_Atomic uint64_t *word, uint64_t bit)
 }
 
 /* Nobody else sets bits of this map, and nobody clears bits of a word that has none: that is stored. */
-static void make_taken(struct dli_page_set *set, const struct dli_batch *batch, uint64_t pages)
+static void make_in_flight(struct dli_page_set *set, const struct dli_batch *batch, uint64_t pages)
 {
-	struct bitmap *map = &set->taken;
+	struct bitmap *map = &set->in_flight;
 	uint64_t block = UINT64_MAX;
 
 	for (uint32_t i = 0; i < batch->n; i++) {
@@ -209,8 +210,8 @@ static void make_taken(struct dli_page_set *set, const struct dli_batch *batch, 
 		if (batch->word[i] / BLOCK_WORDS == block)
 			continue;
 		block = batch->word[i] / BLOCK_WORDS;
-		summarize_alone(&map->mid[block / 64], UINT64_C(1) << block % 64);
-		summarize_alone(&map->top[block / 64 / 64], UINT64_C(1) << block / 64 % 64);
+		set_summary_alone(&map->mid[block / 64], UINT64_C(1) << block % 64);
+		set_summary_alone(&map->top[block / 64 / 64], UINT64_C(1) << block / 64 % 64);
 	}
 	add_pages(map, (int64_t)pages);
 }
@@ -227,39 +228,39 @@ static void prefetch_next(const struct dli_page_set *set, uint64_t block)
 }
 
 /* Of the first chunk at or behind *block that has any. Returns the number of pages. */
-static uint64_t take_chunk(struct dli_page_set *set, uint64_t *block, struct dli_batch *batch)
+static uint64_t claim_chunk(struct dli_page_set *set, uint64_t *block, struct dli_batch *batch)
 {
 	uint64_t pages = 0, first;
 
 	while (!pages && (first = find_block(set, &set->pending, *block)) != UINT64_MAX)
-		pages = take_batch(set, &set->pending, block,
-				   (first / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS, batch);
+		pages = claim_batch(set, &set->pending, block,
+				    (first / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS, batch);
 	return pages;
 }
 
 bool dli_page_set_take(struct dli_page_set *set, uint64_t *block, bool one_chunk,
-		      struct dli_batch *batch)
+		       struct dli_batch *batch)
 {
-	uint64_t pages = one_chunk ? take_chunk(set, block, batch)
-				   : take_batch(set, &set->pending, block, UINT64_MAX, batch);
+	uint64_t pages = one_chunk ? claim_chunk(set, block, batch)
+				   : claim_batch(set, &set->pending, block, UINT64_MAX, batch);
 
 	if (!pages)
 		return false;
-	make_taken(set, batch, pages);
+	make_in_flight(set, batch, pages);
 	/* Else there was no more. */
 	if (one_chunk || !has_room(batch))
 		prefetch_next(set, *block);
 	return true;
 }
 
-void dli_page_set_give_back(struct dli_page_set *set, const struct dli_batch *batch)
+void dli_page_set_unclaim(struct dli_page_set *set, const struct dli_batch *batch)
 {
-	uint64_t gone = 0;
+	uint64_t pages = 0;
 
 	dli_page_set_mark_batch(set, batch);
 	for (uint32_t i = 0; i < batch->n; i++)
-		gone += clear_word(&set->taken, batch->word[i], batch->bits[i]);
-	add_pages(&set->taken, -(int64_t)gone);
+		pages += clear_word(&set->in_flight, batch->word[i], batch->bits[i]);
+	add_pages(&set->in_flight, -(int64_t)pages);
 }
 
 /* Empties a map; what was in it is marked again, or forgotten. */
@@ -268,13 +269,13 @@ static void empty(struct dli_page_set *set, struct bitmap *map, bool mark)
 	struct dli_batch batch;
 	uint64_t from = 0;
 
-	while (take_batch(set, map, &from, UINT64_MAX, &batch))
+	while (claim_batch(set, map, &from, UINT64_MAX, &batch))
 		if (mark)
 			dli_page_set_mark_batch(set, &batch);
 }
 
 /* Of taken pages that all were acknowledged. */
-static void forget_summaries(const struct dli_page_set *set, struct bitmap *map)
+static void clear_summaries(const struct dli_page_set *set, struct bitmap *map)
 {
 	for (uint64_t mid = 0; (mid = find_mid(set, map, mid)) != UINT64_MAX; mid++) {
 		uint64_t top = atomic_load_explicit(&map->top[mid / 64], memory_order_relaxed);
@@ -285,17 +286,17 @@ static void forget_summaries(const struct dli_page_set *set, struct bitmap *map)
 	}
 }
 
-void dli_page_set_fold_back(struct dli_page_set *set)
+void dli_page_set_requeue(struct dli_page_set *set)
 {
 	/* Counted down behind the bits, so there are none. */
-	if (!atomic_load_explicit(&set->taken.pages, memory_order_relaxed))
-		forget_summaries(set, &set->taken);
+	if (!atomic_load_explicit(&set->in_flight.pages, memory_order_relaxed))
+		clear_summaries(set, &set->in_flight);
 	else
-		empty(set, &set->taken, true);
+		empty(set, &set->in_flight, true);
 }
 
 void dli_page_set_clear(struct dli_page_set *set)
 {
 	empty(set, &set->pending, false);
-	empty(set, &set->taken, false);
+	empty(set, &set->in_flight, false);
 }

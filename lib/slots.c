@@ -190,8 +190,8 @@ void dli_slots_sweep(struct dli_slots *slots, bool all)
 	while (*at) {
 		struct dli_slot *slot = *at;
 
-		if (!all &&
-		    (dli_page_set_pending_pages(slot->set) || dli_page_set_taken_pages(slot->set))) {
+		if (!all && (dli_page_set_pending_pages(slot->set) ||
+			     dli_page_set_in_flight_pages(slot->set))) {
 			at = &slot->next_retired;
 			continue;
 		}

@@ -34,18 +34,18 @@ static void add_ring(struct dl_stats *stats, struct dli_ring *ring)
 static void add_sets(const struct dl_log *log, struct dl_stats *stats)
 {
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
-	uint64_t pending = 0, taken = 0;
+	uint64_t pending = 0, in_flight = 0;
 
 	for (uint32_t i = 0; i < table->n; i++) {
 		pending += dli_page_set_pending_pages(table->places[i].slot->set);
-		taken += dli_page_set_taken_pages(table->places[i].slot->set);
+		in_flight += dli_page_set_in_flight_pages(table->places[i].slot->set);
 	}
 	for (const struct dli_slot *slot = log->slots.retired; slot; slot = slot->next_retired) {
 		pending += dli_page_set_pending_pages(slot->set);
-		taken += dli_page_set_taken_pages(slot->set);
+		in_flight += dli_page_set_in_flight_pages(slot->set);
 	}
 	stats->pending_bytes = pending * log->caps.page_bytes;
-	stats->unacked_bytes = taken * log->caps.page_bytes;
+	stats->unacked_bytes = in_flight * log->caps.page_bytes;
 }
 
 int dl_log_stats(const struct dl_log *log, struct dl_stats *out)

@@ -165,8 +165,8 @@ static void expect_counts(void)
 
 	expect(dli_page_set_pending_pages(set) == counted, "%llu pages pending, not %llu",
 	       (unsigned long long)dli_page_set_pending_pages(set), (unsigned long long)counted);
-	expect(dli_page_set_taken_pages(set) == count_bits(true), "%llu pages taken",
-	       (unsigned long long)dli_page_set_taken_pages(set));
+	expect(dli_page_set_in_flight_pages(set) == count_bits(true), "%llu pages taken",
+	       (unsigned long long)dli_page_set_in_flight_pages(set));
 }
 
 /* Returns how many are new. */
@@ -313,7 +313,7 @@ static void give_back(struct reader *reader)
 
 	if (!reader->holds)
 		return;
-	dli_page_set_give_back(set, batch);
+	dli_page_set_unclaim(set, batch);
 	for (uint32_t i = 0; i < batch->n; i++) {
 		struct window *window = window_of(batch->word[i]);
 
@@ -334,7 +334,7 @@ static void ack_pages(uint64_t first_page, uint64_t count)
 			 ~window_of(word)->taken[word - window_of(word)->first_word]);
 	expect(dli_page_set_ack(set, first_page, count, &gone) == all, "all taken: %d", all);
 	expect(gone == (all ? count : 0), "%llu gone", (unsigned long long)gone);
-	dli_page_set_count_gone(set, gone);
+	dli_page_set_count_acked(set, gone);
 	for (word = first_page / 64; all && word * 64 < end_page; word++)
 		window_of(word)->taken[word - window_of(word)->first_word] &=
 			~bits_between(word, first_page, end_page);
@@ -386,7 +386,7 @@ static void fold_back(void)
 {
 	if (!may_walk())
 		return;
-	dli_page_set_fold_back(set);
+	dli_page_set_requeue(set);
 	for (unsigned int i = 0; i < window_count; i++)
 		for (uint64_t word = 0; word < windows[i].words; word++) {
 			windows[i].pending[word] |= windows[i].taken[word];

@@ -58,17 +58,17 @@ def mark(o, memory, bit):
                            ("U", "leaf", o["set"], lambda x: x | bit),
                            ("R", "mid", o["look"])]
         if not mid & 1:
-            yield "U", "mid", o["summarize"], lambda x: x | 1
+            yield "U", "mid", o["set_summary"], lambda x: x | 1
         if not (yield "R", "top", o["look"]):
-            yield "U", "top", o["summarize"], lambda x: 1
+            yield "U", "top", o["set_summary"], lambda x: 1
 
     return thread
 
 
-def lower_top(o):
+def clear_top(o):
     _, mid = yield [("U", "top", o["drop"], lambda x: 0), ("R", "mid", o["below"])]
     if mid and not (yield "R", "top", o["look"]):
-        yield "U", "top", o["summarize"], lambda x: 1
+        yield "U", "top", o["set_summary"], lambda x: 1
 
 
 def take(o, bits):
@@ -79,11 +79,11 @@ def take(o, bits):
         if not (yield "R", "top", "relaxed"):
             return found
         if not (yield "R", "mid", "relaxed"):
-            yield from lower_top(o)
+            yield from clear_top(o)
             return found
         mid = yield "U", "mid", o["drop"], lambda x: x & ~1
         if not (yield "R", "mid", "relaxed"):
-            yield from lower_top(o)
+            yield from clear_top(o)
         if not mid & 1 or not (yield "R", "leaf", o["below"]):
             return found
         word = yield "U", "leaf", o["take"], lambda x: 0
@@ -102,9 +102,9 @@ def is_kept(found, end, memory, bit):
 
 def mark_and_take(source, firsts, bits, model="c11"):
     o = {name: source.order("page_set_maps.h", function)
-         for name, function in (("set", "set_bits"), ("take", "take_bits"), ("drop", "drop_summary"),
-                                ("below", "look_below"))}
-    o["look"], o["summarize"] = source.orders("page_set_maps.h", "summarize")
+         for name, function in (("set", "set_bits"), ("take", "claim_bits"), ("drop", "clear_summary"),
+                                ("below", "load_below"))}
+    o["look"], o["set_summary"] = source.orders("page_set_maps.h", "set_summary")
     program = [mark(o, m, b) for m, b in bits.items()] + [take(o, bits)]
     n = 0
     for leaf, mid, top in firsts:
@@ -251,9 +251,9 @@ def a_harvest_passes_a_drain(source):
 def an_acknowledgement_meets_a_stop(source):
     """A stop says that the session is over and then forgets what was taken. Who misses it knows why."""
     begin = source.order("session.c", "set_state")
-    take = source.order("page_set_maps.h", "take_bits")
+    take = source.order("page_set_maps.h", "claim_bits")
     ask = source.order("log.h", "dli_log_session")
-    look = source.order("page_set.c", "is_taken")
+    look = source.order("page_set.c", "is_in_flight")
 
     def stop():
         yield [("U", "session", begin, lambda x: x + 1), ("U", "taken", take, lambda x: 0)]

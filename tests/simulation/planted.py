@@ -88,7 +88,7 @@ PLANTED = [
      "			return r;",
      "unit/unit-protect"),
     ("a chunk whose CLEAR failed is not given back", "iter.c",
-     "		dli_page_set_give_back(slot->set, &iter->batch);\n", ""),
+     "		dli_page_set_unclaim(slot->set, &iter->batch);\n", ""),
     ("CLEAR covers pages that were not taken", "iter.c",
      "[batch->word[i] - first] = batch->bits[i];", "[batch->word[i] - first] = ~UINT64_C(0);"),
     ("CLEAR covers words that were not taken", "iter.c",
@@ -99,24 +99,24 @@ PLANTED = [
     ("an iterator holds no slots", "iter.c",
      "		dli_slot_get(iter->slots[i]);", "		;"),
     ("an acknowledgement clears the whole word", "page_set.c",
-     "	*gone += clear_word(map, word, bits);", "	*gone += clear_word(map, word, ~UINT64_C(0));"),
+     "	*acked += clear_word(map, word, bits);", "	*acked += clear_word(map, word, ~UINT64_C(0));"),
     ("an acknowledgement of many words clears whole ones", "page_set.c",
-     "		*gone += clear_word(map, word, range_bits(word, first_page, end_page));",
-     "		*gone += clear_word(map, word, ~UINT64_C(0));",
+     "		*acked += clear_word(map, word, range_bits(word, first_page, end_page));",
+     "		*acked += clear_word(map, word, ~UINT64_C(0));",
      "unit/unit-page_set"),
     ("summaries are set before the page", "page_set.c",
      "	uint64_t before = set_bits(leaf_of(&set->pending, word), bits);\n\n"
-     "	summarize_block(&set->pending, word / BLOCK_WORDS);\n",
-     "	summarize_block(&set->pending, word / BLOCK_WORDS);\n"
+     "	set_block_summary(&set->pending, word / BLOCK_WORDS);\n",
+     "	set_block_summary(&set->pending, word / BLOCK_WORDS);\n"
      "	uint64_t before = set_bits(leaf_of(&set->pending, word), bits);\n",
      "unit/unit-page_set_steps"),
     ("a block's summary is removed after it was taken", "page_set_take.c",
      "		for (uint32_t i = 0; i < blocks.n; i++)\n"
-     "			pages += take_block(map, blocks.block[i], batch);\n",
+     "			pages += claim_block(map, blocks.block[i], batch);\n",
      "		for (uint32_t i = 0; i < blocks.n; i++) {\n"
      "			uint64_t b = blocks.block[i];\n"
-     "			pages += take_block(map, b, batch);\n"
-     "			drop_summary(&map->mid[b / 64], UINT64_C(1) << b % 64);\n		}\n"),
+     "			pages += claim_block(map, b, batch);\n"
+     "			clear_summary(&map->mid[b / 64], UINT64_C(1) << b % 64);\n		}\n"),
     ("a table is replaced without a grace period", "slots.c",
      "	dli_rcu_synchronize();\n	return old;", "	return old;"),
     ("resets are not serialised", "reset.c", "	if (!reset->taken)\n		return;", "	if (true)\n		return;"),
@@ -320,8 +320,8 @@ PLANTED = [
     # Sets and their summaries.
     ("a range's summaries are set before its pages", "page_set.c",
      ("	uint64_t new_pages = 0;\n\n	for (uint64_t word = first_word; word < end_word; word++) {",
-      "	summarize_block(map, first_word / BLOCK_WORDS);\n	return new_pages;"),
-     ("	uint64_t new_pages = 0;\n\n	summarize_block(map, first_word / BLOCK_WORDS);\n"
+      "	set_block_summary(map, first_word / BLOCK_WORDS);\n	return new_pages;"),
+     ("	uint64_t new_pages = 0;\n\n	set_block_summary(map, first_word / BLOCK_WORDS);\n"
       "	for (uint64_t word = first_word; word < end_word; word++) {", "	return new_pages;"),
      "unit/unit-page_set_steps"),
     ("a range has the summary of its first block only", "page_set.c",
@@ -329,8 +329,8 @@ PLANTED = [
      "		uint64_t next = end_word;",
      "unit/unit-page_set"),
     ("a page that is pending gets no summary", "page_set.c",
-     "	summarize_block(&set->pending, word / BLOCK_WORDS);\n	return count_bits(bits & ~before);",
-     "	if (bits & ~before)\n		summarize_block(&set->pending, word / BLOCK_WORDS);\n"
+     "	set_block_summary(&set->pending, word / BLOCK_WORDS);\n	return count_bits(bits & ~before);",
+     "	if (bits & ~before)\n		set_block_summary(&set->pending, word / BLOCK_WORDS);\n"
      "	return count_bits(bits & ~before);",
      "unit/unit-page_set_steps"),
     ("one summary bit that is set stands for all", "page_set_maps.h",
@@ -338,18 +338,18 @@ PLANTED = [
      "	if (!atomic_load_explicit(word, memory_order_seq_cst))",
      "unit/unit-page_set"),
     ("the top summary goes without a second look", "page_set_take.c",
-     "	if (look_below(&map->mid[mid]))\n		summarize(&map->top[mid / 64], bit);\n", "",
+     "	if (load_below(&map->mid[mid]))\n		set_summary(&map->top[mid / 64], bit);\n", "",
      "unit/unit-page_set_steps"),
     ("the top summary goes although other blocks have pages", "page_set_take.c",
-     "	if (!atomic_load_explicit(&map->mid[mid], memory_order_relaxed))\n		lower_top(map, mid);\n	for",
-     "	drop_summary(&map->top[mid / 64], UINT64_C(1) << mid % 64);\n	for",
+     "	if (!atomic_load_explicit(&map->mid[mid], memory_order_relaxed))\n		clear_top(map, mid);\n	for",
+     "	clear_summary(&map->top[mid / 64], UINT64_C(1) << mid % 64);\n	for",
      "unit/unit-page_set"),
     ("blocks take the summaries of others along", "page_set_take.c",
-     "	bits = drop_summary(&map->mid[mid], bits);",
-     "	drop_summary(&map->mid[mid], ~UINT64_C(0));",
+     "	bits = clear_summary(&map->mid[mid], bits);",
+     "	clear_summary(&map->mid[mid], ~UINT64_C(0));",
      "unit/unit-page_set"),
     ("one of eight words is not looked at", "page_set_take.c",
-     "look_below(&leaf[6]) | look_below(&leaf[7]);", "look_below(&leaf[6]);",
+     "load_below(&leaf[6]) | load_below(&leaf[7]);", "load_below(&leaf[6]);",
      "unit/unit-page_set"),
     ("what is still taken is overwritten", "page_set_take.c",
      "		if (!atomic_load_explicit(word, memory_order_relaxed))", "		if (true)",
@@ -374,7 +374,7 @@ PLANTED = [
      "unit/unit-page_set"),
     ("a batch's summary is set before its last word", "page_set.c",
      ("		if (i + AHEAD < batch->n)", "		if (i + 1 == batch->n || batch->word"),
-     ("		summarize_block(map, word / BLOCK_WORDS);\n		if (i + AHEAD < batch->n)",
+     ("		set_block_summary(map, word / BLOCK_WORDS);\n		if (i + AHEAD < batch->n)",
       "		if (false && batch->word"),
      "unit/unit-page_set_steps"),
     ("a block of what is taken has no summary", "page_set_take.c",
@@ -399,7 +399,7 @@ PLANTED = [
      "	words[n - 1] &= dli_bitmap_word(range_bits(n - 1, 0, slot->pages));\n", "",
      "unit/unit-harvest"),
     ("a fold back forgets pages that are taken", "page_set_take.c",
-     "	if (!atomic_load_explicit(&set->taken.pages, memory_order_relaxed))", "	if (true)"),
+     "	if (!atomic_load_explicit(&set->in_flight.pages, memory_order_relaxed))", "	if (true)"),
     # Runs.
     ("a run goes on over pages that are clean", "iter.c",
      "	while (*at + 1 < batch->n && batch->word[*at + 1] == batch->word[*at] + 1) {",

@@ -240,11 +240,11 @@ bool __wrap_dli_ring_same(struct dli_ring *a, struct dli_ring *b)
 }
 
 bool __real_dli_page_set_take(struct dli_page_set *set, uint64_t *block, bool one_chunk,
-			     struct dli_batch *batch);
+			      struct dli_batch *batch);
 bool __wrap_dli_page_set_take(struct dli_page_set *set, uint64_t *block, bool one_chunk,
-			     struct dli_batch *batch);
+			      struct dli_batch *batch);
 bool __wrap_dli_page_set_take(struct dli_page_set *set, uint64_t *block, bool one_chunk,
-			     struct dli_batch *batch)
+			      struct dli_batch *batch)
 {
 	seen.takes++;
 	note(is_held(&guest.log->reading), __func__);
@@ -252,14 +252,14 @@ bool __wrap_dli_page_set_take(struct dli_page_set *set, uint64_t *block, bool on
 	return __real_dli_page_set_take(set, block, one_chunk, batch);
 }
 
-void __real_dli_page_set_fold_back(struct dli_page_set *set);
-void __wrap_dli_page_set_fold_back(struct dli_page_set *set);
-void __wrap_dli_page_set_fold_back(struct dli_page_set *set)
+void __real_dli_page_set_requeue(struct dli_page_set *set);
+void __wrap_dli_page_set_requeue(struct dli_page_set *set);
+void __wrap_dli_page_set_requeue(struct dli_page_set *set)
 {
 	seen.takes++;
 	note(is_held(&guest.log->reading), __func__);
 	note(is_held(&guest.log->lock), __func__);
-	__real_dli_page_set_fold_back(set);
+	__real_dli_page_set_requeue(set);
 }
 
 /* Every ioctl on a slot is made under the log's lock, and none inside a read section. */

@@ -54,7 +54,7 @@ static uint64_t sum(const uint8_t *map, uint64_t pages)
 static void check_counts(const struct subject *s)
 {
 	assert_int_equal(dli_page_set_pending_pages(s->set), sum(s->pending, s->pages));
-	assert_int_equal(dli_page_set_taken_pages(s->set), sum(s->taken, s->pages));
+	assert_int_equal(dli_page_set_in_flight_pages(s->set), sum(s->taken, s->pages));
 }
 
 static void mark_word(struct subject *s)
@@ -190,7 +190,7 @@ static void take_and_give_back(struct subject *s)
 {
 	if (!take(s))
 		return;
-	dli_page_set_give_back(s->set, &s->batch);
+	dli_page_set_unclaim(s->set, &s->batch);
 	for (uint32_t i = 0; i < s->batch.n; i++) {
 		for (uint64_t bit = 0; bit < 64; bit++) {
 			uint64_t page = s->batch.word[i] * UINT64_C(64) + bit;
@@ -210,7 +210,7 @@ static bool ack_pages(struct dli_page_set *set, uint64_t first, uint64_t n)
 	bool taken = dli_page_set_ack(set, first, n, &gone);
 
 	assert_int_equal(gone, taken ? n : 0);
-	dli_page_set_count_gone(set, gone);
+	dli_page_set_count_acked(set, gone);
 	return taken;
 }
 
@@ -235,7 +235,7 @@ static void ack(struct subject *s)
 
 static void fold_back(struct subject *s)
 {
-	dli_page_set_fold_back(s->set);
+	dli_page_set_requeue(s->set);
 	for (uint64_t i = 0; i < s->pages; i++)
 		s->pending[i] |= s->taken[i];
 	memset(s->taken, 0, s->pages);
@@ -311,7 +311,7 @@ static void a_new_set_is_empty(void **state)
 	check_counts(&s);
 	assert_false(dli_page_set_take(s.set, &block, false, &s.batch));
 	assert_false(dli_page_set_take(s.set, &block, true, &s.batch));
-	dli_page_set_fold_back(s.set);
+	dli_page_set_requeue(s.set);
 	assert_false(ack_pages(s.set, 0, 1));
 	check_counts(&s);
 	end(&s);
@@ -355,7 +355,7 @@ static void all_is_every_page_and_none_behind(void **state)
 		take_all(&s);
 		check_counts(&s);
 		assert_true(ack_pages(s.set, 0, sizes[i]));
-		assert_int_equal(dli_page_set_taken_pages(s.set), 0);
+		assert_int_equal(dli_page_set_in_flight_pages(s.set), 0);
 		end(&s);
 	}
 }
@@ -371,10 +371,10 @@ static void a_page_can_be_pending_and_taken(void **state)
 	assert_true(dli_page_set_take(s.set, &block, false, &s.batch));
 	dli_page_set_mark_range(s.set, 70, 1);
 	assert_int_equal(dli_page_set_pending_pages(s.set), 1);
-	assert_int_equal(dli_page_set_taken_pages(s.set), 1);
+	assert_int_equal(dli_page_set_in_flight_pages(s.set), 1);
 	assert_true(ack_pages(s.set, 70, 1));
 	assert_int_equal(dli_page_set_pending_pages(s.set), 1);
-	assert_int_equal(dli_page_set_taken_pages(s.set), 0);
+	assert_int_equal(dli_page_set_in_flight_pages(s.set), 0);
 	end(&s);
 }
 
@@ -412,7 +412,7 @@ static void a_sparse_set_is_small(void **state)
 			found += out->n;
 	assert_int_equal(found, MARKS + 1);
 	for (size_t i = 0; i < 8; i++)
-		dli_page_set_fold_back(sets[i]);
+		dli_page_set_requeue(sets[i]);
 	assert_true(before > 0);
 	/* Two bitmaps, a leaf and a lower summary page a mark, and the highest summaries. */
 	assert_in_range(resident_bytes() - before, 0, 8 << 20);

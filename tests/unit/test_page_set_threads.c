@@ -55,8 +55,8 @@ static void *mark(void *seed)
 		write_page(page);
 		if (i % 4) {
 			dli_page_set_count(shared.set,
-					  dli_page_set_mark_word(shared.set, page / 64,
-								UINT64_C(1) << page % 64));
+					   dli_page_set_mark_word(shared.set, page / 64,
+								  UINT64_C(1) << page % 64));
 		} else {
 			write_page(page + 1);
 			dli_page_set_mark_range(shared.set, page, 2);
@@ -71,7 +71,7 @@ static bool ack_pages(uint64_t first_page, uint64_t pages)
 	uint64_t gone = 0;
 	bool taken = dli_page_set_ack(shared.set, first_page, pages, &gone);
 
-	dli_page_set_count_gone(shared.set, gone);
+	dli_page_set_count_acked(shared.set, gone);
 	return taken;
 }
 
@@ -131,7 +131,7 @@ static void pass(struct random *random, bool fold)
 		if (fold)
 			continue;
 		if (!random_below(random, 8)) {
-			dli_page_set_give_back(shared.set, &shared.batch);
+			dli_page_set_unclaim(shared.set, &shared.batch);
 			continue;
 		}
 		shared.queue[put % QUEUE] = shared.batch;
@@ -141,7 +141,7 @@ static void pass(struct random *random, bool fold)
 	while (atomic_load_explicit(&shared.got, memory_order_acquire) != atomic_load(&shared.put))
 		sched_yield();
 	if (fold)
-		dli_page_set_fold_back(shared.set);
+		dli_page_set_requeue(shared.set);
 }
 
 static void no_mark_is_lost(void **state)
@@ -168,7 +168,7 @@ static void no_mark_is_lost(void **state)
 		if (shared.copy[page] != atomic_load(&shared.memory[page]))
 			fail_msg("page %lu: a mark was lost", (unsigned long)page);
 	assert_int_equal(dli_page_set_pending_pages(shared.set), 0);
-	assert_int_equal(dli_page_set_taken_pages(shared.set), 0);
+	assert_int_equal(dli_page_set_in_flight_pages(shared.set), 0);
 	dli_page_set_free(shared.set);
 }
 
@@ -203,9 +203,9 @@ static void counts_are_exact_at_rest(void **state)
 	pthread_join(marker, NULL);
 	assert_int_equal(taken, PAGES);
 	assert_int_equal(dli_page_set_pending_pages(shared.set), 0);
-	assert_int_equal(dli_page_set_taken_pages(shared.set), PAGES);
+	assert_int_equal(dli_page_set_in_flight_pages(shared.set), PAGES);
 	assert_true(ack_pages(0, PAGES));
-	assert_int_equal(dli_page_set_taken_pages(shared.set), 0);
+	assert_int_equal(dli_page_set_in_flight_pages(shared.set), 0);
 	dli_page_set_free(shared.set);
 }
 
@@ -253,8 +253,8 @@ static void *write_and_mark(void *unused)
 		store_ballast(round);
 		atomic_store_explicit(&litmus.memory, round, memory_order_relaxed);
 		dli_page_set_count(shared.set,
-				  dli_page_set_mark_word(shared.set, LITMUS_PAGE / 64,
-							UINT64_C(1) << LITMUS_PAGE % 64));
+				   dli_page_set_mark_word(shared.set, LITMUS_PAGE / 64,
+							  UINT64_C(1) << LITMUS_PAGE % 64));
 		atomic_store_explicit(&litmus.ended, round, memory_order_release);
 	}
 	return NULL;

@@ -290,7 +290,7 @@ static void a_retired_slot_stays_while_it_owes_pages(void **state)
 	dli_slots_sweep(&slots, false);
 	assert_int_equal(fake.maps_live, 2);
 	assert_true(dli_page_set_ack(taken->set, 0, 64, &gone));
-	dli_page_set_count_gone(taken->set, gone);
+	dli_page_set_count_acked(taken->set, gone);
 	dli_slots_sweep(&slots, false);
 	assert_int_equal(fake.maps_live, 1);
 	assert_ptr_equal(slots.retired, pending);
