@@ -33,34 +33,34 @@ static bool came_out_full(struct dli_ring *ring)
  * take this exit for another one. Only an exit with little in the ring needs telling apart; to the
  * VMM it then looks like one that was interrupted.
  */
-static void arm(struct dli_ring *ring)
+static void arm_nudge(struct dli_ring *ring)
 {
 	uint32_t full = KVM_EXIT_DIRTY_RING_FULL;
 
 	/* Only that: where the caller is not the vCPU's thread, another exit may have come. */
-	ring->armed =
+	ring->nudge_armed =
 		atomic_compare_exchange_strong_explicit(exit_reason(ring), &full, KVM_EXIT_INTR,
 							memory_order_relaxed, memory_order_relaxed);
 }
 
-/* What makes resets of its own, before any ring is released: see dli_ring_get_into_step(). */
+/* What makes resets of its own, before any ring is released: see dli_ring_recover(). */
 static void prepare(struct dli_reset *reset, struct dli_party *party)
 {
 	struct dli_ring *ring = party->first;
 
 	party->result = 0;
 	for (; ring; ring = ring->next_of_party) {
-		int r = dli_ring_get_into_step(ring, reset);
+		int r = dli_ring_recover(ring, reset);
 
 		party->result = party->result ? party->result : r;
 	}
 	ring = party->first;
 	if (!party->is_drain || party->result)
 		return;
-	party->idle = party->full && ring->fresh < ring_block(ring);
-	party->stepped = party->idle && ring->armed;
+	party->idle = party->full && ring->copied < ring_nudge_entries(ring);
+	party->stepped = party->idle && ring->nudge_armed;
 	if (party->stepped)
-		party->result = ring_step(ring, reset);
+		party->result = dli_ring_nudge(ring, reset);
 }
 
 static bool release(struct dli_reset *reset, struct dli_party *party)
@@ -78,7 +78,7 @@ static bool release(struct dli_reset *reset, struct dli_party *party)
 static void fail(struct dli_party *party, int error)
 {
 	for (struct dli_ring *ring = party->first; ring; ring = ring->next_of_party) {
-		if (!ring->unsettled)
+		if (!ring->reset_pending)
 			continue;
 		dli_ring_reset_failed(ring);
 		party->result = error;
@@ -90,7 +90,7 @@ static bool verify(struct dli_reset *reset, struct dli_party *party, bool again)
 	bool behind = false;
 
 	for (struct dli_ring *ring = party->first; ring; ring = ring->next_of_party) {
-		if (party->is_drain && ring->unsettled)
+		if (party->is_drain && ring->reset_pending)
 			ring_count(&ring->stats.resets, 1);
 		behind |= !dli_ring_verify(ring, reset, again);
 	}
@@ -136,9 +136,9 @@ int dli_drain_ring(struct dli_ring *ring, struct dli_reset *reset, dli_ring_sink
 	if (r != -ECANCELED) {
 		ring_count(&ring->stats.full_exits, party.full);
 		if (r < 0)
-			ring->armed = false;
+			ring->nudge_armed = false;
 		else if (party.idle)
-			arm(ring);
+			arm_nudge(ring);
 	}
 	dli_ring_publish(ring, sink, opaque);
 	dli_ring_unlock(ring);
@@ -195,7 +195,7 @@ static void gather(struct drain *drain, struct dli_ring *ring)
 	dli_ring_copy(ring);
 	ring->next_of_party = drain->party.first;
 	drain->party.first = ring;
-	drain->entries += ring->fresh;
+	drain->entries += ring->copied;
 	if (drain->entries >= enough(drain))
 		hand_back(drain);
 }

@@ -121,7 +121,7 @@ static uint64_t pending_bytes_of(struct dl_log *log)
 static int settle_rings(struct dl_log *log)
 {
 	dli_log_note_pace(log, false);
-	return dli_reset_wants_repair(&log->reset) ? repair(log) : 0;
+	return dli_reset_repair_needed(&log->reset) ? repair(log) : 0;
 }
 
 static int harvest(struct dl_log *log, bool last, int rings)

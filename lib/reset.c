@@ -143,20 +143,21 @@ int dli_reset_join(struct dli_reset *reset, struct dli_party *party,
 	return party->result;
 }
 
-void dli_reset_owe(struct dli_reset *reset)
+void dli_reset_request_repair(struct dli_reset *reset)
 {
-	/* Pairs with dli_reset_wants_repair(): what was dropped comes before that repair. */
-	atomic_fetch_add_explicit(&reset->owed, 1, memory_order_release);
+	/* Pairs with dli_reset_repair_needed(): what was dropped comes before that repair. */
+	atomic_fetch_add_explicit(&reset->repair_requests, 1, memory_order_release);
 }
 
-bool dli_reset_wants_repair(struct dli_reset *reset)
+bool dli_reset_repair_needed(struct dli_reset *reset)
 {
-	/* Pairs with dli_reset_owe(). */
-	reset->owed_seen = atomic_load_explicit(&reset->owed, memory_order_acquire);
-	return reset->owed_seen != reset->owed_paid;
+	/* Pairs with dli_reset_request_repair(). */
+	reset->repair_requests_seen =
+		atomic_load_explicit(&reset->repair_requests, memory_order_acquire);
+	return reset->repair_requests_seen != reset->repair_requests_served;
 }
 
 void dli_reset_repaired(struct dli_reset *reset)
 {
-	reset->owed_paid = reset->owed_seen;
+	reset->repair_requests_served = reset->repair_requests_seen;
 }

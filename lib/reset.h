@@ -42,8 +42,8 @@ struct dli_reset {
 	struct dli_party *waiting;
 	/* An overflow was certain once: signs that a healthy kernel can show now count too. */
 	_Atomic bool overflowed;
-	_Atomic uint64_t owed; /* repairs that were called for */
-	uint64_t owed_seen, owed_paid;
+	_Atomic uint64_t repair_requests; /* repairs that were called for */
+	uint64_t repair_requests_seen, repair_requests_served;
 	_Atomic uint64_t resets, short_resets, ioctl_ns;
 	/* Drains of full rings, now and when a harvest last began. They tell it how much to do at once. */
 	_Atomic uint64_t full_drains, full_drains_seen;
@@ -79,13 +79,13 @@ int dli_reset_rings(struct dli_reset *reset);
  * Entries may have been lost, or taken back unprotected: the next harvest has to protect and mark
  * everything. Any thread.
  */
-void dli_reset_owe(struct dli_reset *reset);
+void dli_reset_request_repair(struct dli_reset *reset);
 
 /*
  * Whether that was called since the last dli_reset_repaired(); what is seen here is what that call
  * will mark as repaired. One thread at a time.
  */
-bool dli_reset_wants_repair(struct dli_reset *reset);
+bool dli_reset_repair_needed(struct dli_reset *reset);
 void dli_reset_repaired(struct dli_reset *reset);
 
 #endif

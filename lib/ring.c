@@ -27,7 +27,7 @@ static int map_vcpu(struct dli_ring *ring, int vcpu_fd)
 	return 0;
 }
 
-static int take_back(struct dli_reset *reset)
+static int reset_released_cells(struct dli_reset *reset)
 {
 	int r = dli_reset_begin(reset);
 
@@ -39,9 +39,9 @@ static int take_back(struct dli_reset *reset)
 }
 
 /* For dli_ring_pace(). A cell of a ring that is out of step says nothing. */
-static void tell_oldest(struct dli_ring *ring)
+static void publish_oldest(struct dli_ring *ring)
 {
-	atomic_store_explicit(&ring->oldest, ring->state == RING_IN_STEP ? ring->head : UINT64_MAX,
+	atomic_store_explicit(&ring->oldest, ring->state == RING_IN_SYNC ? ring->head : UINT64_MAX,
 			      memory_order_relaxed);
 }
 
@@ -49,7 +49,7 @@ static void tell_oldest(struct dli_ring *ring)
  * A ring that was never used is all zero, as the kernel allocated it. Of one that was, the index at
  * which the kernel goes on is not to be had from it until it has filled a cell.
  */
-static int find_beginning(struct dli_ring *ring, struct dli_reset *reset)
+static int find_start(struct dli_ring *ring, struct dli_reset *reset)
 {
 	bool used = false, released = false;
 
@@ -60,9 +60,9 @@ static int find_beginning(struct dli_ring *ring, struct dli_reset *reset)
 		used |= flags || cell.slot || cell.offset;
 		released |= flags == CELL_RESET;
 	}
-	ring->state = used ? RING_SUSPECT : RING_IN_STEP;
-	tell_oldest(ring);
-	return released ? take_back(reset) : 0;
+	ring->state = used ? RING_DESYNCED : RING_IN_SYNC;
+	publish_oldest(ring);
+	return released ? reset_released_cells(reset) : 0;
 }
 
 static struct dli_ring *allocate(const struct dl_os *os, struct dli_reset *reset, uint32_t entries)
@@ -96,7 +96,7 @@ int dli_ring_new(const struct dl_os *os, int vcpu_fd, uint32_t entries, struct d
 		return -ENOMEM;
 	r = map_vcpu(ring, vcpu_fd);
 	if (!r)
-		r = find_beginning(ring, reset);
+		r = find_start(ring, reset);
 	if (r) {
 		dli_ring_free(ring);
 		return r;
@@ -139,41 +139,43 @@ bool dli_ring_same(struct dli_ring *a, struct dli_ring *b)
  * Where the ring goes on, for who looks without the lock whether anything is in it; NULL while there
  * is more to know. Pairs with ring_is_quiet(): what was in the ring before is published by then.
  */
-static void show_head(struct dli_ring *ring, bool shown)
+static void publish_head(struct dli_ring *ring, bool shown)
 {
-	if (ring->head_shown)
-		atomic_store_explicit(ring->head_shown, shown ? cell_at(ring, ring->head) : NULL,
+	if (ring->published_head)
+		atomic_store_explicit(ring->published_head,
+				      shown ? cell_at(ring, ring->head) : NULL,
 				      memory_order_release);
 }
 
-void dli_ring_show_head(struct dli_ring *ring, dli_ring_head *head)
+void dli_ring_publish_head(struct dli_ring *ring, dli_ring_head *head)
 {
-	ring->head_shown = head;
+	ring->published_head = head;
 }
 
 void dli_ring_lock(struct dli_ring *ring)
 {
 	pthread_mutex_lock(&ring->lock);
-	show_head(ring, false);
+	publish_head(ring, false);
 }
 
 bool dli_ring_trylock(struct dli_ring *ring)
 {
 	if (pthread_mutex_trylock(&ring->lock))
 		return false;
-	show_head(ring, false);
+	publish_head(ring, false);
 	return true;
 }
 
 void dli_ring_unlock(struct dli_ring *ring)
 {
-	bool settled = ring->state == RING_IN_STEP && !ring->unsettled && !ring->released_entries;
+	bool settled =
+		ring->state == RING_IN_SYNC && !ring->reset_pending && !ring->released_entries;
 	uint64_t entries = atomic_load_explicit(&ring->stats.entries, memory_order_relaxed);
+	uint64_t seen = atomic_load_explicit(&ring->entries_seen, memory_order_relaxed);
 
-	/* A harvest has to come by for what a drain has counted, too. */
-	show_head(ring, settled && entries == atomic_load_explicit(&ring->entries_seen,
-								   memory_order_relaxed));
-	tell_oldest(ring);
+	/* Entries that a drain counted keep the head hidden until a harvest has seen them. */
+	publish_head(ring, settled && entries == seen);
+	publish_oldest(ring);
 	pthread_mutex_unlock(&ring->lock);
 }
 
@@ -220,24 +222,24 @@ void dli_ring_copy(struct dli_ring *ring)
 	struct dli_dirty_word *words = ring->words + ring->released_words, *to = words;
 	uint32_t n;
 
-	ring->fresh = 0;
-	if (ring->state != RING_IN_STEP || cell_load(cell_at(ring, ring->head)) != CELL_DIRTY)
+	ring->copied = 0;
+	if (ring->state != RING_IN_SYNC || cell_load(cell_at(ring, ring->head)) != CELL_DIRTY)
 		return;
 	ring->first_copied = cell_read(cell_at(ring, ring->head));
 	n = copy_ring(ring, ring->entries - ring->released_entries, &to);
-	ring->fresh = n;
-	ring->fresh_words = (uint32_t)(to - words);
+	ring->copied = n;
+	ring->copied_words = (uint32_t)(to - words);
 	if (n > atomic_load_explicit(&ring->stats.high_water_entries, memory_order_relaxed))
 		atomic_store_explicit(&ring->stats.high_water_entries, n, memory_order_relaxed);
 }
 
-int dli_ring_get_into_step(struct dli_ring *ring, struct dli_reset *reset)
+int dli_ring_recover(struct dli_ring *ring, struct dli_reset *reset)
 {
 	int r;
 
-	if (ring->state == RING_IN_STEP)
+	if (ring->state == RING_IN_SYNC)
 		return 0;
-	r = ring_rejoin(ring, reset);
+	r = dli_ring_resync(ring, reset);
 	dli_ring_copy(ring);
 	return r;
 }
@@ -247,10 +249,10 @@ int dli_ring_get_into_step(struct dli_ring *ring, struct dli_reset *reset)
  * there. It fills in order, so then it had filled the cell before them, which nobody has released
  * since it was last clean.
  */
-static bool went_round(struct dli_ring *ring)
+static bool lapped(struct dli_ring *ring)
 {
 	ring_barrier(ring);
-	return cell_load(cell_at(ring, ring->before_head)) == CELL_DIRTY;
+	return cell_load(cell_at(ring, ring->before_released)) == CELL_DIRTY;
 }
 
 /*
@@ -258,7 +260,7 @@ static bool went_round(struct dli_ring *ring)
  * where the first was copied. The cell before it does not tell where a reset was at that very cell, this
  * one not where the same page came again.
  */
-static bool is_overwritten(struct dli_ring *ring)
+static bool head_overwritten(struct dli_ring *ring)
 {
 	struct kvm_dirty_gfn now = cell_read(cell_at(ring, ring->head));
 
@@ -271,16 +273,16 @@ static void release_cells(struct kvm_dirty_gfn *cell, struct kvm_dirty_gfn *end)
 		cell_release(cell);
 }
 
-static void release_fresh(struct dli_ring *ring)
+static void release_copied(struct dli_ring *ring)
 {
 	struct kvm_dirty_gfn *first = cell_at(ring, ring->head);
 	struct kvm_dirty_gfn *turn = ring->cells + ring->entries;
 
-	if (ring->fresh <= turn - first) {
-		release_cells(first, first + ring->fresh);
+	if (ring->copied <= turn - first) {
+		release_cells(first, first + ring->copied);
 	} else {
 		release_cells(first, turn);
-		release_cells(ring->cells, first + ring->fresh - ring->entries);
+		release_cells(ring->cells, first + ring->copied - ring->entries);
 	}
 }
 
@@ -288,23 +290,23 @@ bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset)
 {
 	bool overwritten;
 
-	if (!ring->fresh)
-		return ring->unsettled;
+	if (!ring->copied)
+		return ring->reset_pending;
 	ring->first_released = ring->head;
-	ring->before_head = ring->head - 1;
-	overwritten = is_overwritten(ring);
-	release_fresh(ring);
-	if (ring->fresh == ring->entries || overwritten || went_round(ring)) {
-		ring_lose(ring, reset);
+	ring->before_released = ring->head - 1;
+	overwritten = head_overwritten(ring);
+	release_copied(ring);
+	if (ring->copied == ring->entries || overwritten || lapped(ring)) {
+		dli_ring_desync(ring, reset);
 		return false;
 	}
-	ring_count(&ring->stats.entries, ring->fresh);
-	ring->head += ring->fresh;
-	ring->released_entries += ring->fresh;
-	ring->released_words += ring->fresh_words;
-	ring->fresh = 0;
-	ring->armed = false;
-	ring->unsettled = true;
+	ring_count(&ring->stats.entries, ring->copied);
+	ring->head += ring->copied;
+	ring->released_entries += ring->copied;
+	ring->released_words += ring->copied_words;
+	ring->copied = 0;
+	ring->nudge_armed = false;
+	ring->reset_pending = true;
 	return true;
 }
 
@@ -312,7 +314,7 @@ bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again)
 {
 	uint32_t last;
 
-	if (!ring->unsettled)
+	if (!ring->reset_pending)
 		return true;
 	/*
 	 * Cells are taken back in order, so the last tells for all; unless the kernel is out of step
@@ -322,30 +324,30 @@ bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again)
 	if (last == CELL_RESET && !again) {
 		/* Where the kernel stopped it may have dropped what it had gathered, unprotected.
 		 */
-		ring_owe(ring);
+		ring_request_repair(ring);
 		ring_count(&ring->stats.short_resets, 1);
 		ring_count(&reset->short_resets, 1);
 		return false;
 	}
 	if (last != CELL_CLEAN || cell_load(cell_at(ring, ring->first_released)) == CELL_RESET) {
-		ring_lose(ring, reset);
+		dli_ring_desync(ring, reset);
 		return true;
 	}
-	ring->unsettled = false;
+	ring->reset_pending = false;
 	/*
 	 * The kernel may have come round just now, while it was taking back. A healthy one can fill
 	 * that many cells during a reset, so this counts only where overflows are known to happen.
 	 */
-	if (cell_load(cell_at(ring, ring->before_head)) == CELL_DIRTY &&
+	if (cell_load(cell_at(ring, ring->before_released)) == CELL_DIRTY &&
 	    atomic_load_explicit(&reset->overflowed, memory_order_relaxed))
-		ring_owe(ring);
+		ring_request_repair(ring);
 	return true;
 }
 
 void dli_ring_reset_failed(struct dli_ring *ring)
 {
-	if (ring->unsettled)
-		ring_owe(ring);
+	if (ring->reset_pending)
+		ring_request_repair(ring);
 }
 
 void dli_ring_check_empty(struct dli_ring *ring)
@@ -355,7 +357,7 @@ void dli_ring_check_empty(struct dli_ring *ring)
 
 		/* What no kernel writes may have been an entry. */
 		if (flags != CELL_CLEAN && flags != CELL_RESET) {
-			ring_owe(ring);
+			ring_request_repair(ring);
 			return;
 		}
 	}
@@ -365,14 +367,14 @@ void dli_ring_publish(struct dli_ring *ring, dli_ring_sink *sink, void *opaque)
 {
 	struct dli_sunk sunk;
 
-	if (ring->unsettled || !ring->released_entries)
+	if (ring->reset_pending || !ring->released_entries)
 		return;
 	sunk = sink(opaque, ring->words, ring->released_words);
 	ring->released_entries = ring->released_words = 0;
 	ring_count(&ring->stats.new_pages, sunk.new_pages);
 	ring_count(&ring->stats.stale, sunk.stale);
 	if (sunk.outside)
-		ring_owe(ring);
+		ring_request_repair(ring);
 }
 
 struct dli_ring_stats *dli_ring_stats(struct dli_ring *ring)
@@ -410,7 +412,7 @@ static uint32_t count_filled(struct dli_ring *ring)
 }
 
 /* A kernel keeps 64 entries free, and 512 more where it has PML: it takes no ring below 1024 then. */
-static uint32_t room_of(const struct dli_ring *ring)
+static uint32_t usable_entries(const struct dli_ring *ring)
 {
 	uint32_t kept = ring->entries < 1024 ? 64 : 576;
 
@@ -419,7 +421,7 @@ static uint32_t room_of(const struct dli_ring *ring)
 
 struct dli_ring_pace dli_ring_pace(struct dli_ring *ring)
 {
-	struct dli_ring_pace pace = { .filled = count_filled(ring), .room = room_of(ring) };
+	struct dli_ring_pace pace = { .filled = count_filled(ring), .room = usable_entries(ring) };
 	uint64_t seen = atomic_load_explicit(&ring->entries_seen, memory_order_relaxed);
 	uint64_t entries = atomic_load_explicit(&ring->stats.entries, memory_order_relaxed);
 

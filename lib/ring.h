@@ -37,7 +37,7 @@ bool dli_ring_same(struct dli_ring *a, struct dli_ring *b);
 typedef _Atomic(struct kvm_dirty_gfn *) dli_ring_head;
 
 /* Has it shown there, from the next unlocking on. */
-void dli_ring_show_head(struct dli_ring *ring, dli_ring_head *head);
+void dli_ring_publish_head(struct dli_ring *ring, dli_ring_head *head);
 
 void dli_ring_lock(struct dli_ring *ring);
 bool dli_ring_trylock(struct dli_ring *ring);
@@ -51,7 +51,7 @@ void dli_ring_copy(struct dli_ring *ring);
  * so it comes before any ring is released: one that is cut short drops entries of all rings. An error is
  * a reset's: what the ring holds is for the next time.
  */
-int dli_ring_get_into_step(struct dli_ring *ring, struct dli_reset *reset);
+int dli_ring_recover(struct dli_ring *ring, struct dli_reset *reset);
 
 /* Releases what was copied. Whether a reset is needed for this ring. */
 bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset);

@@ -13,8 +13,8 @@
 #include <stdatomic.h>
 
 enum ring_state {
-	RING_IN_STEP, /* head is the oldest cell that is not released */
-	RING_SUSPECT, /* the kernel's indices are unknown; what is dirty was filled since */
+	RING_IN_SYNC,  /* head is the oldest cell that is not released */
+	RING_DESYNCED, /* the kernel's indices are unknown; what is dirty was filled since */
 };
 
 struct dli_ring {
@@ -28,22 +28,22 @@ struct dli_ring {
 	uint32_t entries;
 	enum ring_state state;
 	uint32_t head;			   /* free running, as the kernel's own indices */
-	uint32_t fresh;			   /* cells from head on that are copied and not released */
-	struct kvm_dirty_gfn first_copied; /* what stood at head when fresh was copied */
+	uint32_t copied;		   /* cells from head on that are copied and not released */
+	struct kvm_dirty_gfn first_copied; /* what stood at head when they were copied */
 	uint32_t first_released;	   /* of the last release */
-	uint32_t before_head;		   /* the cell before that */
-	uint32_t hint;			   /* RING_SUSPECT: where the reset index may be */
-	bool unsettled;			   /* released, and no reset has taken it back yet */
-	bool armed; /* the last full exit found little, and nobody released a cell since */
+	uint32_t before_released;	   /* the cell before that */
+	uint32_t reset_index_hint;	   /* RING_DESYNCED: where the reset index may be */
+	bool reset_pending;		   /* released, and no reset has taken it back yet */
+	bool nudge_armed; /* the last full exit found little, and nobody released a cell since */
 	/*
 	 * What the cells named, word by word, as neighbours mostly come one after the other. Room for a
-	 * word a cell: first those of released cells, then those of fresh ones.
+	 * word a cell: first those of released cells, then those of copied ones.
 	 */
 	struct dli_dirty_word *words;
-	uint32_t released_entries, released_words, fresh_words;
+	uint32_t released_entries, released_words, copied_words;
 	_Atomic uint64_t entries_seen; /* written under the lock */
 	_Atomic uint64_t oldest;       /* head for who has no lock; UINT64_MAX: not known */
-	dli_ring_head *head_shown;     /* NULL: nobody looks */
+	dli_ring_head *published_head; /* NULL: nobody looks */
 	struct dli_ring *next_of_party;
 	struct dli_ring_stats stats;
 };
@@ -132,14 +132,14 @@ static inline void ring_count(_Atomic uint64_t *counter, uint64_t n)
  * Fewer entries than this in a full exit are no full ring. At most what a ring holds when it is
  * full on every known kernel: entries - 64 with 256 or more, entries - 576 with 1024 or more.
  */
-static inline uint32_t ring_block(const struct dli_ring *ring)
+static inline uint32_t ring_nudge_entries(const struct dli_ring *ring)
 {
 	return ring->entries / 4;
 }
 
-static inline void ring_owe(struct dli_ring *ring)
+static inline void ring_request_repair(struct dli_ring *ring)
 {
-	dli_reset_owe(ring->reset);
+	dli_reset_request_repair(ring->reset);
 }
 
 /*
@@ -158,15 +158,15 @@ static inline bool ring_is_quiet(const dli_ring_head *head)
 /* For all that follow: ring lock held, inside the reset section. */
 
 /* The two sides are out of step: wipes the ring and owes a repair. */
-void ring_lose(struct dli_ring *ring, struct dli_reset *reset);
+void dli_ring_desync(struct dli_ring *ring, struct dli_reset *reset);
 
-/* RING_SUSPECT: gets into step, where the kernel has filled a cell since. */
-int ring_rejoin(struct dli_ring *ring, struct dli_reset *reset);
+/* RING_DESYNCED: gets into step, where the kernel has filled a cell since. */
+int dli_ring_resync(struct dli_ring *ring, struct dli_reset *reset);
 
 /*
  * In the vCPU's own second full exit in a row that finds little, nobody having released a cell
  * since the first: moves the kernel's reset index on, by less than would be too far.
  */
-int ring_step(struct dli_ring *ring, struct dli_reset *reset);
+int dli_ring_nudge(struct dli_ring *ring, struct dli_reset *reset);
 
 #endif

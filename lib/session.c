@@ -83,7 +83,7 @@ static int switch_on(struct dl_log *log, uint32_t flags)
 	int r;
 
 	/* What was owed before is paid by the flags below: they protect every page. */
-	(void)dli_reset_wants_repair(&log->reset);
+	(void)dli_reset_repair_needed(&log->reset);
 	/* From now on entries are noted; whatever is pushed is pushed after a flag is set below. */
 	set_state(log, LOG_ON);
 	r = dli_protect_all(log, true);

@@ -59,7 +59,7 @@ int dli_vcpus_insert(struct dli_vcpus *vcpus, struct dl_vcpu *vcpu)
 	vcpu->group = group;
 	vcpu->index = dli_vcpu_group_count(group);
 	group->vcpus[vcpu->index] = vcpu;
-	dli_ring_show_head(vcpu->ring, &group->heads[vcpu->index]);
+	dli_ring_publish_head(vcpu->ring, &group->heads[vcpu->index]);
 	/* Pairs with dli_vcpu_group_count(). */
 	atomic_store_explicit(&group->n, vcpu->index + 1, memory_order_release);
 	return 0;

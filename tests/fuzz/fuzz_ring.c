@@ -66,7 +66,7 @@ static int hand_back(struct world *w)
 	bool needed = false, again = false;
 
 	for (int i = 0; i < FAKE_RINGS; i++)
-		dli_ring_get_into_step(w->rings[i], &w->reset);
+		dli_ring_recover(w->rings[i], &w->reset);
 	side_meanwhile(w);
 	for (int i = 0; i < FAKE_RINGS; i++)
 		needed |= dli_ring_release(w->rings[i], &w->reset);
@@ -123,7 +123,7 @@ static bool harvest(struct world *w, bool in_steps)
 		     : dli_drain_all(&w->vcpus, &w->reset, w->stopped, sink, w);
 	w->inside = false;
 	expect(r == 0 || r == -EIO || (r == -ECANCELED && w->closed), "%d", r);
-	if (!r && !w->closed && dli_reset_wants_repair(&w->reset))
+	if (!r && !w->closed && dli_reset_repair_needed(&w->reset))
 		repair(w);
 	return !r;
 }
@@ -191,7 +191,7 @@ static void restart(struct world *w)
 		dli_ring_free(w->rings[i]);
 		add_ring(w, i);
 		atomic_store(&w->vcpus.first.heads[i], NULL);
-		dli_ring_show_head(w->rings[i], &w->vcpus.first.heads[i]);
+		dli_ring_publish_head(w->rings[i], &w->vcpus.first.heads[i]);
 	}
 	(void)harvest(w, false);
 	protect_and_mark_all(w);

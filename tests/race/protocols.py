@@ -135,8 +135,8 @@ def a_repair_meets_a_wipe(source):
     then the guest writes it, which fills the cell. The wipe must not hit that entry.
     """
     wipe = source.order("ring_cells.h", "cell_clear")
-    owe = source.order("reset.c", "dli_reset_owe")
-    look = source.order("reset.c", "dli_reset_wants_repair")
+    owe = source.order("reset.c", "dli_reset_request_repair")
+    look = source.order("reset.c", "dli_reset_repair_needed")
 
     def drain():
         yield [("W", "cell", wipe, 0), ("U", "owed", owe, lambda x: x + 1)]
@@ -163,12 +163,12 @@ def a_repair_meets_a_wipe(source):
 
 def the_kernel_comes_round(source):
     """
-    went_round(): cells are released over what an overflowing kernel has just written there. It wrote
+    lapped(): cells are released over what an overflowing kernel has just written there. It wrote
     the cell before them first. On the machines that have rings, not in C11 (see the text there).
     """
     release = source.order("ring_cells.h", "cell_release")
     load = source.order("ring_cells.h", "cell_load")
-    fence = source.fence("ring.c", "went_round")
+    fence = source.fence("ring.c", "lapped")
 
     def drain():
         steps = [("W", "first", release, 2), ("W", "second", release, 2)]
@@ -219,7 +219,7 @@ def a_harvest_passes_a_drain(source):
     A harvest looks at a ring without its lock while its vCPU drains it. Only if it is quiet does it go
     on; then what was in it is found by the iteration that follows.
     """
-    show = source.order("ring.c", "show_head")
+    show = source.order("ring.c", "publish_head")
     look, *again = source.orders("ring_cells.h", "ring_is_quiet")
     load = source.order("ring_cells.h", "cell_load")
     mark = source.order("page_set_maps.h", "set_bits")

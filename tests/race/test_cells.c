@@ -226,11 +226,11 @@ static void wiped_cells_were_read(void **state)
 	do {
 		sched_yield();
 		dli_ring_copy(kernel.ring);
-	} while (kernel.ring->fresh < ENTRIES);
-	ring_lose(kernel.ring, &kernel.reset);
+	} while (kernel.ring->copied < ENTRIES);
+	dli_ring_desync(kernel.ring, &kernel.reset);
 	dli_ring_unlock(kernel.ring);
 	pthread_join(vcpu, NULL);
-	assert_int_equal(kernel.ring->state, RING_SUSPECT);
+	assert_int_equal(kernel.ring->state, RING_DESYNCED);
 }
 
 static void offer_cell(void)
@@ -266,15 +266,15 @@ static void a_withdrawn_cell_is_ours(void **state)
 
 static void owe(void)
 {
-	ring_owe(kernel.ring);
+	ring_request_repair(kernel.ring);
 }
 
 static bool repair_is_wanted(void)
 {
-	return dli_reset_wants_repair(&kernel.reset);
+	return dli_reset_repair_needed(&kernel.reset);
 }
 
-/* dli_reset_owe() and dli_reset_wants_repair(): what was dropped is dropped before the repair begins. */
+/* dli_reset_request_repair() and dli_reset_repair_needed(): what was dropped is dropped before the repair begins. */
 static void a_repair_comes_after_what_it_is_for(void **state)
 {
 	pair_run(PAIR(owe, repair_is_wanted), NULL);

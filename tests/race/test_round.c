@@ -84,7 +84,7 @@ static void prepare(struct dli_ring *ring, struct dli_reset *reset)
 	*ring = (struct dli_ring){ .cells = shared.cells,
 				   .entries = ENTRIES,
 				   .head = HEAD,
-				   .fresh = 1,
+				   .copied = 1,
 				   .words = words,
 				   .reset = reset };
 }

@@ -23,7 +23,7 @@ bool insight_ring(const struct dl_vcpu *vcpu, struct insight_ring *out)
 {
 	const struct dli_ring *ring = vcpu->ring;
 
-	if (!ring || ring->state != RING_IN_STEP)
+	if (!ring || ring->state != RING_IN_SYNC)
 		return false;
 	*out = (struct insight_ring){
 		.head = ring->head,

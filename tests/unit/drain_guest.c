@@ -96,11 +96,11 @@ void wait_for_parties(unsigned int parties)
 	}
 }
 
-void put_out_of_step(int vcpu)
+void desync_ring(int vcpu)
 {
 	struct dli_ring *ring = ring_of(vcpu);
 
 	dli_ring_lock(ring);
-	ring->state = RING_SUSPECT;
+	ring->state = RING_DESYNCED;
 	dli_ring_unlock(ring);
 }

@@ -37,6 +37,6 @@ void harvest(void);
 void wait_for_parties(unsigned int parties);
 
 /* As after an overflow, but what the ring has is sound: both sides only have to find each other. */
-void put_out_of_step(int vcpu);
+void desync_ring(int vcpu);
 
 #endif

@@ -83,7 +83,7 @@ static void parties_get_into_step_before_any_is_released(void **state)
 	for (int first = 0; first < 2; first++) {
 		write_pages(0, 10);
 		write_pages(1, 10);
-		put_out_of_step(0);
+		desync_ring(0);
 		watched = cell_at(ring_of(1), ring_of(1)->head);
 		was_released = false;
 		let_two_meet(first);

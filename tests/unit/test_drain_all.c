@@ -14,7 +14,7 @@ static void a_harvest_brings_every_ring_into_step(void **state)
 {
 	for (int i = 0; i < OUT_OF_STEP; i++) {
 		write_pages(i, 10);
-		put_out_of_step(i);
+		desync_ring(i);
 	}
 	harvest();
 	assert_int_equal(pending_pages(), 10 * OUT_OF_STEP);
@@ -34,7 +34,7 @@ static void a_ring_that_somebody_has_or_that_is_out_of_step_is_not_quiet(void **
 	assert_true(dli_ring_trylock(ring_of(0)));
 	assert_false(ring_is_quiet(head));
 	dli_ring_unlock(ring_of(0));
-	put_out_of_step(0);
+	desync_ring(0);
 	assert_false(ring_is_quiet(head));
 }
 

@@ -28,7 +28,7 @@ static void entries_arrive_in_order_and_once(void **state)
 	assert_int_equal(drain(), 0);
 	expect_sunk(0, 290);
 	assert_int_equal(side->reset_index, side->dirty_index);
-	assert_false(dli_reset_wants_repair(&reset_lock));
+	assert_false(dli_reset_repair_needed(&reset_lock));
 }
 
 static void entries_are_told_only_after_the_reset(void **state)
@@ -49,7 +49,7 @@ static void only_dirty_alone_is_dirty(void **state)
 		side->cells[1] = (struct kvm_dirty_gfn){ CELL_DIRTY, 3, 4 };
 		dli_ring_lock(ring);
 		dli_ring_copy(ring);
-		assert_int_equal(ring->fresh, 0);
+		assert_int_equal(ring->copied, 0);
 		assert_false(dli_ring_release(ring, &reset_lock));
 		dli_ring_unlock(ring);
 		assert_int_equal(side->cells[0].flags, others[i]);
@@ -57,7 +57,7 @@ static void only_dirty_alone_is_dirty(void **state)
 	}
 	side->cells[0].flags = CELL_DIRTY;
 	dli_ring_copy(ring);
-	assert_int_equal(ring->fresh, 2);
+	assert_int_equal(ring->copied, 2);
 }
 
 static void slot_and_offset_are_never_written(void **state)
@@ -112,7 +112,7 @@ static void indices_wrap(void **state)
 	expect_sunk(0, 1000);
 	assert_true(side->dirty_index < 1000);
 	assert_int_equal(ring->head, side->dirty_index);
-	assert_false(dli_reset_wants_repair(&reset_lock));
+	assert_false(dli_reset_repair_needed(&reset_lock));
 }
 
 static void what_a_failed_reset_left_is_told_later_and_once(void **state)
@@ -129,7 +129,7 @@ static void what_a_failed_reset_left_is_told_later_and_once(void **state)
 	expect_sunk(0, 90);
 	assert_int_equal(side->reset_index, 90);
 	/* Another ring's drain may have had these taken back meanwhile, and not all of them well. */
-	assert_true(dli_reset_wants_repair(&reset_lock));
+	assert_true(dli_reset_repair_needed(&reset_lock));
 	assert_int_equal(drain(), 0);
 	assert_int_equal(sunk.n, 90);
 }
@@ -186,7 +186,7 @@ static void a_drain_too_many_is_harmless(void **state)
 		expect_sunk(0, total);
 	}
 	assert_int_equal(stats()->overflows, 0);
-	assert_false(dli_reset_wants_repair(&reset_lock));
+	assert_false(dli_reset_repair_needed(&reset_lock));
 }
 
 /* Another thread empties the ring just before its vCPU, which came out for that, asks for it. */
@@ -210,7 +210,7 @@ static void a_harvest_before_the_drain_is_harmless(void **state)
 	}
 	expect_sunk(0, 30 * SOFT_LIMIT);
 	assert_int_equal(stats()->overflows, 0);
-	assert_false(dli_reset_wants_repair(&reset_lock));
+	assert_false(dli_reset_repair_needed(&reset_lock));
 }
 
 static void after_close_nothing_is_asked_of_the_kernel(void **state)

@@ -17,10 +17,10 @@ static void a_short_reset_is_made_again_and_owes_a_repair(void **state)
 	assert_int_equal(kernel.resets, 2);
 	assert_int_equal(stats()->short_resets, 1);
 	assert_int_equal(stats()->overflows, 0);
-	assert_true(dli_reset_wants_repair(&reset_lock));
-	assert_true(dli_reset_wants_repair(&reset_lock));
+	assert_true(dli_reset_repair_needed(&reset_lock));
+	assert_true(dli_reset_repair_needed(&reset_lock));
 	dli_reset_repaired(&reset_lock);
-	assert_false(dli_reset_wants_repair(&reset_lock));
+	assert_false(dli_reset_repair_needed(&reset_lock));
 }
 
 /* What comes up between the look and the repair is not repaired by it. */
@@ -32,12 +32,12 @@ static void a_repair_pays_only_for_what_was_seen(void **state)
 		kernel.short_resets = 1;
 		assert_int_equal(drain(), 0);
 		if (!i)
-			assert_true(dli_reset_wants_repair(&reset_lock));
+			assert_true(dli_reset_repair_needed(&reset_lock));
 	}
 	dli_reset_repaired(&reset_lock);
-	assert_true(dli_reset_wants_repair(&reset_lock));
+	assert_true(dli_reset_repair_needed(&reset_lock));
 	dli_reset_repaired(&reset_lock);
-	assert_false(dli_reset_wants_repair(&reset_lock));
+	assert_false(dli_reset_repair_needed(&reset_lock));
 }
 
 static void a_reset_without_end_is_out_of_step(void **state)
@@ -48,7 +48,7 @@ static void a_reset_without_end_is_out_of_step(void **state)
 	assert_int_equal(drain(), 0);
 	assert_true(kernel.resets < 100);
 	assert_int_equal(stats()->overflows, 1);
-	assert_true(dli_reset_wants_repair(&reset_lock));
+	assert_true(dli_reset_repair_needed(&reset_lock));
 	/* It is wiped: there is nothing more to take back. */
 	kernel.resets = 0;
 	assert_int_equal(drain(), 0);
@@ -60,7 +60,7 @@ static void every_cell_dirty_is_an_overflow(void **state)
 	push(ENTRIES);
 	assert_int_equal(drain(), 0);
 	assert_int_equal(stats()->overflows, 1);
-	assert_true(dli_reset_wants_repair(&reset_lock));
+	assert_true(dli_reset_repair_needed(&reset_lock));
 	assert_true(atomic_load(&reset_lock.overflowed));
 	assert_int_equal(sunk.n, 0);
 }
@@ -71,7 +71,7 @@ static void one_cell_less_is_none(void **state)
 	assert_int_equal(drain(), 0);
 	expect_sunk(0, ENTRIES - 1);
 	assert_int_equal(stats()->overflows, 0);
-	assert_false(dli_reset_wants_repair(&reset_lock));
+	assert_false(dli_reset_repair_needed(&reset_lock));
 }
 
 /* Cells 40 to 139, of a ring that is locked and was handed back up to there. */
@@ -94,7 +94,7 @@ static void expect_overflow_at_release(void)
 	dli_ring_unlock(ring);
 	expect_sunk(0, 40);
 	assert_int_equal(stats()->overflows, 1);
-	assert_true(dli_reset_wants_repair(&reset_lock));
+	assert_true(dli_reset_repair_needed(&reset_lock));
 }
 
 /* Between the look at the cells and their release the kernel went round, onto the same cells. */
@@ -135,7 +135,7 @@ static void a_released_cell_that_is_dirty_again_is_an_overflow(void **state)
 	dli_reset_end(&reset_lock);
 	dli_ring_unlock(ring);
 	assert_int_equal(stats()->overflows, 1);
-	assert_true(dli_reset_wants_repair(&reset_lock));
+	assert_true(dli_reset_repair_needed(&reset_lock));
 }
 
 static void push_round_to_the_head(struct fake_rings *rings, bool ends)
@@ -153,7 +153,7 @@ static void coming_round_during_a_reset_counts_after_an_overflow(void **state)
 		kernel.on_reset = push_round_to_the_head;
 		assert_int_equal(drain(), 0);
 		kernel.on_reset = NULL;
-		assert_int_equal(dli_reset_wants_repair(&reset_lock), overflowed);
+		assert_int_equal(dli_reset_repair_needed(&reset_lock), overflowed);
 		assert_int_equal(stats()->overflows, 0);
 		assert_int_equal(drain(), 0);
 	}
@@ -170,7 +170,7 @@ static void an_entry_outside_its_slot_owes_a_repair(void **state)
 {
 	push(3);
 	assert_int_equal(dli_drain_ring(ring, &reset_lock, sink_of_outside, NULL), 0);
-	assert_true(dli_reset_wants_repair(&reset_lock));
+	assert_true(dli_reset_repair_needed(&reset_lock));
 }
 
 static void what_is_left_when_all_has_stopped_was_missed(void **state)
@@ -178,10 +178,10 @@ static void what_is_left_when_all_has_stopped_was_missed(void **state)
 	push(10);
 	assert_int_equal(drain(), 0);
 	dli_ring_check_empty(ring);
-	assert_false(dli_reset_wants_repair(&reset_lock));
+	assert_false(dli_reset_repair_needed(&reset_lock));
 	side->cells[200].flags = CELL_DIRTY;
 	dli_ring_check_empty(ring);
-	assert_true(dli_reset_wants_repair(&reset_lock));
+	assert_true(dli_reset_repair_needed(&reset_lock));
 }
 
 int main(void)

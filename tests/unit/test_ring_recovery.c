@@ -134,7 +134,7 @@ static void hand_back(struct world *w)
 
 	assert_int_equal(dli_reset_begin(&w->reset), 0);
 	for (int i = 0; i < FAKE_RINGS; i++)
-		dli_ring_get_into_step(w->rings[i], &w->reset);
+		dli_ring_recover(w->rings[i], &w->reset);
 	guest(w);
 	for (int i = 0; i < FAKE_RINGS; i++)
 		needed |= dli_ring_release(w->rings[i], &w->reset);
@@ -176,7 +176,7 @@ static void harvest(struct world *w)
 	else
 		drain_step_by_step(w);
 	/* A harvest that fails is made again. */
-	if (!r && dli_reset_wants_repair(&w->reset))
+	if (!r && dli_reset_repair_needed(&w->reset))
 		repair(w);
 	assert_true(r == 0 || r == -EIO);
 }
@@ -351,7 +351,7 @@ static void a_failed_reset_and_a_short_one(void **state)
 	assert_int_equal(dli_drain_ring(w->rings[0], &w->reset, sink, w), 0);
 	assert_int_equal(dli_drain_all(&w->vcpus, &w->reset, false, sink, w), 0);
 	assert_false(w->is_protected[4]);
-	assert_true(dli_reset_wants_repair(&w->reset));
+	assert_true(dli_reset_repair_needed(&w->reset));
 	end(w);
 }
 

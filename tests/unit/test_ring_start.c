@@ -87,7 +87,7 @@ static struct dli_sunk hand_out(void *opaque, const struct dli_dirty_word *words
 static void harvest(bool last)
 {
 	assert_int_equal(dli_drain_all(&vmm.vcpus, &reset_lock, last, hand_out, NULL), 0);
-	if (!dli_reset_wants_repair(&reset_lock))
+	if (!dli_reset_repair_needed(&reset_lock))
 		return;
 	memset(vmm.handed_out, true, side->pushed);
 	dli_reset_repaired(&reset_lock);
@@ -226,7 +226,7 @@ static void an_overflowed_one_is_recovered(void **state)
 		assert_true(exits < MAX_EXITS);
 		assert_int_equal(drain(), 0);
 	}
-	assert_true(dli_reset_wants_repair(&reset_lock));
+	assert_true(dli_reset_repair_needed(&reset_lock));
 	sunk.n = 0;
 	push(50);
 	assert_int_equal(drain(), 0);
@@ -249,13 +249,13 @@ static void coming_round_while_cells_are_offered_owes_a_repair(void **state)
 	open_ring();
 	push(ENTRIES + 10);
 	assert_int_equal(drain(), 0);
-	assert_true(dli_reset_wants_repair(&reset_lock));
+	assert_true(dli_reset_repair_needed(&reset_lock));
 	dli_reset_repaired(&reset_lock);
 	push(1);
 	kernel.on_taken = push_onto_what_is_being_taken;
 	assert_int_equal(drain(), 0);
 	assert_int_equal(sunk.n, 1 + ENTRIES - 5 - 1);
-	assert_true(dli_reset_wants_repair(&reset_lock));
+	assert_true(dli_reset_repair_needed(&reset_lock));
 }
 
 /* A cell that stayed offered would be taken before it is filled: its vCPU would never run again. */

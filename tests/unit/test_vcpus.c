@@ -454,8 +454,8 @@ static void a_list_grows_by_groups(void **state)
 		next = dli_vcpu_group_next(group);
 		free(group);
 	}
-	dli_ring_show_head(guest.vcpus[0].handle->ring, NULL);
-	dli_ring_show_head(guest.vcpus[1].handle->ring, NULL);
+	dli_ring_publish_head(guest.vcpus[0].handle->ring, NULL);
+	dli_ring_publish_head(guest.vcpus[1].handle->ring, NULL);
 	pthread_mutex_destroy(&vcpus.lock);
 }
 
