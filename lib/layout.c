@@ -13,12 +13,6 @@
 #define SET_FLAGS    (uint32_t)(DL_SLOT_CLEAN | DL_SLOT_CALLER_IOCTL | DL_SLOT_NO_LOG)
 #define REMOVE_FLAGS (uint32_t)(DL_SLOT_CALLER_IOCTL | DL_SLOT_DISCARD)
 
-/* Under the log's lock, as all that write the state. */
-static bool is_closed(const struct dl_log *log)
-{
-	return atomic_load_explicit(&log->state, memory_order_relaxed) == LOG_CLOSED;
-}
-
 static bool valid_slot(const struct dl_log *log, const struct dl_slot *s)
 {
 	uint64_t page_mask = log->caps.page_bytes - 1;
@@ -189,7 +183,7 @@ static int set(struct dl_log *log, const struct dl_slot *s)
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
 	struct dli_slot *slot = dli_slot_find(table, s->slot);
 
-	if (is_closed(log))
+	if (dli_log_is_closed(log))
 		return -ECANCELED;
 	if (dli_slot_overlaps(table, slot, s->slot >> 16, s->gpa, s->bytes))
 		return -EEXIST;
@@ -248,7 +242,7 @@ static int remove_slot(struct dl_log *log, uint32_t number, uint32_t flags)
 	struct dli_slot_table *table;
 	int r = 0;
 
-	if (is_closed(log))
+	if (dli_log_is_closed(log))
 		return -ECANCELED;
 	if (!slot)
 		return -ENOENT;

@@ -258,8 +258,8 @@ void dl_log_close(struct dl_log *log)
 	pthread_mutex_lock(&log->lock);
 	/* A slot that cannot be switched off cannot be told to anybody any more. */
 	(void)dli_session_stop(log);
-	/* Pairs with dli_log_is_on() and dl_vcpu_stats(). */
-	atomic_store_explicit(&log->state, LOG_CLOSED, memory_order_release);
+	/* Pairs with dli_log_is_closed(). */
+	atomic_store_explicit(&log->closed, true, memory_order_release);
 	dli_reset_close(&log->reset, dli_vcpus_in_use(&log->vcpus));
 	pthread_mutex_unlock(&log->lock);
 	pthread_mutex_unlock(&log->reading);

@@ -15,8 +15,6 @@
 #include "slots.h"
 #include "vcpus.h"
 
-enum dli_log_state { LOG_OFF, LOG_ON, LOG_CLOSED };
-
 struct dl_log {
 	const struct dl_os *os;
 	int vm_fd;
@@ -29,7 +27,7 @@ struct dl_log {
 	struct dl_iter *iter; /* the live one */
 
 	pthread_mutex_t lock;
-	_Atomic uint32_t state;	  /* written under lock */
+	_Atomic bool closed;	  /* written under lock */
 	_Atomic uint64_t session; /* counts starts and stops */
 	struct dli_slots slots;
 	struct dli_bitmap_buffer buffer;
@@ -48,10 +46,15 @@ struct dl_log {
 	_Atomic uint64_t bitmap_new_pages, slot_ioctl_ns;
 };
 
-/* Pairs with set_state(): who sees logging on sees what the start did before. */
 static inline bool dli_log_is_on(const struct dl_log *log)
 {
-	return atomic_load_explicit(&log->state, memory_order_acquire) == LOG_ON;
+	return dli_slots_are_logging(&log->slots);
+}
+
+/* Pairs with dl_log_close(). */
+static inline bool dli_log_is_closed(const struct dl_log *log)
+{
+	return atomic_load_explicit(&log->closed, memory_order_acquire);
 }
 
 static inline bool dli_log_is_ring(const struct dl_log *log)
@@ -59,7 +62,7 @@ static inline bool dli_log_is_ring(const struct dl_log *log)
 	return log->caps.mode == DL_MODE_RING;
 }
 
-/* Pairs with set_state(), as above. */
+/* Pairs with set_logging(). */
 static inline uint64_t dli_log_session(const struct dl_log *log)
 {
 	return atomic_load_explicit(&log->session, memory_order_acquire);

@@ -31,10 +31,10 @@ static void discard_pages(struct dl_log *log)
  * pushed because of the flags that it sets is read behind an acquire of the cell. A stop waits for a
  * grace period for those who saw logging on.
  */
-static void set_state(struct dl_log *log, enum dli_log_state state)
+static void set_logging(struct dl_log *log, bool on)
 {
 	atomic_fetch_add_explicit(&log->session, 1, memory_order_release);
-	atomic_store_explicit(&log->state, state, memory_order_release);
+	dli_slots_set_logging(&log->slots, on);
 }
 
 /*
@@ -73,11 +73,6 @@ static int reserve_buffer(struct dl_log *log)
 	return most ? dli_bitmap_reserve(&log->buffer, log->os, most) : 0;
 }
 
-static void go_off(struct dl_log *log)
-{
-	set_state(log, LOG_OFF);
-}
-
 static int switch_on(struct dl_log *log, uint32_t flags)
 {
 	int r;
@@ -85,10 +80,10 @@ static int switch_on(struct dl_log *log, uint32_t flags)
 	/* What was owed before is paid by the flags below: they protect every page. */
 	(void)dli_reset_repair_needed(&log->reset);
 	/* From now on entries are noted; whatever is pushed is pushed after a flag is set below. */
-	set_state(log, LOG_ON);
+	set_logging(log, true);
 	r = dli_protect_all(log, true);
 	if (r) {
-		go_off(log);
+		set_logging(log, false);
 		(void)dli_protect_all(log, false);
 		(void)drain_rings(log);
 		dli_rcu_synchronize();
@@ -105,11 +100,12 @@ static int switch_on(struct dl_log *log, uint32_t flags)
 
 static int start(struct dl_log *log, uint32_t flags)
 {
-	uint32_t state = atomic_load_explicit(&log->state, memory_order_relaxed);
 	int r;
 
-	if (state != LOG_OFF)
-		return state == LOG_ON ? -EBUSY : -ECANCELED;
+	if (dli_log_is_closed(log))
+		return -ECANCELED;
+	if (dli_log_is_on(log))
+		return -EBUSY;
 	log->last_failure[0] = '\0';
 	/* Left over from a stop that failed. */
 	r = dli_protect_all(log, false);
@@ -142,7 +138,7 @@ int dli_session_stop(struct dl_log *log)
 	int r, drained = 0;
 
 	if (was_on)
-		go_off(log);
+		set_logging(log, false);
 	r = dli_protect_all(log, false);
 	/* After the flags, or rings would fill again behind the drain. */
 	if (dli_log_is_ring(log))
@@ -163,7 +159,7 @@ int dl_log_stop(struct dl_log *log)
 		return -EINVAL;
 	pthread_mutex_lock(&log->reading);
 	pthread_mutex_lock(&log->lock);
-	if (atomic_load_explicit(&log->state, memory_order_relaxed) != LOG_CLOSED)
+	if (!dli_log_is_closed(log))
 		r = dli_session_stop(log);
 	pthread_mutex_unlock(&log->lock);
 	pthread_mutex_unlock(&log->reading);

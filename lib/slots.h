@@ -44,6 +44,7 @@ struct dli_slot_table {
 
 struct dli_slots {
 	_Atomic(struct dli_slot_table *) table;
+	_Atomic bool logging;	  /* dirty pages are recorded; written under the log's lock */
 	struct dli_slot *retired; /* gone, and to be handed out once more. Under the log's lock. */
 };
 
@@ -60,6 +61,18 @@ static inline struct dli_slot_table *dli_slots_table(const struct dli_slots *slo
 {
 	/* Pairs with dli_slots_publish(): the table and its slots are whole. */
 	return atomic_load_explicit(&slots->table, memory_order_acquire);
+}
+
+/* Pairs with dli_slots_set_logging(): a reader that sees logging on sees what the start did. */
+static inline bool dli_slots_are_logging(const struct dli_slots *slots)
+{
+	return atomic_load_explicit(&slots->logging, memory_order_acquire);
+}
+
+/* Pairs with dli_slots_are_logging(). */
+static inline void dli_slots_set_logging(struct dli_slots *slots, bool on)
+{
+	atomic_store_explicit(&slots->logging, on, memory_order_release);
 }
 
 static inline struct dli_slot *dli_slot_find(const struct dli_slot_table *table, uint32_t slot)

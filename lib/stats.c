@@ -76,8 +76,7 @@ int dl_vcpu_stats(const struct dl_vcpu *vcpu, struct dl_stats *out)
 
 	if (!vcpu || !out)
 		return -EINVAL;
-	/* Pairs with dl_log_close(). */
-	if (atomic_load_explicit(&vcpu->log->state, memory_order_acquire) == LOG_CLOSED)
+	if (dli_log_is_closed(vcpu->log))
 		return -ECANCELED;
 	if (vcpu->ring) {
 		add_ring(&stats, vcpu->ring);

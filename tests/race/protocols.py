@@ -191,8 +191,8 @@ def the_kernel_comes_round(source):
 
 def an_entry_after_a_start(source):
     """A start says that logging is on, then has pages protected; who drains must note what comes."""
-    state = ORDER.findall(source.body("session.c", "set_state"))[-1]
-    look = source.order("log.h", "dli_log_is_on")
+    state = source.order("slots.h", "dli_slots_set_logging")
+    look = source.order("slots.h", "dli_slots_are_logging")
     load = source.order("ring_cells.h", "cell_load")
 
     def start():
@@ -250,7 +250,7 @@ def a_harvest_passes_a_drain(source):
 
 def an_acknowledgement_meets_a_stop(source):
     """A stop says that the session is over and then forgets what was taken. Who misses it knows why."""
-    begin = source.order("session.c", "set_state")
+    begin = source.order("session.c", "set_logging")
     take = source.order("page_set_maps.h", "claim_bits")
     ask = source.order("log.h", "dli_log_session")
     look = source.order("page_set.c", "is_in_flight")

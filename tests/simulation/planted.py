@@ -181,8 +181,8 @@ PLANTED = [
      "	pthread_mutex_unlock(lock);\n	return r;", "	if (r >= 0)\n		pthread_mutex_unlock(lock);\n"
      "	return r;"),
     ("the locks of a stop in the wrong order", "session.c",
-     "	pthread_mutex_lock(&log->reading);\n	pthread_mutex_lock(&log->lock);\n	if (atomic",
-     "	pthread_mutex_lock(&log->lock);\n	pthread_mutex_lock(&log->reading);\n	if (atomic"),
+     "	pthread_mutex_lock(&log->reading);\n	pthread_mutex_lock(&log->lock);\n	if (!dli_log",
+     "	pthread_mutex_lock(&log->lock);\n	pthread_mutex_lock(&log->reading);\n	if (!dli_log"),
     # Parties that share a reset.
     ("only one party is released", "drain.c",
      "	for (party = parties; party; party = party->next)\n"
