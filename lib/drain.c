@@ -3,256 +3,248 @@
 
 #include "drain.h"
 
-#include "ring_cells.h"
-
 #include <errno.h>
 
 /*
- * A harvest has so many entries handed back together, not all: a vCPU whose ring fills meanwhile waits
- * no longer than that takes. Fewer are not worth a flush, which interrupts every vCPU; but half as many
- * are where vCPUs did come out full since the harvest before.
+ * Upper bound on entries per reset; limits how long a full vCPU waits. Smaller resets are not worth a
+ * flush, which interrupts every vCPU; half of it is, if vCPUs exited full since the last harvest.
  */
 #ifndef RESET_ENTRIES /* tests have small rings */
 #define RESET_ENTRIES 8192u
 #endif
 
-/* The kernel writes kvm_run before it returns to this vCPU's thread. */
-static _Atomic uint32_t *exit_reason(struct dli_ring *ring)
+/* Rings to reset: one of a vCPU's own drain, or those that a harvest has collected. */
+struct drain_request {
+	struct dli_reset_request request; /* first, for to_drain_request() */
+	struct dli_ring *first;		  /* linked; the submitter holds their locks */
+	bool is_drain;			  /* a vCPU's own: one ring */
+	bool exited_full;		  /* is_drain: the vCPU exited with a full ring */
+	bool found_little;		  /* out: exited_full, and there was little in it */
+	bool nudged;			  /* the ring was nudged in place of a release */
+};
+
+static struct drain_request *to_drain_request(struct dli_reset_request *request)
 {
-	return (_Atomic uint32_t *)&ring->run->exit_reason;
+	return (struct drain_request *)request;
 }
 
-static bool came_out_full(struct dli_ring *ring)
+/* Everything that resets by itself comes before any release: see dli_ring_recover(). */
+static void recover_rings(struct dli_reset *reset, struct drain_request *drain)
 {
-	return atomic_load_explicit(exit_reason(ring), memory_order_relaxed) ==
-	       KVM_EXIT_DIRTY_RING_FULL;
-}
+	struct dli_ring *ring = drain->first;
+	int result = 0;
 
-/*
- * The exit reason outlives a KVM_RUN that does not get as far as the guest, so the next look could
- * take this exit for another one. Only an exit with little in the ring needs telling apart; to the
- * VMM it then looks like one that was interrupted.
- */
-static void arm_nudge(struct dli_ring *ring)
-{
-	uint32_t full = KVM_EXIT_DIRTY_RING_FULL;
-
-	/* Only that: where the caller is not the vCPU's thread, another exit may have come. */
-	ring->nudge_armed =
-		atomic_compare_exchange_strong_explicit(exit_reason(ring), &full, KVM_EXIT_INTR,
-							memory_order_relaxed, memory_order_relaxed);
-}
-
-/* What makes resets of its own, before any ring is released: see dli_ring_recover(). */
-static void prepare(struct dli_reset *reset, struct dli_party *party)
-{
-	struct dli_ring *ring = party->first;
-
-	party->result = 0;
-	for (; ring; ring = ring->next_of_party) {
+	for (; ring; ring = dli_ring_next(ring)) {
 		int r = dli_ring_recover(ring, reset);
 
-		party->result = party->result ? party->result : r;
+		result = result ? result : r;
 	}
-	ring = party->first;
-	if (!party->is_drain || party->result)
-		return;
-	party->idle = party->full && ring->copied < ring_nudge_entries(ring);
-	party->stepped = party->idle && ring->nudge_armed;
-	if (party->stepped)
-		party->result = dli_ring_nudge(ring, reset);
+	ring = drain->first;
+	if (drain->is_drain && !result) {
+		drain->found_little = drain->exited_full && dli_ring_found_little(ring);
+		drain->nudged = drain->found_little && dli_ring_nudge_armed(ring);
+		if (drain->nudged)
+			result = dli_ring_nudge(ring, reset);
+	}
+	drain->request.result = result;
 }
 
-static bool release(struct dli_reset *reset, struct dli_party *party)
+/* True if a ring needs a reset. */
+static bool release_rings(struct dli_reset *reset, struct drain_request *drain)
 {
 	bool needed = false;
 
-	if (party->stepped)
+	if (drain->nudged)
 		return false;
-	for (struct dli_ring *ring = party->first; ring; ring = ring->next_of_party)
+	for (struct dli_ring *ring = drain->first; ring; ring = dli_ring_next(ring))
 		needed |= dli_ring_release(ring, reset);
 	return needed;
 }
 
-/* Of the parties that have something released. */
-static void fail(struct dli_party *party, int error)
+/* The reset's error concerns only requests that have released something. */
+static void fail_request(struct drain_request *drain, int error)
 {
-	for (struct dli_ring *ring = party->first; ring; ring = ring->next_of_party) {
-		if (!ring->reset_pending)
-			continue;
-		dli_ring_reset_failed(ring);
-		party->result = error;
-	}
+	for (struct dli_ring *ring = drain->first; ring; ring = dli_ring_next(ring))
+		if (dli_ring_reset_failed(ring))
+			drain->request.result = error;
 }
 
-static bool verify(struct dli_reset *reset, struct dli_party *party, bool again)
+/* True if the reset left cells of a ring behind. */
+static bool verify_rings(struct dli_reset *reset, struct drain_request *drain, bool retried)
 {
 	bool behind = false;
 
-	for (struct dli_ring *ring = party->first; ring; ring = ring->next_of_party) {
-		if (party->is_drain && ring->reset_pending)
-			ring_count(&ring->stats.resets, 1);
-		behind |= !dli_ring_verify(ring, reset, again);
+	for (struct dli_ring *ring = drain->first; ring; ring = dli_ring_next(ring)) {
+		if (drain->is_drain && dli_ring_reset_pending(ring))
+			ring_count(&dli_ring_stats(ring)->resets, 1);
+		behind |= !dli_ring_verify(ring, reset, retried);
 	}
 	return behind;
 }
 
-static void serve(struct dli_reset *reset, struct dli_party *parties)
+static void run_batch(struct dli_reset *reset, struct dli_reset_request *batch)
 {
-	bool needed = false, again = false;
-	struct dli_party *party;
+	bool needed = false, retried = false;
+	struct dli_reset_request *request;
 
-	for (party = parties; party; party = party->next)
-		prepare(reset, party);
-	for (party = parties; party; party = party->next)
-		needed |= release(reset, party);
+	for (request = batch; request; request = request->next)
+		recover_rings(reset, to_drain_request(request));
+	for (request = batch; request; request = request->next)
+		needed |= release_rings(reset, to_drain_request(request));
 	while (needed) {
 		int r = dli_reset_rings(reset);
 
-		for (party = parties; party && r < 0; party = party->next)
-			fail(party, r);
+		for (request = batch; request && r < 0; request = request->next)
+			fail_request(to_drain_request(request), r);
 		if (r < 0)
 			return;
 		needed = false;
-		for (party = parties; party; party = party->next)
-			needed |= verify(reset, party, again);
-		again = true;
+		for (request = batch; request; request = request->next)
+			needed |= verify_rings(reset, to_drain_request(request), retried);
+		retried = true;
 	}
 }
 
-int dli_drain_ring(struct dli_ring *ring, struct dli_reset *reset, dli_ring_sink *sink,
-		   void *opaque)
+/* Has a request completed, by this thread or by another one. */
+static int submit(struct dli_reset *reset, struct drain_request *drain)
 {
-	struct dli_party party = { .first = ring, .is_drain = true };
+	struct dli_reset_request *batch = dli_reset_submit(reset, &drain->request);
+
+	if (batch) {
+		run_batch(reset, batch);
+		dli_reset_complete(reset, batch);
+	}
+	return drain->request.result;
+}
+
+int dli_drain_ring(struct dli_ring *ring, struct dli_reset *reset, struct dli_slots *slots)
+{
+	struct drain_request drain = { .first = ring, .is_drain = true };
 	int r;
 
 	dli_ring_lock(ring);
-	party.full = came_out_full(ring);
-	if (party.full)
+	drain.exited_full = dli_ring_exited_full(ring);
+	if (drain.exited_full)
 		atomic_fetch_add_explicit(&reset->full_drains, 1, memory_order_relaxed);
 	dli_ring_copy(ring);
-	ring->next_of_party = NULL;
-	r = dli_reset_join(reset, &party, serve);
+	dli_ring_set_next(ring, NULL);
+	r = submit(reset, &drain);
 	if (r != -ECANCELED) {
-		ring_count(&ring->stats.full_exits, party.full);
+		ring_count(&dli_ring_stats(ring)->full_exits, drain.exited_full);
 		if (r < 0)
-			ring->nudge_armed = false;
-		else if (party.idle)
-			arm_nudge(ring);
+			dli_ring_disarm_nudge(ring);
+		else if (drain.found_little)
+			dli_ring_arm_nudge(ring);
 	}
-	dli_ring_publish(ring, sink, opaque);
+	dli_ring_publish(ring, slots);
 	dli_ring_unlock(ring);
 	return r;
 }
 
-/* Of dli_drain_all(). */
-struct drain {
+/* One dli_drain_all(). */
+struct harvest {
 	struct dli_vcpus *vcpus;
 	struct dli_reset *reset;
-	dli_ring_sink *sink;
-	void *opaque;
+	struct dli_slots *slots;
 	bool last;
 	int result;
-	struct dli_party party;
-	uint32_t entries;     /* that the party's rings hold */
+	struct drain_request drain;
+	uint32_t entries;     /* in the request's rings */
 	uint64_t full_drains; /* when the harvest before this one began */
 };
 
-/* Entries that are handed back together. */
-static uint32_t enough(const struct drain *drain)
+static uint32_t reset_entries(const struct harvest *harvest)
 {
 	uint64_t full_drains =
-		atomic_load_explicit(&drain->reset->full_drains, memory_order_relaxed);
+		atomic_load_explicit(&harvest->reset->full_drains, memory_order_relaxed);
 
-	return full_drains == drain->full_drains ? RESET_ENTRIES : RESET_ENTRIES / 2;
+	return full_drains == harvest->full_drains ? RESET_ENTRIES : RESET_ENTRIES / 2;
 }
 
-/* Has what was gathered handed back and published. Holds no lock then. */
-static void hand_back(struct drain *drain)
+/* Resets, publishes and unlocks the collected rings. */
+static void flush_rings(struct harvest *harvest)
 {
-	struct dli_ring *ring = drain->party.first, *next;
+	struct dli_ring *ring = harvest->drain.first, *next;
 	int r;
 
 	if (!ring)
 		return;
-	r = dli_reset_join(drain->reset, &drain->party, serve);
-	drain->result = drain->result ? drain->result : r;
+	r = submit(harvest->reset, &harvest->drain);
+	harvest->result = harvest->result ? harvest->result : r;
 	for (; ring; ring = next) {
-		next = ring->next_of_party;
-		if (drain->last)
+		next = dli_ring_next(ring);
+		if (harvest->last)
 			dli_ring_check_empty(ring);
-		dli_ring_publish(ring, drain->sink, drain->opaque);
-		dli_vcpus_note_recent(drain->vcpus, dli_ring_take_recent(ring));
+		dli_ring_publish(ring, harvest->slots);
+		dli_vcpus_note_recent(harvest->vcpus, dli_ring_take_recent(ring));
 		dli_ring_unlock(ring);
 	}
-	drain->party = (struct dli_party){ 0 };
-	drain->entries = 0;
+	harvest->drain = (struct drain_request){ 0 };
+	harvest->entries = 0;
 }
 
-/* A ring whose lock is held. */
-static void gather(struct drain *drain, struct dli_ring *ring)
+/* Adds a ring, whose lock is held, to the request. */
+static void collect_ring(struct harvest *harvest, struct dli_ring *ring)
 {
-	dli_ring_copy(ring);
-	ring->next_of_party = drain->party.first;
-	drain->party.first = ring;
-	drain->entries += ring->copied;
-	if (drain->entries >= enough(drain))
-		hand_back(drain);
+	harvest->entries += dli_ring_copy(ring);
+	dli_ring_set_next(ring, harvest->drain.first);
+	harvest->drain.first = ring;
+	if (harvest->entries >= reset_entries(harvest))
+		flush_rings(harvest);
 }
 
-/* Those of a group that nobody else is at. Returns the others, a bit each. */
-static uint64_t gather_free(struct drain *drain, struct dli_vcpu_group *group, uint32_t n)
+/* Collects the rings of a group that are not locked. Returns the others, a bit each. */
+static uint64_t collect_free_rings(struct harvest *harvest, struct dli_vcpu_group *group,
+				   uint32_t n)
 {
 	uint64_t busy = 0;
 
 	for (uint32_t i = 0; i < n; i++) {
 		struct dli_ring *ring;
 
-		if (!drain->last && ring_is_quiet(&group->heads[i]))
+		if (!harvest->last && ring_is_quiet(&group->heads[i]))
 			continue;
 		ring = group->vcpus[i]->ring;
 		if (dli_ring_trylock(ring))
-			gather(drain, ring);
+			collect_ring(harvest, ring);
 		else
 			busy |= UINT64_C(1) << i;
 	}
 	return busy;
 }
 
-static void gather_busy(struct drain *drain, struct dli_vcpu_group *group, uint64_t busy)
+static void collect_busy_rings(struct harvest *harvest, struct dli_vcpu_group *group, uint64_t busy)
 {
 	for (; busy; busy &= busy - 1) {
 		uint32_t i = (uint32_t)__builtin_ctzll(busy);
 		struct dli_ring *ring = group->vcpus[i]->ring;
 
-		/* Whoever was at it may have done all. */
-		if (!drain->last && ring_is_quiet(&group->heads[i]))
+		/* The holder may have emptied it meanwhile. */
+		if (!harvest->last && ring_is_quiet(&group->heads[i]))
 			continue;
+		/* Block on a ring lock only while holding no other. */
 		if (!dli_ring_trylock(ring)) {
-			hand_back(drain);
+			flush_rings(harvest);
 			dli_ring_lock(ring);
 		}
-		gather(drain, ring);
+		collect_ring(harvest, ring);
 	}
 }
 
-int dli_drain_all(struct dli_vcpus *vcpus, struct dli_reset *reset, bool last, dli_ring_sink *sink,
-		  void *opaque)
+int dli_drain_all(struct dli_vcpus *vcpus, struct dli_reset *reset, bool last,
+		  struct dli_slots *slots)
 {
-	struct drain drain = {
-		.vcpus = vcpus, .reset = reset, .sink = sink, .opaque = opaque, .last = last
-	};
+	struct harvest harvest = { .vcpus = vcpus, .reset = reset, .slots = slots, .last = last };
 	uint64_t full_drains = atomic_load_explicit(&reset->full_drains, memory_order_relaxed);
 
-	drain.full_drains = atomic_exchange_explicit(&reset->full_drains_seen, full_drains,
-						     memory_order_relaxed);
-
+	harvest.full_drains = atomic_exchange_explicit(&reset->full_drains_seen, full_drains,
+						       memory_order_relaxed);
 	for (struct dli_vcpu_group *group = &vcpus->first; group;
 	     group = dli_vcpu_group_next(group)) {
-		uint64_t busy = gather_free(&drain, group, dli_vcpu_group_count(group));
+		uint64_t busy = collect_free_rings(&harvest, group, dli_vcpu_group_count(group));
 
-		gather_busy(&drain, group, busy);
+		collect_busy_rings(&harvest, group, busy);
 	}
-	hand_back(&drain);
-	return drain.result;
+	flush_rings(&harvest);
+	return harvest.result;
 }

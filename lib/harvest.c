@@ -150,7 +150,7 @@ int dl_harvest(struct dl_log *log, uint32_t flags, uint64_t *pending_bytes)
 		return -EINVAL;
 	/* Several threads at once share the rings, so before the lock. */
 	if (dli_log_is_ring(log) && dli_log_is_on(log))
-		rings = dli_drain_all(&log->vcpus, &log->reset, last, dli_publish, log);
+		rings = dli_drain_all(&log->vcpus, &log->reset, last, &log->slots);
 	pthread_mutex_lock(&log->lock);
 	r = harvest(log, last, rings);
 	if (!r && pending_bytes)

@@ -266,7 +266,7 @@ static int remove_slot(struct dl_log *log, uint32_t number, uint32_t flags)
 	 * over-reported, never lost: this slot is handed out whole.
 	 */
 	if (dli_log_is_ring(log))
-		(void)dli_drain_all(&log->vcpus, &log->reset, false, dli_publish, log);
+		(void)dli_drain_all(&log->vcpus, &log->reset, false, &log->slots);
 	dli_slots_abandon(dli_slots_publish(&log->slots, table));
 	retire(log, slot, flags & DL_SLOT_DISCARD);
 	return 0;

@@ -14,14 +14,14 @@ struct publisher {
 	uint32_t slot_number;
 	struct dli_slot *slot;
 	uint64_t slot_new;
-	struct dli_sunk sunk;
+	struct dli_publish_result result;
 };
 
 static void leave_slot(struct publisher *p)
 {
 	if (p->slot)
 		dli_page_set_count(p->slot->set, p->slot_new);
-	p->sunk.new_pages += (uint32_t)p->slot_new;
+	p->result.new_pages += (uint32_t)p->slot_new;
 	p->slot_new = 0;
 }
 
@@ -50,8 +50,8 @@ static inline void publish_word(struct publisher *p, const struct dli_dirty_word
 		enter_slot(p, word->slot);
 	inside = p->slot ? bits_inside(p->slot, word) : 0;
 	if (inside != word->bits) {
-		p->sunk.stale += (uint32_t)__builtin_popcountll(word->bits & ~inside);
-		p->sunk.outside |= p->slot != NULL;
+		p->result.stale += (uint32_t)__builtin_popcountll(word->bits & ~inside);
+		p->result.outside |= p->slot != NULL;
 	}
 	if (inside)
 		p->slot_new += dli_page_set_mark_word(p->slot->set, word->word, inside);
@@ -78,9 +78,9 @@ static void publish_words(struct publisher *p, const struct dli_dirty_word *word
 	leave_slot(p);
 }
 
-struct dli_sunk dli_publish(void *opaque, const struct dli_dirty_word *words, uint32_t n)
+struct dli_publish_result dli_publish(struct dli_slots *slots, const struct dli_dirty_word *words,
+				      uint32_t n)
 {
-	struct dl_log *log = opaque;
 	struct publisher p = { 0 };
 
 	dli_rcu_read_lock();
@@ -88,10 +88,10 @@ struct dli_sunk dli_publish(void *opaque, const struct dli_dirty_word *words, ui
 	 * Looked at inside the read section: a stop waits for it before it discards. When logging
 	 * is off nothing is noted, and what was recorded before a start does not matter to it.
 	 */
-	if (dli_log_is_on(log)) {
-		p.table = dli_slots_table(&log->slots);
+	if (dli_slots_are_logging(slots)) {
+		p.table = dli_slots_table(slots);
 		publish_words(&p, words, n);
 	}
 	dli_rcu_read_unlock();
-	return p.sunk;
+	return p.result;
 }

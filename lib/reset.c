@@ -30,23 +30,23 @@ void dli_reset_fini(struct dli_reset *reset)
 	pthread_mutex_destroy(&reset->lock);
 }
 
-/* Until the section is free, or the party (if any) is served. With the lock held. */
-static void wait_for_section(struct dli_reset *reset, const struct dli_party *party)
+/* Waits until the section is free, or the request, if any, is done. With the lock held. */
+static void wait_for_section(struct dli_reset *reset, const struct dli_reset_request *request)
 {
 	int state;
 
-	if (!reset->taken)
+	if (!reset->busy)
 		return;
-	/* A cancellation point, with rings locked. */
+	/* pthread_cond_wait() is a cancellation point, and the caller has rings locked. */
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
-	while (reset->taken && !(party && party->served))
+	while (reset->busy && !(request && request->done))
 		pthread_cond_wait(&reset->changed, &reset->lock);
 	pthread_setcancelstate(state, NULL);
 }
 
 static void leave_section(struct dli_reset *reset)
 {
-	reset->taken = false;
+	reset->busy = false;
 	pthread_cond_broadcast(&reset->changed);
 }
 
@@ -96,7 +96,7 @@ int dli_reset_begin(struct dli_reset *reset)
 	if (reset->closed)
 		r = -ECANCELED;
 	else
-		reset->taken = true;
+		reset->busy = true;
 	pthread_mutex_unlock(&reset->lock);
 	return r;
 }
@@ -108,39 +108,50 @@ void dli_reset_end(struct dli_reset *reset)
 	pthread_mutex_unlock(&reset->lock);
 }
 
-/* With the lock held, which is dropped meanwhile. */
-static void serve_all(struct dli_reset *reset,
-		      void (*serve)(struct dli_reset *reset, struct dli_party *parties))
+/* With the lock held. */
+static void end_batch(struct dli_reset *reset, struct dli_reset_request *batch)
 {
-	struct dli_party *parties = reset->waiting;
-
-	reset->waiting = NULL;
-	reset->taken = true;
-	if (!reset->closed) {
-		pthread_mutex_unlock(&reset->lock);
-		serve(reset, parties);
-		pthread_mutex_lock(&reset->lock);
-	}
-	for (struct dli_party *party = parties; party; party = party->next) {
-		if (reset->closed)
-			party->result = -ECANCELED;
-		party->served = true;
-	}
+	for (; batch; batch = batch->next)
+		batch->done = true;
 	leave_section(reset);
 }
 
-int dli_reset_join(struct dli_reset *reset, struct dli_party *party,
-		   void (*serve)(struct dli_reset *reset, struct dli_party *parties))
+/* With the lock held. Takes the queue; NULL if the log is closed. */
+static struct dli_reset_request *begin_batch(struct dli_reset *reset)
 {
-	party->served = false;
+	struct dli_reset_request *batch = reset->queue;
+
+	reset->queue = NULL;
+	reset->busy = true;
+	if (!reset->closed)
+		return batch;
+	for (struct dli_reset_request *request = batch; request; request = request->next)
+		request->result = -ECANCELED;
+	end_batch(reset, batch);
+	return NULL;
+}
+
+struct dli_reset_request *dli_reset_submit(struct dli_reset *reset,
+					   struct dli_reset_request *request)
+{
+	struct dli_reset_request *batch = NULL;
+
+	request->done = false;
 	pthread_mutex_lock(&reset->lock);
-	party->next = reset->waiting;
-	reset->waiting = party;
-	wait_for_section(reset, party);
-	if (!party->served)
-		serve_all(reset, serve);
+	request->next = reset->queue;
+	reset->queue = request;
+	wait_for_section(reset, request);
+	if (!request->done)
+		batch = begin_batch(reset);
 	pthread_mutex_unlock(&reset->lock);
-	return party->result;
+	return batch;
+}
+
+void dli_reset_complete(struct dli_reset *reset, struct dli_reset_request *batch)
+{
+	pthread_mutex_lock(&reset->lock);
+	end_batch(reset, batch);
+	pthread_mutex_unlock(&reset->lock);
 }
 
 void dli_reset_request_repair(struct dli_reset *reset)

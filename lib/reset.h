@@ -7,45 +7,38 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-struct dli_ring;
-
 /*
- * KVM_RESET_DIRTY_RINGS of one VM, and the section in which cells are released, taken back and looked
- * at again: one at a time. The kernel drops its slots_lock before it flushes the TLBs, so a second
- * caller could be told that nothing is left while the first one's flush is still to come; and a reset
- * that is cut short loses what it had gathered, of whichever ring, so its caller must be the one who
- * looks whether something was left behind.
+ * KVM_RESET_DIRTY_RINGS of one VM, and the section in which cells are released, taken back and
+ * verified: one thread at a time. The kernel drops its slots_lock before it flushes the TLBs, so a
+ * second caller could be told that nothing is left while the first one's flush is still to come. And a
+ * reset that is cut short drops the entries that it gathered, of whichever ring, so its caller must be
+ * the one who verifies that nothing was left behind.
  *
- * Who wants rings handed back comes as a party. Parties that come while the section is taken are all
- * served together by the first of them to enter next: one reset for all, as a flush costs more than
- * what most rings hold.
+ * Reset requests queue here; one leader completes the batch. Requests that arrive while the section is
+ * busy are completed together by the first of them to enter next: one reset for all, since a flush
+ * costs more than what most rings hold.
  */
-struct dli_party {
-	struct dli_ring *first; /* its rings, whose locks it holds, each linked to the next */
-	bool is_drain;		/* of a vCPU's own: one ring */
-	bool full;		/* the vCPU came out because that is full */
-	bool idle;		/* out: there was little in it */
-	int result;		/* out */
-	/* The section's own. */
-	bool stepped, served;
-	struct dli_party *next;
+struct dli_reset_request {
+	struct dli_reset_request *next;
+	int result;
+	bool done;
 };
 
 struct dli_reset {
 	const struct dl_os *os;
-	pthread_mutex_t lock; /* of the fields up to waiting; never held for long */
+	pthread_mutex_t lock; /* of the fields up to queue; never held for long */
 	pthread_cond_t changed;
-	bool taken; /* somebody is in the section */
+	bool busy; /* a thread is in the section */
 	bool closed;
 	bool own_fd; /* vm_fd is a duplicate */
 	int vm_fd;
-	struct dli_party *waiting;
-	/* An overflow was certain once: signs that a healthy kernel can show now count too. */
+	struct dli_reset_request *queue;
+	/* An overflow was certain once: signs that a healthy kernel can show count from now on. */
 	_Atomic bool overflowed;
-	_Atomic uint64_t repair_requests; /* repairs that were called for */
+	_Atomic uint64_t repair_requests;
 	uint64_t repair_requests_seen, repair_requests_served;
 	_Atomic uint64_t resets, short_resets, ioctl_ns;
-	/* Drains of full rings, now and when a harvest last began. They tell it how much to do at once. */
+	/* Drains of full rings, now and when the last harvest began: they size a harvest's resets. */
 	_Atomic uint64_t full_drains, full_drains_seen;
 };
 
@@ -54,36 +47,38 @@ void dli_reset_fini(struct dli_reset *reset);
 
 /*
  * After this no call uses the caller's file descriptor of the VM. needed: some vCPU may still have to
- * be drained, so its ring is reset through a duplicate of it, if one can be had.
+ * be drained, so its ring is reset through a duplicate, if one can be had.
  */
 void dli_reset_close(struct dli_reset *reset, bool needed);
 
-/* Enters the section. -ECANCELED, and not entered, when closed. */
+/* Enters the section; -ECANCELED if the log is closed. */
 int dli_reset_begin(struct dli_reset *reset);
 void dli_reset_end(struct dli_reset *reset);
 
 /*
- * Has a party served, by a call of serve() inside the section, in this thread or another one, with all
- * parties that are served together. Returns its result; -ECANCELED when closed.
+ * Queues a request and waits. NULL: a leader completed it, or the log is closed; request->result tells.
+ * Otherwise the caller is in the section and leads: it runs the batch that is returned, its own request
+ * among it, and calls dli_reset_complete().
  */
-int dli_reset_join(struct dli_reset *reset, struct dli_party *party,
-		   void (*serve)(struct dli_reset *reset, struct dli_party *parties));
+struct dli_reset_request *dli_reset_submit(struct dli_reset *reset,
+					   struct dli_reset_request *request);
+void dli_reset_complete(struct dli_reset *reset, struct dli_reset_request *batch);
 
 /*
- * Inside the section: takes back what is released in all rings. Returns the number of cells or a
- * negative errno value.
+ * Inside the section: takes back the released cells of all rings. Returns their number, or a negative
+ * errno value.
  */
 int dli_reset_rings(struct dli_reset *reset);
 
 /*
- * Entries may have been lost, or taken back unprotected: the next harvest has to protect and mark
- * everything. Any thread.
+ * Entries may be lost, or taken back unprotected: the next harvest must re-protect and mark everything.
+ * From any thread.
  */
 void dli_reset_request_repair(struct dli_reset *reset);
 
 /*
- * Whether that was called since the last dli_reset_repaired(); what is seen here is what that call
- * will mark as repaired. One thread at a time.
+ * True if a repair was requested since the last dli_reset_repaired(), which serves the requests that
+ * this has seen. One thread at a time.
  */
 bool dli_reset_repair_needed(struct dli_reset *reset);
 void dli_reset_repaired(struct dli_reset *reset);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* One vCPU's ring: map, copy in order, release, settle. */
 
-#include "ring_cells.h"
+#include "publish.h"
+#include "ring_private.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -217,20 +218,21 @@ static uint32_t copy_ring(const struct dli_ring *ring, uint32_t room, struct dli
 	return before_turn + (uint32_t)(stop - ring->cells);
 }
 
-void dli_ring_copy(struct dli_ring *ring)
+uint32_t dli_ring_copy(struct dli_ring *ring)
 {
 	struct dli_dirty_word *words = ring->words + ring->released_words, *to = words;
 	uint32_t n;
 
 	ring->copied = 0;
 	if (ring->state != RING_IN_SYNC || cell_load(cell_at(ring, ring->head)) != CELL_DIRTY)
-		return;
+		return 0;
 	ring->first_copied = cell_read(cell_at(ring, ring->head));
 	n = copy_ring(ring, ring->entries - ring->released_entries, &to);
 	ring->copied = n;
 	ring->copied_words = (uint32_t)(to - words);
 	if (n > atomic_load_explicit(&ring->stats.high_water_entries, memory_order_relaxed))
 		atomic_store_explicit(&ring->stats.high_water_entries, n, memory_order_relaxed);
+	return n;
 }
 
 int dli_ring_recover(struct dli_ring *ring, struct dli_reset *reset)
@@ -310,7 +312,7 @@ bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset)
 	return true;
 }
 
-bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again)
+bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool retried)
 {
 	uint32_t last;
 
@@ -321,7 +323,7 @@ bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again)
 	 * and began behind the first.
 	 */
 	last = cell_load(cell_at(ring, ring->head - 1));
-	if (last == CELL_RESET && !again) {
+	if (last == CELL_RESET && !retried) {
 		/* Where the kernel stopped it may have dropped what it had gathered, unprotected.
 		 */
 		ring_request_repair(ring);
@@ -344,10 +346,11 @@ bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again)
 	return true;
 }
 
-void dli_ring_reset_failed(struct dli_ring *ring)
+bool dli_ring_reset_failed(struct dli_ring *ring)
 {
 	if (ring->reset_pending)
 		ring_request_repair(ring);
+	return ring->reset_pending;
 }
 
 void dli_ring_check_empty(struct dli_ring *ring)
@@ -363,18 +366,75 @@ void dli_ring_check_empty(struct dli_ring *ring)
 	}
 }
 
-void dli_ring_publish(struct dli_ring *ring, dli_ring_sink *sink, void *opaque)
+void dli_ring_publish(struct dli_ring *ring, struct dli_slots *slots)
 {
-	struct dli_sunk sunk;
+	struct dli_publish_result result;
 
 	if (ring->reset_pending || !ring->released_entries)
 		return;
-	sunk = sink(opaque, ring->words, ring->released_words);
+	result = dli_publish(slots, ring->words, ring->released_words);
 	ring->released_entries = ring->released_words = 0;
-	ring_count(&ring->stats.new_pages, sunk.new_pages);
-	ring_count(&ring->stats.stale, sunk.stale);
-	if (sunk.outside)
+	ring_count(&ring->stats.new_pages, result.new_pages);
+	ring_count(&ring->stats.stale, result.stale);
+	if (result.outside)
 		ring_request_repair(ring);
+}
+
+/* The kernel writes kvm_run before it returns to this vCPU's thread. */
+static _Atomic uint32_t *exit_reason(struct dli_ring *ring)
+{
+	return (_Atomic uint32_t *)&ring->run->exit_reason;
+}
+
+bool dli_ring_exited_full(struct dli_ring *ring)
+{
+	return atomic_load_explicit(exit_reason(ring), memory_order_relaxed) ==
+	       KVM_EXIT_DIRTY_RING_FULL;
+}
+
+bool dli_ring_found_little(const struct dli_ring *ring)
+{
+	return ring->copied < ring_nudge_entries(ring);
+}
+
+/*
+ * The exit reason survives a KVM_RUN that does not reach the guest, so the next drain could take this
+ * exit for another one. Only an exit that found little must be told apart; to the VMM it then looks
+ * interrupted.
+ */
+void dli_ring_arm_nudge(struct dli_ring *ring)
+{
+	uint32_t full = KVM_EXIT_DIRTY_RING_FULL;
+
+	/* Compare first: if the caller is not the vCPU's thread, another exit may have happened. */
+	ring->nudge_armed =
+		atomic_compare_exchange_strong_explicit(exit_reason(ring), &full, KVM_EXIT_INTR,
+							memory_order_relaxed, memory_order_relaxed);
+}
+
+void dli_ring_disarm_nudge(struct dli_ring *ring)
+{
+	ring->nudge_armed = false;
+}
+
+bool dli_ring_nudge_armed(const struct dli_ring *ring)
+{
+	return ring->nudge_armed;
+}
+
+bool dli_ring_reset_pending(const struct dli_ring *ring)
+{
+	return ring->reset_pending;
+}
+
+struct dli_ring *dli_ring_next(const struct dli_ring *ring)
+{
+	return ring->next;
+}
+
+void dli_ring_set_next(struct dli_ring *ring, struct dli_ring *next)
+{
+	ring->next = next;
 }
 
 struct dli_ring_stats *dli_ring_stats(struct dli_ring *ring)

@@ -2,87 +2,120 @@
 #ifndef DLI_RING_H
 #define DLI_RING_H
 
+#include "cells.h"
 #include "reset.h"
-#include "uapi.h"
 #include "words.h"
 
 /*
- * One vCPU's ring. The steps of a drain, in this order:
- *   lock, copy
- *     get into step, release    inside the reset section
- *     dli_reset_rings()
- *     verify; where cells are left, reset and verify once more
- *   publish, unlock
- * drain.c makes them, for one ring or for many together.
+ * One vCPU's ring. A drain calls these steps in order:
+ *   dli_ring_lock(), dli_ring_copy()
+ *   dli_ring_recover(), dli_ring_release()    inside the reset section
+ *   dli_reset_rings()
+ *   dli_ring_verify(); if cells are left, one more reset and verify
+ *   dli_ring_publish(), dli_ring_unlock()
+ * drain.c calls them for one ring or for many together.
  */
 struct dli_ring;
-
-/* Takes what the entries named to where pages are kept. */
-typedef struct dli_sunk dli_ring_sink(void *opaque, const struct dli_dirty_word *words, uint32_t n);
+struct dli_slots;
 
 struct dli_ring_stats {
 	_Atomic uint64_t entries, new_pages, stale, resets, short_resets, overflows, full_exits;
 	_Atomic uint64_t high_water_entries;
 };
 
-/* Maps vcpu_fd's ring and its kvm_run. The reset is for a ring that someone used before. */
+/* Maps vcpu_fd's ring and its kvm_run. A ring with released cells is reset first. */
 int dli_ring_new(const struct dl_os *os, int vcpu_fd, uint32_t entries, struct dli_reset *reset,
 		 struct dli_ring **ring);
 void dli_ring_free(struct dli_ring *ring);
 
-/* Whether two mappings are of the same vCPU's ring. */
+/* True if two mappings show the same vCPU's ring. */
 bool dli_ring_same(struct dli_ring *a, struct dli_ring *b);
 
-/* Where a ring goes on, for who does not hold its lock; NULL where that has to be taken to know. */
-typedef _Atomic(struct kvm_dirty_gfn *) dli_ring_head;
-
-/* Has it shown there, from the next unlocking on. */
+/* Publishes the head there from the next unlock on. */
 void dli_ring_publish_head(struct dli_ring *ring, dli_ring_head *head);
 
 void dli_ring_lock(struct dli_ring *ring);
 bool dli_ring_trylock(struct dli_ring *ring);
 void dli_ring_unlock(struct dli_ring *ring);
 
-/* Reads the dirty cells, in order. */
-void dli_ring_copy(struct dli_ring *ring);
+/* All that follow: with the ring's lock held. */
+
+/* Links the rings of one request. */
+struct dli_ring *dli_ring_next(const struct dli_ring *ring);
+void dli_ring_set_next(struct dli_ring *ring, struct dli_ring *next);
+
+/* Reads the dirty cells, in order. Returns how many. */
+uint32_t dli_ring_copy(struct dli_ring *ring);
 
 /*
- * Brings a ring that is out of step into step, if that is possible, and copies then. It makes resets,
- * so it comes before any ring is released: one that is cut short drops entries of all rings. An error is
- * a reset's: what the ring holds is for the next time.
+ * Resynchronises a ring that is out of sync, if possible, and copies its cells. It resets, so it comes
+ * before any ring is released: a reset that is cut short drops entries of all rings. An error is a
+ * reset's: the entries stay for the next drain.
  */
 int dli_ring_recover(struct dli_ring *ring, struct dli_reset *reset);
 
-/* Releases what was copied. Whether a reset is needed for this ring. */
+/* Releases the copied cells. True if this ring needs a reset. */
 bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset);
 
-/*
- * After a reset. False where the kernel left released cells behind, the first time; the second time
- * (again) the ring counts as out of step.
- */
-bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again);
+/* True between a release and the reset that takes the cells back. */
+bool dli_ring_reset_pending(const struct dli_ring *ring);
 
 /*
- * After a reset that failed. Cells of this ring stay released, so a reset of another thread's can be
- * the one that is cut short among them, and that thread does not look here.
+ * After a reset. False if the kernel left released cells behind, the first time; the second time
+ * (retried) the ring counts as out of sync.
  */
-void dli_ring_reset_failed(struct dli_ring *ring);
+bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool retried);
 
-/* No vCPU runs, and this ring was drained: what is still dirty in it, or garbage, was missed. */
+/*
+ * After a reset that failed. The cells stay released, so another thread's reset may be cut short
+ * among them, and that thread does not verify this ring: a repair is requested. False if nothing was
+ * released.
+ */
+bool dli_ring_reset_failed(struct dli_ring *ring);
+
+/* After the last drain, with no vCPU running: a cell that is still dirty, or garbage, was missed. */
 void dli_ring_check_empty(struct dli_ring *ring);
 
-void dli_ring_publish(struct dli_ring *ring, dli_ring_sink *sink, void *opaque);
+/* Makes the entries that a reset has covered pending. */
+void dli_ring_publish(struct dli_ring *ring, struct dli_slots *slots);
+
+/* True if the vCPU's last KVM_RUN ended with KVM_EXIT_DIRTY_RING_FULL. */
+bool dli_ring_exited_full(struct dli_ring *ring);
+
+/* True if the copied cells are too few for a full ring: the kernel's reset index is elsewhere. */
+bool dli_ring_found_little(const struct dli_ring *ring);
+
+/*
+ * A full exit that found little arms; only the next one nudges, if it is armed. Everything that
+ * releases a cell disarms.
+ */
+void dli_ring_arm_nudge(struct dli_ring *ring);
+void dli_ring_disarm_nudge(struct dli_ring *ring);
+bool dli_ring_nudge_armed(const struct dli_ring *ring);
+
+/*
+ * Inside the reset section, in the vCPU's own second full exit in a row that finds little, if no cell
+ * was released since the first: moves the kernel's reset index on, by less than would overtake its
+ * dirty index.
+ */
+int dli_ring_nudge(struct dli_ring *ring, struct dli_reset *reset);
 
 struct dli_ring_stats *dli_ring_stats(struct dli_ring *ring);
 
-/* Entries released since the last call of this. Under the lock. */
+static inline void ring_count(_Atomic uint64_t *counter, uint64_t n)
+{
+	if (n)
+		atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+/* Entries released since this was last called. */
 uint64_t dli_ring_take_recent(struct dli_ring *ring);
 
-/* For advice, without the lock: what is seen may be of a moment ago. */
+/* For advice, without the lock: the values may be a moment old. */
 struct dli_ring_pace {
 	uint64_t since;	 /* entries since dli_ring_take_recent(), those in the ring included */
-	uint32_t filled; /* in the ring; 0 where that is not known */
-	uint32_t room;	 /* what it holds when its vCPU has to come out, on every kernel */
+	uint32_t filled; /* entries in the ring; 0 if unknown */
+	uint32_t room;	 /* entries at which its vCPU exits, on every kernel */
 };
 
 struct dli_ring_pace dli_ring_pace(struct dli_ring *ring);

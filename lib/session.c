@@ -14,7 +14,7 @@
 /* Publishes nothing while logging is off: the rings are emptied, that is all. */
 static int drain_rings(struct dl_log *log)
 {
-	return dli_drain_all(&log->vcpus, &log->reset, false, dli_publish, log);
+	return dli_drain_all(&log->vcpus, &log->reset, false, &log->slots);
 }
 
 static void discard_pages(struct dl_log *log)

@@ -235,7 +235,7 @@ int dl_vcpu_drain(struct dl_vcpu *vcpu)
 		return -EINVAL;
 	if (!vcpu->ring)
 		return 0;
-	r = dli_drain_ring(vcpu->ring, &vcpu->log->reset, dli_publish, vcpu->log);
+	r = dli_drain_ring(vcpu->ring, &vcpu->log->reset, &vcpu->log->slots);
 	/* The log was closed: no error of the guest's. */
 	return r == -ECANCELED ? 0 : r;
 }

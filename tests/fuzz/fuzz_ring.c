@@ -10,16 +10,18 @@
  */
 #include "ring_world.h"
 #include "drain.h"
+#include "publish.h"
 #include "../unit/words_of.h"
 
 #include <errno.h>
 
 struct world world;
 
-static struct dli_sunk sink(void *opaque, const struct dli_dirty_word *words, uint32_t n)
+struct dli_publish_result dli_publish(struct dli_slots *slots, const struct dli_dirty_word *words,
+				      uint32_t n)
 {
-	struct dli_sunk sunk = { 0 };
-	struct world *w = opaque;
+	struct dli_publish_result sunk = { 0 };
+	struct world *w = &world;
 
 	expect(n && n <= w->kernel.entries, "%u words", n);
 	FOR_EACH_PAGE(words, n, slot, page)
@@ -92,8 +94,13 @@ static void publish(struct dli_ring *ring)
 {
 	if (world.stopped)
 		dli_ring_check_empty(ring);
-	dli_ring_publish(ring, sink, &world);
+	dli_ring_publish(ring, NULL);
 	dli_ring_unlock(ring);
+}
+
+static void copy_ring(struct dli_ring *ring)
+{
+	dli_ring_copy(ring);
 }
 
 /* As dli_drain_all(), with the kernel's side going on between all steps. */
@@ -102,7 +109,7 @@ static int drain_step_by_step(struct world *w)
 	int r;
 
 	all_rings(w, dli_ring_lock);
-	all_rings(w, dli_ring_copy);
+	all_rings(w, copy_ring);
 	r = dli_reset_begin(&w->reset);
 	if (!r) {
 		r = hand_back(w);
@@ -120,7 +127,7 @@ static bool harvest(struct world *w, bool in_steps)
 	trace("harvest%s\n", in_steps ? " in steps" : "");
 	w->inside = true;
 	r = in_steps ? drain_step_by_step(w)
-		     : dli_drain_all(&w->vcpus, &w->reset, w->stopped, sink, w);
+		     : dli_drain_all(&w->vcpus, &w->reset, w->stopped, NULL);
 	w->inside = false;
 	expect(r == 0 || r == -EIO || (r == -ECANCELED && w->closed), "%d", r);
 	if (!r && !w->closed && dli_reset_repair_needed(&w->reset))
@@ -146,7 +153,7 @@ static void drain(struct world *w, int vcpu)
 	trace("drain of %d, head %u, state %d\n", vcpu, w->rings[vcpu]->head,
 	      w->rings[vcpu]->state);
 	w->inside = true;
-	r = dli_drain_ring(w->rings[vcpu], &w->reset, sink, w);
+	r = dli_drain_ring(w->rings[vcpu], &w->reset, NULL);
 	w->inside = false;
 	expect(r == 0 || r == -EIO || (r == -ECANCELED && w->closed), "%d", r);
 }

@@ -7,7 +7,7 @@
 #include "fuzz.h"
 
 #include "fake_rings.h"
-#include "ring_cells.h"
+#include "ring_private.h"
 #include "vcpus.h"
 
 enum {

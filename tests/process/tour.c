@@ -4,7 +4,7 @@
 
 #include "cmocka_all.h"
 #include "log.h"
-#include "ring_cells.h"
+#include "ring_private.h"
 #include "uapi.h"
 
 #include <errno.h>
@@ -90,7 +90,7 @@ static bool is_free(pthread_mutex_t *lock)
 static bool locks_are_free(struct dl_log *log)
 {
 	if (!is_free(&log->reading) || !is_free(&log->lock) || !is_free(&log->vcpus.lock) ||
-	    !is_free(&log->reset.lock) || log->reset.taken)
+	    !is_free(&log->reset.lock) || log->reset.busy)
 		return false;
 	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpus_next(&log->vcpus, vcpu));)
 		if (!is_free(&vcpu->ring->lock))

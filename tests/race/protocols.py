@@ -45,7 +45,7 @@ class Source:
         """The order of its fence, also one that it calls by the name of ring_barrier()."""
         body = self.body(file, function)
         if re.search(r"\bring_barrier\(", body):
-            body = self.body("ring_cells.h", "ring_barrier")
+            body = self.body("ring_private.h", "ring_barrier")
         m = re.search(r"atomic_thread_fence\(memory_order_(\w+)\)", body)
         return m.group(1) if m else None
 
@@ -134,7 +134,7 @@ def a_repair_meets_a_wipe(source):
     A drain wipes a ring and owes a repair; a harvest sees that it is owed and has the page protected;
     then the guest writes it, which fills the cell. The wipe must not hit that entry.
     """
-    wipe = source.order("ring_cells.h", "cell_clear")
+    wipe = source.order("cells.h", "cell_clear")
     owe = source.order("reset.c", "dli_reset_request_repair")
     look = source.order("reset.c", "dli_reset_repair_needed")
 
@@ -166,8 +166,8 @@ def the_kernel_comes_round(source):
     lapped(): cells are released over what an overflowing kernel has just written there. It wrote
     the cell before them first. On the machines that have rings, not in C11 (see the text there).
     """
-    release = source.order("ring_cells.h", "cell_release")
-    load = source.order("ring_cells.h", "cell_load")
+    release = source.order("cells.h", "cell_release")
+    load = source.order("cells.h", "cell_load")
     fence = source.fence("ring.c", "lapped")
 
     def drain():
@@ -193,7 +193,7 @@ def an_entry_after_a_start(source):
     """A start says that logging is on, then has pages protected; who drains must note what comes."""
     state = source.order("slots.h", "dli_slots_set_logging")
     look = source.order("slots.h", "dli_slots_are_logging")
-    load = source.order("ring_cells.h", "cell_load")
+    load = source.order("cells.h", "cell_load")
 
     def start():
         yield [("W", "state", state, 1), ("U", "protected", "acq_rel", lambda x: 1)]
@@ -220,8 +220,8 @@ def a_harvest_passes_a_drain(source):
     on; then what was in it is found by the iteration that follows.
     """
     show = source.order("ring.c", "publish_head")
-    look, *again = source.orders("ring_cells.h", "ring_is_quiet")
-    load = source.order("ring_cells.h", "cell_load")
+    look, *again = source.orders("cells.h", "ring_is_quiet")
+    load = source.order("cells.h", "cell_load")
     mark = source.order("page_set_maps.h", "set_bits")
 
     def drain():

@@ -7,9 +7,10 @@
  * kvm_dirty_gfn_set_invalid().
  */
 #include "drain.h"
+#include "publish.h"
 #include "../unit/words_of.h"
 #include "pair.h"
-#include "ring_cells.h"
+#include "ring_private.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -155,7 +156,8 @@ static int close_ring(void **state)
 	return 0;
 }
 
-static struct dli_sunk publish(void *opaque, const struct dli_dirty_word *words, uint32_t n)
+struct dli_publish_result dli_publish(struct dli_slots *slots, const struct dli_dirty_word *words,
+				      uint32_t n)
 {
 	FOR_EACH_PAGE(words, n, slot, page)
 	{
@@ -163,7 +165,7 @@ static struct dli_sunk publish(void *opaque, const struct dli_dirty_word *words,
 			slot != slot_of(kernel.published) || page != offset_of(kernel.published);
 		kernel.published++;
 	}
-	return (struct dli_sunk){ .new_pages = n };
+	return (struct dli_publish_result){ .new_pages = n };
 }
 
 static bool all_published(void)
@@ -179,7 +181,7 @@ static bool all_published(void)
 static void *drain(void *unused)
 {
 	while (!all_published()) {
-		if (dli_drain_ring(kernel.ring, &kernel.reset, publish, NULL))
+		if (dli_drain_ring(kernel.ring, &kernel.reset, NULL))
 			abort();
 		sched_yield();
 	}

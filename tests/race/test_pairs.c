@@ -9,7 +9,7 @@
 #include "guest.h"
 #include "log.h"
 #include "rcu.h"
-#include "ring_cells.h"
+#include "ring_private.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -245,8 +245,8 @@ static void *write_and_mark(void *unused)
 			sched_yield();
 		marked.memory[page] = 1;
 		dli_page_set_count(marked.set,
-				  dli_page_set_mark_word(marked.set, WAY_WORDS + page / 64,
-							UINT64_C(1) << page % 64));
+				   dli_page_set_mark_word(marked.set, WAY_WORDS + page / 64,
+							  UINT64_C(1) << page % 64));
 	}
 	return NULL;
 }

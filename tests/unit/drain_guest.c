@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "drain_guest.h"
-#include "ring_cells.h"
+#include "ring_private.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -81,16 +81,16 @@ void harvest(void)
 	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
 }
 
-void wait_for_parties(unsigned int parties)
+void wait_for_requests(unsigned int requests)
 {
 	for (;;) {
 		unsigned int n = 0;
 
 		pthread_mutex_lock(&reset()->lock);
-		for (struct dli_party *party = reset()->waiting; party; party = party->next)
+		for (struct dli_reset_request *r = reset()->queue; r; r = r->next)
 			n++;
 		pthread_mutex_unlock(&reset()->lock);
-		if (n == parties)
+		if (n == requests)
 			return;
 		sched_yield();
 	}

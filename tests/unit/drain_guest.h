@@ -33,8 +33,8 @@ uint64_t pending_pages(void);
 
 void harvest(void);
 
-/* Until so many parties wait for the section. */
-void wait_for_parties(unsigned int parties);
+/* Waits until that many requests are queued. */
+void wait_for_requests(unsigned int requests);
 
 /* As after an overflow, but what the ring has is sound: both sides only have to find each other. */
 void desync_ring(int vcpu);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "one_ring.h"
 
+#include "publish.h"
 #include "words_of.h"
 
 #include <string.h>
@@ -13,11 +14,15 @@ struct sunk sunk;
 
 enum { SLOT = 5 };
 
-struct dli_sunk sink(void *opaque, const struct dli_dirty_word *words, uint32_t n)
+struct dli_publish_result dli_publish(struct dli_slots *slots, const struct dli_dirty_word *words,
+				      uint32_t n)
 {
 	uint32_t before = sunk.n;
 
-	assert_ptr_equal(opaque, &sunk);
+	if (sunk.instead) {
+		sunk.instead(words, n);
+		return (struct dli_publish_result){ 0 };
+	}
 	assert_true(n > 0);
 	/* There is room for a word a cell, and none for words that say nothing. */
 	for (uint32_t i = 0; i < n; i++)
@@ -31,7 +36,9 @@ struct dli_sunk sink(void *opaque, const struct dli_dirty_word *words, uint32_t 
 	n = sunk.n - before;
 	sunk.calls++;
 	sunk.resets_before = kernel.resets;
-	return (struct dli_sunk){ .new_pages = n - 1, .stale = n > 2 };
+	return (struct dli_publish_result){ .new_pages = n - 1,
+					    .stale = n > 2,
+					    .outside = sunk.outside };
 }
 
 void open_ring(void)
@@ -74,7 +81,7 @@ void push(uint32_t n)
 
 int drain(void)
 {
-	return dli_drain_ring(ring, &reset_lock, sink, &sunk);
+	return dli_drain_ring(ring, &reset_lock, NULL);
 }
 
 const struct dli_ring_stats *stats(void)

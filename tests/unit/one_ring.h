@@ -3,14 +3,15 @@
 #define UNIT_ONE_RING_H
 
 /*
- * One ring with both of its ends: the kernel's, written by hand, and the library's, read into a sink
- * that remembers. For programs of which every test has such a ring to itself.
+ * One ring with both of its ends: the kernel's, written by hand, and the library's. What
+ * the library publishes comes here, in place of pages/publish.c. For programs of which every test has
+ * such a ring to itself.
  */
 
 #include "cmocka_all.h"
 #include "drain.h"
 #include "fake_rings.h"
-#include "ring_cells.h"
+#include "ring_private.h"
 
 enum { ENTRIES = 256, SOFT_LIMIT = 192, MAX_SUNK = 100000 };
 
@@ -19,15 +20,15 @@ extern struct fake_ring *side; /* the kernel's, of ring */
 extern struct dli_reset reset_lock;
 extern struct dli_ring *ring;
 
-/* What the sink got. */
+/* What was published. */
 extern struct sunk {
 	uint64_t offsets[MAX_SUNK];
 	uint32_t slots[MAX_SUNK];
 	uint32_t n, calls;
 	unsigned int resets_before;
+	bool outside; /* say that a page lies past its slot's end */
+	void (*instead)(const struct dli_dirty_word *words, uint32_t n);
 } sunk;
-
-struct dli_sunk sink(void *opaque, const struct dli_dirty_word *words, uint32_t n);
 
 void open_ring(void);
 

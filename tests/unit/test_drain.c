@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Drains that meet, each of one ring: what they share, in which order, who is told of a failure. */
 #include "drain_guest.h"
-#include "ring_cells.h"
+#include "ring_private.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -21,7 +21,7 @@ static void let_drains_meet(pthread_t *threads)
 		assert_int_equal(
 			pthread_create(&threads[i], NULL, drain_thread, guest.vcpus[i].handle), 0);
 	}
-	wait_for_parties(DRAINS);
+	wait_for_requests(DRAINS);
 	dli_reset_end(reset());
 }
 
@@ -65,7 +65,7 @@ static void let_two_meet(int first)
 		struct dl_vcpu *vcpu = guest.vcpus[order[i]].handle;
 
 		assert_int_equal(pthread_create(&threads[i], NULL, drain_thread, vcpu), 0);
-		wait_for_parties(i + 1);
+		wait_for_requests(i + 1);
 	}
 	in_reset = look_at_cell;
 	dli_reset_end(reset());
@@ -116,7 +116,7 @@ static void one_with_nothing_is_not_told_of_a_failure(void **state)
 	for (int i = 0; i < 2; i++)
 		assert_int_equal(
 			pthread_create(&threads[i], NULL, drain_thread, guest.vcpus[i].handle), 0);
-	wait_for_parties(2);
+	wait_for_requests(2);
 	dli_reset_end(reset());
 	assert_int_equal(pthread_join(threads[0], &r), 0);
 	assert_int_equal((intptr_t)r, -EIO);

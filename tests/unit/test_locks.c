@@ -11,7 +11,7 @@
 #include "locks_seam.h"
 #include "log.h"
 #include "publish.h"
-#include "ring_cells.h"
+#include "ring_private.h"
 
 #include <errno.h>
 #include <string.h>
@@ -181,7 +181,7 @@ int __wrap_dli_reset_rings(struct dli_reset *reset);
 int __wrap_dli_reset_rings(struct dli_reset *reset)
 {
 	seen.resets++;
-	note(reset->taken, __func__);
+	note(reset->busy, __func__);
 	note(seen.depth == 0, __func__);
 	return __real_dli_reset_rings(reset);
 }
@@ -192,12 +192,12 @@ static void expect_ring_held(const struct dli_ring *ring)
 	note(is_held(&ring->lock), __func__);
 }
 
-void __real_dli_ring_copy(struct dli_ring *ring);
-void __wrap_dli_ring_copy(struct dli_ring *ring);
-void __wrap_dli_ring_copy(struct dli_ring *ring)
+uint32_t __real_dli_ring_copy(struct dli_ring *ring);
+uint32_t __wrap_dli_ring_copy(struct dli_ring *ring);
+uint32_t __wrap_dli_ring_copy(struct dli_ring *ring)
 {
 	expect_ring_held(ring);
-	__real_dli_ring_copy(ring);
+	return __real_dli_ring_copy(ring);
 }
 
 bool __real_dli_ring_release(struct dli_ring *ring, struct dli_reset *reset);
@@ -205,7 +205,7 @@ bool __wrap_dli_ring_release(struct dli_ring *ring, struct dli_reset *reset);
 bool __wrap_dli_ring_release(struct dli_ring *ring, struct dli_reset *reset)
 {
 	expect_ring_held(ring);
-	note(reset->taken, __func__);
+	note(reset->busy, __func__);
 	return __real_dli_ring_release(ring, reset);
 }
 
@@ -214,18 +214,18 @@ bool __wrap_dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool
 bool __wrap_dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool again)
 {
 	expect_ring_held(ring);
-	note(reset->taken, __func__);
+	note(reset->busy, __func__);
 	return __real_dli_ring_verify(ring, reset, again);
 }
 
-void __real_dli_ring_publish(struct dli_ring *ring, dli_ring_sink *sink, void *opaque);
-void __wrap_dli_ring_publish(struct dli_ring *ring, dli_ring_sink *sink, void *opaque);
-void __wrap_dli_ring_publish(struct dli_ring *ring, dli_ring_sink *sink, void *opaque)
+void __real_dli_ring_publish(struct dli_ring *ring, struct dli_slots *slots);
+void __wrap_dli_ring_publish(struct dli_ring *ring, struct dli_slots *slots);
+void __wrap_dli_ring_publish(struct dli_ring *ring, struct dli_slots *slots)
 {
 	expect_ring_held(ring);
-	/* Nobody who wants to reset another ring has to wait for the sink. */
-	note(!((struct dl_log *)opaque)->reset.taken, __func__);
-	__real_dli_ring_publish(ring, sink, opaque);
+	/* Publishing does not hold up resets of other rings. */
+	note(!guest.log->reset.busy, __func__);
+	__real_dli_ring_publish(ring, slots);
 }
 
 bool __real_dli_ring_same(struct dli_ring *a, struct dli_ring *b);
@@ -276,7 +276,7 @@ static bool watch_ioctl(struct guest *g, int fd, unsigned long request, void *ar
 		note(is_held(&g->log->lock), __func__);
 		break;
 	case KVM_RESET_DIRTY_RINGS:
-		note(g->log->reset.taken, __func__);
+		note(g->log->reset.busy, __func__);
 		note(is_held(&vcpu->handle->ring->lock), __func__);
 		break;
 	}
@@ -334,7 +334,7 @@ static void expect_all_free(void)
 	assert_int_equal(seen.depth, 0);
 	assert_false(is_held(&guest.log->lock));
 	assert_false(is_held(&guest.log->reading));
-	assert_false(is_held(&guest.log->reset.lock) || guest.log->reset.taken);
+	assert_false(is_held(&guest.log->reset.lock) || guest.log->reset.busy);
 	assert_false(is_held(&guest.log->vcpus.lock));
 	for (struct dl_vcpu *v = NULL; (v = dli_vcpus_next(&guest.log->vcpus, v));)
 		assert_false(is_held(&v->ring->lock));

@@ -2,6 +2,7 @@
 /* What rings hand on becomes pending pages: every page arrives, none in the wrong slot. */
 #include "cmocka_all.h"
 #include "guest.h"
+#include "log.h"
 #include "publish.h"
 #include "random.h"
 
@@ -43,7 +44,7 @@ static void entry(uint32_t i, uint32_t slot, uint64_t offset)
 
 static void expect_sunk(uint32_t n, uint32_t new_pages, uint32_t stale)
 {
-	struct dli_sunk sunk = dli_publish(guest.log, words, n);
+	struct dli_publish_result sunk = dli_publish(&guest.log->slots, words, n);
 
 	assert_int_equal(sunk.new_pages, new_pages);
 	assert_int_equal(sunk.stale, stale);
@@ -115,7 +116,7 @@ static void it_looks_at_no_word_behind_the_last(void **state)
 	if (!child) {
 		signal(SIGSEGV, SIG_DFL);
 		for (uint32_t n = 1; n <= N; n++)
-			dli_publish(guest.log, end - n, n);
+			dli_publish(&guest.log->slots, end - n, n);
 		_exit(0);
 	}
 	assert_int_equal(waitpid(child, &status, 0), child);
@@ -143,10 +144,10 @@ static void what_lies_outside_its_slot_is_told(void **state)
 {
 	entry(0, 2, 0);
 	entry(1, 1, PAGES - 1);
-	assert_false(dli_publish(guest.log, words, 2).outside);
+	assert_false(dli_publish(&guest.log->slots, words, 2).outside);
 	entry(2, 1, PAGES);
 	entry(3, 1, 0);
-	assert_true(dli_publish(guest.log, words, 4).outside);
+	assert_true(dli_publish(&guest.log->slots, words, 4).outside);
 }
 
 static void when_logging_is_off_nothing_is_noted(void **state)
@@ -204,7 +205,7 @@ static void random_entries_equal_a_plain_array(void **state)
 	for (int i = 0; i < 300; i++) {
 		uint8_t wanted[SLOTS][PAGES] = { 0 };
 
-		dli_publish(guest.log, words, random_entries(&random, wanted));
+		dli_publish(&guest.log->slots, words, random_entries(&random, wanted));
 		compare(wanted);
 	}
 }

@@ -174,37 +174,48 @@ static void two_are_never_inside_at_once(void **state)
 	assert_int_equal(reset.resets, THREADS * ROUNDS);
 }
 
-/* Who wants rings handed back while somebody is in the section. */
+/* Requests that arrive while a thread is in the section. */
 enum { WAITERS = 3 };
 
-static struct dli_party waiters[WAITERS];
-static unsigned int serves, parties_served;
-static atomic_int serving;
+static struct dli_reset_request waiters[WAITERS];
+static unsigned int batches, requests_done;
+static atomic_int running;
 
-/* Lets those who wait wake up meanwhile, as they do for any reason or for none. */
-static void serve(struct dli_reset *r, struct dli_party *parties)
+/* Wakes the waiters meanwhile, as a spurious wakeup would. */
+static void run_batch(struct dli_reset_request *batch)
 {
-	atomic_fetch_add(&serving, 1);
-	serves++;
-	for (struct dli_party *party = parties; party; party = party->next) {
-		party->result = 7;
-		parties_served++;
+	atomic_fetch_add(&running, 1);
+	batches++;
+	for (struct dli_reset_request *request = batch; request; request = request->next) {
+		request->result = 7;
+		requests_done++;
 	}
-	pthread_cond_broadcast(&r->changed);
+	pthread_cond_broadcast(&reset.changed);
 	for (int i = 0; i < 1000; i++)
 		sched_yield();
-	atomic_fetch_sub(&serving, 1);
+	atomic_fetch_sub(&running, 1);
+}
+
+static int submit(struct dli_reset_request *request)
+{
+	struct dli_reset_request *batch = dli_reset_submit(&reset, request);
+
+	if (batch) {
+		run_batch(batch);
+		dli_reset_complete(&reset, batch);
+	}
+	return request->result;
 }
 
 /* A cancellation is pending, which a wait must not take: the caller has rings locked. */
-static void *join_while_cancelled(void *party)
+static void *submit_while_cancelled(void *request)
 {
 	int r;
 
 	pthread_cancel(pthread_self());
-	r = dli_reset_join(&reset, party, serve);
+	r = submit(request);
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
-	if (atomic_load(&serving))
+	if (atomic_load(&running))
 		met = true;
 	return (void *)(intptr_t)r;
 }
@@ -212,17 +223,17 @@ static void *join_while_cancelled(void *party)
 /* Begins them one by one, each when the one before waits. */
 static void let_them_wait(pthread_t *threads)
 {
-	serves = parties_served = 0;
+	batches = requests_done = 0;
 	assert_int_equal(dli_reset_begin(&reset), 0);
 	for (int i = 0; i < WAITERS; i++) {
-		const struct dli_party *last = NULL;
+		const struct dli_reset_request *last = NULL;
 
-		waiters[i] = (struct dli_party){ 0 };
-		pthread_create(&threads[i], NULL, join_while_cancelled, &waiters[i]);
+		waiters[i] = (struct dli_reset_request){ 0 };
+		pthread_create(&threads[i], NULL, submit_while_cancelled, &waiters[i]);
 		while (last != &waiters[i]) {
 			sched_yield();
 			pthread_mutex_lock(&reset.lock);
-			last = reset.waiting;
+			last = reset.queue;
 			pthread_mutex_unlock(&reset.lock);
 		}
 	}
@@ -237,8 +248,8 @@ static void expect_all_join(pthread_t *threads, int result)
 		assert_ptr_not_equal(r, PTHREAD_CANCELED);
 		assert_int_equal((intptr_t)r, result);
 	}
-	assert_null(reset.waiting);
-	assert_false(reset.taken);
+	assert_null(reset.queue);
+	assert_false(reset.busy);
 }
 
 static void who_waits_is_served_by_one_and_waits_for_it(void **state)
@@ -248,8 +259,8 @@ static void who_waits_is_served_by_one_and_waits_for_it(void **state)
 	let_them_wait(threads);
 	dli_reset_end(&reset);
 	expect_all_join(threads, 7);
-	assert_int_equal(serves, 1);
-	assert_int_equal(parties_served, WAITERS);
+	assert_int_equal(batches, 1);
+	assert_int_equal(requests_done, WAITERS);
 	assert_false(met);
 }
 
@@ -264,19 +275,19 @@ static void who_waits_when_it_is_closed_is_told(void **state)
 	pthread_mutex_unlock(&reset.lock);
 	dli_reset_end(&reset);
 	expect_all_join(threads, -ECANCELED);
-	assert_int_equal(serves, 0);
+	assert_int_equal(batches, 0);
 }
 
 static void who_comes_alone_is_served_at_once(void **state)
 {
-	struct dli_party party = { 0 };
+	struct dli_reset_request request = { 0 };
 
-	serves = parties_served = 0;
-	assert_int_equal(dli_reset_join(&reset, &party, serve), 7);
-	assert_int_equal(dli_reset_join(&reset, &party, serve), 7);
-	assert_int_equal(serves, 2);
-	assert_int_equal(parties_served, 2);
-	assert_false(reset.taken);
+	batches = requests_done = 0;
+	assert_int_equal(submit(&request), 7);
+	assert_int_equal(submit(&request), 7);
+	assert_int_equal(batches, 2);
+	assert_int_equal(requests_done, 2);
+	assert_false(reset.busy);
 }
 
 static atomic_bool closing;

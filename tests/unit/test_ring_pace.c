@@ -2,8 +2,9 @@
 /* What is told of a ring to who does not hold its lock: how full it is, and how fast it fills. */
 #include "cmocka_all.h"
 #include "drain.h"
+#include "publish.h"
 #include "fake_rings.h"
-#include "ring_cells.h"
+#include "ring_private.h"
 
 #include <string.h>
 
@@ -14,9 +15,10 @@ static struct fake_ring *side;
 static struct dli_reset reset_lock;
 static struct dli_ring *ring;
 
-static struct dli_sunk sink(void *opaque, const struct dli_dirty_word *words, uint32_t n)
+struct dli_publish_result dli_publish(struct dli_slots *slots, const struct dli_dirty_word *words,
+				      uint32_t n)
 {
-	return (struct dli_sunk){ 0 };
+	return (struct dli_publish_result){ 0 };
 }
 
 static void begin(uint32_t entries)
@@ -63,7 +65,7 @@ static void push(uint32_t n)
 
 static void drain(void)
 {
-	assert_int_equal(dli_drain_ring(ring, &reset_lock, sink, NULL), 0);
+	assert_int_equal(dli_drain_ring(ring, &reset_lock, NULL), 0);
 }
 
 static void expect_pace(uint32_t filled, uint64_t since)

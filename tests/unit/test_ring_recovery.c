@@ -6,9 +6,10 @@
  */
 #include "cmocka_all.h"
 #include "drain.h"
+#include "publish.h"
 #include "fake_rings.h"
 #include "random.h"
-#include "ring_cells.h"
+#include "ring_private.h"
 #include "vcpus.h"
 #include "words_of.h"
 
@@ -102,13 +103,12 @@ static void on_reset(struct fake_rings *rings, bool ends)
 	guest(rings->opaque);
 }
 
-static struct dli_sunk sink(void *opaque, const struct dli_dirty_word *words, uint32_t n)
+struct dli_publish_result dli_publish(struct dli_slots *slots, const struct dli_dirty_word *words,
+				      uint32_t n)
 {
-	struct world *w = opaque;
-
 	FOR_EACH_PAGE(words, n, slot, page)
-	w->pending[page] = true;
-	return (struct dli_sunk){ 0 };
+	world.pending[page] = true;
+	return (struct dli_publish_result){ 0 };
 }
 
 static void repair(struct world *w)
@@ -154,15 +154,20 @@ static void publish(struct dli_ring *ring)
 {
 	if (world.stopped)
 		dli_ring_check_empty(ring);
-	dli_ring_publish(ring, sink, &world);
+	dli_ring_publish(ring, NULL);
 	dli_ring_unlock(ring);
+}
+
+static void copy_ring(struct dli_ring *ring)
+{
+	dli_ring_copy(ring);
 }
 
 /* As dli_drain_all(), with the guest between all steps. */
 static void drain_step_by_step(struct world *w)
 {
 	all_rings(w, dli_ring_lock);
-	all_rings(w, dli_ring_copy);
+	all_rings(w, copy_ring);
 	hand_back(w);
 	all_rings(w, publish);
 }
@@ -172,7 +177,7 @@ static void harvest(struct world *w)
 	int r = 0;
 
 	if (w->misbehaving || random_below(&w->random, 4) == 0)
-		r = dli_drain_all(&w->vcpus, &w->reset, w->stopped, sink, w);
+		r = dli_drain_all(&w->vcpus, &w->reset, w->stopped, NULL);
 	else
 		drain_step_by_step(w);
 	/* A harvest that fails is made again. */
@@ -202,7 +207,7 @@ static void run(struct world *w, int vcpu)
 		int r;
 
 		assert_true(exits < MAX_EXITS);
-		r = dli_drain_ring(w->rings[vcpu], &w->reset, sink, w);
+		r = dli_drain_ring(w->rings[vcpu], &w->reset, NULL);
 		assert_true(r == 0 || r == -EIO);
 		if (!random_below(&w->random, 8))
 			harvest(w);
@@ -345,11 +350,11 @@ static void a_failed_reset_and_a_short_one(void **state)
 	memset(w->is_protected, false, 6 * sizeof(w->is_protected[0]));
 	w->kernel.reset_errors = 1;
 	w->kernel.reset_error = -EIO;
-	assert_int_equal(dli_drain_all(&w->vcpus, &w->reset, false, sink, w), -EIO);
+	assert_int_equal(dli_drain_all(&w->vcpus, &w->reset, false, NULL), -EIO);
 	w->kernel.short_resets = 1;
 	w->kernel.short_entries = 5;
-	assert_int_equal(dli_drain_ring(w->rings[0], &w->reset, sink, w), 0);
-	assert_int_equal(dli_drain_all(&w->vcpus, &w->reset, false, sink, w), 0);
+	assert_int_equal(dli_drain_ring(w->rings[0], &w->reset, NULL), 0);
+	assert_int_equal(dli_drain_all(&w->vcpus, &w->reset, false, NULL), 0);
 	assert_false(w->is_protected[4]);
 	assert_true(dli_reset_repair_needed(&w->reset));
 	end(w);

@@ -77,16 +77,16 @@ static struct {
 	bool handed_out[4 * ENTRIES];
 } vmm;
 
-static struct dli_sunk hand_out(void *opaque, const struct dli_dirty_word *words, uint32_t n)
+static void hand_out(const struct dli_dirty_word *words, uint32_t n)
 {
 	FOR_EACH_PAGE(words, n, slot, page)
 	vmm.handed_out[page] = true;
-	return (struct dli_sunk){ 0 };
 }
 
 static void harvest(bool last)
 {
-	assert_int_equal(dli_drain_all(&vmm.vcpus, &reset_lock, last, hand_out, NULL), 0);
+	sunk.instead = hand_out;
+	assert_int_equal(dli_drain_all(&vmm.vcpus, &reset_lock, last, NULL), 0);
 	if (!dli_reset_repair_needed(&reset_lock))
 		return;
 	memset(vmm.handed_out, true, side->pushed);
@@ -98,7 +98,8 @@ static void write_page(void)
 {
 	for (int exits = 0; !fake_ring_enter(&kernel, side); exits++) {
 		assert_true(exits < MAX_EXITS);
-		assert_int_equal(dli_drain_ring(ring, &reset_lock, hand_out, NULL), 0);
+		sunk.instead = hand_out;
+		assert_int_equal(dli_drain_ring(ring, &reset_lock, NULL), 0);
 	}
 	push(1);
 }

@@ -446,8 +446,7 @@ static void a_list_grows_by_groups(void **state)
 		assert_ptr_equal(vcpu, &list[n++]);
 	assert_int_equal(n, MANY);
 	write_pages(&guest.vcpus[1], 0, 10);
-	assert_int_equal(dli_drain_all(&vcpus, &guest.log->reset, false, dli_publish, guest.log),
-			 0);
+	assert_int_equal(dli_drain_all(&vcpus, &guest.log->reset, false, &guest.log->slots), 0);
 	assert_int_equal(guest_stats(&guest).pending_bytes / guest.page_bytes, 10);
 	for (struct dli_vcpu_group *group = dli_vcpu_group_next(&vcpus.first), *next; group;
 	     group = next) {

@@ -19,7 +19,7 @@
  * A wrong guess (a reset that is cut short, say) only leads to another round.
  */
 
-#include "ring_cells.h"
+#include "ring_private.h"
 
 void dli_ring_desync(struct dli_ring *ring, struct dli_reset *reset)
 {
