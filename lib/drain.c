@@ -143,7 +143,7 @@ int dli_drain_ring(struct dli_ring *ring, struct dli_reset *reset, struct dli_sl
 
 /* One dli_drain_all(). */
 struct harvest {
-	struct dli_vcpus *vcpus;
+	struct dli_vcpu_list *vcpus;
 	struct dli_reset *reset;
 	struct dli_slots *slots;
 	bool last;
@@ -176,7 +176,7 @@ static void flush_rings(struct harvest *harvest)
 		if (harvest->last)
 			dli_ring_check_empty(ring);
 		dli_ring_publish(ring, harvest->slots);
-		dli_vcpus_note_recent(harvest->vcpus, dli_ring_take_recent(ring));
+		dli_vcpu_list_note_recent(harvest->vcpus, dli_ring_take_recent(ring));
 		dli_ring_unlock(ring);
 	}
 	harvest->drain = (struct drain_request){ 0 };
@@ -231,7 +231,7 @@ static void collect_busy_rings(struct harvest *harvest, struct dli_vcpu_group *g
 	}
 }
 
-int dli_drain_all(struct dli_vcpus *vcpus, struct dli_reset *reset, bool last,
+int dli_drain_all(struct dli_vcpu_list *vcpus, struct dli_reset *reset, bool last,
 		  struct dli_slots *slots)
 {
 	struct harvest harvest = { .vcpus = vcpus, .reset = reset, .slots = slots, .last = last };

@@ -21,7 +21,7 @@ int dli_drain_ring(struct dli_ring *ring, struct dli_reset *reset, struct dli_sl
  * still dirty afterwards was missed. Returns the first error; entries that it concerns are kept for the
  * next drain.
  */
-int dli_drain_all(struct dli_vcpus *vcpus, struct dli_reset *reset, bool last,
+int dli_drain_all(struct dli_vcpu_list *vcpus, struct dli_reset *reset, bool last,
 		  struct dli_slots *slots);
 
 #endif

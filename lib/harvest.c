@@ -16,11 +16,11 @@
  */
 static int repair(struct dl_log *log)
 {
-	int r = dli_protect_again(log);
+	int r = dli_slot_logging_restart(log);
 
 	if (r)
 		return r;
-	dli_mark_everything(log);
+	dli_mark_all_slots(log);
 	dli_reset_repaired(&log->reset);
 	return 0;
 }
@@ -96,7 +96,7 @@ static int harvest_bitmaps(struct dl_log *log)
 	int first = 0;
 
 	for (uint32_t i = 0; i < table->n; i++) {
-		struct dli_slot *slot = table->places[i].slot;
+		struct dli_slot *slot = table->ranges[i].slot;
 		int r = slot->logged ? harvest_bitmap(log, slot) : 0;
 
 		if (r && !first)
@@ -111,7 +111,7 @@ static uint64_t pending_bytes_of(struct dl_log *log)
 	uint64_t pages = 0;
 
 	for (uint32_t i = 0; i < table->n; i++)
-		pages += dli_page_set_pending_pages(table->places[i].slot->set);
+		pages += dli_page_set_pending_pages(table->ranges[i].slot->set);
 	for (struct dli_slot *slot = log->slots.retired; slot; slot = slot->next_retired)
 		pages += dli_page_set_pending_pages(slot->set);
 	return pages * log->caps.page_bytes;
@@ -130,7 +130,7 @@ static int harvest(struct dl_log *log, bool last, int rings)
 
 	if (!dli_log_is_on(log))
 		return -ECANCELED;
-	missing = dli_protect_missing(log);
+	missing = dli_slot_logging_resume(log);
 	if (dli_log_is_ring(log) && !rings)
 		rings = settle_rings(log);
 	/* The backup bitmap after the rings: who writes it has no vCPU, and writes last. */

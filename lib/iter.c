@@ -40,7 +40,7 @@ static void hold_slots(struct dl_iter *iter)
 	for (struct dli_slot *slot = iter->log->slots.retired; slot; slot = slot->next_retired)
 		iter->slots[iter->n++] = slot;
 	for (uint32_t i = 0; i < table->n; i++)
-		iter->slots[iter->n++] = table->places[i].slot;
+		iter->slots[iter->n++] = table->ranges[i].slot;
 	for (uint32_t i = 0; i < iter->n; i++)
 		dli_slot_get(iter->slots[i]);
 }
@@ -169,16 +169,16 @@ static int next_batch(struct dl_iter *iter)
 }
 
 /* What is the same for every run of a slot. */
-struct place {
+struct run_base {
 	uint64_t gpa, hva;
 	uint32_t slot, at, page_shift;
 };
 
-static struct place place_of(const struct dl_iter *iter)
+static struct run_base run_base_of(const struct dl_iter *iter)
 {
 	const struct dli_slot *slot = iter->slots[iter->at];
 
-	return (struct place){
+	return (struct run_base){
 		.gpa = atomic_load_explicit(&slot->gpa, memory_order_relaxed),
 		.hva = slot->hva,
 		.slot = slot->slot,
@@ -187,17 +187,17 @@ static struct place place_of(const struct dl_iter *iter)
 	};
 }
 
-static inline void put_run(struct dl_run *run, const struct place *place, uint64_t first_page,
+static inline void put_run(struct dl_run *run, const struct run_base *base, uint64_t first_page,
 			   uint64_t pages)
 {
-	uint64_t offset_bytes = first_page << place->page_shift;
+	uint64_t offset_bytes = first_page << base->page_shift;
 
-	run->gpa = place->gpa + offset_bytes;
-	run->hva = place->hva + offset_bytes;
+	run->gpa = base->gpa + offset_bytes;
+	run->hva = base->hva + offset_bytes;
 	run->offset_bytes = offset_bytes;
-	run->bytes = pages << place->page_shift;
-	run->slot = place->slot;
-	run->reserved = place->at;
+	run->bytes = pages << base->page_shift;
+	run->slot = base->slot;
+	run->reserved = base->at;
 }
 
 /*
@@ -228,7 +228,7 @@ static uint64_t run_on(const struct dli_batch *batch, uint32_t *at, uint64_t *bi
 static uint32_t cut_runs(struct dl_iter *iter, struct dl_run *runs, uint32_t max_runs)
 {
 	struct dli_batch *batch = &iter->batch;
-	const struct place place = place_of(iter);
+	const struct run_base base = run_base_of(iter);
 	uint32_t at = iter->word, n = 0;
 	uint64_t bits = batch->bits[at];
 
@@ -244,7 +244,7 @@ static uint32_t cut_runs(struct dl_iter *iter, struct dl_run *runs, uint32_t max
 		} else {
 			pages = 64 - first + run_on(batch, &at, &bits);
 		}
-		put_run(&runs[n++], &place, page + first, pages);
+		put_run(&runs[n++], &base, page + first, pages);
 		if (bits)
 			continue;
 		if (++at == batch->n)

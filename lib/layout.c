@@ -53,7 +53,7 @@ static int bring_up(struct dl_log *log, const struct dl_slot *s, struct dli_slot
 	int r;
 
 	if (s->flags & DL_SLOT_CALLER_IOCTL)
-		return logging ? dli_protect_slot(log, slot, true) : 0;
+		return logging ? dli_slot_logging_set(log, slot, true) : 0;
 	r = set_memory(log, s, s->bytes, logging);
 	if (!r)
 		slot->logged = logging;
@@ -73,7 +73,7 @@ static int create_in_table(struct dl_log *log, const struct dl_slot *s, struct d
 	r = bring_up(log, s, slot);
 	if (r)
 		old = dli_slots_publish(&log->slots, old);
-	dli_slots_abandon(old);
+	dli_slot_table_free(old);
 	return r;
 }
 
@@ -126,7 +126,7 @@ static int change_in_kvm(struct dl_log *log, const struct dl_slot *s, struct dli
 	if (!was_logged)
 		return 0;
 	slot->logged = false;
-	r = dli_protect_slot(log, slot, true);
+	r = dli_slot_logging_set(log, slot, true);
 	return r;
 }
 
@@ -165,10 +165,10 @@ static int change(struct dl_log *log, const struct dl_slot *s, struct dli_slot *
 	if (r && !by_caller) {
 		slot->kvm_flags = kvm_flags;
 		atomic_store_explicit(&slot->gpa, gpa, memory_order_relaxed);
-		dli_slots_abandon(table);
+		dli_slot_table_free(table);
 		return r;
 	}
-	dli_slots_abandon(dli_slots_publish(&log->slots, table));
+	dli_slot_table_free(dli_slots_publish(&log->slots, table));
 	/*
 	 * CLEAN cannot be granted: by the caller's ioctl logging was off for a moment, and what a vCPU
 	 * wrote before a move may still be in its PML buffer, whose addresses are nobody's now.
@@ -223,7 +223,7 @@ static int remove_from_kvm(struct dl_log *log, const struct dli_slot *slot)
 /* What is left of a slot that KVM and the table do not know any more. */
 static void retire(struct dl_log *log, struct dli_slot *slot, bool discard)
 {
-	slot->gone = true;
+	slot->deleted = true;
 	if (!dli_log_is_on(log) || discard) {
 		slot->discarded = true;
 		dli_slot_put(slot);
@@ -249,7 +249,7 @@ static int remove_slot(struct dl_log *log, uint32_t number, uint32_t flags)
 	table = dli_slots_prepare(&log->slots, slot, NULL, 0);
 	if (!table && flags & DL_SLOT_CALLER_IOCTL) {
 		/* Or the next change of its flags would make it anew. */
-		slot->gone = true;
+		slot->deleted = true;
 		slot->logged = false;
 	}
 	if (!table)
@@ -257,7 +257,7 @@ static int remove_slot(struct dl_log *log, uint32_t number, uint32_t flags)
 	if (!(flags & DL_SLOT_CALLER_IOCTL))
 		r = remove_from_kvm(log, slot);
 	if (r) {
-		dli_slots_abandon(table);
+		dli_slot_table_free(table);
 		return r;
 	}
 	/*
@@ -267,7 +267,7 @@ static int remove_slot(struct dl_log *log, uint32_t number, uint32_t flags)
 	 */
 	if (dli_log_is_ring(log))
 		(void)dli_drain_all(&log->vcpus, &log->reset, false, &log->slots);
-	dli_slots_abandon(dli_slots_publish(&log->slots, table));
+	dli_slot_table_free(dli_slots_publish(&log->slots, table));
 	retire(log, slot, flags & DL_SLOT_DISCARD);
 	return 0;
 }

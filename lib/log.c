@@ -30,7 +30,7 @@ void dli_log_put(struct dl_log *log)
 	if (atomic_fetch_sub_explicit(&log->references, 1, memory_order_acq_rel) != 1)
 		return;
 	dli_slots_sweep(&log->slots, true);
-	dli_vcpus_fini(&log->vcpus);
+	dli_vcpu_list_fini(&log->vcpus);
 	dli_slots_fini(&log->slots);
 	dli_bitmap_release(&log->buffer, log->os);
 	dli_reset_fini(&log->reset);
@@ -182,7 +182,7 @@ static int init_objects(struct dl_log *log)
 	r = dli_reset_init(&log->reset, log->os, log->vm_fd);
 	if (r)
 		goto no_reset;
-	r = dli_vcpus_init(&log->vcpus);
+	r = dli_vcpu_list_init(&log->vcpus);
 	if (r)
 		goto no_vcpus;
 	r = dli_slots_init(&log->slots);
@@ -257,10 +257,10 @@ void dl_log_close(struct dl_log *log)
 	pthread_mutex_lock(&log->reading);
 	pthread_mutex_lock(&log->lock);
 	/* A slot that cannot be switched off cannot be told to anybody any more. */
-	(void)dli_session_stop(log);
+	(void)dli_stop_logging(log);
 	/* Pairs with dli_log_is_closed(). */
 	atomic_store_explicit(&log->closed, true, memory_order_release);
-	dli_reset_close(&log->reset, dli_vcpus_in_use(&log->vcpus));
+	dli_reset_close(&log->reset, dli_vcpu_list_in_use(&log->vcpus));
 	pthread_mutex_unlock(&log->lock);
 	pthread_mutex_unlock(&log->reading);
 	dli_log_put(log);

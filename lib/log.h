@@ -40,7 +40,7 @@ struct dl_log {
 	 */
 	_Atomic uint64_t harvested_at_ns, span_ns, span_entries;
 
-	struct dli_vcpus vcpus;
+	struct dli_vcpu_list vcpus;
 	struct dli_reset reset;
 
 	_Atomic uint64_t bitmap_new_pages, slot_ioctl_ns;

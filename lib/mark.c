@@ -20,21 +20,21 @@ static void mark_bytes(const struct dl_log *log, struct dli_slot *slot, uint64_t
 }
 
 /* Marks what exists of [gpa, end). False where that is not all. */
-static bool mark_places(const struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t end)
+static bool mark_ranges(const struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t end)
 {
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
-	uint32_t i = dli_slot_place_at(table, as_id, gpa);
+	uint32_t i = dli_slot_range_at(table, as_id, gpa);
 	uint64_t reached = gpa;
 
-	for (; i < table->n && table->places[i].as_id == as_id; i++) {
-		const struct dli_slot_place *place = &table->places[i];
-		uint64_t place_end = place->gpa + place->slot->bytes;
-		uint64_t from = gpa > place->gpa ? gpa : place->gpa;
-		uint64_t to = end < place_end ? end : place_end;
+	for (; i < table->n && table->ranges[i].as_id == as_id; i++) {
+		const struct dli_slot_range *range = &table->ranges[i];
+		uint64_t range_end = range->gpa + range->slot->bytes;
+		uint64_t from = gpa > range->gpa ? gpa : range->gpa;
+		uint64_t to = end < range_end ? end : range_end;
 
 		if (from >= end)
 			break;
-		mark_bytes(log, place->slot, from - place->gpa, to - place->gpa);
+		mark_bytes(log, range->slot, from - range->gpa, to - range->gpa);
 		if (from == reached)
 			reached = to;
 	}
@@ -50,7 +50,7 @@ int dl_mark(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes)
 	dli_rcu_read_lock();
 	if (!dli_log_is_on(log))
 		r = -ECANCELED;
-	else if (bytes && !mark_places(log, as_id, gpa, gpa + bytes))
+	else if (bytes && !mark_ranges(log, as_id, gpa, gpa + bytes))
 		r = -ENOENT;
 	dli_rcu_read_unlock();
 	return r;

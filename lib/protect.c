@@ -37,7 +37,7 @@ static int ask_caller(struct dl_log *log, const struct dli_slot *slot, uint32_t 
 	return r;
 }
 
-int dli_protect_slot(struct dl_log *log, struct dli_slot *slot, bool on)
+int dli_slot_logging_set(struct dl_log *log, struct dli_slot *slot, bool on)
 {
 	uint32_t kvm_flags = slot->kvm_flags | (on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
 	int r = log->set_region ? ask_caller(log, slot, kvm_flags)
@@ -54,18 +54,18 @@ int dli_protect_slot(struct dl_log *log, struct dli_slot *slot, bool on)
 	return 0;
 }
 
-int dli_protect_all(struct dl_log *log, bool on)
+int dli_slot_logging_set_all(struct dl_log *log, bool on)
 {
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
 	int first = 0;
 
 	for (uint32_t i = 0; i < table->n; i++) {
-		struct dli_slot *slot = table->places[i].slot;
+		struct dli_slot *slot = table->ranges[i].slot;
 		int r;
 
-		if (slot->logged == on || slot->gone || !dli_slot_is_loggable(slot))
+		if (slot->logged == on || slot->deleted || !dli_slot_is_loggable(slot))
 			continue;
-		r = dli_protect_slot(log, slot, on);
+		r = dli_slot_logging_set(log, slot, on);
 		if (r && on)
 			return r;
 		if (r && !first)
@@ -74,27 +74,27 @@ int dli_protect_all(struct dl_log *log, bool on)
 	return first;
 }
 
-int dli_protect_again(struct dl_log *log)
+int dli_slot_logging_restart(struct dl_log *log)
 {
-	int r = dli_protect_all(log, false);
+	int r = dli_slot_logging_set_all(log, false);
 
 	/* Also where one could not be switched off: the others must not stay so. */
-	int on = dli_protect_all(log, true);
+	int on = dli_slot_logging_set_all(log, true);
 
 	return r ? r : on;
 }
 
-int dli_protect_missing(struct dl_log *log)
+int dli_slot_logging_resume(struct dl_log *log)
 {
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
 
 	for (uint32_t i = 0; i < table->n; i++) {
-		struct dli_slot *slot = table->places[i].slot;
+		struct dli_slot *slot = table->ranges[i].slot;
 		int r;
 
-		if (slot->logged || slot->gone || !dli_slot_is_loggable(slot))
+		if (slot->logged || slot->deleted || !dli_slot_is_loggable(slot))
 			continue;
-		r = dli_protect_slot(log, slot, true);
+		r = dli_slot_logging_set(log, slot, true);
 		if (r)
 			return r;
 		dli_page_set_mark_all(slot->set);
@@ -106,9 +106,9 @@ int dli_protect_missing(struct dl_log *log)
 static bool is_alias(const struct dli_slot_table *table, const struct dli_slot *slot)
 {
 	for (uint32_t i = 0; i < table->n; i++) {
-		const struct dli_slot *other = table->places[i].slot;
+		const struct dli_slot *other = table->ranges[i].slot;
 
-		if (table->places[i].as_id >= slot->slot >> 16)
+		if (table->ranges[i].as_id >= slot->slot >> 16)
 			return false;
 		if (other->logged && other->hva <= slot->hva &&
 		    slot->hva + slot->bytes <= other->hva + other->bytes)
@@ -117,12 +117,12 @@ static bool is_alias(const struct dli_slot_table *table, const struct dli_slot *
 	return false;
 }
 
-void dli_mark_everything(struct dl_log *log)
+void dli_mark_all_slots(struct dl_log *log)
 {
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
 
 	for (uint32_t i = 0; i < table->n; i++) {
-		struct dli_slot *slot = table->places[i].slot;
+		struct dli_slot *slot = table->ranges[i].slot;
 
 		if (slot->logged && !is_alias(table, slot))
 			dli_page_set_mark_all(slot->set);

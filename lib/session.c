@@ -22,7 +22,7 @@ static void discard_pages(struct dl_log *log)
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
 
 	for (uint32_t i = 0; i < table->n; i++)
-		dli_page_set_clear(table->places[i].slot->set);
+		dli_page_set_clear(table->ranges[i].slot->set);
 	dli_slots_sweep(&log->slots, true);
 }
 
@@ -68,8 +68,8 @@ static int reserve_buffer(struct dl_log *log)
 	if (dli_log_is_ring(log) && !log->caps.backup)
 		return 0;
 	for (uint32_t i = 0; i < table->n; i++)
-		if (table->places[i].slot->pages > most)
-			most = table->places[i].slot->pages;
+		if (table->ranges[i].slot->pages > most)
+			most = table->ranges[i].slot->pages;
 	return most ? dli_bitmap_reserve(&log->buffer, log->os, most) : 0;
 }
 
@@ -81,10 +81,10 @@ static int switch_on(struct dl_log *log, uint32_t flags)
 	(void)dli_reset_repair_needed(&log->reset);
 	/* From now on entries are noted; whatever is pushed is pushed after a flag is set below. */
 	set_logging(log, true);
-	r = dli_protect_all(log, true);
+	r = dli_slot_logging_set_all(log, true);
 	if (r) {
 		set_logging(log, false);
-		(void)dli_protect_all(log, false);
+		(void)dli_slot_logging_set_all(log, false);
 		(void)drain_rings(log);
 		dli_rcu_synchronize();
 		discard_pages(log);
@@ -93,7 +93,7 @@ static int switch_on(struct dl_log *log, uint32_t flags)
 	if (dli_log_is_ring(log))
 		dli_reset_repaired(&log->reset);
 	if (!(flags & DL_START_CLEAN))
-		dli_mark_everything(log);
+		dli_mark_all_slots(log);
 	dli_log_note_pace(log, true);
 	return 0;
 }
@@ -108,7 +108,7 @@ static int start(struct dl_log *log, uint32_t flags)
 		return -EBUSY;
 	log->last_failure[0] = '\0';
 	/* Left over from a stop that failed. */
-	r = dli_protect_all(log, false);
+	r = dli_slot_logging_set_all(log, false);
 	if (!r)
 		r = reserve_buffer(log);
 	if (!r)
@@ -132,14 +132,14 @@ int dl_log_start(struct dl_log *log, uint32_t flags)
 	return r;
 }
 
-int dli_session_stop(struct dl_log *log)
+int dli_stop_logging(struct dl_log *log)
 {
 	bool was_on = dli_log_is_on(log);
 	int r, drained = 0;
 
 	if (was_on)
 		set_logging(log, false);
-	r = dli_protect_all(log, false);
+	r = dli_slot_logging_set_all(log, false);
 	/* After the flags, or rings would fill again behind the drain. */
 	if (dli_log_is_ring(log))
 		drained = drain_rings(log);
@@ -160,7 +160,7 @@ int dl_log_stop(struct dl_log *log)
 	pthread_mutex_lock(&log->reading);
 	pthread_mutex_lock(&log->lock);
 	if (!dli_log_is_closed(log))
-		r = dli_session_stop(log);
+		r = dli_stop_logging(log);
 	pthread_mutex_unlock(&log->lock);
 	pthread_mutex_unlock(&log->reading);
 	return r;

@@ -5,6 +5,6 @@
 #include "log.h"
 
 /* dl_log_stop(), under log->reading and log->lock. */
-int dli_session_stop(struct dl_log *log);
+int dli_stop_logging(struct dl_log *log);
 
 #endif

@@ -48,7 +48,7 @@ void dli_slot_put(struct dli_slot *slot)
 	free(slot);
 }
 
-static struct dli_slot_table *table_new(uint32_t places, uint32_t address_spaces, uint32_t ids)
+static struct dli_slot_table *table_new(uint32_t ranges, uint32_t address_spaces, uint32_t ids)
 {
 	struct dli_slot_table *table = dli_allocate(1, sizeof(*table));
 
@@ -58,20 +58,20 @@ static struct dli_slot_table *table_new(uint32_t places, uint32_t address_spaces
 	table->address_spaces = address_spaces;
 	/* One more than there are, so that an empty table needs no case of its own. */
 	table->by_id = dli_allocate((size_t)address_spaces * ids + 1, sizeof(*table->by_id));
-	table->places = dli_allocate(places + 1, sizeof(*table->places));
-	if (!table->by_id || !table->places) {
-		dli_slots_abandon(table);
+	table->ranges = dli_allocate(ranges + 1, sizeof(*table->ranges));
+	if (!table->by_id || !table->ranges) {
+		dli_slot_table_free(table);
 		return NULL;
 	}
 	return table;
 }
 
-void dli_slots_abandon(struct dli_slot_table *table)
+void dli_slot_table_free(struct dli_slot_table *table)
 {
 	if (!table)
 		return;
 	free(table->by_id);
-	free(table->places);
+	free(table->ranges);
 	free(table);
 }
 
@@ -92,39 +92,39 @@ void dli_slots_fini(struct dli_slots *slots)
 	if (!table)
 		return;
 	for (uint32_t i = 0; i < table->n; i++)
-		dli_slot_put(table->places[i].slot);
-	dli_slots_abandon(table);
+		dli_slot_put(table->ranges[i].slot);
+	dli_slot_table_free(table);
 }
 
-static bool place_before(const struct dli_slot_place *a, uint32_t as_id, uint64_t end)
+static bool range_before(const struct dli_slot_range *a, uint32_t as_id, uint64_t end)
 {
 	return a->as_id < as_id || (a->as_id == as_id && a->gpa + a->slot->bytes <= end);
 }
 
-uint32_t dli_slot_place_at(const struct dli_slot_table *table, uint32_t as_id, uint64_t gpa)
+uint32_t dli_slot_range_at(const struct dli_slot_table *table, uint32_t as_id, uint64_t gpa)
 {
 	uint32_t low = 0, high = table->n;
 
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
 
-		if (place_before(&table->places[middle], as_id, gpa))
+		if (range_before(&table->ranges[middle], as_id, gpa))
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	return low < table->n && table->places[low].as_id == as_id ? low : table->n;
+	return low < table->n && table->ranges[low].as_id == as_id ? low : table->n;
 }
 
 bool dli_slot_overlaps(const struct dli_slot_table *table, const struct dli_slot *except,
 		       uint32_t as_id, uint64_t gpa, uint64_t bytes)
 {
-	uint32_t i = dli_slot_place_at(table, as_id, gpa);
+	uint32_t i = dli_slot_range_at(table, as_id, gpa);
 
-	for (; i < table->n && table->places[i].as_id == as_id; i++) {
-		if (table->places[i].gpa >= gpa + bytes)
+	for (; i < table->n && table->ranges[i].as_id == as_id; i++) {
+		if (table->ranges[i].gpa >= gpa + bytes)
 			return false;
-		if (table->places[i].slot != except)
+		if (table->ranges[i].slot != except)
 			return true;
 	}
 	return false;
@@ -134,7 +134,7 @@ static void append(struct dli_slot_table *table, struct dli_slot *slot, uint64_t
 {
 	uint32_t as_id = slot->slot >> 16, id = slot->slot & 0xffff;
 
-	table->places[table->n++] = (struct dli_slot_place){ as_id, gpa, slot };
+	table->ranges[table->n++] = (struct dli_slot_range){ as_id, gpa, slot };
 	table->by_id[as_id * table->ids + id] = slot;
 }
 
@@ -159,14 +159,14 @@ struct dli_slot_table *dli_slots_prepare(const struct dli_slots *slots, struct d
 	if (!table)
 		return NULL;
 	for (uint32_t i = 0; i < old->n; i++) {
-		const struct dli_slot_place *place = &old->places[i];
+		const struct dli_slot_range *range = &old->ranges[i];
 
-		if (add && (place->as_id > as_id || (place->as_id == as_id && place->gpa > gpa))) {
+		if (add && (range->as_id > as_id || (range->as_id == as_id && range->gpa > gpa))) {
 			append(table, add, gpa);
 			add = NULL;
 		}
-		if (place->slot != remove)
-			append(table, place->slot, place->gpa);
+		if (range->slot != remove)
+			append(table, range->slot, range->gpa);
 	}
 	if (add)
 		append(table, add, gpa);

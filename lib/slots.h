@@ -22,13 +22,13 @@ struct dli_slot {
 	atomic_uint references;
 	/* Under the log's lock. */
 	bool logged; /* KVM has KVM_MEM_LOG_DIRTY_PAGES on it */
-	bool gone; /* KVM does not know it any more, and the table as soon as it can be replaced */
+	bool deleted; /* KVM does not know it any more, and the table as soon as it can be replaced */
 	bool discarded; /* gone, and its memory may be too. Also under the iterator's lock. */
 	struct dli_slot *next_retired;
 };
 
-/* A place in the guest's address space, in the order of address space and address. */
-struct dli_slot_place {
+/* A range in the guest's address space, in the order of address space and address. */
+struct dli_slot_range {
 	uint32_t as_id;
 	uint64_t gpa;
 	struct dli_slot *slot;
@@ -39,7 +39,7 @@ struct dli_slot_table {
 	uint32_t ids; /* entries of by_id an address space */
 	uint32_t address_spaces;
 	struct dli_slot **by_id; /* [as_id * ids + id] */
-	struct dli_slot_place *places;
+	struct dli_slot_range *ranges;
 };
 
 struct dli_slots {
@@ -84,8 +84,8 @@ static inline struct dli_slot *dli_slot_find(const struct dli_slot_table *table,
 	return table->by_id[as_id * table->ids + id];
 }
 
-/* The first place of the address space that ends behind gpa; table->n where there is none. */
-uint32_t dli_slot_place_at(const struct dli_slot_table *table, uint32_t as_id, uint64_t gpa);
+/* The first range of the address space that ends behind gpa; table->n where there is none. */
+uint32_t dli_slot_range_at(const struct dli_slot_table *table, uint32_t as_id, uint64_t gpa);
 
 /* Whether a range overlaps a slot other than except. */
 bool dli_slot_overlaps(const struct dli_slot_table *table, const struct dli_slot *except,
@@ -97,7 +97,7 @@ bool dli_slot_overlaps(const struct dli_slot_table *table, const struct dli_slot
  */
 struct dli_slot_table *dli_slots_prepare(const struct dli_slots *slots, struct dli_slot *remove,
 					 struct dli_slot *add, uint64_t gpa);
-void dli_slots_abandon(struct dli_slot_table *table);
+void dli_slot_table_free(struct dli_slot_table *table);
 
 /* Makes a prepared table the one, and returns the old one when no reader has it any more. */
 struct dli_slot_table *dli_slots_publish(struct dli_slots *slots, struct dli_slot_table *table);

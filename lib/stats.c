@@ -37,8 +37,8 @@ static void add_sets(const struct dl_log *log, struct dl_stats *stats)
 	uint64_t pending = 0, in_flight = 0;
 
 	for (uint32_t i = 0; i < table->n; i++) {
-		pending += dli_page_set_pending_pages(table->places[i].slot->set);
-		in_flight += dli_page_set_in_flight_pages(table->places[i].slot->set);
+		pending += dli_page_set_pending_pages(table->ranges[i].slot->set);
+		in_flight += dli_page_set_in_flight_pages(table->ranges[i].slot->set);
 	}
 	for (const struct dli_slot *slot = log->slots.retired; slot; slot = slot->next_retired) {
 		pending += dli_page_set_pending_pages(slot->set);
@@ -58,7 +58,7 @@ int dl_log_stats(const struct dl_log *log, struct dl_stats *out)
 	/* The lock is not part of what const promises. */
 	lock = (pthread_mutex_t *)&log->lock;
 	if (dli_log_is_ring(log))
-		for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpus_next(&log->vcpus, vcpu));)
+		for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));)
 			add_ring(&stats, vcpu->ring);
 	stats.new_pages += get(&log->bitmap_new_pages);
 	stats.resets = get(&log->reset.resets);
@@ -91,7 +91,7 @@ void dli_log_note_pace(struct dl_log *log, bool first)
 	uint64_t now_ns = dli_os_now_ns();
 	uint64_t span_ns = first ? 0 : now_ns - get(&log->harvested_at_ns);
 
-	atomic_store_explicit(&log->span_entries, dli_vcpus_take_fastest(&log->vcpus),
+	atomic_store_explicit(&log->span_entries, dli_vcpu_list_take_fastest(&log->vcpus),
 			      memory_order_relaxed);
 	atomic_store_explicit(&log->span_ns, span_ns, memory_order_relaxed);
 	atomic_store_explicit(&log->harvested_at_ns, now_ns, memory_order_relaxed);
@@ -134,7 +134,7 @@ int dl_log_harvest_due(struct dl_log *log, uint64_t *from_now_ns)
 	span_ns = get(&log->span_ns);
 	if (span_ns)
 		before_per_ns = (double)get(&log->span_entries) / (double)span_ns;
-	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpus_next(&log->vcpus, vcpu));) {
+	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));) {
 		uint64_t until_ns =
 			vcpu->ring ? until_due(vcpu->ring, before_per_ns, since_ns) : UINT64_MAX;
 

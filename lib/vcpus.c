@@ -19,12 +19,12 @@
  */
 #define NOT_A_KVM_REQUEST _IO(0xad, 0x7f)
 
-int dli_vcpus_init(struct dli_vcpus *vcpus)
+int dli_vcpu_list_init(struct dli_vcpu_list *vcpus)
 {
 	return -pthread_mutex_init(&vcpus->lock, NULL);
 }
 
-void dli_vcpus_fini(struct dli_vcpus *vcpus)
+void dli_vcpu_list_fini(struct dli_vcpu_list *vcpus)
 {
 	struct dli_vcpu_group *group = &vcpus->first;
 
@@ -42,7 +42,7 @@ void dli_vcpus_fini(struct dli_vcpus *vcpus)
 	pthread_mutex_destroy(&vcpus->lock);
 }
 
-int dli_vcpus_insert(struct dli_vcpus *vcpus, struct dl_vcpu *vcpu)
+int dli_vcpu_list_append(struct dli_vcpu_list *vcpus, struct dl_vcpu *vcpu)
 {
 	struct dli_vcpu_group *group = &vcpus->first, *next;
 
@@ -65,7 +65,7 @@ int dli_vcpus_insert(struct dli_vcpus *vcpus, struct dl_vcpu *vcpu)
 	return 0;
 }
 
-struct dl_vcpu *dli_vcpus_next(const struct dli_vcpus *vcpus, const struct dl_vcpu *vcpu)
+struct dl_vcpu *dli_vcpu_list_next(const struct dli_vcpu_list *vcpus, const struct dl_vcpu *vcpu)
 {
 	const struct dli_vcpu_group *group = vcpu ? vcpu->group : &vcpus->first;
 	uint32_t index = vcpu ? vcpu->index + 1 : 0;
@@ -77,7 +77,7 @@ struct dl_vcpu *dli_vcpus_next(const struct dli_vcpus *vcpus, const struct dl_vc
 	return group && index < dli_vcpu_group_count(group) ? group->vcpus[index] : NULL;
 }
 
-void dli_vcpus_note_recent(struct dli_vcpus *vcpus, uint64_t entries)
+void dli_vcpu_list_note_recent(struct dli_vcpu_list *vcpus, uint64_t entries)
 {
 	uint64_t most = atomic_load_explicit(&vcpus->fastest_entries, memory_order_relaxed);
 
@@ -87,17 +87,17 @@ void dli_vcpus_note_recent(struct dli_vcpus *vcpus, uint64_t entries)
 		;
 }
 
-uint64_t dli_vcpus_take_fastest(struct dli_vcpus *vcpus)
+uint64_t dli_vcpu_list_take_fastest(struct dli_vcpu_list *vcpus)
 {
 	return atomic_exchange_explicit(&vcpus->fastest_entries, 0, memory_order_relaxed);
 }
 
-bool dli_vcpus_in_use(struct dli_vcpus *vcpus)
+bool dli_vcpu_list_in_use(struct dli_vcpu_list *vcpus)
 {
 	bool in_use = false;
 
 	pthread_mutex_lock(&vcpus->lock);
-	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpus_next(vcpus, vcpu));)
+	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(vcpus, vcpu));)
 		in_use |= !vcpu->parked;
 	pthread_mutex_unlock(&vcpus->lock);
 	return in_use;
@@ -120,15 +120,15 @@ static int check_vcpu(const struct dl_log *log, int vcpu_fd)
 	return 0;
 }
 
-static void lock_all(struct dli_vcpus *vcpus)
+static void lock_all(struct dli_vcpu_list *vcpus)
 {
-	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpus_next(vcpus, vcpu));)
+	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(vcpus, vcpu));)
 		dli_ring_lock(vcpu->ring);
 }
 
-static void unlock_all(struct dli_vcpus *vcpus)
+static void unlock_all(struct dli_vcpu_list *vcpus)
 {
-	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpus_next(vcpus, vcpu));)
+	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(vcpus, vcpu));)
 		dli_ring_unlock(vcpu->ring);
 }
 
@@ -136,12 +136,12 @@ static void unlock_all(struct dli_vcpus *vcpus)
  * The vCPU that has the same ring. Under vcpus->lock. Which ring will have the mark is what is to be
  * found out, and no drain may take it for trouble: so nobody is at any ring meanwhile.
  */
-static struct dl_vcpu *find_ring(struct dli_vcpus *vcpus, struct dli_ring *ring)
+static struct dl_vcpu *find_ring(struct dli_vcpu_list *vcpus, struct dli_ring *ring)
 {
 	struct dl_vcpu *vcpu = NULL;
 
 	lock_all(vcpus);
-	while ((vcpu = dli_vcpus_next(vcpus, vcpu)))
+	while ((vcpu = dli_vcpu_list_next(vcpus, vcpu)))
 		if (dli_ring_same(ring, vcpu->ring))
 			break;
 	unlock_all(vcpus);
@@ -178,7 +178,7 @@ static int admit(struct dl_log *log, struct dli_ring *ring, struct dl_vcpu **out
 		dli_ring_free(ring);
 		return -ENOMEM;
 	}
-	r = dli_vcpus_insert(&log->vcpus, vcpu);
+	r = dli_vcpu_list_append(&log->vcpus, vcpu);
 	if (r) {
 		dli_ring_free(ring);
 		free(vcpu);

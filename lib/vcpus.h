@@ -13,7 +13,7 @@
 struct dl_vcpu {
 	struct dl_log *log;
 	struct dli_ring *ring; /* NULL in bitmap mode */
-	bool parked;	       /* under dli_vcpus.lock */
+	bool parked;	       /* under dli_vcpu_list.lock */
 	/* Its place in the list. */
 	struct dli_vcpu_group *group;
 	uint32_t index;
@@ -29,38 +29,38 @@ struct dli_vcpu_group {
 	struct dl_vcpu *vcpus[VCPU_GROUP];
 };
 
-struct dli_vcpus {
+struct dli_vcpu_list {
 	pthread_mutex_t lock; /* of adding, removing, parking */
 	struct dli_vcpu_group first;
-	_Atomic uint64_t fastest_entries; /* see dli_vcpus_take_fastest() */
+	_Atomic uint64_t fastest_entries; /* see dli_vcpu_list_take_fastest() */
 };
 
-int dli_vcpus_init(struct dli_vcpus *vcpus);
-void dli_vcpus_fini(struct dli_vcpus *vcpus);
+int dli_vcpu_list_init(struct dli_vcpu_list *vcpus);
+void dli_vcpu_list_fini(struct dli_vcpu_list *vcpus);
 
-/* Pairs with dli_vcpus_insert(): the vCPUs counted, and their rings, are whole. */
+/* Pairs with dli_vcpu_list_append(): the vCPUs counted, and their rings, are whole. */
 static inline uint32_t dli_vcpu_group_count(const struct dli_vcpu_group *group)
 {
 	return atomic_load_explicit(&group->n, memory_order_acquire);
 }
 
-/* Pairs with dli_vcpus_insert(). */
+/* Pairs with dli_vcpu_list_append(). */
 static inline struct dli_vcpu_group *dli_vcpu_group_next(const struct dli_vcpu_group *group)
 {
 	return atomic_load_explicit(&group->next, memory_order_acquire);
 }
 
 /* Appends a vCPU that has a ring. Under the lock. */
-int dli_vcpus_insert(struct dli_vcpus *vcpus, struct dl_vcpu *vcpu);
+int dli_vcpu_list_append(struct dli_vcpu_list *vcpus, struct dl_vcpu *vcpu);
 
 /* The one behind vcpu, or the first behind NULL; NULL: there is none. */
-struct dl_vcpu *dli_vcpus_next(const struct dli_vcpus *vcpus, const struct dl_vcpu *vcpu);
+struct dl_vcpu *dli_vcpu_list_next(const struct dli_vcpu_list *vcpus, const struct dl_vcpu *vcpu);
 
 /* The entries of one ring since it was asked before; the most of any since that was taken last. */
-void dli_vcpus_note_recent(struct dli_vcpus *vcpus, uint64_t entries);
-uint64_t dli_vcpus_take_fastest(struct dli_vcpus *vcpus);
+void dli_vcpu_list_note_recent(struct dli_vcpu_list *vcpus, uint64_t entries);
+uint64_t dli_vcpu_list_take_fastest(struct dli_vcpu_list *vcpus);
 
 /* Whether some vCPU of the list is not parked. */
-bool dli_vcpus_in_use(struct dli_vcpus *vcpus);
+bool dli_vcpu_list_in_use(struct dli_vcpu_list *vcpus);
 
 #endif

@@ -268,14 +268,14 @@ static void begin(struct world *w)
 
 	side_init(w, shape, habits);
 	expect(!dli_reset_init(&w->reset, &w->kernel.fake.os, FAKE_VM_FD), "no lock");
-	expect(!dli_vcpus_init(&w->vcpus), "no lock");
+	expect(!dli_vcpu_list_init(&w->vcpus), "no lock");
 	if (habits & 16)
 		side_use_before(w, &w->kernel.rings[0]);
 	for (int i = 0; i < 8 && habits & 32; i++)
 		side_scribble(w, i & 1);
 	for (int i = 0; i < FAKE_RINGS; i++) {
 		add_ring(w, i);
-		expect(!dli_vcpus_insert(&w->vcpus, &w->list[i]), "no place");
+		expect(!dli_vcpu_list_append(&w->vcpus, &w->list[i]), "no place");
 	}
 	protect_and_mark_all(w);
 }

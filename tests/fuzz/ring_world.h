@@ -31,7 +31,7 @@ struct world {
 	struct dli_reset reset;
 	struct dli_ring *rings[FAKE_RINGS];
 	struct dl_vcpu list[FAKE_RINGS];
-	struct dli_vcpus vcpus;
+	struct dli_vcpu_list vcpus;
 	bool in_guest[FAKE_RINGS], dead[FAKE_RINGS];
 	bool emulated; /* a store is logged whether the page is protected or not */
 	bool stopped, closed;

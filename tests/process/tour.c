@@ -92,7 +92,7 @@ static bool locks_are_free(struct dl_log *log)
 	if (!is_free(&log->reading) || !is_free(&log->lock) || !is_free(&log->vcpus.lock) ||
 	    !is_free(&log->reset.lock) || log->reset.busy)
 		return false;
-	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpus_next(&log->vcpus, vcpu));)
+	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));)
 		if (!is_free(&vcpu->ring->lock))
 			return false;
 	return true;
@@ -228,9 +228,9 @@ static void check_all_off(struct tour *tour)
 	const struct dli_slot_table *table = dli_slots_table(&tour->guest.log->slots);
 
 	for (uint32_t i = 0; i < table->n; i++)
-		if (table->places[i].slot->logged)
+		if (table->ranges[i].slot->logged)
 			tour_problem(tour, "slot %#x is logged after a start that failed",
-				     table->places[i].slot->slot);
+				     table->ranges[i].slot->slot);
 }
 
 bool tour_again(struct tour *tour, struct tour_attempt *attempt, int r)

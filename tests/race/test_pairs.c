@@ -42,7 +42,7 @@ static void add_vcpu(void)
 
 static bool vcpu_is_there(void)
 {
-	const struct dl_vcpu *vcpu = dli_vcpus_next(&guest.log->vcpus, NULL);
+	const struct dl_vcpu *vcpu = dli_vcpu_list_next(&guest.log->vcpus, NULL);
 
 	/* Of the publisher, too: what the new vCPU is. */
 	return vcpu && vcpu->log == guest.log;
@@ -55,14 +55,14 @@ static void a_vcpu_is_whole_before_it_is_seen(void **state)
 
 /* A list that grows by another group. Its vCPUs need no more of a ring than that there is one. */
 static struct {
-	struct dli_vcpus list;
+	struct dli_vcpu_list list;
 	struct dli_ring ring;
 	struct dl_vcpu vcpus[VCPU_GROUP + 1];
 } grown;
 
 static void add_first_of_a_group(void)
 {
-	assert_int_equal(dli_vcpus_insert(&grown.list, &grown.vcpus[VCPU_GROUP]), 0);
+	assert_int_equal(dli_vcpu_list_append(&grown.list, &grown.vcpus[VCPU_GROUP]), 0);
 }
 
 static bool group_is_there(void)
@@ -72,13 +72,13 @@ static bool group_is_there(void)
 
 static void a_group_is_whole_before_it_is_seen(void **state)
 {
-	assert_int_equal(dli_vcpus_init(&grown.list), 0);
+	assert_int_equal(dli_vcpu_list_init(&grown.list), 0);
 	for (int i = 0; i <= VCPU_GROUP; i++)
 		grown.vcpus[i].ring = &grown.ring;
 	for (int i = 0; i < VCPU_GROUP; i++)
-		assert_int_equal(dli_vcpus_insert(&grown.list, &grown.vcpus[i]), 0);
+		assert_int_equal(dli_vcpu_list_append(&grown.list, &grown.vcpus[i]), 0);
 	pair_run(PAIR(add_first_of_a_group, group_is_there), NULL);
-	assert_ptr_equal(dli_vcpus_next(&grown.list, &grown.vcpus[VCPU_GROUP - 1]),
+	assert_ptr_equal(dli_vcpu_list_next(&grown.list, &grown.vcpus[VCPU_GROUP - 1]),
 			 &grown.vcpus[VCPU_GROUP]);
 	free(dli_vcpu_group_next(&grown.list.first));
 	pthread_mutex_destroy(&grown.list.lock);

@@ -68,12 +68,12 @@ PLANTED = [
     ("no repair after an overflow", "harvest.c",
      "return dli_reset_repair_needed(&log->reset) ? repair(log) : 0;", "return 0;"),
     ("a repair marks before it protects", "harvest.c",
-     "	int r = dli_protect_again(log);\n\n	if (r)\n		return r;\n	dli_mark_everything(log);",
-     "	int r;\n\n	dli_mark_everything(log);\n	r = dli_protect_again(log);\n	if (r)\n"
+     "	int r = dli_slot_logging_restart(log);\n\n	if (r)\n		return r;\n	dli_mark_all_slots(log);",
+     "	int r;\n\n	dli_mark_all_slots(log);\n	r = dli_slot_logging_restart(log);\n	if (r)\n"
      "		return r;"),
     ("a repair that failed counts as made", "harvest.c",
-     "	int r = dli_protect_again(log);\n\n	if (r)\n		return r;",
-     "	int r = dli_protect_again(log);\n\n	dli_reset_repaired(&log->reset);\n	if (r)\n"
+     "	int r = dli_slot_logging_restart(log);\n\n	if (r)\n		return r;",
+     "	int r = dli_slot_logging_restart(log);\n\n	dli_reset_repaired(&log->reset);\n	if (r)\n"
      "		return r;"),
     ("what is owed meanwhile counts as repaired", "reset.c",
      "	reset->repair_requests_served = reset->repair_requests_seen;",
@@ -149,7 +149,7 @@ PLANTED = [
     ("a repair's failure to switch on is not told", "protect.c",
      "	return r ? r : on;", "	(void)on;\n	return r;"),
     ("a repair switches nothing off", "protect.c",
-     "	int r = dli_protect_all(log, false);\n\n	/* Also", "	int r = 0;\n\n	/* Also"),
+     "	int r = dli_slot_logging_set_all(log, false);\n\n	/* Also", "	int r = 0;\n\n	/* Also"),
     ("a harvest forgets the rings' error", "harvest.c",
      "	return rings ? rings : bitmaps;", "	return bitmaps;"),
     ("pending bytes leave out removed slots", "harvest.c",
@@ -171,7 +171,7 @@ PLANTED = [
      "	offer(ring, first + 1, ring->entries - 1);",
      "	cell_release(cell_at(ring, first));\n	offer(ring, first + 1, ring->entries - 1);"),
     ("a close leaves its vCPUs without a file descriptor", "log.c",
-     "	dli_reset_close(&log->reset, dli_vcpus_in_use(&log->vcpus));",
+     "	dli_reset_close(&log->reset, dli_vcpu_list_in_use(&log->vcpus));",
      "	dli_reset_close(&log->reset, false);"),
     ("a closed log uses the caller's file descriptor", "reset.c",
      "		reset->vm_fd = fd;\n", "		(void)fd;\n"),

@@ -46,7 +46,7 @@ static bool is_alive(const struct dl_log *log)
 
 static bool is_any_ring_held(void)
 {
-	for (struct dl_vcpu *v = NULL; (v = dli_vcpus_next(&guest.log->vcpus, v));)
+	for (struct dl_vcpu *v = NULL; (v = dli_vcpu_list_next(&guest.log->vcpus, v));)
 		if (is_held(&v->ring->lock))
 			return true;
 	return false;
@@ -69,7 +69,7 @@ static void note_lock(const pthread_mutex_t *lock)
 		seen.locked |= LOG;
 	if (lock == &log->vcpus.lock)
 		seen.locked |= VCPUS;
-	for (struct dl_vcpu *v = NULL; (v = dli_vcpus_next(&log->vcpus, v));)
+	for (struct dl_vcpu *v = NULL; (v = dli_vcpu_list_next(&log->vcpus, v));)
 		if (lock == &v->ring->lock)
 			note(!is_held(&log->reset.lock), "the reset's lock after a ring's");
 }
@@ -233,7 +233,7 @@ bool __wrap_dli_ring_same(struct dli_ring *a, struct dli_ring *b);
 bool __wrap_dli_ring_same(struct dli_ring *a, struct dli_ring *b)
 {
 	/* It marks a, which may be any of them. */
-	for (struct dl_vcpu *v = NULL; (v = dli_vcpus_next(&guest.log->vcpus, v));)
+	for (struct dl_vcpu *v = NULL; (v = dli_vcpu_list_next(&guest.log->vcpus, v));)
 		expect_ring_held(v->ring);
 	note(is_held(&guest.log->vcpus.lock), __func__);
 	return __real_dli_ring_same(a, b);
@@ -336,7 +336,7 @@ static void expect_all_free(void)
 	assert_false(is_held(&guest.log->reading));
 	assert_false(is_held(&guest.log->reset.lock) || guest.log->reset.busy);
 	assert_false(is_held(&guest.log->vcpus.lock));
-	for (struct dl_vcpu *v = NULL; (v = dli_vcpus_next(&guest.log->vcpus, v));)
+	for (struct dl_vcpu *v = NULL; (v = dli_vcpu_list_next(&guest.log->vcpus, v));)
 		assert_false(is_held(&v->ring->lock));
 }
 

@@ -68,25 +68,25 @@ static void only_slots_that_differ_are_switched(void **state)
 	unsigned int regions = guest.regions;
 
 	expect_logged(true, true, true);
-	assert_int_equal(dli_protect_all(guest.log, true), 0);
+	assert_int_equal(dli_slot_logging_set_all(guest.log, true), 0);
 	assert_int_equal(guest.regions, regions);
-	assert_int_equal(dli_protect_all(guest.log, false), 0);
+	assert_int_equal(dli_slot_logging_set_all(guest.log, false), 0);
 	assert_int_equal(guest.regions, regions + 3);
 	expect_logged(false, false, false);
 }
 
 static void on_ends_at_the_first_failure(void **state)
 {
-	assert_int_equal(dli_protect_all(guest.log, false), 0);
+	assert_int_equal(dli_slot_logging_set_all(guest.log, false), 0);
 	fail_slot(1, 0, 1);
-	assert_int_equal(dli_protect_all(guest.log, true), -EIO);
+	assert_int_equal(dli_slot_logging_set_all(guest.log, true), -EIO);
 	expect_logged(true, false, false);
 }
 
 static void off_goes_on_after_a_failure(void **state)
 {
 	fail_slot(1, 0, 1);
-	assert_int_equal(dli_protect_all(guest.log, false), -EIO);
+	assert_int_equal(dli_slot_logging_set_all(guest.log, false), -EIO);
 	expect_logged(false, true, false);
 }
 
@@ -98,7 +98,7 @@ static void again_protects_every_page(void **state)
 
 	for (uint64_t page = 0; page < PAGES; page++)
 		assert_int_equal(guest_write(&guest, vcpu, 0, 1000 + page), 0);
-	assert_int_equal(dli_protect_again(guest.log), 0);
+	assert_int_equal(dli_slot_logging_restart(guest.log), 0);
 	assert_int_equal(model_page_states(guest.model, guest.vm_fd, 1, 0, PAGES, pages), 0);
 	for (uint64_t page = 0; page < PAGES; page++)
 		assert_true(pages[page] & MODEL_PAGE_PROTECTED);
@@ -108,30 +108,30 @@ static void again_protects_every_page(void **state)
 static void again_switches_the_others_on_whatever_fails(void **state)
 {
 	fail_slot(0, 0, 1);
-	assert_int_equal(dli_protect_again(guest.log), -EIO);
+	assert_int_equal(dli_slot_logging_restart(guest.log), -EIO);
 	expect_logged(true, true, true);
 	model_faults_clear(guest.model);
 	fail_slot(1, 1, 1);
-	assert_int_equal(dli_protect_again(guest.log), -EIO);
+	assert_int_equal(dli_slot_logging_restart(guest.log), -EIO);
 	expect_logged(true, false, false);
 }
 
 static void what_is_missing_is_switched_on_and_marked(void **state)
 {
 	fail_slot(1, 1, 1);
-	assert_int_equal(dli_protect_again(guest.log), -EIO);
-	assert_int_equal(dli_protect_missing(guest.log), 0);
+	assert_int_equal(dli_slot_logging_restart(guest.log), -EIO);
+	assert_int_equal(dli_slot_logging_resume(guest.log), 0);
 	expect_logged(true, true, true);
 	assert_int_equal(pending_pages(), 2 * PAGES);
-	assert_int_equal(dli_protect_missing(guest.log), 0);
+	assert_int_equal(dli_slot_logging_resume(guest.log), 0);
 	assert_int_equal(pending_pages(), 2 * PAGES);
 }
 
 static void everything_is_every_page_that_is_logged(void **state)
 {
-	dli_mark_everything(guest.log);
+	dli_mark_all_slots(guest.log);
 	assert_int_equal(pending_pages(), 3 * PAGES);
-	dli_mark_everything(guest.log);
+	dli_mark_all_slots(guest.log);
 	assert_int_equal(pending_pages(), 3 * PAGES);
 }
 
@@ -144,7 +144,7 @@ static void an_alias_is_marked_where_nothing_else_is(void **state)
 	part.flags = unlogged.flags = DL_SLOT_CLEAN;
 	assert_int_equal(dl_slot_set(guest.log, &part), 0);
 	assert_int_equal(dl_slot_set(guest.log, &unlogged), 0);
-	dli_mark_everything(guest.log);
+	dli_mark_all_slots(guest.log);
 	assert_int_equal(pending_pages(), 3 * PAGES + 8);
 }
 

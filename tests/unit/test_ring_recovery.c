@@ -24,7 +24,7 @@ struct world {
 	struct dli_reset reset;
 	struct dli_ring *rings[FAKE_RINGS];
 	struct dl_vcpu list[FAKE_RINGS];
-	struct dli_vcpus vcpus;
+	struct dli_vcpu_list vcpus;
 	bool in_guest[FAKE_RINGS];
 	struct random random;
 	uint32_t batch;	  /* stores between two looks at the ring; > 1: it may overflow */
@@ -216,10 +216,10 @@ static void run(struct world *w, int vcpu)
 
 static void add_vcpus(struct world *w)
 {
-	assert_int_equal(dli_vcpus_init(&w->vcpus), 0);
+	assert_int_equal(dli_vcpu_list_init(&w->vcpus), 0);
 	for (int i = 0; i < FAKE_RINGS; i++) {
 		w->list[i].ring = w->rings[i];
-		assert_int_equal(dli_vcpus_insert(&w->vcpus, &w->list[i]), 0);
+		assert_int_equal(dli_vcpu_list_append(&w->vcpus, &w->list[i]), 0);
 	}
 }
 

@@ -72,7 +72,7 @@ static void released_cells_of_zeroes_are_used_ones(void **state)
 
 /* A VMM over one ring, as far as it asks for what was written. */
 static struct {
-	struct dli_vcpus vcpus;
+	struct dli_vcpu_list vcpus;
 	struct dl_vcpu vcpu;
 	bool handed_out[4 * ENTRIES];
 } vmm;
@@ -121,11 +121,11 @@ static void migrate_with_used_ring_of_zeroes(uint32_t index, uint32_t pages, uin
 {
 	assert_int_equal(setup_unopened(NULL), 0);
 	memset(&vmm, 0, sizeof(vmm));
-	assert_int_equal(dli_vcpus_init(&vmm.vcpus), 0);
+	assert_int_equal(dli_vcpu_list_init(&vmm.vcpus), 0);
 	make_used_ring_of_zeroes(index);
 	open_ring();
 	vmm.vcpu.ring = ring;
-	assert_int_equal(dli_vcpus_insert(&vmm.vcpus, &vmm.vcpu), 0);
+	assert_int_equal(dli_vcpu_list_append(&vmm.vcpus, &vmm.vcpu), 0);
 	for (uint32_t i = 1; i <= pages; i++) {
 		write_page();
 		if (i % pages_a_pass == 0)

@@ -45,7 +45,7 @@ static void publish(struct dli_slot *without, struct dli_slot *with, uint64_t gp
 	struct dli_slot_table *table = dli_slots_prepare(&slots, without, with, gpa);
 
 	assert_non_null(table);
-	dli_slots_abandon(dli_slots_publish(&slots, table));
+	dli_slot_table_free(dli_slots_publish(&slots, table));
 }
 
 static struct dli_slot *add(uint32_t number, uint64_t first_page, uint64_t pages)
@@ -87,7 +87,7 @@ static void an_empty_table_finds_nothing(void **state)
 	assert_int_equal(table->n, 0);
 	assert_null(dli_slot_find(table, 0));
 	assert_null(dli_slot_find(table, UINT32_MAX));
-	assert_int_equal(dli_slot_place_at(table, 0, 0), 0);
+	assert_int_equal(dli_slot_range_at(table, 0, 0), 0);
 	assert_false(dli_slot_overlaps(table, NULL, 0, 0, PAGE_BYTES));
 }
 
@@ -100,9 +100,9 @@ static void address_spaces_are_apart(void **state)
 	assert_ptr_equal(dli_slot_find(table, 1 << 16 | 5), smm);
 	assert_null(dli_slot_find(table, 2 << 16 | 5));
 	assert_null(dli_slot_find(table, 4));
-	assert_ptr_equal(table->places[dli_slot_place_at(table, 0, PAGE_BYTES)].slot, normal);
-	assert_ptr_equal(table->places[dli_slot_place_at(table, 1, PAGE_BYTES)].slot, smm);
-	assert_int_equal(dli_slot_place_at(table, 2, 0), table->n);
+	assert_ptr_equal(table->ranges[dli_slot_range_at(table, 0, PAGE_BYTES)].slot, normal);
+	assert_ptr_equal(table->ranges[dli_slot_range_at(table, 1, PAGE_BYTES)].slot, smm);
+	assert_int_equal(dli_slot_range_at(table, 2, 0), table->n);
 	assert_false(dli_slot_overlaps(table, smm, 1, 0, PAGE_BYTES));
 	assert_true(dli_slot_overlaps(table, smm, 0, 0, PAGE_BYTES));
 }
@@ -149,8 +149,8 @@ static void a_prepared_table_that_is_abandoned_changes_nothing(void **state)
 	struct dli_slot *here = add(0, 0, 1), *other = slot_new(1, 1);
 	struct dli_slot_table *before = dli_slots_table(&slots);
 
-	dli_slots_abandon(dli_slots_prepare(&slots, here, other, PAGE_BYTES));
-	dli_slots_abandon(NULL);
+	dli_slot_table_free(dli_slots_prepare(&slots, here, other, PAGE_BYTES));
+	dli_slot_table_free(NULL);
 	assert_ptr_equal(dli_slots_table(&slots), before);
 	assert_ptr_equal(dli_slot_find(before, 0), here);
 	assert_null(dli_slot_find(before, 1));
@@ -165,13 +165,13 @@ static void a_moved_slot_is_found_at_its_new_place(void **state)
 	publish(slot, slot, 50 * PAGE_BYTES);
 	table = dli_slots_table(&slots);
 	assert_int_equal(table->n, 2);
-	assert_ptr_equal(table->places[0].slot, other);
-	assert_ptr_equal(table->places[1].slot, slot);
-	assert_int_equal(table->places[1].gpa, 50 * PAGE_BYTES);
+	assert_ptr_equal(table->ranges[0].slot, other);
+	assert_ptr_equal(table->ranges[1].slot, slot);
+	assert_int_equal(table->ranges[1].gpa, 50 * PAGE_BYTES);
 	assert_ptr_equal(dli_slot_find(table, 0), slot);
 	assert_false(dli_slot_overlaps(table, NULL, 0, 10 * PAGE_BYTES, 10 * PAGE_BYTES));
 	publish(slot, slot, 0);
-	assert_ptr_equal(dli_slots_table(&slots)->places[0].slot, slot);
+	assert_ptr_equal(dli_slots_table(&slots)->ranges[0].slot, slot);
 }
 
 enum { IDS = 12, SPACES = 2, PLACES = 64 };
@@ -191,17 +191,17 @@ static void compare(const struct plain *plain)
 					 plain->by_id[as_id][id]);
 		for (uint64_t page = 0; page < PLACES; page++) {
 			uint64_t gpa = page * PAGE_BYTES;
-			uint32_t i = dli_slot_place_at(table, as_id, gpa);
-			bool covers = i < table->n && table->places[i].gpa <= gpa;
+			uint32_t i = dli_slot_range_at(table, as_id, gpa);
+			bool covers = i < table->n && table->ranges[i].gpa <= gpa;
 
-			assert_ptr_equal(covers ? table->places[i].slot : NULL,
+			assert_ptr_equal(covers ? table->ranges[i].slot : NULL,
 					 plain->at[as_id][page]);
 			assert_int_equal(dli_slot_overlaps(table, NULL, as_id, gpa, PAGE_BYTES),
 					 plain->at[as_id][page] != NULL);
 		}
 	}
 	for (uint32_t i = 1; i < table->n; i++) {
-		const struct dli_slot_place *a = &table->places[i - 1], *b = a + 1;
+		const struct dli_slot_range *a = &table->ranges[i - 1], *b = a + 1;
 
 		assert_true(a->as_id < b->as_id || (a->as_id == b->as_id && a->gpa < b->gpa));
 	}
@@ -318,7 +318,7 @@ static void *read_tables(void *unused)
 			if (slot)
 				sum += dli_page_set_mark_word(slot->set, 0, 1);
 		}
-		sum += dli_slot_place_at(table, 0, 20 * PAGE_BYTES);
+		sum += dli_slot_range_at(table, 0, 20 * PAGE_BYTES);
 		dli_rcu_read_unlock();
 	}
 	return (void *)(uintptr_t)sum;

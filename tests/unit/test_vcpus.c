@@ -430,19 +430,19 @@ static void a_list_grows_by_groups(void **state)
 {
 	enum { MANY = 3 * VCPU_GROUP + 1 };
 	static struct dl_vcpu list[MANY];
-	struct dli_vcpus vcpus = { 0 };
+	struct dli_vcpu_list vcpus = { 0 };
 	struct dl_vcpu *vcpu = NULL;
 	int n = 0;
 
 	guest_vcpu(&guest, true);
 	guest_vcpu(&guest, true);
-	assert_int_equal(dli_vcpus_init(&vcpus), 0);
+	assert_int_equal(dli_vcpu_list_init(&vcpus), 0);
 	memset(list, 0, sizeof(list));
 	for (int i = 0; i < MANY; i++) {
 		list[i].ring = guest.vcpus[i + 1 == MANY].handle->ring;
-		assert_int_equal(dli_vcpus_insert(&vcpus, &list[i]), 0);
+		assert_int_equal(dli_vcpu_list_append(&vcpus, &list[i]), 0);
 	}
-	while ((vcpu = dli_vcpus_next(&vcpus, vcpu)))
+	while ((vcpu = dli_vcpu_list_next(&vcpus, vcpu)))
 		assert_ptr_equal(vcpu, &list[n++]);
 	assert_int_equal(n, MANY);
 	write_pages(&guest.vcpus[1], 0, 10);
