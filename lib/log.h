@@ -9,15 +9,16 @@
  * and slot changes, harvests), a ring's, the reset's. A vCPU's drain takes the last two only.
  */
 
-#include "bitmap.h"
-#include "caps.h"
-#include "reset.h"
-#include "slots.h"
-#include "vcpus.h"
+#include "kvm/bitmap.h"
+#include "kvm/caps.h"
+#include "kvm/vm.h"
+#include "pace.h"
+#include "pages/slot_table.h"
+#include "ring/reset.h"
+#include "ring/vcpu_list.h"
 
 struct dl_log {
-	const struct dl_os *os;
-	int vm_fd;
+	struct dli_vm vm;
 	struct dli_caps caps;
 	int (*set_region)(void *opaque, uint32_t slot, uint32_t kvm_flags);
 	void *opaque;
@@ -34,16 +35,12 @@ struct dl_log {
 	bool clear_in_chunks;	/* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is on */
 	char reason[320];	/* of the mode */
 	char last_failure[160]; /* of a slot ioctl; empty: none */
-	/*
-	 * Of the last harvest's end: when, how long after the one before it (0: there was none), and
-	 * how many entries of the fastest vCPU came in that time.
-	 */
-	_Atomic uint64_t harvested_at_ns, span_ns, span_entries;
+	struct dli_pace pace;
 
 	struct dli_vcpu_list vcpus;
 	struct dli_reset reset;
 
-	_Atomic uint64_t bitmap_new_pages, slot_ioctl_ns;
+	_Atomic uint64_t bitmap_new_pages;
 };
 
 static inline bool dli_log_is_on(const struct dl_log *log)
@@ -68,16 +65,13 @@ static inline uint64_t dli_log_session(const struct dl_log *log)
 	return atomic_load_explicit(&log->session, memory_order_acquire);
 }
 
+/* Makes a log of a VM that nothing is known of yet. */
+struct dl_log *dli_log_new(int vm_fd, const struct dl_options *options);
+
 void dli_log_get(struct dl_log *log);
 void dli_log_put(struct dl_log *log);
 
 /* Remembers, for dl_log_describe(), what failed. Under the log's lock. */
 void dli_log_note_failure(struct dl_log *log, const char *what, uint32_t slot, int error);
-
-/* What dl_log_harvest_due() goes by: rings were just emptied, at first by a start. */
-void dli_log_note_pace(struct dl_log *log, bool first);
-
-/* Runs a VM ioctl on a slot and adds its time to the statistics. */
-int dli_log_slot_ioctl(struct dl_log *log, unsigned long request, void *arg);
 
 #endif

@@ -7,7 +7,7 @@
 #include "fuzz.h"
 
 #include "fake_os.h"
-#include "page_set.h"
+#include "pages/page_set.h"
 
 enum {
 	WINDOWS = 4,

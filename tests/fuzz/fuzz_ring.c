@@ -9,8 +9,8 @@
  *   - a ring that nobody scribbled on and that never overflowed is never suspected.
  */
 #include "ring_world.h"
-#include "drain.h"
-#include "publish.h"
+#include "ring/drain.h"
+#include "pages/publish.h"
 #include "../unit/words_of.h"
 
 #include <errno.h>

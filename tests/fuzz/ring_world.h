@@ -7,8 +7,8 @@
 #include "fuzz.h"
 
 #include "fake_rings.h"
-#include "ring_private.h"
-#include "vcpus.h"
+#include "ring/ring_private.h"
+#include "ring/vcpu_list.h"
 
 enum {
 	PAGES = 96,

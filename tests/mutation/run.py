@@ -46,7 +46,7 @@ def arguments():
     parser.add_argument("--report", action="store_true", help="only print what --results holds")
     parser.add_argument("--seed", type=int, default=1, help="of the sample (default: 1)")
     parser.add_argument("--only", action="append", metavar="FILE",
-                        help="only mutants of this file, as in lib/ring.c or ring.c")
+                        help="only mutants of this file, as in lib/ring/ring.c or ring.c")
     parser.add_argument("--operator", action="append", choices=operators.OPERATORS)
     parser.add_argument("--results", type=pathlib.Path, metavar="FILE",
                         help="JSON; what it holds already is not done again")
@@ -66,8 +66,8 @@ def arguments():
 def candidates(only, wanted):
     """All mutants, file by file, and the texts they are of."""
     texts, found = {}, []
-    for path in sorted((TREE / "lib").glob("*.[ch]")):
-        name = "lib/" + path.name
+    for path in sorted((TREE / "lib").rglob("*.[ch]")):
+        name = str(path.relative_to(TREE))
         if only and name not in only and path.name not in only:
             continue
         texts[name] = path.read_text()

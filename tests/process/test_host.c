@@ -3,7 +3,7 @@
  * What a process does around the library: signals that never end, threads that come and go, threads
  * that are cancelled, children.
  */
-#include "rcu.h"
+#include "pages/rcu.h"
 #include "sanitized.h"
 #include "tour.h"
 

@@ -4,8 +4,8 @@
 
 #include "cmocka_all.h"
 #include "log.h"
-#include "ring_private.h"
-#include "uapi.h"
+#include "ring/ring_private.h"
+#include "kvm/uapi.h"
 
 #include <errno.h>
 #include <stdio.h>

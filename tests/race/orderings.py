@@ -53,7 +53,7 @@ class Mutant:
         self.kind, self.text = kind, text
 
     def __str__(self):
-        return f"{self.path.name}:{self.line} {self.kind}"
+        return f"{self.path.relative_to(LIB)}:{self.line} {self.kind}"
 
 
 def code_of(source):
@@ -65,7 +65,7 @@ def code_of(source):
 def find_mutants():
     """All mutants, and the places that no pattern here can weaken."""
     mutants, strangers = [], []
-    for path in sorted(LIB.glob("*.[ch]")):
+    for path in sorted(LIB.rglob("*.[ch]")):
         source = code_of(path.read_text())
         line_of = lambda at, s=source: s.count("\n", 0, at) + 1
         fences = list(FENCE.finditer(source))
@@ -78,8 +78,8 @@ def find_mutants():
                 mutants.append(
                     Mutant(path, line_of(m.start()), m.start(), m.end(),
                            f"{m.group(1)} -> {weak}", f"memory_order_{weak}"))
-        strangers += [f"{path.name}:{line_of(m.start())} {m.group()}" for m in IMPLICIT.finditer(source)]
-    return sorted(mutants, key=lambda m: (m.path.name, m.begin)), strangers
+        strangers += [f"{path.relative_to(LIB)}:{line_of(m.start())} {m.group()}" for m in IMPLICIT.finditer(source)]
+    return sorted(mutants, key=lambda m: (str(m.path), m.begin)), strangers
 
 
 class Build:
@@ -94,10 +94,9 @@ class Build:
         self.libs = [f for f in flags if f.startswith("-l")]
         self.lib = directory / "lib"
         shutil.rmtree(directory, ignore_errors=True)
-        self.lib.mkdir(parents=True)
-        for path in LIB.glob("*.[ch]"):
-            shutil.copy(path, self.lib)
-        self.lib_objects = {p.name: directory / f"lib-{p.stem}.o" for p in LIB.glob("*.c")}
+        shutil.copytree(LIB, self.lib)
+        self.lib_objects = {str(p.relative_to(LIB)): directory / f"lib-{p.parent.name}-{p.stem}.o"
+                            for p in LIB.rglob("*.c")}
         tests = {f"model-{n}": TOP / f"tests/model/{n}.c" for n in MODEL}
         tests |= {"senders": ROOM / "senders.c", "guest": TOP / "tests/unit/guest.c", "checker": TOP / "tests/migrations/checker.c"}
         self.test_objects = {directory / f"{n}.o": p for n, p in tests.items()}
@@ -218,14 +217,14 @@ def main():
         sys.exit("orderings.py: fails with lib/ as it is: " + "; ".join(wrong))
     missed, begin = [], time.monotonic()
     for mutant in mutants:
-        original = mutant.path.read_text()
-        copy = build.lib / mutant.path.name
+        original, name = mutant.path.read_text(), str(mutant.path.relative_to(LIB))
+        copy = build.lib / name
         copy.write_text(original[:mutant.begin] + mutant.text + original[mutant.end:])
-        build.touched(mutant.path.name)
+        build.touched(name)
         found = checks.run(names, args.every)
         copy.write_text(original)
-        build.touched(mutant.path.name) if mutant.path.suffix == ".h" else build.objects(
-            [(build.lib_objects[mutant.path.name], copy)])
+        build.touched(name) if mutant.path.suffix == ".h" else build.objects(
+            [(build.lib_objects[name], copy)])
         print(f"{str(mutant):46} {'; '.join(found) or 'NOT REPORTED'}", flush=True)
         if not found:
             missed.append(str(mutant))

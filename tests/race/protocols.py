@@ -45,7 +45,7 @@ class Source:
         """The order of its fence, also one that it calls by the name of ring_barrier()."""
         body = self.body(file, function)
         if re.search(r"\bring_barrier\(", body):
-            body = self.body("ring_private.h", "ring_barrier")
+            body = self.body("ring/ring_private.h", "ring_barrier")
         m = re.search(r"atomic_thread_fence\(memory_order_(\w+)\)", body)
         return m.group(1) if m else None
 
@@ -101,10 +101,10 @@ def is_kept(found, end, memory, bit):
 
 
 def mark_and_take(source, firsts, bits, model="c11"):
-    o = {name: source.order("page_set_maps.h", function)
+    o = {name: source.order("pages/page_set_maps.h", function)
          for name, function in (("set", "set_bits"), ("take", "claim_bits"), ("drop", "clear_summary"),
                                 ("below", "load_below"))}
-    o["look"], o["set_summary"] = source.orders("page_set_maps.h", "set_summary")
+    o["look"], o["set_summary"] = source.orders("pages/page_set_maps.h", "set_summary")
     program = [mark(o, m, b) for m, b in bits.items()] + [take(o, bits)]
     n = 0
     for leaf, mid, top in firsts:
@@ -134,9 +134,9 @@ def a_repair_meets_a_wipe(source):
     A drain wipes a ring and owes a repair; a harvest sees that it is owed and has the page protected;
     then the guest writes it, which fills the cell. The wipe must not hit that entry.
     """
-    wipe = source.order("cells.h", "cell_clear")
-    owe = source.order("reset.c", "dli_reset_request_repair")
-    look = source.order("reset.c", "dli_reset_repair_needed")
+    wipe = source.order("ring/cells.h", "cell_clear")
+    owe = source.order("ring/reset.c", "dli_reset_request_repair")
+    look = source.order("ring/reset.c", "dli_reset_repair_needed")
 
     def drain():
         yield [("W", "cell", wipe, 0), ("U", "owed", owe, lambda x: x + 1)]
@@ -166,9 +166,9 @@ def the_kernel_comes_round(source):
     lapped(): cells are released over what an overflowing kernel has just written there. It wrote
     the cell before them first. On the machines that have rings, not in C11 (see the text there).
     """
-    release = source.order("cells.h", "cell_release")
-    load = source.order("cells.h", "cell_load")
-    fence = source.fence("ring.c", "lapped")
+    release = source.order("ring/cells.h", "cell_release")
+    load = source.order("ring/cells.h", "cell_load")
+    fence = source.fence("ring/ring.c", "lapped")
 
     def drain():
         steps = [("W", "first", release, 2), ("W", "second", release, 2)]
@@ -191,9 +191,9 @@ def the_kernel_comes_round(source):
 
 def an_entry_after_a_start(source):
     """A start says that logging is on, then has pages protected; who drains must note what comes."""
-    state = source.order("slots.h", "dli_slots_set_logging")
-    look = source.order("slots.h", "dli_slots_are_logging")
-    load = source.order("cells.h", "cell_load")
+    state = source.order("pages/slot_table.h", "dli_slots_set_logging")
+    look = source.order("pages/slot_table.h", "dli_slots_are_logging")
+    load = source.order("ring/cells.h", "cell_load")
 
     def start():
         yield [("W", "state", state, 1), ("U", "protected", "acq_rel", lambda x: 1)]
@@ -219,10 +219,10 @@ def a_harvest_passes_a_drain(source):
     A harvest looks at a ring without its lock while its vCPU drains it. Only if it is quiet does it go
     on; then what was in it is found by the iteration that follows.
     """
-    show = source.order("ring.c", "publish_head")
-    look, *again = source.orders("cells.h", "ring_is_quiet")
-    load = source.order("cells.h", "cell_load")
-    mark = source.order("page_set_maps.h", "set_bits")
+    show = source.order("ring/ring.c", "publish_head")
+    look, *again = source.orders("ring/cells.h", "ring_is_quiet")
+    load = source.order("ring/cells.h", "cell_load")
+    mark = source.order("pages/page_set_maps.h", "set_bits")
 
     def drain():
         yield "W", "head", show, 0
@@ -250,10 +250,10 @@ def a_harvest_passes_a_drain(source):
 
 def an_acknowledgement_meets_a_stop(source):
     """A stop says that the session is over and then forgets what was taken. Who misses it knows why."""
-    begin = source.order("session.c", "set_logging")
-    take = source.order("page_set_maps.h", "claim_bits")
+    begin = source.order("api/start_stop.c", "set_logging")
+    take = source.order("pages/page_set_maps.h", "claim_bits")
     ask = source.order("log.h", "dli_log_session")
-    look = source.order("page_set.c", "is_in_flight")
+    look = source.order("pages/page_set.c", "is_in_flight")
 
     def stop():
         yield [("U", "session", begin, lambda x: x + 1), ("U", "taken", take, lambda x: 0)]

@@ -6,11 +6,11 @@
  * release here; smp_load_acquire() of the flags in kvm_dirty_gfn_harvested(); smp_store_release() in
  * kvm_dirty_gfn_set_invalid().
  */
-#include "drain.h"
-#include "publish.h"
+#include "ring/drain.h"
+#include "pages/publish.h"
 #include "../unit/words_of.h"
 #include "pair.h"
-#include "ring_private.h"
+#include "ring/ring_private.h"
 
 #include <errno.h>
 #include <stdlib.h>

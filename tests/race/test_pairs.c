@@ -8,8 +8,8 @@
 
 #include "guest.h"
 #include "log.h"
-#include "rcu.h"
-#include "ring_private.h"
+#include "pages/rcu.h"
+#include "ring/ring_private.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -7,7 +7,7 @@
  */
 #include "cmocka_all.h"
 #include "random.h"
-#include "ring_private.h"
+#include "ring/ring_private.h"
 
 #include <pthread.h>
 #include <sched.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What only the library's internal headers tell; compiled as the library is. */
 #include "log.h"
-#include "ring_private.h"
+#include "ring/ring_private.h"
 #include "insight.h"
 
 bool insight_overflow_known(const struct dl_log *log)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "drain_guest.h"
-#include "ring_private.h"
+#include "ring/ring_private.h"
 
 #include <pthread.h>
 #include <sched.h>

@@ -8,7 +8,7 @@
  */
 
 #include "fake_os.h"
-#include "uapi.h"
+#include "kvm/uapi.h"
 
 enum { FAKE_RINGS = 2, FAKE_VCPU_FD = 100, FAKE_VM_FD = 99 };
 

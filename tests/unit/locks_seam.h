@@ -7,7 +7,7 @@
  * watches and is in a header, where no linker can put anything in its place.
  */
 
-#include "slots.h"
+#include "pages/slot_table.h"
 
 #include <urcu-bp.h>
 #include <urcu/static/urcu-bp.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "one_ring.h"
 
-#include "publish.h"
+#include "pages/publish.h"
 #include "words_of.h"
 
 #include <string.h>

@@ -9,9 +9,9 @@
  */
 
 #include "cmocka_all.h"
-#include "drain.h"
+#include "ring/drain.h"
 #include "fake_rings.h"
-#include "ring_private.h"
+#include "ring/ring_private.h"
 
 enum { ENTRIES = 256, SOFT_LIMIT = 192, MAX_SUNK = 100000 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Structs that cross the ABI, older and newer than the library. */
-#include "abi.h"
+#include "api/abi.h"
 #include "cmocka_all.h"
 
 struct own {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG of one slot: sizes, byte order, failures. */
-#include "bitmap.h"
+#include "kvm/bitmap.h"
 #include "cmocka_all.h"
 #include "fake_os.h"
-#include "uapi.h"
+#include "kvm/uapi.h"
 
 #include <errno.h>
 #include <string.h>
@@ -49,6 +49,8 @@ static int teardown(void **state)
 	return buffer.words || buffer.bytes || fake.maps_live ? -1 : 0;
 }
 
+static struct dli_vm vm = { .os = &fake.os, .fd = VM_FD };
+
 #define bitmap_test(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
 static void words_are_whole(void **state)
@@ -63,7 +65,7 @@ static void words_are_whole(void **state)
 static void get_asks_for_the_slot_and_reads_little_endian(void **state)
 {
 	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 100), 0);
-	assert_int_equal(dli_bitmap_get(&fake.os, VM_FD, 1 << 16 | 3, buffer.words), 0);
+	assert_int_equal(dli_bitmap_get(&vm, 1 << 16 | 3, buffer.words), 0);
 	assert_int_equal(get.slot, 1 << 16 | 3);
 	assert_ptr_equal(get.dirty_bitmap, buffer.words);
 	assert_int_equal(dli_bitmap_word(buffer.words[0]), 2);
@@ -74,7 +76,7 @@ static void clear_names_its_pages_and_writes_little_endian(void **state)
 {
 	uint64_t words[2] = { 2, 256 };
 
-	assert_int_equal(dli_bitmap_clear(&fake.os, VM_FD, 9, 640, 100, words), 0);
+	assert_int_equal(dli_bitmap_clear(&vm, 9, 640, 100, words), 0);
 	assert_int_equal(clear.slot, 9);
 	assert_int_equal(clear.first_page, 640);
 	assert_int_equal(clear.num_pages, 100);
@@ -85,10 +87,10 @@ static void failures_are_passed_on(void **state)
 	uint64_t words[2] = { 2, 256 };
 
 	answer = -EFAULT;
-	assert_int_equal(dli_bitmap_get(&fake.os, VM_FD, 0, words), -EFAULT);
+	assert_int_equal(dli_bitmap_get(&vm, 0, words), -EFAULT);
 	words[0] = 2;
 	words[1] = 256;
-	assert_int_equal(dli_bitmap_clear(&fake.os, VM_FD, 0, 0, 100, words), -EFAULT);
+	assert_int_equal(dli_bitmap_clear(&vm, 0, 0, 100, words), -EFAULT);
 }
 
 /* A GET whose buffer is not there fails after it has cleared: so it is there before. */

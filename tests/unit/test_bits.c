@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The arithmetic of words, bit by bit. */
 #include "cmocka_all.h"
-#include "bits.h"
+#include "pages/bits.h"
 #include "random.h"
 
 static uint32_t count_one_by_one(uint64_t bits)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* What the kernel has, what is chosen of it, and the reason that is given. */
-#include "caps.h"
+#include "kvm/caps.h"
 #include "cmocka_all.h"
 #include "fake_os.h"
-#include "uapi.h"
+#include "kvm/uapi.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Drains that meet, each of one ring: what they share, in which order, who is told of a failure. */
 #include "drain_guest.h"
-#include "ring_private.h"
+#include "ring/ring_private.h"
 
 #include <errno.h>
 #include <pthread.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Harvests: what they pass over, how several share the rings, what they let go of and wait for. */
 #include "drain_guest.h"
-#include "publish.h"
-#include "ring_private.h"
+#include "pages/publish.h"
+#include "ring/ring_private.h"
 
 #include <errno.h>
 #include <pthread.h>

@@ -2,7 +2,7 @@
 /* Runs handed out, acknowledged, folded back. */
 #include "cmocka_all.h"
 #include "guest.h"
-#include "page_set.h"
+#include "pages/page_set.h"
 
 #include <errno.h>
 #include <limits.h>

@@ -2,7 +2,7 @@
 /* Bitmap mode with manual protection: CLEAR comes before a chunk is handed out, or it is not. */
 #include "cmocka_all.h"
 #include "guest.h"
-#include "page_set.h"
+#include "pages/page_set.h"
 
 #include <errno.h>
 #include <string.h>

@@ -10,8 +10,8 @@
 #define LOCKS_WATCHER
 #include "locks_seam.h"
 #include "log.h"
-#include "publish.h"
-#include "ring_private.h"
+#include "pages/publish.h"
+#include "ring/ring_private.h"
 
 #include <errno.h>
 #include <string.h>

@@ -5,8 +5,8 @@
  */
 #include "cmocka_all.h"
 #include "guest.h"
-#include "tsan.h"
-#include "vcpus.h"
+#include "pages/tsan.h"
+#include "ring/vcpu_list.h"
 
 #include <errno.h>
 #include <stdlib.h>

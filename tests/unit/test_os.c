@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The real table of system calls: results, and nothing left in errno. */
 #include "cmocka_all.h"
-#include "os.h"
+#include "kvm/os.h"
 
 #include <errno.h>
 #include <fcntl.h>

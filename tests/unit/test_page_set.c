@@ -2,7 +2,7 @@
 /* The sets of pending and taken pages, against two plain arrays. */
 #include "cmocka_all.h"
 #include "fake_os.h"
-#include "page_set.h"
+#include "pages/page_set.h"
 #include "random.h"
 
 #include <errno.h>

@@ -75,8 +75,8 @@ static void stepped_store(_Atomic uint64_t *word, uint64_t bits)
 		 default: stepped_load_signed)(word)
 /* clang-format on */
 
-#include "page_set.c"
-#include "page_set_take.c"
+#include "pages/page_set.c"
+#include "pages/page_set_take.c"
 
 enum { PAGES = 70000, PAGE = 4164, MARKER_STEPS = 5 };
 

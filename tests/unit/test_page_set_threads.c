@@ -2,7 +2,7 @@
 /* Markers beside one that takes and others that acknowledge: no mark is lost, no count drifts. */
 #include "cmocka_all.h"
 #include "fake_os.h"
-#include "page_set.h"
+#include "pages/page_set.h"
 #include "random.h"
 
 #include <pthread.h>

@@ -3,7 +3,7 @@
 #include "cmocka_all.h"
 #include "guest.h"
 #include "log.h"
-#include "publish.h"
+#include "pages/publish.h"
 #include "random.h"
 
 #include <signal.h>

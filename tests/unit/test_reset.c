@@ -2,8 +2,8 @@
 /* KVM_RESET_DIRTY_RINGS: one at a time, with signals blocked, and none after close. */
 #include "cmocka_all.h"
 #include "fake_os.h"
-#include "reset.h"
-#include "uapi.h"
+#include "ring/reset.h"
+#include "kvm/uapi.h"
 
 #include <errno.h>
 #include <sched.h>

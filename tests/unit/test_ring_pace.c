@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* What is told of a ring to who does not hold its lock: how full it is, and how fast it fills. */
 #include "cmocka_all.h"
-#include "drain.h"
-#include "publish.h"
+#include "ring/drain.h"
+#include "pages/publish.h"
 #include "fake_rings.h"
-#include "ring_private.h"
+#include "ring/ring_private.h"
 
 #include <string.h>
 

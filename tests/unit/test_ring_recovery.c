@@ -5,12 +5,12 @@
  * the guest again, and a ring that never overflowed must never be suspected.
  */
 #include "cmocka_all.h"
-#include "drain.h"
-#include "publish.h"
+#include "ring/drain.h"
+#include "pages/publish.h"
 #include "fake_rings.h"
 #include "random.h"
-#include "ring_private.h"
-#include "vcpus.h"
+#include "ring/ring_private.h"
+#include "ring/vcpu_list.h"
 #include "words_of.h"
 
 #include <errno.h>

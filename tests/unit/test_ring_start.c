@@ -4,7 +4,7 @@
  * overflowed.
  */
 #include "one_ring.h"
-#include "vcpus.h"
+#include "ring/vcpu_list.h"
 #include "words_of.h"
 
 #include <errno.h>

@@ -2,7 +2,7 @@
 /* Counters: each counts what its name says, and a log's are the sum of its vCPUs'. */
 #include "cmocka_all.h"
 #include "guest.h"
-#include "os.h"
+#include "kvm/os.h"
 
 #include <errno.h>
 #include <string.h>

@@ -4,7 +4,7 @@
 
 /* What a ring hands on, as the entries that it came from. */
 
-#include "words.h"
+#include "pages/words.h"
 
 /* The next page of words, and its slot. False: there is none. Begins with *at and *bit 0. */
 static inline bool next_page(const struct dli_dirty_word *words, uint32_t n, uint32_t *at,

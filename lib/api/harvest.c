@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+/* dl_harvest, dl_log_harvest_due. */
+
+#include "pages/bitmap_merge.h"
+#include "ring/drain.h"
+#include "slot_logging.h"
+
+#include <errno.h>
+
+/*
+ * A ring lost entries, or had them taken back unprotected: pages may be writable now and nobody
+ * knows which. So all are protected anew, and only then marked: a page that is marked first could
+ * be handed out and read while it can still be written unseen. In the final pass too, though nobody
+ * writes then: the guest may be resumed.
+ */
+static int repair(struct dl_log *log)
+{
+	int r = dli_slot_logging_restart(log);
+
+	if (r)
+		return r;
+	dli_mark_all_slots(log);
+	dli_reset_repaired(&log->reset);
+	return 0;
+}
+
+static int harvest_bitmap(struct dl_log *log, struct dli_slot *slot)
+{
+	int r = dli_bitmap_get(&log->vm, slot->slot, log->buffer.words);
+	uint64_t new_pages;
+
+	if (r < 0) {
+		/* It may have failed after it cleared the kernel's bits. */
+		dli_log_note_failure(log, "the bitmap could not be read", slot->slot, r);
+		dli_page_set_mark_all(slot->set);
+		return r;
+	}
+	new_pages = dli_page_set_merge(slot->set, log->buffer.words);
+	atomic_fetch_add_explicit(&log->bitmap_new_pages, new_pages, memory_order_relaxed);
+	return 0;
+}
+
+/* Every slot's, whatever becomes of one; returns the first failure. */
+static int harvest_bitmaps(struct dl_log *log)
+{
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	int first = 0;
+
+	for (uint32_t i = 0; i < table->n; i++) {
+		struct dli_slot *slot = table->ranges[i].slot;
+		int r = slot->logged ? harvest_bitmap(log, slot) : 0;
+
+		if (r && !first)
+			first = r;
+	}
+	return first;
+}
+
+static uint64_t pending_bytes_of(struct dl_log *log)
+{
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	uint64_t pages = 0;
+
+	for (uint32_t i = 0; i < table->n; i++)
+		pages += dli_page_set_pending_pages(table->ranges[i].slot->set);
+	for (struct dli_slot *slot = log->slots.retired; slot; slot = slot->next_retired)
+		pages += dli_page_set_pending_pages(slot->set);
+	return pages * log->caps.page_bytes;
+}
+
+/* What the rings left to do. */
+static int settle_rings(struct dl_log *log)
+{
+	dli_pace_note(&log->pace, &log->vcpus, false);
+	return dli_reset_repair_needed(&log->reset) ? repair(log) : 0;
+}
+
+static int harvest(struct dl_log *log, bool last, int rings)
+{
+	int bitmaps = 0, missing;
+
+	if (!dli_log_is_on(log))
+		return -ECANCELED;
+	missing = dli_slot_logging_resume(log);
+	if (dli_log_is_ring(log) && !rings)
+		rings = settle_rings(log);
+	/* The backup bitmap after the rings: who writes it has no vCPU, and writes last. */
+	if (!dli_log_is_ring(log) || (last && log->caps.backup))
+		bitmaps = harvest_bitmaps(log);
+	if (missing)
+		return missing;
+	return rings ? rings : bitmaps;
+}
+
+int dl_harvest(struct dl_log *log, uint32_t flags, uint64_t *pending_bytes)
+{
+	bool last = flags & DL_HARVEST_FINAL;
+	int rings = 0, r;
+
+	if (!log || flags & ~(uint32_t)DL_HARVEST_FINAL)
+		return -EINVAL;
+	/* Several threads at once share the rings, so before the lock. */
+	if (dli_log_is_ring(log) && dli_log_is_on(log))
+		rings = dli_drain_all(&log->vcpus, &log->reset, last, &log->slots);
+	pthread_mutex_lock(&log->lock);
+	r = harvest(log, last, rings);
+	if (!r && pending_bytes)
+		*pending_bytes = pending_bytes_of(log);
+	pthread_mutex_unlock(&log->lock);
+	return r;
+}
+
+int dl_log_harvest_due(struct dl_log *log, uint64_t *from_now_ns)
+{
+	if (!log || !from_now_ns)
+		return -EINVAL;
+	if (!dli_log_is_on(log))
+		return -ECANCELED;
+	*from_now_ns = dli_pace_until_due(&log->pace, &log->vcpus);
+	return 0;
+}

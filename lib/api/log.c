@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: MIT */
+/* dl_log_open, dl_log_close, dl_log_config, dl_log_describe. */
+
+#include "api/abi.h"
+#include "api/options.h"
+#include "api/start_stop.h"
+#include "kvm/uapi.h"
+#include "log.h"
+#include "pages/rcu.h"
+
+#include <stdio.h>
+
+/* Below this many entries a host with Intel PML refuses a ring: (64 + 512) * 16 bytes, rounded up. */
+#define SAFE_RING_ENTRIES 1024u
+
+uint32_t dl_library_version(void)
+{
+	return DL_VERSION;
+}
+
+static int enable_cap(struct dl_log *log, uint32_t cap, uint64_t arg)
+{
+	struct kvm_enable_cap enable = { .cap = cap, .args = { arg } };
+
+	return dli_os_ioctl(log->vm.os, log->vm.fd, KVM_ENABLE_CAP, &enable);
+}
+
+/* The kernel says EINVAL for several things; what it can be is told from the size. */
+static int ring_refused(struct dl_log *log, const struct dl_options *options, int r)
+{
+	if (r == -EINVAL && options->mode == DL_MODE_AUTO) {
+		snprintf(
+			log->reason, sizeof(log->reason),
+			"bitmap: the kernel refused rings of %u entries, as it does once a vCPU exists "
+			"(or where its smallest ring is larger)",
+			log->caps.ring_entries);
+		log->caps.mode = DL_MODE_BITMAP;
+		log->caps.backup = false;
+		log->caps.ring_entries = 0;
+		return 0;
+	}
+	if (r == -EINVAL && log->caps.ring_entries >= SAFE_RING_ENTRIES) {
+		snprintf(
+			log->reason, sizeof(log->reason),
+			"the kernel refused the rings: a vCPU exists already; open the log before the "
+			"first one is created");
+		return -EBUSY;
+	}
+	snprintf(log->reason, sizeof(log->reason), "the kernel refused rings of %u entries: %s%s",
+		 log->caps.ring_entries, strerrordesc_np(-r),
+		 r == -EINVAL ? " (a vCPU exists already, or this host's smallest ring is larger)"
+			      : "");
+	return r;
+}
+
+static int enable_backup(struct dl_log *log)
+{
+	int r = enable_cap(log, KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP, 0);
+
+	if (!r)
+		return 0;
+	snprintf(log->reason, sizeof(log->reason),
+		 "the rings are on and stay so, but the kernel refused the backup bitmap: %s",
+		 r == -EINVAL ? "a memslot exists already; open the log before the first one is set"
+			      : strerrordesc_np(-r));
+	return r == -EINVAL ? -EBUSY : r;
+}
+
+static int enable_rings(struct dl_log *log, const struct dl_options *options)
+{
+	struct dli_caps *caps = &log->caps;
+	uint32_t cap = caps->has & DL_HAS_RING_ACQ_REL ? KVM_CAP_DIRTY_LOG_RING_ACQ_REL
+						       : KVM_CAP_DIRTY_LOG_RING;
+	int r = enable_cap(log, cap, (uint64_t)caps->ring_entries * sizeof(struct kvm_dirty_gfn));
+
+	if (r)
+		return ring_refused(log, options, r);
+	if (caps->backup && (r = enable_backup(log)))
+		return r;
+	/*
+	 * INITIALLY_SET, should anybody have asked for it, leaves pages unprotected when logging is
+	 * switched on and counts on CLEAR, which rings do not use: writes would be lost.
+	 */
+	if (!(caps->has & DL_HAS_MANUAL_PROTECT))
+		return 0;
+	r = enable_cap(log, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 0);
+	if (r)
+		snprintf(
+			log->reason, sizeof(log->reason),
+			"the rings are on and stay so, but manual protection could not be switched "
+			"off: %s",
+			strerrordesc_np(-r));
+	return r;
+}
+
+/* A reset is refused where there are no rings, and takes back nothing that is not released. */
+static int check_rings_off(struct dl_log *log)
+{
+	int r;
+
+	if (!log->caps.ring_max_entries)
+		return 0;
+	r = dli_os_ioctl_value(log->vm.os, log->vm.fd, KVM_RESET_DIRTY_RINGS, 0);
+	if (r == -EINVAL || r == -ENOTTY)
+		return 0;
+	if (r < 0) {
+		snprintf(log->reason, sizeof(log->reason), "the VM does not answer: %s",
+			 strerrordesc_np(-r));
+		return r;
+	}
+	snprintf(log->reason, sizeof(log->reason),
+		 "the rings of this VM are on already: another log, or another program, has it");
+	return -EBUSY;
+}
+
+static int choose_mode(struct dl_log *log, const struct dl_options *options)
+{
+	int r = dli_caps_probe(log->vm.os, log->vm.fd, &log->caps);
+
+	if (!r && dli_caps_is_system_fd(log->vm.os, log->vm.fd))
+		r = -EBADF;
+	if (r) {
+		snprintf(log->reason, sizeof(log->reason), "file descriptor %d is not a VM",
+			 log->vm.fd);
+		return r;
+	}
+	r = dli_caps_choose(&log->caps, options, log->reason, sizeof(log->reason));
+	if (!r)
+		r = check_rings_off(log);
+	if (!r && dli_log_is_ring(log))
+		r = enable_rings(log, options);
+	return r;
+}
+
+static void copy_reason(char *why, size_t why_bytes, const char *reason)
+{
+	if (why && why_bytes)
+		snprintf(why, why_bytes, "%s", reason);
+}
+
+int dl_log_open(int vm_fd, const struct dl_options *options, struct dl_log **out, char *why,
+		size_t why_bytes)
+{
+	struct dl_options o;
+	struct dl_log *log;
+	int r = dli_options_read(options, &o, why, why_bytes);
+
+	if (r)
+		return r;
+	if (!out)
+		return -EINVAL;
+	log = dli_log_new(vm_fd, &o);
+	if (!log) {
+		copy_reason(why, why_bytes, "no memory");
+		return -ENOMEM;
+	}
+	r = choose_mode(log, &o);
+	copy_reason(why, why_bytes, log->reason);
+	if (r) {
+		dli_log_put(log);
+		return r;
+	}
+	dli_rcu_read_lock();
+	dli_rcu_read_unlock();
+	*out = log;
+	return 0;
+}
+
+void dl_log_close(struct dl_log *log)
+{
+	if (!log)
+		return;
+	pthread_mutex_lock(&log->reading);
+	pthread_mutex_lock(&log->lock);
+	/* A slot that cannot be switched off cannot be told to anybody any more. */
+	(void)dli_stop_logging(log);
+	/* Pairs with dli_log_is_closed(). */
+	atomic_store_explicit(&log->closed, true, memory_order_release);
+	dli_reset_close(&log->reset, dli_vcpu_list_in_use(&log->vcpus));
+	pthread_mutex_unlock(&log->lock);
+	pthread_mutex_unlock(&log->reading);
+	dli_log_put(log);
+}
+
+int dl_log_config(const struct dl_log *log, struct dl_config *is)
+{
+	struct dl_config config;
+
+	if (!log || !is)
+		return -EINVAL;
+	dli_caps_config(&log->caps, &config);
+	return dli_abi_write(is, sizeof(config), &config, sizeof(config));
+}
+
+int dl_log_describe(const struct dl_log *log, char *text, size_t text_bytes)
+{
+	pthread_mutex_t *lock;
+	int n;
+
+	if (!log || (!text && text_bytes))
+		return -EINVAL;
+	/* The lock is not part of what const promises. */
+	lock = (pthread_mutex_t *)&log->lock;
+	pthread_mutex_lock(lock);
+	n = snprintf(text, text_bytes, "%s%s%s", log->reason,
+		     log->last_failure[0] ? "; last failure: " : "", log->last_failure);
+	pthread_mutex_unlock(lock);
+	return n;
+}

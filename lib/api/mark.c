@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+/* dl_mark, dl_slot_mark: pages that the VMM wrote itself. */
+
+#include "log.h"
+#include "pages/rcu.h"
+
+#include <errno.h>
+
+/* Bytes [from, to) of a slot. */
+static void mark_bytes(const struct dl_log *log, struct dli_slot *slot, uint64_t from, uint64_t to)
+{
+	uint32_t page_shift = (uint32_t)__builtin_ctz(log->caps.page_bytes);
+	uint64_t first = from >> page_shift, last = (to - 1) >> page_shift;
+	uint64_t bits = ~UINT64_C(0) << first % 64 & ~UINT64_C(0) >> (63 - last % 64);
+
+	if (first / 64 == last / 64)
+		dli_page_set_count(slot->set, dli_page_set_mark_word(slot->set, first / 64, bits));
+	else
+		dli_page_set_mark_range(slot->set, first, last - first + 1);
+}
+
+/* Marks what exists of [gpa, end). False where that is not all. */
+static bool mark_ranges(const struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t end)
+{
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	uint32_t i = dli_slot_range_at(table, as_id, gpa);
+	uint64_t reached = gpa;
+
+	for (; i < table->n && table->ranges[i].as_id == as_id; i++) {
+		const struct dli_slot_range *range = &table->ranges[i];
+		uint64_t range_end = range->gpa + range->slot->bytes;
+		uint64_t from = gpa > range->gpa ? gpa : range->gpa;
+		uint64_t to = end < range_end ? end : range_end;
+
+		if (from >= end)
+			break;
+		mark_bytes(log, range->slot, from - range->gpa, to - range->gpa);
+		if (from == reached)
+			reached = to;
+	}
+	return reached == end;
+}
+
+int dl_mark(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes)
+{
+	int r = 0;
+
+	if (!log || gpa + bytes < gpa)
+		return -EINVAL;
+	dli_rcu_read_lock();
+	if (!dli_log_is_on(log))
+		r = -ECANCELED;
+	else if (bytes && !mark_ranges(log, as_id, gpa, gpa + bytes))
+		r = -ENOENT;
+	dli_rcu_read_unlock();
+	return r;
+}
+
+static int mark_slot(const struct dl_log *log, uint32_t number, uint64_t offset_bytes,
+		     uint64_t bytes)
+{
+	struct dli_slot *slot = dli_slot_find(dli_slots_table(&log->slots), number);
+	uint64_t end = offset_bytes + bytes;
+
+	if (!slot)
+		return -ENOENT;
+	if (!bytes)
+		return 0;
+	if (offset_bytes >= slot->bytes)
+		return -ENOENT;
+	mark_bytes(log, slot, offset_bytes, end < slot->bytes ? end : slot->bytes);
+	return end > slot->bytes ? -ENOENT : 0;
+}
+
+int dl_slot_mark(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint64_t bytes)
+{
+	int r;
+
+	if (!log || offset_bytes + bytes < offset_bytes)
+		return -EINVAL;
+	dli_rcu_read_lock();
+	r = dli_log_is_on(log) ? mark_slot(log, slot, offset_bytes, bytes) : -ECANCELED;
+	dli_rcu_read_unlock();
+	return r;
+}

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+/* dl_log_stats, dl_vcpu_stats. */
+
+#include "api/abi.h"
+#include "log.h"
+
+static uint64_t get(const _Atomic uint64_t *counter)
+{
+	return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+static void add_ring(struct dl_stats *stats, struct dli_ring *ring)
+{
+	const struct dli_ring_stats *s = dli_ring_stats(ring);
+	uint64_t entries = get(&s->entries), known = get(&s->new_pages) + get(&s->stale);
+	uint64_t high_water = get(&s->high_water_entries);
+
+	stats->entries += entries;
+	stats->new_pages += get(&s->new_pages);
+	stats->stale_entries += get(&s->stale);
+	stats->duplicates += entries > known ? entries - known : 0;
+	stats->overflows += get(&s->overflows);
+	stats->full_exits += get(&s->full_exits);
+	if (high_water > stats->high_water_entries)
+		stats->high_water_entries = high_water;
+}
+
+static void add_sets(const struct dl_log *log, struct dl_stats *stats)
+{
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	uint64_t pending = 0, in_flight = 0;
+
+	for (uint32_t i = 0; i < table->n; i++) {
+		pending += dli_page_set_pending_pages(table->ranges[i].slot->set);
+		in_flight += dli_page_set_in_flight_pages(table->ranges[i].slot->set);
+	}
+	for (const struct dli_slot *slot = log->slots.retired; slot; slot = slot->next_retired) {
+		pending += dli_page_set_pending_pages(slot->set);
+		in_flight += dli_page_set_in_flight_pages(slot->set);
+	}
+	stats->pending_bytes = pending * log->caps.page_bytes;
+	stats->unacked_bytes = in_flight * log->caps.page_bytes;
+}
+
+int dl_log_stats(const struct dl_log *log, struct dl_stats *out)
+{
+	struct dl_stats stats = { .size = sizeof(stats) };
+	pthread_mutex_t *lock;
+
+	if (!log || !out)
+		return -EINVAL;
+	/* The lock is not part of what const promises. */
+	lock = (pthread_mutex_t *)&log->lock;
+	if (dli_log_is_ring(log))
+		for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));)
+			add_ring(&stats, vcpu->ring);
+	stats.new_pages += get(&log->bitmap_new_pages);
+	stats.resets = get(&log->reset.resets);
+	stats.short_resets = get(&log->reset.short_resets);
+	stats.ioctl_ns = get(&log->reset.ioctl_ns) + get(&log->vm.slot_ioctl_ns);
+	pthread_mutex_lock(lock);
+	add_sets(log, &stats);
+	pthread_mutex_unlock(lock);
+	return dli_abi_write(out, sizeof(stats), &stats, sizeof(stats));
+}
+
+int dl_vcpu_stats(const struct dl_vcpu *vcpu, struct dl_stats *out)
+{
+	struct dl_stats stats = { .size = sizeof(stats) };
+
+	if (!vcpu || !out)
+		return -EINVAL;
+	if (dli_log_is_closed(vcpu->log))
+		return -ECANCELED;
+	if (vcpu->ring) {
+		add_ring(&stats, vcpu->ring);
+		stats.resets = get(&dli_ring_stats(vcpu->ring)->resets);
+		stats.short_resets = get(&dli_ring_stats(vcpu->ring)->short_resets);
+	}
+	return dli_abi_write(out, sizeof(stats), &stats, sizeof(stats));
+}

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+/* dl_vcpu_add, dl_vcpu_drain, dl_vcpu_remove. */
+
+#include "log.h"
+#include "pages/rcu.h"
+#include "ring/drain.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+/*
+ * Of no KVM type, so of no effect. A vCPU refuses it with EINVAL before it takes its mutex, which
+ * a running vCPU holds for as long as it runs; what is not KVM's says ENOTTY; a vCPU of another
+ * process's VM EIO.
+ */
+#define NOT_A_KVM_REQUEST _IO(0xad, 0x7f)
+
+static int check_vcpu(const struct dl_log *log, int vcpu_fd)
+{
+	int r = dli_os_ioctl(log->vm.os, vcpu_fd, NOT_A_KVM_REQUEST, NULL);
+	void *run;
+
+	if (r == -EIO)
+		return -EIO;
+	if (r != -EINVAL)
+		return -EBADF;
+	/* Others may say so too, as /dev/kvm and arm64's VMs do; none of them has a kvm_run. */
+	r = dli_os_map(log->vm.os, vcpu_fd, 0, log->caps.page_bytes, PROT_READ, &run);
+	if (r)
+		return r == -ENOMEM ? -ENOMEM : -EBADF;
+	dli_os_unmap(log->vm.os, run, log->caps.page_bytes);
+	return 0;
+}
+
+static struct dl_vcpu *vcpu_new(struct dl_log *log, struct dli_ring *ring)
+{
+	struct dl_vcpu *vcpu = dli_allocate(1, sizeof(*vcpu));
+
+	if (!vcpu)
+		return NULL;
+	vcpu->log = log;
+	vcpu->ring = ring;
+	return vcpu;
+}
+
+/* Takes the ring over, or frees it. */
+static int admit(struct dl_log *log, struct dli_ring *ring, struct dl_vcpu **out)
+{
+	struct dl_vcpu *vcpu = dli_vcpu_list_find(&log->vcpus, ring);
+	int r;
+
+	if (vcpu) {
+		dli_ring_free(ring);
+		if (!vcpu->parked)
+			return -EEXIST;
+		vcpu->parked = false;
+		*out = vcpu;
+		return 0;
+	}
+	vcpu = vcpu_new(log, ring);
+	if (!vcpu) {
+		dli_ring_free(ring);
+		return -ENOMEM;
+	}
+	r = dli_vcpu_list_append(&log->vcpus, vcpu);
+	if (r) {
+		dli_ring_free(ring);
+		free(vcpu);
+		return r;
+	}
+	*out = vcpu;
+	return 0;
+}
+
+static int add_with_ring(struct dl_log *log, int vcpu_fd, struct dl_vcpu **out)
+{
+	struct dli_ring *ring;
+	int r = dli_ring_new(log->vm.os, vcpu_fd, log->caps.ring_entries, &log->reset, &ring);
+
+	if (r)
+		return r;
+	pthread_mutex_lock(&log->vcpus.lock);
+	r = admit(log, ring, out);
+	pthread_mutex_unlock(&log->vcpus.lock);
+	return r;
+}
+
+int dl_vcpu_add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **out)
+{
+	struct dl_vcpu *vcpu = NULL;
+	int r;
+
+	if (!log || !out)
+		return -EINVAL;
+	r = check_vcpu(log, vcpu_fd);
+	if (r)
+		return r;
+	if (dli_log_is_ring(log)) {
+		r = add_with_ring(log, vcpu_fd, &vcpu);
+	} else {
+		vcpu = vcpu_new(log, NULL);
+		r = vcpu ? 0 : -ENOMEM;
+	}
+	if (r)
+		return r;
+	dli_log_get(log);
+	/* Registers this thread, mostly the vCPU's own, with liburcu: not in its first drain. */
+	dli_rcu_read_lock();
+	dli_rcu_read_unlock();
+	*out = vcpu;
+	return 0;
+}
+
+int dl_vcpu_drain(struct dl_vcpu *vcpu)
+{
+	int r;
+
+	if (!vcpu)
+		return -EINVAL;
+	if (!vcpu->ring)
+		return 0;
+	r = dli_drain_ring(vcpu->ring, &vcpu->log->reset, &vcpu->log->slots);
+	/* The log was closed: no error of the guest's. */
+	return r == -ECANCELED ? 0 : r;
+}
+
+void dl_vcpu_remove(struct dl_vcpu *vcpu)
+{
+	struct dl_log *log;
+
+	if (!vcpu)
+		return;
+	log = vcpu->log;
+	if (vcpu->ring) {
+		pthread_mutex_lock(&log->vcpus.lock);
+		vcpu->parked = true;
+		pthread_mutex_unlock(&log->vcpus.lock);
+	} else {
+		free(vcpu);
+	}
+	dli_log_put(log);
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DLI_BITMAP_H
+#define DLI_BITMAP_H
+
+#include "kvm/vm.h"
+
+#include <endian.h>
+
+/* The bitmap that KVM keeps of one slot: one little-endian bit a host page, whole 64-bit words. */
+
+/* Room for the bitmap of the largest slot, resident. */
+struct dli_bitmap_buffer {
+	uint64_t *words;
+	size_t bytes;
+};
+
+static inline uint64_t dli_bitmap_words(uint64_t pages)
+{
+	return pages / 64 + (pages % 64 != 0);
+}
+
+/* Makes room for a slot of that many pages; never less than there was. */
+int dli_bitmap_reserve(struct dli_bitmap_buffer *buffer, const struct dl_os *os, uint64_t pages);
+void dli_bitmap_release(struct dli_bitmap_buffer *buffer, const struct dl_os *os);
+
+/* KVM_GET_DIRTY_LOG of a whole slot. words are in the kernel's byte order: dli_bitmap_word(). */
+int dli_bitmap_get(struct dli_vm *vm, uint32_t slot, uint64_t *words);
+
+static inline uint64_t dli_bitmap_word(uint64_t word)
+{
+	return le64toh(word);
+}
+
+/*
+ * KVM_CLEAR_DIRTY_LOG of pages from first_page on, a multiple of 64; so is pages, unless it reaches
+ * the slot's end. words are in this machine's byte order and are changed.
+ */
+int dli_bitmap_clear(struct dli_vm *vm, uint32_t slot, uint64_t first_page, uint32_t pages,
+		     uint64_t *words);
+
+#endif

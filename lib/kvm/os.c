@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: MIT */
+/* The real table of system calls, and the only place that makes one. */
+
+#include "kvm/os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+static int system_ioctl(void *opaque, int fd, unsigned long request, void *arg)
+{
+	int before = errno;
+	int r = ioctl(fd, request, arg);
+
+	if (r < 0)
+		r = -errno;
+	errno = before;
+	return r;
+}
+
+static int system_mmap(void *opaque, int fd, uint64_t offset_bytes, size_t bytes, int prot,
+		       int flags, void **addr)
+{
+	int before = errno;
+	void *p = mmap(NULL, bytes, prot, flags, fd, (off_t)offset_bytes);
+	int r = 0;
+
+	if (p == MAP_FAILED)
+		r = -errno;
+	else
+		*addr = p;
+	errno = before;
+	return r;
+}
+
+static int system_munmap(void *opaque, void *addr, size_t bytes)
+{
+	int before = errno;
+	int r = munmap(addr, bytes) ? -errno : 0;
+
+	errno = before;
+	return r;
+}
+
+static int system_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
+{
+	return -pthread_sigmask(how, set, old);
+}
+
+static int system_dup(void *opaque, int fd)
+{
+	int before = errno;
+	/* Not a number that a process which closed its standard streams takes for one of them. */
+	int r = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+
+	if (r < 0)
+		r = -errno;
+	errno = before;
+	return r;
+}
+
+static int system_close(void *opaque, int fd)
+{
+	int before = errno, state, r;
+
+	/* A cancellation point, and in the middle of something. */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	r = close(fd) ? -errno : 0;
+	pthread_setcancelstate(state, NULL);
+	errno = before;
+	return r;
+}
+
+static const struct dl_os system_os = {
+	.size = sizeof(struct dl_os),
+	.ioctl = system_ioctl,
+	.mmap = system_mmap,
+	.munmap = system_munmap,
+	.signal_mask = system_signal_mask,
+	.dup = system_dup,
+	.close = system_close,
+};
+
+const struct dl_os *dli_os_or_system(const struct dl_os *os)
+{
+	return os ? os : &system_os;
+}
+
+bool dli_os_valid(const struct dl_os *os)
+{
+	if (os->size != sizeof(*os) || os->reserved || os->arch > DL_OS_ARCH_RING_NEEDS_BACKUP)
+		return false;
+	if (os->page_bytes && (os->page_bytes < 4096 || os->page_bytes & (os->page_bytes - 1)))
+		return false;
+	return os->ioctl && os->mmap && os->munmap && os->signal_mask;
+}
+
+uint32_t dli_os_page_bytes(const struct dl_os *os)
+{
+	return os->page_bytes ? os->page_bytes : (uint32_t)sysconf(_SC_PAGESIZE);
+}
+
+bool dli_os_ring_alone_safe(const struct dl_os *os)
+{
+	if (os->arch != DL_OS_ARCH_NATIVE)
+		return os->arch == DL_OS_ARCH_RING_ALONE_SAFE;
+#if defined(__x86_64__) || defined(__i386__) || defined(__loongarch__)
+	return true;
+#else
+	return false;
+#endif
+}
+
+void *dli_allocate(size_t n, size_t bytes)
+{
+	/* Volatile: clang takes calloc() for one that leaves errno alone, and drops the store. */
+	volatile int *error = &errno;
+	int before = *error;
+	void *memory = calloc(n, bytes);
+
+	*error = before;
+	return memory;
+}
+
+/*
+ * KVM gives neither for what is asked of it here; whoever stands between may. Not for ever: that would
+ * be a hang, with locks held.
+ */
+bool dli_os_again(int *r, unsigned int *tries)
+{
+	const unsigned int most = 1000;
+
+	if (*r != -EINTR && *r != -EAGAIN)
+		return false;
+	if (++*tries < most)
+		return true;
+	*r = -EIO;
+	return false;
+}
+
+int dli_os_ioctl(const struct dl_os *os, int fd, unsigned long request, void *arg)
+{
+	unsigned int tries = 0;
+	int r;
+
+	do
+		r = os->ioctl(os->opaque, fd, request, arg);
+	while (dli_os_again(&r, &tries));
+	return r;
+}
+
+int dli_os_ioctl_once(const struct dl_os *os, int fd, unsigned long request, void *arg)
+{
+	int r = os->ioctl(os->opaque, fd, request, arg);
+
+	return r == -EINTR || r == -EAGAIN ? -EIO : r;
+}
+
+int dli_os_ioctl_value(const struct dl_os *os, int fd, unsigned long request, unsigned long value)
+{
+	return dli_os_ioctl(os, fd, request, (void *)value);
+}
+
+/* EAGAIN: all memory is locked (mlockall(2)), and there may be no more of it. */
+static int map(const struct dl_os *os, int fd, uint64_t offset_bytes, size_t bytes, int prot,
+	       int flags, void **addr)
+{
+	int r = os->mmap(os->opaque, fd, offset_bytes, bytes, prot, flags, addr);
+
+	return r == -EAGAIN || r == -EINTR ? -ENOMEM : r;
+}
+
+int dli_os_map(const struct dl_os *os, int fd, uint64_t offset_bytes, size_t bytes, int prot,
+	       void **addr)
+{
+	return map(os, fd, offset_bytes, bytes, prot, MAP_SHARED, addr);
+}
+
+int dli_os_reserve(const struct dl_os *os, size_t bytes, void **addr)
+{
+	return map(os, -1, 0, bytes, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, addr);
+}
+
+void dli_os_unmap(const struct dl_os *os, void *addr, size_t bytes)
+{
+	if (addr)
+		(void)os->munmap(os->opaque, addr, bytes);
+}
+
+int dli_os_block_signals(const struct dl_os *os, sigset_t *before)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	return os->signal_mask(os->opaque, SIG_BLOCK, &all, before);
+}
+
+void dli_os_restore_signals(const struct dl_os *os, const sigset_t *before)
+{
+	(void)os->signal_mask(os->opaque, SIG_SETMASK, before, NULL);
+}
+
+int dli_os_dup(const struct dl_os *os, int fd)
+{
+	return os->dup && os->close ? os->dup(os->opaque, fd) : -EOPNOTSUPP;
+}
+
+void dli_os_close(const struct dl_os *os, int fd)
+{
+	(void)os->close(os->opaque, fd);
+}
+
+uint64_t dli_os_now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}

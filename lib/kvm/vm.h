@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DLI_VM_H
+#define DLI_VM_H
+
+#include "kvm/os.h"
+
+#include <stdatomic.h>
+
+/* The VM's file descriptor, and the time that its ioctls on slots take. */
+struct dli_vm {
+	const struct dl_os *os;
+	int fd;
+	_Atomic uint64_t slot_ioctl_ns;
+};
+
+/* Makes a VM ioctl on a slot: KVM_SET_USER_MEMORY_REGION, KVM_CLEAR_DIRTY_LOG. */
+int dli_vm_slot_ioctl(struct dli_vm *vm, unsigned long request, void *arg);
+
+/* The same, never repeated: the ioctl may have done part of its work when it fails. */
+int dli_vm_slot_ioctl_once(struct dli_vm *vm, unsigned long request, void *arg);
+
+#endif

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DLI_PACE_H
+#define DLI_PACE_H
+
+#include "ring/vcpu_list.h"
+
+/*
+ * How fast rings fill, as of the last harvest. Written under the log's lock, read without it: another
+ * thread may be harvesting.
+ */
+struct dli_pace {
+	_Atomic uint64_t harvested_at_ns; /* end of the last harvest */
+	_Atomic uint64_t span_ns;	  /* since the harvest before it; 0: there was none */
+	_Atomic uint64_t span_entries;	  /* of the fastest vCPU in that time */
+};
+
+/* Notes that the rings were just emptied; first: by a start. */
+void dli_pace_note(struct dli_pace *pace, struct dli_vcpu_list *vcpus, bool first);
+
+/* Time until the next harvest is due, before a ring fills; UINT64_MAX: no ring is filling. */
+uint64_t dli_pace_until_due(const struct dli_pace *pace, const struct dli_vcpu_list *vcpus);
+
+#endif

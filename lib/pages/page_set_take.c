@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: MIT */
+/* A page set: what is pending is taken, and given or folded back. */
+
+#include "pages/page_set_maps.h"
+
+/* Blocks whose summary bits are removed: their words are taken next. */
+struct blocks {
+	uint32_t n;
+	uint64_t block[CHUNK_BLOCKS];
+};
+
+/* Of a mid word that was found empty. A setter may just have gone by: then it is not. */
+static void clear_top(struct bitmap *map, uint64_t mid)
+{
+	uint64_t bit = UINT64_C(1) << mid % 64;
+
+	clear_summary(&map->top[mid / 64], bit);
+	if (load_below(&map->mid[mid]))
+		set_summary(&map->top[mid / 64], bit);
+}
+
+/* The first mid word at or behind mid whose top bit is set, or UINT64_MAX. */
+static uint64_t find_mid(const struct dli_page_set *set, const struct bitmap *map, uint64_t mid)
+{
+	uint64_t bits, word = mid / 64;
+
+	if (mid >= set->mid_words)
+		return UINT64_MAX;
+	bits = atomic_load_explicit(&map->top[word], memory_order_relaxed);
+	bits &= ~UINT64_C(0) << mid % 64;
+	while (!bits) {
+		if (++word == set->top_words)
+			return UINT64_MAX;
+		bits = atomic_load_explicit(&map->top[word], memory_order_relaxed);
+	}
+	return word * 64 + (uint64_t)__builtin_ctzll(bits);
+}
+
+/* Of a mid word the bits of blocks in [from, end). */
+static uint64_t mid_bits(const struct bitmap *map, uint64_t mid, uint64_t from, uint64_t end)
+{
+	return atomic_load_explicit(&map->mid[mid], memory_order_relaxed) &
+	       range_bits(mid, from, end);
+}
+
+/* The first block at or behind block that a summary leads to, or UINT64_MAX. */
+static uint64_t find_block(const struct dli_page_set *set, struct bitmap *map, uint64_t block)
+{
+	uint64_t mid = block / 64;
+
+	while ((mid = find_mid(set, map, mid)) != UINT64_MAX) {
+		uint64_t bits = mid_bits(map, mid, block, UINT64_MAX);
+
+		if (bits)
+			return mid * 64 + (uint64_t)__builtin_ctzll(bits);
+		if (!atomic_load_explicit(&map->mid[mid], memory_order_relaxed))
+			clear_top(map, mid);
+		mid++;
+	}
+	return UINT64_MAX;
+}
+
+/* The lowest of bits, n at most. */
+static uint64_t lowest_bits(uint64_t bits, uint32_t n)
+{
+	uint64_t rest = bits;
+
+	while (rest && n--)
+		rest &= rest - 1;
+	return bits & ~rest;
+}
+
+/* All misses of a block at once, while others are worked on. */
+static void prefetch_block(const struct bitmap *map, uint64_t block)
+{
+	_Atomic uint64_t *leaf = leaf_of(map, block * BLOCK_WORDS);
+
+	for (uint64_t i = 0; i < BLOCK_WORDS; i += PAGE_SET_LINE_WORDS)
+		__builtin_prefetch(&leaf[i], 1);
+}
+
+/* Removes the summary bits of blocks of a mid word, and notes the blocks. */
+static void claim_blocks_of_mid(struct bitmap *map, uint64_t mid, uint64_t bits,
+				struct blocks *blocks)
+{
+	bits = clear_summary(&map->mid[mid], bits);
+	if (!atomic_load_explicit(&map->mid[mid], memory_order_relaxed))
+		clear_top(map, mid);
+	for (; bits; bits &= bits - 1) {
+		uint64_t block = mid * 64 + (uint64_t)__builtin_ctzll(bits);
+
+		prefetch_block(map, block);
+		blocks->block[blocks->n++] = block;
+	}
+}
+
+/* The next blocks in [*from, end), room at most. *from becomes what is behind the last of them. */
+static void claim_blocks(const struct dli_page_set *set, struct bitmap *map, uint64_t *from,
+			 uint64_t end, uint32_t room, struct blocks *blocks)
+{
+	blocks->n = 0;
+	while (blocks->n < room) {
+		uint64_t block = find_block(set, map, *from), mid = block / 64, bits;
+
+		if (block >= end)
+			return;
+		bits = lowest_bits(mid_bits(map, mid, block, end), room - blocks->n);
+		claim_blocks_of_mid(map, mid, bits, blocks);
+		*from = mid * 64 + 64 - (uint64_t)__builtin_clzll(bits);
+	}
+}
+
+/* Adds the words of one cache line of leaf words to the batch. Returns the number of pages. */
+static uint64_t claim_line(_Atomic uint64_t *leaf, uint64_t word, struct dli_batch *batch)
+{
+	uint64_t pages = 0;
+
+	for (uint64_t i = 0; i < PAGE_SET_LINE_WORDS; i++) {
+		uint64_t bits = load_below(&leaf[i]);
+
+		if (bits)
+			bits = claim_bits(&leaf[i]);
+		/* Of the taken map another thread may just have acknowledged it. */
+		if (!bits)
+			continue;
+		batch->word[batch->n] = (uint32_t)(word + i);
+		batch->bits[batch->n++] = bits;
+		pages += count_bits(bits);
+	}
+	return pages;
+}
+
+static inline uint64_t load_line(const _Atomic uint64_t *leaf)
+{
+	return load_below(&leaf[0]) | load_below(&leaf[1]) | load_below(&leaf[2]) |
+	       load_below(&leaf[3]) | load_below(&leaf[4]) | load_below(&leaf[5]) |
+	       load_below(&leaf[6]) | load_below(&leaf[7]);
+}
+
+static uint64_t claim_block(struct bitmap *map, uint64_t block, struct dli_batch *batch)
+{
+	uint64_t word = block * BLOCK_WORDS, pages = 0;
+	_Atomic uint64_t *leaf = leaf_of(map, word);
+
+	for (uint64_t i = 0; i < BLOCK_WORDS; i += PAGE_SET_LINE_WORDS) {
+		if (!load_line(&leaf[i]))
+			continue;
+		/* Where make_in_flight() will move it. */
+		__builtin_prefetch(&leaf[BLOCK_WORDS + i], 1);
+		pages += claim_line(&leaf[i], word + i, batch);
+	}
+	return pages;
+}
+
+/*
+ * Empties blocks of a map in [*from, end) into the batch, as many as surely have room. Returns the
+ * number of pages: 0 only where there are none.
+ */
+static uint64_t claim_batch(const struct dli_page_set *set, struct bitmap *map, uint64_t *from,
+			    uint64_t end, struct dli_batch *batch)
+{
+	struct blocks blocks;
+	uint64_t pages = 0;
+
+	batch->n = 0;
+	do {
+		claim_blocks(set, map, from, end, (PAGE_SET_CHUNK_WORDS - batch->n) / BLOCK_WORDS,
+			     &blocks);
+		for (uint32_t i = 0; i < blocks.n; i++)
+			pages += claim_block(map, blocks.block[i], batch);
+	} while (blocks.n && dli_batch_has_room(batch, BLOCK_WORDS));
+	add_pages(map, -(int64_t)pages);
+	return pages;
+}
+
+/* Of the map of taken pages, whose summaries nobody else changes. */
+static void set_summary_alone(_Atomic uint64_t *word, uint64_t bit)
+{
+	uint64_t bits = atomic_load_explicit(word, memory_order_relaxed);
+
+	if (!(bits & bit))
+		atomic_store_explicit(word, bits | bit, memory_order_relaxed);
+}
+
+/* Nobody else sets bits of this map, and nobody clears bits of a word that has none: that is stored. */
+static void make_in_flight(struct dli_page_set *set, const struct dli_batch *batch, uint64_t pages)
+{
+	struct bitmap *map = &set->in_flight;
+	uint64_t block = UINT64_MAX;
+
+	for (uint32_t i = 0; i < batch->n; i++) {
+		_Atomic uint64_t *word = leaf_of(map, batch->word[i]);
+		uint64_t bits = batch->bits[i];
+
+		if (!atomic_load_explicit(word, memory_order_relaxed))
+			atomic_store_explicit(word, bits, memory_order_relaxed);
+		else
+			pages -= count_bits(
+				bits & atomic_fetch_or_explicit(word, bits, memory_order_relaxed));
+		if (batch->word[i] / BLOCK_WORDS == block)
+			continue;
+		block = batch->word[i] / BLOCK_WORDS;
+		set_summary_alone(&map->mid[block / 64], UINT64_C(1) << block % 64);
+		set_summary_alone(&map->top[block / 64 / 64], UINT64_C(1) << block / 64 % 64);
+	}
+	add_pages(map, (int64_t)pages);
+}
+
+/* What will be taken next, while the caller works on what it has. */
+static void prefetch_next(const struct dli_page_set *set, uint64_t block)
+{
+	const struct bitmap *map = &set->pending;
+	uint64_t mid = find_mid(set, map, block / 64);
+	uint64_t bits = mid == UINT64_MAX ? 0 : mid_bits(map, mid, block, UINT64_MAX);
+
+	if (bits)
+		prefetch_block(map, mid * 64 + (uint64_t)__builtin_ctzll(bits));
+}
+
+/* Of the first chunk at or behind *block that has any. Returns the number of pages. */
+static uint64_t claim_chunk(struct dli_page_set *set, uint64_t *block, struct dli_batch *batch)
+{
+	uint64_t pages = 0, first;
+
+	while (!pages && (first = find_block(set, &set->pending, *block)) != UINT64_MAX)
+		pages = claim_batch(set, &set->pending, block,
+				    (first / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS, batch);
+	return pages;
+}
+
+bool dli_page_set_take(struct dli_page_set *set, uint64_t *block, bool one_chunk,
+		       struct dli_batch *batch)
+{
+	uint64_t pages = one_chunk ? claim_chunk(set, block, batch)
+				   : claim_batch(set, &set->pending, block, UINT64_MAX, batch);
+
+	if (!pages)
+		return false;
+	make_in_flight(set, batch, pages);
+	/* Else there was no more. */
+	if (one_chunk || !dli_batch_has_room(batch, BLOCK_WORDS))
+		prefetch_next(set, *block);
+	return true;
+}
+
+void dli_page_set_unclaim(struct dli_page_set *set, const struct dli_batch *batch)
+{
+	uint64_t pages = 0;
+
+	dli_page_set_mark_batch(set, batch);
+	for (uint32_t i = 0; i < batch->n; i++)
+		pages += clear_word(&set->in_flight, batch->word[i], batch->bits[i]);
+	add_pages(&set->in_flight, -(int64_t)pages);
+}
+
+/* Empties a map; what was in it is marked again, or forgotten. */
+static void empty(struct dli_page_set *set, struct bitmap *map, bool mark)
+{
+	struct dli_batch batch;
+	uint64_t from = 0;
+
+	while (claim_batch(set, map, &from, UINT64_MAX, &batch))
+		if (mark)
+			dli_page_set_mark_batch(set, &batch);
+}
+
+/* Of taken pages that all were acknowledged. */
+static void clear_summaries(const struct dli_page_set *set, struct bitmap *map)
+{
+	for (uint64_t mid = 0; (mid = find_mid(set, map, mid)) != UINT64_MAX; mid++) {
+		uint64_t top = atomic_load_explicit(&map->top[mid / 64], memory_order_relaxed);
+
+		atomic_store_explicit(&map->mid[mid], 0, memory_order_relaxed);
+		atomic_store_explicit(&map->top[mid / 64], top & ~(UINT64_C(1) << mid % 64),
+				      memory_order_relaxed);
+	}
+}
+
+void dli_page_set_requeue(struct dli_page_set *set)
+{
+	/* Counted down behind the bits, so there are none. */
+	if (!atomic_load_explicit(&set->in_flight.pages, memory_order_relaxed))
+		clear_summaries(set, &set->in_flight);
+	else
+		empty(set, &set->in_flight, true);
+}
+
+void dli_page_set_clear(struct dli_page_set *set)
+{
+	empty(set, &set->pending, false);
+	empty(set, &set->in_flight, false);
+}

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT */
+/* What rings named becomes pending pages: the hot path of a harvest. */
+
+#include "pages/publish.h"
+
+#include "pages/rcu.h"
+
+/* So many words ahead their memory is asked for: random pages miss every cache. */
+#define PREFETCH_WORDS 16u
+
+struct publisher {
+	const struct dli_slot_table *table;
+	/* The last word's. */
+	uint32_t slot_number;
+	struct dli_slot *slot;
+	uint64_t slot_new;
+	struct dli_publish_result result;
+};
+
+static void leave_slot(struct publisher *p)
+{
+	if (p->slot)
+		dli_page_set_count(p->slot->set, p->slot_new);
+	p->result.new_pages += (uint32_t)p->slot_new;
+	p->slot_new = 0;
+}
+
+static void enter_slot(struct publisher *p, uint32_t slot_number)
+{
+	leave_slot(p);
+	p->slot_number = slot_number;
+	p->slot = dli_slot_find(p->table, slot_number);
+}
+
+/* Of a word's bits those that are pages of the slot. */
+static inline uint64_t bits_inside(const struct dli_slot *slot, const struct dli_dirty_word *word)
+{
+	uint64_t whole_words = slot->pages / 64;
+
+	if (word->word < whole_words)
+		return word->bits;
+	return word->word > whole_words ? 0 : word->bits & ~(~UINT64_C(0) << slot->pages % 64);
+}
+
+static inline void publish_word(struct publisher *p, const struct dli_dirty_word *word)
+{
+	uint64_t inside;
+
+	if (word->slot != p->slot_number)
+		enter_slot(p, word->slot);
+	inside = p->slot ? bits_inside(p->slot, word) : 0;
+	if (inside != word->bits) {
+		p->result.stale += (uint32_t)__builtin_popcountll(word->bits & ~inside);
+		p->result.outside |= p->slot != NULL;
+	}
+	if (inside)
+		p->slot_new += dli_page_set_mark_word(p->slot->set, word->word, inside);
+}
+
+static inline void look_ahead(const struct publisher *p, const struct dli_dirty_word *word)
+{
+	const struct dli_slot *slot = p->slot;
+
+	if (word->slot != p->slot_number)
+		slot = dli_slot_find(p->table, word->slot);
+	if (slot && word->word < slot->pages / 64)
+		dli_page_set_prefetch(slot->set, word->word);
+}
+
+static void publish_words(struct publisher *p, const struct dli_dirty_word *words, uint32_t n)
+{
+	enter_slot(p, words[0].slot);
+	for (uint32_t i = 0; i < n; i++) {
+		if (i + PREFETCH_WORDS < n)
+			look_ahead(p, &words[i + PREFETCH_WORDS]);
+		publish_word(p, &words[i]);
+	}
+	leave_slot(p);
+}
+
+struct dli_publish_result dli_publish(struct dli_slots *slots, const struct dli_dirty_word *words,
+				      uint32_t n)
+{
+	struct publisher p = { 0 };
+
+	dli_rcu_read_lock();
+	/*
+	 * Looked at inside the read section: a stop waits for it before it discards. When logging
+	 * is off nothing is noted, and what was recorded before a start does not matter to it.
+	 */
+	if (dli_slots_are_logging(slots)) {
+		p.table = dli_slots_table(slots);
+		publish_words(&p, words, n);
+	}
+	dli_rcu_read_unlock();
+	return p.result;
+}

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+/* The slot table under RCU. */
+
+#include "pages/slot_table.h"
+
+#include "pages/rcu.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef DLI_TSAN
+atomic_uint dli_rcu_edge;
+#endif
+
+int dli_slot_new(const struct dl_os *os, uint32_t page_bytes, uint32_t id, uint64_t bytes,
+		 struct dli_slot **out)
+{
+	struct dli_slot *slot = dli_allocate(1, sizeof(*slot));
+	int r;
+
+	if (!slot)
+		return -ENOMEM;
+	slot->slot = id;
+	slot->bytes = bytes;
+	slot->pages = bytes / page_bytes;
+	atomic_init(&slot->references, 1);
+	r = dli_page_set_new(os, slot->pages, &slot->set);
+	if (r) {
+		free(slot);
+		return r;
+	}
+	*out = slot;
+	return 0;
+}
+
+void dli_slot_get(struct dli_slot *slot)
+{
+	atomic_fetch_add_explicit(&slot->references, 1, memory_order_relaxed);
+}
+
+void dli_slot_put(struct dli_slot *slot)
+{
+	/* Pairs with itself, as dli_log_put(). */
+	if (atomic_fetch_sub_explicit(&slot->references, 1, memory_order_acq_rel) != 1)
+		return;
+	dli_page_set_free(slot->set);
+	free(slot);
+}
+
+static struct dli_slot_table *table_new(uint32_t ranges, uint32_t address_spaces, uint32_t ids)
+{
+	struct dli_slot_table *table = dli_allocate(1, sizeof(*table));
+
+	if (!table)
+		return NULL;
+	table->ids = ids;
+	table->address_spaces = address_spaces;
+	/* One more than there are, so that an empty table needs no case of its own. */
+	table->by_id = dli_allocate((size_t)address_spaces * ids + 1, sizeof(*table->by_id));
+	table->ranges = dli_allocate(ranges + 1, sizeof(*table->ranges));
+	if (!table->by_id || !table->ranges) {
+		dli_slot_table_free(table);
+		return NULL;
+	}
+	return table;
+}
+
+void dli_slot_table_free(struct dli_slot_table *table)
+{
+	if (!table)
+		return;
+	free(table->by_id);
+	free(table->ranges);
+	free(table);
+}
+
+int dli_slots_init(struct dli_slots *slots)
+{
+	struct dli_slot_table *table = table_new(0, 0, 0);
+
+	if (!table)
+		return -ENOMEM;
+	atomic_init(&slots->table, table);
+	return 0;
+}
+
+void dli_slots_fini(struct dli_slots *slots)
+{
+	struct dli_slot_table *table = dli_slots_table(slots);
+
+	if (!table)
+		return;
+	for (uint32_t i = 0; i < table->n; i++)
+		dli_slot_put(table->ranges[i].slot);
+	dli_slot_table_free(table);
+}
+
+static bool range_before(const struct dli_slot_range *a, uint32_t as_id, uint64_t end)
+{
+	return a->as_id < as_id || (a->as_id == as_id && a->gpa + a->slot->bytes <= end);
+}
+
+uint32_t dli_slot_range_at(const struct dli_slot_table *table, uint32_t as_id, uint64_t gpa)
+{
+	uint32_t low = 0, high = table->n;
+
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+
+		if (range_before(&table->ranges[middle], as_id, gpa))
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < table->n && table->ranges[low].as_id == as_id ? low : table->n;
+}
+
+bool dli_slot_overlaps(const struct dli_slot_table *table, const struct dli_slot *except,
+		       uint32_t as_id, uint64_t gpa, uint64_t bytes)
+{
+	uint32_t i = dli_slot_range_at(table, as_id, gpa);
+
+	for (; i < table->n && table->ranges[i].as_id == as_id; i++) {
+		if (table->ranges[i].gpa >= gpa + bytes)
+			return false;
+		if (table->ranges[i].slot != except)
+			return true;
+	}
+	return false;
+}
+
+static void append(struct dli_slot_table *table, struct dli_slot *slot, uint64_t gpa)
+{
+	uint32_t as_id = slot->slot >> 16, id = slot->slot & 0xffff;
+
+	table->ranges[table->n++] = (struct dli_slot_range){ as_id, gpa, slot };
+	table->by_id[as_id * table->ids + id] = slot;
+}
+
+static uint32_t larger(uint32_t a, uint32_t b)
+{
+	return a > b ? a : b;
+}
+
+struct dli_slot_table *dli_slots_prepare(const struct dli_slots *slots, struct dli_slot *remove,
+					 struct dli_slot *add, uint64_t gpa)
+{
+	const struct dli_slot_table *old = dli_slots_table(slots);
+	uint32_t address_spaces = old->address_spaces, ids = old->ids;
+	uint32_t as_id = add ? add->slot >> 16 : 0;
+	struct dli_slot_table *table;
+
+	if (add) {
+		address_spaces = larger(address_spaces, as_id + 1);
+		ids = larger(ids, (add->slot & 0xffff) + 1);
+	}
+	table = table_new(old->n + 1, address_spaces, ids);
+	if (!table)
+		return NULL;
+	for (uint32_t i = 0; i < old->n; i++) {
+		const struct dli_slot_range *range = &old->ranges[i];
+
+		if (add && (range->as_id > as_id || (range->as_id == as_id && range->gpa > gpa))) {
+			append(table, add, gpa);
+			add = NULL;
+		}
+		if (range->slot != remove)
+			append(table, range->slot, range->gpa);
+	}
+	if (add)
+		append(table, add, gpa);
+	return table;
+}
+
+struct dli_slot_table *dli_slots_publish(struct dli_slots *slots, struct dli_slot_table *table)
+{
+	struct dli_slot_table *old = dli_slots_table(slots);
+
+	/* Pairs with dli_slots_table(). */
+	atomic_store_explicit(&slots->table, table, memory_order_release);
+	dli_rcu_synchronize();
+	return old;
+}
+
+void dli_slots_sweep(struct dli_slots *slots, bool all)
+{
+	struct dli_slot **at = &slots->retired;
+
+	while (*at) {
+		struct dli_slot *slot = *at;
+
+		if (!all && (dli_page_set_pending_pages(slot->set) ||
+			     dli_page_set_in_flight_pages(slot->set))) {
+			at = &slot->next_retired;
+			continue;
+		}
+		*at = slot->next_retired;
+		dli_slot_put(slot);
+	}
+}

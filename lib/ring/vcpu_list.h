@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DLI_VCPUS_H
+#define DLI_VCPUS_H
+
+#include <dirtylog/dirtylog.h>
+
+#include "ring/ring.h"
+
+#include <pthread.h>
+
+/*
+ * The vCPUs. KVM never deletes one, and neither does the list: a vCPU that is removed is parked,
+ * its ring is harvested on. So a harvest walks the list without a lock while others are added.
+ */
+struct dl_vcpu {
+	struct dl_log *log;
+	struct dli_ring *ring; /* NULL in bitmap mode */
+	bool parked;	       /* under dli_vcpu_list.lock */
+	/* Its place in the list. */
+	struct dli_vcpu_group *group;
+	uint32_t index;
+};
+
+enum { VCPU_GROUP = 64 };
+
+/* Side by side what a harvest has to look at of a vCPU that wrote nothing. */
+struct dli_vcpu_group {
+	_Atomic uint32_t n;
+	_Atomic(struct dli_vcpu_group *) next;
+	dli_ring_head heads[VCPU_GROUP];
+	struct dl_vcpu *vcpus[VCPU_GROUP];
+};
+
+struct dli_vcpu_list {
+	pthread_mutex_t lock; /* of adding, removing, parking */
+	struct dli_vcpu_group first;
+	_Atomic uint64_t fastest_entries; /* see dli_vcpu_list_take_fastest() */
+};
+
+int dli_vcpu_list_init(struct dli_vcpu_list *vcpus);
+void dli_vcpu_list_fini(struct dli_vcpu_list *vcpus);
+
+/* Pairs with dli_vcpu_list_append(): the vCPUs counted, and their rings, are whole. */
+static inline uint32_t dli_vcpu_group_count(const struct dli_vcpu_group *group)
+{
+	return atomic_load_explicit(&group->n, memory_order_acquire);
+}
+
+/* Pairs with dli_vcpu_list_append(). */
+static inline struct dli_vcpu_group *dli_vcpu_group_next(const struct dli_vcpu_group *group)
+{
+	return atomic_load_explicit(&group->next, memory_order_acquire);
+}
+
+/* Appends a vCPU that has a ring. Under the lock. */
+int dli_vcpu_list_append(struct dli_vcpu_list *vcpus, struct dl_vcpu *vcpu);
+
+/* The one behind vcpu, or the first behind NULL; NULL: there is none. */
+struct dl_vcpu *dli_vcpu_list_next(const struct dli_vcpu_list *vcpus, const struct dl_vcpu *vcpu);
+
+/* The vCPU that has the same ring as a new mapping of it, or NULL. Under the lock. */
+struct dl_vcpu *dli_vcpu_list_find(struct dli_vcpu_list *vcpus, struct dli_ring *ring);
+
+/* The entries of one ring since it was asked before; the most of any since that was taken last. */
+void dli_vcpu_list_note_recent(struct dli_vcpu_list *vcpus, uint64_t entries);
+uint64_t dli_vcpu_list_take_fastest(struct dli_vcpu_list *vcpus);
+
+/* Whether some vCPU of the list is not parked. */
+bool dli_vcpu_list_in_use(struct dli_vcpu_list *vcpus);
+
+#endif

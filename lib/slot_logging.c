@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: MIT */
+/* The flag KVM_MEM_LOG_DIRTY_PAGES of the slots. */
+
+#include "slot_logging.h"
+
+#include "kvm/memslot.h"
+#include "kvm/uapi.h"
+
+bool dli_slot_is_loggable(const struct dli_slot *slot)
+{
+	return !(slot->flags & DL_SLOT_NO_LOG);
+}
+
+static int set_flags(struct dl_log *log, const struct dli_slot *slot, uint32_t kvm_flags)
+{
+	const struct dli_memslot memslot = {
+		.slot = slot->slot,
+		.kvm_flags = kvm_flags,
+		.gpa = atomic_load_explicit(&slot->gpa, memory_order_relaxed),
+		.bytes = slot->bytes,
+		.hva = slot->hva,
+	};
+
+	return dli_memslot_set(&log->vm, &memslot);
+}
+
+/* Not cancelled in there: locks are held. */
+static int ask_caller(struct dl_log *log, const struct dli_slot *slot, uint32_t kvm_flags)
+{
+	unsigned int tries = 0;
+	int r, state;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	do
+		r = log->set_region(log->opaque, slot->slot, kvm_flags);
+	while (dli_os_again(&r, &tries));
+	pthread_setcancelstate(state, NULL);
+	return r;
+}
+
+int dli_slot_logging_set(struct dl_log *log, struct dli_slot *slot, bool on)
+{
+	uint32_t kvm_flags = slot->kvm_flags | (on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+	int r = log->set_region ? ask_caller(log, slot, kvm_flags)
+				: set_flags(log, slot, kvm_flags);
+
+	if (r < 0) {
+		dli_log_note_failure(log,
+				     on ? "logging could not be switched on"
+					: "logging could not be switched off",
+				     slot->slot, r);
+		return r;
+	}
+	slot->logged = on;
+	return 0;
+}
+
+int dli_slot_logging_set_all(struct dl_log *log, bool on)
+{
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	int first = 0;
+
+	for (uint32_t i = 0; i < table->n; i++) {
+		struct dli_slot *slot = table->ranges[i].slot;
+		int r;
+
+		if (slot->logged == on || slot->deleted || !dli_slot_is_loggable(slot))
+			continue;
+		r = dli_slot_logging_set(log, slot, on);
+		if (r && on)
+			return r;
+		if (r && !first)
+			first = r;
+	}
+	return first;
+}
+
+int dli_slot_logging_restart(struct dl_log *log)
+{
+	int r = dli_slot_logging_set_all(log, false);
+
+	/* Also where one could not be switched off: the others must not stay so. */
+	int on = dli_slot_logging_set_all(log, true);
+
+	return r ? r : on;
+}
+
+int dli_slot_logging_resume(struct dl_log *log)
+{
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+
+	for (uint32_t i = 0; i < table->n; i++) {
+		struct dli_slot *slot = table->ranges[i].slot;
+		int r;
+
+		if (slot->logged || slot->deleted || !dli_slot_is_loggable(slot))
+			continue;
+		r = dli_slot_logging_set(log, slot, true);
+		if (r)
+			return r;
+		dli_page_set_mark_all(slot->set);
+	}
+	return 0;
+}
+
+/* Whether a lower address space has the same memory in a logged slot. */
+static bool is_alias(const struct dli_slot_table *table, const struct dli_slot *slot)
+{
+	for (uint32_t i = 0; i < table->n; i++) {
+		const struct dli_slot *other = table->ranges[i].slot;
+
+		if (table->ranges[i].as_id >= slot->slot >> 16)
+			return false;
+		if (other->logged && other->hva <= slot->hva &&
+		    slot->hva + slot->bytes <= other->hva + other->bytes)
+			return true;
+	}
+	return false;
+}
+
+void dli_mark_all_slots(struct dl_log *log)
+{
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+
+	for (uint32_t i = 0; i < table->n; i++) {
+		struct dli_slot *slot = table->ranges[i].slot;
+
+		if (slot->logged && !is_alias(table, slot))
+			dli_page_set_mark_all(slot->set);
+	}
+}

@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: MIT */
+/* The slot table: found by id and by address, replaced as a whole. */
+#include "cmocka_all.h"
+#include "fake_os.h"
+#include "random.h"
+#include "pages/rcu.h"
+#include "pages/slot_table.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGE_BYTES UINT64_C(4096)
+
+static struct fake_os fake;
+static struct dli_slots slots;
+
+static int setup(void **state)
+{
+	fake_os_init(&fake);
+	memset(&slots, 0, sizeof(slots));
+	return dli_slots_init(&slots);
+}
+
+static int teardown(void **state)
+{
+	dli_slots_sweep(&slots, true);
+	dli_slots_fini(&slots);
+	return fake.maps_live ? -1 : 0;
+}
+
+#define slots_test(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
+
+static struct dli_slot *slot_new(uint32_t number, uint64_t pages)
+{
+	struct dli_slot *slot = NULL;
+
+	assert_int_equal(dli_slot_new(&fake.os, PAGE_BYTES, number, pages * PAGE_BYTES, &slot), 0);
+	return slot;
+}
+
+static void publish(struct dli_slot *without, struct dli_slot *with, uint64_t gpa)
+{
+	struct dli_slot_table *table = dli_slots_prepare(&slots, without, with, gpa);
+
+	assert_non_null(table);
+	dli_slot_table_free(dli_slots_publish(&slots, table));
+}
+
+static struct dli_slot *add(uint32_t number, uint64_t first_page, uint64_t pages)
+{
+	struct dli_slot *slot = slot_new(number, pages);
+
+	publish(NULL, slot, first_page * PAGE_BYTES);
+	return slot;
+}
+
+static void a_slot_begins_with_one_reference_and_an_empty_set(void **state)
+{
+	struct dli_slot *slot = slot_new(3 << 16 | 7, 100);
+
+	assert_int_equal(slot->slot, 3 << 16 | 7);
+	assert_int_equal(slot->pages, 100);
+	assert_int_equal(dli_page_set_pending_pages(slot->set), 0);
+	assert_int_equal(fake.maps_live, 1);
+	dli_slot_get(slot);
+	dli_slot_put(slot);
+	assert_int_equal(fake.maps_live, 1);
+	dli_slot_put(slot);
+	assert_int_equal(fake.maps_live, 0);
+}
+
+static void no_memory_for_a_set_is_an_error(void **state)
+{
+	struct dli_slot *slot = NULL;
+
+	fake.map_error = -ENOMEM;
+	assert_int_equal(dli_slot_new(&fake.os, PAGE_BYTES, 0, PAGE_BYTES, &slot), -ENOMEM);
+	assert_null(slot);
+}
+
+static void an_empty_table_finds_nothing(void **state)
+{
+	const struct dli_slot_table *table = dli_slots_table(&slots);
+
+	assert_int_equal(table->n, 0);
+	assert_null(dli_slot_find(table, 0));
+	assert_null(dli_slot_find(table, UINT32_MAX));
+	assert_int_equal(dli_slot_range_at(table, 0, 0), 0);
+	assert_false(dli_slot_overlaps(table, NULL, 0, 0, PAGE_BYTES));
+}
+
+static void address_spaces_are_apart(void **state)
+{
+	struct dli_slot *normal = add(5, 0, 10), *smm = add(1 << 16 | 5, 0, 10);
+	const struct dli_slot_table *table = dli_slots_table(&slots);
+
+	assert_ptr_equal(dli_slot_find(table, 5), normal);
+	assert_ptr_equal(dli_slot_find(table, 1 << 16 | 5), smm);
+	assert_null(dli_slot_find(table, 2 << 16 | 5));
+	assert_null(dli_slot_find(table, 4));
+	assert_ptr_equal(table->ranges[dli_slot_range_at(table, 0, PAGE_BYTES)].slot, normal);
+	assert_ptr_equal(table->ranges[dli_slot_range_at(table, 1, PAGE_BYTES)].slot, smm);
+	assert_int_equal(dli_slot_range_at(table, 2, 0), table->n);
+	assert_false(dli_slot_overlaps(table, smm, 1, 0, PAGE_BYTES));
+	assert_true(dli_slot_overlaps(table, smm, 0, 0, PAGE_BYTES));
+}
+
+/* The last id of one address space is not the first of the next. */
+static void ids_do_not_run_into_the_next_address_space(void **state)
+{
+	struct dli_slot *last = add(99, 0, 1), *first = add(1 << 16, 10, 1);
+	const struct dli_slot_table *table = dli_slots_table(&slots);
+
+	assert_ptr_equal(dli_slot_find(table, 99), last);
+	assert_ptr_equal(dli_slot_find(table, 1 << 16), first);
+	assert_null(dli_slot_find(table, 100));
+	assert_null(dli_slot_find(table, 1 << 16 | 99));
+	assert_null(dli_slot_find(table, 0xffff));
+}
+
+/* More than any kernel has today; the numbers have room for them. */
+static void ids_have_sixteen_bits(void **state)
+{
+	struct dli_slot *high = add(1 << 16 | 0xffff, 0, 1), *low = add(1 << 16 | 0x7fff, 5, 1);
+	const struct dli_slot_table *table = dli_slots_table(&slots);
+
+	assert_ptr_equal(dli_slot_find(table, 1 << 16 | 0xffff), high);
+	assert_ptr_equal(dli_slot_find(table, 1 << 16 | 0x7fff), low);
+	assert_null(dli_slot_find(table, 0xffff));
+}
+
+static void neighbours_do_not_overlap(void **state)
+{
+	struct dli_slot *low = add(0, 10, 10), *high = add(1, 30, 10);
+	const struct dli_slot_table *table = dli_slots_table(&slots);
+
+	assert_false(dli_slot_overlaps(table, NULL, 0, 20 * PAGE_BYTES, 10 * PAGE_BYTES));
+	assert_true(dli_slot_overlaps(table, NULL, 0, 19 * PAGE_BYTES, 10 * PAGE_BYTES));
+	assert_true(dli_slot_overlaps(table, NULL, 0, 21 * PAGE_BYTES, 10 * PAGE_BYTES));
+	assert_true(dli_slot_overlaps(table, low, 0, 0, 100 * PAGE_BYTES));
+	assert_false(dli_slot_overlaps(table, low, 0, 0, 30 * PAGE_BYTES));
+	assert_false(dli_slot_overlaps(table, high, 0, 20 * PAGE_BYTES, UINT64_C(1) << 40));
+}
+
+static void a_prepared_table_that_is_abandoned_changes_nothing(void **state)
+{
+	struct dli_slot *here = add(0, 0, 1), *other = slot_new(1, 1);
+	struct dli_slot_table *before = dli_slots_table(&slots);
+
+	dli_slot_table_free(dli_slots_prepare(&slots, here, other, PAGE_BYTES));
+	dli_slot_table_free(NULL);
+	assert_ptr_equal(dli_slots_table(&slots), before);
+	assert_ptr_equal(dli_slot_find(before, 0), here);
+	assert_null(dli_slot_find(before, 1));
+	dli_slot_put(other);
+}
+
+static void a_moved_slot_is_found_at_its_new_place(void **state)
+{
+	struct dli_slot *slot = add(0, 10, 10), *other = add(1, 30, 10);
+	const struct dli_slot_table *table;
+
+	publish(slot, slot, 50 * PAGE_BYTES);
+	table = dli_slots_table(&slots);
+	assert_int_equal(table->n, 2);
+	assert_ptr_equal(table->ranges[0].slot, other);
+	assert_ptr_equal(table->ranges[1].slot, slot);
+	assert_int_equal(table->ranges[1].gpa, 50 * PAGE_BYTES);
+	assert_ptr_equal(dli_slot_find(table, 0), slot);
+	assert_false(dli_slot_overlaps(table, NULL, 0, 10 * PAGE_BYTES, 10 * PAGE_BYTES));
+	publish(slot, slot, 0);
+	assert_ptr_equal(dli_slots_table(&slots)->ranges[0].slot, slot);
+}
+
+enum { IDS = 12, SPACES = 2, PLACES = 64 };
+
+/* Which slot has a page of guest memory, by a plain array. */
+struct plain {
+	struct dli_slot *at[SPACES][PLACES], *by_id[SPACES][IDS];
+};
+
+static void compare(const struct plain *plain)
+{
+	const struct dli_slot_table *table = dli_slots_table(&slots);
+
+	for (uint32_t as_id = 0; as_id < SPACES; as_id++) {
+		for (uint32_t id = 0; id < IDS; id++)
+			assert_ptr_equal(dli_slot_find(table, as_id << 16 | id),
+					 plain->by_id[as_id][id]);
+		for (uint64_t page = 0; page < PLACES; page++) {
+			uint64_t gpa = page * PAGE_BYTES;
+			uint32_t i = dli_slot_range_at(table, as_id, gpa);
+			bool covers = i < table->n && table->ranges[i].gpa <= gpa;
+
+			assert_ptr_equal(covers ? table->ranges[i].slot : NULL,
+					 plain->at[as_id][page]);
+			assert_int_equal(dli_slot_overlaps(table, NULL, as_id, gpa, PAGE_BYTES),
+					 plain->at[as_id][page] != NULL);
+		}
+	}
+	for (uint32_t i = 1; i < table->n; i++) {
+		const struct dli_slot_range *a = &table->ranges[i - 1], *b = a + 1;
+
+		assert_true(a->as_id < b->as_id || (a->as_id == b->as_id && a->gpa < b->gpa));
+	}
+}
+
+static void put_in_place(struct plain *plain, uint32_t as_id, struct dli_slot *slot, uint64_t first)
+{
+	for (uint64_t page = 0; page < PLACES; page++)
+		if (plain->at[as_id][page] == slot)
+			plain->at[as_id][page] = NULL;
+	for (uint64_t page = 0; slot && page < slot->pages; page++)
+		plain->at[as_id][first + page] = slot;
+}
+
+static bool is_free(const struct plain *plain, uint32_t as_id, const struct dli_slot *self,
+		    uint64_t first, uint64_t pages)
+{
+	for (uint64_t page = first; page < first + pages; page++)
+		if (plain->at[as_id][page] && plain->at[as_id][page] != self)
+			return false;
+	return true;
+}
+
+static void random_change(struct plain *plain, struct random *random)
+{
+	uint32_t as_id = (uint32_t)random_below(random, SPACES);
+	uint32_t id = (uint32_t)random_below(random, IDS);
+	struct dli_slot *slot = plain->by_id[as_id][id];
+	uint64_t pages = slot ? slot->pages : 1 + random_below(random, 8);
+	uint64_t first = random_below(random, PLACES - pages + 1);
+
+	if (slot && random_below(random, 2)) {
+		publish(slot, NULL, 0);
+		for (uint64_t page = 0; page < PLACES; page++)
+			if (plain->at[as_id][page] == slot)
+				plain->at[as_id][page] = NULL;
+		plain->by_id[as_id][id] = NULL;
+		dli_slot_put(slot);
+		return;
+	}
+	if (!is_free(plain, as_id, slot, first, pages)) {
+		assert_true(dli_slot_overlaps(dli_slots_table(&slots), slot, as_id,
+					      first * PAGE_BYTES, pages * PAGE_BYTES));
+		return;
+	}
+	if (slot) {
+		publish(slot, slot, first * PAGE_BYTES);
+	} else {
+		slot = add(as_id << 16 | id, first, pages);
+		plain->by_id[as_id][id] = slot;
+	}
+	put_in_place(plain, as_id, slot, first);
+}
+
+static void random_changes_equal_a_plain_array(void **state)
+{
+	struct random random = { .state = 4711 };
+	struct plain plain = { 0 };
+
+	for (int i = 0; i < 1500; i++) {
+		random_change(&plain, &random);
+		compare(&plain);
+	}
+}
+
+static struct dli_slot *retired_slot(uint32_t number)
+{
+	struct dli_slot *slot = slot_new(number, 64);
+
+	slot->next_retired = slots.retired;
+	slots.retired = slot;
+	return slot;
+}
+
+static void a_retired_slot_stays_while_it_owes_pages(void **state)
+{
+	struct dli_slot *pending = retired_slot(0), *taken = retired_slot(1);
+	struct dli_batch *batch = malloc(sizeof(*batch));
+	uint64_t at = 0, gone = 0;
+
+	assert_non_null(batch);
+	retired_slot(2);
+	dli_page_set_mark_all(pending->set);
+	dli_page_set_mark_all(taken->set);
+	assert_true(dli_page_set_take(taken->set, &at, false, batch));
+	dli_slots_sweep(&slots, false);
+	assert_int_equal(fake.maps_live, 2);
+	assert_true(dli_page_set_ack(taken->set, 0, 64, &gone));
+	dli_page_set_count_acked(taken->set, gone);
+	dli_slots_sweep(&slots, false);
+	assert_int_equal(fake.maps_live, 1);
+	assert_ptr_equal(slots.retired, pending);
+	dli_slots_sweep(&slots, true);
+	assert_null(slots.retired);
+	assert_int_equal(fake.maps_live, 0);
+	free(batch);
+}
+
+static atomic_bool readers_over;
+
+/* Whatever table a reader has, all that hangs on it is alive: the sanitizers see the rest. */
+static void *read_tables(void *unused)
+{
+	uint64_t sum = 0;
+
+	while (!atomic_load(&readers_over)) {
+		const struct dli_slot_table *table;
+
+		dli_rcu_read_lock();
+		table = dli_slots_table(&slots);
+		for (uint32_t id = 0; id < IDS; id++) {
+			struct dli_slot *slot = dli_slot_find(table, id);
+
+			if (slot)
+				sum += dli_page_set_mark_word(slot->set, 0, 1);
+		}
+		sum += dli_slot_range_at(table, 0, 20 * PAGE_BYTES);
+		dli_rcu_read_unlock();
+	}
+	return (void *)(uintptr_t)sum;
+}
+
+static void readers_never_see_a_freed_table(void **state)
+{
+	struct random random = { .state = 42 };
+	struct plain plain = { 0 };
+	pthread_t readers[2];
+
+	atomic_store(&readers_over, false);
+	for (int i = 0; i < 2; i++)
+		pthread_create(&readers[i], NULL, read_tables, NULL);
+	for (int i = 0; i < 400; i++)
+		random_change(&plain, &random);
+	atomic_store(&readers_over, true);
+	for (int i = 0; i < 2; i++)
+		pthread_join(readers[i], NULL);
+	compare(&plain);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		slots_test(a_slot_begins_with_one_reference_and_an_empty_set),
+		slots_test(no_memory_for_a_set_is_an_error),
+		slots_test(an_empty_table_finds_nothing),
+		slots_test(address_spaces_are_apart),
+		slots_test(ids_do_not_run_into_the_next_address_space),
+		slots_test(ids_have_sixteen_bits),
+		slots_test(neighbours_do_not_overlap),
+		slots_test(a_prepared_table_that_is_abandoned_changes_nothing),
+		slots_test(a_moved_slot_is_found_at_its_new_place),
+		slots_test(random_changes_equal_a_plain_array),
+		slots_test(a_retired_slot_stays_while_it_owes_pages),
+		slots_test(readers_never_see_a_freed_table),
+	};
+
+	return RUN_TESTS("slots", tests);
+}
