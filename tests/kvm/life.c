@@ -22,7 +22,7 @@ static void begin_logging(struct life *life)
 
 	if (one_in(life, 4)) {
 		stop_vcpus(life);
-		migration_equalize(&life->rig->migration);
+		checker_equalize(&life->rig->checker);
 		flags = DL_START_CLEAN;
 	}
 	assert_int_equal(dl_log_start(life->rig->log, flags), 0);
@@ -100,7 +100,7 @@ static bool open_again(struct life *life)
 		return false;
 	}
 	assert_int_equal(r, 0);
-	rig->migration.log = rig->log;
+	rig->checker.log = rig->log;
 	for (unsigned int i = 0; i < AREAS; i++)
 		if (life->areas[i].there)
 			assert_int_equal(
@@ -120,7 +120,7 @@ static bool close_log(struct life *life)
 	rig_end_work(rig);
 	add_stats(life);
 	dl_log_close(rig->log);
-	rig->log = rig->migration.log = NULL;
+	rig->log = rig->checker.log = NULL;
 	life->logging = false;
 	dl_iter_free(iter);
 	wait_for_guests(life);
@@ -249,8 +249,8 @@ void life_run(uint64_t seed, uint64_t most_migrations, struct life_tally *tally)
 		add_stats(&life);
 	for (unsigned int i = 0; i < life.rig->vcpu_count; i++)
 		tally->full_exits += atomic_load(&life.rig->vcpus[i].machine->full_exits);
-	tally->passes += life.rig->migration.passes;
-	tally->pages_sent += life.rig->migration.pages_sent;
+	tally->passes += life.rig->passes;
+	tally->pages_sent += life.rig->checker.pages_sent;
 	rig_free(life.rig);
 	tally->lives++;
 }

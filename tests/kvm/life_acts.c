@@ -213,20 +213,20 @@ void wait_for_guests(struct life *life)
 
 struct dl_iter *begin_iteration(struct life *life)
 {
-	struct dl_run runs[MIGRATION_MAX_BATCH_RUNS];
+	struct dl_run runs[CHECKER_MAX_RUNS];
 	struct dl_iter *iter;
 	int n = 1;
 
 	assert_int_equal(dl_harvest(life->rig->log, 0, NULL), 0);
 	assert_int_equal(dl_iter_new(life->rig->log, 0, &iter), 0);
 	for (uint64_t reads = draw(life, 4); reads && n > 0; reads--) {
-		uint32_t most = 1 + (uint32_t)draw(life, MIGRATION_MAX_BATCH_RUNS), acked;
+		uint32_t most = 1 + (uint32_t)draw(life, CHECKER_MAX_RUNS), acked;
 
 		n = dl_iter_read(iter, runs, most);
 		assert_true(n >= 0);
 		acked = (uint32_t)draw(life, (uint64_t)n + 1);
 		for (uint32_t i = 0; i < acked; i++)
-			migration_copy_run(&life->rig->migration, &runs[i]);
+			checker_copy_run(&life->rig->checker, &runs[i]);
 		if (acked)
 			assert_int_equal(dl_iter_ack(iter, runs, acked), 0);
 	}

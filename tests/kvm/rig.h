@@ -17,8 +17,8 @@
 
 #include <dirtylog/dirtylog.h>
 
+#include "../migrations/checker.h"
 #include "machine.h"
-#include "migrate.h"
 #include "spy.h"
 #include "worker.h"
 
@@ -46,7 +46,7 @@ struct rig_slot {
 	uint64_t gpa;
 	size_t bytes;
 	uint8_t *memory;
-	struct migration_block *block;
+	struct checker_block *block;
 };
 
 struct rig_vcpu {
@@ -62,7 +62,8 @@ struct rig {
 	struct dl_log *log;
 	struct dl_config is;
 	size_t page_bytes;
-	struct migration migration;
+	struct checker checker;
+	unsigned int passes;
 	struct rig_slot slots[RIG_SLOTS];
 	unsigned int slot_count;
 	struct rig_vcpu vcpus[GUEST_MAX_VCPUS];

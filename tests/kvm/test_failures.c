@@ -82,7 +82,7 @@ static void get_that_has_cleared_and_failed(int manual)
 		fault.done_all_the_same = true;
 		assert_int_equal(dl_harvest(rig->log, 0, NULL), -EFAULT);
 		rig_pass(rig, 0);
-		assert_int_equal(migration_differing_pages(&rig->migration, true), 0);
+		checker_expect_equal(&rig->checker);
 	}
 	rig_finish(rig);
 }
@@ -146,13 +146,13 @@ static void failing_clear_keeps_its_pages(void **state)
 		assert_int_equal(rig_stats(rig).pending_bytes, slot->bytes);
 		if (round % 2) {
 			assert_int_equal(dl_iter_read(iter, &run, 1), 1);
-			migration_copy_run(&rig->migration, &run);
+			checker_copy_run(&rig->checker, &run);
 			assert_int_equal(dl_iter_ack(iter, &run, 1), 0);
 		}
 		dl_iter_free(iter);
 		rig_write(rig, 0, &range, 2 * round + 1);
 		rig_pass(rig, 0);
-		assert_int_equal(migration_differing_pages(&rig->migration, true), 0);
+		checker_expect_equal(&rig->checker);
 	}
 	rig_finish(rig);
 }
@@ -177,10 +177,10 @@ static void failing_reset_loses_nothing(void **state)
 		if (round & 2)
 			assert_int_equal(dl_vcpu_drain(rig->vcpus[0].log), -ENOMEM);
 		fault.times = 0;
-		assert_int_equal(migration_drain(&rig->migration), 0);
+		assert_int_equal(checker_drain(&rig->checker, 1), 0);
 		rig_write(rig, 0, &range, 2 * round + 1);
 		rig_pass(rig, 0);
-		assert_int_equal(migration_differing_pages(&rig->migration, true), 0);
+		checker_expect_equal(&rig->checker);
 	}
 	rig_finish(rig);
 }

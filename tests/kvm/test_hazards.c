@@ -200,13 +200,13 @@ static void hazard_12_offsets_behind_the_slots_end(void **state)
 			 0);
 	told.bytes = 64 * rig->page_bytes;
 	assert_int_equal(rig_slot_set(rig, &told, DL_SLOT_CALLER_IOCTL, 0), 0);
-	migration_equalize(&rig->migration);
+	checker_equalize(&rig->checker);
 	assert_int_equal(dl_log_start(rig->log, DL_START_CLEAN), 0);
 	rig_write(rig, 0, &range, 1);
 	rig_pass(rig, 0);
 	assert_in_range(rig_stats(rig).stale_entries, 600 - 64, 600);
 	assert_int_equal(large->block->pages_sent, 64);
-	assert_int_equal(migration_differing_pages(&rig->migration, false), 600 - 64);
+	assert_int_equal(checker_differing_pages(&rig->checker), 600 - 64);
 }
 
 static void set_initially_set(struct machine *machine)
@@ -234,11 +234,11 @@ static void hazard_18_initially_set_before_a_ring(void **state)
 
 	(void)state;
 	rig_write(rig, 0, &range, 1); /* mapped writable before logging begins */
-	migration_equalize(&rig->migration);
+	checker_equalize(&rig->checker);
 	assert_int_equal(dl_log_start(rig->log, DL_START_CLEAN), 0);
 	rig_write(rig, 0, &range, 2);
 	rig_finish(rig);
-	assert_true(rig->migration.pages_sent >= 500);
+	assert_true(rig->checker.pages_sent >= 500);
 }
 
 /* The same page may be in the ring more than once; pending counts it once. */

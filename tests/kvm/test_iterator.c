@@ -36,7 +36,7 @@ static uint64_t read_rest(struct rig *rig, struct dl_iter *iter, bool ack)
 
 	while ((n = dl_iter_read(iter, runs, 5)) > 0) {
 		for (int i = 0; i < n; i++) {
-			assert_true(migration_copy_run(&rig->migration, &runs[i]));
+			assert_true(checker_copy_run(&rig->checker, &runs[i]));
 			pages += runs[i].bytes / rig->page_bytes;
 		}
 		if (ack)
@@ -110,8 +110,8 @@ static void hazard_05_written_after_it_was_read(uint32_t mode)
 			assert_int_equal(harvested_pages(rig), 50);
 		dl_iter_free(iter);
 		assert_int_equal(harvested_pages(rig), 50);
-		assert_int_equal(migration_drain(&rig->migration), 0);
-		assert_int_equal(migration_differing_pages(&rig->migration, true), 0);
+		assert_int_equal(checker_drain(&rig->checker, 1), 0);
+		checker_expect_equal(&rig->checker);
 	}
 	rig_finish(rig);
 }
@@ -133,7 +133,7 @@ static void harvest_during_an_iteration(uint32_t mode)
 		assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
 		assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
 		assert_int_equal(dl_iter_read(iter, &run, 1), 1);
-		migration_copy_run(&rig->migration, &run);
+		checker_copy_run(&rig->checker, &run);
 		some.first_page = (round * 97) % (PAGES - 40);
 		rig_write(rig, 0, &some, 100 + round);
 		assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
@@ -201,7 +201,7 @@ static void *reader_thread(void *opaque)
 
 	while (!r && (n = dl_iter_read(reader->iter, runs, 3)) > 0) {
 		for (int i = 0; i < n; i++)
-			migration_copy_run(&reader->rig->migration, &runs[i]);
+			checker_copy_run(&reader->rig->checker, &runs[i]);
 		kept = realloc(kept, (kept_count + 3) * sizeof(*kept));
 		for (int i = 1; i < n; i++)
 			kept[kept_count++] = runs[i];
@@ -259,8 +259,7 @@ static void several_readers(uint32_t mode)
 	}
 	rig_stop(rig);
 	pass_with_readers(rig, DL_HARVEST_FINAL);
-	assert_int_equal(rig->migration.bad_runs, 0);
-	assert_int_equal(migration_differing_pages(&rig->migration, true), 0);
+	checker_expect_equal(&rig->checker);
 }
 
 /* A slot that goes while its runs are out: acknowledging or folding them back is harmless. */

@@ -26,7 +26,7 @@ static struct scene open_scene(uint32_t mode, struct spy *spy)
 	scene.high = rig_slot(scene.rig, 2, GUEST_DATA_GPA + PAGES * page_bytes, SMALL_PAGES);
 	scene.far = rig_slot(scene.rig, 9, GUEST_DATA_GPA + (PAGES + 2 * SMALL_PAGES) * page_bytes,
 			     SMALL_PAGES);
-	migration_equalize(&scene.rig->migration);
+	checker_equalize(&scene.rig->checker);
 	assert_int_equal(dl_log_start(scene.rig->log, DL_START_CLEAN), 0);
 	return scene;
 }
@@ -121,7 +121,7 @@ static void unmarked_device_writes_are_not_seen(void **state)
 	(void)state;
 	memset(scene.low->memory, 0x77, scene.rig->page_bytes);
 	rig_pass(scene.rig, DL_HARVEST_FINAL);
-	assert_int_equal(migration_differing_pages(&scene.rig->migration, false), 1);
+	assert_int_equal(checker_differing_pages(&scene.rig->checker), 1);
 	assert_int_equal(dl_mark(scene.rig->log, 0, scene.low->gpa, 1), 0);
 	rig_finish(scene.rig);
 }

@@ -94,7 +94,7 @@ static void migrate(void **state)
 	slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	small = rig_slot(rig, 1, 8ull * GUEST_DATA_GPA, SMALL_PAGES);
 	if (c->start_flags & DL_START_CLEAN)
-		migration_equalize(&rig->migration);
+		checker_equalize(&rig->checker);
 	assert_int_equal(dl_log_start(rig->log, c->start_flags), 0);
 	rig_count_all(rig, slot);
 	for (unsigned int pass = 0; pass < passes; pass++) {

@@ -38,7 +38,7 @@ static uint64_t migrate(struct rig *rig, struct rig_slot *slot)
 	}
 	rig_write(rig, 0, &range, value);
 	rig_pass(rig, DL_HARVEST_FINAL);
-	return migration_differing_pages(&rig->migration, false);
+	return checker_differing_pages(&rig->checker);
 }
 
 /* The same with a spy that does no harm, so that it is the harm that is seen below. */
@@ -253,7 +253,7 @@ static void no_final_pass_loses_pages(void **state)
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
 	rig_pass(rig, 0);
 	rig_write(rig, 0, &range, 1);
-	assert_int_equal(migration_differing_pages(&rig->migration, false), PAGES);
+	assert_int_equal(checker_differing_pages(&rig->checker), PAGES);
 	rig_finish(rig);
 }
 
@@ -275,7 +275,7 @@ static void acked_and_not_sent_loses_pages(void **state)
 	assert_int_equal(dl_iter_ack(iter, &run, 1), 0);
 	dl_iter_free(iter);
 	rig_pass(rig, DL_HARVEST_FINAL);
-	assert_int_equal(migration_differing_pages(&rig->migration, false), 7);
+	assert_int_equal(checker_differing_pages(&rig->checker), 7);
 }
 
 static void contents_read_before_the_harvest_are_old(void **state)
@@ -283,21 +283,21 @@ static void contents_read_before_the_harvest_are_old(void **state)
 	struct rig *rig = open_rig(DL_MODE_AUTO, NULL);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	struct rig_range range = whole(rig, slot);
-	struct dl_run runs[MIGRATION_MAX_BATCH_RUNS];
+	struct dl_run runs[CHECKER_MAX_RUNS];
 	struct dl_iter *iter;
 	int n;
 
 	(void)state;
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
-	migration_equalize(&rig->migration);
+	checker_equalize(&rig->checker);
 	rig_write(rig, 0, &range, 1);
 	assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
 	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
-	while ((n = dl_iter_read(iter, runs, MIGRATION_MAX_BATCH_RUNS)) > 0)
+	while ((n = dl_iter_read(iter, runs, CHECKER_MAX_RUNS)) > 0)
 		assert_int_equal(dl_iter_ack(iter, runs, (uint32_t)n), 0);
 	dl_iter_free(iter);
 	rig_pass(rig, DL_HARVEST_FINAL);
-	assert_int_equal(migration_differing_pages(&rig->migration, false), PAGES);
+	assert_int_equal(checker_differing_pages(&rig->checker), PAGES);
 }
 
 int main(void)

@@ -122,7 +122,7 @@ static void restart_after_cancel(uint32_t mode, enum guest_mode guest)
 	}
 	/* Clean: what was equal while nothing ran is what only later writes change. */
 	rig_stop(rig);
-	migration_equalize(&rig->migration);
+	checker_equalize(&rig->checker);
 	assert_int_equal(dl_log_start(rig->log, DL_START_CLEAN), 0);
 	assert_int_equal(rig_stats(rig).pending_bytes, 0);
 	rig_resume(rig);

@@ -350,9 +350,9 @@ static void hazard_16_and_29_slots_of_odd_lengths(void **state)
 			expected += range.pages;
 			rig_write(rig, 0, &range, round);
 		}
-		expected += rig->migration.pages_sent;
+		expected += rig->checker.pages_sent;
 		rig_pass(rig, 0);
-		assert_int_equal(rig->migration.pages_sent, expected);
+		assert_int_equal(rig->checker.pages_sent, expected);
 	}
 	rig_finish(rig);
 }

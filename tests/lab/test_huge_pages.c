@@ -80,8 +80,7 @@ static struct rig_slot *huge_slot(struct rig *rig)
 	};
 	if (huge_kib(slot->memory) * 1024 < bytes)
 		rig_skip("no huge pages are free here");
-	slot->block = migration_add(&rig->migration, slot->memory, bytes);
-	assert_non_null(slot->block);
+	slot->block = checker_add(&rig->checker, slot->memory, bytes);
 	assert_int_equal(rig_slot_set(rig, slot, 0, 0), 0);
 	return slot;
 }
@@ -103,7 +102,7 @@ static uint64_t migrate(uint32_t mode, uint32_t backup)
 	rig_pass(rig, 0);
 	rig_write(rig, 0, &range, 3);
 	rig_pass(rig, DL_HARVEST_FINAL);
-	lost = migration_differing_pages(&rig->migration, false);
+	lost = checker_differing_pages(&rig->checker);
 	printf("  %" PRIu64 " of %" PRIu64 " pages lost (backup bitmap: %s)\n", lost, range.pages,
 	       rig->is.backup ? "yes" : "no");
 	rig_free(rig);

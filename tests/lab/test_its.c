@@ -60,7 +60,7 @@ static void settle(struct scene *scene)
 {
 	rig_pass(scene->rig, 0);
 	assert_int_equal(rig_pass(scene->rig, 0), 0);
-	assert_int_equal(migration_differing_pages(&scene->rig->migration, true), 0);
+	checker_expect_equal(&scene->rig->checker);
 }
 
 /* The guest writes data, and a page of the device table: it will be in the ring and the bitmap. */
@@ -93,7 +93,7 @@ static void note_run(struct scene *scene, const struct dl_run *run, unsigned cha
 		assert_in_range(first + i, 0, MAX_PAGES - 1);
 		times[first + i]++;
 	}
-	assert_true(migration_copy_run(&rig->migration, run));
+	assert_true(checker_copy_run(&rig->checker, run));
 }
 
 /* The final harvest, and all that comes out. */
@@ -155,7 +155,7 @@ static void expect_exact(const struct scene *scene, const struct outcome *outcom
 	assert_int_equal(outcome->twice, 0);
 	assert_int_equal(outcome->unchanged, 0);
 	assert_int_equal(outcome->reported, outcome->changed);
-	assert_int_equal(migration_differing_pages(&scene->rig->migration, true), 0);
+	checker_expect_equal(&scene->rig->checker);
 }
 
 /* Everything up to where the final harvest is due. */
@@ -233,7 +233,7 @@ static void hazard_19_without_backup_a_save_is_lost(void **state)
 	/* Only what the guest wrote, in data and device table, is in the ring. */
 	assert_int_equal(outcome.reported, GUEST_PAGES + 1);
 	assert_int_equal(outcome.lost, outcome.changed - outcome.reported);
-	assert_int_equal(migration_differing_pages(&scene.rig->migration, false), outcome.lost);
+	assert_int_equal(checker_differing_pages(&scene.rig->checker), outcome.lost);
 	close_scene(&scene);
 }
 
@@ -278,7 +278,7 @@ static void receive(struct scene *to, const struct scene *from)
 {
 	memcpy(to->tables->memory, from->tables->block->copy, from->tables->bytes);
 	memcpy(to->data->memory, from->data->block->copy, from->data->bytes);
-	migration_equalize(&to->rig->migration);
+	checker_equalize(&to->rig->checker);
 }
 
 /* The destination's own log, on already, sees what the restoration writes: pending bits go. */

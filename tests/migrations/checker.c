@@ -1,81 +1,100 @@
 /* SPDX-License-Identifier: MIT */
 #include "checker.h"
 
-#include "cmocka_all.h"
+#include "../unit/cmocka_all.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_READERS = 8, MAX_RUNS = 64 };
+enum { BATCH_RUNS = 16, MAX_PRINTED = 4 };
 
-static size_t block_bytes(const struct checker *checker, unsigned int i)
+static void plain_copy(void *to, const void *from, size_t bytes)
 {
-	return checker->guest->blocks[i].pages * checker->guest->page_bytes;
+	memcpy(to, from, bytes);
 }
 
-void checker_add_blocks(struct checker *checker)
-{
-	for (; checker->copy_count < checker->guest->block_count; checker->copy_count++) {
-		unsigned int i = checker->copy_count;
-		const uint8_t *memory = checker->guest->blocks[i].memory;
-		uint8_t *copy = malloc(block_bytes(checker, i));
-
-		assert_non_null(copy);
-		/* It need not be a copy of one moment: nothing that was sent, that is all. */
-		model_copy(copy, memory, block_bytes(checker, i));
-		for (size_t at = 0; at < block_bytes(checker, i); at++)
-			copy[at] = (uint8_t)~copy[at];
-		checker->copies[i] = copy;
-	}
-}
-
-void checker_init(struct checker *checker, struct guest *guest)
+void checker_init(struct checker *checker, struct dl_log *log, size_t page_bytes,
+		  checker_copy *copy)
 {
 	memset(checker, 0, sizeof(*checker));
-	checker->guest = guest;
-	checker->batch_runs = 16;
-	checker_add_blocks(checker);
+	checker->log = log;
+	checker->page_bytes = page_bytes;
+	checker->copy = copy ? copy : plain_copy;
+	checker->batch_runs = BATCH_RUNS;
 }
 
 void checker_free(struct checker *checker)
 {
-	for (unsigned int i = 0; i < checker->copy_count; i++)
-		free(checker->copies[i]);
-	checker->copy_count = 0;
+	for (unsigned int i = 0; i < checker->block_count; i++)
+		free(checker->blocks[i].copy);
+	checker->block_count = 0;
+}
+
+struct checker_block *checker_add(struct checker *checker, void *memory, size_t bytes)
+{
+	struct checker_block *block = &checker->blocks[checker->block_count];
+
+	assert_true(checker->block_count < CHECKER_BLOCKS);
+	memset(block, 0, sizeof(*block));
+	block->memory = memory;
+	block->bytes = bytes;
+	block->copy = malloc(bytes);
+	assert_non_null(block->copy);
+	/* Need not be consistent while others write: it only must differ from what will be sent. */
+	checker->copy(block->copy, memory, bytes);
+	for (size_t i = 0; i < bytes; i++)
+		block->copy[i] = (uint8_t)~block->copy[i];
+	checker->block_count++;
+	return block;
 }
 
 void checker_equalize(struct checker *checker)
 {
-	for (unsigned int i = 0; i < checker->copy_count; i++)
-		model_copy(checker->copies[i], checker->guest->blocks[i].memory,
-			   block_bytes(checker, i));
+	for (unsigned int i = 0; i < checker->block_count; i++)
+		checker->copy(checker->blocks[i].copy, checker->blocks[i].memory,
+			      checker->blocks[i].bytes);
 }
 
-void checker_copy_run(struct checker *checker, const struct dl_run *run)
+static struct checker_block *find_block(struct checker *checker, const struct dl_run *run)
 {
-	uint32_t page_bytes = checker->guest->page_bytes;
+	for (unsigned int i = 0; i < checker->block_count; i++) {
+		struct checker_block *block = &checker->blocks[i];
+		uint64_t start = (uintptr_t)block->memory;
 
-	for (unsigned int i = 0; i < checker->copy_count; i++) {
-		uint64_t begin = (uintptr_t)checker->guest->blocks[i].memory;
-		uint64_t at = run->hva - begin;
-
-		if (run->hva < begin || at >= block_bytes(checker, i))
-			continue;
-		if (run->bytes > block_bytes(checker, i) - at || at % page_bytes ||
-		    run->bytes % page_bytes || !run->bytes)
-			break;
-		model_copy(checker->copies[i] + at, checker->guest->blocks[i].memory + at,
-			   run->bytes);
-		atomic_fetch_add(&checker->pages_sent, run->bytes / page_bytes);
-		return;
+		if (run->hva >= start && run->hva - start < block->bytes &&
+		    run->bytes <= block->bytes - (run->hva - start))
+			return block;
 	}
-	atomic_fetch_add(&checker->bad_runs, 1);
+	return NULL;
+}
+
+static bool is_aligned(const struct checker *checker, const struct dl_run *run)
+{
+	uint64_t low = checker->page_bytes - 1;
+
+	return run->bytes && !((run->bytes | run->gpa | run->hva | run->offset_bytes) & low);
+}
+
+bool checker_copy_run(struct checker *checker, const struct dl_run *run)
+{
+	struct checker_block *block = find_block(checker, run);
+	size_t offset;
+
+	if (!block || !is_aligned(checker, run)) {
+		atomic_fetch_add(&checker->bad_runs, 1);
+		return false;
+	}
+	offset = (size_t)(run->hva - (uintptr_t)block->memory);
+	checker->copy(block->copy + offset, block->memory + offset, run->bytes);
+	atomic_fetch_add(&block->pages_sent, run->bytes / checker->page_bytes);
+	atomic_fetch_add(&checker->pages_sent, run->bytes / checker->page_bytes);
+	return true;
 }
 
 int checker_read(struct checker *checker, struct dl_iter *iter)
 {
-	struct dl_run runs[MAX_RUNS];
+	struct dl_run runs[CHECKER_MAX_RUNS];
 
 	for (;;) {
 		int r, n = dl_iter_read(iter, runs, checker->batch_runs);
@@ -107,9 +126,9 @@ static void *read_all(void *opaque)
 
 int checker_drain(struct checker *checker, unsigned int count)
 {
-	struct reader readers[MAX_READERS];
+	struct reader readers[CHECKER_MAX_READERS];
 	struct dl_iter *iter;
-	int r = dl_iter_new(checker->guest->log, 0, &iter);
+	int r = dl_iter_new(checker->log, 0, &iter);
 
 	if (r)
 		return r;
@@ -129,46 +148,41 @@ int checker_drain(struct checker *checker, unsigned int count)
 
 int checker_pass(struct checker *checker, uint32_t flags, unsigned int readers)
 {
-	int r = dl_harvest(checker->guest->log, flags, NULL);
+	int r = dl_harvest(checker->log, flags, NULL);
 
 	return r ? r : checker_drain(checker, readers);
 }
 
-static uint64_t differing(const struct checker *checker, unsigned int first, unsigned int end,
-			  bool tell)
+static uint64_t differing(const struct checker *checker, bool print)
 {
-	uint32_t page_bytes = checker->guest->page_bytes;
 	uint64_t pages = 0;
 
-	for (unsigned int i = first; i < end; i++) {
-		const struct guest_block *block = &checker->guest->blocks[i];
+	for (unsigned int i = 0; i < checker->block_count; i++) {
+		const struct checker_block *block = &checker->blocks[i];
 
-		for (uint64_t page = 0; page < block->pages; page++) {
-			uint64_t at = page * page_bytes;
-
-			if (!memcmp(checker->copies[i] + at, block->memory + at, page_bytes))
+		for (size_t at = 0; at < block->bytes && !block->ignored;
+		     at += checker->page_bytes) {
+			if (!memcmp(block->copy + at, block->memory + at, checker->page_bytes))
 				continue;
-			if (tell && !pages)
-				print_error("block %u, page %lu differs\n", i, (unsigned long)page);
+			if (print && pages < MAX_PRINTED)
+				print_error("block %u, page %zu differs\n", i,
+					    at / checker->page_bytes);
 			pages++;
 		}
 	}
 	return pages;
 }
 
-uint64_t checker_differing_of(const struct checker *checker, unsigned int first, unsigned int end)
-{
-	return differing(checker, first, end, false);
-}
-
 uint64_t checker_differing_pages(const struct checker *checker)
 {
-	return differing(checker, 0, checker->copy_count, false);
+	return differing(checker, false);
 }
 
 void checker_expect_equal(const struct checker *checker)
 {
+	uint64_t pages = differing(checker, true);
+
 	assert_int_equal(atomic_load(&checker->bad_runs), 0);
-	if (differing(checker, 0, checker->copy_count, true))
-		fail_msg("the copy differs from the memory");
+	if (pages)
+		fail_msg("%lu pages of the copy differ from the memory", (unsigned long)pages);
 }

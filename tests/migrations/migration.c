@@ -182,6 +182,11 @@ void migration_wait(struct migration *m, unsigned long writes)
 			sched_yield();
 }
 
+void migration_add_blocks(struct migration *m)
+{
+	checker_add_guest(&m->checker, &m->guest);
+}
+
 void migration_add_range(struct migration *m, uint32_t as_id, uint64_t gpa_page, uint64_t pages)
 {
 	assert_true(m->range_count < MIGRATION_RANGES);
@@ -207,7 +212,7 @@ void migration_open(struct migration *m, const struct guest_config *config, unsi
 	}
 	for (unsigned int i = 0; i < vcpus; i++)
 		guest_vcpu(&m->guest, true);
-	checker_init(&m->checker, &m->guest);
+	checker_init_guest(&m->checker, &m->guest);
 }
 
 void migration_close(struct migration *m)

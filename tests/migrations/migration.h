@@ -9,7 +9,7 @@
 
 #include <pthread.h>
 
-#include "checker.h"
+#include "guest_checker.h"
 #include "random.h"
 
 enum {
@@ -65,6 +65,9 @@ void migration_close(struct migration *migration);
 int migration_teardown(void **state);
 
 #define migration_test(function) cmocka_unit_test_teardown(function, migration_teardown)
+
+/* Adds the blocks of memory that the guest has got since to the checker. */
+void migration_add_blocks(struct migration *migration);
 
 /* More memory to write to. */
 void migration_add_range(struct migration *migration, uint32_t as_id, uint64_t gpa_page,

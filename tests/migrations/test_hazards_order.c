@@ -191,7 +191,7 @@ static void hazard_29_a_clear_of_the_last_pages(void **state)
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		begin(INITIALLY_SET, DL_MODE_BITMAP, i % 2 ? DL_START_CLEAN : 0);
 		guest_add_slot(guest, 20, 20000, sizes[i]);
-		checker_add_blocks(&migration.checker);
+		migration_add_blocks(&migration);
 		migration_pass(&migration);
 		assert_int_equal(guest_write(guest, vcpu, 0, 20000 + sizes[i] - 1), 0);
 		assert_int_equal(guest_write(guest, vcpu, 0, 20000 + sizes[i] / 2), 0);

@@ -19,7 +19,7 @@ static void hazard_12_entries_of_a_deleted_slot(void **state)
 	/* Its number is another, smaller slot's now. */
 	assert_int_equal(dl_slot_set(guest->log, &(struct dl_slot){ 0 }), -EINVAL);
 	guest_add_slot(guest, 0, 20000, 10);
-	checker_add_blocks(&migration.checker);
+	migration_add_blocks(&migration);
 	migration_pass(&migration);
 	assert_true(guest_stats(guest).stale_entries >= 90);
 	assert_int_equal(guest_write(guest, vcpu, 0, 20003), 0);
@@ -35,7 +35,7 @@ static void hazard_13_address_spaces_that_are_mixed_up(void **state)
 
 	begin(RING, DL_MODE_RING, DL_START_CLEAN);
 	block = guest_memory(guest, 100);
-	checker_add_blocks(&migration.checker);
+	migration_add_blocks(&migration);
 	/* The same number, the same place, other memory. */
 	smm = guest_slot(guest, 1 << 16, FIRST_PAGE, block, 0, 100);
 	assert_int_equal(dl_slot_set(guest->log, &smm), 0);

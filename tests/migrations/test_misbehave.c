@@ -154,7 +154,7 @@ static void migrate_in_spite(const struct mode *mode, const struct failure *fail
 	begin(mode);
 	if (slots_change) {
 		slot = guest_slot(guest, 20, 8192, guest_memory(guest, 30), 0, 30);
-		checker_add_blocks(&migration.checker);
+		migration_add_blocks(&migration);
 		migration_add_range(&migration, 0, 8192, 30);
 	}
 	inject(&random, failure);

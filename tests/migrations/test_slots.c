@@ -47,7 +47,7 @@ static struct guest_block *new_block(void)
 {
 	struct guest_block *block = guest_memory(guest, PAGES);
 
-	checker_add_blocks(&migration.checker);
+	migration_add_blocks(&migration);
 	return block;
 }
 
@@ -198,7 +198,8 @@ static void a_discarded_slot_is_nobodys_concern(void **state)
 		migration_stop(&migration);
 		guest_stop(guest);
 		assert_int_equal(checker_pass(&migration.checker, DL_HARVEST_FINAL, 1), 0);
-		assert_int_equal(checker_differing_of(&migration.checker, 0, number), 0);
+		migration.checker.blocks[number].ignored = true;
+		assert_int_equal(checker_differing_pages(&migration.checker), 0);
 		migration_close(&migration);
 	}
 }

@@ -331,9 +331,9 @@ static void settle(int first, int second)
 static void pass_with_a_fault(struct rig *rig, uint32_t flags)
 {
 	AGAIN(dl_harvest(rig->log, flags, NULL));
-	if (migration_drain(&rig->migration))
-		assert_int_equal(migration_drain(&rig->migration), 0);
-	assert_int_equal(migration_differing_pages(&rig->migration, true), 0);
+	if (checker_drain(&rig->checker, 1))
+		assert_int_equal(checker_drain(&rig->checker, 1), 0);
+	checker_expect_equal(&rig->checker);
 }
 
 /* A short life with the n-th call failing. Whether there was one. */

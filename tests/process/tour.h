@@ -12,7 +12,7 @@
 
 #include <setjmp.h>
 
-#include "checker.h"
+#include "guest_checker.h"
 #include "sites.h"
 
 enum tour_call {

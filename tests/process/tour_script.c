@@ -239,10 +239,10 @@ static void lay_out(struct tour *tour)
 		guest_memory(&tour->guest, i == BIG ? BIG_PAGES : SMALL_PAGES);
 	for (unsigned int i = 0; i < 6; i++)
 		tour->slots[i] = slot_of(tour, i);
-	checker_init(&tour->checker, &tour->guest);
+	checker_init_guest(&tour->checker, &tour->guest);
 	/* What is in no slot yet does not count. */
 	for (unsigned int i = NEW; i <= CALLERS; i++)
-		model_copy(tour->checker.copies[i], tour->guest.blocks[i].memory,
+		model_copy(tour->checker.blocks[i].copy, tour->guest.blocks[i].memory,
 			   SMALL_PAGES * 4096);
 	set_slot(tour, BIG, 0);
 	set_slot(tour, SMALL, 0);
@@ -320,7 +320,7 @@ static void slots_in_mid_flight(struct tour *tour)
 	set_slot(tour, NEW, 0);
 	set_slot(tour, CALLERS, 0);
 	/* Clean: what is there counts as sent. */
-	model_copy(tour->checker.copies[CLEAN], tour->guest.blocks[CLEAN].memory,
+	model_copy(tour->checker.blocks[CLEAN].copy, tour->guest.blocks[CLEAN].memory,
 		   SMALL_PAGES * 4096);
 	pass(tour, 0);
 	set_slot(tour, CLEAN, DL_SLOT_CLEAN);
@@ -340,7 +340,8 @@ static void slots_in_mid_flight(struct tour *tour)
 	pass(tour, 0);
 	remove_slot(tour, CALLERS, 0);
 	remove_slot(tour, NEW, DL_SLOT_DISCARD);
-	model_copy(tour->checker.copies[NEW], tour->guest.blocks[NEW].memory, SMALL_PAGES * 4096);
+	model_copy(tour->checker.blocks[NEW].copy, tour->guest.blocks[NEW].memory,
+		   SMALL_PAGES * 4096);
 	pass(tour, 0);
 }
 

@@ -53,7 +53,7 @@ static void expect_canceled(int result, const char *what)
 
 static void acknowledge(struct pass *pass, const struct dl_run *run)
 {
-	uint32_t page_bytes = pass->checker->guest->page_bytes;
+	size_t page_bytes = pass->checker->page_bytes;
 	uint64_t first_bytes = run->bytes / page_bytes / 2 * page_bytes;
 	struct dl_run halves[2] = { *run, *run };
 	int r;
@@ -131,7 +131,7 @@ static void begin(struct pass *pass)
 int senders_pass(struct checker *checker, bool lossy)
 {
 	struct pass pass = { .checker = checker, .lossy = lossy };
-	int r = dl_iter_new(checker->guest->log, 0, &pass.iter);
+	int r = dl_iter_new(checker->log, 0, &pass.iter);
 
 	if (r) {
 		expect_canceled(r, "dl_iter_new");

@@ -2,7 +2,7 @@
 #ifndef RACE_SENDERS_H
 #define RACE_SENDERS_H
 
-#include "checker.h"
+#include "guest_checker.h"
 
 /*
  * One iteration by several senders, each on its own thread. What one has copied another acknowledges,

@@ -314,7 +314,7 @@ static void open_all(const struct guest_config *config)
 	moving_block = guest_add_slot(&guest, 1, MOVING_GPA_PAGE, MOVING_PAGES);
 	for (int i = 0; i < VCPUS; i++)
 		guest_vcpu(&guest, true);
-	checker_init(&checker, &guest);
+	checker_init_guest(&checker, &guest);
 	assert_int_equal(dl_log_start(guest.log, 0), 0);
 }
 
