@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The guest on arm64: translation off, so that an address is a physical one and every store an
- * aligned store to device memory; interrupts masked, no vector table. A job ends with a store to an
- * address where no memslot is.
+ * The guest on arm64. Translation is off, so that addresses are physical and every store is an
+ * aligned store to device memory. Interrupts are masked, and there is no vector table. A job ends
+ * with a store to an address outside all memslots.
  */
 #include "guest.h"
 
@@ -13,10 +13,10 @@
 
 enum {
 	CODE_GPA = 0x1000,
-	DONE_GPA = 8 << 20, /* behind the guest's own slot, before the first data slot */
+	DONE_GPA = 8 << 20, /* between the guest's own slot and the first data slot */
 };
 
-/* x0: gpa, x1: count, x2: stride, x3: value, x4: where to store for the end. */
+/* x0: gpa, x1: count, x2: stride, x3: value, x4: address of the final store. */
 __asm__(".pushsection .rodata\n"
 	".balign 16\n"
 	"guest_code_begin:\n"
@@ -71,7 +71,7 @@ __asm__(".pushsection .rodata\n"
 	"guest_code_end:\n"
 	".popsection\n");
 
-/* Hidden, or the compiler goes through the GOT, where labels of one section share an entry. */
+/* Hidden, so that the compiler does not use the GOT, where labels of one section share an entry. */
 #pragma GCC visibility push(hidden)
 extern const uint8_t guest_code_begin[], guest_code_end[];
 extern const uint8_t guest_code_write[], guest_code_write_table[];

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The guest on x86-64: long mode, an identity map of the first 16 GiB in 2 MiB pages, no
- * interrupts, no descriptor tables. A fault shuts the vCPU down, which the runner reports as a
- * failure.
+ * The guest on x86-64: long mode, the first 16 GiB mapped one to one in 2 MiB pages, no interrupts,
+ * no descriptor tables. A fault shuts the vCPU down, and the run ends with an error.
  */
 #include "guest.h"
 
@@ -16,7 +15,7 @@ enum {
 	CODE_GPA = 0x1000,
 	TOP_TABLE_GPA = 0x2000,
 	GIB_TABLE_GPA = 0x3000,
-	MIB_TABLES_GPA = 0x4000, /* one page a GiB */
+	MIB_TABLES_GPA = 0x4000, /* one page per GiB */
 	MAPPED_GIB = 16,
 	DONE_PORT = 0x10,
 };
@@ -95,7 +94,7 @@ static const uint8_t *const entry_points[GUEST_PROGRAMS] = {
 
 void guest_load(void *memory)
 {
-	/* Accessed and dirty are set already, so that the walker has nothing to write. */
+	/* Set accessed and dirty in advance, so that the page walker never writes. */
 	const uint64_t table = PTE_PRESENT | PTE_WRITE | PTE_USER | PTE_ACCESSED;
 	const uint64_t page = table | PTE_DIRTY | PTE_LARGE;
 	uint8_t *base = memory;
@@ -113,7 +112,7 @@ void guest_load(void *memory)
 
 int guest_setup_vm(int vm_fd)
 {
-	/* Old Intel machines run no vCPU without it; the address only has to be free. */
+	/* Old Intel machines run no vCPU without a TSS. Any unused address will do. */
 	return ioctl(vm_fd, KVM_SET_TSS_ADDR, 0xfffbd000UL) < 0 ? -errno : 0;
 }
 
@@ -128,7 +127,7 @@ int guest_setup_vcpu(int kvm_fd, int vm_fd, int vcpu_fd)
 	if (!cpuid)
 		return -ENOMEM;
 	cpuid->nent = MAX_ENTRIES;
-	/* Long mode is refused to a vCPU whose CPUID does not have it. */
+	/* KVM refuses long mode unless CPUID advertises it. */
 	if (ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, cpuid) < 0 ||
 	    ioctl(vcpu_fd, KVM_SET_CPUID2, cpuid) < 0)
 		r = -errno;
@@ -171,7 +170,7 @@ static int set_mode(int vcpu_fd, enum guest_mode mode)
 
 int guest_start(int vcpu_fd, const struct guest_job *job)
 {
-	/* The privilege level for I/O is 3, for the last instruction of a user-mode job. */
+	/* IOPL 3, for the OUT that ends a user-mode job. */
 	struct kvm_regs regs = {
 		.rip = CODE_GPA + (uint64_t)(entry_points[job->program] - guest_code_begin),
 		.rflags = 0x3002,

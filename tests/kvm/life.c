@@ -28,12 +28,12 @@ static void begin_logging(struct life *life)
 	assert_int_equal(dl_log_start(life->rig->log, flags), 0);
 	life->logging = true;
 	for (unsigned int i = 0; i < AREAS; i++)
-		life->areas[i].slot->block->ignored = !life->areas[i].there;
-	if (life->harvests_beside)
-		rig_work(life->rig, 0, harvest_unless_stopped);
+		life->areas[i].slot->block->ignored = !life->areas[i].present;
+	if (life->has_harvester)
+		rig_start_worker(life->rig, 0, harvest_unless_stopped);
 }
 
-/* In the middle of an iteration, too: that one is then over. */
+/* Also stops in the middle of an iteration, which is then canceled. */
 static void stop_logging(struct life *life)
 {
 	struct dl_iter *iter = life->logging && one_in(life, 2) ? begin_iteration(life) : NULL;
@@ -44,38 +44,38 @@ static void stop_logging(struct life *life)
 	if (iter)
 		assert_int_equal(dl_iter_read(iter, &run, 1), -ECANCELED);
 	dl_iter_free(iter);
-	rig_end_work(life->rig);
+	rig_end_workers(life->rig);
 }
 
 /*
- * Every page of an area gets the generation's number, from one vCPU. Not at the end of a migration:
- * a page that is written anew just before the final pass cannot be missed any more.
+ * One vCPU writes the number of the generation to every page of an area: once per migration, and
+ * not again at its end, because a write right before the final pass would hide a lost page.
  */
 static void write_generation(struct life *life, unsigned int area)
 {
 	unsigned int vcpu;
 
-	if (!life->areas[area].there)
+	if (!life->areas[area].present)
 		return;
-	vcpu = draw_vcpu_known(life);
+	vcpu = draw_vcpu_in_log(life);
 	stop_vcpu(life, vcpu);
 	write_area(life, vcpu, area, life->generation, draw_guest(life));
 	if (one_in(life, 2))
 		give_work(life, vcpu);
 }
 
-/* The areas whose turn is at this pass; 0 is before logging begins. */
-static void write_generations(struct life *life, const uint64_t *turns, uint64_t pass)
+/* Writes the areas that are due at this pass. Pass 0 is before logging starts. */
+static void write_generations(struct life *life, const uint64_t *due_passes, uint64_t pass)
 {
 	for (unsigned int i = 0; i < AREAS; i++)
-		if (turns[i] == pass)
+		if (due_passes[i] == pass)
 			write_generation(life, i);
 }
 
 static void finish(struct life *life)
 {
 	stop_vcpus(life);
-	rig_end_work(life->rig);
+	rig_end_workers(life->rig);
 	rig_finish(life->rig);
 	for (unsigned int i = 0; i < AREAS; i++)
 		if (!life->areas[i].slot->block->ignored)
@@ -88,21 +88,21 @@ static void add_stats(struct life *life)
 	life->tally->overflows += rig_stats(life->rig).overflows;
 }
 
-/* False where the log of a VM with rings cannot be had again. */
-static bool open_again(struct life *life)
+/* Returns false with rings: a VM with rings cannot get a second log. */
+static bool reopen_log(struct life *life)
 {
 	struct rig *rig = life->rig;
 	const struct dl_options options = { .size = sizeof(options), .mode = rig->config.mode };
 	int r = dl_log_open(rig->machine.vm_fd, &options, &rig->log, NULL, 0);
 
-	if (rig->is.mode == DL_MODE_RING) {
+	if (rig->log_config.mode == DL_MODE_RING) {
 		assert_int_equal(r, -EBUSY);
 		return false;
 	}
 	assert_int_equal(r, 0);
 	rig->checker.log = rig->log;
 	for (unsigned int i = 0; i < AREAS; i++)
-		if (life->areas[i].there)
+		if (life->areas[i].present)
 			assert_int_equal(
 				rig_slot_set(rig, life->areas[i].slot, DL_SLOT_CALLER_IOCTL, 0), 0);
 	for (unsigned int i = 0; i < rig->vcpu_count; i++)
@@ -111,13 +111,13 @@ static bool open_again(struct life *life)
 	return true;
 }
 
-/* The guest does not notice. Returns whether there is another log. */
+/* Closes the log while the guest runs. Returns true if a new log was opened. */
 static bool close_log(struct life *life)
 {
 	struct rig *rig = life->rig;
 	struct dl_iter *iter = one_in(life, 2) ? begin_iteration(life) : NULL;
 
-	rig_end_work(rig);
+	rig_end_workers(rig);
 	add_stats(life);
 	dl_log_close(rig->log);
 	rig->log = rig->checker.log = NULL;
@@ -130,29 +130,29 @@ static bool close_log(struct life *life)
 		rig->vcpus[i].log = NULL;
 	}
 	life->tally->closed++;
-	return open_again(life);
+	return reopen_log(life);
 }
 
-/* Returns false where the VM has no log any more. */
+/* Returns false if the VM has no log afterwards. */
 static bool migrate(struct life *life)
 {
 	const uint64_t passes = 1 + draw(life, MOST_PASSES);
-	uint64_t turns[AREAS];
+	uint64_t due_passes[AREAS];
 
 	life->tally->migrations++;
 	life->generation++;
 	for (unsigned int i = 0; i < 2; i++)
 		life->guests[i] = one_in(life, 2) ? GUEST_USER : GUEST_KERNEL;
 	for (unsigned int i = 0; i < AREAS; i++)
-		turns[i] = draw(life, passes + 1);
-	write_generations(life, turns, 0);
+		due_passes[i] = draw(life, passes + 1);
+	write_generations(life, due_passes, 0);
 	if (!life->logging)
 		begin_logging(life);
 	give_all_work(life);
 	for (uint64_t pass = 1; pass <= passes; pass++) {
 		for (uint64_t acts = draw(life, 4); acts; acts--)
 			act(life);
-		write_generations(life, turns, pass);
+		write_generations(life, due_passes, pass);
 		wait_for_guests(life);
 		if (one_in(life, 24))
 			return close_log(life);
@@ -161,37 +161,37 @@ static bool migrate(struct life *life)
 			life->tally->stopped++;
 			return true;
 		}
-		/* The final pass comes at once now and then, and has all to do. */
+		/* Sometimes skip the last pass, which leaves more work to the final one. */
 		if (pass < passes || one_in(life, 2))
 			rig_pass(life->rig, 0);
 	}
 	finish(life);
-	/* Where the other side failed, say, the guest runs on, and so does the log. */
-	if (one_in(life, 4) && !life->harvests_beside)
+	/* As after a failure of the destination: the guest and the log keep running. */
+	if (one_in(life, 4) && !life->has_harvester)
 		return true;
 	stop_logging(life);
 	return true;
 }
 
-static bool takes_ring(uint32_t entries)
+static bool accepts_ring(uint32_t entries)
 {
 	const struct dl_options options = { .size = sizeof(options),
 					    .mode = DL_MODE_RING,
 					    .ring_entries = entries };
 	struct machine machine;
 	struct dl_log *log;
-	bool takes = false;
+	bool accepts = false;
 
 	assert_int_equal(machine_open(&machine), 0);
 	if (!dl_log_open(machine.vm_fd, &options, &log, NULL, 0)) {
-		takes = true;
+		accepts = true;
 		dl_log_close(log);
 	}
 	machine_close(&machine);
-	return takes;
+	return accepts;
 }
 
-/* Entries of the smallest ring of this host; 0: it has none that is safe. */
+/* Entries of the smallest ring that this host accepts; 0 if it accepts none. */
 static uint32_t smallest_ring(void)
 {
 	static uint32_t entries;
@@ -201,14 +201,14 @@ static uint32_t smallest_ring(void)
 		return entries;
 	known = true;
 	entries = (uint32_t)((size_t)getpagesize() / sizeof(struct kvm_dirty_gfn));
-	while (entries <= LARGEST_RING && !takes_ring(entries))
+	while (entries <= LARGEST_RING && !accepts_ring(entries))
 		entries *= 2;
 	if (entries > LARGEST_RING)
 		entries = 0;
 	return entries;
 }
 
-static void be_born(struct life *life)
+static void create_vm(struct life *life)
 {
 	const uint32_t smallest = smallest_ring();
 	const bool ring = smallest && !one_in(life, 4);
@@ -218,7 +218,7 @@ static void be_born(struct life *life)
 		.vcpus = 1 + (unsigned int)draw(life, 2),
 	};
 
-	life->harvests_beside = one_in(life, 3);
+	life->has_harvester = one_in(life, 3);
 	life->rig = rig_new(&config);
 	for (unsigned int i = 0; i < AREAS; i++) {
 		life->areas[i].slot = rig_memory(life->rig, i, area_gpa(i, 0), area_pages[i]);
@@ -234,7 +234,7 @@ void life_run(uint64_t seed, uint64_t most_migrations, struct life_tally *tally)
 	life.random.state = (seed + 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
 	for (int i = 0; i < 8; i++)
 		random_next(&life.random);
-	be_born(&life);
+	create_vm(&life);
 	migrations = 1 + draw(&life, 6);
 	if (migrations > most_migrations)
 		migrations = most_migrations;

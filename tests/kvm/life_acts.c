@@ -5,7 +5,7 @@
 
 enum {
 	MOST_VCPUS = 5,
-	DEVICE_OFFSET = 2048, /* in a page, behind the words of the vCPUs */
+	DEVICE_OFFSET = 2048, /* in a page, past the words of the vCPUs */
 };
 
 const uint64_t area_pages[AREAS] = { 700, 300, 100, 65 };
@@ -25,25 +25,25 @@ enum guest_mode draw_guest(struct life *life)
 	return life->guests[draw(life, 2)];
 }
 
-uint64_t area_gpa(unsigned int area, uint64_t place)
+uint64_t area_gpa(unsigned int area, uint64_t position)
 {
-	return (1 + 2 * area + place) * 4ull * GUEST_DATA_GPA;
+	return (1 + 2 * area + position) * 4ull * GUEST_DATA_GPA;
 }
 
 static void forget_work(struct life *life, unsigned int area)
 {
 	for (unsigned int i = 0; i < GUEST_MAX_VCPUS; i++)
 		if (life->work[i].area == area)
-			life->work[i].goes_on = false;
+			life->work[i].running = false;
 }
 
-void set_area(struct life *life, unsigned int index, uint64_t place)
+void set_area(struct life *life, unsigned int index, uint64_t position)
 {
 	struct area *area = &life->areas[index];
 
-	area->slot->gpa = area_gpa(index, place);
+	area->slot->gpa = area_gpa(index, position);
 	assert_int_equal(rig_slot_set(life->rig, area->slot, 0, 0), 0);
-	area->there = true;
+	area->present = true;
 	area->slot->block->ignored = false;
 	forget_work(life, index);
 	life->tally->slot_changes++;
@@ -59,8 +59,8 @@ static uint64_t write_memory(struct life *life, struct rig_slot *slot)
 }
 
 /*
- * What a slot that is gone had is handed out once more, unless that is not wanted: then its memory
- * is for others to write, and whole again news when a slot comes over it.
+ * The pages of a removed slot are reported once more, unless the removal discards them. Memory that
+ * was discarded may be written freely, because a new slot over it starts wholly dirty.
  */
 static void remove_area(struct life *life, unsigned int index)
 {
@@ -68,7 +68,7 @@ static void remove_area(struct life *life, unsigned int index)
 	bool discard = one_in(life, 2);
 
 	assert_int_equal(rig_slot_remove(life->rig, area->slot, discard ? DL_SLOT_DISCARD : 0), 0);
-	area->there = false;
+	area->present = false;
 	area->slot->block->ignored = discard || !life->logging;
 	forget_work(life, index);
 	life->tally->slot_changes++;
@@ -76,30 +76,30 @@ static void remove_area(struct life *life, unsigned int index)
 		write_memory(life, area->slot);
 }
 
-static unsigned int areas_there(const struct life *life)
+static unsigned int areas_present(const struct life *life)
 {
 	unsigned int count = 0;
 
 	for (unsigned int i = 0; i < AREAS; i++)
-		count += life->areas[i].there;
+		count += life->areas[i].present;
 	return count;
 }
 
-static unsigned int draw_area_there(struct life *life)
+static unsigned int draw_area_present(struct life *life)
 {
 	unsigned int area;
 
 	do
 		area = (unsigned int)draw(life, AREAS);
-	while (!life->areas[area].there);
+	while (!life->areas[area].present);
 	return area;
 }
 
-static unsigned int largest_there(const struct life *life)
+static unsigned int largest_present(const struct life *life)
 {
 	unsigned int area = 0;
 
-	while (!life->areas[area].there)
+	while (!life->areas[area].present)
 		area++;
 	return area;
 }
@@ -108,9 +108,9 @@ void change_slot(struct life *life)
 {
 	unsigned int area = (unsigned int)draw(life, AREAS);
 
-	if (!life->areas[area].there || one_in(life, 2))
+	if (!life->areas[area].present || one_in(life, 2))
 		set_area(life, area, draw(life, 2));
-	else if (areas_there(life) > 1)
+	else if (areas_present(life) > 1)
 		remove_area(life, area);
 }
 
@@ -120,7 +120,7 @@ void stop_vcpu(struct life *life, unsigned int vcpu)
 
 	if (machine->threaded)
 		assert_int_equal(machine_stop(machine), MACHINE_STOPPED);
-	life->work[vcpu].goes_on = false;
+	life->work[vcpu].running = false;
 }
 
 void stop_vcpus(struct life *life)
@@ -135,14 +135,14 @@ void give_work(struct life *life, unsigned int vcpu)
 	struct rig_range range;
 
 	stop_vcpu(life, vcpu);
-	work->area = draw_area_there(life);
+	work->area = draw_area_present(life);
 	range.slot = life->areas[work->area].slot;
 	range.first_page = draw(life, area_pages[work->area] / 2);
 	range.pages = 1 + draw(life, area_pages[work->area] - range.first_page);
 	range.shuffled = one_in(life, 2);
 	life->rig->config.guest = draw_guest(life);
 	rig_count(life->rig, vcpu, &range);
-	work->goes_on = true;
+	work->running = true;
 }
 
 void give_all_work(struct life *life)
@@ -152,7 +152,7 @@ void give_all_work(struct life *life)
 			give_work(life, i);
 }
 
-static void change_work(struct life *life)
+static void change_job(struct life *life)
 {
 	unsigned int vcpu = (unsigned int)draw(life, life->rig->vcpu_count);
 
@@ -160,7 +160,7 @@ static void change_work(struct life *life)
 		give_work(life, vcpu);
 }
 
-static unsigned int vcpus_known(const struct life *life)
+static unsigned int vcpus_in_log(const struct life *life)
 {
 	unsigned int count = 0;
 
@@ -169,7 +169,7 @@ static unsigned int vcpus_known(const struct life *life)
 	return count;
 }
 
-/* A new vCPU, one that goes, or one that comes again. */
+/* Creates a vCPU, removes one from the log, or adds a removed one again. */
 static void plug_vcpu(struct life *life)
 {
 	struct rig *rig = life->rig;
@@ -183,7 +183,7 @@ static void plug_vcpu(struct life *life)
 	} else if (!rig->vcpus[vcpu].log) {
 		rig_vcpu_add(rig, &rig->vcpus[vcpu]);
 		life->tally->vcpus_added++;
-	} else if (vcpus_known(life) > 1) {
+	} else if (vcpus_in_log(life) > 1) {
 		stop_vcpu(life, vcpu);
 		dl_vcpu_remove(rig->vcpus[vcpu].log);
 		rig->vcpus[vcpu].log = NULL;
@@ -194,10 +194,10 @@ static void plug_vcpu(struct life *life)
 		give_work(life, vcpu);
 }
 
-/* First written, then marked. */
+/* The write comes first, then the mark. */
 static void device_writes(struct life *life)
 {
-	struct rig_slot *slot = life->areas[draw_area_there(life)].slot;
+	struct rig_slot *slot = life->areas[draw_area_present(life)].slot;
 	uint64_t offset = write_memory(life, slot);
 
 	if (life->logging)
@@ -207,7 +207,7 @@ static void device_writes(struct life *life)
 void wait_for_guests(struct life *life)
 {
 	for (unsigned int i = 0; i < life->rig->vcpu_count; i++)
-		if (life->work[i].goes_on)
+		if (life->work[i].running)
 			rig_wait_rounds(life->rig, i, 1);
 }
 
@@ -233,7 +233,7 @@ struct dl_iter *begin_iteration(struct life *life)
 	return iter;
 }
 
-unsigned int draw_vcpu_known(struct life *life)
+unsigned int draw_vcpu_in_log(struct life *life)
 {
 	unsigned int vcpu;
 
@@ -256,20 +256,20 @@ void write_area(struct life *life, unsigned int vcpu, unsigned int area, uint64_
 }
 
 /*
- * Where rings overflow, entries that wait are run over, and what they name stays writable until it
- * is protected by a repair. Nothing else may mark it then: so all go on as guests that are logged as
- * they should be.
+ * On hosts whose rings overflow, pending entries are overwritten, and their pages stay writable
+ * until a repair protects them. From then on all vCPUs run in user mode, which is logged correctly,
+ * so that no later overflow marks those pages by chance.
  */
-static void overrun(struct life *life)
+static void overrun_ring(struct life *life)
 {
-	unsigned int vcpu = draw_vcpu_known(life), waits = draw_area_there(life);
+	unsigned int vcpu = draw_vcpu_in_log(life), waiting = draw_area_present(life);
 
 	stop_vcpus(life);
-	write_area(life, vcpu, waits, life->generation, GUEST_USER);
-	write_area(life, vcpu, largest_there(life), life->generation, GUEST_KERNEL);
+	write_area(life, vcpu, waiting, life->generation, GUEST_USER);
+	write_area(life, vcpu, largest_present(life), life->generation, GUEST_KERNEL);
 	rig_pass(life->rig, 0);
 	rig_pass(life->rig, 0);
-	write_area(life, vcpu, waits, life->generation + 1, GUEST_USER);
+	write_area(life, vcpu, waiting, life->generation + 1, GUEST_USER);
 	life->guests[0] = life->guests[1] = GUEST_USER;
 	give_all_work(life);
 }
@@ -286,7 +286,7 @@ void act(struct life *life)
 		break;
 	case 3:
 	case 4:
-		change_work(life);
+		change_job(life);
 		break;
 	case 5:
 		dl_iter_free(begin_iteration(life));
@@ -295,7 +295,7 @@ void act(struct life *life)
 		assert_int_equal(dl_harvest(life->rig->log, 0, NULL), 0);
 		break;
 	case 7:
-		overrun(life);
+		overrun_ring(life);
 		break;
 	default:
 		device_writes(life);

@@ -20,7 +20,7 @@ static void on_kick(int signal)
 
 static void on_alarm(int signal)
 {
-	static const char text[] = "\nwatchdog: the test hangs: ";
+	static const char text[] = "\nwatchdog: timed out: ";
 
 	(void)signal;
 	(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
@@ -43,20 +43,20 @@ static void install_handlers(void)
 	sigaction(SIGALRM, &alarmed, NULL);
 }
 
-/* How often longer than usual everything may take here: on an emulated machine, say. */
-static unsigned int patience(void)
+/* Factor for all time limits, for slow machines such as emulated ones. */
+static unsigned int patience_factor(void)
 {
 	const char *text = getenv("DIRTYLOG_PATIENCE");
-	int times = text ? atoi(text) : 1;
+	int factor = text ? atoi(text) : 1;
 
-	return times > 0 ? (unsigned int)times : 1;
+	return factor > 0 ? (unsigned int)factor : 1;
 }
 
 void machine_watchdog(const char *what, unsigned int seconds)
 {
 	install_handlers();
 	watched = what;
-	alarm(seconds * patience());
+	alarm(seconds * patience_factor());
 }
 
 int machine_available(void)
@@ -175,13 +175,13 @@ uint64_t *machine_table(struct machine_vcpu *vcpu)
 	return (uint64_t *)((char *)vcpu->machine->guest_memory + guest_table_gpa(vcpu->index));
 }
 
-/* The one word of kvm_run that two threads write: the vCPU's own, and the one that stops it. */
+/* Atomic, because both the vCPU's thread and the thread that stops it write this field. */
 static void set_immediate_exit(struct machine_vcpu *vcpu, uint8_t value)
 {
 	__atomic_store_n(&vcpu->run->immediate_exit, value, __ATOMIC_SEQ_CST);
 }
 
-/* An I/O exit is complete, and the registers the guest's own again, after one more KVM_RUN. */
+/* KVM completes an I/O exit in the next KVM_RUN; the registers can only be set after that. */
 static int complete_io(struct machine_vcpu *vcpu)
 {
 	int r;
@@ -198,7 +198,7 @@ static int on_full(struct machine_vcpu *vcpu)
 	return vcpu->on_full ? vcpu->on_full(vcpu->opaque) : MACHINE_FULL;
 }
 
-static void lose_access(struct machine_vcpu *vcpu)
+static void drop_access(struct machine_vcpu *vcpu)
 {
 	atomic_fetch_add(&vcpu->lost_accesses, 1);
 	if (!vcpu->run->mmio.is_write)
@@ -226,7 +226,7 @@ int machine_continue(struct machine_vcpu *vcpu)
 			r = complete_io(vcpu);
 			return r < 0 ? r : MACHINE_DONE;
 		} else if (vcpu->exit_reason == KVM_EXIT_MMIO) {
-			lose_access(vcpu);
+			drop_access(vcpu);
 		} else {
 			r = -EPROTO;
 		}
@@ -276,8 +276,8 @@ int machine_stop(struct machine_vcpu *vcpu)
 	int r;
 
 	/*
-	 * The order that loses no kick: whoever reads stop as false runs into immediate_exit, or is
-	 * in the guest already and comes out for the signal.
+	 * This order loses no kick: a vCPU thread that reads stop as false either sees
+	 * immediate_exit, or is in the guest already and leaves it for the signal.
 	 */
 	atomic_store(&vcpu->stop, true);
 	set_immediate_exit(vcpu, 1);

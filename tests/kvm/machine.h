@@ -3,8 +3,8 @@
 #define KVM_MACHINE_H
 
 /*
- * A tiny VM on /dev/kvm: the guest's own slot, vCPUs, and threads that run them. It knows nothing
- * of the dirty log, but calls back when a vCPU's ring is full.
+ * A minimal VM on /dev/kvm: the guest's own slot, vCPUs, and the threads that run them. It does not
+ * use the dirty log; a callback handles exits for a full ring.
  */
 
 #include "guest.h"
@@ -13,16 +13,16 @@
 #include <stdatomic.h>
 
 enum {
-	MACHINE_GUEST_SLOT = 500, /* not one that tests use for data */
+	MACHINE_GUEST_SLOT = 500, /* must not be used for data */
 	MACHINE_WATCHDOG_SECONDS = 300,
 };
 
-/* How a run of a vCPU ended. A negative errno value is the fourth way. */
+/* How a run of a vCPU ended. A negative errno value means that it failed. */
 enum machine_end {
-	MACHINE_STOPPED = 0, /* machine_stop() asked for it */
+	MACHINE_STOPPED = 0, /* by machine_stop() */
 	MACHINE_DONE = 1,    /* the job ended */
-	MACHINE_FULL = 2,    /* a full ring, and nobody to empty it */
-	MACHINE_RUNNING = 3, /* not ended yet */
+	MACHINE_FULL = 2,    /* the ring is full and there is no on_full callback */
+	MACHINE_RUNNING = 3, /* still running */
 };
 
 struct machine;
@@ -32,15 +32,15 @@ struct machine_vcpu {
 	unsigned int index;
 	int fd;
 	struct kvm_run *run;
-	/* Called on this vCPU's thread when its ring is full; a negative value ends the run. */
+	/* Called on the vCPU's thread when its ring is full. A nonzero value ends the run. */
 	int (*on_full)(void *opaque);
 	void *opaque;
 	pthread_t thread;
 	bool threaded;
 	atomic_bool stop;
 	atomic_ullong full_exits;
-	atomic_ullong lost_accesses; /* to addresses without a slot, or stores to a read-only one */
-	atomic_int end;		     /* of the last run; see enum machine_end */
+	atomic_ullong lost_accesses; /* MMIO: no slot at that address, or a read-only one */
+	atomic_int end;		     /* result of the last run; see enum machine_end */
 	unsigned int exit_reason;    /* of the last exit, for messages */
 };
 
@@ -54,13 +54,13 @@ struct machine {
 	struct machine_vcpu vcpus[GUEST_MAX_VCPUS];
 };
 
-/* 0, or the negative errno value that opening /dev/kvm gives. */
+/* Tries to open /dev/kvm. Returns 0 or -errno. */
 int machine_available(void);
 
-/* Creates the VM, no slot, no vCPU. All of these return 0 or a negative errno value. */
+/* Creates a VM without slots and vCPUs. Returns 0 or -errno, as do the functions below. */
 int machine_open(struct machine *machine);
 
-/* Gives it the guest's own slot. */
+/* Adds the guest's own slot. */
 int machine_load_guest(struct machine *machine);
 
 /* Creates the next vCPU. */
@@ -69,7 +69,7 @@ int machine_add_vcpu(struct machine *machine, struct machine_vcpu **vcpu);
 /* Stops every vCPU and frees everything. */
 void machine_close(struct machine *machine);
 
-/* KVM_SET_USER_MEMORY_REGION, as it is. bytes 0 deletes. */
+/* The bare KVM_SET_USER_MEMORY_REGION. 0 bytes delete the slot. */
 int machine_set_region(struct machine *machine, uint32_t slot, uint32_t kvm_flags, uint64_t gpa,
 		       uint64_t bytes, const void *memory);
 
@@ -79,28 +79,31 @@ int machine_capability(const struct machine *machine, int capability);
 /* The vCPU's table of GUEST_TABLE_ENTRIES addresses. */
 uint64_t *machine_table(struct machine_vcpu *vcpu);
 
-/* Runs a job on the calling thread to its end. Returns enum machine_end or an error. */
+/* Runs a job to its end on the calling thread. Returns enum machine_end or -errno. */
 int machine_run(struct machine_vcpu *vcpu, const struct guest_job *job);
 
-/* Runs what the vCPU has to run on, without a new job. */
+/* As machine_run(), but resumes the current job. */
 int machine_continue(struct machine_vcpu *vcpu);
 
-/* Starts a job, or with NULL what the vCPU was doing, on a thread of its own. */
+/* Runs a job on a thread of its own. NULL resumes the current job. */
 int machine_go(struct machine_vcpu *vcpu, const struct guest_job *job);
 
-/* Waits for the thread's job to end; returns how it ended. */
+/* Waits for the thread to end. Returns enum machine_end or -errno. */
 int machine_wait(struct machine_vcpu *vcpu);
 
-/* Stops the thread, the vCPU ready to go on. Returns how it ended: an endless job with 0. */
+/*
+ * Stops the thread; machine_go() or machine_continue() can resume the job. Returns enum machine_end
+ * or -errno: MACHINE_STOPPED for an endless job.
+ */
 int machine_stop(struct machine_vcpu *vcpu);
 
 /*
- * Ends the process with a message when a test takes longer (so many times longer as
- * DIRTYLOG_PATIENCE in the environment says); 0 disarms.
+ * Ends the process with a message if the test is still running after this many seconds, multiplied
+ * by DIRTYLOG_PATIENCE from the environment. 0 disarms.
  */
 void machine_watchdog(const char *what, unsigned int seconds);
 
-/* A signal that does nothing but interrupt system calls: for signal storms. */
+/* A signal whose handler does nothing: it only interrupts system calls. */
 int machine_kick_signal(void);
 
 #endif

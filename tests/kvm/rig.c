@@ -27,7 +27,7 @@ void rig_skip(const char *format, ...)
 	abort();
 }
 
-/* cmocka takes a skip in a setup function for a failure, so what may skip is done in the test. */
+/* cmocka reports a skip in a setup function as a failure, so the setup runs inside the test. */
 static void run_guarded(void **state)
 {
 	const struct CMUnitTest *test = *state;
@@ -122,8 +122,7 @@ void rig_free_all(void)
 		rig_free(rigs[i]);
 }
 
-/* A ring may be too small for a host (its page size, Intel's PML): then the kernel itself says so.
- */
+/* Some hosts reject small rings, because of their page size or of Intel's PML: ask the kernel. */
 static bool kernel_takes_ring(int kvm_fd, uint32_t entries)
 {
 	struct kvm_enable_cap cap = {
@@ -143,7 +142,7 @@ static bool kernel_takes_ring(int kvm_fd, uint32_t entries)
 	return r == 0;
 }
 
-static void skip_what_is_missing(const struct rig *rig, const struct dl_options *options)
+static void skip_if_unsupported(const struct rig *rig, const struct dl_options *options)
 {
 	char why[200];
 
@@ -151,7 +150,7 @@ static void skip_what_is_missing(const struct rig *rig, const struct dl_options 
 		rig_skip("%s", why);
 	if (options->mode == DL_MODE_RING && options->ring_entries &&
 	    !kernel_takes_ring(rig->machine.kvm_fd, options->ring_entries))
-		rig_skip("this host takes no rings of %u entries", options->ring_entries);
+		rig_skip("this host does not support rings of %u entries", options->ring_entries);
 }
 
 static void open_log(struct rig *rig)
@@ -169,12 +168,12 @@ static void open_log(struct rig *rig)
 	char why[200];
 	int r;
 
-	skip_what_is_missing(rig, &options);
+	skip_if_unsupported(rig, &options);
 	r = dl_log_open(rig->machine.vm_fd, &options, &rig->log, why, sizeof(why));
 	if (r)
 		fail_msg("dl_log_open: %s: %s", strerror(-r), why);
-	rig->is.size = sizeof(rig->is);
-	assert_int_equal(dl_log_config(rig->log, &rig->is), 0);
+	rig->log_config.size = sizeof(rig->log_config);
+	assert_int_equal(dl_log_config(rig->log, &rig->log_config), 0);
 }
 
 struct rig *rig_new(const struct rig_config *config)
@@ -271,7 +270,7 @@ struct rig_vcpu *rig_vcpu(struct rig *rig, bool add)
 	return vcpu;
 }
 
-/* Each vCPU has a word of its own in every page. */
+/* Each vCPU writes a word of its own in every page. */
 static uint64_t word_offset(unsigned int vcpu)
 {
 	return (vcpu + 1) * sizeof(uint64_t) * 8;
@@ -345,7 +344,7 @@ static void check_alive(const struct rig_vcpu *vcpu)
 	int end = atomic_load(&vcpu->machine->end);
 
 	if (end != MACHINE_RUNNING)
-		fail_msg("vCPU %u has ended with %d, exit reason %u", vcpu->machine->index, end,
+		fail_msg("vCPU %u ended with %d, exit reason %u", vcpu->machine->index, end,
 			 vcpu->machine->exit_reason);
 }
 
@@ -368,7 +367,7 @@ void rig_write_mode(struct rig *rig, unsigned int vcpu, const struct rig_range *
 	make_job(rig, vcpu, range, false, &job);
 	r = machine_run(rig->vcpus[vcpu].machine, &job);
 	if (r != MACHINE_DONE)
-		fail_msg("vCPU %u has ended with %d, exit reason %u", vcpu, r,
+		fail_msg("vCPU %u ended with %d, exit reason %u", vcpu, r,
 			 rig->vcpus[vcpu].machine->exit_reason);
 }
 
@@ -387,7 +386,7 @@ void rig_stop(struct rig *rig)
 			continue;
 		end = machine_stop(vcpu);
 		if (end != MACHINE_STOPPED)
-			fail_msg("vCPU %u has ended with %d, exit reason %u", i, end,
+			fail_msg("vCPU %u ended with %d, exit reason %u", i, end,
 				 vcpu->exit_reason);
 	}
 }
@@ -437,7 +436,7 @@ struct dl_stats rig_stats(const struct rig *rig)
 	return stats;
 }
 
-void rig_work(struct rig *rig, unsigned int index, int (*step)(struct worker *worker))
+void rig_start_worker(struct rig *rig, unsigned int index, int (*step)(struct worker *worker))
 {
 	struct worker *worker = &rig->workers[index];
 
@@ -454,7 +453,7 @@ int rig_harvest_step(struct worker *worker)
 	return dl_harvest(rig->log, 0, NULL);
 }
 
-void rig_end_work(struct rig *rig)
+void rig_end_workers(struct rig *rig)
 {
 	for (unsigned int i = 0; i < RIG_WORKERS; i++) {
 		struct worker *worker = &rig->workers[i];

@@ -54,7 +54,7 @@ static bool pretend(const struct spy *spy, unsigned long request, const void *ar
 	return false;
 }
 
-static int watched_ioctl(void *opaque, int fd, unsigned long request, void *arg)
+static int counted_ioctl(void *opaque, int fd, unsigned long request, void *arg)
 {
 	struct spy *spy = opaque;
 	int result = 0;
@@ -78,8 +78,8 @@ static void note_ring(struct spy *spy, void *cells, size_t bytes)
 	atomic_store(&spy->ring_count, index + 1);
 }
 
-static int watched_mmap(void *opaque, int fd, uint64_t offset_bytes, size_t bytes, int prot,
-			int flags, void **addr)
+static int noted_mmap(void *opaque, int fd, uint64_t offset_bytes, size_t bytes, int prot,
+		      int flags, void **addr)
 {
 	const uint64_t ring_offset_bytes = 64 * (uint64_t)getpagesize();
 	struct spy *spy = opaque;
@@ -97,7 +97,7 @@ static int watched_mmap(void *opaque, int fd, uint64_t offset_bytes, size_t byte
 	return r;
 }
 
-static int watched_munmap(void *opaque, void *addr, size_t bytes)
+static int real_munmap(void *opaque, void *addr, size_t bytes)
 {
 	int saved = errno;
 	int r = munmap(addr, bytes) < 0 ? -errno : 0;
@@ -107,13 +107,13 @@ static int watched_munmap(void *opaque, void *addr, size_t bytes)
 	return r;
 }
 
-static int watched_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
+static int real_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
 {
 	(void)opaque;
 	return -pthread_sigmask(how, set, old);
 }
 
-static int watched_dup(void *opaque, int fd)
+static int real_dup(void *opaque, int fd)
 {
 	int r = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 
@@ -121,7 +121,7 @@ static int watched_dup(void *opaque, int fd)
 	return r < 0 ? -errno : r;
 }
 
-static int watched_close(void *opaque, int fd)
+static int real_close(void *opaque, int fd)
 {
 	(void)opaque;
 	return close(fd) ? -errno : 0;
@@ -133,12 +133,12 @@ void spy_init(struct spy *spy)
 	spy->os = (struct dl_os){
 		.size = sizeof(spy->os),
 		.opaque = spy,
-		.ioctl = watched_ioctl,
-		.mmap = watched_mmap,
-		.munmap = watched_munmap,
-		.signal_mask = watched_signal_mask,
-		.dup = watched_dup,
-		.close = watched_close,
+		.ioctl = counted_ioctl,
+		.mmap = noted_mmap,
+		.munmap = real_munmap,
+		.signal_mask = real_signal_mask,
+		.dup = real_dup,
+		.close = real_close,
 	};
 }
 

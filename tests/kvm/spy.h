@@ -3,8 +3,9 @@
 #define KVM_SPY_H
 
 /*
- * The real system calls behind struct dl_os, watched, and on demand hidden or broken: tests see
- * with it in which order the library asks the kernel, and show that they notice when it does not.
+ * A struct dl_os that makes the real system calls, counts them, and on demand replaces or fails
+ * them. Tests use it to observe the order of the calls, and to prove that they notice a missing
+ * one.
  */
 
 #include <stdatomic.h>
@@ -20,7 +21,7 @@
 #define KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP 225
 #endif
 
-/* linux/kvm.h says 0 for an architecture that had no rings when the headers were made. */
+/* linux/kvm.h defines this as 0 on an architecture that had no rings when the header was made. */
 #define SPY_RING_PAGE_OFFSET 64
 
 enum {
@@ -31,8 +32,7 @@ enum {
 struct spy;
 
 /*
- * Sees an ioctl before the kernel does. Returns true where it has dealt with it: *result is then
- * what the library gets.
+ * Called before each ioctl. If it returns true, the ioctl is not made and the library gets *result.
  */
 typedef bool spy_intercept(struct spy *spy, int fd, unsigned long request, void *arg, int *result);
 
@@ -44,7 +44,7 @@ struct spy_ring {
 struct spy {
 	struct dl_os os;
 	spy_intercept *intercept;
-	void *opaque; /* the interceptor's */
+	void *opaque; /* for intercept */
 	struct {
 		int capability, value;
 	} pretended[SPY_CAPABILITIES];
@@ -56,10 +56,10 @@ struct spy {
 
 void spy_init(struct spy *spy);
 
-/* KVM_CHECK_EXTENSION of capability answers value. */
+/* Makes KVM_CHECK_EXTENSION of a capability return value. */
 void spy_pretend(struct spy *spy, int capability, int value);
 
-/* What the kernel answers, as the table wants it. */
+/* The real ioctl, with the return value that struct dl_os requires: -errno on failure. */
 int spy_ioctl(int fd, unsigned long request, void *arg);
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * VM after VM, migration after migration, with all that may happen meanwhile: no page differs, and
- * what the process holds does not grow. By default a short form; --seconds N or --minutes N go on for
- * so long, --seed N gives other lives, and --life N with it lives only that one.
+ * what the process holds does not grow. By default a short form; --seconds N or --minutes N go on
+ * for so long, --seed N gives other lives, and --life N with it lives only that one.
  */
 #include <dirent.h>
 #include <getopt.h>
@@ -31,9 +31,10 @@ enum {
 	PROGRESS_SECONDS = 10,
 	WARM_LIVES = 6, /* have seen all kinds of VM, and about as many threads as there will be */
 	/*
-	 * What may differ from life to life: the stacks that the C library keeps for the next threads,
-	 * a few touched pages and two mappings each, and small chunks that malloc keeps in its lists of
-	 * the freed and counts as in use. What stays behind in every life comes to more in the end.
+	 * What may differ from life to life: the stacks that the C library keeps for the next
+	 * threads, a few touched pages and two mappings each, and small chunks that malloc keeps in
+	 * its lists of the freed and counts as in use. What stays behind in every life comes to
+	 * more in the end.
 	 */
 	SLACK_RESIDENT_BYTES = 256 << 10,
 	SLACK_HEAP_BYTES = 4 << 10,

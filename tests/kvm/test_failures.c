@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* ioctls that fail, and the order in which they are made: an error is reported and loses nothing. */
+/*
+ * ioctls that fail, and the order in which they are made: an error is reported and loses nothing.
+ */
 #include "rig.h"
 
 #include <errno.h>
@@ -59,8 +61,8 @@ static struct rig_range whole(const struct rig *rig, const struct rig_slot *slot
 }
 
 /*
- * A GET that cannot write to its buffer has cleared the kernel's bits before it says EFAULT: the slot
- * has to count as wholly dirty.
+ * A GET that cannot write to its buffer has cleared the kernel's bits before it says EFAULT: the
+ * slot has to count as wholly dirty.
  */
 static void get_that_has_cleared_and_failed(int manual)
 {
@@ -127,7 +129,7 @@ static void failing_clear_keeps_its_pages(void **state)
 	struct rig_range range = whole(rig, slot);
 
 	(void)state;
-	if (!(rig->is.has & DL_HAS_MANUAL_PROTECT))
+	if (!(rig->log_config.has & DL_HAS_MANUAL_PROTECT))
 		rig_skip("this kernel has no KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
 	rig_pass(rig, 0);
@@ -157,7 +159,9 @@ static void failing_clear_keeps_its_pages(void **state)
 	rig_finish(rig);
 }
 
-/* What was read from the rings and could not be handed back is neither lost nor handed out early. */
+/*
+ * What was read from the rings and could not be handed back is neither lost nor handed out early.
+ */
 static void failing_reset_loses_nothing(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_RING);
@@ -208,7 +212,8 @@ static void start_that_fails_at_a_slot(uint32_t mode)
 			struct kvm_dirty_log log = { .slot = i, .dirty_bitmap = words };
 			int r = spy_ioctl(rig->machine.vm_fd, KVM_GET_DIRTY_LOG, &log);
 
-			assert_int_equal(r, rig->is.mode == DL_MODE_RING && !rig->is.backup
+			assert_int_equal(r, rig->log_config.mode == DL_MODE_RING &&
+							    !rig->log_config.backup
 						    ? -ENXIO
 						    : -ENOENT);
 		}
@@ -316,7 +321,7 @@ static void hazard_21_bitmaps_after_the_rings(void **state)
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 
 	(void)state;
-	if (!rig->is.backup)
+	if (!rig->log_config.backup)
 		rig_skip("this kernel has no backup bitmap beside its rings");
 	spy.intercept = note_order;
 	last_reset = first_get = request_number = 0;

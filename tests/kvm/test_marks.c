@@ -146,13 +146,13 @@ static void devices_beside_vcpus(uint32_t mode)
 	struct scene scene = open_scene(mode, NULL);
 
 	rig_count_all(scene.rig, scene.low);
-	rig_work(scene.rig, 0, device_step);
-	rig_work(scene.rig, 1, device_step);
+	rig_start_worker(scene.rig, 0, device_step);
+	rig_start_worker(scene.rig, 1, device_step);
 	for (int pass = 0; pass < 10; pass++) {
 		rig_passes(scene.rig, 1);
 		worker_wait(&scene.rig->workers[pass % 2], PAGES / 4);
 	}
-	rig_end_work(scene.rig);
+	rig_end_workers(scene.rig);
 	rig_finish(scene.rig);
 }
 
@@ -186,8 +186,8 @@ static bool second_space(struct spy *spy, int fd, unsigned long request, void *a
 }
 
 /*
- * The table and the marks of two address spaces that have the same guest addresses and the same slot
- * number; where the kernel has but one, the other is played to the library.
+ * The table and the marks of two address spaces that have the same guest addresses and the same
+ * slot number; where the kernel has but one, the other is played to the library.
  */
 static void hazard_13_marks_of_two_address_spaces(void **state)
 {

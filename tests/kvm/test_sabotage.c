@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * That these tests can fail: the kernel's side is broken behind the library's back, and the caller's
- * side in front of it, and each time the comparison of copy and memory, or the library, says so.
+ * That these tests can fail: the kernel's side is broken behind the library's back, and the
+ * caller's side in front of it, and each time the comparison of copy and memory, or the library,
+ * says so.
  */
 #include "rig.h"
 
@@ -166,7 +167,7 @@ static bool clear_too_late(struct spy *s, int fd, unsigned long request, void *a
 
 static void need_manual_protect(const struct rig *rig)
 {
-	if (!(rig->is.has & DL_HAS_MANUAL_PROTECT))
+	if (!(rig->log_config.has & DL_HAS_MANUAL_PROTECT))
 		rig_skip("this kernel has no KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
 }
 

@@ -379,9 +379,9 @@ static void hazard_06_07_08_signal_storm_during_harvests(void **state)
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
 	rig_count_all(rig, slot);
 	stormed = pthread_self();
-	rig_work(rig, 0, storm_step);
+	rig_start_worker(rig, 0, storm_step);
 	rig_passes(rig, 20);
-	rig_end_work(rig);
+	rig_end_workers(rig);
 	rig_passes(rig, 2);
 	rig_finish(rig);
 	assert_int_equal(rig_stats(rig).short_resets, 0);

@@ -132,7 +132,7 @@ static void hotplug_loop(uint32_t mode, enum guest_mode guest)
 
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
 	rig_count_all(rig, slot);
-	rig_work(rig, 0, rig_harvest_step);
+	rig_start_worker(rig, 0, rig_harvest_step);
 	for (int round = 0; round < ROUNDS; round++) {
 		unsigned int goes = 1 + (unsigned int)round % 2;
 
@@ -143,7 +143,7 @@ static void hotplug_loop(uint32_t mode, enum guest_mode guest)
 		assert_int_equal(machine_go(rig->vcpus[goes].machine, NULL), 0);
 		rig_passes(rig, 1);
 	}
-	rig_end_work(rig);
+	rig_end_workers(rig);
 	rig_finish(rig);
 }
 
@@ -166,8 +166,8 @@ static void bitmap_hotplug_loop(void **state)
 }
 
 /*
- * Two reset at once (a vCPU for its full ring, a harvester for all) and neither may believe that the
- * other's entries are protected before they are; nor may one reset cut the other's cells short.
+ * Two reset at once (a vCPU for its full ring, a harvester for all) and neither may believe that
+ * the other's entries are protected before they are; nor may one reset cut the other's cells short.
  */
 static void resetters_at_once(enum guest_mode guest)
 {
@@ -187,10 +187,10 @@ static void resetters_at_once(enum guest_mode guest)
 		half.shuffled = i;
 		rig_count(rig, i, &half);
 	}
-	rig_work(rig, 0, rig_harvest_step);
-	rig_work(rig, 1, rig_harvest_step);
+	rig_start_worker(rig, 0, rig_harvest_step);
+	rig_start_worker(rig, 1, rig_harvest_step);
 	rig_passes(rig, 6);
-	rig_end_work(rig);
+	rig_end_workers(rig);
 	/* Now without harvests: each vCPU has only its own full exits, and must have them. */
 	for (unsigned int i = 0; i < 2; i++) {
 		unsigned long long before = atomic_load(&rig->vcpus[i].machine->full_exits);

@@ -8,7 +8,7 @@ static void *worker_thread(void *opaque)
 {
 	struct worker *worker = opaque;
 
-	while (!atomic_load(&worker->over)) {
+	while (!atomic_load(&worker->stop)) {
 		int r = worker->step(worker);
 
 		if (r < 0)
@@ -23,7 +23,7 @@ int worker_start(struct worker *worker)
 {
 	int r;
 
-	atomic_store(&worker->over, false);
+	atomic_store(&worker->stop, false);
 	atomic_store(&worker->failure, 0);
 	atomic_store(&worker->steps, 0);
 	r = pthread_create(&worker->thread, NULL, worker_thread, worker);
@@ -34,7 +34,7 @@ int worker_start(struct worker *worker)
 int worker_end(struct worker *worker)
 {
 	if (worker->running) {
-		atomic_store(&worker->over, true);
+		atomic_store(&worker->stop, true);
 		pthread_join(worker->thread, NULL);
 		worker->running = false;
 	}

@@ -2,31 +2,31 @@
 #ifndef KVM_WORKER_H
 #define KVM_WORKER_H
 
-/* A thread that does one thing again and again until it is told to end. */
+/* A thread that repeats a step until worker_end(). */
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
 struct worker {
-	/* Returns 0 or a negative errno value, which is kept. */
+	/* Returns 0 or -errno. The last error is kept in failure. */
 	int (*step)(struct worker *worker);
 	void *opaque;
 	unsigned int index;
 	pthread_t thread;
 	bool running;
-	atomic_bool over;
+	atomic_bool stop;
 	atomic_int failure;
 	atomic_uint steps;
 };
 
-/* Starts it; step, opaque and index are the caller's. Returns 0 or a negative errno value. */
+/* Starts the thread; the caller has set step, opaque and index. Returns 0 or -errno. */
 int worker_start(struct worker *worker);
 
-/* Ends it, if it runs. Returns the last failure of a step. */
+/* Ends the thread, if it runs. Returns the last error of a step, or 0. */
 int worker_end(struct worker *worker);
 
-/* Waits until so many more steps are done. */
+/* Waits until the thread has made this many more steps. */
 void worker_wait(struct worker *worker, unsigned int steps);
 
 #endif

@@ -3,9 +3,9 @@
 #define LAB_ITS_H
 
 /*
- * An interrupt controller with an ITS, in the kernel (vgic-v3), programmed by the VMM alone, through
- * device attributes. Its tables lie in guest memory: the kernel writes them when it is told to save,
- * while no vCPU runs, which is what the backup bitmap is for.
+ * An interrupt controller with an ITS, in the kernel (vgic-v3), programmed by the VMM alone,
+ * through device attributes. Its tables lie in guest memory: the kernel writes them when it is told
+ * to save, while no vCPU runs, which is what the backup bitmap is for.
  */
 
 #include <stddef.h>

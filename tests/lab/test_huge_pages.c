@@ -104,7 +104,7 @@ static uint64_t migrate(uint32_t mode, uint32_t backup)
 	rig_pass(rig, DL_HARVEST_FINAL);
 	lost = checker_differing_pages(&rig->checker);
 	printf("  %" PRIu64 " of %" PRIu64 " pages lost (backup bitmap: %s)\n", lost, range.pages,
-	       rig->is.backup ? "yes" : "no");
+	       rig->log_config.backup ? "yes" : "no");
 	rig_free(rig);
 	return lost;
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the backup bitmap is for: the kernel writes an ITS's tables into guest memory while no vCPU
- * runs, so that no ring has it. The VMM stops the vCPU, saves, then makes the final harvest: exactly
- * the pages whose contents changed have to come out, merged with those of the rings, each once.
+ * runs, so that no ring has it. The VMM stops the vCPU, saves, then makes the final harvest:
+ * exactly the pages whose contents changed have to come out, merged with those of the rings, each
+ * once.
  */
 #include "its.h"
 #include "rig.h"
@@ -263,7 +264,7 @@ static void required_without_backup(void **state)
 	assert_int_equal(dl_log_open(scene.rig->machine.vm_fd, &options, &log, why, sizeof(why)),
 			 -EOPNOTSUPP);
 	assert_non_null(strstr(why, reason));
-	assert_int_equal(scene.rig->is.mode, DL_MODE_BITMAP);
+	assert_int_equal(scene.rig->log_config.mode, DL_MODE_BITMAP);
 	assert_true(dl_log_describe(scene.rig->log, why, sizeof(why)) > 0);
 	assert_non_null(strstr(why, reason));
 	save(&scene);
