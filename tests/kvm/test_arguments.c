@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Every wrong argument and every call out of order gets its documented errno and changes nothing:
- * in the middle of a migration, which has to come out right all the same.
+ * Every invalid argument and every call out of order fails with its documented error and changes
+ * nothing. The calls are made in the middle of a migration, which must still succeed.
  */
 #include "rig.h"
 
@@ -47,11 +47,11 @@ static void expect_slot(struct dl_log *log, struct dl_slot slot, int expected)
 	int r = dl_slot_set(log, &slot);
 
 	if (r != expected)
-		fail_msg("slot %x at %llx: %d and not %d", slot.slot, (unsigned long long)slot.gpa,
-			 r, expected);
+		fail_msg("dl_slot_set of slot %x at %llx returned %d, expected %d", slot.slot,
+			 (unsigned long long)slot.gpa, r, expected);
 }
 
-/* A slot that is free, in its gpa too, so that only the field under test is wrong. */
+/* A valid slot whose number and gpa are free, so that only the field under test is invalid. */
 static struct dl_slot free_slot(const struct scene *scene)
 {
 	struct dl_slot slot = description(scene->slot);
@@ -189,8 +189,8 @@ static void wrong_vcpus(const struct scene *scene)
 	close(ends[1]);
 }
 
-/* A full second handle of one vCPU; in bitmap mode too, where it has no ring to tell it by. */
-static void vcpu_added_twice(void **state)
+/* A vCPU cannot have two handles. */
+static void vcpu_cannot_be_added_twice(void **state)
 {
 	struct scene scene = scene_open(DL_MODE_RING);
 
@@ -243,8 +243,8 @@ static void wrong_iterations(const struct scene *scene)
 	dl_iter_free(NULL);
 }
 
-/* What needs logging to be on says so while it is off. */
-static void before_start(const struct scene *scene)
+/* Calls that require logging fail while it is off. */
+static void calls_while_not_logging(const struct scene *scene)
 {
 	struct dl_log *log = scene->rig->log;
 	struct dl_iter *iter = NULL;
@@ -261,7 +261,7 @@ static void before_start(const struct scene *scene)
 	assert_int_equal(dl_vcpu_drain(scene->rig->vcpus[0].log), 0);
 }
 
-static void everything_wrong(const struct scene *scene)
+static void all_wrong_calls(const struct scene *scene)
 {
 	errno = ENOTTY;
 	wrong_slots(scene);
@@ -270,44 +270,44 @@ static void everything_wrong(const struct scene *scene)
 	wrong_vcpus(scene);
 }
 
-static void migration_among_wrong_calls(uint32_t mode)
+static void migration_survives_wrong_calls(uint32_t mode)
 {
 	struct scene scene = scene_open(mode);
 	struct rig *rig = scene.rig;
 
-	everything_wrong(&scene);
-	before_start(&scene);
+	all_wrong_calls(&scene);
+	calls_while_not_logging(&scene);
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
 	assert_int_equal(dl_log_start(rig->log, 0), -EBUSY);
 	rig_count_all(rig, scene.slot);
 	for (int pass = 0; pass < 5; pass++) {
-		everything_wrong(&scene);
+		all_wrong_calls(&scene);
 		wrong_marks(&scene);
 		wrong_iterations(&scene);
 		assert_int_equal(dl_log_start(rig->log, 0), -EBUSY);
 		rig_passes(rig, 1);
 	}
 	rig_finish(rig);
-	everything_wrong(&scene);
+	all_wrong_calls(&scene);
 	wrong_marks(&scene);
 	assert_int_equal(dl_log_stop(rig->log), 0);
-	everything_wrong(&scene);
-	before_start(&scene);
+	all_wrong_calls(&scene);
+	calls_while_not_logging(&scene);
 }
 
-static void ring_migration_among_wrong_calls(void **state)
+static void ring_migration_survives_wrong_calls(void **state)
 {
 	(void)state;
-	migration_among_wrong_calls(DL_MODE_RING);
+	migration_survives_wrong_calls(DL_MODE_RING);
 }
 
-static void bitmap_migration_among_wrong_calls(void **state)
+static void bitmap_migration_survives_wrong_calls(void **state)
 {
 	(void)state;
-	migration_among_wrong_calls(DL_MODE_BITMAP);
+	migration_survives_wrong_calls(DL_MODE_BITMAP);
 }
 
-static void wrong_acks(uint32_t mode)
+static void wrong_acks_are_refused(uint32_t mode)
 {
 	struct scene scene = scene_open(mode);
 	struct dl_log *log = scene.rig->log;
@@ -341,19 +341,19 @@ static void wrong_acks(uint32_t mode)
 	dl_iter_free(iter);
 }
 
-static void ring_wrong_acks(void **state)
+static void ring_wrong_acks_are_refused(void **state)
 {
 	(void)state;
-	wrong_acks(DL_MODE_RING);
+	wrong_acks_are_refused(DL_MODE_RING);
 }
 
-static void bitmap_wrong_acks(void **state)
+static void bitmap_wrong_acks_are_refused(void **state)
 {
 	(void)state;
-	wrong_acks(DL_MODE_BITMAP);
+	wrong_acks_are_refused(DL_MODE_BITMAP);
 }
 
-static void description_is_cut_to_the_room_there_is(void **state)
+static void description_is_truncated_to_the_buffer(void **state)
 {
 	struct scene scene = scene_open(DL_MODE_AUTO);
 	char text[400], shorter[10];
@@ -372,12 +372,12 @@ static void description_is_cut_to_the_room_there_is(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		rig_test(ring_migration_among_wrong_calls),
-		rig_test(bitmap_migration_among_wrong_calls),
-		rig_test(vcpu_added_twice),
-		rig_test(ring_wrong_acks),
-		rig_test(bitmap_wrong_acks),
-		rig_test(description_is_cut_to_the_room_there_is),
+		rig_test(ring_migration_survives_wrong_calls),
+		rig_test(bitmap_migration_survives_wrong_calls),
+		rig_test(vcpu_cannot_be_added_twice),
+		rig_test(ring_wrong_acks_are_refused),
+		rig_test(bitmap_wrong_acks_are_refused),
+		rig_test(description_is_truncated_to_the_buffer),
 	};
 
 	return rig_run_tests("arguments", tests);

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * VM after VM, migration after migration, with all that may happen meanwhile: no page differs, and
- * what the process holds does not grow. By default a short form; --seconds N or --minutes N go on
- * for so long, --seed N gives other lives, and --life N with it lives only that one.
+ * Random lives of VMs (life.h), one after the other: no migration may lose a page, and the memory,
+ * mappings and descriptors of the process may not grow.
+ *
+ * The default is 30 migrations. --migrations N, --seconds N or --minutes N set another length,
+ * --seed N selects other lives, and --life M together with it runs only that life.
  */
 #include <dirent.h>
 #include <getopt.h>
@@ -17,7 +19,7 @@
 #include "rig.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define MEMORY_IS_KEPT 1 /* what is freed stays with the sanitizer */
+#define MEMORY_IS_KEPT 1 /* the sanitizer holds on to freed memory */
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define MEMORY_IS_KEPT 1
@@ -29,20 +31,19 @@
 
 enum {
 	PROGRESS_SECONDS = 10,
-	WARM_LIVES = 6, /* have seen all kinds of VM, and about as many threads as there will be */
+	WARM_LIVES = 6, /* enough to have seen every kind of VM and about the most threads */
 	/*
-	 * What may differ from life to life: the stacks that the C library keeps for the next
-	 * threads, a few touched pages and two mappings each, and small chunks that malloc keeps in
-	 * its lists of the freed and counts as in use. What stays behind in every life comes to
-	 * more in the end.
+	 * Allowed variation between lives: thread stacks that the C library caches, with a few
+	 * touched pages and two mappings each, and small free chunks that malloc caches and counts
+	 * as in use. A leak in every life exceeds this in time.
 	 */
 	SLACK_RESIDENT_BYTES = 256 << 10,
 	SLACK_HEAP_BYTES = 4 << 10,
 	SLACK_MAPPINGS = 16,
 };
 
-/* What the process holds while no VM lives. */
-struct holding {
+/* The resources of the process while it has no VM. */
+struct usage {
 	uint64_t resident_bytes, heap_bytes;
 	unsigned int fds, mappings;
 };
@@ -52,7 +53,7 @@ static struct {
 	bool one_life;
 } wanted = { .seed = 1, .migrations = 30 };
 
-static char again[80]; /* the options that live the life that is lived now */
+static char repeat_options[80]; /* options that repeat the current life */
 
 static unsigned int count_fds(void)
 {
@@ -90,7 +91,7 @@ static uint64_t resident_bytes(void)
 	return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-/* What malloc has given and not got back. */
+/* Bytes that are allocated from malloc. */
 static uint64_t heap_bytes(void)
 {
 #if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
@@ -102,19 +103,19 @@ static uint64_t heap_bytes(void)
 #endif
 }
 
-static struct holding look(void)
+static struct usage measure_usage(void)
 {
-	struct holding holding;
+	struct usage usage;
 
 	malloc_trim(0);
-	holding.fds = count_fds();
-	holding.mappings = count_mappings();
-	holding.resident_bytes = resident_bytes();
-	holding.heap_bytes = heap_bytes();
-	return holding;
+	usage.fds = count_fds();
+	usage.mappings = count_mappings();
+	usage.resident_bytes = resident_bytes();
+	usage.heap_bytes = heap_bytes();
+	return usage;
 }
 
-static void keep_most(struct holding *most, const struct holding *now)
+static void keep_maximum(struct usage *most, const struct usage *now)
 {
 	if (now->resident_bytes > most->resident_bytes)
 		most->resident_bytes = now->resident_bytes;
@@ -126,19 +127,19 @@ static void keep_most(struct holding *most, const struct holding *now)
 		most->fds = now->fds;
 }
 
-static void expect_flat(const struct holding *warm, const struct holding *now)
+static void expect_no_growth(const struct usage *warm, const struct usage *now)
 {
 	assert_int_equal(now->fds, warm->fds);
 	if (MEMORY_IS_KEPT)
 		return;
 	if (now->resident_bytes > warm->resident_bytes + SLACK_RESIDENT_BYTES)
-		fail_msg("%" PRIu64 " KiB resident, %" PRIu64 " when warm",
+		fail_msg("%" PRIu64 " KiB resident, expected about %" PRIu64,
 			 now->resident_bytes >> 10, warm->resident_bytes >> 10);
 	if (now->heap_bytes > warm->heap_bytes + SLACK_HEAP_BYTES)
-		fail_msg("%" PRIu64 " bytes of heap, %" PRIu64 " when warm", now->heap_bytes,
+		fail_msg("%" PRIu64 " bytes of heap, expected about %" PRIu64, now->heap_bytes,
 			 warm->heap_bytes);
 	if (now->mappings > warm->mappings + SLACK_MAPPINGS)
-		fail_msg("%u mappings, %u when warm", now->mappings, warm->mappings);
+		fail_msg("%u mappings, expected about %u", now->mappings, warm->mappings);
 }
 
 static uint64_t now_seconds(void)
@@ -149,7 +150,7 @@ static uint64_t now_seconds(void)
 	return (uint64_t)now.tv_sec;
 }
 
-static void tell(uint64_t seconds, const struct life_tally *t, const struct holding *now)
+static void print_progress(uint64_t seconds, const struct life_tally *t, const struct usage *now)
 {
 	printf("%" PRIu64 " s: %" PRIu64 " VMs, %" PRIu64 " migrations: %" PRIu64
 	       " to the end, %" PRIu64 " stopped, %" PRIu64 " closed (%" PRIu64
@@ -173,11 +174,11 @@ static bool is_enough(const struct life_tally *tally, uint64_t seconds)
 	return tally->migrations >= wanted.migrations;
 }
 
-static void live_on(void **state)
+static void lives_lose_no_page_and_leak_nothing(void **state)
 {
 	struct life_tally tally = { 0 };
-	struct holding warm = { 0 }, now = { 0 };
-	uint64_t begin = now_seconds(), told = begin, seconds = 0, life;
+	struct usage warm = { 0 }, now = { 0 };
+	uint64_t begin = now_seconds(), printed = begin, seconds = 0, life;
 
 	(void)state;
 	while (!is_enough(&tally, seconds)) {
@@ -186,22 +187,22 @@ static void live_on(void **state)
 					: wanted.migrations - tally.migrations;
 
 		life = wanted.one_life ? wanted.life : tally.lives;
-		snprintf(again, sizeof(again), "--seed %" PRIu64 " --life %" PRIu64, wanted.seed,
-			 life);
-		machine_watchdog(again, MACHINE_WATCHDOG_SECONDS);
+		snprintf(repeat_options, sizeof(repeat_options),
+			 "--seed %" PRIu64 " --life %" PRIu64, wanted.seed, life);
+		machine_watchdog(repeat_options, MACHINE_WATCHDOG_SECONDS);
 		life_run(wanted.seed * 1000003 + life, left, &tally);
-		now = look();
+		now = measure_usage();
 		if (tally.lives <= WARM_LIVES)
-			keep_most(&warm, &now);
+			keep_maximum(&warm, &now);
 		else
-			expect_flat(&warm, &now);
+			expect_no_growth(&warm, &now);
 		seconds = now_seconds() - begin;
-		if (now_seconds() - told >= PROGRESS_SECONDS) {
-			tell(seconds, &tally, &now);
-			told = now_seconds();
+		if (now_seconds() - printed >= PROGRESS_SECONDS) {
+			print_progress(seconds, &tally, &now);
+			printed = now_seconds();
 		}
 	}
-	tell(seconds, &tally, &now);
+	print_progress(seconds, &tally, &now);
 	assert_true(tally.pages_compared > 0 || wanted.one_life);
 }
 
@@ -234,7 +235,7 @@ static int read_options(int argc, char **argv)
 	return optind < argc ? -1 : 0;
 }
 
-/* Chunks in a thread's cache count as in use, and the caches fill for hours. */
+/* Chunks in the malloc cache of a thread count as in use, and the caches keep growing for hours. */
 static void start_without_malloc_caches(char **argv)
 {
 	if (getenv("GLIBC_TUNABLES"))
@@ -246,7 +247,7 @@ static void start_without_malloc_caches(char **argv)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		rig_test(live_on),
+		rig_test(lives_lose_no_page_and_leak_nothing),
 	};
 	int failures;
 
@@ -256,10 +257,10 @@ int main(int argc, char **argv)
 				"--minutes N\n");
 		return 2;
 	}
-	/* One arena, whatever the number of threads, so that memory is given back. */
+	/* A single arena for all threads, so that malloc returns memory to the system. */
 	mallopt(M_ARENA_MAX, 1);
 	failures = rig_run_tests("endurance", tests);
 	if (failures)
-		printf("again: %s\n", again);
+		printf("repeat with: %s\n", repeat_options);
 	return failures;
 }

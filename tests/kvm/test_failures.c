@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * ioctls that fail, and the order in which they are made: an error is reported and loses nothing.
- */
+/* Failing ioctls: every error is reported and loses no page. Also the order of the ioctls. */
 #include "rig.h"
 
 #include <errno.h>
@@ -13,12 +11,12 @@ enum { PAGES = 300 };
 
 static struct spy spy; /* outlives a test that fails, as the rig does */
 
-/* The request that fails, how often it still succeeds before, and how often it then fails. */
+/* The request that fails, after how many successes, and how many times. */
 static struct {
 	unsigned long request;
 	int error;
 	unsigned int after, times;
-	bool done_all_the_same; /* the kernel has done it when it fails */
+	bool executed; /* the ioctl fails after the kernel has executed it */
 } fault;
 
 static bool fail_on_demand(struct spy *s, int fd, unsigned long request, void *arg, int *result)
@@ -31,13 +29,13 @@ static bool fail_on_demand(struct spy *s, int fd, unsigned long request, void *a
 		return false;
 	}
 	fault.times--;
-	if (fault.done_all_the_same)
+	if (fault.executed)
 		spy_ioctl(fd, request, arg);
 	*result = -fault.error;
 	return true;
 }
 
-/* manual: what the kernel says of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, -1 for the truth. */
+/* manual: the reported value of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, or -1 for the real one. */
 static struct rig *open_rig_with(uint32_t mode, int manual)
 {
 	const struct rig_config config = { .mode = mode, .vcpus = 1, .spy = &spy };
@@ -61,27 +59,27 @@ static struct rig_range whole(const struct rig *rig, const struct rig_slot *slot
 }
 
 /*
- * A GET that cannot write to its buffer has cleared the kernel's bits before it says EFAULT: the
- * slot has to count as wholly dirty.
+ * Hazard 17 of doc/kernel.md: a GET that cannot write to its buffer clears the bits of the kernel
+ * before it fails with EFAULT. The library must treat the whole slot as dirty.
  */
-static void get_that_has_cleared_and_failed(int manual)
+static void get_fails_with_efault(int manual)
 {
 	struct rig *rig = open_rig_with(DL_MODE_BITMAP, manual);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	struct rig_slot *other = rig_slot(rig, 1, 4ull * GUEST_DATA_GPA, PAGES);
 	struct rig_range range = whole(rig, slot);
-	struct rig_range beside = { .slot = other, .first_page = 5, .pages = 20 };
+	struct rig_range part = { .slot = other, .first_page = 5, .pages = 20 };
 
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
 	rig_pass(rig, 0);
 	for (uint64_t round = 0; round < 6; round++) {
 		rig_write(rig, 0, &range, round);
-		rig_write(rig, 0, &beside, round);
+		rig_write(rig, 0, &part, round);
 		fault.request = KVM_GET_DIRTY_LOG;
 		fault.error = EFAULT;
 		fault.after = round % 2;
 		fault.times = 1;
-		fault.done_all_the_same = true;
+		fault.executed = true;
 		assert_int_equal(dl_harvest(rig->log, 0, NULL), -EFAULT);
 		rig_pass(rig, 0);
 		checker_expect_equal(&rig->checker);
@@ -89,20 +87,20 @@ static void get_that_has_cleared_and_failed(int manual)
 	rig_finish(rig);
 }
 
-static void hazard_17_get_that_has_cleared_and_failed(void **state)
+static void failing_get_that_cleared_loses_no_page(void **state)
 {
 	(void)state;
-	get_that_has_cleared_and_failed(0);
+	get_fails_with_efault(0);
 }
 
-/* Where CLEAR does the clearing, such a GET has cleared nothing. */
-static void hazard_17_get_that_has_failed(void **state)
+/* With manual protect, CLEAR does the clearing, and the failing GET has cleared nothing. */
+static void failing_get_loses_no_page(void **state)
 {
 	(void)state;
-	get_that_has_cleared_and_failed(-1);
+	get_fails_with_efault(-1);
 }
 
-static void failing_get_in_the_final_pass(void **state)
+static void failing_get_in_the_final_pass_loses_no_page(void **state)
 {
 	struct rig *rig = open_rig_with(DL_MODE_BITMAP, 0);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -115,13 +113,13 @@ static void failing_get_in_the_final_pass(void **state)
 	fault.request = KVM_GET_DIRTY_LOG;
 	fault.error = ENOMEM;
 	fault.times = 2;
-	fault.done_all_the_same = true;
+	fault.executed = true;
 	assert_int_equal(dl_harvest(rig->log, DL_HARVEST_FINAL, NULL), -ENOMEM);
 	assert_int_equal(dl_harvest(rig->log, DL_HARVEST_FINAL, NULL), -ENOMEM);
 	rig_finish(rig);
 }
 
-/* The chunk whose CLEAR failed stays, and the next read tries it again. */
+/* The pages of a failed CLEAR stay pending, and the next read tries again. */
 static void failing_clear_keeps_its_pages(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_BITMAP);
@@ -130,7 +128,7 @@ static void failing_clear_keeps_its_pages(void **state)
 
 	(void)state;
 	if (!(rig->log_config.has & DL_HAS_MANUAL_PROTECT))
-		rig_skip("this kernel has no KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
+		rig_skip("this kernel does not support KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
 	rig_pass(rig, 0);
 	for (uint64_t round = 0; round < 6; round++) {
@@ -159,10 +157,8 @@ static void failing_clear_keeps_its_pages(void **state)
 	rig_finish(rig);
 }
 
-/*
- * What was read from the rings and could not be handed back is neither lost nor handed out early.
- */
-static void failing_reset_loses_nothing(void **state)
+/* Pages whose ring entries could not be reset are neither lost nor reported too early. */
+static void failing_reset_loses_no_page(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_RING);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -176,7 +172,7 @@ static void failing_reset_loses_nothing(void **state)
 		fault.request = KVM_RESET_DIRTY_RINGS;
 		fault.error = ENOMEM;
 		fault.times = 2;
-		fault.done_all_the_same = round % 2;
+		fault.executed = round % 2;
 		assert_int_equal(dl_harvest(rig->log, 0, NULL), -ENOMEM);
 		if (round & 2)
 			assert_int_equal(dl_vcpu_drain(rig->vcpus[0].log), -ENOMEM);
@@ -189,7 +185,7 @@ static void failing_reset_loses_nothing(void **state)
 	rig_finish(rig);
 }
 
-/* Of three slots one cannot be logged: start fails, says which, and leaves no other switched on. */
+/* One of three slots cannot be logged: start fails, names the slot, and leaves no slot logged. */
 static void start_that_fails_at_a_slot(uint32_t mode)
 {
 	for (unsigned int at = 0; at < 3; at++) {
@@ -206,7 +202,7 @@ static void start_that_fails_at_a_slot(uint32_t mode)
 		assert_true(dl_log_describe(rig->log, text, sizeof(text)) > 0);
 		assert_non_null(strstr(text, "slot"));
 		assert_int_equal(dl_harvest(rig->log, 0, NULL), -ECANCELED);
-		/* None of them logs. */
+		/* No slot is logged. */
 		for (uint32_t i = 0; i < 3; i++) {
 			uint64_t words[(PAGES + 63) / 64];
 			struct kvm_dirty_log log = { .slot = i, .dirty_bitmap = words };
@@ -237,7 +233,7 @@ static void bitmap_start_that_fails_at_a_slot(void **state)
 	start_that_fails_at_a_slot(DL_MODE_BITMAP);
 }
 
-/* A stop that fails at a slot is a stop, and the next start makes it good. */
+/* A stop that fails at a slot still stops the session, and the next start works. */
 static void stop_that_fails_at_a_slot(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_RING);
@@ -269,10 +265,10 @@ static void failing_slot_calls_change_nothing(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_RING);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
-	struct rig_slot *goes = rig_slot(rig, 1, 4ull * GUEST_DATA_GPA, PAGES);
+	struct rig_slot *leaving = rig_slot(rig, 1, 4ull * GUEST_DATA_GPA, PAGES);
 	struct rig_slot *new = rig_memory(rig, 2, 8ull * GUEST_DATA_GPA, PAGES);
-	struct rig_range range = whole(rig, goes);
-	struct rig_slot moved = *goes;
+	struct rig_range range = whole(rig, leaving);
+	struct rig_slot moved = *leaving;
 
 	(void)state;
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
@@ -281,13 +277,13 @@ static void failing_slot_calls_change_nothing(void **state)
 	fault.error = ENOSPC;
 	fault.times = 3;
 	assert_int_equal(rig_slot_set(rig, new, 0, 0), -ENOSPC);
-	assert_int_equal(rig_slot_remove(rig, goes, 0), -ENOSPC);
+	assert_int_equal(rig_slot_remove(rig, leaving, 0), -ENOSPC);
 	moved.gpa *= 4;
 	assert_int_equal(rig_slot_set(rig, &moved, 0, 0), -ENOSPC);
 	assert_int_equal(fault.times, 0);
 	assert_int_equal(dl_slot_mark(rig->log, 2, 0, 1), -ENOENT);
 	assert_int_equal(dl_mark(rig->log, 0, moved.gpa, 1), -ENOENT);
-	assert_int_equal(dl_mark(rig->log, 0, goes->gpa, 1), 0);
+	assert_int_equal(dl_mark(rig->log, 0, leaving->gpa, 1), 0);
 	rig_passes(rig, 1);
 	rig_stop(rig);
 	rig_write(rig, 0, &range, 1);
@@ -314,15 +310,18 @@ static bool note_order(struct spy *s, int fd, unsigned long request, void *arg, 
 	return false;
 }
 
-/* Who writes the backup bitmap has no vCPU and writes last, so it is read last, and only then. */
-static void hazard_21_bitmaps_after_the_rings(void **state)
+/*
+ * Hazard 21 of doc/kernel.md: writers without a vCPU use the backup bitmap, and they are the last
+ * to write. The library must read it in the final pass only, after the rings.
+ */
+static void backup_bitmap_is_read_after_the_rings(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_RING);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 
 	(void)state;
 	if (!rig->log_config.backup)
-		rig_skip("this kernel has no backup bitmap beside its rings");
+		rig_skip("this kernel does not support the backup bitmap");
 	spy.intercept = note_order;
 	last_reset = first_get = request_number = 0;
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
@@ -337,16 +336,16 @@ static void hazard_21_bitmaps_after_the_rings(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		rig_test(hazard_17_get_that_has_cleared_and_failed),
-		rig_test(hazard_17_get_that_has_failed),
-		rig_test(failing_get_in_the_final_pass),
+		rig_test(failing_get_that_cleared_loses_no_page),
+		rig_test(failing_get_loses_no_page),
+		rig_test(failing_get_in_the_final_pass_loses_no_page),
 		rig_test(failing_clear_keeps_its_pages),
-		rig_test(failing_reset_loses_nothing),
+		rig_test(failing_reset_loses_no_page),
 		rig_test(ring_start_that_fails_at_a_slot),
 		rig_test(bitmap_start_that_fails_at_a_slot),
 		rig_test(stop_that_fails_at_a_slot),
 		rig_test(failing_slot_calls_change_nothing),
-		rig_test(hazard_21_bitmaps_after_the_rings),
+		rig_test(backup_bitmap_is_read_after_the_rings),
 	};
 
 	return rig_run_tests("failures", tests);

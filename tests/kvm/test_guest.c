@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The harness itself, with raw ioctls and without the library: guests write what they are told to,
- * and this kernel logs it. When these fail, the other tests of this room mean nothing.
+ * The fixture itself, with raw ioctls and without the library: guests write what their job says,
+ * and the kernel logs it. If these tests fail, the results of the others mean nothing.
  */
 #include "rig.h"
 
@@ -23,7 +23,7 @@ struct bench {
 	uint64_t bitmap[(PAGES + 63) / 64];
 };
 
-/* Outlives a test that fails. */
+/* Static, because teardown() needs it after a test has failed. */
 static struct bench bench = { .machine = { .kvm_fd = -1, .vm_fd = -1 } };
 
 static void bench_open(uint32_t kvm_flags)
@@ -116,7 +116,7 @@ static void wait_for(uint64_t page, uint64_t value)
 	}
 }
 
-static void counts_until_stopped_and_goes_on(enum guest_mode mode)
+static void counts_until_stopped_and_can_be_resumed(enum guest_mode mode)
 {
 	struct guest_job job = { .program = GUEST_COUNT, .mode = mode, .count = PAGES };
 	uint64_t reached;
@@ -160,19 +160,19 @@ static void kernel_guest_writes_from_a_table(void **state)
 	writes_from_a_table(GUEST_KERNEL);
 }
 
-static void user_guest_counts_until_stopped_and_goes_on(void **state)
+static void user_guest_counts_until_stopped_and_can_be_resumed(void **state)
 {
 	(void)state;
-	counts_until_stopped_and_goes_on(GUEST_USER);
+	counts_until_stopped_and_can_be_resumed(GUEST_USER);
 }
 
-static void kernel_guest_counts_until_stopped_and_goes_on(void **state)
+static void kernel_guest_counts_until_stopped_and_can_be_resumed(void **state)
 {
 	(void)state;
-	counts_until_stopped_and_goes_on(GUEST_KERNEL);
+	counts_until_stopped_and_can_be_resumed(GUEST_KERNEL);
 }
 
-/* Stores to a read-only slot and to no slot at all come to the VMM and change nothing. */
+/* Stores to a read-only slot, and to no slot at all, exit to the VMM and change nothing. */
 static void stores_without_memory_are_counted(void **state)
 {
 	struct guest_job job = { .program = GUEST_WRITE, .count = PAGES, .value = 1 };
@@ -190,8 +190,8 @@ static void stores_without_memory_are_counted(void **state)
 		assert_int_equal(*word(page), 0);
 }
 
-/* A guest that breaks ends its run with an error instead of hanging the test. */
-static void a_broken_guest_is_reported(void **state)
+/* A guest that faults ends its run with an error instead of hanging the test. */
+static void a_fault_of_the_guest_is_reported(void **state)
 {
 #if defined(__x86_64__)
 	struct guest_job job = { .program = GUEST_WRITE, .count = 1, .gpa = 1ull << 63 };
@@ -201,7 +201,7 @@ static void a_broken_guest_is_reported(void **state)
 	assert_in_range(-machine_run(bench.vcpu, &job), 1, 4095);
 #else
 	(void)state;
-	rig_skip("only an x86 guest without handlers ends by a fault");
+	rig_skip("only the x86 guest ends on a fault");
 #endif
 }
 
@@ -214,10 +214,10 @@ int main(void)
 		guest_test(kernel_guest_writes_in_sequence),
 		guest_test(user_guest_writes_from_a_table),
 		guest_test(kernel_guest_writes_from_a_table),
-		guest_test(user_guest_counts_until_stopped_and_goes_on),
-		guest_test(kernel_guest_counts_until_stopped_and_goes_on),
+		guest_test(user_guest_counts_until_stopped_and_can_be_resumed),
+		guest_test(kernel_guest_counts_until_stopped_and_can_be_resumed),
 		guest_test(stores_without_memory_are_counted),
-		guest_test(a_broken_guest_is_reported),
+		guest_test(a_fault_of_the_guest_is_reported),
 	};
 
 	return rig_run_tests("guest", tests);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Handing out and acknowledging: several readers, parts of runs, fold-back, and writes that fall
- * between a read and its acknowledgement.
+ * Reading and acknowledging runs: several readers, parts of runs, runs that are requeued, and
+ * writes between a read and its acknowledgement.
  */
 #include "rig.h"
 
@@ -27,7 +27,7 @@ static struct rig_range pages_of(const struct rig_slot *slot, uint64_t first, ui
 	return (struct rig_range){ .slot = slot, .first_page = first, .pages = pages };
 }
 
-/* Reads the rest of an iteration; returns how many pages it had. */
+/* Reads and copies the remaining runs. Returns the number of pages. */
 static uint64_t read_rest(struct rig *rig, struct dl_iter *iter, bool ack)
 {
 	struct dl_run runs[5];
@@ -54,7 +54,7 @@ static uint64_t harvested_pages(struct rig *rig)
 	return pending_bytes / rig->page_bytes;
 }
 
-/* A run says in four ways where it is, and they agree. */
+/* The slot and offset, gpa, and hva of a run agree. */
 static void runs_are_exact(uint32_t mode)
 {
 	struct rig *rig = open_rig(mode, 1);
@@ -88,8 +88,11 @@ static void runs_are_exact(uint32_t mode)
 	dl_iter_free(iter);
 }
 
-/* The heart of the promise: what is written after it was handed out is reported again. */
-static void hazard_05_written_after_it_was_read(uint32_t mode)
+/*
+ * Hazard 5 of doc/kernel.md, and the core guarantee of the library: a page that is written after it
+ * was read is reported again.
+ */
+static void a_page_written_after_it_was_read_is_reported_again(uint32_t mode)
 {
 	struct rig *rig = open_rig(mode, 1);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -116,8 +119,8 @@ static void hazard_05_written_after_it_was_read(uint32_t mode)
 	rig_finish(rig);
 }
 
-/* A harvest in the middle of an iteration loses nothing, wherever the iteration has come to. */
-static void harvest_during_an_iteration(uint32_t mode)
+/* A harvest in the middle of an iteration loses no page, at any position of the iterator. */
+static void harvest_during_an_iteration_loses_no_page(uint32_t mode)
 {
 	struct rig *rig = open_rig(mode, 1);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -144,7 +147,7 @@ static void harvest_during_an_iteration(uint32_t mode)
 	rig_finish(rig);
 }
 
-static void unacked_runs_fold_back(uint32_t mode)
+static void unacked_runs_are_requeued(uint32_t mode)
 {
 	struct rig *rig = open_rig(mode, 1);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -165,7 +168,7 @@ static void unacked_runs_fold_back(uint32_t mode)
 		assert_int_equal(rig_stats(rig).unacked_bytes, 0);
 		assert_int_equal(rig_stats(rig).pending_bytes, 90 * rig->page_bytes);
 	}
-	/* Of the one run, the middle is acknowledged and the rest comes again. */
+	/* Acknowledge the middle of the run; the rest is requeued. */
 	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
 	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
 	assert_int_equal(run.bytes, 90 * rig->page_bytes);
@@ -191,7 +194,7 @@ struct reader {
 	int result;
 };
 
-/* Reads in small batches, acknowledges every other run at once and the rest at the end. */
+/* Reads in small batches; acknowledges the first run of each at once, the others at the end. */
 static void *reader_thread(void *opaque)
 {
 	struct reader *reader = opaque;
@@ -235,12 +238,12 @@ static void pass_with_readers(struct rig *rig, uint32_t flags)
 		assert_int_equal(readers[i].result, 0);
 }
 
-static void several_readers(uint32_t mode)
+static void several_readers_share_an_iterator(uint32_t mode)
 {
 	struct rig *rig = open_rig(mode, 2);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	struct rig_slot *other = rig_slot(rig, 1, 4ull * GUEST_DATA_GPA, PAGES);
-	/* Every third page, so that there are many runs. */
+	/* Write every third page, to get many runs. */
 	struct guest_job job = {
 		.program = GUEST_COUNT,
 		.gpa = slot->gpa,
@@ -262,8 +265,8 @@ static void several_readers(uint32_t mode)
 	checker_expect_equal(&rig->checker);
 }
 
-/* A slot that goes while its runs are out: acknowledging or folding them back is harmless. */
-static void slot_removed_under_an_iterator(uint32_t mode)
+/* The runs of a slot that was removed after the read can be acknowledged or requeued safely. */
+static void slot_may_be_removed_under_an_iterator(uint32_t mode)
 {
 	struct rig *rig = open_rig(mode, 1);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -298,6 +301,7 @@ static void slot_removed_under_an_iterator(uint32_t mode)
 	rig_finish(rig);
 }
 
+/* The last declaration is there for the semicolon after the macro. */
 #define both_modes(name)                        \
 	static void ring_##name(void **state)   \
 	{                                       \
@@ -308,27 +312,31 @@ static void slot_removed_under_an_iterator(uint32_t mode)
 	{                                       \
 		(void)state;                    \
 		name(DL_MODE_BITMAP);           \
-	}
+	}                                       \
+	static void bitmap_##name(void **state)
 
-both_modes(runs_are_exact) both_modes(hazard_05_written_after_it_was_read)
-	both_modes(harvest_during_an_iteration) both_modes(unacked_runs_fold_back)
-		both_modes(several_readers) both_modes(slot_removed_under_an_iterator)
+both_modes(runs_are_exact);
+both_modes(a_page_written_after_it_was_read_is_reported_again);
+both_modes(harvest_during_an_iteration_loses_no_page);
+both_modes(unacked_runs_are_requeued);
+both_modes(several_readers_share_an_iterator);
+both_modes(slot_may_be_removed_under_an_iterator);
 
-			int main(void)
+int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		rig_test(ring_runs_are_exact),
 		rig_test(bitmap_runs_are_exact),
-		rig_test(ring_hazard_05_written_after_it_was_read),
-		rig_test(bitmap_hazard_05_written_after_it_was_read),
-		rig_test(ring_harvest_during_an_iteration),
-		rig_test(bitmap_harvest_during_an_iteration),
-		rig_test(ring_unacked_runs_fold_back),
-		rig_test(bitmap_unacked_runs_fold_back),
-		rig_test(ring_several_readers),
-		rig_test(bitmap_several_readers),
-		rig_test(ring_slot_removed_under_an_iterator),
-		rig_test(bitmap_slot_removed_under_an_iterator),
+		rig_test(ring_a_page_written_after_it_was_read_is_reported_again),
+		rig_test(bitmap_a_page_written_after_it_was_read_is_reported_again),
+		rig_test(ring_harvest_during_an_iteration_loses_no_page),
+		rig_test(bitmap_harvest_during_an_iteration_loses_no_page),
+		rig_test(ring_unacked_runs_are_requeued),
+		rig_test(bitmap_unacked_runs_are_requeued),
+		rig_test(ring_several_readers_share_an_iterator),
+		rig_test(bitmap_several_readers_share_an_iterator),
+		rig_test(ring_slot_may_be_removed_under_an_iterator),
+		rig_test(bitmap_slot_may_be_removed_under_an_iterator),
 	};
 
 	return rig_run_tests("iterator", tests);

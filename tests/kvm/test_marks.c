@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the VMM writes itself: marked, it is handed out like what the guest writes. */
+/* dl_mark() and dl_slot_mark(): pages that the VMM writes are reported like those of the guest. */
 #include "rig.h"
 
 #include <errno.h>
@@ -36,7 +36,7 @@ static uint64_t pending_pages(const struct scene *scene)
 	return rig_stats(scene->rig).pending_bytes / scene->rig->page_bytes;
 }
 
-/* Marks, and returns how many pages became pending; the pages are sent then. */
+/* Marks a range, sends it, and returns the number of pages that became pending. */
 static uint64_t mark(const struct scene *scene, uint64_t gpa, uint64_t bytes, int expected)
 {
 	uint64_t pages;
@@ -58,7 +58,7 @@ static uint64_t slot_mark(const struct scene *scene, uint32_t slot, uint64_t off
 	return pages;
 }
 
-static void a_mark_touches_whole_pages(const struct scene *scene)
+static void marks_cover_whole_pages(const struct scene *scene)
 {
 	const uint64_t page_bytes = scene->rig->page_bytes;
 	const uint64_t gpa = scene->low->gpa;
@@ -74,14 +74,14 @@ static void a_mark_touches_whole_pages(const struct scene *scene)
 	assert_int_equal(slot_mark(scene, 4, 0, 0, 0), 0);
 }
 
-static void what_lies_in_a_slot_is_marked(const struct scene *scene)
+static void the_part_inside_a_slot_is_marked(const struct scene *scene)
 {
 	const uint64_t page_bytes = scene->rig->page_bytes;
 	const uint64_t end = scene->high->gpa + scene->high->bytes;
 
-	/* Over a border of two slots: no gap. */
+	/* Across two adjacent slots. */
 	assert_int_equal(mark(scene, scene->high->gpa - page_bytes, 2 * page_bytes, 0), 2);
-	/* Partly outside, at either end and in the middle. */
+	/* Partly outside of any slot: at either end, and in the middle. */
 	assert_int_equal(mark(scene, end - page_bytes, 2 * page_bytes, -ENOENT), 1);
 	assert_int_equal(mark(scene, GUEST_DATA_GPA - 1, 2, -ENOENT), 1);
 	assert_int_equal(mark(scene, 0, 1ull << 36, -ENOENT), PAGES + 2 * SMALL_PAGES);
@@ -93,28 +93,28 @@ static void what_lies_in_a_slot_is_marked(const struct scene *scene)
 	assert_int_equal(mark(scene, UINT64_MAX, 2, -EINVAL), 0);
 }
 
-static void marks(uint32_t mode)
+static void marks_report_pages(uint32_t mode)
 {
 	struct scene scene = open_scene(mode, NULL);
 
-	a_mark_touches_whole_pages(&scene);
-	what_lies_in_a_slot_is_marked(&scene);
+	marks_cover_whole_pages(&scene);
+	the_part_inside_a_slot_is_marked(&scene);
 	rig_finish(scene.rig);
 }
 
-static void ring_marks(void **state)
+static void ring_marks_report_pages(void **state)
 {
 	(void)state;
-	marks(DL_MODE_RING);
+	marks_report_pages(DL_MODE_RING);
 }
 
-static void bitmap_marks(void **state)
+static void bitmap_marks_report_pages(void **state)
 {
 	(void)state;
-	marks(DL_MODE_BITMAP);
+	marks_report_pages(DL_MODE_BITMAP);
 }
 
-static void unmarked_device_writes_are_not_seen(void **state)
+static void unmarked_device_writes_are_not_reported(void **state)
 {
 	struct scene scene = open_scene(DL_MODE_AUTO, NULL);
 
@@ -126,7 +126,7 @@ static void unmarked_device_writes_are_not_seen(void **state)
 	rig_finish(scene.rig);
 }
 
-/* A device writes a byte of its own in one page after the other, and marks it. */
+/* Writes a byte of one page after the other, and marks it. */
 static int device_step(struct worker *worker)
 {
 	const struct rig *rig = worker->opaque;
@@ -140,7 +140,7 @@ static int device_step(struct worker *worker)
 	return dl_slot_mark(rig->log, low->slot, offset, 1);
 }
 
-/* Devices on threads of their own, while the guest writes to the same pages and passes run. */
+/* Device threads and vCPUs write to the same pages while passes run. */
 static void devices_beside_vcpus(uint32_t mode)
 {
 	struct scene scene = open_scene(mode, NULL);
@@ -168,8 +168,9 @@ static void bitmap_devices_beside_vcpus(void **state)
 	devices_beside_vcpus(DL_MODE_BITMAP);
 }
 
-/* The kernel knows a second address space only from here. */
-static bool second_space(struct spy *spy, int fd, unsigned long request, void *arg, int *result)
+/* Emulates a second address space: its ioctls succeed, and the kernel does not see them. */
+static bool emulate_second_space(struct spy *spy, int fd, unsigned long request, void *arg,
+				 int *result)
 {
 	const struct kvm_userspace_memory_region *region = arg;
 	const struct kvm_dirty_log *log = arg;
@@ -186,10 +187,10 @@ static bool second_space(struct spy *spy, int fd, unsigned long request, void *a
 }
 
 /*
- * The table and the marks of two address spaces that have the same guest addresses and the same
- * slot number; where the kernel has but one, the other is played to the library.
+ * Hazard 13 of doc/kernel.md: two address spaces with the same guest addresses and slot numbers.
+ * The second one is emulated, so that this runs on every kernel.
  */
-static void hazard_13_marks_of_two_address_spaces(void **state)
+static void marks_reach_the_right_address_space(void **state)
 {
 	static struct spy spy; /* outlives a test that fails, as the rig does */
 	struct scene scene;
@@ -199,11 +200,11 @@ static void hazard_13_marks_of_two_address_spaces(void **state)
 	(void)state;
 	spy_init(&spy);
 	spy_pretend(&spy, KVM_CAP_MULTI_ADDRESS_SPACE, 2);
-	spy.intercept = second_space;
+	spy.intercept = emulate_second_space;
 	scene = open_scene(DL_MODE_RING, &spy);
 	smm = rig_memory(scene.rig, 1u << 16 | 4, scene.low->gpa, SMALL_PAGES);
 	assert_int_equal(rig_slot_set(scene.rig, smm, 0, 0), 0);
-	rig_pass(scene.rig, 0); /* new, so it was wholly pending */
+	rig_pass(scene.rig, 0); /* a new slot is wholly pending */
 	assert_int_equal(smm->block->pages_sent, SMALL_PAGES);
 	memset(smm->memory, 1, scene.rig->page_bytes);
 	sent = scene.low->block->pages_sent;
@@ -220,8 +221,8 @@ static void hazard_13_marks_of_two_address_spaces(void **state)
 	rig_finish(scene.rig);
 }
 
-/* What a higher address space shows of memory that a lower one logs is not sent twice at start. */
-static void an_alias_is_not_dirty_twice(void **state)
+/* Memory that is mapped in two address spaces is sent once after a start, not twice. */
+static void an_alias_is_sent_once(void **state)
 {
 	static struct spy spy;
 	struct rig_slot alias;
@@ -231,7 +232,7 @@ static void an_alias_is_not_dirty_twice(void **state)
 	(void)state;
 	spy_init(&spy);
 	spy_pretend(&spy, KVM_CAP_MULTI_ADDRESS_SPACE, 2);
-	spy.intercept = second_space;
+	spy.intercept = emulate_second_space;
 	scene = open_scene(DL_MODE_RING, &spy);
 	assert_int_equal(dl_log_stop(scene.rig->log), 0);
 	alias = *scene.high;
@@ -241,14 +242,14 @@ static void an_alias_is_not_dirty_twice(void **state)
 	sent = scene.high->block->pages_sent;
 	rig_pass(scene.rig, 0);
 	assert_int_equal(scene.high->block->pages_sent, sent + SMALL_PAGES);
-	/* Marked through the alias it is sent all the same. */
+	/* A mark through the alias reports the page, too. */
 	memset(scene.high->memory, 1, 1);
 	assert_int_equal(dl_mark(scene.rig->log, 1, alias.gpa, 1), 0);
 	rig_finish(scene.rig);
 }
 
-/* A vCPU in the second address space, where this kernel has one: its entries carry as_id 1. */
-static void hazard_13_guest_in_the_second_address_space(void **state)
+/* Hazard 13 of doc/kernel.md: entries of a vCPU in the second address space carry as_id 1. */
+static void entries_reach_the_right_address_space(void **state)
 {
 	struct scene scene = open_scene(DL_MODE_RING, NULL);
 	struct rig *rig = scene.rig;
@@ -257,7 +258,7 @@ static void hazard_13_guest_in_the_second_address_space(void **state)
 
 	(void)state;
 	if (machine_capability(&rig->machine, KVM_CAP_MULTI_ADDRESS_SPACE) < 2)
-		rig_skip("this kernel has one address space only");
+		rig_skip("this kernel supports only one address space");
 	smm = rig_memory(rig, 1u << 16 | 4, scene.low->gpa, SMALL_PAGES);
 	assert_int_equal(rig_slot_set(rig, smm, 0, 0), 0);
 	assert_int_equal(machine_set_region(&rig->machine, 1u << 16 | MACHINE_GUEST_SLOT, 0, 0,
@@ -265,7 +266,7 @@ static void hazard_13_guest_in_the_second_address_space(void **state)
 			 0);
 	rig_pass(rig, 0);
 	if (guest_enter_second_space(rig->vcpus[0].machine->fd) < 0)
-		rig_skip("this kernel lets no vCPU into the second address space");
+		rig_skip("this kernel does not let a vCPU enter the second address space");
 	range = (struct rig_range){ .slot = smm, .pages = SMALL_PAGES };
 	for (uint64_t round = 0; round < 4; round++) {
 		uint64_t low = scene.low->block->pages_sent, sent = smm->block->pages_sent;
@@ -281,14 +282,14 @@ static void hazard_13_guest_in_the_second_address_space(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		rig_test(ring_marks),
-		rig_test(bitmap_marks),
-		rig_test(unmarked_device_writes_are_not_seen),
+		rig_test(ring_marks_report_pages),
+		rig_test(bitmap_marks_report_pages),
+		rig_test(unmarked_device_writes_are_not_reported),
 		rig_test(ring_devices_beside_vcpus),
 		rig_test(bitmap_devices_beside_vcpus),
-		rig_test(hazard_13_marks_of_two_address_spaces),
-		rig_test(an_alias_is_not_dirty_twice),
-		rig_test(hazard_13_guest_in_the_second_address_space),
+		rig_test(marks_reach_the_right_address_space),
+		rig_test(an_alias_is_sent_once),
+		rig_test(entries_reach_the_right_address_space),
 	};
 
 	return rig_run_tests("marks", tests);

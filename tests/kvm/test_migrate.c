@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Whole migrations in every mode: vCPUs write as fast as they can while passes run, the host writes
- * and marks, and in the end the copy equals the memory. --long makes more of them, of more passes.
+ * and marks, and at the end the copy equals the memory. --long runs more cases, with more passes.
  */
 #include "rig.h"
 
@@ -9,7 +9,7 @@
 #include <string.h>
 
 enum {
-	PAGES = 1100,	   /* more than a ring of 1024 entries takes */
+	PAGES = 1100,	   /* more than a ring of 1024 entries holds */
 	SMALL_PAGES = 100, /* not a multiple of 64 */
 	FAST_PASSES = 4,
 	LONG_PASSES = 10,
@@ -18,9 +18,9 @@ enum {
 
 enum bitmap_kind {
 	NOT_PRETENDED,
-	INITIALLY_SET,	/* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 with all it can */
-	MANUAL_PROTECT, /* without KVM_DIRTY_LOG_INITIALLY_SET, as before 5.7 */
-	CLEARED_BY_GET, /* without manual protect, as before 4.20 */
+	INITIALLY_SET,	/* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 with all its options */
+	MANUAL_PROTECT, /* without KVM_DIRTY_LOG_INITIALLY_SET, like kernels before 5.7 */
+	CLEARED_BY_GET, /* without manual protect, like kernels before 4.20 */
 };
 
 struct migration_case {
@@ -36,7 +36,7 @@ static size_t case_count;
 static unsigned int passes = FAST_PASSES;
 static struct spy spy; /* outlives a test that fails, as the rig does */
 
-/* What each way of reading the bitmap asks of the kernel. */
+/* Checks that the library used the ioctls of this kind of bitmap. */
 static void check_calls(unsigned int resets_before, enum bitmap_kind bitmap)
 {
 	if (bitmap == NOT_PRETENDED)
@@ -58,17 +58,17 @@ static void pretend(enum bitmap_kind bitmap)
 		spy_pretend(&spy, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, value);
 }
 
-static void need(const struct rig *rig, enum bitmap_kind bitmap)
+static void skip_unless_supported(const struct rig *rig, enum bitmap_kind bitmap)
 {
 	int has = machine_capability(&rig->machine, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
 
 	if (bitmap == INITIALLY_SET && !(has & 2))
-		rig_skip("this kernel has no KVM_DIRTY_LOG_INITIALLY_SET");
+		rig_skip("this kernel does not support KVM_DIRTY_LOG_INITIALLY_SET");
 	if (bitmap == MANUAL_PROTECT && !(has & 1))
-		rig_skip("this kernel has no KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
+		rig_skip("this kernel does not support KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
 }
 
-/* A device writes a page, then marks it. */
+/* A device writes to a page, then marks it. */
 static void device_writes(struct rig *rig, const struct rig_slot *slot, unsigned int round)
 {
 	uint64_t page = (round * 37u) % (slot->bytes / rig->page_bytes);
@@ -89,7 +89,7 @@ static void migrate(void **state)
 	pretend(c->bitmap);
 	config.spy = c->bitmap == NOT_PRETENDED ? NULL : &spy;
 	rig = rig_new(&config);
-	need(rig, c->bitmap);
+	skip_unless_supported(rig, c->bitmap);
 	resets = spy.resets;
 	slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	small = rig_slot(rig, 1, 8ull * GUEST_DATA_GPA, SMALL_PAGES);
@@ -102,7 +102,7 @@ static void migrate(void **state)
 		rig_passes(rig, 1);
 	}
 	rig_finish(rig);
-	/* Every page was written, and a round's last page after each pass. */
+	/* Every page was written, and the last page of a round after each pass. */
 	assert_true(slot->block->pages_sent >= PAGES);
 	if (!c->start_flags)
 		assert_true(slot->block->pages_sent >= PAGES + passes);
@@ -128,8 +128,8 @@ static struct migration_case *add_case(const char *name)
 }
 
 /*
- * The same mode with both guests, 1, 2 and 4 vCPUs, starting dirty and clean: of these 12 the long
- * run makes all, the fast one 4 that have each of the values.
+ * Adds the cases of one mode: both guests, 1, 2 and 4 vCPUs, dirty and clean start. The long run
+ * makes all 12 of them; the fast run makes 4, which cover each of the values.
  */
 static void add_cases(const char *mode_name, const struct migration_case *like)
 {

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_probe() and dl_log_open(): what the kernel has, in which order, and every refusal. */
+/*
+ * dl_probe() and dl_log_open(): what they report, the order that the kernel requires, every error.
+ */
 #include "rig.h"
 
 #include <errno.h>
@@ -35,7 +37,7 @@ static struct dl_options options_for(uint32_t mode)
 	return options;
 }
 
-/* Opens, checks the errno, that the thread's errno is left alone and that a reason is given. */
+/* Checks the result of dl_log_open(), that errno is unchanged, and that a reason is given. */
 static void expect_open_fd(int fd, const struct dl_options *options, int expected)
 {
 	struct dl_log *log = NULL;
@@ -45,7 +47,8 @@ static void expect_open_fd(int fd, const struct dl_options *options, int expecte
 	errno = ENOTTY;
 	r = dl_log_open(fd, options, &log, why, sizeof(why));
 	if (r != expected)
-		fail_msg("dl_log_open: %s and not %s: %s", strerror(-r), strerror(-expected), why);
+		fail_msg("dl_log_open returned %s, expected %s: %s", strerror(-r),
+			 strerror(-expected), why);
 	assert_int_equal(errno, ENOTTY);
 	assert_true(strlen(why) > 0 && strlen(why) < sizeof(why));
 	if (r)
@@ -74,7 +77,7 @@ static struct dl_config probed(int fd)
 	return config;
 }
 
-/* A VM whose rings nobody has enabled yet takes them; the kernel is asked itself. */
+/* Checks with the kernel that the VM has no rings yet: enabling them must succeed. */
 static void expect_rings_untouched(void)
 {
 	struct kvm_enable_cap cap = {
@@ -101,7 +104,7 @@ static void add_vcpu(void)
 	assert_int_equal(machine_add_vcpu(&machine, NULL), 0);
 }
 
-static void probe_says_what_the_kernel_says(void **state)
+static void probe_reports_what_the_kernel_reports(void **state)
 {
 	struct dl_config config = probed(machine.kvm_fd);
 	int ring = machine_capability(&machine, KVM_CAP_DIRTY_LOG_RING);
@@ -132,7 +135,7 @@ static void probe_of_system_and_vm_agree_and_change_nothing(void **state)
 	expect_rings_untouched();
 }
 
-static void open_does_what_probe_foresees(void **state)
+static void open_does_what_probe_predicted(void **state)
 {
 	struct dl_config would_be = probed(machine.vm_fd);
 	struct dl_config is = { .size = sizeof(is) };
@@ -145,13 +148,15 @@ static void open_does_what_probe_foresees(void **state)
 	dl_log_close(log);
 }
 
-static void hazard_15_the_page_is_the_hosts(void **state)
+/* Hazard 15 of doc/kernel.md. */
+static void page_size_is_that_of_the_host(void **state)
 {
 	(void)state;
 	assert_int_equal(probed(machine.kvm_fd).page_bytes, sysconf(_SC_PAGESIZE));
 }
 
-static void hazard_27_automatic_ring_fits_every_host(void **state)
+/* Hazard 27 of doc/kernel.md: Intel hosts with PML require more entries than others. */
+static void automatic_ring_size_fits_every_host(void **state)
 {
 	struct dl_options ring = options_for(DL_MODE_RING);
 
@@ -161,7 +166,7 @@ static void hazard_27_automatic_ring_fits_every_host(void **state)
 	expect_open(&ring, 0);
 }
 
-static void rings_only_before_vcpus(void **state)
+static void rings_must_be_enabled_before_vcpus(void **state)
 {
 	struct dl_options ring = options_for(DL_MODE_RING);
 	struct dl_options bitmap = options_for(DL_MODE_BITMAP);
@@ -182,7 +187,8 @@ static void rings_only_before_vcpus(void **state)
 	dl_log_close(log);
 }
 
-static void hazard_20_backup_only_before_memslots(void **state)
+/* Hazard 20 of doc/kernel.md. */
+static void backup_must_be_enabled_before_memslots(void **state)
 {
 	struct dl_options ring = options_for(DL_MODE_RING);
 	bool backup = probed(machine.vm_fd).has & DL_HAS_BACKUP;
@@ -193,8 +199,8 @@ static void hazard_20_backup_only_before_memslots(void **state)
 	expect_open(&ring, backup ? -EBUSY : 0);
 }
 
-/* Without the backup bitmap, memslots may be there already. */
-static void rings_alone_after_memslots(void **state)
+/* Without the backup bitmap, memslots may exist already. */
+static void rings_without_backup_may_follow_memslots(void **state)
 {
 	struct dl_options ring = options_for(DL_MODE_RING);
 
@@ -205,7 +211,7 @@ static void rings_alone_after_memslots(void **state)
 	expect_open(&ring, 0);
 }
 
-static void required_backup_is_there_or_refused(void **state)
+static void required_backup_is_enabled_or_open_fails(void **state)
 {
 	struct dl_options options = options_for(DL_MODE_RING);
 	struct dl_config config = { .size = sizeof(config) };
@@ -250,7 +256,7 @@ static void expect_ring_entries(uint32_t entries, int expected)
 	expect_open(&options, expected);
 }
 
-static void ring_entries_out_of_range(void **state)
+static void ring_entries_out_of_range_are_refused(void **state)
 {
 	uint32_t max, page_entries;
 
@@ -267,8 +273,11 @@ static void ring_entries_out_of_range(void **state)
 	expect_rings_untouched();
 }
 
-/* 2^28 entries are 2^32 bytes, which the kernel would truncate, with 4096 more to a tiny ring. */
-static void hazard_30_ring_bytes_beyond_32_bits(void **state)
+/*
+ * Hazard 30 of doc/kernel.md: 2^28 entries are 2^32 bytes. The kernel truncates the size to 32
+ * bits, so that 2^32 + 4096 bytes would give a tiny ring.
+ */
+static void ring_bytes_beyond_32_bits_are_refused(void **state)
 {
 	(void)state;
 	need_rings();
@@ -278,7 +287,7 @@ static void hazard_30_ring_bytes_beyond_32_bits(void **state)
 	expect_rings_untouched();
 }
 
-static void options_of_every_wrong_kind(void **state)
+static void invalid_options_are_refused(void **state)
 {
 	struct {
 		struct dl_options options;
@@ -317,7 +326,7 @@ static void options_of_every_wrong_kind(void **state)
 	expect_rings_untouched();
 }
 
-static void longer_options_with_an_empty_tail(void **state)
+static void longer_options_with_a_zero_tail_are_accepted(void **state)
 {
 	struct {
 		struct dl_options options;
@@ -342,7 +351,7 @@ static void expect_no_kvm(int fd)
 	expect_no_vm(fd);
 }
 
-static void descriptors_that_are_not_vms(void **state)
+static void descriptors_that_are_not_vms_are_refused(void **state)
 {
 	int null = open("/dev/null", O_RDWR);
 	int ends[2];
@@ -362,7 +371,7 @@ static void descriptors_that_are_not_vms(void **state)
 	close(null);
 }
 
-static void null_and_short_outputs(void **state)
+static void null_and_short_outputs_are_handled(void **state)
 {
 	struct dl_config config = { .size = sizeof(config) - 1 };
 	struct dl_log *log;
@@ -395,7 +404,7 @@ static uint32_t mode_with(const struct spy *spy)
 	return config.mode;
 }
 
-static void kernel_without_rings_gives_bitmap(void **state)
+static void kernel_without_rings_selects_bitmap_mode(void **state)
 {
 	struct dl_options ring = options_for(DL_MODE_RING);
 	struct spy spy;
@@ -410,8 +419,8 @@ static void kernel_without_rings_gives_bitmap(void **state)
 	assert_int_equal(spy.resets, 0);
 }
 
-/* As kernels before 6.1, and Debian's 6.1 on arm64, which has neither. */
-static void kernel_without_acquire_release_rings(void **state)
+/* Like kernels before 6.1; Debian's 6.1 on arm64 has neither kind of rings. */
+static void kernel_without_acquire_release_rings_selects_tso_rings_or_bitmap_mode(void **state)
 {
 	bool tso = machine_capability(&machine, KVM_CAP_DIRTY_LOG_RING) > 0;
 	struct spy spy;
@@ -422,7 +431,7 @@ static void kernel_without_acquire_release_rings(void **state)
 	assert_int_equal(mode_with(&spy), tso ? DL_MODE_RING : DL_MODE_BITMAP);
 }
 
-static void open_refusals_are_the_kernels_to_give(void **state)
+static void rings_enabled_by_another_owner_are_refused(void **state)
 {
 	struct kvm_enable_cap cap = {
 		.cap = KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
@@ -433,8 +442,8 @@ static void open_refusals_are_the_kernels_to_give(void **state)
 	(void)state;
 	need_rings();
 	if (ioctl(machine.vm_fd, KVM_ENABLE_CAP, &cap) < 0)
-		rig_skip("no acquire/release rings here");
-	/* Someone else's rings: no library may take their entries away. */
+		rig_skip("this kernel does not support acquire/release rings");
+	/* The library must not consume the entries of rings that it did not enable. */
 	expect_open(&ring, -EBUSY);
 	expect_open(&automatic, -EBUSY);
 }
@@ -442,25 +451,25 @@ static void open_refusals_are_the_kernels_to_give(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		open_test(probe_says_what_the_kernel_says),
+		open_test(probe_reports_what_the_kernel_reports),
 		open_test(probe_of_system_and_vm_agree_and_change_nothing),
-		open_test(open_does_what_probe_foresees),
-		open_test(hazard_15_the_page_is_the_hosts),
-		open_test(hazard_27_automatic_ring_fits_every_host),
-		open_test(rings_only_before_vcpus),
-		open_test(hazard_20_backup_only_before_memslots),
-		open_test(rings_alone_after_memslots),
-		open_test(required_backup_is_there_or_refused),
+		open_test(open_does_what_probe_predicted),
+		open_test(page_size_is_that_of_the_host),
+		open_test(automatic_ring_size_fits_every_host),
+		open_test(rings_must_be_enabled_before_vcpus),
+		open_test(backup_must_be_enabled_before_memslots),
+		open_test(rings_without_backup_may_follow_memslots),
+		open_test(required_backup_is_enabled_or_open_fails),
 		open_test(second_log_of_a_vm_is_refused),
-		open_test(ring_entries_out_of_range),
-		open_test(hazard_30_ring_bytes_beyond_32_bits),
-		open_test(options_of_every_wrong_kind),
-		open_test(longer_options_with_an_empty_tail),
-		open_test(descriptors_that_are_not_vms),
-		open_test(null_and_short_outputs),
-		open_test(kernel_without_rings_gives_bitmap),
-		open_test(kernel_without_acquire_release_rings),
-		open_test(open_refusals_are_the_kernels_to_give),
+		open_test(ring_entries_out_of_range_are_refused),
+		open_test(ring_bytes_beyond_32_bits_are_refused),
+		open_test(invalid_options_are_refused),
+		open_test(longer_options_with_a_zero_tail_are_accepted),
+		open_test(descriptors_that_are_not_vms_are_refused),
+		open_test(null_and_short_outputs_are_handled),
+		open_test(kernel_without_rings_selects_bitmap_mode),
+		open_test(kernel_without_acquire_release_rings_selects_tso_rings_or_bitmap_mode),
+		open_test(rings_enabled_by_another_owner_are_refused),
 	};
 
 	return rig_run_tests("open", tests);

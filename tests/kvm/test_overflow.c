@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Rings that overflow. On hosts that emulate kernel-mode guests in batches, a ring near full is run
- * over: entries are lost, the two sides fall out of step, and pages stay writable that nobody logs.
- * Elsewhere these tests are migrations like others.
+ * Rings that overflow (hazard 25 of doc/kernel.md). On hosts that emulate kernel-mode guests in
+ * batches, a vCPU may push past the end of a nearly full ring: entries are lost, kernel and library
+ * disagree about the indices, and pages stay writable without being logged. On other hosts these
+ * tests are ordinary migrations.
  */
 #include "rig.h"
 
@@ -16,8 +17,8 @@ enum {
 
 struct scene {
 	struct rig *rig;
-	struct rig_slot *canary; /* written in user mode: natively, to be missed if not protected */
-	struct rig_slot *area;	 /* written in kernel mode, to overflow */
+	struct rig_slot *canary; /* written in user mode, natively: missed unless protected */
+	struct rig_slot *area;	 /* written in kernel mode, to overflow the ring */
 };
 
 static struct scene open_scene(uint32_t entries, unsigned int vcpus, struct spy *spy)
@@ -60,8 +61,8 @@ static void expect_equal(const struct scene *scene)
 	checker_expect_equal(&scene->rig->checker);
 }
 
-/* After a recovery, writes that go through natively must be reported again and again. */
-static void hazard_25_pages_are_protected_after_an_overflow(void **state)
+/* After a recovery, native writes must be reported every time. */
+static void pages_are_protected_after_an_overflow(void **state)
 {
 	struct scene scene = open_scene(1024, 1, NULL);
 	struct rig *rig = scene.rig;
@@ -71,7 +72,7 @@ static void hazard_25_pages_are_protected_after_an_overflow(void **state)
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
 	rig_pass(rig, 0);
 	for (int round = 0; round < ROUNDS; round++) {
-		/* Entries that wait in the ring when it is run over. */
+		/* These entries are still in the ring when it overflows. */
 		write_canary(&scene, 0, value++);
 		write_area(&scene, 0, value++);
 		rig_pass(rig, 0);
@@ -86,8 +87,8 @@ static void hazard_25_pages_are_protected_after_an_overflow(void **state)
 	rig_finish(rig);
 }
 
-/* The vCPU has to come back to its guest each time, with every size of ring. */
-static void hazard_25_recovery_until_the_vcpu_runs(void **state)
+/* The vCPU must get back into the guest after each overflow, with every ring size. */
+static void recovery_lets_the_vcpu_run(void **state)
 {
 	static const uint32_t entries[] = { 256, 512, 1024, 2048, 4096 };
 
@@ -101,7 +102,7 @@ static void hazard_25_recovery_until_the_vcpu_runs(void **state)
 		scene = open_scene(entries[i], 1, NULL);
 		assert_int_equal(dl_log_start(scene.rig->log, 0), 0);
 		for (int round = 0; round < ROUNDS; round++) {
-			/* Harvests at different distances from the overflow, none of them too. */
+			/* Vary the number of overflows before the harvest. */
 			for (int writes = 0; writes <= round % 4; writes++)
 				write_area(&scene, 0, value++);
 			rig_pass(scene.rig, 0);
@@ -112,8 +113,8 @@ static void hazard_25_recovery_until_the_vcpu_runs(void **state)
 	}
 }
 
-/* The vCPU of one ring overflows, that of another writes natively and never does. */
-static void hazard_25_overflow_beside_a_healthy_vcpu(void **state)
+/* One vCPU overflows its ring, the other writes natively and never does. */
+static void overflow_does_not_affect_other_rings(void **state)
 {
 	struct scene scene = open_scene(256, 2, NULL);
 	struct rig *rig = scene.rig;
@@ -136,8 +137,8 @@ static void hazard_25_overflow_beside_a_healthy_vcpu(void **state)
 	assert_int_equal(healthy.overflows, 0);
 }
 
-/* The final pass comes while a ring is out of step: it has only to report, nobody writes on. */
-static void hazard_25_final_pass_in_mid_overflow(void **state)
+/* A final pass while a ring is out of sync loses no page. */
+static void final_pass_during_an_overflow_loses_no_page(void **state)
 {
 	struct scene scene = open_scene(256, 2, NULL);
 	struct rig *rig = scene.rig;
@@ -148,14 +149,14 @@ static void hazard_25_final_pass_in_mid_overflow(void **state)
 	for (int round = 0; round < ROUNDS; round++) {
 		rig_wait_rounds(rig, 0, 1);
 		rig_finish(rig);
-		/* The migration failed on the other side, say: the guest runs on here. */
+		/* As if the destination had failed: the guest resumes here. */
 		rig_resume(rig);
 	}
 	rig_passes(rig, 2);
 	rig_finish(rig);
 }
 
-/* Swallows what the library does to protect all pages again: the log flag off, then on. */
+/* Swallows the ioctls that protect all pages again: the log flag off, then on. */
 static bool without_reprotection(struct spy *spy, int fd, unsigned long request, void *arg,
 				 int *result)
 {
@@ -166,7 +167,7 @@ static bool without_reprotection(struct spy *spy, int fd, unsigned long request,
 	return request == KVM_SET_USER_MEMORY_REGION;
 }
 
-/* That the first test above can fail: to mark every page is not enough. */
+/* Proves that the first test above can fail: marking every page is not enough. */
 static void without_reprotection_pages_are_lost(void **state)
 {
 	static struct spy spy; /* outlives a test that fails, as the rig does */
@@ -185,18 +186,18 @@ static void without_reprotection_pages_are_lost(void **state)
 		rig_pass(scene.rig, 0);
 		rig_pass(scene.rig, 0);
 		if (!rig_stats(scene.rig).overflows)
-			rig_skip("no ring overflows on this host");
+			rig_skip("rings do not overflow on this host");
 		write_canary(&scene, 0, value++);
 		rig_pass(scene.rig, 0);
 		differing = checker_differing_pages(&scene.rig->checker);
 		if (round == ROUNDS && !rig_stats(scene.rig).overflows)
-			rig_skip("no ring overflows on this host");
+			rig_skip("rings do not overflow on this host");
 	}
 	assert_true(differing > 0);
 }
 
-/* Without this the others would prove little, so it says whether they did. */
-static void overflows_are_noticed_where_they_happen(void **state)
+/* Tells whether rings overflow on this host, that is, how much the other tests prove. */
+static void overflows_are_detected(void **state)
 {
 	struct scene scene = open_scene(256, 1, NULL);
 	struct rig *rig = scene.rig;
@@ -208,7 +209,7 @@ static void overflows_are_noticed_where_they_happen(void **state)
 	assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
 	entries = rig_stats(rig).entries;
 	if (entries >= AREA_PAGES && !rig_stats(rig).overflows)
-		rig_skip("no ring overflows on this host");
+		rig_skip("rings do not overflow on this host");
 	assert_true(rig_stats(rig).overflows > 0);
 	assert_int_equal(rig_stats(rig).pending_bytes,
 			 (AREA_PAGES + CANARY_PAGES) * rig->page_bytes);
@@ -217,12 +218,12 @@ static void overflows_are_noticed_where_they_happen(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		rig_test(hazard_25_pages_are_protected_after_an_overflow),
-		rig_test(hazard_25_recovery_until_the_vcpu_runs),
-		rig_test(hazard_25_overflow_beside_a_healthy_vcpu),
-		rig_test(hazard_25_final_pass_in_mid_overflow),
+		rig_test(pages_are_protected_after_an_overflow),
+		rig_test(recovery_lets_the_vcpu_run),
+		rig_test(overflow_does_not_affect_other_rings),
+		rig_test(final_pass_during_an_overflow_loses_no_page),
 		rig_test(without_reprotection_pages_are_lost),
-		rig_test(overflows_are_noticed_where_they_happen),
+		rig_test(overflows_are_detected),
 	};
 
 	return rig_run_tests("overflow", tests);

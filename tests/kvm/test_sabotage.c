@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * That these tests can fail: the kernel's side is broken behind the library's back, and the
- * caller's side in front of it, and each time the comparison of copy and memory, or the library,
- * says so.
+ * Proves that the tests of this directory can fail. Each test breaks one thing on the real kernel:
+ * either an ioctl of the library, through the spy, or the caller's part of a pass. The
+ * checker, or the library itself, must notice.
+ *
+ * Two other suites do the same elsewhere. tests/migrations/test_broken.c leaves out the steps of
+ * the library one by one on the model kernel. precopy --sabotage breaks
+ * the caller's part in a whole migration between two processes, which proves that precopy detects a
+ * corrupt destination.
  */
 #include "rig.h"
 
@@ -27,7 +32,7 @@ static struct rig_range whole(const struct rig *rig, const struct rig_slot *slot
 	return (struct rig_range){ .slot = slot, .pages = slot->bytes / rig->page_bytes };
 }
 
-/* The passes of a migration with a write before each; returns the pages that differ in the end. */
+/* Passes with a write before each. Returns the number of pages that differ at the end. */
 static uint64_t migrate(struct rig *rig, struct rig_slot *slot)
 {
 	struct rig_range range = whole(rig, slot);
@@ -42,8 +47,8 @@ static uint64_t migrate(struct rig *rig, struct rig_slot *slot)
 	return checker_differing_pages(&rig->checker);
 }
 
-/* The same with a spy that does no harm, so that it is the harm that is seen below. */
-static void harmless_spy(void **state)
+/* Control: with a spy that breaks nothing, no page is lost. */
+static void spy_alone_loses_no_page(void **state)
 {
 	const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };
 
@@ -58,7 +63,7 @@ static void harmless_spy(void **state)
 	}
 }
 
-/* Takes the released cells back as the kernel would, and protects nothing. */
+/* Consumes the released cells as the kernel would, but protects no page. */
 static bool reset_without_protection(struct spy *s, int fd, unsigned long request, void *arg,
 				     int *result)
 {
@@ -102,8 +107,8 @@ static bool reset_without_effect(struct spy *s, int fd, unsigned long request, v
 	return true;
 }
 
-/* This one the library sees itself: it counts, and takes every page for dirty. */
-static void reset_without_effect_is_noticed(void **state)
+/* The library detects this itself: it counts a short reset and treats every page as dirty. */
+static void reset_without_effect_is_detected(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_RING, reset_without_effect);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -144,7 +149,7 @@ static void swallowed_get_loses_pages(void **state)
 static uint64_t late_words[(PAGES + 63) / 64];
 static struct kvm_clear_dirty_log late;
 
-/* Clears only when the bitmap is read next: after the contents were copied, instead of before. */
+/* Delays CLEAR until the next GET, that is, until after the pages were copied. */
 static bool clear_too_late(struct spy *s, int fd, unsigned long request, void *arg, int *result)
 {
 	const struct kvm_clear_dirty_log *clear = arg;
@@ -168,7 +173,7 @@ static bool clear_too_late(struct spy *s, int fd, unsigned long request, void *a
 static void need_manual_protect(const struct rig *rig)
 {
 	if (!(rig->log_config.has & DL_HAS_MANUAL_PROTECT))
-		rig_skip("this kernel has no KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
+		rig_skip("this kernel does not support KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
 }
 
 static void clear_after_the_copy_loses_pages(void **state)
@@ -192,8 +197,8 @@ static bool clear_nothing(struct spy *s, int fd, unsigned long request, void *ar
 	return request == KVM_CLEAR_DIRTY_LOG;
 }
 
-/* The kernel's bits stay then: no page is lost, but none is ever done with either. */
-static void swallowed_clear_reports_pages_for_ever(void **state)
+/* The bits of the kernel stay set: no page is lost, but every pass reports all of them. */
+static void swallowed_clear_reports_pages_forever(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_BITMAP, clear_nothing);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -220,9 +225,9 @@ static bool regions_without_logging(struct spy *s, int fd, unsigned long request
 	return request == KVM_SET_USER_MEMORY_REGION && region->flags & KVM_MEM_LOG_DIRTY_PAGES;
 }
 
-static void log_flag_that_is_not_set_loses_pages(void **state)
+static void missing_log_flag_loses_pages(void **state)
 {
-	/* With the backup bitmap the final pass would ask for it, and hear that there is none. */
+	/* With the backup bitmap, GET_DIRTY_LOG would fail in the final pass. */
 	const struct rig_config config = {
 		.mode = DL_MODE_RING,
 		.backup = DL_BACKUP_OFF,
@@ -242,9 +247,9 @@ static void log_flag_that_is_not_set_loses_pages(void **state)
 	assert_int_equal(migrate(rig, slot), PAGES);
 }
 
-/* The caller's side. */
+/* The caller's part. */
 
-static void no_final_pass_loses_pages(void **state)
+static void missing_final_pass_loses_pages(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_AUTO, NULL);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -258,7 +263,7 @@ static void no_final_pass_loses_pages(void **state)
 	rig_finish(rig);
 }
 
-static void acked_and_not_sent_loses_pages(void **state)
+static void ack_without_sending_loses_pages(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_AUTO, NULL);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -279,7 +284,7 @@ static void acked_and_not_sent_loses_pages(void **state)
 	assert_int_equal(checker_differing_pages(&rig->checker), 7);
 }
 
-static void contents_read_before_the_harvest_are_old(void **state)
+static void contents_read_before_the_harvest_are_stale(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_AUTO, NULL);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -304,16 +309,16 @@ static void contents_read_before_the_harvest_are_old(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		rig_test(harmless_spy),
+		rig_test(spy_alone_loses_no_page),
 		rig_test(reset_that_protects_nothing_loses_pages),
-		rig_test(reset_without_effect_is_noticed),
+		rig_test(reset_without_effect_is_detected),
 		rig_test(swallowed_get_loses_pages),
 		rig_test(clear_after_the_copy_loses_pages),
-		rig_test(swallowed_clear_reports_pages_for_ever),
-		rig_test(log_flag_that_is_not_set_loses_pages),
-		rig_test(no_final_pass_loses_pages),
-		rig_test(acked_and_not_sent_loses_pages),
-		rig_test(contents_read_before_the_harvest_are_old),
+		rig_test(swallowed_clear_reports_pages_forever),
+		rig_test(missing_log_flag_loses_pages),
+		rig_test(missing_final_pass_loses_pages),
+		rig_test(ack_without_sending_loses_pages),
+		rig_test(contents_read_before_the_harvest_are_stale),
 	};
 
 	return rig_run_tests("sabotage", tests);

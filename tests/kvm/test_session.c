@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Start, stop, start again, close at any moment, fork, signals: what happens around migrations and
- * to those that do not end.
+ * Sessions of a log: start, stop, restart, and close at any moment, for migrations that complete
+ * and for those that are canceled; also fork and signals during a migration.
  */
 #include "rig.h"
 
@@ -33,13 +33,13 @@ static struct rig_range whole(const struct rig *rig, const struct rig_slot *slot
 	return (struct rig_range){ .slot = slot, .pages = slot->bytes / rig->page_bytes };
 }
 
-/* Entries of the smallest ring that this host may take. */
+/* Entries of the smallest ring that this host may support. */
 static uint32_t smallest_ring(void)
 {
 	return (uint32_t)((size_t)getpagesize() / sizeof(struct kvm_dirty_gfn));
 }
 
-/* A vCPU that has exited for its full ring, with nobody to drain it. */
+/* Runs the vCPU until it exits for its full ring, and leaves the ring full. */
 static void fill_ring(struct rig *rig, unsigned int vcpu, const struct rig_slot *slot)
 {
 	struct guest_job job = {
@@ -59,10 +59,10 @@ static void fill_ring(struct rig *rig, unsigned int vcpu, const struct rig_slot 
 }
 
 /*
- * A cancelled migration leaves full rings behind. Stop has to empty them: switching the log flag
- * off does not let a full vCPU run.
+ * Hazard 24 of doc/kernel.md: a canceled migration leaves full rings. Stop must drain them, because
+ * a vCPU with a full ring cannot enter the guest even after the log flag is off.
  */
-static void hazard_24_cancel_without_drain(void **state)
+static void stop_drains_full_rings(void **state)
 {
 	const uint32_t entries = smallest_ring();
 	struct rig *rig = open_rig(DL_MODE_RING, GUEST_USER, 2, entries);
@@ -79,8 +79,11 @@ static void hazard_24_cancel_without_drain(void **state)
 	}
 }
 
-/* The same where rings may have overflowed: then the vCPU's own drains help it out. */
-static void hazard_24_cancel_with_overflowed_rings(void **state)
+/*
+ * As above, with rings that may have overflowed. The vCPU then gets into the guest with the help of
+ * its own drains.
+ */
+static void vcpus_run_again_after_a_stop_with_overflowed_rings(void **state)
 {
 	const uint32_t entries = smallest_ring();
 	struct rig *rig = open_rig(DL_MODE_RING, GUEST_KERNEL, 2, entries);
@@ -98,7 +101,7 @@ static void hazard_24_cancel_with_overflowed_rings(void **state)
 		assert_int_equal(machine_continue(rig->vcpus[0].machine), MACHINE_DONE);
 		assert_int_equal(machine_continue(rig->vcpus[1].machine), MACHINE_DONE);
 	}
-	/* And the rings are of use again. */
+	/* The rings work again. */
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
 	rig_count_all(rig, slot);
 	rig_passes(rig, 3);
@@ -120,7 +123,7 @@ static void restart_after_cancel(uint32_t mode, enum guest_mode guest)
 		assert_int_equal(dl_log_stop(rig->log), 0);
 		rig_wait_rounds(rig, 0, 1);
 	}
-	/* Clean: what was equal while nothing ran is what only later writes change. */
+	/* A clean start: the copies are equal now, and only later writes are dirty. */
 	rig_stop(rig);
 	checker_equalize(&rig->checker);
 	assert_int_equal(dl_log_start(rig->log, DL_START_CLEAN), 0);
@@ -148,8 +151,8 @@ static void bitmap_restart_after_cancel(void **state)
 	restart_after_cancel(DL_MODE_BITMAP, GUEST_USER);
 }
 
-/* An iteration belongs to the session that it began in. */
-static void iterator_of_an_earlier_session(void **state)
+/* An iterator is canceled with the session that it was created in. */
+static void iterator_of_an_earlier_session_is_canceled(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_AUTO, GUEST_USER, 1, 0);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -213,8 +216,8 @@ static void two_logs_of_two_vms_at_once(void **state)
 		rig_finish(rigs[i]);
 }
 
-/* Handles outlive the log, and the log its handles, in every order. */
-static void handles_are_released_in_every_order(void **state)
+/* The log and its handles may be released in any order. */
+static void handles_may_be_released_in_any_order(void **state)
 {
 	const char orders[][4] = { "lvi", "liv", "vli", "vil", "ilv", "ivl" };
 
@@ -248,7 +251,7 @@ static void handles_are_released_in_every_order(void **state)
 	}
 }
 
-static void closed_log_answers_canceled(void **state)
+static void handles_of_a_closed_log_return_canceled(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_RING, GUEST_USER, 1, 1024);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -272,7 +275,7 @@ static void closed_log_answers_canceled(void **state)
 	dl_iter_free(iter);
 }
 
-/* Closing does not wait for a good moment: vCPUs are in mid-write, some with full rings. */
+/* Closes the log while the vCPUs write and some of their rings are full. */
 static void close_while_vcpus_run(enum guest_mode guest, uint32_t mode)
 {
 	for (int round = 0; round < 4; round++) {
@@ -285,7 +288,7 @@ static void close_while_vcpus_run(enum guest_mode guest, uint32_t mode)
 		rig_passes(rig, (unsigned int)round % 3);
 		dl_log_close(rig->log);
 		rig->log = NULL;
-		/* The guest goes on, unlogged. */
+		/* The guest keeps running, unlogged. */
 		rig_wait_rounds(rig, 0, 2);
 		rig_wait_rounds(rig, 1, 2);
 		rig_stop(rig);
@@ -311,8 +314,8 @@ static void bitmap_close_while_vcpus_run(void **state)
 	close_while_vcpus_run(GUEST_USER, DL_MODE_BITMAP);
 }
 
-/* KVM answers a child with EIO; the parent's migration does not notice that there was one. */
-static void hazard_28_fork_in_mid_migration(void **state)
+/* Hazard 28 of doc/kernel.md: ioctls of a child fail with EIO and do not affect the migration. */
+static void a_fork_does_not_affect_the_migration(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_RING, GUEST_USER, 2, 1024);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -338,8 +341,8 @@ static void hazard_28_fork_in_mid_migration(void **state)
 	rig_finish(rig);
 }
 
-/* A log that is opened on a VM of the parent's. */
-static void hazard_28_vcpu_of_another_process(void **state)
+/* Hazard 28 of doc/kernel.md: a child cannot add a vCPU to the log of its parent. */
+static void vcpu_add_in_a_child_fails_with_eio(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_RING, GUEST_USER, 0, 0);
 	struct rig_vcpu *vcpu = rig_vcpu(rig, false);
@@ -358,19 +361,20 @@ static void hazard_28_vcpu_of_another_process(void **state)
 	rig_vcpu_add(rig, vcpu);
 }
 
-static pthread_t stormed;
+static pthread_t signalled_thread;
 
-static int storm_step(struct worker *worker)
+static int signal_step(struct worker *worker)
 {
 	(void)worker;
-	return -pthread_kill(stormed, machine_kick_signal());
+	return -pthread_kill(signalled_thread, machine_kick_signal());
 }
 
 /*
- * Since 6.17 a pending signal cuts a reset short, and the entries gathered until then are taken
- * back unprotected: no abort over the count, no retry on EINTR alone, no page lost.
+ * Hazards 6 to 8 of doc/kernel.md: since 6.17 a pending signal cuts a reset short, and the entries
+ * collected until then are taken back without protecting their pages. The library must not abort
+ * because of the count, must not rely on EINTR alone, and must not lose a page.
  */
-static void hazard_06_07_08_signal_storm_during_harvests(void **state)
+static void signals_do_not_cut_a_reset_short(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_RING, GUEST_USER, 1, 4096);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, 2 * PAGES);
@@ -378,8 +382,8 @@ static void hazard_06_07_08_signal_storm_during_harvests(void **state)
 	(void)state;
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
 	rig_count_all(rig, slot);
-	stormed = pthread_self();
-	rig_start_worker(rig, 0, storm_step);
+	signalled_thread = pthread_self();
+	rig_start_worker(rig, 0, signal_step);
 	rig_passes(rig, 20);
 	rig_end_workers(rig);
 	rig_passes(rig, 2);
@@ -391,22 +395,22 @@ static void hazard_06_07_08_signal_storm_during_harvests(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		rig_test(hazard_24_cancel_without_drain),
-		rig_test(hazard_24_cancel_with_overflowed_rings),
+		rig_test(stop_drains_full_rings),
+		rig_test(vcpus_run_again_after_a_stop_with_overflowed_rings),
 		rig_test(ring_restart_after_cancel_user),
 		rig_test(ring_restart_after_cancel_kernel),
 		rig_test(bitmap_restart_after_cancel),
-		rig_test(iterator_of_an_earlier_session),
+		rig_test(iterator_of_an_earlier_session_is_canceled),
 		rig_test(final_pass_can_be_repeated),
 		rig_test(two_logs_of_two_vms_at_once),
-		rig_test(handles_are_released_in_every_order),
-		rig_test(closed_log_answers_canceled),
+		rig_test(handles_may_be_released_in_any_order),
+		rig_test(handles_of_a_closed_log_return_canceled),
 		rig_test(ring_close_while_user_vcpus_run),
 		rig_test(ring_close_while_kernel_vcpus_run),
 		rig_test(bitmap_close_while_vcpus_run),
-		rig_test(hazard_28_fork_in_mid_migration),
-		rig_test(hazard_28_vcpu_of_another_process),
-		rig_test(hazard_06_07_08_signal_storm_during_harvests),
+		rig_test(a_fork_does_not_affect_the_migration),
+		rig_test(vcpu_add_in_a_child_fails_with_eio),
+		rig_test(signals_do_not_cut_a_reset_short),
 	};
 
 	return rig_run_tests("session", tests);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Memslots that come, go and move in the middle of a migration, while vCPUs write: by the library's
- * ioctl, and by the VMM's own.
+ * Memslots that are added, removed and moved in the middle of a migration, while vCPUs write. The
+ * ioctl is made by the library in one variant, and by the VMM in the other.
  */
 #include "rig.h"
 
@@ -18,7 +18,7 @@ enum {
 static const uint64_t HERE = GUEST_DATA_GPA;
 static const uint64_t THERE = 8ull * GUEST_DATA_GPA;
 
-/* For VMMs that make the region ioctls: gives a slot its flags, as such a VMM would. */
+/* The set_region callback of a VMM that makes the region ioctls itself. */
 static int set_region(void *opaque, uint32_t slot, uint32_t kvm_flags)
 {
 	struct rig *rig = opaque;
@@ -49,10 +49,9 @@ static struct rig *open_rig(const struct variant *variant, unsigned int vcpus)
 	return rig_new(&config);
 }
 
-/* Creates or changes a slot as the variant does it. Logging has to be on in what the VMM creates.
- */
-static void set(struct rig *rig, const struct variant *variant, const struct rig_slot *slot,
-		uint32_t kvm_flags)
+/* Creates or changes a slot, with the ioctl made by the library or by the caller. */
+static void set_slot(struct rig *rig, const struct variant *variant, const struct rig_slot *slot,
+		     uint32_t kvm_flags)
 {
 	uint32_t flags = 0;
 
@@ -78,7 +77,7 @@ static void remove_slot(struct rig *rig, const struct variant *variant, const st
 	assert_int_equal(rig_slot_remove(rig, slot, flags), 0);
 }
 
-/* vCPU 0 counts in a slot that stays, vCPU 1 in one that the test is going to pull away. */
+/* vCPU 0 counts in a slot that stays, vCPU 1 in one that the test will remove. */
 static void start_counting(struct rig *rig, const struct rig_slot *stays,
 			   const struct rig_slot *goes)
 {
@@ -101,7 +100,7 @@ static void slots_are_added_while_logging(const struct variant *variant)
 		struct rig_slot *new = rig_memory(rig, i, THERE + i * HERE, SMALL_PAGES + i);
 		struct rig_range range = { .slot = new, .pages = SMALL_PAGES + i };
 
-		set(rig, variant, new, 0);
+		set_slot(rig, variant, new, 0);
 		rig_passes(rig, 1);
 		assert_true(new->block->pages_sent >= SMALL_PAGES + i);
 		rig_stop(rig);
@@ -111,7 +110,7 @@ static void slots_are_added_while_logging(const struct variant *variant)
 	rig_finish(rig);
 }
 
-/* The same memory under the same number, without a stop of the vCPU that writes to it. */
+/* Same number and memory as before, while a vCPU keeps writing to it. */
 static void slot_is_recreated_over_its_memory(const struct variant *variant)
 {
 	struct rig *rig = open_rig(variant, 2);
@@ -128,15 +127,15 @@ static void slot_is_recreated_over_its_memory(const struct variant *variant)
 		remove_slot(rig, variant, goes);
 		if (round % 2)
 			rig_pass(rig, 0);
-		set(rig, variant, goes, 0);
+		set_slot(rig, variant, goes, 0);
 		rig_passes(rig, 1);
 		assert_true(goes->block->pages_sent >= sent + PAGES);
 	}
 	rig_finish(rig);
 }
 
-/* What was written to a slot that is gone is handed out all the same. */
-static void removed_slot_is_handed_out_once_more(const struct variant *variant)
+/* The dirty pages of a removed slot are still reported, once. */
+static void removed_slot_is_reported_once_more(const struct variant *variant)
 {
 	struct rig *rig = open_rig(variant, 2);
 	struct rig_slot *stays = rig_slot(rig, 0, HERE, PAGES);
@@ -171,11 +170,11 @@ static void slot_moves(const struct variant *variant)
 		rig_passes(rig, 1);
 		rig_wait_rounds(rig, 1, 1);
 		goes->gpa = round % 2 ? THERE : 2 * THERE;
-		set(rig, variant, goes, 0);
+		set_slot(rig, variant, goes, 0);
 		sent = goes->block->pages_sent;
 		rig_pass(rig, 0);
 		assert_true(goes->block->pages_sent >= sent + SMALL_PAGES);
-		/* The vCPU goes on where nothing is any more, until it is told the new place. */
+		/* Until it gets a new job, the vCPU writes to the old address, where no slot is. */
 		assert_int_equal(machine_stop(rig->vcpus[1].machine), MACHINE_STOPPED);
 		rig_write(rig, 1, &range, (uint64_t)round);
 		rig_count(rig, 1, &range);
@@ -184,7 +183,7 @@ static void slot_moves(const struct variant *variant)
 	rig_finish(rig);
 }
 
-/* Two slots that take each other's memory under numbers and addresses that were taken before. */
+/* Two slots swap their memory, and keep their numbers and addresses. */
 static void slots_swap_their_memory(const struct variant *variant)
 {
 	struct rig *rig = open_rig(variant, 2);
@@ -200,8 +199,8 @@ static void slots_swap_their_memory(const struct variant *variant)
 		remove_slot(rig, variant, two);
 		one->memory = two->memory;
 		two->memory = memory;
-		set(rig, variant, one, 0);
-		set(rig, variant, two, 0);
+		set_slot(rig, variant, one, 0);
+		set_slot(rig, variant, two, 0);
 		rig_count_all(rig, round % 2 ? one : two);
 		rig_passes(rig, 2);
 	}
@@ -216,22 +215,22 @@ static void slot_turns_read_only(const struct variant *variant)
 	struct rig_range range = { .slot = rom, .pages = SMALL_PAGES };
 
 	if (machine_capability(&rig->machine, KVM_CAP_READONLY_MEM) <= 0)
-		rig_skip("this kernel has no read-only slots");
-	set(rig, variant, rom, KVM_MEM_READONLY);
+		rig_skip("this kernel does not support read-only slots");
+	set_slot(rig, variant, rom, KVM_MEM_READONLY);
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
 	rig_write(rig, 0, &range, 1); /* changes nothing */
 	rig_passes(rig, 1);
 	assert_true(rom->block->pages_sent >= SMALL_PAGES);
 	remove_slot(rig, variant, rom);
-	set(rig, variant, rom, 0);
+	set_slot(rig, variant, rom, 0);
 	rig_write(rig, 0, &range, 2);
 	rig_pass(rig, 0);
 	rig_count_all(rig, slot);
 	rig_passes(rig, 2);
 	rig_stop(rig);
 	remove_slot(rig, variant, rom);
-	set(rig, variant, rom, KVM_MEM_READONLY);
-	/* The host fills a ROM like any device: it writes, then marks. */
+	set_slot(rig, variant, rom, KVM_MEM_READONLY);
+	/* The host fills a ROM as a device does: it writes, then marks. */
 	memset(rom->memory, 0x5a, rom->bytes);
 	assert_int_equal(dl_slot_mark(rig->log, 1, 0, rom->bytes), 0);
 	rig_finish(rig);
@@ -247,6 +246,7 @@ static void with_variants(void (*test)(const struct variant *), uint32_t mode)
 	test(&caller);
 }
 
+/* The last declaration is there for the semicolon after the macro. */
 #define slot_tests(name)                             \
 	static void ring_##name(void **state)        \
 	{                                            \
@@ -257,14 +257,18 @@ static void with_variants(void (*test)(const struct variant *), uint32_t mode)
 	{                                            \
 		(void)state;                         \
 		with_variants(name, DL_MODE_BITMAP); \
-	}
+	}                                            \
+	static void bitmap_##name(void **state)
 
-slot_tests(slots_are_added_while_logging) slot_tests(slot_is_recreated_over_its_memory)
-	slot_tests(removed_slot_is_handed_out_once_more) slot_tests(slot_moves)
-		slot_tests(slots_swap_their_memory) slot_tests(slot_turns_read_only)
+slot_tests(slots_are_added_while_logging);
+slot_tests(slot_is_recreated_over_its_memory);
+slot_tests(removed_slot_is_reported_once_more);
+slot_tests(slot_moves);
+slot_tests(slots_swap_their_memory);
+slot_tests(slot_turns_read_only);
 
-	/* A caller that frees the memory at once says so, and the memory is not read again. */
-	static void discarded_slot_is_not_handed_out(void **state)
+/* DL_SLOT_DISCARD: the caller may free the memory at once, so its pages are not reported. */
+static void discarded_slot_is_not_reported(void **state)
 {
 	const struct variant variant = { .mode = DL_MODE_AUTO };
 	struct rig *rig = open_rig(&variant, 2);
@@ -284,7 +288,7 @@ slot_tests(slots_are_added_while_logging) slot_tests(slot_is_recreated_over_its_
 	assert_int_equal(goes->block->pages_sent, sent);
 }
 
-static void clean_slot_is_not_handed_out_until_written(void **state)
+static void clean_slot_is_not_reported_until_written(void **state)
 {
 	const struct variant variant = { .mode = DL_MODE_RING };
 	struct rig *rig = open_rig(&variant, 1);
@@ -304,7 +308,7 @@ static void clean_slot_is_not_handed_out_until_written(void **state)
 	assert_in_range(new->block->pages_sent, 20, SMALL_PAGES);
 }
 
-/* Memory that KVM cannot log: no flag, no pages from the kernel; marks are the VMM's own affair. */
+/* Memory that KVM cannot log: no log flag, and no dirty pages other than marked ones. */
 static void unlogged_slot_gets_no_log_flag(void **state)
 {
 	const struct variant variant = { .mode = DL_MODE_RING };
@@ -326,8 +330,11 @@ static void unlogged_slot_gets_no_log_flag(void **state)
 	rig_finish(rig);
 }
 
-/* Bitmaps are whole 64-bit words, and a CLEAR whose length is odd has to reach the slot's end. */
-static void hazard_16_and_29_slots_of_odd_lengths(void **state)
+/*
+ * Hazards 16 and 29 of doc/kernel.md: bitmaps are whole 64-bit words, and a CLEAR whose length is
+ * no multiple of 64 must end at the end of the slot.
+ */
+static void slots_of_odd_lengths_are_cleared_to_their_end(void **state)
 {
 	const struct variant variant = { .mode = DL_MODE_BITMAP };
 	const uint64_t lengths[] = { 1, 63, 64, 65, 100, 127, 4097, 4096 + 100 };
@@ -344,7 +351,7 @@ static void hazard_16_and_29_slots_of_odd_lengths(void **state)
 		for (unsigned int i = 0; i < 8; i++) {
 			struct rig_range range = { .slot = &rig->slots[i] };
 
-			/* The last page of each, and what is before it in the last word. */
+			/* All pages of the last, partial word. */
 			range.pages = 1 + (lengths[i] - 1) % 64;
 			range.first_page = lengths[i] - range.pages;
 			expected += range.pages;
@@ -364,18 +371,18 @@ int main(void)
 		rig_test(bitmap_slots_are_added_while_logging),
 		rig_test(ring_slot_is_recreated_over_its_memory),
 		rig_test(bitmap_slot_is_recreated_over_its_memory),
-		rig_test(ring_removed_slot_is_handed_out_once_more),
-		rig_test(bitmap_removed_slot_is_handed_out_once_more),
+		rig_test(ring_removed_slot_is_reported_once_more),
+		rig_test(bitmap_removed_slot_is_reported_once_more),
 		rig_test(ring_slot_moves),
 		rig_test(bitmap_slot_moves),
 		rig_test(ring_slots_swap_their_memory),
 		rig_test(bitmap_slots_swap_their_memory),
 		rig_test(ring_slot_turns_read_only),
 		rig_test(bitmap_slot_turns_read_only),
-		rig_test(discarded_slot_is_not_handed_out),
-		rig_test(clean_slot_is_not_handed_out_until_written),
+		rig_test(discarded_slot_is_not_reported),
+		rig_test(clean_slot_is_not_reported_until_written),
 		rig_test(unlogged_slot_gets_no_log_flag),
-		rig_test(hazard_16_and_29_slots_of_odd_lengths),
+		rig_test(slots_of_odd_lengths_are_cleared_to_their_end),
 	};
 
 	return rig_run_tests("slots", tests);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* vCPUs that come late, go, and come again while others run and are harvested. */
+/* vCPUs that are added, removed and added again while others run and are harvested. */
 #include "rig.h"
 
 #include <errno.h>
 
 enum {
 	PAGES = 300,
-	RING_PAGES = 1200, /* more than a ring of 1024 entries takes */
+	RING_PAGES = 1200, /* more than a ring of 1024 entries holds */
 	ROUNDS = 12,
 };
 
@@ -58,8 +58,10 @@ static void bitmap_vcpus_are_added_late(void **state)
 	vcpus_are_added_late(DL_MODE_BITMAP);
 }
 
-/* What a vCPU wrote before it was parked is in its ring, and the ring stays with the log. */
-static void hazard_23_parked_vcpu_is_harvested(void **state)
+/*
+ * Hazard 23 of doc/kernel.md: the entries of a removed vCPU stay in its ring, which is harvested.
+ */
+static void parked_vcpu_is_harvested(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_RING, 2);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -81,8 +83,8 @@ static void hazard_23_parked_vcpu_is_harvested(void **state)
 	rig_finish(rig);
 }
 
-/* It is added again before anybody looked at its ring. */
-static void parked_vcpu_goes_on_with_its_ring(void **state)
+/* The vCPU is added again before its ring was harvested. */
+static void parked_vcpu_continues_its_ring(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_RING, 2);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -106,8 +108,8 @@ static void parked_vcpu_goes_on_with_its_ring(void **state)
 	rig_finish(rig);
 }
 
-/* A vCPU that ran while nothing was logged is added to a log that is on. */
-static void vcpu_that_ran_unlogged(void **state)
+/* The vCPU ran before logging started, and is added while logging is on. */
+static void vcpu_that_ran_unlogged_may_be_added(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_RING, 1);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -123,7 +125,7 @@ static void vcpu_that_ran_unlogged(void **state)
 	rig_finish(rig);
 }
 
-/* In and out, again and again, while the others write and a second thread harvests. */
+/* Removes and adds vCPUs repeatedly, while the others write and a second thread harvests. */
 static void hotplug_loop(uint32_t mode, enum guest_mode guest)
 {
 	struct rig_config config = { .mode = mode, .guest = guest, .vcpus = 3 };
@@ -134,26 +136,26 @@ static void hotplug_loop(uint32_t mode, enum guest_mode guest)
 	rig_count_all(rig, slot);
 	rig_start_worker(rig, 0, rig_harvest_step);
 	for (int round = 0; round < ROUNDS; round++) {
-		unsigned int goes = 1 + (unsigned int)round % 2;
+		unsigned int parked = 1 + (unsigned int)round % 2;
 
-		assert_int_equal(machine_stop(rig->vcpus[goes].machine), MACHINE_STOPPED);
-		park(rig, goes);
+		assert_int_equal(machine_stop(rig->vcpus[parked].machine), MACHINE_STOPPED);
+		park(rig, parked);
 		rig_passes(rig, 1);
-		rig_vcpu_add(rig, &rig->vcpus[goes]);
-		assert_int_equal(machine_go(rig->vcpus[goes].machine, NULL), 0);
+		rig_vcpu_add(rig, &rig->vcpus[parked]);
+		assert_int_equal(machine_go(rig->vcpus[parked].machine, NULL), 0);
 		rig_passes(rig, 1);
 	}
 	rig_end_workers(rig);
 	rig_finish(rig);
 }
 
-static void hazard_23_hotplug_loop_user(void **state)
+static void ring_hotplug_loop_user_guest(void **state)
 {
 	(void)state;
 	hotplug_loop(DL_MODE_RING, GUEST_USER);
 }
 
-static void hazard_23_hotplug_loop_kernel(void **state)
+static void ring_hotplug_loop_kernel_guest(void **state)
 {
 	(void)state;
 	hotplug_loop(DL_MODE_RING, GUEST_KERNEL);
@@ -166,10 +168,11 @@ static void bitmap_hotplug_loop(void **state)
 }
 
 /*
- * Two reset at once (a vCPU for its full ring, a harvester for all) and neither may believe that
- * the other's entries are protected before they are; nor may one reset cut the other's cells short.
+ * Hazards 9 and 10 of doc/kernel.md: two threads reset at the same time, a vCPU because its ring is
+ * full and a harvester. Neither may assume that the entries of the other are protected before they
+ * are, and neither reset may make the other one look short.
  */
-static void resetters_at_once(enum guest_mode guest)
+static void concurrent_resets(enum guest_mode guest)
 {
 	const struct rig_config config = {
 		.mode = DL_MODE_RING,
@@ -191,7 +194,7 @@ static void resetters_at_once(enum guest_mode guest)
 	rig_start_worker(rig, 1, rig_harvest_step);
 	rig_passes(rig, 6);
 	rig_end_workers(rig);
-	/* Now without harvests: each vCPU has only its own full exits, and must have them. */
+	/* Now without harvests: each vCPU has to drain its own ring. */
 	for (unsigned int i = 0; i < 2; i++) {
 		unsigned long long before = atomic_load(&rig->vcpus[i].machine->full_exits);
 
@@ -206,19 +209,19 @@ static void resetters_at_once(enum guest_mode guest)
 		assert_int_equal(rig_stats(rig).short_resets, 0);
 }
 
-static void hazard_09_two_resetters_at_once(void **state)
+static void concurrent_resets_user_guest(void **state)
 {
 	(void)state;
-	resetters_at_once(GUEST_USER);
+	concurrent_resets(GUEST_USER);
 }
 
-static void hazard_10_harvests_race_with_drains(void **state)
+static void concurrent_resets_kernel_guest(void **state)
 {
 	(void)state;
-	resetters_at_once(GUEST_KERNEL);
+	concurrent_resets(GUEST_KERNEL);
 }
 
-static void vcpu_counters(void **state)
+static void vcpu_statistics_match_the_writes(void **state)
 {
 	const struct rig_config config = {
 		.mode = DL_MODE_RING,
@@ -251,7 +254,7 @@ static void vcpu_counters(void **state)
 	assert_int_equal(all.pending_bytes, 2000 * rig->page_bytes);
 }
 
-/* When the next harvest is due is known from the rings that fill, and never where none does. */
+/* The next harvest is due before a ring is full: never (UINT64_MAX) unless a ring is filling. */
 static void harvest_is_due_while_rings_fill(void **state)
 {
 	const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };
@@ -280,15 +283,15 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		rig_test(ring_vcpus_are_added_late),
 		rig_test(bitmap_vcpus_are_added_late),
-		rig_test(hazard_23_parked_vcpu_is_harvested),
-		rig_test(parked_vcpu_goes_on_with_its_ring),
-		rig_test(vcpu_that_ran_unlogged),
-		rig_test(hazard_23_hotplug_loop_user),
-		rig_test(hazard_23_hotplug_loop_kernel),
+		rig_test(parked_vcpu_is_harvested),
+		rig_test(parked_vcpu_continues_its_ring),
+		rig_test(vcpu_that_ran_unlogged_may_be_added),
+		rig_test(ring_hotplug_loop_user_guest),
+		rig_test(ring_hotplug_loop_kernel_guest),
 		rig_test(bitmap_hotplug_loop),
-		rig_test(hazard_09_two_resetters_at_once),
-		rig_test(hazard_10_harvests_race_with_drains),
-		rig_test(vcpu_counters),
+		rig_test(concurrent_resets_user_guest),
+		rig_test(concurrent_resets_kernel_guest),
+		rig_test(vcpu_statistics_match_the_writes),
 		rig_test(harvest_is_due_while_rings_fill),
 	};
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One test for each way to get the ring protocol wrong that a real kernel can show; the numbers are
- * those of the list of hazards in doc/kernel.md. Others of that list are in the files that are
- * about their subject.
+ * The ring protocol: which cells the library releases and what it makes of their entries. Each test
+ * provokes a mistake that shows on a real kernel.
  */
 #include "rig.h"
 
@@ -34,15 +33,18 @@ static struct rig_range whole(const struct rig *rig, const struct rig_slot *slot
 	return (struct rig_range){ .slot = slot, .pages = slot->bytes / rig->page_bytes };
 }
 
-/* All is sent and nothing is written: from here on a pass sends what the test writes. */
+/* Sends all pending pages, so that the next pass sends only what the test writes from here on. */
 static void settle(struct rig *rig)
 {
 	rig_pass(rig, 0);
 	assert_int_equal(rig_pass(rig, 0), 0);
 }
 
-/* Handing back a cell that the kernel did not fill makes a vCPU exit for ever. */
-static void hazard_03_harvesting_an_empty_ring(void **state)
+/*
+ * Hazard 3 of doc/kernel.md: releasing a cell that the kernel has not filled can keep the vCPU from
+ * ever entering the guest again.
+ */
+static void harvests_of_an_empty_ring_release_no_cell(void **state)
 {
 	struct rig *rig = ring_rig(GUEST_USER, 1, NULL);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -59,12 +61,13 @@ static void hazard_03_harvesting_an_empty_ring(void **state)
 		rig_write(rig, 0, &range, value);
 	exits = rig->vcpus[0].machine->full_exits;
 	if (exits > 3 * PAGES / (ENTRIES / 2))
-		fail_msg("%llu full exits for %d writes", exits, 3 * PAGES);
+		fail_msg("%llu exits for a full ring after %d writes, expected at most %d", exits,
+			 3 * PAGES, 3 * PAGES / (ENTRIES / 2));
 	rig_finish(rig);
 }
 
-/* An entry that was harvested in one lap is not dirty in the next. */
-static void hazard_04_every_lap_counts_each_write_once(void **state)
+/* Hazard 4 of doc/kernel.md: an entry harvested in one lap is not dirty in the next. */
+static void every_lap_counts_each_write_once(void **state)
 {
 	struct rig *rig = ring_rig(GUEST_USER, 1, NULL);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -75,7 +78,7 @@ static void hazard_04_every_lap_counts_each_write_once(void **state)
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
 	settle(rig);
 	entries = rig_stats(rig).entries;
-	/* Parts of a lap, at every offset in the ring. */
+	/* 100 does not divide the ring size, so every round starts at another cell. */
 	for (unsigned int round = 0; round < 50; round++) {
 		range.first_page = round;
 		rig_write(rig, 0, &range, round);
@@ -87,8 +90,11 @@ static void hazard_04_every_lap_counts_each_write_once(void **state)
 	rig_finish(rig);
 }
 
-/* What KVM wrote into a cell is KVM's: it resets the page that the cell names. */
-static void hazard_11_slot_and_offset_are_never_written(void **state)
+/*
+ * Hazard 11 of doc/kernel.md: slot and offset of a cell belong to the kernel, which reads them
+ * again at reset to find the page to protect.
+ */
+static void slot_and_offset_of_a_cell_are_never_written(void **state)
 {
 	static struct spy spy; /* outlives a test that fails, as the rig does */
 	struct rig *rig;
@@ -124,8 +130,8 @@ static void hazard_11_slot_and_offset_are_never_written(void **state)
 	rig_finish(rig);
 }
 
-/* Entries of a slot that nobody told the log about are skipped, not looked up. */
-static void hazard_12_entries_of_unknown_slots(void **state)
+/* Hazard 12 of doc/kernel.md: entries of a slot that was never registered are skipped. */
+static void entries_of_unknown_slots_are_skipped(void **state)
 {
 	struct rig *rig = ring_rig(GUEST_USER, 1, NULL);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -148,10 +154,10 @@ static void hazard_12_entries_of_unknown_slots(void **state)
 }
 
 /*
- * A slot dies with entries in the ring and a smaller one takes its number before the log is told:
- * offsets behind its end must not reach it.
+ * Hazard 12 of doc/kernel.md: a slot is deleted with entries in the ring, and a smaller one takes
+ * its number before the log learns of it. Offsets past the end of the new slot must be skipped.
  */
-static void hazard_12_slot_shrinks_with_entries_pending(void **state)
+static void entries_of_a_deleted_slot_do_not_reach_its_successor(void **state)
 {
 	struct rig *rig = ring_rig(GUEST_USER, 1, NULL);
 	struct rig_slot *large = rig_slot(rig, 5, GUEST_DATA_GPA, 600);
@@ -181,8 +187,8 @@ static int leave_region(void *opaque, uint32_t slot, uint32_t kvm_flags)
 	return 0;
 }
 
-/* A VMM that tells of a slot as smaller than it made it: what lies behind is nobody's. */
-static void hazard_12_offsets_behind_the_slots_end(void **state)
+/* Hazard 12 of doc/kernel.md: the VMM registers a slot with a smaller size than KVM has. */
+static void offsets_past_the_end_of_a_slot_are_skipped(void **state)
 {
 	const struct rig_config config = {
 		.mode = DL_MODE_RING,
@@ -191,15 +197,15 @@ static void hazard_12_offsets_behind_the_slots_end(void **state)
 	};
 	struct rig *rig = rig_new(&config);
 	struct rig_slot *large = rig_memory(rig, 5, GUEST_DATA_GPA, 600);
-	struct rig_slot told = *large;
+	struct rig_slot registered = *large;
 	struct rig_range range = whole(rig, large);
 
 	(void)state;
 	assert_int_equal(machine_set_region(&rig->machine, 5, KVM_MEM_LOG_DIRTY_PAGES, large->gpa,
 					    large->bytes, large->memory),
 			 0);
-	told.bytes = 64 * rig->page_bytes;
-	assert_int_equal(rig_slot_set(rig, &told, DL_SLOT_CALLER_IOCTL, 0), 0);
+	registered.bytes = 64 * rig->page_bytes;
+	assert_int_equal(rig_slot_set(rig, &registered, DL_SLOT_CALLER_IOCTL, 0), 0);
 	checker_equalize(&rig->checker);
 	assert_int_equal(dl_log_start(rig->log, DL_START_CLEAN), 0);
 	rig_write(rig, 0, &range, 1);
@@ -217,11 +223,14 @@ static void set_initially_set(struct machine *machine)
 	};
 
 	if (ioctl(machine->vm_fd, KVM_ENABLE_CAP, &cap) < 0)
-		rig_skip("this kernel has no KVM_DIRTY_LOG_INITIALLY_SET");
+		rig_skip("this kernel does not support KVM_DIRTY_LOG_INITIALLY_SET");
 }
 
-/* Beside a ring it would leave pages writable that nobody logs. */
-static void hazard_18_initially_set_before_a_ring(void **state)
+/*
+ * Hazard 18 of doc/kernel.md: with KVM_DIRTY_LOG_INITIALLY_SET, starting to log leaves pages
+ * writable, and a ring never gets an entry for them. The library must clear it.
+ */
+static void initially_set_before_open_loses_no_page(void **state)
 {
 	struct rig_config config = {
 		.mode = DL_MODE_RING,
@@ -233,7 +242,7 @@ static void hazard_18_initially_set_before_a_ring(void **state)
 	struct rig_range range = whole(rig, slot);
 
 	(void)state;
-	rig_write(rig, 0, &range, 1); /* mapped writable before logging begins */
+	rig_write(rig, 0, &range, 1); /* mapped writable before logging starts */
 	checker_equalize(&rig->checker);
 	assert_int_equal(dl_log_start(rig->log, DL_START_CLEAN), 0);
 	rig_write(rig, 0, &range, 2);
@@ -241,8 +250,8 @@ static void hazard_18_initially_set_before_a_ring(void **state)
 	assert_true(rig->checker.pages_sent >= 500);
 }
 
-/* The same page may be in the ring more than once; pending counts it once. */
-static void hazard_26_pages_are_counted_not_entries(void **state)
+/* Hazard 26 of doc/kernel.md: a page with several entries in the ring is pending once. */
+static void pending_counts_pages_not_entries(void **state)
 {
 	struct rig *rig = ring_rig(GUEST_USER, 2, NULL);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
@@ -271,15 +280,15 @@ static void hazard_26_pages_are_counted_not_entries(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		rig_test(hazard_03_harvesting_an_empty_ring),
-		rig_test(hazard_04_every_lap_counts_each_write_once),
-		rig_test(hazard_11_slot_and_offset_are_never_written),
-		rig_test(hazard_12_entries_of_unknown_slots),
-		rig_test(hazard_12_slot_shrinks_with_entries_pending),
-		rig_test(hazard_12_offsets_behind_the_slots_end),
-		rig_test(hazard_18_initially_set_before_a_ring),
-		rig_test(hazard_26_pages_are_counted_not_entries),
+		rig_test(harvests_of_an_empty_ring_release_no_cell),
+		rig_test(every_lap_counts_each_write_once),
+		rig_test(slot_and_offset_of_a_cell_are_never_written),
+		rig_test(entries_of_unknown_slots_are_skipped),
+		rig_test(entries_of_a_deleted_slot_do_not_reach_its_successor),
+		rig_test(offsets_past_the_end_of_a_slot_are_skipped),
+		rig_test(initially_set_before_open_loses_no_page),
+		rig_test(pending_counts_pages_not_entries),
 	};
 
-	return rig_run_tests("hazards", tests);
+	return rig_run_tests("ring", tests);
 }
