@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Asks a kernel, without the library, what it says to the ways of enabling its dirty log, in and
- * out of order. Prints "question: answer" lines, of which doc/kernels.md is made.
+ * Asks a kernel, without the library, how it responds to every way of enabling its dirty log, in
+ * order and out of order. Prints "question: answer" lines; doc/kernels.md is generated from them.
  */
 #include <errno.h>
 #include <fcntl.h>

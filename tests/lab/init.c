@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The first and only process of a lab machine: does what the file /plan says, tells on the console
- * how each thing ended, and switches the machine off. A line of the plan is one of
+ * The init process of a lab machine: runs the plan in the file /plan, reports the results on the
+ * console, and switches the machine off. Each line of the plan is one of
  *
- *   load PATH                            a kernel module
- *   write PATH TEXT                      into a file of /sys or /proc
- *   test SECONDS NAME PROGRAM ARG...     to be counted
- *   show SECONDS NAME PROGRAM ARG...     whose output is wanted, whatever its exit status
+ *   load PATH                            load a kernel module
+ *   write PATH TEXT                      write to a file of /sys or /proc
+ *   test SECONDS NAME PROGRAM ARG...     run a test program
+ *   show SECONDS NAME PROGRAM ARG...     run a program for its output only
  *
- * and what it says itself begins with "LAB ":
+ * The reports begin with "LAB ":
  *
  *   LAB kernel RELEASE MACHINE
  *   LAB begin test|show NAME
  *   LAB end NAME exit|signal|timeout NUMBER MILLISECONDS
- *   LAB log NAME MESSAGE                 of the kernel, while that ran
+ *   LAB log NAME MESSAGE                 kernel message from that time
  *   LAB trouble WHAT
  *   LAB done
  */
@@ -124,7 +124,7 @@ static void run_child(char **arguments)
 	_exit(127);
 }
 
-/* Waits for the child, at most until the deadline. Returns 0 where it came to that. */
+/* Waits for the child until the deadline. Returns 1, or 0 at the deadline. */
 static int wait_until(pid_t child, long long deadline_ms, int *status)
 {
 	sigset_t signals;
@@ -146,7 +146,7 @@ static int wait_until(pid_t child, long long deadline_ms, int *status)
 	}
 }
 
-static void say_end(const char *name, int in_time, int status, long long took_ms)
+static void report_end(const char *name, int in_time, int status, long long took_ms)
 {
 	const char *how = !in_time ? "timeout" : WIFSIGNALED(status) ? "signal" : "exit";
 	int number = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
@@ -154,8 +154,8 @@ static void say_end(const char *name, int in_time, int status, long long took_ms
 	printf("\nLAB end %s %s %d %lld\n", name, how, number, took_ms);
 }
 
-/* What is left of a program's own children is of no use to the next one. */
-static void bury(pid_t group)
+/* Kills and reaps the processes that a program has left. */
+static void kill_group(pid_t group)
 {
 	kill(-group, SIGKILL);
 	while (waitpid(-1, NULL, WNOHANG) > 0 || waitpid(-group, NULL, 0) > 0)
@@ -191,8 +191,8 @@ static void run(const struct words *words)
 		return;
 	}
 	in_time = wait_until(child, begin_ms + atoll(words->word[1]) * 1000, &status);
-	bury(child);
-	say_end(name, in_time, status, now_ms() - begin_ms);
+	kill_group(child);
+	report_end(name, in_time, status, now_ms() - begin_ms);
 	print_kernel_log(name);
 }
 
@@ -207,7 +207,7 @@ static void split(char *line, struct words *words)
 	words->word[words->count] = NULL;
 }
 
-static void follow(char *line)
+static void run_line(char *line)
 {
 	struct words words;
 
@@ -224,7 +224,7 @@ static void follow(char *line)
 		trouble("plan", words.word[0], EINVAL);
 }
 
-static void follow_plan(void)
+static void run_plan(void)
 {
 	FILE *plan = fopen("/plan", "r");
 	char line[LINE_BYTES];
@@ -234,7 +234,7 @@ static void follow_plan(void)
 		return;
 	}
 	while (fgets(line, sizeof(line), plan))
-		follow(line);
+		run_line(line);
 	fclose(plan);
 }
 
@@ -245,10 +245,10 @@ int main(void)
 	set_up();
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGCHLD);
-	/* So that sigtimedwait() sees it. */
+	/* Blocked, as sigtimedwait() requires. */
 	sigprocmask(SIG_BLOCK, &signals, NULL);
 	klogctl(KLOG_CLEAR, NULL, 0);
-	follow_plan();
+	run_plan();
 	printf("LAB done\n");
 	fflush(stdout);
 	sync();

@@ -8,7 +8,7 @@
 
 #include <linux/kvm.h>
 
-/* Where the controller's parts are for the guest. No memslot may lie there. */
+/* Guest physical addresses of the controller. No memslot may overlap them. */
 #define DISTRIBUTOR_GPA	    UINT64_C(0x08000000)
 #define TRANSLATER_GPA	    UINT64_C(0x08080000)
 #define REDISTRIBUTOR_GPA   UINT64_C(0x080a0000)
@@ -37,7 +37,7 @@ enum {
 	GITS_BASER_COLLECTIONS = 0x108,
 };
 
-/* Registers of the vCPU's redistributor, in the halves that KVM wants them in. */
+/* Registers of the vCPU's redistributor. KVM accesses them in halves of 32 bits. */
 enum {
 	GICR_CTLR = 0x0,
 	GICR_PROPBASER = 0x70,
@@ -45,7 +45,7 @@ enum {
 	GICR_CTLR_ENABLE_LPIS = 1,
 };
 
-/* Commands of the ITS, by their number. */
+/* Command numbers of the ITS. */
 enum {
 	MAPC = 0x09,
 	MAPD = 0x08,
@@ -148,7 +148,7 @@ static int set_redistributor_base(struct its *its, uint64_t offset, uint64_t val
 	return r ? r : set_redistributor(its, offset + 4, (uint32_t)(value >> 32));
 }
 
-/* Writes one command; returns where the next one goes. */
+/* Writes a command. Returns the address for the next one. */
 static uint64_t *command(uint64_t *at, uint64_t a, uint64_t b, uint64_t c)
 {
 	at[0] = a;
@@ -168,7 +168,7 @@ static uint64_t *map_event(uint64_t *at, uint64_t device, uint64_t event, uint64
 	return command(at, MAPTI | device << 32, event | lpi << 32, COLLECTION);
 }
 
-/* Returns the bytes of all commands. */
+/* Returns the size of all commands in bytes. */
 static uint64_t write_commands(struct its *its)
 {
 	uint64_t *first = (uint64_t *)(its->memory + ITS_COMMANDS), *at = first;
@@ -183,7 +183,7 @@ static uint64_t write_commands(struct its *its)
 	return (uint64_t)(at - first) * sizeof(*at);
 }
 
-/* Without the number of bits in PROPBASER, MAPTI does nothing, and says nothing either. */
+/* PROPBASER must contain the number of LPI ID bits, or MAPTI does nothing, without an error. */
 static int enable_lpis(struct its *its)
 {
 	int r = set_redistributor_base(its, GICR_PROPBASER,
@@ -223,7 +223,7 @@ int its_map(struct its *its)
 	if (!r)
 		r = set_its_register(its, GITS_CWRITER, bytes);
 	if (!r)
-		r = set_its_register(its, GITS_CTLR, 1); /* it now does the commands */
+		r = set_its_register(its, GITS_CTLR, 1); /* runs the commands */
 	return r ? r : check_commands(its, bytes);
 }
 

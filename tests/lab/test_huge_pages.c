@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Guest memory in huge pages. On arm64 a ring without the backup bitmap loses ordinary writes of
- * vCPUs there: KVM asks "is there a bitmap?" to decide whether a huge mapping is to be split, and
- * without it one entry stands for a whole huge page. The library takes the backup by itself.
+ * Guest memory in huge pages. On arm64, a ring without the backup bitmap loses ordinary vCPU writes
+ * to huge pages: KVM splits a huge mapping only if the slot has a bitmap, and without one a single
+ * entry stands for the whole huge page. The library therefore enables the backup bitmap by default.
  */
 #include "rig.h"
 
@@ -27,11 +27,11 @@ static size_t huge_page_bytes(void)
 		fclose(file);
 	}
 	if (!bytes || bytes > MAX_HUGE_BYTES)
-		rig_skip("this kernel has no transparent huge pages, or very large ones");
+		rig_skip("this kernel has no transparent huge pages, or they are too large");
 	return (size_t)bytes;
 }
 
-/* How much of the mapping around an address is in huge pages. */
+/* The KiB in huge pages of the mapping that contains an address. */
 static uint64_t huge_kib(const void *address)
 {
 	FILE *file = fopen("/proc/self/smaps", "r");
@@ -50,7 +50,7 @@ static uint64_t huge_kib(const void *address)
 	return found;
 }
 
-/* Memory in huge pages, aligned as they are; also guest and host must agree on that. */
+/* Memory in huge pages, and aligned to one: gpa and hva must agree in alignment. */
 static uint8_t *map_huge(size_t bytes, size_t huge_bytes)
 {
 	uint8_t *mapping = mmap(NULL, bytes + huge_bytes, PROT_READ | PROT_WRITE,
@@ -85,7 +85,7 @@ static struct rig_slot *huge_slot(struct rig *rig)
 	return slot;
 }
 
-/* Returns how many pages a migration loses whose vCPU writes every page after the first pass. */
+/* A migration whose vCPU writes every page after each pass. Returns the number of lost pages. */
 static uint64_t migrate(uint32_t mode, uint32_t backup)
 {
 	const struct rig_config config = { .mode = mode, .backup = backup, .vcpus = 1 };
@@ -94,7 +94,7 @@ static uint64_t migrate(uint32_t mode, uint32_t backup)
 	struct rig_range range = { .slot = slot, .pages = slot->bytes / rig->page_bytes };
 	uint64_t lost;
 
-	/* As in life: the pages are mapped, and writable, when logging begins. */
+	/* As usual in practice, the pages are mapped writable before logging starts. */
 	rig_write(rig, 0, &range, 1);
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
 	rig_pass(rig, 0);
@@ -109,7 +109,7 @@ static uint64_t migrate(uint32_t mode, uint32_t backup)
 	return lost;
 }
 
-static void by_default_nothing_is_lost(void **state)
+static void defaults_lose_nothing(void **state)
 {
 	(void)state;
 	assert_int_equal(migrate(DL_MODE_AUTO, DL_BACKUP_AUTO), 0);
@@ -121,8 +121,8 @@ static void bitmap_loses_nothing(void **state)
 	assert_int_equal(migrate(DL_MODE_BITMAP, DL_BACKUP_AUTO), 0);
 }
 
-/* What the default protects from: to be seen on arm64, and harmless on x86. */
-static void ring_without_backup(void **state)
+/* The case that the defaults avoid: it loses pages on arm64, and none on x86. */
+static void ring_without_backup_loses_pages_on_arm64(void **state)
 {
 	uint64_t lost = migrate(DL_MODE_RING, DL_BACKUP_OFF);
 
@@ -137,9 +137,9 @@ static void ring_without_backup(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		rig_test(by_default_nothing_is_lost),
+		rig_test(defaults_lose_nothing),
 		rig_test(bitmap_loses_nothing),
-		rig_test(ring_without_backup),
+		rig_test(ring_without_backup_loses_pages_on_arm64),
 	};
 
 	return rig_run_tests("huge-pages", tests);

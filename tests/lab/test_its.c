@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the backup bitmap is for: the kernel writes an ITS's tables into guest memory while no vCPU
- * runs, so that no ring has it. The VMM stops the vCPU, saves, then makes the final harvest:
- * exactly the pages whose contents changed have to come out, merged with those of the rings, each
- * once.
+ * The backup bitmap: the kernel writes the tables of an ITS to guest memory while no vCPU runs, so
+ * no ring gets an entry for these pages. The VMM stops the vCPU, saves the ITS, and makes the final
+ * harvest. It must report exactly the pages that changed, together with those of the rings, and
+ * each page once.
  */
 #include "its.h"
 #include "rig.h"
@@ -14,11 +14,11 @@
 
 enum {
 	DATA_PAGES = 100,
-	GUEST_PAGES = 7, /* of the data, that the guest writes */
+	GUEST_PAGES = 7, /* data pages that the guest writes */
 	MAX_PAGES = 256,
 };
 
-/* Above the controller, and aligned as its tables want it. */
+/* Above the controller, and aligned as its tables require. */
 #define TABLES_GPA (UINT64_C(1) << 30)
 
 struct scene {
@@ -28,7 +28,7 @@ struct scene {
 	struct its its;
 };
 
-/* What came out of an iteration, and what should have. */
+/* Number of pages: changed ones, reported ones, and the differences between these. */
 struct outcome {
 	unsigned int changed, reported, lost, twice, unchanged;
 };
@@ -40,12 +40,12 @@ static struct scene open_scene(uint32_t mode, uint32_t backup, struct spy *spy)
 	struct rig *rig = scene.rig;
 	int r;
 
-	/* Slots smaller than a huge page: what those do is the subject of another test. */
+	/* Slots smaller than a huge page; test_huge_pages.c covers huge ones. */
 	scene.tables = rig_slot(rig, 0, TABLES_GPA, ITS_MEMORY_BYTES / rig->page_bytes);
 	scene.data = rig_slot(rig, 1, GUEST_DATA_GPA, DATA_PAGES);
 	r = its_create(&scene.its, rig->machine.vm_fd, TABLES_GPA, scene.tables->memory);
 	if (r == -ENODEV)
-		rig_skip("this kernel has no vgic-v3 with an ITS");
+		rig_skip("this kernel does not support a vgic-v3 with an ITS");
 	assert_int_equal(r, 0);
 	return scene;
 }
@@ -56,7 +56,7 @@ static void close_scene(struct scene *scene)
 	rig_free(scene->rig);
 }
 
-/* All is sent, and nothing changes until the test does it. */
+/* Sends all pending pages. From here on, only the test changes memory. */
 static void settle(struct scene *scene)
 {
 	rig_pass(scene->rig, 0);
@@ -64,7 +64,7 @@ static void settle(struct scene *scene)
 	checker_expect_equal(&scene->rig->checker);
 }
 
-/* The guest writes data, and a page of the device table: it will be in the ring and the bitmap. */
+/* The guest writes data and a page of the device table, which gets into both ring and bitmap. */
 static void guest_writes(struct scene *scene)
 {
 	struct rig_range data = { .slot = scene->data, .first_page = 50, .pages = GUEST_PAGES };
@@ -87,7 +87,7 @@ static void note_run(struct scene *scene, const struct dl_run *run, unsigned cha
 	struct rig *rig = scene->rig;
 	uint64_t first = run->offset_bytes / rig->page_bytes;
 
-	/* The pages of the two slots, one after the other. */
+	/* Number the pages of both slots consecutively. */
 	if (run->slot == scene->data->slot)
 		first += scene->tables->bytes / rig->page_bytes;
 	for (uint64_t i = 0; i < run->bytes / rig->page_bytes; i++) {
@@ -97,7 +97,7 @@ static void note_run(struct scene *scene, const struct dl_run *run, unsigned cha
 	assert_true(checker_copy_run(&rig->checker, run));
 }
 
-/* The final harvest, and all that comes out. */
+/* The final pass. Counts how many times each page is reported. */
 static void final_pass(struct scene *scene, unsigned char *times)
 {
 	struct dl_run runs[16];
@@ -129,7 +129,7 @@ static void note_changes(const struct scene *scene, bool *changed)
 	}
 }
 
-/* Makes the final pass and compares what it reports with what differs from the copy. */
+/* Makes the final pass and compares the reported pages with those that differ from the copy. */
 static struct outcome finish(struct scene *scene)
 {
 	struct outcome outcome = { 0 };
@@ -159,7 +159,7 @@ static void expect_exact(const struct scene *scene, const struct outcome *outcom
 	checker_expect_equal(&scene->rig->checker);
 }
 
-/* Everything up to where the final harvest is due. */
+/* Everything before the final harvest. */
 static void save(struct scene *scene)
 {
 	assert_int_equal(its_map(&scene->its), 0);
@@ -174,8 +174,9 @@ static void save(struct scene *scene)
 }
 
 /*
- * Device table (the guest's page is one of them), collection table, both devices' events, pending
- * LPIs: at least one page each, two where entries lie 32 KiB apart.
+ * The pages of a save: device table (one page was also written by the guest), collection table,
+ * event tables of both devices, and pending LPIs. At least one page each; two if the entries, 32
+ * KiB apart, lie in different pages.
  */
 static void expect_all_tables(const struct outcome *outcome, const struct scene *scene)
 {
@@ -193,10 +194,10 @@ static void save_is_reported(uint32_t mode, uint32_t backup)
 	outcome = finish(&scene);
 	expect_all_tables(&outcome, &scene);
 	expect_exact(&scene, &outcome);
-	/* Nothing is left for a second one. */
+	/* A second final pass reports nothing. */
 	outcome = finish(&scene);
 	assert_int_equal(outcome.reported, 0);
-	/* A second save writes the same again. What it reports then is no loss, if no gain. */
+	/* A second save writes the same contents: reporting these pages is harmless. */
 	assert_int_equal(its_save_tables(&scene.its), 0);
 	outcome = finish(&scene);
 	assert_int_equal(outcome.lost, 0);
@@ -221,8 +222,8 @@ static void bitmap_reports_a_save_once(void **state)
 	save_is_reported(DL_MODE_BITMAP, DL_BACKUP_AUTO);
 }
 
-/* So that everybody sees what the backup is for. */
-static void hazard_19_without_backup_a_save_is_lost(void **state)
+/* Hazard 19 of doc/kernel.md: the writes that the backup bitmap exists for. */
+static void without_backup_a_save_is_lost(void **state)
 {
 	struct scene scene = open_scene(DL_MODE_RING, DL_BACKUP_OFF, NULL);
 	struct outcome outcome;
@@ -231,15 +232,18 @@ static void hazard_19_without_backup_a_save_is_lost(void **state)
 	save(&scene);
 	outcome = finish(&scene);
 	expect_all_tables(&outcome, &scene);
-	/* Only what the guest wrote, in data and device table, is in the ring. */
+	/* Only the writes of the guest, to data and device table, are in the ring. */
 	assert_int_equal(outcome.reported, GUEST_PAGES + 1);
 	assert_int_equal(outcome.lost, outcome.changed - outcome.reported);
 	assert_int_equal(checker_differing_pages(&scene.rig->checker), outcome.lost);
 	close_scene(&scene);
 }
 
-/* Where the kernel has none: ring mode fails and says why, auto takes bitmaps and loses nothing. */
-static void required_without_backup(void **state)
+/*
+ * DL_BACKUP_REQUIRED without support by the kernel: ring mode fails with a reason, and automatic
+ * mode selects bitmaps and loses no page.
+ */
+static void unsupported_backup_selects_bitmap_mode(void **state)
 {
 	static struct spy spy; /* outlives a test that fails, as the rig does */
 	struct dl_options options = {
@@ -274,7 +278,7 @@ static void required_without_backup(void **state)
 	close_scene(&scene);
 }
 
-/* What the destination has when the source is done. */
+/* Gives the destination the memory that the source has sent. */
 static void receive(struct scene *to, const struct scene *from)
 {
 	memcpy(to->tables->memory, from->tables->block->copy, from->tables->bytes);
@@ -282,7 +286,7 @@ static void receive(struct scene *to, const struct scene *from)
 	checker_equalize(&to->rig->checker);
 }
 
-/* The destination's own log, on already, sees what the restoration writes: pending bits go. */
+/* The restore clears pending bits, which the log of the destination, already on, must report. */
 static void across_a_migration(uint32_t mode)
 {
 	struct scene from = open_scene(mode, DL_BACKUP_REQUIRED, NULL);
@@ -299,7 +303,7 @@ static void across_a_migration(uint32_t mode)
 	outcome = finish(&to);
 	assert_true(outcome.changed > 0);
 	expect_exact(&to, &outcome);
-	/* The LPIs are pending there as they were here. */
+	/* The same LPIs are pending as on the source. */
 	assert_int_equal(its_save_pending(&to.its), 0);
 	assert_true(its_is_pending(&to.its, ITS_LPI_NEAR));
 	assert_true(its_is_pending(&to.its, ITS_LPI_B));
@@ -329,8 +333,8 @@ int main(void)
 		rig_test(ring_and_backup_report_a_save_once),
 		rig_test(auto_reports_a_save_once),
 		rig_test(bitmap_reports_a_save_once),
-		rig_test(hazard_19_without_backup_a_save_is_lost),
-		rig_test(required_without_backup),
+		rig_test(without_backup_a_save_is_lost),
+		rig_test(unsupported_backup_selects_bitmap_mode),
 		rig_test(ring_across_a_migration),
 		rig_test(bitmap_across_a_migration),
 	};
