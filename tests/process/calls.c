@@ -26,16 +26,16 @@
 		CLASS_##class, SYS_ioctl, "ioctl", request, #request, true \
 	}
 
-/* Where another thread has the lock; and where the clock needs the kernel. */
+/* futex if another thread holds the lock; clock_gettime if the vDSO cannot read the clock. */
 #define LOCKS(class) RARE(class, futex)
 #define CLOCK(class) RARE(class, clock_gettime)
 
-/* What the C library's malloc() and free() may do at any call of theirs. */
+/* System calls that malloc() and free() of the C library may make. */
 #define MALLOC(class)                                                                    \
 	RARE(class, brk), RARE(class, mmap), RARE(class, munmap), RARE(class, mprotect), \
 		RARE(class, madvise)
 
-/* poll(2) while a thread stays in a read section for long. */
+/* liburcu uses poll(2) while a thread stays in a long read section. */
 #ifdef SYS_poll
 #define POLL(class) RARE(class, poll)
 #else
@@ -71,7 +71,7 @@ const struct call_row call_rows[] = {
 	LOCKS(SLOTS),
 	CLOCK(SLOTS),
 
-	/* Of no KVM type: the answer tells what the descriptor is. */
+	/* Not an ioctl of KVM: its error tells the type of the descriptor. */
 	{ CLASS_VCPUS, SYS_ioctl, "ioctl", _IO(0xad, 0x7f), "_IO(0xad, 0x7f)", true },
 	IOCTL(VCPUS, KVM_RESET_DIRTY_RINGS),
 	CALL(VCPUS, mmap),
@@ -113,8 +113,8 @@ const struct call_row call_rows[] = {
 	LOCKS(READ),
 	CLOCK(READ),
 
-	LOCKS(ASK),
-	CLOCK(ASK),
+	LOCKS(QUERY),
+	CLOCK(QUERY),
 
 	IOCTL(CLOSE, KVM_SET_USER_MEMORY_REGION),
 	IOCTL(CLOSE, KVM_RESET_DIRTY_RINGS),
@@ -130,7 +130,8 @@ const struct call_row call_rows[] = {
 
 const size_t call_row_count = sizeof(call_rows) / sizeof(call_rows[0]);
 
-#define ASK_CALLS "dl_log_config, dl_log_describe, dl_log_stats, dl_vcpu_stats, dl_log_harvest_due"
+#define QUERY_CALLS \
+	"dl_log_config, dl_log_describe, dl_log_stats, dl_vcpu_stats, dl_log_harvest_due"
 
 static const char *const class_names[CLASSES] = {
 	[CLASS_OUTSIDE] = "outside",
@@ -145,7 +146,7 @@ static const char *const class_names[CLASSES] = {
 	[CLASS_MARK] = "dl_mark, dl_slot_mark, dl_iter_ack, dl_library_version",
 	[CLASS_ITERATION] = "dl_iter_new, dl_iter_free",
 	[CLASS_READ] = "dl_iter_read",
-	[CLASS_ASK] = ASK_CALLS,
+	[CLASS_QUERY] = QUERY_CALLS,
 	[CLASS_CLOSE] = "dl_log_close",
 };
 
@@ -166,15 +167,15 @@ const struct call_row *calls_find(enum call_class class, long number, unsigned l
 	return NULL;
 }
 
-/* What one cell of the table lists. A row that is there twice, once for malloc, comes once. */
-static void print_list(FILE *to, enum call_class class, bool ioctls, bool seen)
+/* Prints one cell of the table. A call with two rows, one of them for malloc, is printed once. */
+static void print_list(FILE *to, enum call_class class, bool ioctls, bool always)
 {
 	const char *before = " ";
 
 	for (size_t i = 0; i < call_row_count; i++) {
 		const struct call_row *row = &call_rows[i];
 
-		if (row->class != class || row->seen != seen || !row->request_name == ioctls ||
+		if (row->class != class || row->always != always || !row->request_name == ioctls ||
 		    calls_find(class, row->number, row->request) != row)
 			continue;
 		fprintf(to, "%s%s", before, ioctls ? row->request_name : row->name);
@@ -205,16 +206,16 @@ void calls_print(FILE *to)
 
 #ifdef THIS_ARCH
 
-enum { MOST_STEPS = 128 };
+enum { MAX_STEPS = 128 };
 
 struct program {
-	struct sock_filter steps[MOST_STEPS];
+	struct sock_filter steps[MAX_STEPS];
 	unsigned short count;
 };
 
 static void add(struct program *program, struct sock_filter step)
 {
-	if (program->count < MOST_STEPS)
+	if (program->count < MAX_STEPS)
 		program->steps[program->count++] = step;
 }
 
@@ -223,11 +224,11 @@ static void load(struct program *program, size_t offset)
 	add(program, (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)offset));
 }
 
-/* The accumulator has the number, before and after. */
+/* The accumulator holds the system call number, before and after. */
 static void allow(struct program *program, const struct call_row *row)
 {
 	const size_t number = offsetof(struct seccomp_data, nr);
-	/* The low half, on a little-endian machine; requests have no other. */
+	/* The low half on a little-endian machine; the high half of a request is 0. */
 	const size_t request = offsetof(struct seccomp_data, args[1]);
 	struct sock_filter let = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
 
@@ -263,7 +264,7 @@ int calls_enforce(enum call_class class, const struct call_row *without)
 			allow(&program, &call_rows[i]);
 	add(&program, kill);
 	filter.len = program.count;
-	if (program.count == MOST_STEPS)
+	if (program.count == MAX_STEPS)
 		return -E2BIG;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
 	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0))

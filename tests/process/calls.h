@@ -3,8 +3,8 @@
 #define PROCESS_CALLS_H
 
 /*
- * Which system calls each public call makes: the one table. Tests hold the library to it, and
- * doc/embedding.md shows it as calls_print() writes it.
+ * The table of the system calls that each public call makes. Tests check the library against it,
+ * and doc/embedding.md contains it as printed by calls_print().
  */
 
 #include <stdbool.h>
@@ -15,8 +15,8 @@
 
 enum call_class {
 	CLASS_OUTSIDE, /* not in the library */
-	CLASS_FIRST,   /* what a thread's first call does beside its own */
-	CLASS_EXIT,    /* the end of such a thread */
+	CLASS_FIRST,   /* extra system calls of a thread's first public call */
+	CLASS_EXIT,    /* the exit of a thread that has made a public call */
 	CLASS_OPEN,
 	CLASS_SLOTS,
 	CLASS_VCPUS,
@@ -26,7 +26,7 @@ enum call_class {
 	CLASS_MARK,
 	CLASS_ITERATION,
 	CLASS_READ,
-	CLASS_ASK,
+	CLASS_QUERY,
 	CLASS_CLOSE,
 	CLASSES,
 };
@@ -35,9 +35,9 @@ struct call_row {
 	enum call_class class;
 	long number;
 	const char *name;
-	unsigned long request; /* of an ioctl */
+	unsigned long request; /* for ioctl */
 	const char *request_name;
-	bool seen; /* in every run of all modes; else only now and then */
+	bool always; /* made at least once in a run of all modes; otherwise only sometimes */
 };
 
 extern const struct call_row call_rows[];
@@ -45,15 +45,15 @@ extern const size_t call_row_count;
 
 const char *calls_class_name(enum call_class class);
 
-/* Whether a class may make a call; request matters for an ioctl only. */
+/* The row of a call in a class, or NULL if the class may not make it. request is for ioctl only. */
 const struct call_row *calls_find(enum call_class class, long number, unsigned long request);
 
 void calls_print(FILE *to);
 
 /*
- * A filter that lets a thread do what the class does, without the row to leave out (NULL: none), and
- * end itself by a bare exit(2). All else ends the process by SIGSYS. Returns 0 or a negative errno
- * value.
+ * Installs a seccomp filter on the calling thread that allows the calls of a class except for one
+ * row (NULL: no exception), and exit(2). Any other call kills the process with SIGSYS. Returns 0 or
+ * -errno.
  */
 int calls_enforce(enum call_class class, const struct call_row *without);
 

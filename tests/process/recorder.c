@@ -14,13 +14,13 @@
 
 #include <linux/seccomp.h>
 
-enum { MOST_THREADS = 64 };
+enum { MAX_THREADS = 64 };
 
-/* Who is in which class: threads find their place by themselves, the supervisor by the id. */
+/* The class of each thread. A thread remembers its entry; the supervisor finds it by the id. */
 static struct {
 	_Atomic pid_t id;
 	_Atomic int class;
-} threads[MOST_THREADS];
+} threads[MAX_THREADS];
 
 static _Thread_local int own = -1;
 
@@ -30,19 +30,19 @@ static struct {
 		_Atomic unsigned long request;
 		_Atomic unsigned int count;
 	} requests[CLASSES][RECORDER_REQUESTS];
-} noted;
+} recorded;
 
 static _Atomic int listener = -1;
 
-static void note_request(int class, unsigned long request)
+static void record_request(int class, unsigned long request)
 {
 	for (int i = 0; i < RECORDER_REQUESTS; i++) {
 		unsigned long there = 0;
 
-		if (atomic_compare_exchange_strong(&noted.requests[class][i].request, &there,
+		if (atomic_compare_exchange_strong(&recorded.requests[class][i].request, &there,
 						   request) ||
 		    there == request) {
-			atomic_fetch_add(&noted.requests[class][i].count, 1);
+			atomic_fetch_add(&recorded.requests[class][i].count, 1);
 			return;
 		}
 	}
@@ -50,23 +50,23 @@ static void note_request(int class, unsigned long request)
 
 static int class_of(pid_t id)
 {
-	for (int i = 0; i < MOST_THREADS; i++)
+	for (int i = 0; i < MAX_THREADS; i++)
 		if (atomic_load(&threads[i].id) == id)
 			return atomic_load(&threads[i].class);
 	return CLASS_OUTSIDE;
 }
 
-static void note(int class, long number, unsigned long request)
+static void record(int class, long number, unsigned long request)
 {
 	if (class == CLASS_OUTSIDE || number < 0 || number >= RECORDER_CALLS)
 		return;
 	if (number == SYS_ioctl)
-		note_request(class, request);
+		record_request(class, request);
 	else
-		atomic_fetch_add(&noted.calls[class][number], 1);
+		atomic_fetch_add(&recorded.calls[class][number], 1);
 }
 
-/* Neither allocates nor takes a lock: a thread that it keeps waiting may hold any. */
+/* Must not allocate or take a lock: the thread that waits for it may hold the same lock. */
 static void *supervise(void *opaque)
 {
 	int fd;
@@ -83,7 +83,7 @@ static void *supervise(void *opaque)
 				continue;
 			return NULL;
 		}
-		note(class_of((pid_t)call.pid), call.data.nr, (unsigned long)call.data.args[1]);
+		record(class_of((pid_t)call.pid), call.data.nr, (unsigned long)call.data.args[1]);
 		memset(&answer, 0, sizeof(answer));
 		answer.id = call.id;
 		answer.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
@@ -93,8 +93,8 @@ static void *supervise(void *opaque)
 
 int recorder_start(void)
 {
-	struct sock_filter ask = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF);
-	struct sock_fprog filter = { .len = 1, .filter = &ask };
+	struct sock_filter notify = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF);
+	struct sock_fprog filter = { .len = 1, .filter = &notify };
 	pthread_t supervisor;
 	long fd;
 	int r = pthread_create(&supervisor, NULL, supervise, NULL);
@@ -107,19 +107,19 @@ int recorder_start(void)
 		     : syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
 			       SECCOMP_FILTER_FLAG_NEW_LISTENER, &filter);
 	r = fd < 0 ? -errno : 0;
-	/* An invalid one ends the supervisor. */
+	/* An invalid descriptor ends the supervisor. */
 	atomic_store(&listener, fd < 0 ? -2 : (int)fd);
 	return r;
 }
 
-static int find_place(void)
+static int claim_entry(void)
 {
 	pid_t id = (pid_t)syscall(SYS_gettid);
 
-	for (int i = 0; i < MOST_THREADS; i++) {
-		pid_t nobody = 0;
+	for (int i = 0; i < MAX_THREADS; i++) {
+		pid_t unused = 0;
 
-		if (atomic_compare_exchange_strong(&threads[i].id, &nobody, id))
+		if (atomic_compare_exchange_strong(&threads[i].id, &unused, id))
 			return i;
 	}
 	return -1;
@@ -128,7 +128,7 @@ static int find_place(void)
 enum call_class recorder_enter(enum call_class class)
 {
 	if (own < 0)
-		own = find_place();
+		own = claim_entry();
 	if (own < 0)
 		return CLASS_OUTSIDE;
 	return (enum call_class)atomic_exchange(&threads[own].class, (int)class);
@@ -137,64 +137,64 @@ enum call_class recorder_enter(enum call_class class)
 void recorder_note(long number, unsigned long request)
 {
 	if (own >= 0)
-		note(atomic_load(&threads[own].class), number, request);
+		record(atomic_load(&threads[own].class), number, request);
 }
 
 void recorder_clear(void)
 {
-	memset(&noted, 0, sizeof(noted));
+	memset(&recorded, 0, sizeof(recorded));
 }
 
 unsigned int recorder_count(enum call_class class, long number, unsigned long request)
 {
 	if (number != SYS_ioctl)
-		return atomic_load(&noted.calls[class][number]);
+		return atomic_load(&recorded.calls[class][number]);
 	for (int i = 0; i < RECORDER_REQUESTS; i++)
-		if (atomic_load(&noted.requests[class][i].request) == request)
-			return atomic_load(&noted.requests[class][i].count);
+		if (atomic_load(&recorded.requests[class][i].request) == request)
+			return atomic_load(&recorded.requests[class][i].count);
 	return 0;
 }
 
 static unsigned int check_class(enum call_class class)
 {
-	unsigned int foreign = 0;
+	unsigned int unlisted = 0;
 
 	for (long number = 0; number < RECORDER_CALLS; number++) {
-		if (!atomic_load(&noted.calls[class][number]) || calls_find(class, number, 0))
+		if (!atomic_load(&recorded.calls[class][number]) || calls_find(class, number, 0))
 			continue;
-		printf("system call %ld in %s\n", number, calls_class_name(class));
-		foreign++;
+		printf("system call %ld is not listed for %s\n", number, calls_class_name(class));
+		unlisted++;
 	}
 	for (int i = 0; i < RECORDER_REQUESTS; i++) {
-		unsigned long request = atomic_load(&noted.requests[class][i].request);
+		unsigned long request = atomic_load(&recorded.requests[class][i].request);
 
 		if (!request || calls_find(class, SYS_ioctl, request))
 			continue;
-		printf("ioctl %#lx in %s\n", request, calls_class_name(class));
-		foreign++;
+		printf("ioctl %#lx is not listed for %s\n", request, calls_class_name(class));
+		unlisted++;
 	}
-	return foreign;
+	return unlisted;
 }
 
-unsigned int recorder_check(void)
+unsigned int recorder_unlisted(void)
 {
-	unsigned int foreign = 0;
+	unsigned int unlisted = 0;
 
 	for (int class = CLASS_FIRST; class < CLASSES; class ++)
-		foreign += check_class((enum call_class) class);
-	return foreign;
+		unlisted += check_class((enum call_class) class);
+	return unlisted;
 }
 
-unsigned int recorder_check_seen(void)
+unsigned int recorder_missing(void)
 {
 	unsigned int missing = 0;
 
 	for (size_t i = 0; i < call_row_count; i++) {
 		const struct call_row *row = &call_rows[i];
 
-		if (!row->seen || recorder_count(row->class, row->number, row->request))
+		if (!row->always || recorder_count(row->class, row->number, row->request))
 			continue;
-		printf("no %s in %s\n", row->request_name ? row->request_name : row->name,
+		printf("%s was not made by %s\n", row->request_name ? row->request_name : row->name,
 		       calls_class_name(row->class));
 		missing++;
 	}

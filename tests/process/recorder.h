@@ -3,9 +3,9 @@
 #define PROCESS_RECORDER_H
 
 /*
- * Sees every system call of the threads of this process, with signals blocked or not: a seccomp filter
- * asks a thread that has no filter, which notes the call and lets it pass. What is noted is by the
- * class that the calling thread has said it is in.
+ * Records every system call of the threads of this process, whether signals are blocked or not. A
+ * seccomp filter notifies a supervisor thread without a filter, which records the call and lets it
+ * continue. Calls are counted by the class that the calling thread has entered.
  */
 
 #include "calls.h"
@@ -13,29 +13,29 @@
 enum { RECORDER_CALLS = 512, RECORDER_REQUESTS = 16 };
 
 /*
- * The calling thread and those that it starts are seen from now on, for ever. Once a process.
- * Returns 0, or a negative errno value where this kernel cannot do it.
+ * Starts to record the calling thread and the threads that it creates. Recording cannot be stopped,
+ * so call this at most once per process. Returns 0, or -errno if the kernel does not support it.
  */
 int recorder_start(void);
 
-/* The calling thread's system calls belong to this class from now on. Returns the one before. */
+/* Sets the class of the calling thread. Returns the previous class. */
 enum call_class recorder_enter(enum call_class class);
 
-/* A call that a model kernel has answered. */
+/* Records a call that the model kernel has handled. */
 void recorder_note(long number, unsigned long request);
 
-/* Forgets what was noted. */
+/* Clears all counts. */
 void recorder_clear(void);
 
-/* How often a class made a call; of an ioctl, with this request. */
+/* The number of times that a class has made a call; for ioctl, with this request. */
 unsigned int recorder_count(enum call_class class, long number, unsigned long request);
 
-/*
- * Prints each call that is noted and that the table does not have, with its number. Returns how many.
- */
-unsigned int recorder_check(void);
+/* Prints each recorded call that is not in the table. Returns the number of such calls. */
+unsigned int recorder_unlisted(void);
 
-/* Prints each call that the table says is seen, and that is not noted. Returns how many. */
-unsigned int recorder_check_seen(void);
+/*
+ * Prints each call that the table lists as always made but was not recorded. Returns their number.
+ */
+unsigned int recorder_missing(void);
 
 #endif

@@ -3,8 +3,8 @@
 #define PROCESS_SANITIZED_H
 
 /*
- * Whether a sanitizer is in this program, which makes system calls of its own at any time; and whether
- * it is the one that looks at threads.
+ * SANITIZED: the program has a sanitizer, which may make system calls of its own at any time.
+ * SANITIZED_THREADS: it is ThreadSanitizer.
  */
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

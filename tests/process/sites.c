@@ -26,7 +26,7 @@ int sites_pass(struct sites *sites, unsigned long request)
 
 	if (!sites->fault.at || number < sites->fault.at || sites->hits >= sites->fault.times)
 		return 0;
-	/* Again only where the same is asked for again. */
+	/* Further failures hit only a retry of the same request. */
 	if (sites->hits && request != sites->request)
 		return 0;
 	sites->hits++;
@@ -34,10 +34,10 @@ int sites_pass(struct sites *sites, unsigned long request)
 	return -sites->fault.error;
 }
 
-static void cross(struct sites *sites, unsigned long request, bool there)
+static void cross(struct sites *sites, unsigned long request, bool entering)
 {
 	if (sites->cross)
-		sites->cross(request, there);
+		sites->cross(request, entering);
 }
 
 static int site_ioctl(void *opaque, int fd, unsigned long request, void *arg)
@@ -49,7 +49,7 @@ static int site_ioctl(void *opaque, int fd, unsigned long request, void *arg)
 		sites->capability = ((struct kvm_enable_cap *)arg)->cap;
 	cross(sites, request, true);
 	inside = NULL;
-	if (!failure || sites->fault.done)
+	if (!failure || sites->fault.executed)
 		r = sites->below.ioctl(sites->below.opaque, fd, request, arg);
 	inside = before;
 	cross(sites, request, false);
@@ -64,7 +64,7 @@ static int site_mmap(void *opaque, int fd, uint64_t offset_bytes, size_t bytes, 
 
 	if (r)
 		return r;
-	/* Anonymous memory is the same here and there. */
+	/* Anonymous memory does not come from the (model) kernel. */
 	if (fd != -1)
 		cross(sites, SITE_MMAP_VCPU, true);
 	inside = NULL;
@@ -81,7 +81,7 @@ static int site_munmap(void *opaque, void *addr, size_t bytes)
 	struct sites *sites = opaque, *before = inside;
 	int failure = sites_pass(sites, SITE_MUNMAP), r;
 
-	/* Done all the same, or this process would run out of memory over many runs. */
+	/* Unmap in any case, or this process would run out of memory after many runs. */
 	inside = NULL;
 	r = sites->below.munmap(sites->below.opaque, addr, bytes);
 	inside = before;
@@ -92,7 +92,7 @@ static int site_munmap(void *opaque, void *addr, size_t bytes)
 static int site_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
 {
 	struct sites *sites = opaque, *before = inside;
-	/* What was set before can be set again. */
+	/* Only blocking may fail; restoring the previous mask always works. */
 	int r = how == SIG_BLOCK ? sites_pass(sites, SITE_SIGNAL_MASK) : 0;
 
 	if (r)
@@ -124,7 +124,7 @@ static int site_close(void *opaque, int fd)
 	struct sites *sites = opaque, *before = inside;
 	int failure = sites_pass(sites, SITE_CLOSE), r;
 
-	/* As Linux does it: an error of close(2) leaves the descriptor closed. */
+	/* As on Linux, the descriptor is closed even if close(2) fails. */
 	cross(sites, SITE_CLOSE, true);
 	inside = NULL;
 	r = sites->below.close(sites->below.opaque, fd);
@@ -176,12 +176,12 @@ const char *sites_request_name(unsigned long request)
 	for (unsigned int i = 0; i < sizeof(names) / sizeof(names[0]); i++)
 		if (names[i].request == request)
 			return names[i].name;
-	return "an ioctl of no effect";
+	return "unknown ioctl";
 }
 
 /*
- * The program is linked with --wrap for these: what the library and the model ask malloc for comes
- * here. The other allocators of the C library are not wrapped, and must not be used.
+ * The program is linked with --wrap for these functions, so that all allocations of the library and
+ * of the model pass here. Other allocators of the C library are not wrapped and must not be used.
  */
 void *__real_malloc(size_t bytes);
 void *__real_calloc(size_t n, size_t bytes);
@@ -194,7 +194,7 @@ void __wrap_free(void *block);
 void *__real_realloc(void *block, size_t bytes);
 void *__real_aligned_alloc(size_t align, size_t bytes);
 
-/* Whether the library may have memory now. As the C library does, a refusal sets errno. */
+/* True if an allocation may succeed. Otherwise sets errno as the C library does. */
 static bool grant(void)
 {
 	if (!inside)

@@ -3,10 +3,10 @@
 #define PROCESS_SITES_H
 
 /*
- * Every place where the library asks its process or the kernel for something: a system call through
- * struct dl_os, the caller's set_region, an allocation. They are numbered in the order in which they
- * come; one of them can be made to fail. What the library holds of memory, mappings and descriptors
- * is counted.
+ * Fault injection at every site where the library depends on its process or the kernel: a system
+ * call through struct dl_os, the set_region callback of the caller, an allocation. Sites are
+ * numbered in the order of execution, and one of them can be made to fail. The memory, mappings and
+ * descriptors that the library holds are counted.
  */
 
 #include <stdbool.h>
@@ -14,10 +14,10 @@
 
 #include <dirtylog/os.h>
 
-/* Requests that are no ioctls. */
+/* Sites other than ioctls, which use their request number. */
 enum {
 	SITE_MMAP = 1,	/* anonymous memory */
-	SITE_MMAP_VCPU, /* of a vCPU's file */
+	SITE_MMAP_VCPU, /* the ring of a vCPU */
 	SITE_MUNMAP,
 	SITE_SIGNAL_MASK,
 	SITE_DUP,
@@ -27,37 +27,37 @@ enum {
 };
 
 struct site_fault {
-	uint32_t at; /* the number of the site that fails, from 1 on; 0: none */
+	uint32_t at; /* number of the site that fails, starting from 1; 0: none */
 	uint32_t times;
-	int error; /* positive */
-	bool done; /* what was asked for is done all the same */
+	int error;     /* positive */
+	bool executed; /* the request is executed, then fails */
 };
 
 struct sites {
 	struct dl_os os; /* for the library */
 	struct dl_os below;
-	/* NULL, or called when the library goes over to the kernel, and when it is back. */
-	void (*cross)(unsigned long request, bool there);
+	/* If not NULL, called before and after each request to the kernel. */
+	void (*cross)(unsigned long request, bool entering);
 	struct site_fault fault;
 	uint32_t count;
 	uint32_t hits;
 	unsigned long request; /* of the last site that failed */
-	uint32_t capability;   /* of that, where it was KVM_ENABLE_CAP */
-	uint32_t allocations;  /* made so far */
-	/* Held now. */
+	uint32_t capability;   /* of the last site that failed, if it was KVM_ENABLE_CAP */
+	uint32_t allocations;  /* total number */
+	/* Currently held. */
 	long blocks, maps, duplicates;
 };
 
 void sites_init(struct sites *sites, const struct dl_os *below, const struct site_fault *fault);
 
 /*
- * This thread enters the library, and leaves it: only in between are allocations the library's.
- * Calls of struct dl_os are outside by themselves.
+ * The calling thread enters and leaves the library. Allocations in between belong to the library,
+ * except for those inside the functions of struct dl_os.
  */
 void sites_enter(struct sites *sites);
 void sites_leave(void);
 
-/* A site that is not one of struct dl_os. Returns 0, or the negative errno value to fail with. */
+/* Passes a site that is not in struct dl_os. Returns 0, or -errno if it must fail. */
 int sites_pass(struct sites *sites, unsigned long request);
 
 const char *sites_request_name(unsigned long request);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Every system call and every allocation of a log's life fails once; one at a time, each in a life of
- * its own. With two errno values each, a second one that changes from site to site; with --long with
- * every one that could come, and also twice in a row, and after what was asked for was done.
+ * Fails every system call and every allocation in the life of a log, one at a time, each in a tour
+ * of its own: with ENOMEM and with a second errno value that varies from site to site. --long uses
+ * every possible errno value, and also fails each request twice in a row, and after it was
+ * executed.
  */
 #include "sanitized.h"
 #include "tour.h"
@@ -17,8 +18,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-/* One that hangs is one that holds a lock. */
-enum { MOST_SECONDS = 300 };
+/* A test that hangs has left a lock held. */
+enum { MAX_SECONDS = 300 };
 
 static const int ioctl_errors[] = {
 	EINTR, EAGAIN, EFAULT, ENOMEM, EIO, ENOENT, EINVAL, EBADF, ENOTTY, EPERM, ENOSPC, EBUSY,
@@ -52,7 +53,7 @@ static struct errors errors_of(unsigned long request)
 	}
 }
 
-/* Runs by call and request, for the table. */
+/* Number of tours by call and request, for the table. */
 struct row {
 	enum tour_call call;
 	unsigned long request;
@@ -64,9 +65,9 @@ enum { ROWS = 128 };
 static struct row rows[ROWS];
 static unsigned int row_count;
 static uint32_t times = 1;
-static bool done;
+static bool executed;
 static bool exhaustive;
-static unsigned int lives;
+static unsigned int tours;
 
 static struct row *row_of(enum tour_call call, unsigned long request)
 {
@@ -88,14 +89,14 @@ static void note(const struct tour_result *result, bool first)
 	row->swallowed += !result->returned;
 }
 
-/* Whether a failure after the work is done is one that the kernel can have. */
-static bool can_be_done(unsigned long request)
+/* True if the kernel can fail this request after executing it. */
+static bool can_fail_when_executed(unsigned long request)
 {
 	return request == KVM_GET_DIRTY_LOG || request == KVM_CLEAR_DIRTY_LOG ||
 	       request == KVM_RESET_DIRTY_RINGS;
 }
 
-/* Returns how many things were wrong. *more: whether there is such a site. */
+/* Returns the number of problems. Sets *more to false if there is no such site. */
 static unsigned int fail_site(const struct tour_mode *mode, uint32_t site, bool *more)
 {
 	struct site_fault fault = { .at = site, .times = 1, .error = ENOMEM };
@@ -103,23 +104,23 @@ static unsigned int fail_site(const struct tour_mode *mode, uint32_t site, bool 
 	unsigned int problems;
 	struct errors errors;
 
-	/* Which one it is, is seen by having it fail. */
-	lives++;
+	/* The first failure tells which request this is. */
+	tours++;
 	tour_run(mode, &fault, NULL, &result);
 	*more = result.hit;
-	if (!result.hit || (done && !can_be_done(result.request)))
+	if (!result.hit || (executed && !can_fail_when_executed(result.request)))
 		return result.problems;
 	problems = result.problems;
 	note(&result, true);
 	errors = errors_of(result.request);
 	fault.times = times;
-	fault.done = done;
+	fault.executed = executed;
 	for (unsigned int i = 0; i < errors.count; i++) {
 		fault.error = errors.values[i];
-		if (exhaustive ? fault.error == ENOMEM && times == 1 && !done
+		if (exhaustive ? fault.error == ENOMEM && times == 1 && !executed
 			       : i != site % errors.count)
 			continue;
-		lives++;
+		tours++;
 		tour_run(mode, &fault, NULL, &result);
 		assert_true(result.hit);
 		note(&result, false);
@@ -128,7 +129,7 @@ static unsigned int fail_site(const struct tour_mode *mode, uint32_t site, bool 
 	return problems;
 }
 
-static void every_site_of(const struct tour_mode *mode)
+static void fail_every_site(const struct tour_mode *mode)
 {
 	struct tour_result clean;
 	unsigned int problems = 0;
@@ -137,22 +138,22 @@ static void every_site_of(const struct tour_mode *mode)
 	tour_run(mode, NULL, NULL, &clean);
 	assert_int_equal(clean.problems, 0);
 	assert_true(clean.sites > 100);
-	/* A sanitizer takes its time: it sees a part of them. */
+	/* Sanitizers are slow, so they test only some of the sites. */
 	for (uint32_t site = 1; more; site += SANITIZED ? 11 : 1)
 		problems += fail_site(mode, site, &more);
 	assert_int_equal(problems, 0);
 }
 
-static void every_site(void **state)
+static void a_fault_at_any_site_is_handled(void **state)
 {
-	every_site_of(*state);
+	fail_every_site(*state);
 }
 
 /*
- * The caller has removed its slot, and the log has no memory to take note. Whatever it does with its
- * slots until it is told again, it must not make the ioctl that would create this one anew.
+ * The caller has removed its slot, and the log runs out of memory when it is notified. Until the
+ * call is repeated, nothing that the log does with its slots may create this one again.
  */
-static void removal_without_memory(uint32_t mode, unsigned int allocation)
+static void remove_without_memory(uint32_t mode, unsigned int allocation)
 {
 	const struct guest_config config = { .options = { .mode = mode, .ring_entries = 256 } };
 	struct kvm_userspace_memory_region gone = { .slot = 1 };
@@ -180,16 +181,16 @@ static void removal_without_memory(uint32_t mode, unsigned int allocation)
 	assert_int_equal(dl_log_start(guest.log, 0), 0);
 	assert_int_equal(model_page_states(guest.model, guest.vm_fd, 1, 0, 1, &state), -ENOENT);
 	assert_int_equal(dl_slot_remove(guest.log, 1, DL_SLOT_CALLER_IOCTL), 0);
-	/* It is handed out once more, with the four pages of the other. */
+	/* Its four pages are reported once more, together with the four of the other slot. */
 	assert_int_equal(guest_pass(&guest, 0, pages, 16), 8);
 	guest_close(&guest);
 }
 
-static void removals_without_memory(void **state)
+static void removal_without_memory_does_not_recreate_the_slot(void **state)
 {
 	for (unsigned int allocation = 1; allocation <= 3; allocation++) {
-		removal_without_memory(DL_MODE_RING, allocation);
-		removal_without_memory(DL_MODE_BITMAP, allocation);
+		remove_without_memory(DL_MODE_RING, allocation);
+		remove_without_memory(DL_MODE_BITMAP, allocation);
 	}
 }
 
@@ -217,33 +218,34 @@ static void print_table(void)
 int main(int argc, char **argv)
 {
 	struct CMUnitTest tests[TOUR_MODES];
-	const struct CMUnitTest more[] = { cmocka_unit_test(removals_without_memory) };
+	const struct CMUnitTest more[] = { cmocka_unit_test(
+		removal_without_memory_does_not_recreate_the_slot) };
 	int failures = 0;
 
 	for (int i = 0; i < TOUR_MODES; i++)
 		tests[i] =
 			(struct CMUnitTest){ .name = tour_modes[i].name,
-					     .test_func = every_site,
+					     .test_func = a_fault_at_any_site_is_handled,
 					     .initial_state = (void *)(uintptr_t)&tour_modes[i] };
 	if (SANITIZED_THREADS) {
-		printf("skip: there is one thread, and nothing for a thread sanitizer to see\n");
+		printf("skip: a single thread, of no use with ThreadSanitizer\n");
 		return 77;
 	}
-	/* Not back to the system after each run. */
+	/* Do not return memory to the system after each tour. */
 	mallopt(M_MMAP_THRESHOLD, 1 << 24);
 	mallopt(M_TRIM_THRESHOLD, 1 << 26);
-	alarm(MOST_SECONDS);
+	alarm(MAX_SECONDS);
 	exhaustive = argc > 1 && !strcmp(argv[1], "--long");
 	failures += RUN_TESTS("faults", tests);
-	failures += RUN_TESTS("one by one", more);
+	failures += RUN_TESTS("removals without memory", more);
 	if (exhaustive) {
 		print_table();
 		times = 2;
 		failures += RUN_TESTS("faults twice in a row", tests);
 		times = 1;
-		done = true;
-		failures += RUN_TESTS("faults after the work", tests);
+		executed = true;
+		failures += RUN_TESTS("faults after execution", tests);
 	}
-	printf("%u lives with a fault\n", lives);
+	printf("%u tours with a fault\n", tours);
 	return failures;
 }

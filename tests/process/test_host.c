@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a process does around the library: signals that never end, threads that come and go, threads
- * that are cancelled, children.
+ * The library in an inconvenient process: constant signals, short-lived threads, thread
+ * cancellation, fork, and locked memory.
  */
 #include "pages/rcu.h"
 #include "sanitized.h"
@@ -25,17 +25,17 @@
 
 static atomic_uint signals_taken;
 
-static void take_signal(int number)
+static void count_signal(int number)
 {
 	atomic_fetch_add_explicit(&signals_taken, 1, memory_order_relaxed);
 }
 
-/* 20,000 a second, to whichever thread has them unblocked. No SA_RESTART. */
-static void storm(bool on)
+/* 20,000 signals per second, to any thread that does not block them, without SA_RESTART. */
+static void signal_storm(bool on)
 {
 	const struct itimerval every = { .it_interval = { .tv_usec = 50 * on },
 					 .it_value = { .tv_usec = 50 * on } };
-	const struct sigaction action = { .sa_handler = take_signal };
+	const struct sigaction action = { .sa_handler = count_signal };
 
 	assert_int_equal(sigaction(SIGALRM, &action, NULL), 0);
 	assert_int_equal(setitimer(ITIMER_REAL, &every, NULL), 0);
@@ -43,27 +43,27 @@ static void storm(bool on)
 		atomic_store(&signals_taken, 0);
 }
 
-/* Nobody is told of a signal, and no reset is cut short by one: every call in every mode. */
-static void signals_during_every_call(void **state)
+/* In every mode, no call reports a signal, and no signal cuts a reset short. */
+static void signals_do_not_affect_any_call(void **state)
 {
-	const unsigned int most = SANITIZED ? 300 : 1500;
+	const unsigned int wanted = SANITIZED ? 300 : 1500;
 
 	for (int i = 0; i < TOUR_MODES; i++) {
 		struct tour_result result;
 
-		storm(true);
-		while (atomic_load(&signals_taken) < most) {
+		signal_storm(true);
+		while (atomic_load(&signals_taken) < wanted) {
 			tour_run(&tour_modes[i], NULL, NULL, &result);
 			assert_int_equal(result.problems, 0);
 		}
-		storm(false);
+		signal_storm(false);
 	}
 }
 
 static struct migration migration;
 
-/* The same with threads: vCPUs, devices, two harvesters, readers. */
-static void signals_during_migrations(void **state)
+/* The same in a migration with many threads: vCPUs, devices, two harvesters, readers. */
+static void signals_do_not_affect_a_migration(void **state)
 {
 	static const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };
 
@@ -78,11 +78,11 @@ static void signals_during_migrations(void **state)
 		migration.readers = 2;
 		migration_start(&migration, 0);
 		migration_run(&migration);
-		storm(true);
+		signal_storm(true);
 		migration_passes(&migration, 8, 200);
 		while (atomic_load(&signals_taken) < 1000)
 			migration_pass(&migration);
-		storm(false);
+		signal_storm(false);
 		migration_finish(&migration);
 		assert_int_equal(migration_stats(&migration).short_resets, 0);
 		migration_close(&migration);
@@ -130,8 +130,8 @@ static unsigned long pages_mapped(void)
 	return pages;
 }
 
-/* What a thread's first call took is given back at its end. */
-static void threads_that_come_and_go(void **state)
+/* A thread's resources from its first call are released when it ends. */
+static void short_lived_threads_leak_nothing(void **state)
 {
 	const unsigned int count = SANITIZED ? 500 : 10000;
 	unsigned long before, after;
@@ -142,9 +142,9 @@ static void threads_that_come_and_go(void **state)
 	mark_by_threads(count);
 	after = pages_mapped();
 	guest_close(&guest);
-	/* A page a thread would be all of them. */
+	/* A leak of one page per thread would exceed this by far. */
 	if (after > before + (SANITIZED ? 4096 : 64))
-		fail_msg("%lu pages more than before", after - before);
+		fail_msg("%u threads leaked %lu pages", count, after - before);
 }
 
 static pthread_barrier_t all_marked;
@@ -157,8 +157,8 @@ static void *mark_and_stay(void *opaque)
 	return failed;
 }
 
-/* errno stays what it was, also in first calls, where liburcu looks for more room. */
-static void many_threads_at_once(void **state)
+/* errno is unchanged even in first calls that make liburcu allocate memory. */
+static void many_first_calls_at_once_keep_errno(void **state)
 {
 	enum { THREADS = 300 };
 	pthread_t threads[THREADS];
@@ -181,8 +181,8 @@ static void many_threads_at_once(void **state)
 }
 
 /*
- * liburcu's poll(2) comes here. As the real one it is a cancellation point; it does not sleep, and
- * ends what it waits for.
+ * Replaces poll(2), which liburcu calls. Like the real one, it is a cancellation point. It does not
+ * sleep, and it makes read_until_polled() leave its read section.
  */
 static atomic_uint polls;
 
@@ -198,16 +198,16 @@ int poll(struct pollfd *fds, nfds_t count, int timeout_ms)
 	return ppoll(fds, count, timeout_ms < 0 ? NULL : &timeout, NULL);
 }
 
-static atomic_bool reading, in_section;
+static atomic_bool reading, in_read_section;
 
-/* Stays in a read section until somebody waits for it so long that it polls. */
-static void *read_for_long(void *opaque)
+/* Stays in each read section until a grace period has to poll for its end. */
+static void *read_until_polled(void *opaque)
 {
 	while (atomic_load(&reading)) {
 		unsigned int before = atomic_load(&polls);
 
 		dli_rcu_read_lock();
-		atomic_store(&in_section, true);
+		atomic_store(&in_read_section, true);
 		while (atomic_load(&polls) == before && atomic_load(&reading))
 			sched_yield();
 		dli_rcu_read_unlock();
@@ -215,29 +215,29 @@ static void *read_for_long(void *opaque)
 	return NULL;
 }
 
-/* Only inside the library can this thread be cancelled. */
-static enum tour_call cancelled_in;
+/* The call that the thread is in: it can be canceled only inside the library. */
+static enum tour_call canceled_in;
 
-static void be_cancellable(bool yes)
+static void set_cancelable(bool cancelable)
 {
-	pthread_setcancelstate(yes ? PTHREAD_CANCEL_ENABLE : PTHREAD_CANCEL_DISABLE, NULL);
+	pthread_setcancelstate(cancelable ? PTHREAD_CANCEL_ENABLE : PTHREAD_CANCEL_DISABLE, NULL);
 }
 
 static void around(enum tour_call call, bool in)
 {
-	cancelled_in = call;
-	be_cancellable(in);
+	canceled_in = call;
+	set_cancelable(in);
 }
 
-static void cross(unsigned long request, bool there)
+static void cross(unsigned long request, bool entering)
 {
 	static int before;
 
-	if (!there) {
+	if (!entering) {
 		pthread_setcancelstate(before, NULL);
 		return;
 	}
-	/* The caller's own function has cancellation points. */
+	/* The callback of the caller may have cancellation points. */
 	if (request == SITE_SET_REGION)
 		pthread_testcancel();
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
@@ -245,13 +245,13 @@ static void cross(unsigned long request, bool there)
 
 static const struct tour_watch watch = { .around = around, .cross = cross };
 
-/* Everything, with a cancellation pending that the first cancellation point would act upon. */
-static void *tour_while_cancelled(void *opaque)
+/* A tour with a pending cancellation, which would take effect at the first cancellation point. */
+static void *tour_while_canceled(void *opaque)
 {
 	struct tour_result result;
 
-	be_cancellable(false);
-	while (!atomic_load(&in_section))
+	set_cancelable(false);
+	while (!atomic_load(&in_read_section))
 		sched_yield();
 	pthread_cancel(pthread_self());
 	tour_run(opaque, NULL, &watch, &result);
@@ -265,23 +265,23 @@ static void no_call_is_a_cancellation_point(void **state)
 		void *result;
 
 		atomic_store(&polls, 0);
-		atomic_store(&in_section, false);
+		atomic_store(&in_read_section, false);
 		atomic_store(&reading, true);
-		assert_int_equal(pthread_create(&reader, NULL, read_for_long, NULL), 0);
-		assert_int_equal(pthread_create(&thread, NULL, tour_while_cancelled,
+		assert_int_equal(pthread_create(&reader, NULL, read_until_polled, NULL), 0);
+		assert_int_equal(pthread_create(&thread, NULL, tour_while_canceled,
 						(void *)(uintptr_t)&tour_modes[i]),
 				 0);
 		assert_int_equal(pthread_join(thread, &result), 0);
 		if (result == PTHREAD_CANCELED) {
-			/* With what it held, every grace period of this process waits for ever. */
-			print_error("%s: cancelled in %s\n", tour_modes[i].name,
-				    tour_call_name(cancelled_in));
+			/* The locks and the read section of the thread stay taken: do not go on. */
+			print_error("%s: canceled in %s\n", tour_modes[i].name,
+				    tour_call_name(canceled_in));
 			abort();
 		}
 		atomic_store(&reading, false);
 		assert_int_equal(pthread_join(reader, NULL), 0);
 		assert_int_equal((intptr_t)result, 1);
-		/* There was something to wait for. */
+		/* A grace period had to wait. */
 		assert_true(atomic_load(&polls) > 0);
 	}
 }
@@ -293,14 +293,14 @@ static void expect_success(pid_t child)
 	assert_true(child > 0);
 	assert_int_equal(waitpid(child, &status, 0), child);
 	if (!WIFEXITED(status) || WEXITSTATUS(status))
-		fail_msg("the child ended with status %#x", (unsigned int)status);
+		fail_msg("child ended with wait status %#x, expected 0", (unsigned int)status);
 }
 
 /*
- * Children of a process in mid-migration, whatever its other threads hold at that moment: each may
- * end, in every way, and the parent does not notice.
+ * Forks in the middle of a migration, whatever locks other threads hold at that moment. The
+ * children can exec or exit in any way, and the migration of the parent is not affected.
  */
-static void children_in_mid_migration(void **state)
+static void children_do_not_affect_a_migration(void **state)
 {
 	const int count = SANITIZED ? 4 : 30;
 
@@ -329,7 +329,9 @@ static void children_in_mid_migration(void **state)
 	migration_close(&migration);
 }
 
-/* Reserved memory of this slot's pages is more than may be locked: EAGAIN, says mmap(2). */
+/*
+ * The bitmaps for this slot exceed RLIMIT_MEMLOCK, and mmap(2) fails with EAGAIN. Returns a status.
+ */
 static int set_slot_beyond_the_limit(void)
 {
 	const struct guest_config config = { .model = { .no_memory = true } };
@@ -344,13 +346,13 @@ static int set_slot_beyond_the_limit(void)
 	return dl_slot_set(guest.log, &slot) == -ENOMEM ? 0 : 1;
 }
 
-static void locked_memory(void **state)
+static void memory_lock_limit_is_reported_as_enomem(void **state)
 {
 	int status;
 	pid_t child;
 
 	if (SANITIZED) {
-		printf("skip: a sanitizer has too much memory to lock\n");
+		printf("skip: a sanitizer uses too much memory to lock\n");
 		skip();
 	}
 	fflush(NULL);
@@ -369,13 +371,13 @@ static void locked_memory(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_teardown(signals_during_migrations, migration_teardown),
-		cmocka_unit_test(signals_during_every_call),
-		cmocka_unit_test(threads_that_come_and_go),
-		cmocka_unit_test(many_threads_at_once),
+		cmocka_unit_test_teardown(signals_do_not_affect_a_migration, migration_teardown),
+		cmocka_unit_test(signals_do_not_affect_any_call),
+		cmocka_unit_test(short_lived_threads_leak_nothing),
+		cmocka_unit_test(many_first_calls_at_once_keep_errno),
 		cmocka_unit_test(no_call_is_a_cancellation_point),
-		cmocka_unit_test_teardown(children_in_mid_migration, migration_teardown),
-		cmocka_unit_test(locked_memory),
+		cmocka_unit_test_teardown(children_do_not_affect_a_migration, migration_teardown),
+		cmocka_unit_test(memory_lock_limit_is_reported_as_enomem),
 	};
 
 	if (argc > 1 && !strcmp(argv[1], "--child"))

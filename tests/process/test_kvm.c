@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* On the real /dev/kvm: the system calls of each class, every call that fails once, what a child inherits. */
+/* On the real /dev/kvm: the system calls by class, a failure of each, and inherited descriptors. */
 #include "recorder.h"
 #include "rig.h"
 #include "sanitized.h"
@@ -19,11 +19,11 @@ enum { PAGES = 200 };
 
 static int recording;
 
-/* What the calls of each class need. */
+/* The arguments of the calls. */
 struct subject {
 	struct rig *rig;
 	struct rig_slot *slot;
-	struct rig_slot *other; /* set and removed */
+	struct rig_slot *other; /* to be set and removed */
 	struct dl_iter *iter;
 };
 
@@ -45,7 +45,7 @@ static void write_some(struct subject *subject, uint64_t value)
 	rig_write(subject->rig, 0, &range, value);
 }
 
-/* Not in an assertion's way: these run inside filters too. */
+/* These functions return errors and do not assert, because they also run under a seccomp filter. */
 static int slots(struct subject *subject)
 {
 	int r = rig_slot_set(subject->rig, subject->other, 0, 0);
@@ -139,12 +139,12 @@ static const struct {
 	{ CLASS_OPEN, probe },	    { CLASS_SLOTS, slots },	{ CLASS_VCPUS, vcpus },
 	{ CLASS_SESSION, restart }, { CLASS_DRAIN, drain },	{ CLASS_HARVEST, harvest },
 	{ CLASS_MARK, mark },	    { CLASS_READ, read_runs },	{ CLASS_ITERATION, iteration },
-	{ CLASS_ASK, ask },	    { CLASS_CLOSE, close_log },
+	{ CLASS_QUERY, ask },	    { CLASS_CLOSE, close_log },
 };
 
 enum { ACTS = sizeof(acts) / sizeof(acts[0]) };
 
-/* Something to do for what comes next. */
+/* Gives the next act some work. */
 static void prepare(struct subject *subject, unsigned int act)
 {
 	write_some(subject, act);
@@ -154,12 +154,12 @@ static void prepare(struct subject *subject, unsigned int act)
 		dl_iter_free(subject->iter);
 }
 
-static void system_calls_seen(uint32_t mode)
+static void system_calls_are_listed(uint32_t mode)
 {
 	struct subject subject;
 
 	if (recording)
-		rig_skip("this kernel or sandbox has no seccomp listeners: %s",
+		rig_skip("this kernel or sandbox does not support seccomp listeners: %s",
 			 strerror(-recording));
 	subject_open(&subject, mode);
 	for (unsigned int i = 0; i < ACTS; i++) {
@@ -171,68 +171,68 @@ static void system_calls_seen(uint32_t mode)
 		recorder_enter(CLASS_OUTSIDE);
 		assert_int_equal(r, 0);
 	}
-	assert_int_equal(recorder_check(), 0);
+	assert_int_equal(recorder_unlisted(), 0);
 }
 
-static void ring_system_calls_seen(void **state)
+static void ring_system_calls_are_listed(void **state)
 {
 	(void)state;
-	system_calls_seen(DL_MODE_RING);
+	system_calls_are_listed(DL_MODE_RING);
 	assert_true(recorder_count(CLASS_HARVEST, SYS_ioctl, KVM_RESET_DIRTY_RINGS) > 0);
 }
 
-static void bitmap_system_calls_seen(void **state)
+static void bitmap_system_calls_are_listed(void **state)
 {
 	(void)state;
-	system_calls_seen(DL_MODE_BITMAP);
+	system_calls_are_listed(DL_MODE_BITMAP);
 	assert_true(recorder_count(CLASS_HARVEST, SYS_ioctl, KVM_GET_DIRTY_LOG) > 0);
 }
 
-struct policed {
+struct filtered_act {
 	struct subject *subject;
 	unsigned int act;
 	const struct call_row *without;
 	int result;
 };
 
-/* What registers the thread comes before its filter. */
+/* The thread registers with liburcu and malloc before it installs its filter. */
 static void *act_under_filter(void *opaque)
 {
-	struct policed *policed = opaque;
-	struct subject *subject = policed->subject;
+	struct filtered_act *filtered = opaque;
+	struct subject *subject = filtered->subject;
 
 	(void)!dl_mark(subject->rig->log, 0, 0, 0);
 	free(malloc(1));
-	policed->result = calls_enforce(acts[policed->act].class, policed->without);
-	if (!policed->result)
-		policed->result = acts[policed->act].make(subject);
+	filtered->result = calls_enforce(acts[filtered->act].class, filtered->without);
+	if (!filtered->result)
+		filtered->result = acts[filtered->act].make(subject);
 	syscall(SYS_exit, 0);
 	return NULL;
 }
 
-/* The process of its own that a filter may kill. Ends with 0, or one more than the act that failed. */
-static void run_policed(uint32_t mode, enum call_class only, const struct call_row *without)
+/* Runs in a child, which the filter may kill. Exits with 0, or 1 + the number of the failed act. */
+static void run_filtered(uint32_t mode, enum call_class only, const struct call_row *without)
 {
 	struct subject subject;
 
-	/* Else malloc asks for the number of CPUs when it has made eight arenas. */
+	/* With more arenas, malloc would ask for the number of CPUs after the eighth. */
 	mallopt(M_ARENA_MAX, 2);
 	subject_open(&subject, mode);
 	for (unsigned int i = 0; i < ACTS; i++) {
-		struct policed policed = { .subject = &subject, .act = i };
+		struct filtered_act filtered = { .subject = &subject, .act = i };
 		pthread_t thread;
 
 		prepare(&subject, i);
 		if (acts[i].class == only)
-			policed.without = without;
-		if (pthread_create(&thread, NULL, act_under_filter, &policed) ||
-		    pthread_join(thread, NULL) || policed.result)
+			filtered.without = without;
+		if (pthread_create(&thread, NULL, act_under_filter, &filtered) ||
+		    pthread_join(thread, NULL) || filtered.result)
 			_exit((int)i + 1);
 	}
 	_exit(0);
 }
 
-static int status_policed(uint32_t mode, enum call_class only, const struct call_row *without)
+static int run_filtered_child(uint32_t mode, enum call_class only, const struct call_row *without)
 {
 	pid_t child;
 	int status;
@@ -241,7 +241,7 @@ static int status_policed(uint32_t mode, enum call_class only, const struct call
 	child = fork();
 	assert_true(child >= 0);
 	if (!child)
-		run_policed(mode, only, without);
+		run_filtered(mode, only, without);
 	assert_int_equal(waitpid(child, &status, 0), child);
 	return status;
 }
@@ -251,8 +251,8 @@ static bool killed_by_filter(int status)
 	return WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS;
 }
 
-/* The kernel itself lets nothing pass but what the table has; and it has nothing to spare. */
-static void system_calls_enforced(uint32_t mode, unsigned long request)
+/* The listed calls are enough under a seccomp filter, and a filter without one of them kills. */
+static void filter_allows_the_listed_calls(uint32_t mode, unsigned long request)
 {
 	const struct rig_config config = { .mode = mode, .vcpus = 1 };
 	const struct call_row *needed[] = {
@@ -261,25 +261,26 @@ static void system_calls_enforced(uint32_t mode, unsigned long request)
 		calls_find(CLASS_SESSION, SYS_rt_sigprocmask, 0),
 	};
 
-	/* What cannot be had here skips the test before there is a child that would go on with it. */
+	/* Skips the test if the mode is not supported, before there is a child to confuse. */
 	rig_free(rig_new(&config));
-	assert_int_equal(status_policed(mode, CLASS_OUTSIDE, NULL), 0);
+	assert_int_equal(run_filtered_child(mode, CLASS_OUTSIDE, NULL), 0);
 	for (unsigned int i = 0; i < 3; i++) {
 		assert_non_null(needed[i]);
-		assert_true(killed_by_filter(status_policed(mode, needed[i]->class, needed[i])));
+		assert_true(
+			killed_by_filter(run_filtered_child(mode, needed[i]->class, needed[i])));
 	}
 }
 
-static void ring_system_calls_enforced(void **state)
+static void ring_filter_allows_the_listed_calls(void **state)
 {
 	(void)state;
-	system_calls_enforced(DL_MODE_RING, KVM_RESET_DIRTY_RINGS);
+	filter_allows_the_listed_calls(DL_MODE_RING, KVM_RESET_DIRTY_RINGS);
 }
 
-static void bitmap_system_calls_enforced(void **state)
+static void bitmap_filter_allows_the_listed_calls(void **state)
 {
 	(void)state;
-	system_calls_enforced(DL_MODE_BITMAP, KVM_GET_DIRTY_LOG);
+	filter_allows_the_listed_calls(DL_MODE_BITMAP, KVM_GET_DIRTY_LOG);
 }
 
 static struct spy spy; /* outlives a test that fails, as the rig does */
@@ -313,31 +314,31 @@ static int map_or_fail(void *opaque, int fd, uint64_t offset_bytes, size_t bytes
 	return below.mmap(opaque, fd, offset_bytes, bytes, prot, flags, addr);
 }
 
-/* A call that may fail once. What is taken for something else, where nobody can tell, is EBADF. */
-static void settle(int first, int second)
+/* Checks a call that may fail once. EBADF: the error made a descriptor look like another type. */
+static void check_retry(int first, int second)
 {
 	if (first)
 		assert_true(faults == 1 && (first == -EIO || first == -EBADF));
 	assert_int_equal(first ? second : first, 0);
 }
 
-#define AGAIN(expression)                                  \
-	do {                                               \
-		int first_ = (expression);                 \
-                                                           \
-		settle(first_, first_ ? (expression) : 0); \
+#define RETRY(expression)                                       \
+	do {                                                    \
+		int first_ = (expression);                      \
+                                                                \
+		check_retry(first_, first_ ? (expression) : 0); \
 	} while (0)
 
 static void pass_with_a_fault(struct rig *rig, uint32_t flags)
 {
-	AGAIN(dl_harvest(rig->log, flags, NULL));
+	RETRY(dl_harvest(rig->log, flags, NULL));
 	if (checker_drain(&rig->checker, 1))
 		assert_int_equal(checker_drain(&rig->checker, 1), 0);
 	checker_expect_equal(&rig->checker);
 }
 
-/* A short life with the n-th call failing. Whether there was one. */
-static bool live_with_a_fault(uint32_t mode, unsigned int n)
+/* The short life of a log whose n-th call fails. Returns false if it makes fewer calls. */
+static bool run_with_a_fault(uint32_t mode, unsigned int n)
 {
 	const struct rig_config config = { .mode = mode, .spy = &spy };
 	struct rig_range range = { .pages = PAGES };
@@ -356,47 +357,47 @@ static bool live_with_a_fault(uint32_t mode, unsigned int n)
 	vcpu = rig_vcpu(rig, false);
 	range.slot = slot;
 	calls_before_fault = n;
-	AGAIN(dl_vcpu_add(rig->log, vcpu->machine->fd, &vcpu->log));
-	AGAIN(rig_slot_set(rig, slot, 0, 0));
-	AGAIN(rig_slot_set(rig, other, 0, 0));
-	AGAIN(dl_log_start(rig->log, 0));
+	RETRY(dl_vcpu_add(rig->log, vcpu->machine->fd, &vcpu->log));
+	RETRY(rig_slot_set(rig, slot, 0, 0));
+	RETRY(rig_slot_set(rig, other, 0, 0));
+	RETRY(dl_log_start(rig->log, 0));
 	pass_with_a_fault(rig, 0);
 	rig_write(rig, 0, &range, n);
-	AGAIN(dl_vcpu_drain(vcpu->log));
+	RETRY(dl_vcpu_drain(vcpu->log));
 	pass_with_a_fault(rig, 0);
-	AGAIN(rig_slot_remove(rig, other, 0));
+	RETRY(rig_slot_remove(rig, other, 0));
 	rig_write(rig, 0, &range, 2ull * n);
 	rig_stop(rig);
 	pass_with_a_fault(rig, DL_HARVEST_FINAL);
-	AGAIN(dl_log_stop(rig->log));
+	RETRY(dl_log_stop(rig->log));
 	calls_before_fault = 0;
 	rig_free(rig);
 	return faults;
 }
 
-static void every_call_fails_once(uint32_t mode)
+static void every_call_can_be_retried(uint32_t mode)
 {
 	unsigned int n = 1;
 
-	while (live_with_a_fault(mode, n))
+	while (run_with_a_fault(mode, n))
 		n++;
 	assert_true(n > 12);
 }
 
-static void ring_every_call_fails_once(void **state)
+static void ring_every_call_can_be_retried(void **state)
 {
 	(void)state;
-	every_call_fails_once(DL_MODE_RING);
+	every_call_can_be_retried(DL_MODE_RING);
 }
 
-static void bitmap_every_call_fails_once(void **state)
+static void bitmap_every_call_can_be_retried(void **state)
 {
 	(void)state;
-	every_call_fails_once(DL_MODE_BITMAP);
+	every_call_can_be_retried(DL_MODE_BITMAP);
 }
 
-/* An open that failed before the rings were on has changed nothing, and can be made again. */
-static void an_open_fails_once(void **state)
+/* An open that fails before it enables the rings has changed nothing and can be retried. */
+static void a_failed_open_can_be_retried(void **state)
 {
 	(void)state;
 	for (unsigned int n = 1;; n++) {
@@ -417,11 +418,11 @@ static void an_open_fails_once(void **state)
 			assert_true(r == -EIO || r == -EBADF);
 			r = dl_log_open(machine.vm_fd, &options, &log, NULL, 0);
 		}
-		/* But for what comes after the rings, which are on by then. */
+		/* The retry fails with EBUSY if the rings are already enabled. */
 		assert_true(!r || (r == -EBUSY && is.mode == DL_MODE_RING));
 		calls_before_fault = 0;
 		if (!r) {
-			/* Nothing that could not be asked was taken for absent. */
+			/* A failed query of a capability did not disable the feature. */
 			assert_int_equal(dl_log_config(log, &chosen), 0);
 			assert_memory_equal(&chosen, &is, sizeof(is));
 			dl_log_close(log);
@@ -433,7 +434,7 @@ static void an_open_fails_once(void **state)
 	}
 }
 
-/* Descriptors of a VM in this process; all are closed in what it executes. */
+/* Counts the VM descriptors of this process, and checks that they are close-on-exec. */
 static unsigned int vm_descriptors(void)
 {
 	DIR *directory = opendir("/proc/self/fd");
@@ -454,7 +455,7 @@ static unsigned int vm_descriptors(void)
 	return count;
 }
 
-static void no_descriptor_outlives_an_exec(void **state)
+static void no_vm_descriptor_survives_an_exec(void **state)
 {
 	const struct rig_config config = { .mode = DL_MODE_RING, .vcpus = 1 };
 	struct rig *rig = rig_new(&config);
@@ -476,17 +477,17 @@ static void no_descriptor_outlives_an_exec(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		rig_test(ring_every_call_fails_once),
-		rig_test(bitmap_every_call_fails_once),
-		rig_test(an_open_fails_once),
-		rig_test(no_descriptor_outlives_an_exec),
+		rig_test(ring_every_call_can_be_retried),
+		rig_test(bitmap_every_call_can_be_retried),
+		rig_test(a_failed_open_can_be_retried),
+		rig_test(no_vm_descriptor_survives_an_exec),
 	};
-	/* The listener is for ever, so these come last. */
+	/* The seccomp listener cannot be removed, so these come last. */
 	const struct CMUnitTest filtered[] = {
-		rig_test(ring_system_calls_enforced),
-		rig_test(bitmap_system_calls_enforced),
-		rig_test(ring_system_calls_seen),
-		rig_test(bitmap_system_calls_seen),
+		rig_test(ring_filter_allows_the_listed_calls),
+		rig_test(bitmap_filter_allows_the_listed_calls),
+		rig_test(ring_system_calls_are_listed),
+		rig_test(bitmap_system_calls_are_listed),
 	};
 	int failures = rig_run_tests("process on /dev/kvm", tests);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which system calls the library makes, on the model kernel: those of the table in calls.c, all of
- * them, and no other; and what allocates nothing. Argument: the document that shows the table.
+ * On the model kernel, the library makes exactly the system calls of the table in calls.c, and some
+ * public calls never allocate. Argument: the document that contains the table.
  */
 #include "recorder.h"
 #include "sanitized.h"
@@ -16,13 +16,13 @@
 #include <unistd.h>
 
 static const char *document;
-static int recording; /* or why not: a negative errno value */
+static int recording; /* 0, or -errno if system calls cannot be recorded */
 
 static const enum call_class class_of[TOUR_CALLS] = {
 	[TOUR_OUTSIDE] = CLASS_OUTSIDE,	    [TOUR_PROBE] = CLASS_OPEN,
-	[TOUR_OPEN] = CLASS_OPEN,	    [TOUR_CONFIG] = CLASS_ASK,
-	[TOUR_DESCRIBE] = CLASS_ASK,	    [TOUR_LOG_STATS] = CLASS_ASK,
-	[TOUR_VCPU_STATS] = CLASS_ASK,	    [TOUR_DUE] = CLASS_ASK,
+	[TOUR_OPEN] = CLASS_OPEN,	    [TOUR_CONFIG] = CLASS_QUERY,
+	[TOUR_DESCRIBE] = CLASS_QUERY,	    [TOUR_LOG_STATS] = CLASS_QUERY,
+	[TOUR_VCPU_STATS] = CLASS_QUERY,    [TOUR_DUE] = CLASS_QUERY,
 	[TOUR_SLOT_SET] = CLASS_SLOTS,	    [TOUR_SLOT_REMOVE] = CLASS_SLOTS,
 	[TOUR_VCPU_ADD] = CLASS_VCPUS,	    [TOUR_VCPU_REMOVE] = CLASS_VCPUS,
 	[TOUR_START] = CLASS_SESSION,	    [TOUR_STOP] = CLASS_SESSION,
@@ -37,7 +37,8 @@ static void need_recorder(void)
 {
 	if (!recording)
 		return;
-	printf("skip: this kernel or sandbox has no seccomp listeners: %s\n", strerror(-recording));
+	printf("skip: this kernel or sandbox does not support seccomp listeners: %s\n",
+	       strerror(-recording));
 	skip();
 }
 
@@ -46,12 +47,12 @@ static void around(enum tour_call call, bool in)
 	recorder_enter(in ? class_of[call] : CLASS_OUTSIDE);
 }
 
-/* On the other side it is the model that makes system calls. */
-static void cross(unsigned long request, bool there)
+/* Inside struct dl_os the model makes the system calls: record the one that it stands for. */
+static void cross(unsigned long request, bool entering)
 {
 	static enum call_class inside;
 
-	if (!there) {
+	if (!entering) {
 		recorder_enter(inside);
 		return;
 	}
@@ -68,8 +69,8 @@ static void cross(unsigned long request, bool there)
 
 static const struct tour_watch watch = { .around = around, .cross = cross };
 
-/* The recorder sees what is not in the table, also where every signal is blocked. */
-static void a_foreign_call_is_noticed(void **state)
+/* The recorder detects a call that is not in the table, even with all signals blocked. */
+static void an_unlisted_call_is_detected(void **state)
 {
 	sigset_t all, before;
 
@@ -80,24 +81,24 @@ static void a_foreign_call_is_noticed(void **state)
 	(void)getppid();
 	recorder_enter(CLASS_OUTSIDE);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	assert_int_equal(recorder_check(), 1);
+	assert_int_equal(recorder_unlisted(), 1);
 	assert_int_equal(recorder_count(CLASS_MARK, SYS_getppid, 0), 1);
 	recorder_clear();
-	assert_int_equal(recorder_check(), 0);
+	assert_int_equal(recorder_unlisted(), 0);
 }
 
-static void every_call_in_every_mode(void **state)
+static void public_calls_make_only_listed_calls(void **state)
 {
 	struct tour_result result;
 
 	need_recorder();
-	/* A thread's first call is another test's. */
+	/* Another test covers the first call of a thread. */
 	tour_run(&tour_modes[0], NULL, NULL, &result);
 	for (int i = 0; i < TOUR_MODES; i++) {
 		tour_run(&tour_modes[i], NULL, &watch, &result);
 		assert_int_equal(result.problems, 0);
 	}
-	assert_int_equal(recorder_check(), 0);
+	assert_int_equal(recorder_unlisted(), 0);
 }
 
 struct shared {
@@ -113,7 +114,7 @@ static void *mark_once(void *opaque)
 	recorder_enter(CLASS_FIRST);
 	r = dl_mark(shared->guest.log, 0, 0, 1);
 	recorder_enter(CLASS_OUTSIDE);
-	/* Together, so that liburcu needs room for all at once. */
+	/* Wait for the others, so that liburcu needs memory for all threads at once. */
 	pthread_barrier_wait(&shared->all_marked);
 	recorder_enter(CLASS_EXIT);
 	return (void *)(intptr_t)r;
@@ -121,7 +122,7 @@ static void *mark_once(void *opaque)
 
 enum { THREADS = 48 };
 
-static void threads_begin_and_end(void **state)
+static void first_calls_and_thread_exits_make_only_listed_calls(void **state)
 {
 	static struct shared shared;
 	pthread_t threads[THREADS];
@@ -141,17 +142,17 @@ static void threads_begin_and_end(void **state)
 	}
 	guest_close(&shared.guest);
 	assert_true(recorder_count(CLASS_FIRST, SYS_rt_sigprocmask, 0) >= 2 * THREADS);
-	assert_int_equal(recorder_check(), 0);
+	assert_int_equal(recorder_unlisted(), 0);
 }
 
-/* Nothing stands in the table that is not true. */
-static void the_table_has_no_more_than_is_made(void **state)
+/* Every call that the table lists as always made was recorded by the tests above. */
+static void listed_calls_are_made(void **state)
 {
 	need_recorder();
-	assert_int_equal(recorder_check_seen(), 0);
+	assert_int_equal(recorder_missing(), 0);
 }
 
-/* What must go on when memory is short: neither malloc() nor the system is asked. */
+/* Calls that must work when memory is short use neither malloc() nor the memory system calls. */
 static void steady_calls_allocate_nothing(void **state)
 {
 	static const long memory[] = { SYS_brk,	     SYS_mmap,	 SYS_mremap,
@@ -190,7 +191,7 @@ static char *read_file(const char *path)
 	return text;
 }
 
-static void the_document_shows_the_table(void **state)
+static void the_document_contains_the_table(void **state)
 {
 	char *text, *table = NULL;
 	size_t bytes;
@@ -202,7 +203,7 @@ static void the_document_shows_the_table(void **state)
 	fclose(to);
 	text = read_file(document);
 	if (!strstr(text, table))
-		fail_msg("the table is to be:\n%s", table);
+		fail_msg("%s does not contain the table:\n%s", document, table);
 	free(text);
 	free(table);
 }
@@ -210,12 +211,12 @@ static void the_document_shows_the_table(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_foreign_call_is_noticed),
-		cmocka_unit_test(every_call_in_every_mode),
-		cmocka_unit_test(threads_begin_and_end),
-		cmocka_unit_test(the_table_has_no_more_than_is_made),
+		cmocka_unit_test(an_unlisted_call_is_detected),
+		cmocka_unit_test(public_calls_make_only_listed_calls),
+		cmocka_unit_test(first_calls_and_thread_exits_make_only_listed_calls),
+		cmocka_unit_test(listed_calls_are_made),
 		cmocka_unit_test(steady_calls_allocate_nothing),
-		cmocka_unit_test(the_document_shows_the_table),
+		cmocka_unit_test(the_document_contains_the_table),
 	};
 
 	if (argc > 1 && !strcmp(argv[1], "--table")) {

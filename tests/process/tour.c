@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What is asked around each call of a tour. */
+/* The checks around each call of a tour. */
 #include "tour.h"
 
 #include "cmocka_all.h"
@@ -76,7 +76,7 @@ void tour_problem(struct tour *tour, const char *format, ...)
 	print_error("%s: site %u (%s in %s) with %s%s: %s\n", tour->mode->name,
 		    tour->sites.fault.at, sites_request_name(tour->result->request),
 		    tour_call_name(tour->result->call), strerrorname_np(tour->sites.fault.error),
-		    tour->sites.fault.done ? ", done" : "", text);
+		    tour->sites.fault.executed ? ", executed" : "", text);
 }
 
 static bool is_free(pthread_mutex_t *lock)
@@ -98,12 +98,12 @@ static bool locks_are_free(struct dl_log *log)
 	return true;
 }
 
-static void look_around(struct tour *tour, enum tour_call call)
+static void check_side_effects(struct tour *tour, enum tour_call call)
 {
 	sigset_t now, none;
 
 	if (errno != EXDEV)
-		tour_problem(tour, "errno became %s in %s", strerrorname_np(errno),
+		tour_problem(tour, "errno was changed to %s by %s", strerrorname_np(errno),
 			     tour_call_name(call));
 	sigemptyset(&none);
 	pthread_sigmask(SIG_SETMASK, &none, &now);
@@ -113,36 +113,36 @@ static void look_around(struct tour *tour, enum tour_call call)
 		tour_problem(tour, "%s left a lock held", tour_call_name(call));
 }
 
-/* What the documentation of a call says it may swallow. */
-static bool may_swallow(enum tour_call call, unsigned long request, int error, int r)
+/* True if the documentation of the call allows it to ignore this error. */
+static bool may_ignore(enum tour_call call, unsigned long request, int error, int r)
 {
 	switch (request) {
 	case SITE_MUNMAP:
 	case SITE_CLOSE:
 	case SITE_DUP:
 		return true;
-	case KVM_GET_API_VERSION: /* a VM refuses it */
+	case KVM_GET_API_VERSION: /* fails on a VM descriptor anyway */
 		return true;
-	case SITE_SIGNAL_MASK: /* around a reset, which is then not made */
+	case SITE_SIGNAL_MASK: /* before a reset, which is then not made */
 	case KVM_RESET_DIRTY_RINGS:
-		if (call == TOUR_OPEN) /* so does a VM without rings */
+		if (call == TOUR_OPEN) /* fails on a VM without rings anyway */
 			return error == EINVAL || error == ENOTTY;
-		/* What cannot be handed back now is handed back later, and nothing is lost. */
+		/* These entries can be reset later, and nothing is lost. */
 		return call == TOUR_SLOT_REMOVE || call == TOUR_CLOSE;
 	case SITE_SET_REGION:
 	case KVM_SET_USER_MEMORY_REGION:
 		return call == TOUR_CLOSE;
-	case KVM_CLEAR_DIRTY_LOG: /* comes with the next call, where runs were read before it */
+	case KVM_CLEAR_DIRTY_LOG: /* if runs were read already, the next call returns the error */
 		return call == TOUR_ITER_READ && r > 0;
 	default:
-		/* The ioctl of no effect, which a vCPU refuses so. */
+		/* The ioctl that probes for a vCPU, which fails like this on one. */
 		return call == TOUR_VCPU_ADD && request != SITE_MMAP_VCPU &&
 		       request != SITE_ALLOCATION && error == EINVAL;
 	}
 }
 
-/* Asked for again by the library itself, but for what may have done a part of its work. */
-static bool is_made_again(enum tour_call call, unsigned long request, int error)
+/* True if the library retries the request: not if it may have been executed in part. */
+static bool is_retried(enum tour_call call, unsigned long request, int error)
 {
 	if (request == KVM_GET_DIRTY_LOG || (request == KVM_RESET_DIRTY_RINGS && call != TOUR_OPEN))
 		return false;
@@ -157,15 +157,15 @@ static int expected(const struct tour *tour, enum tour_call call)
 
 	if (error == EAGAIN && request < SITE_ALLOCATION)
 		error = ENOMEM;
-	/* What may have done a part of its work is not made again. */
+	/* Not retried, because the request may have been executed in part. */
 	if (error == EINTR || error == EAGAIN)
 		error = EIO;
 	if (call == TOUR_VCPU_ADD && request == SITE_MMAP_VCPU && error != ENOMEM)
-		return -EBADF; /* or the error itself, of the ring's */
+		return -EBADF; /* or the error itself, if it hit the mapping of the ring */
 	return -error;
 }
 
-static void judge(struct tour *tour, enum tour_call call, int r)
+static void check_result(struct tour *tour, enum tour_call call, int r)
 {
 	unsigned long request = tour->result->request;
 	int error = tour->sites.fault.error;
@@ -180,7 +180,7 @@ static void judge(struct tour *tour, enum tour_call call, int r)
 		    !(refused && r == -EBUSY))
 			tour_problem(tour, "%s returned %s", tour_call_name(call),
 				     strerrorname_np(-r));
-	} else if (!may_swallow(call, request, error, r) && !is_made_again(call, request, error)) {
+	} else if (!may_ignore(call, request, error, r) && !is_retried(call, request, error)) {
 		tour_problem(tour, "%s returned %d", tour_call_name(call), r);
 	}
 }
@@ -208,7 +208,7 @@ void tour_begin(struct tour *tour, struct tour_attempt *attempt, enum tour_call 
 	enter(tour, call);
 }
 
-/* What an open enables after the rings is what changes something when it is refused. */
+/* If a capability after the rings cannot be enabled, open fails with the rings enabled. */
 static void check_refused_backup(struct tour *tour)
 {
 	const struct guest *guest = &tour->guest;
@@ -218,11 +218,11 @@ static void check_refused_backup(struct tour *tour)
 	    tour->sites.capability != KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2)
 		return;
 	if (dl_log_open(guest->vm_fd, &guest->config.options, &log, NULL, 0) != -EBUSY)
-		tour_problem(tour, "the rings are not on");
-	longjmp(tour->over, 1);
+		tour_problem(tour, "the rings are not enabled");
+	longjmp(tour->abandon, 1);
 }
 
-/* A start that failed has switched off again what it had switched on. */
+/* A failed start must have disabled logging of all slots again. */
 static void check_all_off(struct tour *tour)
 {
 	const struct dli_slot_table *table = dli_slots_table(&tour->guest.log->slots);
@@ -245,16 +245,16 @@ bool tour_again(struct tour *tour, struct tour_attempt *attempt, int r)
 		tour->result->returned = r < 0;
 	}
 	attempt->hits = tour->sites.hits;
-	look_around(tour, attempt->call);
+	check_side_effects(tour, attempt->call);
 	if (hit)
-		judge(tour, attempt->call, r);
+		check_result(tour, attempt->call, r);
 	else if (r < 0)
-		tour_problem(tour, "%s goes on failing with %s", tour_call_name(attempt->call),
-			     strerrorname_np(-r));
+		tour_problem(tour, "%s fails without a fault, with %s",
+			     tour_call_name(attempt->call), strerrorname_np(-r));
 	if (r >= 0)
 		return false;
 	if (!hit || ++attempt->failures > tour->sites.fault.times)
-		longjmp(tour->over, 1);
+		longjmp(tour->abandon, 1);
 	if (attempt->call == TOUR_START && tour->sites.fault.times == 1)
 		check_all_off(tour);
 	if (attempt->call == TOUR_OPEN)
@@ -274,11 +274,11 @@ void tour_end(struct tour *tour, struct tour_attempt *attempt)
 static void check_nothing_held(struct tour *tour)
 {
 	if (tour->sites.blocks)
-		tour_problem(tour, "%ld pieces of memory are left", tour->sites.blocks);
+		tour_problem(tour, "%ld allocations are not freed", tour->sites.blocks);
 	if (tour->sites.maps)
-		tour_problem(tour, "%ld mappings are left", tour->sites.maps);
+		tour_problem(tour, "%ld mappings are not unmapped", tour->sites.maps);
 	if (tour->sites.duplicates)
-		tour_problem(tour, "%ld file descriptors are left", tour->sites.duplicates);
+		tour_problem(tour, "%ld file descriptors are not closed", tour->sites.duplicates);
 }
 
 static void free_guest(struct tour *tour)
@@ -317,7 +317,7 @@ void tour_run(const struct tour_mode *mode, const struct site_fault *fault,
 	      const struct tour_watch *watch, struct tour_result *result)
 {
 	const struct guest_config config = { .model = mode->model, .options = mode->options };
-	static struct tour tour; /* its address is in the log's hands */
+	static struct tour tour; /* the log keeps its address */
 
 	memset(&tour, 0, sizeof(tour));
 	memset(result, 0, sizeof(*result));
@@ -334,7 +334,7 @@ void tour_run(const struct tour_mode *mode, const struct site_fault *fault,
 		tour.guest.config.options.set_region = set_region;
 		tour.guest.config.options.opaque = &tour;
 	}
-	if (!setjmp(tour.over)) {
+	if (!setjmp(tour.abandon)) {
 		tour_script(&tour);
 		check_nothing_held(&tour);
 	}

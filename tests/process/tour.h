@@ -3,11 +3,12 @@
 #define PROCESS_TOUR_H
 
 /*
- * The life of a log on the model kernel, in which every public call is made, one after the other on
- * one thread: what comes at which site is the same in every run. One site can fail. Around each call
- * is asked: does it tell the error, or is it one that may be swallowed? Is a lock still held, errno
- * or the signal mask another? Can it be made again? And after each pass: does the copy equal the
- * memory? At the end: is anything still held?
+ * A tour is the life of a log on the model kernel in which every public call is made, on one thread
+ * and in the same order in every run, so that a site number always means the same site. One site
+ * can be made to fail. After each call the tour checks that the error was returned, or may be
+ * ignored; that no lock is held; that errno and the signal mask are unchanged; and that a failed
+ * call can be retried. After each pass the copy must equal the memory. At the end the library must
+ * not hold any resource.
  */
 
 #include <setjmp.h>
@@ -45,12 +46,12 @@ enum tour_call {
 
 const char *tour_call_name(enum tour_call call);
 
-/* A kernel, and what is asked of it. */
+/* A kind of kernel, and the options of the log. */
 struct tour_mode {
 	const char *name;
 	struct model_options model;
 	struct dl_options options;
-	bool caller_regions; /* the VMM makes all slot ioctls itself */
+	bool caller_regions; /* the caller makes all slot ioctls */
 };
 
 enum { TOUR_MODES = 7 };
@@ -59,20 +60,20 @@ extern const struct tour_mode tour_modes[TOUR_MODES];
 
 struct tour_result {
 	uint32_t sites;
-	bool hit; /* the site that should fail was reached */
+	bool hit; /* the site to fail was reached */
 	enum tour_call call;
 	unsigned long request; /* of the site */
-	bool returned;	       /* the call told it; else it was swallowed */
+	bool returned;	       /* the call returned the error; otherwise it was ignored */
 	unsigned int problems;
 	uint32_t allocations[TOUR_CALLS]; /* made inside each call */
 };
 
-/* Whoever looks on. */
+/* Callbacks of the test. */
 struct tour_watch {
-	/* NULL, or called on the way into a public call and out of it. */
+	/* If not NULL, called before and after each public call. */
 	void (*around)(enum tour_call call, bool in);
-	/* NULL, or sites.cross. */
-	void (*cross)(unsigned long request, bool there);
+	/* If not NULL, used as sites.cross. */
+	void (*cross)(unsigned long request, bool entering);
 };
 
 struct tour {
@@ -83,32 +84,32 @@ struct tour {
 	struct checker checker;
 	struct dl_iter *iter;
 	struct dl_slot slots[8];
-	struct kvm_userspace_memory_region regions[8]; /* caller_regions: what KVM has */
-	uint64_t written[64];			       /* pages of this phase */
+	struct kvm_userspace_memory_region regions[8]; /* caller_regions: the state of KVM */
+	uint64_t written[64];			       /* pages written since the last pass */
 	unsigned int written_count;
-	bool on, recovering;
-	bool disturbed; /* a call failed since */
-	jmp_buf over;	/* the run cannot go on */
+	bool logging, disturbing;
+	bool disturbed;	 /* a call has failed, and tour_disturb() was called */
+	jmp_buf abandon; /* where to continue if the run must be abandoned */
 	struct tour_watch watch;
 };
 
-/* One run. fault and watch may be NULL. */
+/* Makes one run. fault and watch may be NULL. */
 void tour_run(const struct tour_mode *mode, const struct site_fault *fault,
 	      const struct tour_watch *watch, struct tour_result *result);
 
-/* From here on for the script: tour_script.c. */
+/* The interface between tour.c and tour_script.c. */
 
 struct tour_attempt {
 	enum tour_call call;
 	unsigned int failures;
-	uint32_t hits, allocations; /* before it */
+	uint32_t hits, allocations; /* before the call */
 };
 
 void tour_begin(struct tour *tour, struct tour_attempt *attempt, enum tour_call call);
 bool tour_again(struct tour *tour, struct tour_attempt *attempt, int r);
 void tour_end(struct tour *tour, struct tour_attempt *attempt);
 
-/* Makes a call, and makes it again where it failed because of the fault. */
+/* Makes a call, and retries it if it failed because of the fault. */
 #define TOUR(tour, call, expression)                              \
 	do {                                                      \
 		struct tour_attempt attempt_;                     \
@@ -118,16 +119,19 @@ void tour_end(struct tour *tour, struct tour_attempt *attempt);
 		tour_end(tour, &attempt_);                        \
 	} while (0)
 
-/* The same for what returns nothing. */
+/* The same for a call without a result. */
 #define TOUR_VOID(tour, call, expression) TOUR(tour, call, ((expression), 0))
 
-/* The vCPU stores to a page; drains its ring where that is full. */
+/* The vCPU stores to a page, and drains its ring if it is full. */
 void tour_write(struct tour *tour, unsigned int vcpu, uint32_t as_id, uint64_t gpa_page);
 
-/* What is pending goes to the copy. */
+/* Copies and acknowledges all pending pages. */
 void tour_read(struct tour *tour);
 
-/* After something went wrong: what is pending is read too early, and written once more. */
+/*
+ * After a failed call: reads the pending pages, then writes the pages of this phase again. If the
+ * failure left one of them unprotected, the second write is lost, and the next pass shows it.
+ */
 void tour_disturb(struct tour *tour);
 
 void tour_problem(struct tour *tour, const char *format, ...) __attribute__((format(printf, 2, 3)));

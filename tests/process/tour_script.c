@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What happens in a tour: everything that can happen to a log, in every state of it. */
+/* The script of a tour: every public call, in every state of a log. */
 #include "tour.h"
 
 #include "cmocka_all.h"
@@ -10,19 +10,20 @@
 #include <sys/mman.h>
 
 enum {
-	BIG_PAGES = 76, /* more than fill a ring */
+	BIG_PAGES = 76, /* more than a ring holds */
 	SMALL_PAGES = 4,
 	RUNS = 5,
-	/* Slots; where slot n lies at first. */
+	/* Slots. */
 	BIG = 0,
 	SMALL = 1,
 	NEW = 2,
 	CLEAN = 3,
-	CALLERS = 4, /* whose ioctls the VMM makes */
+	CALLERS = 4, /* the caller makes its ioctls */
 	OTHER_SPACE = 5,
 };
 
-static uint64_t place_of(unsigned int slot)
+/* The first page of a slot before it moves. */
+static uint64_t first_page_of(unsigned int slot)
 {
 	return slot * 1000u;
 }
@@ -49,13 +50,13 @@ static void store(struct tour *tour, const struct guest_vcpu *vcpu, uint32_t as_
 			break;
 		TOUR(tour, TOUR_DRAIN, dl_vcpu_drain(vcpu->handle));
 	}
-	tour_problem(tour, "a vCPU does not get into the guest any more");
-	longjmp(tour->over, 1);
+	tour_problem(tour, "a vCPU cannot enter the guest");
+	longjmp(tour->abandon, 1);
 }
 
 void tour_write(struct tour *tour, unsigned int vcpu, uint32_t as_id, uint64_t gpa_page)
 {
-	if (tour->written_count < 64 && !tour->recovering)
+	if (tour->written_count < 64 && !tour->disturbing)
 		tour->written[tour->written_count++] = (uint64_t)as_id << 32 | gpa_page;
 	store(tour, &tour->guest.vcpus[vcpu], as_id, gpa_page);
 }
@@ -96,23 +97,23 @@ void tour_read(struct tour *tour)
 
 void tour_disturb(struct tour *tour)
 {
-	if (!tour->on || tour->recovering)
+	if (!tour->logging || tour->disturbing)
 		return;
-	tour->recovering = true;
+	tour->disturbing = true;
 	if (!tour->iter)
 		tour_read(tour);
 	for (unsigned int i = 0; i < tour->written_count; i++)
 		store(tour, &tour->guest.vcpus[0], (uint32_t)(tour->written[i] >> 32),
 		      tour->written[i] & UINT32_MAX);
-	tour->recovering = false;
+	tour->disturbing = false;
 }
 
-/* Nobody writes now, so after a pass nothing may differ. */
+/* Nothing is written during a pass, so no page may differ after it. */
 static void pass(struct tour *tour, uint32_t flags)
 {
 	uint64_t pending, differing;
 
-	/* What was written after a failure may have come too late for this pass. */
+	/* Repeat after a failure: tour_disturb() may have written too late for this pass. */
 	do {
 		tour->disturbed = false;
 		TOUR(tour, flags ? TOUR_HARVEST_FINAL : TOUR_HARVEST,
@@ -122,8 +123,8 @@ static void pass(struct tour *tour, uint32_t flags)
 	} while (tour->disturbed);
 	differing = checker_differing_pages(&tour->checker);
 	if (differing)
-		tour_problem(tour, "after a %s pass %lu pages differ", flags ? "final" : "usual",
-			     (unsigned long)differing);
+		tour_problem(tour, "%lu pages differ after a %s pass", (unsigned long)differing,
+			     flags ? "final" : "normal");
 	tour->written_count = 0;
 }
 
@@ -131,14 +132,14 @@ static struct dl_slot slot_of(const struct tour *tour, unsigned int i)
 {
 	const struct guest *guest = &tour->guest;
 	uint32_t number = i == OTHER_SPACE ? 1 << 16 : i;
-	/* What is seen in both address spaces. */
+	/* OTHER_SPACE maps the memory of BIG in the second address space. */
 	const struct guest_block *block = &guest->blocks[i == OTHER_SPACE ? BIG : i];
 
-	return guest_slot(guest, number, place_of(i == OTHER_SPACE ? BIG : i), block, 0,
+	return guest_slot(guest, number, first_page_of(i == OTHER_SPACE ? BIG : i), block, 0,
 			  block->pages);
 }
 
-/* The VMM's own ioctl. bytes 0: the slot goes. */
+/* The ioctl of the caller. 0 bytes delete the slot. */
 static void set_region_by_caller(struct tour *tour, unsigned int i, const struct dl_slot *slot,
 				 uint64_t bytes)
 {
@@ -216,10 +217,10 @@ static void open_log(struct tour *tour)
 	TOUR(tour, TOUR_CONFIG, dl_log_config(guest->log, &config));
 	assert_int_equal(config.mode, options->mode);
 	if (!config.backup != !(tour->mode->model.has & MODEL_HAS_BACKUP))
-		tour_problem(tour, "the backup bitmap is not as asked");
+		tour_problem(tour, "the backup bitmap is not as configured");
 }
 
-static void ask(struct tour *tour)
+static void query(struct tour *tour)
 {
 	struct dl_stats stats = { .size = sizeof(stats) };
 	struct guest *guest = &tour->guest;
@@ -228,11 +229,11 @@ static void ask(struct tour *tour)
 	TOUR(tour, TOUR_DESCRIBE, dl_log_describe(guest->log, guest->why, sizeof(guest->why)));
 	TOUR(tour, TOUR_LOG_STATS, dl_log_stats(guest->log, &stats));
 	TOUR(tour, TOUR_VCPU_STATS, dl_vcpu_stats(guest->vcpus[0].handle, &stats));
-	if (tour->on)
+	if (tour->logging)
 		TOUR(tour, TOUR_DUE, dl_log_harvest_due(guest->log, &from_now_ns));
 }
 
-static void lay_out(struct tour *tour)
+static void set_up(struct tour *tour)
 {
 	open_log(tour);
 	for (unsigned int i = 0; i < 5; i++)
@@ -240,7 +241,7 @@ static void lay_out(struct tour *tour)
 	for (unsigned int i = 0; i < 6; i++)
 		tour->slots[i] = slot_of(tour, i);
 	checker_init_guest(&tour->checker, &tour->guest);
-	/* What is in no slot yet does not count. */
+	/* The blocks without a slot must not differ. */
 	for (unsigned int i = NEW; i <= CALLERS; i++)
 		model_copy(tour->checker.blocks[i].copy, tour->guest.blocks[i].memory,
 			   SMALL_PAGES * 4096);
@@ -251,19 +252,19 @@ static void lay_out(struct tour *tour)
 		guest_vcpu(&tour->guest, false);
 	add_vcpu(tour, 0);
 	add_vcpu(tour, 1);
-	ask(tour);
+	query(tour);
 }
 
 static void start(struct tour *tour, uint32_t flags)
 {
 	TOUR(tour, TOUR_START, dl_log_start(tour->guest.log, flags));
-	tour->on = true;
+	tour->logging = true;
 }
 
 static void stop(struct tour *tour)
 {
-	tour->on = false;
-	/* What the rings still hold goes with it. */
+	tour->logging = false;
+	/* Leave an entry in a ring; stop discards it. */
 	store(tour, &tour->guest.vcpus[1], 0, 9);
 	TOUR(tour, TOUR_STOP, dl_log_stop(tour->guest.log));
 }
@@ -277,18 +278,18 @@ static void writes_and_marks(struct tour *tour)
 	tour_write(tour, 1, 1, 60);
 	TOUR(tour, TOUR_DRAIN, dl_vcpu_drain(guest->vcpus[0].handle));
 	memset(guest->blocks[SMALL].memory + 3000, (int)guest->value, 100);
-	TOUR(tour, TOUR_MARK, dl_mark(guest->log, 0, place_of(SMALL) * 4096 + 3000, 100));
+	TOUR(tour, TOUR_MARK, dl_mark(guest->log, 0, first_page_of(SMALL) * 4096 + 3000, 100));
 	memset(guest->blocks[BIG].memory + 70 * 4096, (int)guest->value, 10);
 	TOUR(tour, TOUR_SLOT_MARK, dl_slot_mark(guest->log, BIG, 70 * 4096, 10));
 	pass(tour, 0);
-	/* A vCPU that fills its ring. */
+	/* Fill the ring of a vCPU. */
 	for (uint64_t page = 0; page < BIG_PAGES; page++)
 		tour_write(tour, 0, 0, page);
 	pass(tour, 0);
-	ask(tour);
+	query(tour);
 }
 
-/* What is read and not acknowledged is pending again, at its reader's end. */
+/* Runs that are read but not acknowledged are pending again after dl_iter_free(). */
 static void iterations(struct tour *tour)
 {
 	struct dl_run runs[2];
@@ -313,13 +314,13 @@ static void write_small(struct tour *tour, unsigned int i)
 		tour_write(tour, 1, 0, first_page + page);
 }
 
-static void slots_in_mid_flight(struct tour *tour)
+static void slots_change_while_logging(struct tour *tour)
 {
 	for (unsigned int i = NEW; i <= CALLERS; i++)
 		memset(tour->guest.blocks[i].memory, (int)i, SMALL_PAGES * 4096);
 	set_slot(tour, NEW, 0);
 	set_slot(tour, CALLERS, 0);
-	/* Clean: what is there counts as sent. */
+	/* A clean slot: its contents count as sent. */
 	model_copy(tour->checker.blocks[CLEAN].copy, tour->guest.blocks[CLEAN].memory,
 		   SMALL_PAGES * 4096);
 	pass(tour, 0);
@@ -327,7 +328,7 @@ static void slots_in_mid_flight(struct tour *tour)
 	write_small(tour, NEW);
 	write_small(tour, CLEAN);
 	write_small(tour, CALLERS);
-	tour->written_count = 0; /* they move */
+	tour->written_count = 0; /* the slots move */
 	move_slot(tour, NEW);
 	move_slot(tour, CALLERS);
 	write_small(tour, NEW);
@@ -335,7 +336,7 @@ static void slots_in_mid_flight(struct tour *tour)
 	pass(tour, 0);
 	write_small(tour, CLEAN);
 	write_small(tour, NEW);
-	tour->written_count = 0; /* they go */
+	tour->written_count = 0; /* the slots are removed */
 	remove_slot(tour, CLEAN, 0);
 	pass(tour, 0);
 	remove_slot(tour, CALLERS, 0);
@@ -345,7 +346,7 @@ static void slots_in_mid_flight(struct tour *tour)
 	pass(tour, 0);
 }
 
-/* Somebody else gave back an entry of this ring before: what it named is marked by who knows. */
+/* Releases an entry as a previous owner of the ring might have, and marks its page. */
 static void release_one(struct tour *tour, struct guest_vcpu *vcpu)
 {
 	const struct dl_os *os = &tour->guest.os;
@@ -359,7 +360,7 @@ static void release_one(struct tour *tour, struct guest_vcpu *vcpu)
 	TOUR(tour, TOUR_MARK, dl_mark(tour->guest.log, 0, 50 * 4096, 1));
 }
 
-static void vcpus_come_and_go(struct tour *tour)
+static void vcpus_change_while_logging(struct tour *tour)
 {
 	struct guest_vcpu *late = &tour->guest.vcpus[2];
 
@@ -379,7 +380,7 @@ static void vcpus_come_and_go(struct tour *tour)
 	pass(tour, 0);
 }
 
-/* Writes that do not look whether the ring is full: it overflows, and has to be brought into step. */
+/* Writes without a check for a full ring: it overflows, and the library must resync it. */
 static void overflow(struct tour *tour)
 {
 	struct guest *guest = &tour->guest;
@@ -400,7 +401,7 @@ static void overflow(struct tour *tour)
 	pass(tour, 0);
 }
 
-/* All vCPUs are stopped, the in-kernel state is saved. */
+/* Stops all vCPUs and saves in-kernel state, which writes to guest memory. */
 static void final_pass(struct tour *tour)
 {
 	struct guest *guest = &tour->guest;
@@ -422,9 +423,9 @@ static void close_log(struct tour *tour)
 	for (uint64_t page = 0; page < 60; page++)
 		tour_write(tour, 0, 0, page);
 	begin_reading(tour);
-	tour->on = false;
+	tour->logging = false;
 	TOUR_VOID(tour, TOUR_CLOSE, dl_log_close(guest->log));
-	/* It lives on with its handles, and a vCPU that comes out full is still let in. */
+	/* The handles keep the log alive, and a vCPU with a full ring can still be drained. */
 	for (uint64_t page = 0; page < BIG_PAGES; page++)
 		store(tour, &guest->vcpus[2], 0, page);
 	TOUR(tour, TOUR_DRAIN, dl_vcpu_drain(guest->vcpus[0].handle));
@@ -437,13 +438,13 @@ static void close_log(struct tour *tour)
 
 void tour_script(struct tour *tour)
 {
-	lay_out(tour);
+	set_up(tour);
 	start(tour, 0);
 	pass(tour, 0);
 	writes_and_marks(tour);
 	iterations(tour);
-	slots_in_mid_flight(tour);
-	vcpus_come_and_go(tour);
+	slots_change_while_logging(tour);
+	vcpus_change_while_logging(tour);
 	overflow(tour);
 	final_pass(tour);
 	stop(tour);
