@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The check itself: a library that left a step out, made so by swallowing a system call, must be
- * caught by it. Each test first passes with the step, then fails without.
+ * Proves that the checker can fail: it must catch a library that leaves out a step, which is
+ * imitated by swallowing a system call. Each test first passes with the step, then fails without
+ * it.
+ *
+ * tests/kvm/test_sabotage.c does the same on the real kernel;
+ * precopy --sabotage breaks the caller's part in a whole migration between two processes.
  */
 #include "cmocka_all.h"
 #include "migration.h"
