@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """The shared library exports what the header declares and the version script names, no more and no
-less. Arguments: library, header, version script, major version."""
+less. Arguments: library, header, version script, soversion."""
 
 import re
 import subprocess
@@ -47,11 +47,11 @@ def differences(what, left, right):
     return ["%s: %s" % (what, name) for name in sorted(set(left) - set(right))]
 
 
-def dynamic_section(library, major):
+def dynamic_section(library, soversion):
     dynamic = run("readelf", "-dW", library)
     faults = []
     soname = re.search(r"soname: \[(.*?)\]", dynamic)
-    if not soname or soname.group(1) != "libdirtylog.so." + major:
+    if not soname or soname.group(1) != "libdirtylog.so." + soversion:
         faults.append("soname: %s" % (soname and soname.group(1)))
     for needed in re.findall(r"Shared library: \[(.*?)\]", dynamic):
         if not NEEDED.match(needed):
@@ -61,7 +61,7 @@ def dynamic_section(library, major):
     return faults
 
 
-def main(library, header, script, major):
+def main(library, header, script, soversion):
     declared, named = declared_in_header(header), named_in_script(script)
     exported = exported_by(library)
     faults = (
@@ -73,7 +73,7 @@ def main(library, header, script, major):
             for name, node in exported.items()
             if named.get(name) != node
         ]
-        + dynamic_section(library, major)
+        + dynamic_section(library, soversion)
     )
     if not declared:
         faults.append("no function found in the header")
