@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tells what this kernel offers for dirty logging, and what libdirtylog would choose and why.
- * Opens the KVM device and asks; makes no VM and changes nothing.
+ * Reports which dirty logging features this kernel offers, and what libdirtylog would choose and
+ * why. Only queries the KVM device: creates no VM and changes nothing.
  */
 #include <dirtylog/dirtylog.h>
 
@@ -21,7 +21,7 @@
 #define WIDTH_COLUMNS	 80
 #define RING_ENTRY_BYTES 16
 
-enum { EXIT_FINE = 0, EXIT_REFUSED = 1, EXIT_USAGE = 2 };
+enum { EXIT_OK = 0, EXIT_UNSUPPORTED = 1, EXIT_USAGE = 2 };
 
 struct request {
 	const char *device;
@@ -29,15 +29,14 @@ struct request {
 	struct dl_options options;
 };
 
-/* All that is to be told. */
-struct answer {
+struct report {
 	struct utsname host;
 	const char *device;
-	int error;		  /* negative errno: could not be asked, or was refused */
-	bool asked;		  /* offered is filled */
-	struct dl_config offered; /* with no wishes */
-	struct dl_config chosen;  /* with those of the command line */
-	char why[512];		  /* the reason of the choice, or of the error */
+	int error;		  /* negative errno: the query failed or the request was refused */
+	bool has_offered;	  /* offered is valid */
+	struct dl_config offered; /* with default options */
+	struct dl_config chosen;  /* with the options of the command line */
+	char why[512];		  /* the reason for the choice or the error */
 };
 
 struct name {
@@ -64,46 +63,47 @@ static const struct {
 	const char *key;
 	const char *text;
 } offers[] = {
-	{ DL_HAS_RING_TSO, "ring_tso", "dirty ring (x86)" },
-	{ DL_HAS_RING_ACQ_REL, "ring_acq_rel", "dirty ring, acquire and release" },
-	{ DL_HAS_BACKUP, "backup", "backup bitmap beside the ring" },
-	{ DL_HAS_MANUAL_PROTECT, "manual_protect", "bitmap: manual protect" },
-	{ DL_HAS_INITIALLY_SET, "initially_set", "bitmap: initially set" },
+	{ DL_HAS_RING_TSO, "ring_tso", "dirty ring (x86, TSO)" },
+	{ DL_HAS_RING_ACQ_REL, "ring_acq_rel", "dirty ring (acquire/release)" },
+	{ DL_HAS_BACKUP, "backup", "ring with backup bitmap" },
+	{ DL_HAS_MANUAL_PROTECT, "manual_protect", "bitmap with manual protect" },
+	{ DL_HAS_INITIALLY_SET, "initially_set", "bitmap initially all set" },
 };
 #define N_OFFERS (sizeof(offers) / sizeof(offers[0]))
 
 static const char usage_text[] =
-	"Usage: probe [option]...\n"
+	"Usage: probe [OPTION]...\n"
+	"Report which dirty logging features this kernel offers, and what libdirtylog\n"
+	"would choose and why. Creates no VM and changes nothing.\n"
 	"\n"
-	"Tells what this kernel offers for dirty logging, and what libdirtylog would\n"
-	"choose and why. Makes no VM and changes nothing.\n"
+	"  --mode auto|ring|bitmap        request a mode (default: auto)\n"
+	"  --backup auto|off|required     request the backup bitmap (default: auto)\n"
+	"  --ring-entries N               request a ring size, a power of two\n"
+	"  --device PATH                  KVM device to query (default: /dev/kvm)\n"
+	"  --json                         print one JSON object instead of the table\n"
+	"  --help                         print this help\n"
 	"\n"
-	"  --mode auto|ring|bitmap        ask for a mode (default: auto)\n"
-	"  --backup auto|off|required     ask for the backup bitmap (default: auto)\n"
-	"  --ring-entries N               ask for a ring size, a power of two\n"
-	"  --device PATH                  the KVM device (default: /dev/kvm)\n"
-	"  --json                         one JSON object in place of the table\n"
-	"  --help                         this text\n"
-	"\n"
-	"Exit status: 0: the answer is above; 1: the device cannot be asked, or what was\n"
-	"asked for is not to be had; 2: wrong usage.\n";
+	"Exit status:\n"
+	"  0  the request is supported\n"
+	"  1  the device cannot be queried, or the request is not supported\n"
+	"  2  usage error\n";
 
-static void bad_usage(const char *what, const char *value)
+static void usage_error(const char *what, const char *value)
 {
-	fprintf(stderr, "probe: %s '%s'; see probe --help\n", what, value);
+	fprintf(stderr, "probe: %s '%s'; try 'probe --help'\n", what, value);
 	exit(EXIT_USAGE);
 }
 
-static uint32_t value_of(const struct name *names, const char *option, const char *name)
+static uint32_t parse_name(const struct name *names, const char *what, const char *name)
 {
 	for (; names->name; names++)
 		if (!strcmp(names->name, name))
 			return names->value;
-	bad_usage(option, name);
+	usage_error(what, name);
 	return 0;
 }
 
-static uint32_t number_of(const char *text)
+static uint32_t parse_entries(const char *text)
 {
 	unsigned long long number;
 	char *end;
@@ -111,7 +111,7 @@ static uint32_t number_of(const char *text)
 	errno = 0;
 	number = strtoull(text, &end, 10);
 	if (errno || *end || text[0] < '0' || text[0] > '9' || number > UINT32_MAX)
-		bad_usage("no ring size", text);
+		usage_error("invalid ring size", text);
 	return (uint32_t)number;
 }
 
@@ -131,13 +131,14 @@ static void parse(int argc, char **argv, struct request *request)
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (option) {
 		case 'm':
-			request->options.mode = value_of(modes, "no mode", optarg);
+			request->options.mode = parse_name(modes, "unknown mode", optarg);
 			break;
 		case 'b':
-			request->options.backup = value_of(backups, "no backup", optarg);
+			request->options.backup =
+				parse_name(backups, "unknown backup setting", optarg);
 			break;
 		case 'r':
-			request->options.ring_entries = number_of(optarg);
+			request->options.ring_entries = parse_entries(optarg);
 			break;
 		case 'd':
 			request->device = optarg;
@@ -147,18 +148,18 @@ static void parse(int argc, char **argv, struct request *request)
 			break;
 		case 'h':
 			fputs(usage_text, stdout);
-			exit(EXIT_FINE);
-		default: /* getopt has said what is wrong */
-			fputs("see probe --help\n", stderr);
+			exit(EXIT_OK);
+		default: /* getopt_long() has printed the error */
+			fputs("probe: try 'probe --help'\n", stderr);
 			exit(EXIT_USAGE);
 		}
 	}
 	if (optind < argc)
-		bad_usage("unexpected argument", argv[optind]);
+		usage_error("unexpected argument", argv[optind]);
 }
 
-/* Who may open the device, for those who may not. */
-static void say_who_may(const char *device, char *text, size_t text_bytes)
+/* Says how the user can get access to the device. */
+static void explain_access(const char *device, char *text, size_t text_bytes)
 {
 	const struct group *group = NULL;
 	struct stat status;
@@ -167,47 +168,48 @@ static void say_who_may(const char *device, char *text, size_t text_bytes)
 		group = getgrgid(status.st_gid);
 	if (group && status.st_gid)
 		snprintf(text, text_bytes,
-			 "no access to %s; its group '%s' has it: sudo usermod -aG %s \"$USER\", "
-			 "then log in again",
+			 "no access to %s; join its group '%s' with "
+			 "'sudo usermod -aG %s \"$USER\"' and log in again",
 			 device, group->gr_name, group->gr_name);
 	else
 		snprintf(text, text_bytes,
-			 "no access to %s; root can give it: sudo setfacl -m \"u:$USER:rw\" %s",
+			 "no access to %s; root can grant it with "
+			 "'sudo setfacl -m \"u:$USER:rw\" %s'",
 			 device, device);
 }
 
-static void say_why_closed(const char *device, int error, char *text, size_t text_bytes)
+static void explain_open_error(const char *device, int error, char *text, size_t text_bytes)
 {
 	if (error == EACCES || error == EPERM)
-		say_who_may(device, text, text_bytes);
+		explain_access(device, text, text_bytes);
 	else if (error == ENOENT)
 		snprintf(text, text_bytes,
-			 "there is no %s: the kvm module is not loaded, or the processor's "
-			 "virtualization is off or, in a virtual machine, not passed on",
+			 "no %s: load the kvm module, or enable virtualization in the firmware "
+			 "or, inside a virtual machine, nested virtualization",
 			 device);
 	else
 		snprintf(text, text_bytes, "cannot open %s: %s", device, strerror(error));
 }
 
-static void ask(const struct request *request, struct answer *answer)
+static void probe_device(const struct request *request, struct report *report)
 {
 	int fd = open(request->device, O_RDWR | O_CLOEXEC);
 
 	if (fd < 0) {
-		answer->error = -errno;
-		say_why_closed(request->device, errno, answer->why, sizeof(answer->why));
+		report->error = -errno;
+		explain_open_error(request->device, errno, report->why, sizeof(report->why));
 		return;
 	}
-	answer->offered.size = sizeof(answer->offered);
-	answer->chosen.size = sizeof(answer->chosen);
-	answer->error = dl_probe(fd, NULL, &answer->offered, answer->why, sizeof(answer->why));
-	if (answer->error == -EBADF)
-		snprintf(answer->why, sizeof(answer->why), "%s is not a KVM device",
+	report->offered.size = sizeof(report->offered);
+	report->chosen.size = sizeof(report->chosen);
+	report->error = dl_probe(fd, NULL, &report->offered, report->why, sizeof(report->why));
+	if (report->error == -EBADF)
+		snprintf(report->why, sizeof(report->why), "%s is not a KVM device",
 			 request->device);
-	answer->asked = !answer->error;
-	if (answer->asked)
-		answer->error = dl_probe(fd, &request->options, &answer->chosen, answer->why,
-					 sizeof(answer->why));
+	report->has_offered = !report->error;
+	if (report->has_offered)
+		report->error = dl_probe(fd, &request->options, &report->chosen, report->why,
+					 sizeof(report->why));
 	close(fd);
 }
 
@@ -216,7 +218,7 @@ static const char *mode_name(uint32_t mode)
 	return mode == DL_MODE_RING ? "ring" : "bitmap";
 }
 
-/* Breaks a text into lines no longer than the table's, each indented. */
+/* Wraps the text at WIDTH_COLUMNS and indents each line. */
 static void print_wrapped(FILE *to, const char *text, int indent_columns)
 {
 	int column = 0;
@@ -247,7 +249,7 @@ static void print_ring_row(const char *key, uint32_t entries)
 {
 	char value[64];
 
-	snprintf(value, sizeof(value), "%" PRIu32 " entries, %" PRIu64 " KiB a vCPU", entries,
+	snprintf(value, sizeof(value), "%" PRIu32 " entries, %" PRIu64 " KiB per vCPU", entries,
 		 (uint64_t)entries * RING_ENTRY_BYTES / 1024);
 	print_row(key, entries ? value : "none");
 }
@@ -256,43 +258,43 @@ static void print_offers(const struct dl_config *offered)
 {
 	char page[32];
 
-	puts("\nThis kernel offers");
+	puts("\nOffered by this kernel");
 	for (size_t i = 0; i < N_OFFERS; i++)
 		print_row(offers[i].text, offered->has & offers[i].bit ? "yes" : "no");
 	print_ring_row("largest ring", offered->ring_max_entries);
 	snprintf(page, sizeof(page), "%" PRIu32 " KiB", offered->page_bytes / 1024);
-	print_row("page", page);
+	print_row("page size", page);
 }
 
 static void print_choice(const struct dl_config *chosen, const char *why)
 {
-	puts("\nThe library would choose");
+	puts("\nChosen by the library");
 	print_row("mode", mode_name(chosen->mode));
 	if (chosen->mode == DL_MODE_RING) {
 		print_ring_row("ring", chosen->ring_entries);
 		print_row("backup bitmap", chosen->backup ? "yes" : "no");
 	}
-	puts("\nIts reason");
+	puts("\nReason");
 	print_wrapped(stdout, why, 2);
 }
 
-static void print_table(const struct answer *answer)
+static void print_table(const struct report *report)
 {
 	uint32_t version = dl_library_version();
 
 	printf("libdirtylog %u.%u.%u, Linux %s %s, %s\n", version >> 16, version >> 8 & 0xff,
-	       version & 0xff, answer->host.release, answer->host.machine, answer->device);
-	if (answer->asked)
-		print_offers(&answer->offered);
-	if (!answer->error)
-		print_choice(&answer->chosen, answer->why);
+	       version & 0xff, report->host.release, report->host.machine, report->device);
+	if (report->has_offered)
+		print_offers(&report->offered);
+	if (!report->error)
+		print_choice(&report->chosen, report->why);
 }
 
-static void print_error(const struct answer *answer)
+static void print_error(const struct report *report)
 {
-	char text[sizeof(answer->why) + 16];
+	char text[sizeof(report->why) + 16];
 
-	snprintf(text, sizeof(text), "probe: %s", answer->why);
+	snprintf(text, sizeof(text), "probe: %s", report->why);
 	fflush(stdout);
 	fputc('\n', stderr);
 	print_wrapped(stderr, text, 0);
@@ -322,26 +324,26 @@ static void print_json_offers(const struct dl_config *offered)
 	       offered->ring_max_entries, offered->page_bytes);
 }
 
-static void print_json(const struct answer *answer)
+static void print_json(const struct report *report)
 {
 	uint32_t version = dl_library_version();
 
 	printf("{\n  \"library\": \"%u.%u.%u\",\n  ", version >> 16, version >> 8 & 0xff,
 	       version & 0xff);
-	print_json_string("kernel", answer->host.release);
+	print_json_string("kernel", report->host.release);
 	printf(",\n  ");
-	print_json_string("machine", answer->host.machine);
+	print_json_string("machine", report->host.machine);
 	printf(",\n  ");
-	print_json_string("device", answer->device);
-	if (answer->asked)
-		print_json_offers(&answer->offered);
-	if (!answer->error)
+	print_json_string("device", report->device);
+	if (report->has_offered)
+		print_json_offers(&report->offered);
+	if (!report->error)
 		printf(",\n  \"choice\": { \"mode\": \"%s\", \"ring_entries\": %" PRIu32
 		       ", \"backup\": %s }",
-		       mode_name(answer->chosen.mode), answer->chosen.ring_entries,
-		       answer->chosen.backup ? "true" : "false");
-	printf(",\n  \"error\": %d,\n  ", -answer->error);
-	print_json_string("reason", answer->why);
+		       mode_name(report->chosen.mode), report->chosen.ring_entries,
+		       report->chosen.backup ? "true" : "false");
+	printf(",\n  \"error\": %d,\n  ", -report->error);
+	print_json_string("reason", report->why);
 	printf("\n}\n");
 }
 
@@ -351,17 +353,17 @@ int main(int argc, char **argv)
 		.device = "/dev/kvm",
 		.options = { .size = sizeof(request.options) },
 	};
-	struct answer answer = { 0 };
+	struct report report = { 0 };
 
 	parse(argc, argv, &request);
-	answer.device = request.device;
-	uname(&answer.host);
-	ask(&request, &answer);
+	report.device = request.device;
+	uname(&report.host);
+	probe_device(&request, &report);
 	if (request.json)
-		print_json(&answer);
+		print_json(&report);
 	else
-		print_table(&answer);
-	if (answer.error && !request.json)
-		print_error(&answer);
-	return answer.error ? EXIT_REFUSED : EXIT_FINE;
+		print_table(&report);
+	if (report.error && !request.json)
+		print_error(&report);
+	return report.error ? EXIT_UNSUPPORTED : EXIT_OK;
 }
