@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# Builds, tells what this kernel offers, and live-migrates a guest that writes memory all the while:
-# once as it should be, and once with a mistake built in, to show that the proof notices.
+# Builds the tree, shows what this kernel offers, and live-migrates a guest that keeps writing
+# memory: once correctly, and once with a bug injected to show that verification catches it.
 set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -13,9 +13,13 @@ usage() {
   cat <<'END'
 Usage: examples/demo.sh [--build-dir DIR] [--help]
 
-Installs what the build needs and this machine lacks (with apt-get, where there is one), builds,
-and migrates a guest with 4 vCPUs between two processes, twice. Takes about half a minute. Where
-/dev/kvm cannot be used, the guest and its kernel are the model ones of tests/model.
+Install missing build dependencies (with apt-get, if available), build, and
+live-migrate a guest with 4 vCPUs between two processes, twice. Takes about half
+a minute. If /dev/kvm cannot be used, the migrations run on the model kernel of
+tests/model.
+
+  --build-dir DIR  build in DIR (default: build)
+  --help           print this help
 END
 }
 
@@ -23,7 +27,7 @@ build_dir=$top/build
 while [ $# -gt 0 ]; do
   case $1 in
   --build-dir)
-    [ $# -gt 1 ] || die "--build-dir needs a value"
+    [ $# -gt 1 ] || die "--build-dir needs a directory"
     build_dir=$(realpath -m "$2")
     shift
     ;;
@@ -31,7 +35,7 @@ while [ $# -gt 0 ]; do
     usage
     exit 0
     ;;
-  *) die "unknown option $1; see examples/demo.sh --help" ;;
+  *) die "unknown option $1; try 'examples/demo.sh --help'" ;;
   esac
   shift
 done
@@ -47,19 +51,19 @@ build_tree "$cc" "$build_dir" -Dwerror=false
 say "built in $build_dir"
 
 title "What this kernel offers"
-"$build_dir/examples/probe" || say "Therefore all that follows runs on the model kernel."
+"$build_dir/examples/probe" || say "The migrations below run on the model kernel instead."
 
 migration=("$build_dir/examples/precopy/precopy" --vcpus 4)
 
-title "A live migration: ${migration[*]##*/}"
+title "Live migration: ${migration[*]##*/}"
 "${migration[@]}" || die "the migration failed"
 
-title "The same with a mistake built in: ${migration[*]##*/} --sabotage drop"
-say "One page that the library reports is not sent. The proof must fail:"
+title "The same with a bug injected: ${migration[*]##*/} --sabotage drop"
+say "One page that the library reports is not sent. Verification must fail:"
 status=0
 "${migration[@]}" --sabotage drop || status=$?
-[ "$status" = 1 ] || die "a page was left out, and the proof did not notice (exit status $status)"
+[ "$status" = 1 ] || die "a page was dropped and verification missed it (exit status $status)"
 
 title "Done"
-say "The first migration lost no write. The second lacked a page, and the proof said so."
-say "More to try: $build_dir/examples/precopy/precopy --help"
+say "The first migration lost no write. The second dropped a page and was caught."
+say "For more options: $build_dir/examples/precopy/precopy --help"
