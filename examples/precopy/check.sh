@@ -157,7 +157,7 @@ check_kills() {
       status=0
       wait "$source" || status=$?
       [ "$status" = 3 ] || fail "the source's exit status is $status"
-      grep -q 'in pass 2: the other side is gone' "$scratch/src.err" || fail "no clear message"
+      grep -q 'in pass 2: connection lost' "$scratch/src.err" || fail "no clear message"
       grep -q 'runs on here, logging is off' "$scratch/src.out" || fail "the guest does not run"
     done
   done
@@ -173,7 +173,7 @@ check_kills() {
   status=0
   wait "$destination_pid" || status=$?
   [ "$status" = 3 ] || fail "the destination's exit status is $status"
-  grep -q 'the other side is gone' "$scratch/dst.err" || fail "no clear message"
+  grep -q 'connection lost' "$scratch/dst.err" || fail "no clear message"
 }
 
 # Argument: unix, or a port of tcp. Further ones are the destination's. Sets address and

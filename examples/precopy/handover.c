@@ -13,7 +13,7 @@ void source_wire_error(struct source *source)
 
 	if (!*source->wire.why || *report->error)
 		return;
-	wire_last_words(&source->wire);
+	wire_read_refusal(&source->wire);
 	if (report->row_count && !report->downtime_ns)
 		snprintf(report->error, sizeof(report->error), "in pass %u: %s", report->row_count,
 			 source->wire.why);
@@ -111,7 +111,7 @@ void handover_run(struct source *source)
 		r = wire_expect(&source->wire, WIRE_RESULT, result, sizeof(*result));
 	if (!r) {
 		result->why[sizeof(result->why) - 1] = '\0';
-		wire_clean_text(result->why);
+		wire_sanitize(result->why);
 		report->has_result = true;
 		return;
 	}

@@ -11,13 +11,13 @@
 #include <sys/uio.h>
 
 #define WIRE_MAGIC  UINT32_C(0x706d4c44) /* "DLmp" */
-#define MAX_ANSWERS 4			 /* that are read on the way to the last words */
+#define MAX_ANSWERS 4			 /* skipped in search of a refusal */
 
 _Static_assert(sizeof(struct wire_header) == 24, "no padding on the wire");
 _Static_assert(sizeof(struct wire_hello) == 40, "no padding on the wire");
 _Static_assert(sizeof(struct wire_proof) == 48, "no padding on the wire");
 _Static_assert(sizeof(struct wire_result) == 32 + WIRE_TEXT_BYTES, "no padding on the wire");
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers go as they are");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are sent in host order");
 
 void wire_init(struct wire *wire, int fd)
 {
@@ -36,14 +36,14 @@ int wire_fail(struct wire *wire, int failure, const char *format, ...)
 	return failure;
 }
 
-static int gone(struct wire *wire, int failure)
+static int connection_lost(struct wire *wire, int failure)
 {
 	if (failure == -EPIPE || failure == -ECONNRESET)
-		return wire_fail(wire, failure, "the other side is gone: the connection broke");
-	return wire_fail(wire, failure, "the connection failed: %s", strerror(-failure));
+		return wire_fail(wire, failure, "connection lost: the peer is gone");
+	return wire_fail(wire, failure, "connection failed: %s", strerror(-failure));
 }
 
-/* Waits until the socket can be read or written. */
+/* Waits until the socket is readable or writable. */
 static int wait_ready(struct wire *wire, short events, uint64_t deadline_ns)
 {
 	struct pollfd pollfd = { .fd = wire->fd, .events = events };
@@ -53,18 +53,19 @@ static int wait_ready(struct wire *wire, short events, uint64_t deadline_ns)
 	for (;;) {
 		now_ns = clock_ns();
 		if (now_ns >= deadline_ns)
-			return wire_fail(wire, -ETIMEDOUT, "the other side %s for %u s",
-					 events & POLLIN ? "says nothing" : "takes nothing",
-					 (unsigned)(WIRE_PATIENCE_NS / 1000000000));
+			return wire_fail(wire, -ETIMEDOUT,
+					 "timed out: the peer %s nothing for %u s",
+					 events & POLLIN ? "sent" : "received",
+					 (unsigned)(WIRE_TIMEOUT_NS / 1000000000));
 		r = poll(&pollfd, 1, (int)((deadline_ns - now_ns) / 1000000) + 1);
 		if (r > 0)
 			return 0;
 		if (r < 0 && errno != EINTR)
-			return gone(wire, -errno);
+			return connection_lost(wire, -errno);
 	}
 }
 
-/* Steps over what is sent. */
+/* Skips the bytes that have been sent. */
 static void advance(struct iovec **part, size_t *parts, size_t bytes)
 {
 	while (*parts && bytes >= (*part)->iov_len) {
@@ -86,7 +87,7 @@ int wire_send(struct wire *wire, enum wire_type type, uint64_t offset_bytes, con
 				      .payload_bytes = (uint32_t)payload_bytes,
 				      .offset_bytes = offset_bytes };
 	struct iovec parts[2] = { { &header, sizeof(header) }, { (void *)payload, payload_bytes } };
-	uint64_t deadline_ns = clock_ns() + WIRE_PATIENCE_NS;
+	uint64_t deadline_ns = clock_ns() + WIRE_TIMEOUT_NS;
 	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
 	struct iovec *part = parts;
 	size_t left = 2;
@@ -105,7 +106,7 @@ int wire_send(struct wire *wire, enum wire_type type, uint64_t offset_bytes, con
 			if (r)
 				return r;
 		} else if (errno != EINTR) {
-			return gone(wire, -errno);
+			return connection_lost(wire, -errno);
 		}
 	}
 	return 0;
@@ -123,20 +124,19 @@ static int receive(struct wire *wire, void *to, size_t bytes, uint64_t deadline_
 			to = (char *)to + n;
 			bytes -= (size_t)n;
 		} else if (!n) {
-			return wire_fail(wire, -EPIPE,
-					 "the other side is gone: it closed the connection");
+			return wire_fail(wire, -EPIPE, "connection lost: the peer closed it");
 		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
 			r = wait_ready(wire, POLLIN, deadline_ns);
 			if (r)
 				return r;
 		} else if (errno != EINTR) {
-			return gone(wire, -errno);
+			return connection_lost(wire, -errno);
 		}
 	}
 	return 0;
 }
 
-void wire_clean_text(char *text)
+void wire_sanitize(char *text)
 {
 	for (; *text; text++)
 		if (*text < ' ' || *text > '~')
@@ -149,28 +149,28 @@ static int receive_refusal(struct wire *wire, uint32_t bytes)
 	int r;
 
 	if (bytes >= sizeof(text))
-		return wire_fail(wire, -EPROTO, "the other side refused, at too great a length");
-	r = receive(wire, text, bytes, clock_ns() + WIRE_PATIENCE_NS);
+		return wire_fail(wire, -EPROTO, "the peer sent a refusal of %u bytes", bytes);
+	r = receive(wire, text, bytes, clock_ns() + WIRE_TIMEOUT_NS);
 	if (r)
 		return r;
 	text[bytes] = '\0';
-	wire_clean_text(text);
-	return wire_fail(wire, -ECONNREFUSED, "the other side says: %.200s", text);
+	wire_sanitize(text);
+	return wire_fail(wire, -ECONNREFUSED, "refused by the peer: %.200s", text);
 }
 
 int wire_receive_header(struct wire *wire, struct wire_header *header)
 {
-	int r = receive(wire, header, sizeof(*header), clock_ns() + WIRE_PATIENCE_NS);
+	int r = receive(wire, header, sizeof(*header), clock_ns() + WIRE_TIMEOUT_NS);
 
 	if (r)
 		return r;
 	if (header->magic != WIRE_MAGIC)
-		return wire_fail(wire, -EPROTO, "the other side does not speak this protocol");
+		return wire_fail(wire, -EPROTO, "the peer does not speak this protocol");
 	if (!header->type || header->type >= WIRE_TYPES || header->reserved)
-		return wire_fail(wire, -EPROTO, "the other side sent a frame of unknown type %u",
+		return wire_fail(wire, -EPROTO, "the peer sent a frame of unknown type %u",
 				 header->type);
 	if (header->payload_bytes > WIRE_MAX_BYTES)
-		return wire_fail(wire, -EPROTO, "the other side sent a frame of %u bytes",
+		return wire_fail(wire, -EPROTO, "the peer sent a frame of %u bytes",
 				 header->payload_bytes);
 	if (header->type == WIRE_REFUSED)
 		return receive_refusal(wire, header->payload_bytes);
@@ -179,7 +179,7 @@ int wire_receive_header(struct wire *wire, struct wire_header *header)
 
 int wire_receive_payload(struct wire *wire, void *payload, size_t bytes)
 {
-	return receive(wire, payload, bytes, clock_ns() + WIRE_PATIENCE_NS);
+	return receive(wire, payload, bytes, clock_ns() + WIRE_TIMEOUT_NS);
 }
 
 int wire_expect(struct wire *wire, enum wire_type type, void *payload, size_t payload_bytes)
@@ -191,7 +191,7 @@ int wire_expect(struct wire *wire, enum wire_type type, void *payload, size_t pa
 		return r;
 	if (header.type != type || header.payload_bytes != payload_bytes)
 		return wire_fail(wire, -EPROTO,
-				 "the other side sent frame %u of %u bytes in place of %u of %zu",
+				 "the peer sent frame %u with %u bytes instead of %u with %zu",
 				 header.type, header.payload_bytes, (unsigned)type, payload_bytes);
 	return wire_receive_payload(wire, payload, payload_bytes);
 }
@@ -199,25 +199,25 @@ int wire_expect(struct wire *wire, enum wire_type type, void *payload, size_t pa
 void wire_refuse(struct wire *wire, const char *why)
 {
 	size_t bytes = strnlen(why, WIRE_TEXT_BYTES - 1);
-	struct wire before = *wire;
+	struct wire saved = *wire;
 
 	(void)wire_send(wire, WIRE_REFUSED, 0, why, bytes);
-	*wire = before;
+	*wire = saved; /* keep the failure that is the reason */
 }
 
-void wire_last_words(struct wire *wire)
+void wire_read_refusal(struct wire *wire)
 {
-	struct wire first = *wire;
+	struct wire saved = *wire;
 	struct wire_header header;
 	unsigned int answers = 0;
 	int r;
 
 	if (wire->failure != -EPIPE && wire->failure != -ECONNRESET)
 		return;
-	/* Answers that were on their way; not one after the other for ever. */
+	/* Skip answers that were still in flight, but a bounded number of them. */
 	do {
 		r = wire_receive_header(wire, &header);
 	} while (!r && !header.payload_bytes && ++answers < MAX_ANSWERS);
 	if (r != -ECONNREFUSED)
-		*wire = first;
+		*wire = saved;
 }

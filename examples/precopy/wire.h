@@ -7,10 +7,10 @@
  *
  *	source                          destination
  *	HELLO                   ->
- *	                        <-      WELCOME                 (or REFUSED, with a text)
+ *	                        <-      WELCOME                 (or REFUSED, with a reason)
  *	PAGES, ZEROS ...        ->
  *	PASS_END                ->
- *	                        <-      PASS_DONE               once a pass: all of it is in place
+ *	                        <-      PASS_DONE               the whole pass is in place
  *	VCPUS, DEVICE           ->                              after the final pass
  *	                        <-      READY
  *	HASHES ...              ->
@@ -19,42 +19,42 @@
  *	RUN                     ->
  *	                        <-      RESULT
  *
- * Whoever is on the other side may be hostile or broken: a length is looked at before anything is
- * read or allocated, and nothing is waited for longer than WIRE_PATIENCE_NS a frame.
- * Numbers are little-endian, which all hosts of KVM with dirty rings are in practice.
+ * The peer may be hostile or broken: every length is checked before anything is read or allocated,
+ * and no frame is waited for longer than WIRE_TIMEOUT_NS. Numbers are little-endian, as every host
+ * of KVM with dirty rings is in practice.
  */
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define WIRE_VERSION	 1
-#define WIRE_MAX_BYTES	 (UINT32_C(256) << 10) /* of a payload */
-#define WIRE_PATIENCE_NS (UINT64_C(30) * 1000000000)
-#define WIRE_MAX_HASHES	 1024 /* in one frame */
-#define WIRE_TEXT_BYTES	 256
+#define WIRE_VERSION	1
+#define WIRE_MAX_BYTES	(UINT32_C(256) << 10) /* payload limit */
+#define WIRE_TIMEOUT_NS (UINT64_C(30) * 1000000000)
+#define WIRE_MAX_HASHES 1024 /* per frame */
+#define WIRE_TEXT_BYTES 256
 
-/* The ELF machine numbers. */
+/* ELF machine numbers. */
 #if defined(__x86_64__)
 #define WIRE_MACHINE 62
 #elif defined(__aarch64__)
 #define WIRE_MACHINE 183
 #else
-#error "there is no guest for this architecture"
+#error "no guest code for this architecture"
 #endif
 
 enum wire_type {
 	WIRE_HELLO = 1,
 	WIRE_WELCOME,
-	WIRE_REFUSED, /* payload: why, in words; the connection ends */
+	WIRE_REFUSED, /* payload: the reason as text; ends the connection */
 	WIRE_PAGES,   /* payload: contents from offset on */
-	WIRE_ZEROS,   /* payload: a uint64_t, how many bytes from offset on are zero */
+	WIRE_ZEROS,   /* payload: uint64_t number of zero bytes from offset on */
 	WIRE_PASS_END,
 	WIRE_PASS_DONE,
 	WIRE_VCPUS,
 	WIRE_DEVICE,
 	WIRE_READY,
-	WIRE_HASHES, /* payload: uint64_t each page; offset is that of the first */
+	WIRE_HASHES, /* payload: one uint64_t per page, from offset on */
 	WIRE_PROVE,
 	WIRE_PROOF,
 	WIRE_RUN,
@@ -84,55 +84,52 @@ struct wire_hello {
 struct wire_proof {
 	uint64_t compared_pages;
 	uint64_t differing_pages;
-	uint64_t first_differing[4]; /* offsets; as many as differ */
+	uint64_t first_differing[4]; /* offsets; min(differing_pages, 4) are valid */
 };
 
 struct wire_result {
 	uint32_t guest_healthy;
 	uint32_t device_healthy;
-	uint64_t checked_pages; /* looked at by the guest after the switch-over */
-	uint64_t records;	/* written by it then */
+	uint64_t checked_pages; /* by the guest, since the switch-over */
+	uint64_t records;	/* written by the guest, since the switch-over */
 	uint64_t ns;
-	char why[WIRE_TEXT_BYTES]; /* where unhealthy */
+	char why[WIRE_TEXT_BYTES]; /* the damage, if any */
 };
 
 struct wire {
 	int fd;
 	uint64_t sent_bytes;
 	uint64_t received_bytes;
-	int failure;		   /* the last one, a negative errno value ... */
-	char why[WIRE_TEXT_BYTES]; /* ... and in words */
+	int failure;		   /* negative errno of the last failure */
+	char why[WIRE_TEXT_BYTES]; /* the same failure as text */
 };
 
 void wire_init(struct wire *wire, int fd);
 
-/* All return 0 or a negative errno value, and set why then. */
+/* All return 0, or a negative errno value with the reason in wire->why. */
 
 int wire_send(struct wire *wire, enum wire_type type, uint64_t offset_bytes, const void *payload,
 	      size_t payload_bytes);
 
-/* A header that is sound in itself. REFUSED is read to its end and is -ECONNREFUSED. */
+/* Receives and validates a header. A REFUSED frame is read to its end and gives -ECONNREFUSED. */
 int wire_receive_header(struct wire *wire, struct wire_header *header);
 
-/* The payload of that header, or as much of it as is asked for. */
+/* Receives the payload of the last header, or the next bytes of it. */
 int wire_receive_payload(struct wire *wire, void *payload, size_t bytes);
 
-/* A frame of just this type and payload length. */
+/* Receives a frame; any other type or payload length is an error. */
 int wire_expect(struct wire *wire, enum wire_type type, void *payload, size_t payload_bytes);
 
-/* Tells the other side why the connection ends. Failures are of no interest any more. */
+/* Sends the peer the reason for closing the connection. Errors are ignored. */
 void wire_refuse(struct wire *wire, const char *why);
 
-/*
- * After the connection broke: puts what the other side said before it went, if it did, in place of
- * the failure.
- */
-void wire_last_words(struct wire *wire);
+/* After a lost connection: replaces the failure with the peer's refusal, if it sent one. */
+void wire_read_refusal(struct wire *wire);
 
-/* Text that came from the other side: what is not printable must not reach a terminal. */
-void wire_clean_text(char *text);
+/* Replaces unprintable characters: text from the peer may end up on a terminal. */
+void wire_sanitize(char *text);
 
-/* Sets failure and why; returns failure. */
+/* Records the failure and its reason. Returns failure. */
 int wire_fail(struct wire *wire, int failure, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
