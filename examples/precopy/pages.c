@@ -24,7 +24,7 @@ static uint64_t mix(uint64_t lane, uint64_t word)
 	return lane << 31 | lane >> 33;
 }
 
-/* Four lanes, so that the processor has four multiplications under way. */
+/* Four lanes keep four multiplications in flight. */
 uint64_t page_hash(const void *page, size_t bytes)
 {
 	uint64_t lanes[4] = { bytes, 1, 2, 3 }, words[4];

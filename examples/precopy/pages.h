@@ -6,11 +6,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Sizes are multiples of 64. The memory may change meanwhile: the answer is then about either. */
+/* Sizes are multiples of 64. If the memory changes meanwhile, the result may mix old and new. */
 
 bool page_is_zero(const void *page, size_t bytes);
 
-/* Not against an adversary: it finds what was lost by mistake. */
+/* Not cryptographic: detects pages lost by mistake, not by an adversary. */
 uint64_t page_hash(const void *page, size_t bytes);
 
 #endif

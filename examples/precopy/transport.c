@@ -36,12 +36,13 @@ static int parse_unix(const char *address, struct sockaddr_un *un, struct text t
 	memset(un, 0, sizeof(*un));
 	un->sun_family = AF_UNIX;
 	if (!*path || strlen(path) >= sizeof(un->sun_path))
-		return failed(text, "address", address, ENAMETOOLONG);
+		return failed(text, *path ? "path too long in" : "no path in", address,
+			      *path ? ENAMETOOLONG : EINVAL);
 	memcpy(un->sun_path, path, strlen(path) + 1);
 	return 0;
 }
 
-/* Splits HOST:PORT at the last colon; brackets around an IPv6 address are taken away. */
+/* Splits HOST:PORT at the last colon and strips the brackets of an IPv6 address. */
 static int parse_tcp(const char *address, bool passive, struct addrinfo **found, struct text text)
 {
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
@@ -53,7 +54,7 @@ static int parse_tcp(const char *address, bool passive, struct addrinfo **found,
 
 	bytes = colon ? (size_t)(colon - name) : 0;
 	if (!colon || !colon[1] || bytes >= sizeof(host))
-		return failed(text, "address", address, EINVAL);
+		return failed(text, "no tcp:HOST:PORT address:", address, EINVAL);
 	memcpy(host, name, bytes);
 	host[bytes] = '\0';
 	if (bytes > 1 && host[0] == '[' && host[bytes - 1] == ']') {
@@ -63,7 +64,7 @@ static int parse_tcp(const char *address, bool passive, struct addrinfo **found,
 	r = getaddrinfo(*start ? start : NULL, colon + 1, &hints, found);
 	if (!r)
 		return 0;
-	snprintf(text.why, text.bytes, "address %s: %s", address, gai_strerror(r));
+	snprintf(text.why, text.bytes, "cannot resolve %s: %s", address, gai_strerror(r));
 	return -EINVAL;
 }
 
@@ -77,7 +78,7 @@ static bool is_tcp(const char *address)
 	return !strncmp(address, "tcp:", strlen("tcp:"));
 }
 
-/* A socket that was left behind has nobody who answers; one in use is not taken away. */
+/* Removes a stale socket file: one that refuses connections. A socket in use is left alone. */
 static void remove_stale(const struct sockaddr_un *un)
 {
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -97,7 +98,7 @@ static int bind_unix(const char *address, struct sockaddr_un *un, struct text te
 		return r;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
-		return failed(text, "socket for", address, errno);
+		return failed(text, "cannot create a socket for", address, errno);
 	remove_stale(un);
 	if (bind(fd, (struct sockaddr *)un, sizeof(*un)) || listen(fd, 1)) {
 		r = failed(text, "cannot listen on", address, errno);
@@ -142,7 +143,7 @@ int transport_listen(const char *address, void (*listening)(const char *address)
 	else if (is_tcp(address))
 		fd = bind_tcp(address, text);
 	else
-		fd = failed(text, "neither unix:PATH nor tcp:HOST:PORT:", address, EINVAL);
+		fd = failed(text, "no unix:PATH or tcp:HOST:PORT address:", address, EINVAL);
 	if (fd < 0)
 		return fd;
 	if (listening)
@@ -155,7 +156,7 @@ int transport_listen(const char *address, void (*listening)(const char *address)
 	if (is_unix(address))
 		(void)unlink(un.sun_path);
 	if (peer < 0)
-		return failed(text, "cannot accept on", address, error);
+		return failed(text, "cannot accept a connection on", address, error);
 	if (is_tcp(address))
 		set_nodelay(peer);
 	return peer;
@@ -192,13 +193,13 @@ int transport_connect(const char *address, char *why, size_t why_bytes)
 	if (is_tcp(address))
 		return connect_tcp(address, text);
 	if (!is_unix(address))
-		return failed(text, "neither unix:PATH nor tcp:HOST:PORT:", address, EINVAL);
+		return failed(text, "no unix:PATH or tcp:HOST:PORT address:", address, EINVAL);
 	r = parse_unix(address, &un, text);
 	if (r)
 		return r;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
-		return failed(text, "socket for", address, errno);
+		return failed(text, "cannot create a socket for", address, errno);
 	if (!connect(fd, (struct sockaddr *)&un, sizeof(un)))
 		return fd;
 	r = failed(text, "cannot connect to", address, errno);
@@ -237,12 +238,12 @@ int transport_pair(bool tcp, int fds[2], char *why, size_t why_bytes)
 
 	if (!tcp) {
 		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds))
-			return failed(text, "socket pair", "", errno);
+			return failed(text, "cannot create", "a socket pair", errno);
 		return 0;
 	}
 	r = pair_tcp(fds);
 	if (r)
-		return failed(text, "connection over", "127.0.0.1", -r);
+		return failed(text, "cannot connect over", "127.0.0.1", -r);
 	set_nodelay(fds[0]);
 	set_nodelay(fds[1]);
 	return 0;

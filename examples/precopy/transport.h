@@ -6,17 +6,18 @@
 #include <stddef.h>
 
 /*
- * Sockets by name: unix:PATH, tcp:HOST:PORT, tcp:[ADDRESS]:PORT. All return a file descriptor or
- * a negative errno value, and say in why what failed.
+ * Connections to unix:PATH, tcp:HOST:PORT or tcp:[ADDRESS]:PORT. All functions return a negative
+ * errno value on failure, with the reason in why.
  */
 
-/* Waits for one connection. listening is called once others can connect. */
+/* Accepts one connection and returns its socket. Calls listening() once a peer can connect. */
 int transport_listen(const char *address, void (*listening)(const char *address), char *why,
 		     size_t why_bytes);
 
+/* Returns the connected socket. */
 int transport_connect(const char *address, char *why, size_t why_bytes);
 
-/* Two connected sockets: a socket pair, or with tcp a connection over the loopback. */
+/* Makes two connected sockets: a socket pair or, with tcp, a loopback connection. Returns 0. */
 int transport_pair(bool tcp, int fds[2], char *why, size_t why_bytes);
 
 #endif
