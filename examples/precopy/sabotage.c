@@ -30,7 +30,7 @@ void saboteur_free(struct saboteur *saboteur)
 		munmap(saboteur->copy, saboteur->machine->layout.memory_bytes);
 }
 
-void saboteur_copy(struct saboteur *saboteur)
+void saboteur_snapshot(struct saboteur *saboteur)
 {
 	const struct machine *machine = saboteur->machine;
 
@@ -45,7 +45,7 @@ const uint8_t *saboteur_contents(const struct saboteur *saboteur, uint64_t offse
 	return saboteur->machine->memory + offset_bytes;
 }
 
-bool saboteur_skips(const struct saboteur *saboteur, uint64_t offset_bytes, bool final)
+bool saboteur_skips_page(const struct saboteur *saboteur, uint64_t offset_bytes, bool final)
 {
 	const struct layout *layout = &saboteur->machine->layout;
 	uint64_t page = offset_bytes / layout->page_bytes;

@@ -5,30 +5,30 @@
 #include "machine.h"
 
 /*
- * --sabotage: what a careless caller of the library would do. None of it belongs into a VMM; it is
- * here so that the proof can be seen to fail. All functions do nothing for SABOTAGE_NONE.
+ * --sabotage: the mistakes of a careless caller of the library. None of this belongs in a VMM; it
+ * exists to show that verification fails. All functions do nothing for SABOTAGE_NONE.
  *
- * Each kind leaves a page behind that no later pass can bring: the page with the device's state,
- * which is written between the last ordinary pass and the final one in every run.
+ * Each kind loses a page that no later pass can make up for: the page with the device's state, which
+ * every run writes between the last live pass and the final one.
  */
 
 struct saboteur {
 	enum sabotage kind;
 	const struct machine *machine;
-	uint8_t *copy; /* read-early: all of the memory, as it was some time ago */
+	uint8_t *copy; /* read-early: an outdated copy of guest memory */
 };
 
 /* Returns 0 or -ENOMEM. */
 int saboteur_init(struct saboteur *saboteur, enum sabotage kind, const struct machine *machine);
 void saboteur_free(struct saboteur *saboteur);
 
-/* read-early: copies the contents of all pages, to be called before a harvest. */
-void saboteur_copy(struct saboteur *saboteur);
+/* read-early: copies all of guest memory. Called before a harvest. */
+void saboteur_snapshot(struct saboteur *saboteur);
 
-/* Where a page's contents are sent from. */
+/* The memory from which a page is sent. */
 const uint8_t *saboteur_contents(const struct saboteur *saboteur, uint64_t offset_bytes);
 
-/* ack, drop: whether this page is passed over. */
-bool saboteur_skips(const struct saboteur *saboteur, uint64_t offset_bytes, bool final);
+/* ack, drop: whether this page is acknowledged without being sent. */
+bool saboteur_skips_page(const struct saboteur *saboteur, uint64_t offset_bytes, bool final);
 
 #endif

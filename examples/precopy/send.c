@@ -14,14 +14,14 @@ void sender_begin_pass(struct sender *sender, struct pass_row *row)
 	sender->start_bytes = sender->wire->sent_bytes;
 }
 
-static void count(struct sender *sender)
+static void update_row(struct sender *sender)
 {
 	sender->row->ns = clock_ns() - sender->start_ns;
 	sender->row->wire_bytes = sender->wire->sent_bytes - sender->start_bytes;
 }
 
-/* Waits until as much time has passed as the pass should have taken so far. */
-static void keep_to_bandwidth(struct sender *sender)
+/* Sleeps until the bytes sent in this pass are within the bandwidth limit. */
+static void throttle(struct sender *sender)
 {
 	struct timespec due;
 	uint64_t due_ns;
@@ -30,7 +30,7 @@ static void keep_to_bandwidth(struct sender *sender)
 		return;
 	due_ns = sender->start_ns + (uint64_t)((double)sender->row->wire_bytes * NS_PER_S /
 					       (double)sender->bandwidth_bytes_per_s);
-	/* Not for every small frame: to fall asleep and be woken takes time too. */
+	/* Skip short sleeps: falling asleep and waking up take time too. */
 	if (due_ns < clock_ns() + MIN_SLEEP_NS)
 		return;
 	due = clock_timespec(due_ns);
@@ -38,30 +38,33 @@ static void keep_to_bandwidth(struct sender *sender)
 		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL);
 }
 
-enum stretch { STRETCH_DATA, STRETCH_ZEROS, STRETCH_SKIPPED };
+enum page_kind { PAGE_DATA, PAGE_ZERO, PAGE_SKIPPED };
 
-static enum stretch kind_of(const struct sender *sender, uint64_t offset_bytes)
+static enum page_kind page_kind(const struct sender *sender, uint64_t offset_bytes)
 {
 	uint32_t page_bytes = sender->machine->layout.page_bytes;
 
-	if (saboteur_skips(&sender->saboteur, offset_bytes, sender->row->final))
-		return STRETCH_SKIPPED;
+	if (saboteur_skips_page(&sender->saboteur, offset_bytes, sender->row->final))
+		return PAGE_SKIPPED;
 	if (sender->zero_pages &&
 	    page_is_zero(saboteur_contents(&sender->saboteur, offset_bytes), page_bytes))
-		return STRETCH_ZEROS;
-	return STRETCH_DATA;
+		return PAGE_ZERO;
+	return PAGE_DATA;
 }
 
-/* Pages of one kind, for one frame. The guest may write on: what changes now is dirty again. */
-static int send_stretch(struct sender *sender, enum stretch kind, uint64_t offset_bytes,
-			uint64_t bytes)
+/*
+ * Sends adjacent pages of one kind as one frame. The guest may keep writing: pages that change now
+ * become dirty again.
+ */
+static int send_frame(struct sender *sender, enum page_kind kind, uint64_t offset_bytes,
+		      uint64_t bytes)
 {
 	uint64_t pages = bytes / sender->machine->layout.page_bytes;
 	int r;
 
-	if (kind == STRETCH_SKIPPED)
+	if (kind == PAGE_SKIPPED)
 		return 0;
-	if (kind == STRETCH_ZEROS) {
+	if (kind == PAGE_ZERO) {
 		r = wire_send(sender->wire, WIRE_ZEROS, offset_bytes, &bytes, sizeof(bytes));
 		sender->row->zero_pages += pages;
 	} else {
@@ -71,8 +74,8 @@ static int send_stretch(struct sender *sender, enum stretch kind, uint64_t offse
 	if (r)
 		return r;
 	sender->row->sent_pages += pages;
-	count(sender);
-	keep_to_bandwidth(sender);
+	update_row(sender);
+	throttle(sender);
 	report_progress(sender->report, sender->row);
 	return 0;
 }
@@ -81,22 +84,22 @@ static int send_run(struct sender *sender, uint64_t offset_bytes, uint64_t bytes
 {
 	uint32_t page_bytes = sender->machine->layout.page_bytes;
 	uint64_t start = offset_bytes, at = offset_bytes, end = offset_bytes + bytes;
-	enum stretch kind = STRETCH_SKIPPED, next;
+	enum page_kind kind = PAGE_SKIPPED, next;
 	int r;
 
 	for (; at < end; at += page_bytes) {
-		next = kind_of(sender, at);
-		if (next == kind && (kind != STRETCH_DATA || at - start < WIRE_MAX_BYTES))
+		next = page_kind(sender, at);
+		if (next == kind && (kind != PAGE_DATA || at - start < WIRE_MAX_BYTES))
 			continue;
 		if (at > start) {
-			r = send_stretch(sender, kind, start, at - start);
+			r = send_frame(sender, kind, start, at - start);
 			if (r)
 				return r;
 		}
 		start = at;
 		kind = next;
 	}
-	return end > start ? send_stretch(sender, kind, start, end - start) : 0;
+	return end > start ? send_frame(sender, kind, start, end - start) : 0;
 }
 
 int sender_send_runs(struct sender *sender, const struct dl_run *runs, int n_runs)
@@ -118,6 +121,6 @@ int sender_end_pass(struct sender *sender)
 
 	if (!r)
 		r = wire_expect(sender->wire, WIRE_PASS_DONE, NULL, 0);
-	count(sender);
+	update_row(sender);
 	return r;
 }

@@ -8,27 +8,27 @@
 
 #include <signal.h>
 
-/* Sends the contents of runs, at no more than the bandwidth that is allowed. */
+/* Sends the pages of runs, limited to the configured bandwidth. */
 struct sender {
 	struct wire *wire;
 	struct machine *machine;
 	struct report *report;
 	struct saboteur saboteur;
-	bool zero_pages; /* tell of pages of zeros, do not send them */
+	bool zero_pages; /* send zero pages as ranges, without their contents */
 	uint64_t bandwidth_bytes_per_s;
 	volatile sig_atomic_t *cancelled;
-	/* Of this pass: */
+	/* The current pass: */
 	struct pass_row *row;
 	uint64_t start_ns;
-	uint64_t start_bytes; /* on the wire until then */
+	uint64_t start_bytes; /* wire->sent_bytes at its start */
 };
 
 void sender_begin_pass(struct sender *sender, struct pass_row *row);
 
-/* All return 0 or a negative errno value; the wire's why tells of it. */
+/* These return 0, or a negative errno value with the reason in wire->why. */
 int sender_send_runs(struct sender *sender, const struct dl_run *runs, int n_runs);
 
-/* Waits until the other side has all of the pass in place. */
+/* Ends the pass and waits until the destination has all of it in place. */
 int sender_end_pass(struct sender *sender);
 
 #endif

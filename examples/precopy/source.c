@@ -113,7 +113,7 @@ static int pass(struct source *source, uint32_t flags, uint64_t *remaining_bytes
 	int r;
 
 	if (!final)
-		saboteur_copy(&source->sender.saboteur);
+		saboteur_snapshot(&source->sender.saboteur);
 	r = harvest(source, flags, &row->dirty_bytes);
 	if (!r)
 		r = send_pending(source);
@@ -136,7 +136,7 @@ static int stop_guest(struct source *source)
 {
 	int r;
 
-	saboteur_copy(&source->sender.saboteur);
+	saboteur_snapshot(&source->sender.saboteur);
 	source->stopped_ns = clock_ns();
 	r = machine_pause(&source->machine);
 	if (r)
