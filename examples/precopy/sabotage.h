@@ -8,8 +8,8 @@
  * --sabotage: the mistakes of a careless caller of the library. None of this belongs in a VMM; it
  * exists to show that verification fails. All functions do nothing for SABOTAGE_NONE.
  *
- * Each kind loses a page that no later pass can make up for: the page with the device's state, which
- * every run writes between the last live pass and the final one.
+ * Each kind loses a page that no later pass can make up for: the page with the device's state,
+ * which every run writes between the last live pass and the final one.
  */
 
 struct saboteur {
