@@ -31,7 +31,7 @@ static uint64_t page_offset(const struct machine *machine, uint64_t number)
 	       (1 + number % LAYOUT_DEVICE_PAGES) * machine->layout.page_bytes;
 }
 
-/* First written, then marked; and only then would the guest be told. */
+/* Write first, then mark. A real device would notify the guest only after that. */
 static int write_and_mark(struct device *device, uint64_t offset, const void *data, size_t bytes,
 			  bool by_slot)
 {
@@ -39,14 +39,14 @@ static int write_and_mark(struct device *device, uint64_t offset, const void *da
 	int r;
 
 	memcpy(machine->memory + offset, data, bytes);
-	if (!device->log || device->silent)
+	if (!device->log || device->skip_marks)
 		return 0;
-	/* The device is in slot 0, which begins at offset 0. A VMM has one of the two at hand. */
+	/* Slot 0 begins at offset 0. A VMM uses whichever of the two addresses it has at hand. */
 	if (by_slot)
 		r = dl_slot_mark(device->log, 0, offset, bytes);
 	else
 		r = dl_mark(device->log, 0, layout_gpa(&machine->layout, offset), bytes);
-	/* Nobody wants to know: logging is off. */
+	/* Logging is off: there is nothing to mark. */
 	return r == -ECANCELED ? 0 : r;
 }
 
@@ -67,7 +67,7 @@ static void *device_main(void *arg)
 	int i, r;
 
 	pthread_mutex_lock(&device->lock);
-	while (!device->ends) {
+	while (!device->stopping) {
 		for (i = 0; i < BURST_WRITES; i++) {
 			r = write_record(device);
 			if (r)
@@ -93,7 +93,7 @@ void device_stop(struct device *device)
 	if (!device->has_thread)
 		return;
 	pthread_mutex_lock(&device->lock);
-	device->ends = true;
+	device->stopping = true;
 	pthread_cond_signal(&device->changed);
 	pthread_mutex_unlock(&device->lock);
 	pthread_join(device->thread, NULL);
@@ -113,24 +113,24 @@ int device_save(struct device *device, struct device_state *state)
 	return device->failure ? device->failure : r;
 }
 
-static bool holds(const struct machine *machine, uint64_t offset, uint64_t generation, char *why,
-		  size_t why_bytes)
+static bool record_matches(const struct machine *machine, uint64_t offset, uint64_t generation,
+			   char *why, size_t why_bytes)
 {
 	static const struct record untouched;
 	uint64_t gpa = layout_gpa(&machine->layout, offset);
-	struct record right = record_make(gpa, WRITER, generation), found;
+	struct record expected = record_make(gpa, WRITER, generation), found;
 
 	memcpy(&found, machine->memory + offset, sizeof(found));
-	if (!memcmp(&found, generation ? &right : &untouched, sizeof(found)))
+	if (!memcmp(&found, generation ? &expected : &untouched, sizeof(found)))
 		return true;
 	snprintf(why, why_bytes,
 		 "the device found damage at %#" PRIx64 ": generation %" PRIu64
-		 " where it wrote %" PRIu64,
+		 ", expected %" PRIu64,
 		 gpa, found.generation, generation);
 	return false;
 }
 
-/* The last number of a write to each page follows from how many writes there were. */
+/* The number of writes determines which write was the last one to each page. */
 bool device_load(struct device *device, const struct device_state *state, char *why,
 		 size_t why_bytes)
 {
@@ -138,11 +138,12 @@ bool device_load(struct device *device, const struct device_state *state, char *
 	uint64_t page, number;
 
 	device->state = *state;
-	if (!holds(machine, machine->layout.device_offset, state->writes, why, why_bytes))
+	if (!record_matches(machine, machine->layout.device_offset, state->writes, why, why_bytes))
 		return false;
 	for (page = 0; page < LAYOUT_DEVICE_PAGES && page < state->writes; page++) {
 		number = state->writes - 1 - page;
-		if (!holds(machine, page_offset(machine, number), number + 1, why, why_bytes))
+		if (!record_matches(machine, page_offset(machine, number), number + 1, why,
+				    why_bytes))
 			return false;
 	}
 	return true;

@@ -5,39 +5,39 @@
 #include "machine.h"
 
 /*
- * A device of the host's side, as a disk or a network card would be: a thread that writes into guest
- * memory behind KVM's back, record after record round a small area, and tells the log. One more
- * page has the device's own count of them, written when the device is saved.
+ * A device emulated by the host, like a disk or a network card: a thread that writes guest memory
+ * behind KVM's back and marks the writes in the log. It writes one record after another, cycling
+ * through a small area. One more page holds the number of writes, stored when the device is saved.
  */
 
-/* What goes to the destination beside the guest's memory. */
+/* Device state that is migrated besides guest memory. */
 struct device_state {
 	uint64_t writes;
 };
 
 struct device {
 	struct machine *machine;
-	struct dl_log *log; /* NULL: there is nobody to tell */
-	bool silent;	    /* do not tell the log; for --sabotage mark */
+	struct dl_log *log; /* NULL: nothing to mark */
+	bool skip_marks;    /* for --sabotage mark */
 	struct device_state state;
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	bool has_thread;
-	bool ends;
-	int failure; /* the log's, when a mark failed */
+	bool stopping;
+	int failure; /* error of a failed mark */
 };
 
 void device_init(struct device *device, struct machine *machine, struct dl_log *log);
 int device_start(struct device *device);
 
-/* Stops it; nothing is written after this. Can be called again. */
+/* Stops the device: it writes nothing after this. May be called again. */
 void device_stop(struct device *device);
 
-/* Writes the stopped device's state to guest memory, and marks it. Returns a failed mark's error. */
+/* Writes the stopped device's state to guest memory and marks it. Returns 0 or a mark's error. */
 int device_save(struct device *device, struct device_state *state);
 
-/* Whether guest memory has what a device in this state wrote; why says where not. */
+/* Loads the state. Returns false, with the reason in why, if guest memory does not match it. */
 bool device_load(struct device *device, const struct device_state *state, char *why,
 		 size_t why_bytes);
 

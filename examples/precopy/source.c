@@ -285,7 +285,7 @@ static void run_machine(struct source *source)
 	if (!r)
 		r = saboteur_init(&source->sender.saboteur, options->sabotage, &source->machine);
 	device_init(&source->device, &source->machine, source->log);
-	source->device.silent = options->sabotage == SABOTAGE_MARK;
+	source->device.skip_marks = options->sabotage == SABOTAGE_MARK;
 	if (!r && !handover_hello(source)) {
 		report_begin(report);
 		move(source);
