@@ -9,9 +9,9 @@
 #include <linux/kvm.h>
 
 /*
- * A vCPU at EL0 (user) or EL1 (kernel) with the MMU on: with it off, its stores would go past the
- * caches that the host reads through. One table of 1 GiB blocks maps guest physical addresses to
- * themselves. Nothing handles exceptions; none are to come.
+ * The vCPU runs at EL0 (user) or EL1 (kernel) with the MMU on: with the MMU off, its stores would
+ * bypass the caches that the host reads through. One table of 1 GiB blocks maps guest physical
+ * addresses to themselves. There are no exception handlers; no exception is expected.
  */
 
 #define CORE(field)                                            \
@@ -24,28 +24,28 @@
 #define SYS_TCR_EL1   ARM64_SYS_REG(3, 0, 2, 0, 2)
 #define SYS_SCTLR_EL1 ARM64_SYS_REG(3, 0, 1, 0, 0)
 
-/* Attribute 0: normal memory, written back. Attribute 1: devices. */
+/* Attribute 0: normal memory, write-back. Attribute 1: device memory. */
 #define MAIR (0xffull | 0x00ull << 8)
 /*
- * 39-bit addresses in 4 KiB granules through TTBR0, the walks cached and inner shareable, no TTBR1,
- * 40-bit physical addresses.
+ * TTBR0 only: 39-bit addresses, 4 KiB granule, cached and inner shareable walks, 40-bit physical
+ * addresses.
  */
 #define TCR (25ull | 1ull << 8 | 1ull << 10 | 3ull << 12 | 25ull << 16 | 1ull << 23 | 2ull << 32)
-/* The bits that are one by default, and: MMU, data cache, instruction cache. */
+/* The RES1 bits, MMU, data cache and instruction cache. */
 #define SCTLR (0x30d00800ull | 1ull << 0 | 1ull << 2 | 1ull << 12)
 
 #define BLOCK_VALID	   (1ull << 0)
 #define BLOCK_DEVICE	   (1ull << 2) /* attribute 1 */
-#define BLOCK_EL0	   (1ull << 6) /* and not to be executed at EL1 then */
+#define BLOCK_EL0	   (1ull << 6) /* implies no execution at EL1 */
 #define BLOCK_INNER_SHARED (3ull << 8)
 #define BLOCK_ACCESSED	   (1ull << 10)
 #define BLOCK_NO_EXEC	   (3ull << 53)
 
-/* Interrupts are masked at both levels. */
+/* All interrupts are masked. */
 #define PSTATE_EL0 0x3c0ull
 #define PSTATE_EL1 0x3c5ull
 
-/* In the order in which they are loaded: the MMU is switched on last. */
+/* In load order: SCTLR, which enables the MMU, comes last. */
 static const uint64_t saved_registers[] = {
 	X(0),	      X(1),	     X(2),	   X(3),	  X(4),
 	X(5),	      X(6),	     X(7),	   X(8),	  X(9),
@@ -59,7 +59,8 @@ static const uint64_t saved_registers[] = {
 
 enum { REGISTERS = sizeof(saved_registers) / sizeof(saved_registers[0]) };
 
-_Static_assert(REGISTERS * sizeof(uint64_t) <= sizeof(struct vcpu_state), "they do not fit");
+_Static_assert(REGISTERS * sizeof(uint64_t) <= sizeof(struct vcpu_state),
+	       "struct vcpu_state is too small");
 
 void arch_open(struct machine *machine)
 {
@@ -72,7 +73,7 @@ int arch_add_vcpu(struct vcpu *vcpu)
 
 	if (ioctl(vcpu->machine->vm_fd, KVM_ARM_PREFERRED_TARGET, &init))
 		return vcpu_fail(vcpu, -errno, "KVM_ARM_PREFERRED_TARGET: %s", strerror(errno));
-	/* Without KVM_ARM_VCPU_POWER_OFF all of them run from the start. */
+	/* Without KVM_ARM_VCPU_POWER_OFF every vCPU is runnable from the start. */
 	init.features[0] |= 1u << KVM_ARM_VCPU_PSCI_0_2;
 	if (ioctl(vcpu->fd, KVM_ARM_VCPU_INIT, &init))
 		return vcpu_fail(vcpu, -errno, "KVM_ARM_VCPU_INIT: %s", strerror(errno));
@@ -88,7 +89,7 @@ void arch_page_tables(struct machine *machine)
 
 	if (machine->guest_user)
 		common |= BLOCK_EL0;
-	table[0] = common | BLOCK_DEVICE | BLOCK_NO_EXEC; /* the doorbell's */
+	table[0] = common | BLOCK_DEVICE | BLOCK_NO_EXEC; /* the doorbell */
 	for (id = 0; id < LAYOUT_SLOTS; id++)
 		for (gpa = layout->slots[id].gpa & ~((1ull << 30) - 1);
 		     gpa < layout->slots[id].gpa + layout->slots[id].bytes; gpa += 1 << 30)
@@ -100,8 +101,8 @@ static int set_register(struct vcpu *vcpu, uint64_t id, uint64_t value)
 	struct kvm_one_reg reg = { .id = id, .addr = (uintptr_t)&value };
 
 	if (ioctl(vcpu->fd, KVM_SET_ONE_REG, &reg))
-		return vcpu_fail(vcpu, -errno, "register %#llx: %s", (unsigned long long)id,
-				 strerror(errno));
+		return vcpu_fail(vcpu, -errno, "cannot set register %#llx: %s",
+				 (unsigned long long)id, strerror(errno));
 	return 0;
 }
 
@@ -137,7 +138,7 @@ int arch_save(struct vcpu *vcpu, struct vcpu_state *state)
 		reg.id = saved_registers[i];
 		reg.addr = (uintptr_t)&state->words[i];
 		if (ioctl(vcpu->fd, KVM_GET_ONE_REG, &reg))
-			return vcpu_fail(vcpu, -errno, "register %#llx: %s",
+			return vcpu_fail(vcpu, -errno, "cannot read register %#llx: %s",
 					 (unsigned long long)reg.id, strerror(errno));
 	}
 	return 0;
@@ -156,14 +157,15 @@ int arch_load(struct vcpu *vcpu, const struct vcpu_state *state)
 int arch_doorbell(struct vcpu *vcpu)
 {
 	const struct kvm_run *run = vcpu->run;
-	uint32_t says = 0;
+	uint32_t event = 0;
 
 	if (run->exit_reason == KVM_EXIT_MMIO && run->mmio.is_write &&
-	    run->mmio.phys_addr == GUEST_DOORBELL_ADDRESS && run->mmio.len == sizeof(says))
-		memcpy(&says, run->mmio.data, sizeof(says));
-	if (says == GUEST_SAYS_QUANTUM || says == GUEST_SAYS_BAD)
-		return (int)says;
+	    run->mmio.phys_addr == GUEST_DOORBELL_ADDRESS && run->mmio.len == sizeof(event))
+		memcpy(&event, run->mmio.data, sizeof(event));
+	if (event == GUEST_EVENT_QUANTUM || event == GUEST_EVENT_DAMAGE)
+		return (int)event;
 	if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
-		return vcpu_fail(vcpu, -EIO, "KVM gave up, suberror %u", run->internal.suberror);
-	return vcpu_fail(vcpu, -EIO, "unexpected exit %u", run->exit_reason);
+		return vcpu_fail(vcpu, -EIO, "KVM internal error, suberror %u",
+				 run->internal.suberror);
+	return vcpu_fail(vcpu, -EIO, "unexpected exit reason %u", run->exit_reason);
 }

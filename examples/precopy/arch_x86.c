@@ -9,14 +9,14 @@
 #include <linux/kvm.h>
 
 /*
- * A vCPU in long mode without a boot: segments, control registers and page tables are put in place
- * from outside. User mode (ring 3) and kernel mode (ring 0) run the same code on the same tables.
+ * The vCPU starts in long mode: the host sets up segments, control registers and page tables. User
+ * mode (ring 3) and kernel mode (ring 0) run the same code on the same page tables.
  */
 
 #define ENTRY_PRESENT  0x01
 #define ENTRY_WRITABLE 0x02
 #define ENTRY_USER     0x04
-#define ENTRY_ACCESSED 0x20 /* set from the start, so that walks never write the tables */
+#define ENTRY_ACCESSED 0x20 /* set in advance, so that page walks never write the tables */
 #define ENTRY_DIRTY    0x40
 #define ENTRY_LARGE    0x80
 #define ENTRY_TABLE    (ENTRY_PRESENT | ENTRY_WRITABLE | ENTRY_USER | ENTRY_ACCESSED)
@@ -35,11 +35,12 @@ struct x86_state {
 	struct kvm_sregs sregs;
 };
 
-_Static_assert(sizeof(struct x86_state) <= sizeof(struct vcpu_state), "it does not fit");
+_Static_assert(sizeof(struct x86_state) <= sizeof(struct vcpu_state),
+	       "struct vcpu_state is too small");
 
 void arch_open(struct machine *machine)
 {
-	/* Of use to Intel processors that cannot run real mode; others do not mind. */
+	/* Needed by Intel processors without unrestricted guest mode; harmless on others. */
 	(void)ioctl(machine->vm_fd, KVM_SET_TSS_ADDR, 0xfffbd000ul);
 }
 
@@ -51,16 +52,16 @@ int arch_add_vcpu(struct vcpu *vcpu)
 
 	cpuid = calloc(1, sizeof(*cpuid) + LIMIT * sizeof(struct kvm_cpuid_entry2));
 	if (!cpuid)
-		return vcpu_fail(vcpu, -ENOMEM, "no memory");
+		return vcpu_fail(vcpu, -ENOMEM, "out of memory for the CPUID table");
 	cpuid->nent = LIMIT;
 	if (ioctl(vcpu->machine->kvm_fd, KVM_GET_SUPPORTED_CPUID, cpuid) ||
 	    ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid))
-		r = vcpu_fail(vcpu, -errno, "CPUID: %s", strerror(errno));
+		r = vcpu_fail(vcpu, -errno, "cannot set CPUID: %s", strerror(errno));
 	free(cpuid);
 	return r;
 }
 
-/* Maps the GiB around gpa, unless it is mapped already. Returns the end of the tables. */
+/* Maps the GiB that contains gpa unless it is mapped. Returns the new end of the tables. */
 static uint64_t map_gib(struct machine *machine, uint64_t gpa, uint64_t end_offset)
 {
 	uint64_t upper_offset = machine->layout.page_tables_offset + TABLE_BYTES;
@@ -136,14 +137,14 @@ int arch_boot_vcpu(struct vcpu *vcpu)
 	return 0;
 }
 
-/* The guest uses no floating point, no model specific registers and no interrupts. */
+/* The guest uses no FPU, no MSRs and no interrupts, so that their state is not saved. */
 int arch_save(struct vcpu *vcpu, struct vcpu_state *state)
 {
 	struct x86_state x86 = { 0 };
 
 	memset(state, 0, sizeof(*state));
 	if (ioctl(vcpu->fd, KVM_GET_REGS, &x86.regs) || ioctl(vcpu->fd, KVM_GET_SREGS, &x86.sregs))
-		return vcpu_fail(vcpu, -errno, "cannot save its registers: %s", strerror(errno));
+		return vcpu_fail(vcpu, -errno, "cannot read its registers: %s", strerror(errno));
 	memcpy(state, &x86, sizeof(x86));
 	return 0;
 }
@@ -154,21 +155,22 @@ int arch_load(struct vcpu *vcpu, const struct vcpu_state *state)
 
 	memcpy(&x86, state, sizeof(x86));
 	if (ioctl(vcpu->fd, KVM_SET_SREGS, &x86.sregs) || ioctl(vcpu->fd, KVM_SET_REGS, &x86.regs))
-		return vcpu_fail(vcpu, -errno, "cannot load its registers: %s", strerror(errno));
+		return vcpu_fail(vcpu, -errno, "cannot set its registers: %s", strerror(errno));
 	return 0;
 }
 
 int arch_doorbell(struct vcpu *vcpu)
 {
 	const struct kvm_run *run = vcpu->run;
-	uint32_t says = 0;
+	uint32_t event = 0;
 
 	if (run->exit_reason == KVM_EXIT_IO && run->io.direction == KVM_EXIT_IO_OUT &&
-	    run->io.port == GUEST_DOORBELL_PORT && run->io.size == sizeof(says))
-		memcpy(&says, (const char *)run + run->io.data_offset, sizeof(says));
-	if (says == GUEST_SAYS_QUANTUM || says == GUEST_SAYS_BAD)
-		return (int)says;
+	    run->io.port == GUEST_DOORBELL_PORT && run->io.size == sizeof(event))
+		memcpy(&event, (const char *)run + run->io.data_offset, sizeof(event));
+	if (event == GUEST_EVENT_QUANTUM || event == GUEST_EVENT_DAMAGE)
+		return (int)event;
 	if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
-		return vcpu_fail(vcpu, -EIO, "KVM gave up, suberror %u", run->internal.suberror);
-	return vcpu_fail(vcpu, -EIO, "unexpected exit %u", run->exit_reason);
+		return vcpu_fail(vcpu, -EIO, "KVM internal error, suberror %u",
+				 run->internal.suberror);
+	return vcpu_fail(vcpu, -EIO, "unexpected exit reason %u", run->exit_reason);
 }

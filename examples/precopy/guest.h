@@ -3,13 +3,13 @@
 #define PRECOPY_GUEST_H
 
 /*
- * What the guest's code (guest_x86.S, guest_arm64.S, and machine_model.c, which does the same job in
- * C) and the host agree on. Included by assembly too.
+ * The interface between the host and the guest code: guest_x86.S, guest_arm64.S, and its equivalent
+ * in C in machine_model.c. Included by assembly too.
  *
- * Each vCPU owns a share of the working set and goes over it for ever: pick a page, check that it
- * holds what this vCPU wrote there last, write the next generation. What it wrote last is kept
- * in a second place, the generation table, so that a page that was left behind on the way to the
- * destination is found by the guest itself: page and table then disagree.
+ * Each vCPU owns a share of the working set and loops over it forever: pick a page, check that it
+ * holds what this vCPU last wrote there, write the next generation. The generation table holds a
+ * second copy of each page's generation, so that the guest itself detects a page that did not reach
+ * the destination: page and table disagree.
  */
 
 /* Offsets in struct guest_control, for the assembly. */
@@ -39,46 +39,46 @@
 
 #define RECORD_FACTOR 0x9e3779b97f4a7c15
 
-/* The order in which a vCPU picks its pages. Hot: seven of eight from a sixteenth of the share. */
-#define GUEST_SEQUENTIAL 0
-#define GUEST_ANYWHERE	 1
-#define GUEST_HOT_SET	 2
+/* How a vCPU picks its pages. HOT: seven of eight picks are from a sixteenth of the share. */
+#define GUEST_PATTERN_SEQUENTIAL 0
+#define GUEST_PATTERN_RANDOM	 1
+#define GUEST_PATTERN_HOT	 2
 
-/* What the guest tells the host by its doorbell: an I/O port on x86, an address on arm64. */
+/* Events that the guest writes to its doorbell: an I/O port on x86, an address on arm64. */
 #define GUEST_DOORBELL_PORT    0x10
 #define GUEST_DOORBELL_ADDRESS 0x01000000
-#define GUEST_SAYS_QUANTUM     1 /* as many records written as GUEST_QUANTUM asks for */
-#define GUEST_SAYS_BAD	       2 /* a page does not hold what this vCPU wrote there */
+#define GUEST_EVENT_QUANTUM    1 /* GUEST_QUANTUM records were written */
+#define GUEST_EVENT_DAMAGE     2 /* a page does not hold what this vCPU last wrote */
 
 #ifndef __ASSEMBLER__
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* One a vCPU, in guest memory, a page each; it migrates like the rest. */
+/* The vCPU's control page: in guest memory, migrated like any other page. */
 struct guest_control {
 	/* Set by the host while the vCPU is stopped. */
 	uint64_t first_address; /* of the share */
-	uint64_t gap_at;	/* addresses from here on ... */
-	uint64_t gap_bytes;	/* ... lie this much higher, in the next memslot */
+	uint64_t gap_at;	/* the gap between two memslots begins here: */
+	uint64_t gap_bytes;	/* add this to addresses from gap_at on */
 	uint64_t page_bytes;
 	uint64_t share_pages;
 	uint64_t hot_pages;
-	uint64_t table_address; /* of the generations: 8 bytes a page of the share */
+	uint64_t table_address; /* generation table: 8 bytes per page of the share */
 	uint64_t vcpu;
 	uint64_t pattern;
-	uint64_t quantum; /* records between two rings of the doorbell; 0: it never rings */
-	/* The guest's own. */
+	uint64_t quantum; /* records between doorbells; 0: never ring */
+	/* Updated by the guest. */
 	uint64_t next_index;
 	uint64_t random;
 	uint64_t quantum_left;
-	uint64_t records; /* written since the guest was started */
+	uint64_t records; /* written since boot */
 	uint64_t bad_address;
 	uint64_t bad_expected; /* generations */
 	uint64_t bad_found;
 };
 
-/* At the start of each page that someone wrote. All zero: nobody did. */
+/* At the start of each page of a writer. All zero: not written yet. */
 struct record {
 	uint64_t address;
 	uint64_t writer;
@@ -126,7 +126,7 @@ GUEST_OFFSET(record, generation, RECORD_GENERATION);
 GUEST_OFFSET(record, checksum, RECORD_CHECKSUM);
 #undef GUEST_OFFSET
 
-/* The guest's code, of this architecture: position independent, entered at its first byte. */
+/* Guest code for this architecture: position independent, entered at its first byte. */
 extern const unsigned char guest_code[], guest_code_end[];
 
 #endif

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * The guest of guest.h for arm64, at EL0 or EL1 alike: no stack, no exceptions, no system register.
+ * The guest code of guest.h for arm64. The same code runs at EL0 and EL1: it uses no stack, no
+ * exceptions and no system registers.
  *
- * x19  struct guest_control of this vCPU: set by the host at the start, never changed
- * x20  address of the doorbell, behind which there is no memory: a store there exits to the host
+ * x19  struct guest_control of this vCPU, set by the host at boot
+ * x20  address of the doorbell, not backed by memory: a store there exits to the host
  * x1   index of the page in the share
  * x2   address of the page
  * x3   address of its entry in the generation table
- * x4   its generation: what the page should hold, then what it will hold
+ * x4   generation: the expected one, then the next one
  * x5   number of this vCPU
  */
 
@@ -21,7 +22,7 @@
 	.global	guest_code_end
 	.hidden	guest_code_end
 
-/* x6 = record_checksum(x2, x5, x4); x7 is used up. */
+/* x6 = record_checksum(x2, x5, x4); x7 is clobbered. */
 .macro checksum
 	add	x6, x2, x5
 	eor	x6, x6, x4
@@ -35,7 +36,7 @@ pick_page:
 	ldr	x8, [x19, #GUEST_PATTERN]
 	cbnz	x8, pick_at_random
 
-	/* The next one, and after the last the first. */
+	/* The next page; after the last, the first. */
 	ldr	x1, [x19, #GUEST_NEXT_INDEX]
 	add	x6, x1, #1
 	ldr	x7, [x19, #GUEST_SHARE_PAGES]
@@ -52,7 +53,7 @@ pick_at_random:
 	eor	x6, x6, x6, lsl #17
 	str	x6, [x19, #GUEST_RANDOM]
 	ldr	x1, [x19, #GUEST_SHARE_PAGES]
-	cmp	x8, #GUEST_HOT_SET
+	cmp	x8, #GUEST_PATTERN_HOT
 	b.ne	1f
 	tst	x6, #7
 	b.eq	1f
@@ -79,7 +80,7 @@ find_page:
 	ldp	x11, x12, [x2, #RECORD_GENERATION]
 	cbz	x4, check_untouched
 
-	/* Is the page what this vCPU wrote there last? */
+	/* Check that the page holds what this vCPU last wrote. */
 	cmp	x9, x2
 	b.ne	bad
 	cmp	x10, x5
@@ -101,8 +102,8 @@ write_record:
 	add	x4, x4, #1
 	checksum
 	/*
-	 * Stores of one register each: where one of them faults into the host, its syndrome tells
-	 * everything, which that of a pair does not.
+	 * Store single registers: if a store faults into the host, its syndrome describes the whole
+	 * access, which that of a pair does not.
 	 */
 	str	x2, [x2, #RECORD_ADDRESS]
 	str	x5, [x2, #RECORD_WRITER]
@@ -119,7 +120,7 @@ write_record:
 
 	ldr	x6, [x19, #GUEST_QUANTUM]
 	str	x6, [x19, #GUEST_QUANTUM_LEFT]
-	mov	w6, #GUEST_SAYS_QUANTUM
+	mov	w6, #GUEST_EVENT_QUANTUM
 	dsb	sy
 	str	w6, [x20]
 	b	pick_page
@@ -128,7 +129,7 @@ bad:
 	str	x2, [x19, #GUEST_BAD_ADDRESS]
 	str	x4, [x19, #GUEST_BAD_EXPECTED]
 	str	x11, [x19, #GUEST_BAD_FOUND]
-3:	mov	w6, #GUEST_SAYS_BAD
+3:	mov	w6, #GUEST_EVENT_DAMAGE
 	dsb	sy
 	str	w6, [x20]
 	b	3b

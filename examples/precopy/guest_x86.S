@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * The guest of guest.h for x86-64, in long mode, user or kernel mode alike: no stack, no
- * interrupts, no privileged instruction but the doorbell's OUT, which IOPL 3 allows.
+ * The guest code of guest.h for x86-64 in long mode. The same code runs in user and kernel mode: it
+ * uses no stack, no interrupts, and no privileged instruction but the doorbell's OUT, which IOPL 3
+ * allows.
  *
- * rbx  struct guest_control of this vCPU: set by the host at the start, never changed
+ * rbx  struct guest_control of this vCPU, set by the host at boot
  * rcx  index of the page in the share
  * rsi  address of the page
  * rdi  address of its entry in the generation table
- * r8   its generation: what the page should hold, then what it will hold
+ * r8   generation: the expected one, then the next one
  * r9   number of this vCPU
  */
 
@@ -21,7 +22,7 @@
 	.global	guest_code_end
 	.hidden	guest_code_end
 
-/* rax = record_checksum(rsi, r9, r8); rdx is used up. */
+/* rax = record_checksum(rsi, r9, r8); rdx is clobbered. */
 .macro checksum
 	mov	%rsi, %rax
 	add	%r9, %rax
@@ -39,7 +40,7 @@ pick_page:
 	test	%rax, %rax
 	jnz	pick_at_random
 
-	/* The next one, and after the last the first. */
+	/* The next page; after the last, the first. */
 	mov	GUEST_NEXT_INDEX(%rbx), %rcx
 	lea	1(%rcx), %rax
 	cmp	GUEST_SHARE_PAGES(%rbx), %rax
@@ -62,7 +63,7 @@ pick_at_random:
 	xor	%rcx, %rdx
 	mov	%rdx, GUEST_RANDOM(%rbx)
 	mov	GUEST_SHARE_PAGES(%rbx), %rcx
-	cmp	$GUEST_HOT_SET, %rax
+	cmp	$GUEST_PATTERN_HOT, %rax
 	jne	2f
 	test	$7, %dl
 	jz	2f
@@ -86,7 +87,7 @@ find_page:
 	test	%r8, %r8
 	jz	check_untouched
 
-	/* Is the page what this vCPU wrote there last? */
+	/* Check that the page holds what this vCPU last wrote. */
 	cmp	%rsi, RECORD_ADDRESS(%rsi)
 	jne	bad
 	cmp	%r9, RECORD_WRITER(%rsi)
@@ -119,7 +120,7 @@ write_record:
 
 	mov	GUEST_QUANTUM(%rbx), %rax
 	mov	%rax, GUEST_QUANTUM_LEFT(%rbx)
-	mov	$GUEST_SAYS_QUANTUM, %eax
+	mov	$GUEST_EVENT_QUANTUM, %eax
 	out	%eax, $GUEST_DOORBELL_PORT
 	jmp	pick_page
 
@@ -128,7 +129,7 @@ bad:
 	mov	%r8, GUEST_BAD_EXPECTED(%rbx)
 	mov	RECORD_GENERATION(%rsi), %rax
 	mov	%rax, GUEST_BAD_FOUND(%rbx)
-4:	mov	$GUEST_SAYS_BAD, %eax
+4:	mov	$GUEST_EVENT_DAMAGE, %eax
 	out	%eax, $GUEST_DOORBELL_PORT
 	jmp	4b
 guest_code_end:

@@ -34,7 +34,7 @@ const struct machine_kind *machine_choose(enum backend backend, char *why, size_
 		close(fd);
 		return &machine_kvm;
 	}
-	snprintf(why, why_bytes, "/dev/kvm cannot be opened: %s", strerror(errno));
+	snprintf(why, why_bytes, "cannot open /dev/kvm: %s", strerror(errno));
 	return backend == BACKEND_AUTO ? &machine_model : NULL;
 }
 
@@ -47,14 +47,14 @@ static int map_memory(struct machine *machine)
 	mapping = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (mapping == MAP_FAILED)
-		return machine_fail(machine, -errno, "%llu MiB of guest memory: %s",
+		return machine_fail(machine, -errno, "cannot map %llu MiB of guest memory: %s",
 				    (unsigned long long)(bytes >> 20), strerror(errno));
 	start = ((uintptr_t)mapping + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1);
 	machine->mapping = mapping;
 	machine->mapping_bytes = bytes;
 	machine->memory = (uint8_t *)start;
 	(void)madvise(machine->memory, machine->layout.memory_bytes, MADV_HUGEPAGE);
-	/* A guest's memory is no use in a core file. */
+	/* Keep guest memory out of core dumps. */
 	(void)madvise(machine->memory, machine->layout.memory_bytes, MADV_DONTDUMP);
 	return 0;
 }
@@ -100,7 +100,7 @@ static int plug_slot(struct machine *machine, struct dl_log *log, uint32_t id)
 	if (!log)
 		return machine->kind->set_slot(machine, id);
 	r = dl_slot_set(log, &slot);
-	return r ? machine_fail(machine, r, "memslot %u: %s", id, strerror(-r)) : 0;
+	return r ? machine_fail(machine, r, "cannot set memslot %u: %s", id, strerror(-r)) : 0;
 }
 
 static int plug_vcpu(struct machine *machine, struct dl_log *log, uint32_t id)
@@ -111,7 +111,7 @@ static int plug_vcpu(struct machine *machine, struct dl_log *log, uint32_t id)
 	vcpu->machine = machine;
 	vcpu->id = id;
 	vcpu->fd = -1;
-	vcpu->settled = true;
+	vcpu->io_complete = true;
 	machine->vcpus_added = id + 1;
 	r = machine->kind->add_vcpu(vcpu);
 	if (r)
@@ -119,7 +119,8 @@ static int plug_vcpu(struct machine *machine, struct dl_log *log, uint32_t id)
 	if (!log)
 		return 0;
 	r = dl_vcpu_add(log, vcpu->fd, &vcpu->log_vcpu);
-	return r ? machine_fail(machine, r, "ring of vCPU %u: %s", id, strerror(-r)) : 0;
+	return r ? machine_fail(machine, r, "cannot add vCPU %u to the log: %s", id, strerror(-r))
+		 : 0;
 }
 
 int machine_plug(struct machine *machine, struct dl_log *log)
@@ -134,8 +135,8 @@ int machine_plug(struct machine *machine, struct dl_log *log)
 	return r;
 }
 
-/* Something to send outside the working set too: a quarter of it, to some limit, the rest zero. */
-static void fill(struct machine *machine)
+/* Fills a quarter of the memory outside the working set, up to a limit. The rest stays zero. */
+static void fill_memory(struct machine *machine)
 {
 	const struct layout *layout = &machine->layout;
 	uint64_t working_end =
@@ -155,7 +156,7 @@ static void fill(struct machine *machine)
 	}
 }
 
-/* A hundred quanta a second, or less often where a page is written more seldom than that. */
+/* A hundred quanta per second, or fewer if that is less than a page per quantum. */
 static uint64_t quantum_pages(const struct machine *machine, uint64_t dirty_bytes_per_s)
 {
 	uint64_t pages_per_s =
@@ -186,7 +187,7 @@ int machine_boot(struct machine *machine, uint32_t pattern, uint64_t dirty_bytes
 		control->quantum = quantum;
 		control->quantum_left = quantum;
 	}
-	fill(machine);
+	fill_memory(machine);
 	r = machine->kind->boot(machine);
 	for (id = 0; !r && id < layout->vcpus; id++) {
 		r = machine->kind->boot_vcpu(&machine->vcpus[id]);
@@ -222,7 +223,7 @@ int machine_load(struct machine *machine, const struct vcpu_state *states)
 	return 0;
 }
 
-/* The log, if there was one, is closed by its owner: the vCPU handles may go in any order. */
+/* Closing the log is up to its owner. vCPU handles may be removed before or after that. */
 void machine_close(struct machine *machine)
 {
 	struct vcpu *vcpu;
@@ -230,7 +231,7 @@ void machine_close(struct machine *machine)
 
 	pthread_mutex_lock(&machine->lock);
 	machine->running = false;
-	machine->ends = true;
+	machine->exiting = true;
 	for (id = 0; id < machine->vcpus_added; id++)
 		if (machine->vcpus[id].has_thread)
 			machine->kind->interrupt(&machine->vcpus[id]);

@@ -11,8 +11,9 @@
 #include <stdatomic.h>
 
 /*
- * A small virtual machine: memory, slots, vCPUs with a thread each, and the guest of guest.h.
- * Two kinds: KVM, and the model kernel, on which a vCPU's thread does the guest's work itself.
+ * A small virtual machine: memory, memslots, one thread per vCPU, and the guest code of guest.h.
+ * There are two kinds: KVM, and the model kernel, on which a vCPU's thread does the guest's work
+ * itself.
  *
  *	machine_open(); dl_log_open(machine.vm_fd, ...); machine_plug(log);
  *	machine_boot(), machine_start(); or machine_start(), machine_load();
@@ -21,7 +22,7 @@
 
 struct machine;
 
-/* A stopped vCPU, as one side saves it and the other loads it. The same for all kinds of machine. */
+/* The state of a stopped vCPU, as it is migrated. Its size is the same for all kinds of machine. */
 struct vcpu_state {
 	uint64_t words[64];
 };
@@ -30,16 +31,16 @@ struct vcpu {
 	struct machine *machine;
 	uint32_t id;
 	int fd;
-	struct dl_vcpu *log_vcpu; /* NULL where no log is open */
-	struct kvm_run *run;	  /* KVM alone */
-	atomic_bool interrupted;  /* the model alone */
+	struct dl_vcpu *log_vcpu; /* NULL without a log */
+	struct kvm_run *run;	  /* KVM only */
+	atomic_bool interrupted;  /* model only */
 	pthread_t thread;
 	bool has_thread;
 	/* Under the machine's lock: */
 	bool parked;
-	bool settled;		/* nothing is left of the last run to be finished */
-	uint64_t due_ns;	/* when it may write the next quantum */
-	uint64_t round_records; /* machine_check() is over at so many */
+	bool io_complete;	/* the last exit left no pending I/O */
+	uint64_t due_ns;	/* start of its next quantum */
+	uint64_t round_records; /* machine_check() ends at this record count */
 	int failure;
 	char why[160];
 };
@@ -47,22 +48,22 @@ struct vcpu {
 struct machine_kind {
 	const char *name;
 
-	/* All return 0 or a negative errno value, and fill the machine's or the vCPU's why then. */
+	/* These return 0, or a negative errno value with the reason in why: the machine's or vCPU's. */
 	int (*open)(struct machine *machine); /* sets vm_fd */
 	void (*close)(struct machine *machine);
-	int (*set_slot)(struct machine *machine, uint32_t slot); /* where there is no log */
+	int (*set_slot)(struct machine *machine, uint32_t slot); /* without a log */
 	int (*add_vcpu)(struct vcpu *vcpu);			 /* sets fd */
 	void (*remove_vcpu)(struct vcpu *vcpu);
-	int (*boot)(struct machine *machine); /* what the guest needs beside its own code */
+	int (*boot)(struct machine *machine); /* sets up what the guest needs besides its code */
 	int (*boot_vcpu)(struct vcpu *vcpu);
 	int (*save)(struct vcpu *vcpu, struct vcpu_state *state);
 	int (*load)(struct vcpu *vcpu, const struct vcpu_state *state);
 
-	/* Returns GUEST_SAYS_*, or 0 soon after interrupt() was called, or a failure. */
+	/* Returns GUEST_EVENT_*, 0 soon after interrupt() was called, or a negative errno value. */
 	int (*run)(struct vcpu *vcpu);
-	void (*interrupt)(struct vcpu *vcpu); /* from other threads; holds until resume() */
+	void (*interrupt)(struct vcpu *vcpu); /* from any thread; in effect until resume() */
 	void (*resume)(struct vcpu *vcpu);
-	int (*settle)(struct vcpu *vcpu); /* completes what the last exit left pending */
+	int (*complete_io)(struct vcpu *vcpu); /* completes the I/O of the last exit */
 };
 
 struct machine {
@@ -74,7 +75,7 @@ struct machine {
 	size_t mapping_bytes;
 	int kvm_fd;
 	int vm_fd;
-	struct model *model;	/* the model alone */
+	struct model *model;	/* model only */
 	const struct dl_os *os; /* for dl_log_open(); NULL: the real system */
 	struct vcpu vcpus[LAYOUT_MAX_VCPUS];
 	uint32_t vcpus_added;
@@ -82,27 +83,27 @@ struct machine {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	bool running;
-	bool ends;
-	uint64_t quantum_ns; /* a vCPU may write its quantum in so much time; 0: at once */
+	bool exiting;
+	uint64_t quantum_ns; /* time per quantum of a vCPU; 0: no limit */
 	char why[256];
 };
 
 extern const struct machine_kind machine_kvm, machine_model;
 
 /*
- * Which kind is to be had. why receives a sentence where auto takes the model; NULL and a reason
- * where KVM was asked for and is not there.
+ * Chooses the kind of machine. If auto falls back to the model, why says why KVM is unavailable.
+ * Returns NULL, with the reason in why, if KVM was requested and is unavailable.
  */
 const struct machine_kind *machine_choose(enum backend backend, char *why, size_t why_bytes);
 
-/* The machine is closed again by machine_close() only where this returned 0. */
+/* Call machine_close() only if this returned 0. */
 int machine_open(struct machine *machine, const struct machine_kind *kind,
 		 const struct layout *layout, bool guest_user);
 
-/* Creates memslots and vCPUs, in the log where there is one. */
+/* Creates memslots and vCPUs and registers them with the log, unless it is NULL. */
 int machine_plug(struct machine *machine, struct dl_log *log);
 
-/* Puts the guest into memory, and the vCPUs at its beginning. */
+/* Loads the guest code into memory and sets the vCPUs to its entry point. */
 int machine_boot(struct machine *machine, uint32_t pattern, uint64_t dirty_bytes_per_s);
 
 /* Starts the vCPU threads; they wait for machine_resume(). */
@@ -110,21 +111,21 @@ int machine_start(struct machine *machine);
 void machine_resume(struct machine *machine);
 
 /*
- * Stops the vCPUs; their pending I/O is completed when this returns 0. -ETIMEDOUT: one of them does
- * not stop.
+ * Stops the vCPUs and completes their pending I/O. Returns 0, or -ETIMEDOUT if a vCPU does not
+ * stop.
  */
 int machine_pause(struct machine *machine);
 
-/* While paused. One state each vCPU. */
+/* The machine must be paused. states has one element per vCPU. */
 int machine_save(struct machine *machine, struct vcpu_state *states);
 int machine_load(struct machine *machine, const struct vcpu_state *states);
 
-/* 0, or the failure of a vCPU, the damage that the guest found included; why then says which. */
+/* Returns 0, or a vCPU's failure with the reason in why. Damage that the guest found is one. */
 int machine_failure(struct machine *machine, char *why, size_t why_bytes);
 
 struct machine_check {
 	bool healthy;
-	bool complete; /* every page was looked at; else the time was used up */
+	bool complete; /* every page was checked before the time limit */
 	uint64_t checked_pages;
 	uint64_t records;
 	uint64_t ns;
@@ -132,8 +133,8 @@ struct machine_check {
 };
 
 /*
- * Lets the paused guest run on until each vCPU has checked and rewritten its whole share, and
- * pauses it again. Logging must be off: the guest's orders change.
+ * Resumes the paused guest until each vCPU has checked and rewritten its whole share, then pauses
+ * it again. Logging must be off, because this changes the control pages.
  */
 void machine_check(struct machine *machine, uint64_t limit_ns, struct machine_check *check);
 

@@ -17,7 +17,7 @@
 #define KVM_EXIT_DIRTY_RING_FULL 31
 #endif
 
-/* Its delivery is all that is wanted: it ends KVM_RUN. */
+/* Does nothing: the delivery of the signal is what interrupts KVM_RUN. */
 static void on_stop(int number)
 {
 	(void)number;
@@ -32,8 +32,7 @@ static int kvm_open(struct machine *machine)
 	sigaction(SIGUSR1, &action, NULL);
 	machine->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (machine->kvm_fd < 0)
-		return machine_fail(machine, -errno, "/dev/kvm cannot be opened: %s",
-				    strerror(errno));
+		return machine_fail(machine, -errno, "cannot open /dev/kvm: %s", strerror(errno));
 	machine->vm_fd = ioctl(machine->kvm_fd, KVM_CREATE_VM, 0);
 	if (machine->vm_fd < 0) {
 		r = machine_fail(machine, -errno, "KVM_CREATE_VM: %s", strerror(errno));
@@ -61,7 +60,8 @@ static int kvm_set_slot(struct machine *machine, uint32_t id)
 	};
 
 	if (ioctl(machine->vm_fd, KVM_SET_USER_MEMORY_REGION, &region))
-		return machine_fail(machine, -errno, "memslot %u: %s", id, strerror(errno));
+		return machine_fail(machine, -errno, "cannot set memslot %u: %s", id,
+				    strerror(errno));
 	return 0;
 }
 
@@ -82,7 +82,7 @@ static int kvm_add_vcpu(struct vcpu *vcpu)
 		return vcpu_fail(vcpu, -errno, "KVM_CREATE_VCPU: %s", strerror(errno));
 	run = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
 	if (run == MAP_FAILED)
-		return vcpu_fail(vcpu, -errno, "mmap: %s", strerror(errno));
+		return vcpu_fail(vcpu, -errno, "cannot map kvm_run: %s", strerror(errno));
 	vcpu->run = run;
 	return arch_add_vcpu(vcpu);
 }
@@ -115,7 +115,7 @@ static int kvm_run(struct vcpu *vcpu)
 			return 0;
 		if (vcpu->run->exit_reason != KVM_EXIT_DIRTY_RING_FULL)
 			return arch_doorbell(vcpu);
-		/* The vCPU cannot go on before its ring is emptied. */
+		/* The vCPU cannot run until its ring has been drained. */
 		r = dl_vcpu_drain(vcpu->log_vcpu);
 		if (r)
 			return vcpu_fail(vcpu, r, "dl_vcpu_drain: %s", strerror(-r));
@@ -127,7 +127,7 @@ static void set_immediate_exit(struct vcpu *vcpu, uint8_t on)
 	__atomic_store_n(&vcpu->run->immediate_exit, on, __ATOMIC_SEQ_CST);
 }
 
-/* The flag for a KVM_RUN that is about to begin, the signal for one that has. */
+/* The flag stops a KVM_RUN that is about to begin, the signal one that is in progress. */
 static void kvm_interrupt(struct vcpu *vcpu)
 {
 	set_immediate_exit(vcpu, 1);
@@ -140,10 +140,10 @@ static void kvm_resume(struct vcpu *vcpu)
 }
 
 /*
- * An exit for I/O is finished by the next KVM_RUN; registers saved before it would repeat or lose
- * the instruction. With immediate_exit that KVM_RUN does no more than this.
+ * The next KVM_RUN completes an exit for I/O; if the registers were saved before it, the
+ * instruction would be repeated or lost. With immediate_exit set, that KVM_RUN does nothing else.
  */
-static int kvm_settle(struct vcpu *vcpu)
+static int kvm_complete_io(struct vcpu *vcpu)
 {
 	int tries;
 
@@ -151,9 +151,9 @@ static int kvm_settle(struct vcpu *vcpu)
 	for (tries = 0; tries < 100; tries++)
 		if (ioctl(vcpu->fd, KVM_RUN, 0) < 0)
 			return errno == EINTR ? 0
-					      : vcpu_fail(vcpu, -errno, "finishing I/O: %s",
+					      : vcpu_fail(vcpu, -errno, "cannot complete I/O: %s",
 							  strerror(errno));
-	return vcpu_fail(vcpu, -EIO, "I/O does not finish");
+	return vcpu_fail(vcpu, -EIO, "I/O did not complete");
 }
 
 const struct machine_kind machine_kvm = {
@@ -170,5 +170,5 @@ const struct machine_kind machine_kvm = {
 	.run = kvm_run,
 	.interrupt = kvm_interrupt,
 	.resume = kvm_resume,
-	.settle = kvm_settle,
+	.complete_io = kvm_complete_io,
 };

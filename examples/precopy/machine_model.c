@@ -11,10 +11,10 @@
 #include "model.h"
 
 /*
- * The machine on the model kernel: no code of the guest runs, each vCPU's thread does the guest's
- * work itself and stores through the model, which logs as KVM does. A guest in kernel mode is
- * modelled as KVM backends show it that emulate it: the store first, then the entry, in batches
- * between which a full ring goes unnoticed.
+ * The machine on the model kernel. No guest code runs: each vCPU's thread does the guest's work
+ * itself and stores through the model, which logs like KVM. A guest in kernel mode behaves as on
+ * KVM backends that emulate it: the store comes before the ring entry, and a full ring is noticed
+ * only between batches of stores.
  */
 
 #ifndef KVM_EXIT_DIRTY_RING_FULL
@@ -33,13 +33,13 @@ static int modelled_open(struct machine *machine)
 	}
 	machine->model = model_new(&options);
 	if (!machine->model)
-		return machine_fail(machine, -ENOMEM, "no memory for the model kernel");
+		return machine_fail(machine, -ENOMEM, "out of memory for the model kernel");
 	machine->os = model_os(machine->model);
 	machine->vm_fd = model_vm_create(machine->model);
 	if (machine->vm_fd >= 0)
 		return 0;
 	model_free(machine->model);
-	return machine_fail(machine, machine->vm_fd, "the model kernel makes no VM");
+	return machine_fail(machine, machine->vm_fd, "the model kernel cannot create a VM");
 }
 
 static void modelled_close(struct machine *machine)
@@ -60,13 +60,13 @@ static int modelled_set_slot(struct machine *machine, uint32_t id)
 
 	r = machine->os->ioctl(machine->os->opaque, machine->vm_fd, KVM_SET_USER_MEMORY_REGION,
 			       &region);
-	return r ? machine_fail(machine, r, "memslot %u: %s", id, strerror(-r)) : 0;
+	return r ? machine_fail(machine, r, "cannot set memslot %u: %s", id, strerror(-r)) : 0;
 }
 
 static int modelled_add_vcpu(struct vcpu *vcpu)
 {
 	vcpu->fd = model_vcpu_create(vcpu->machine->model, vcpu->machine->vm_fd);
-	return vcpu->fd < 0 ? vcpu_fail(vcpu, vcpu->fd, "the model makes no vCPU") : 0;
+	return vcpu->fd < 0 ? vcpu_fail(vcpu, vcpu->fd, "the model kernel cannot create it") : 0;
 }
 
 static void modelled_remove_vcpu(struct vcpu *vcpu)
@@ -86,7 +86,7 @@ static int modelled_boot_vcpu(struct vcpu *vcpu)
 	return 0;
 }
 
-/* A vCPU has no registers: what it knows is in its control page. */
+/* A vCPU has no registers: all of its state is in its control page. */
 static int modelled_save(struct vcpu *vcpu, struct vcpu_state *state)
 {
 	(void)vcpu;
@@ -101,49 +101,51 @@ static int modelled_load(struct vcpu *vcpu, const struct vcpu_state *state)
 	return 0;
 }
 
-static int store(struct vcpu *vcpu, uint64_t gpa, const void *data, size_t bytes)
+static int guest_store(struct vcpu *vcpu, uint64_t gpa, const void *data, size_t bytes)
 {
 	int r, tries;
 
 	for (tries = 0; tries < FULL_TRIES; tries++) {
 		r = model_vcpu_write(vcpu->machine->model, vcpu->fd, 0, gpa, data, bytes);
 		if (r != KVM_EXIT_DIRTY_RING_FULL)
-			return r ? vcpu_fail(vcpu, r, "a store failed: %s", strerror(-r)) : 0;
+			return r ? vcpu_fail(vcpu, r, "cannot store to guest memory: %s",
+					     strerror(-r))
+				 : 0;
 		r = dl_vcpu_drain(vcpu->log_vcpu);
 		if (r)
 			return vcpu_fail(vcpu, r, "dl_vcpu_drain: %s", strerror(-r));
 	}
-	return vcpu_fail(vcpu, -EIO, "its ring stays full");
+	return vcpu_fail(vcpu, -EIO, "its ring is still full after %d drains", FULL_TRIES);
 }
 
-/* As pick_page in the guest's code. */
-static uint64_t pick(struct guest_control *control)
+/* Same as pick_page in the guest code. */
+static uint64_t pick_page(struct guest_control *control)
 {
 	uint64_t index = control->next_index, among = control->share_pages;
 
-	if (control->pattern == GUEST_SEQUENTIAL) {
+	if (control->pattern == GUEST_PATTERN_SEQUENTIAL) {
 		control->next_index = index + 1 < among ? index + 1 : 0;
 		return index;
 	}
 	control->random ^= control->random << 13;
 	control->random ^= control->random >> 7;
 	control->random ^= control->random << 17;
-	if (control->pattern == GUEST_HOT_SET && control->random & 7)
+	if (control->pattern == GUEST_PATTERN_HOT && control->random & 7)
 		among = control->hot_pages;
 	return (control->random >> 32) * among >> 32;
 }
 
-static bool record_right(const struct record *record, uint64_t gpa, const struct guest_control *by,
-			 uint64_t generation)
+static bool record_matches(const struct record *record, uint64_t gpa,
+			   const struct guest_control *control, uint64_t generation)
 {
 	static const struct record untouched;
-	struct record right = record_make(gpa, by->vcpu, generation);
+	struct record expected = record_make(gpa, control->vcpu, generation);
 
-	return !memcmp(record, generation ? &right : &untouched, sizeof(right));
+	return !memcmp(record, generation ? &expected : &untouched, sizeof(expected));
 }
 
-/* The control page came over the wire: on the destination it may say anything. */
-static int load(struct vcpu *vcpu, uint64_t gpa, void *data, size_t bytes)
+/* Range-checked: at the destination the control page came over the wire, so gpa may be anything. */
+static int guest_load(struct vcpu *vcpu, uint64_t gpa, void *data, size_t bytes)
 {
 	const struct machine *machine = vcpu->machine;
 	const struct layout_slot *slot;
@@ -154,66 +156,66 @@ static int load(struct vcpu *vcpu, uint64_t gpa, void *data, size_t bytes)
 			       bytes);
 			return 0;
 		}
-	return vcpu_fail(vcpu, -EFAULT, "no memory at %#llx", (unsigned long long)gpa);
+	return vcpu_fail(vcpu, -EFAULT, "no guest memory at %#llx", (unsigned long long)gpa);
 }
 
-/* What the vCPU changed in its control page. One store: the guest's are on one page too. */
+/* Writes back what the vCPU changed in its control page, in one store: it is a single page. */
 static int store_control(struct vcpu *vcpu, const struct guest_control *control)
 {
 	const struct layout *layout = &vcpu->machine->layout;
 	uint64_t gpa = layout_gpa(layout, layout_control_offset(layout, vcpu->id));
 
-	return store(vcpu, gpa + GUEST_NEXT_INDEX, &control->next_index,
-		     sizeof(*control) - GUEST_NEXT_INDEX);
+	return guest_store(vcpu, gpa + GUEST_NEXT_INDEX, &control->next_index,
+			   sizeof(*control) - GUEST_NEXT_INDEX);
 }
 
-/* One page: the loop of the guest's code. */
-static int work(struct vcpu *vcpu)
+/* One iteration of the loop of the guest code. */
+static int check_and_write_page(struct vcpu *vcpu)
 {
 	struct guest_control control = *machine_control(vcpu->machine, vcpu->id);
-	uint64_t index = pick(&control), generation, entry, gpa;
+	uint64_t index = pick_page(&control), generation, entry, gpa;
 	struct record record;
-	int r, says = 0;
+	int r, event = 0;
 
 	gpa = control.first_address + index * control.page_bytes;
 	if (gpa >= control.gap_at)
 		gpa += control.gap_bytes;
 	entry = control.table_address + index * sizeof(generation);
-	r = load(vcpu, entry, &generation, sizeof(generation));
+	r = guest_load(vcpu, entry, &generation, sizeof(generation));
 	if (!r)
-		r = load(vcpu, gpa, &record, sizeof(record));
+		r = guest_load(vcpu, gpa, &record, sizeof(record));
 	if (r)
 		return r;
-	if (!record_right(&record, gpa, &control, generation)) {
+	if (!record_matches(&record, gpa, &control, generation)) {
 		control.bad_address = gpa;
 		control.bad_expected = generation;
 		control.bad_found = record.generation;
 		r = store_control(vcpu, &control);
-		return r ? r : GUEST_SAYS_BAD;
+		return r ? r : GUEST_EVENT_DAMAGE;
 	}
 	generation++;
 	record = record_make(gpa, control.vcpu, generation);
 	control.records++;
 	if (!--control.quantum_left) {
 		control.quantum_left = control.quantum;
-		says = GUEST_SAYS_QUANTUM;
+		event = GUEST_EVENT_QUANTUM;
 	}
-	r = store(vcpu, gpa, &record, sizeof(record));
+	r = guest_store(vcpu, gpa, &record, sizeof(record));
 	if (!r)
-		r = store(vcpu, entry, &generation, sizeof(generation));
+		r = guest_store(vcpu, entry, &generation, sizeof(generation));
 	if (!r)
 		r = store_control(vcpu, &control);
-	return r ? r : says;
+	return r ? r : event;
 }
 
 static int modelled_run(struct vcpu *vcpu)
 {
-	int says = 0;
+	int event = 0;
 
-	while (!says && !atomic_load_explicit(&vcpu->interrupted, memory_order_relaxed))
-		says = work(vcpu);
-	model_vcpu_exit(vcpu->machine->model, vcpu->fd, says ? KVM_EXIT_IO : KVM_EXIT_INTR);
-	return says;
+	while (!event && !atomic_load_explicit(&vcpu->interrupted, memory_order_relaxed))
+		event = check_and_write_page(vcpu);
+	model_vcpu_exit(vcpu->machine->model, vcpu->fd, event ? KVM_EXIT_IO : KVM_EXIT_INTR);
+	return event;
 }
 
 static void modelled_interrupt(struct vcpu *vcpu)
@@ -226,7 +228,7 @@ static void modelled_resume(struct vcpu *vcpu)
 	atomic_store(&vcpu->interrupted, false);
 }
 
-static int modelled_settle(struct vcpu *vcpu)
+static int modelled_complete_io(struct vcpu *vcpu)
 {
 	(void)vcpu;
 	return 0;
@@ -246,5 +248,5 @@ const struct machine_kind machine_model = {
 	.run = modelled_run,
 	.interrupt = modelled_interrupt,
 	.resume = modelled_resume,
-	.settle = modelled_settle,
+	.complete_io = modelled_complete_io,
 };

@@ -31,9 +31,9 @@ static const struct word backends[] = {
 	{ "auto", BACKEND_AUTO }, { "kvm", BACKEND_KVM }, { "model", BACKEND_MODEL }, { NULL, 0 }
 };
 static const struct word guests[] = { { "user", true }, { "kernel", false }, { NULL, 0 } };
-static const struct word patterns[] = { { "sequential", GUEST_SEQUENTIAL },
-					{ "random", GUEST_ANYWHERE },
-					{ "hot", GUEST_HOT_SET },
+static const struct word patterns[] = { { "sequential", GUEST_PATTERN_SEQUENTIAL },
+					{ "random", GUEST_PATTERN_RANDOM },
+					{ "hot", GUEST_PATTERN_HOT },
 					{ NULL, 0 } };
 static const struct word transports[] = { { "unix", false }, { "tcp", true }, { NULL, 0 } };
 static const struct word sabotages[] = { { "none", SABOTAGE_NONE },
@@ -370,7 +370,7 @@ int options_parse(struct options *options, int argc, char **argv)
 	*options = (struct options){
 		.vcpus = 4,
 		.memory_bytes = UINT64_C(256) << 20,
-		.pattern = GUEST_ANYWHERE,
+		.pattern = GUEST_PATTERN_RANDOM,
 		.guest_user = true,
 		.bandwidth_bytes_per_s = UINT64_C(200) << 20,
 		.downtime_limit_ns = 100 * NS_PER_MS,

@@ -8,9 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/*
- * The threads of the vCPUs: each runs its vCPU until it is told to stop, and then parks.
- */
+/* The vCPU threads. Each runs its vCPU until it is paused, and then parks. */
 
 #define STOP_LIMIT_NS (20 * NS_PER_S)
 
@@ -25,48 +23,48 @@ int vcpu_fail(struct vcpu *vcpu, int failure, const char *format, ...)
 	return failure;
 }
 
-/* Called with the lock held, returns so. */
+/* Called with the lock held; releases it while waiting. */
 static void park(struct vcpu *vcpu)
 {
 	struct machine *machine = vcpu->machine;
 	int r;
 
-	if (!vcpu->settled) {
+	if (!vcpu->io_complete) {
 		pthread_mutex_unlock(&machine->lock);
-		r = machine->kind->settle(vcpu);
+		r = machine->kind->complete_io(vcpu);
 		pthread_mutex_lock(&machine->lock);
 		if (r && !vcpu->failure)
 			vcpu->failure = r;
-		vcpu->settled = true;
+		vcpu->io_complete = true;
 	}
 	vcpu->parked = true;
 	pthread_cond_broadcast(&machine->changed);
-	while (!machine->ends && (!machine->running || vcpu->failure))
+	while (!machine->exiting && (!machine->running || vcpu->failure))
 		pthread_cond_wait(&machine->changed, &machine->lock);
 	vcpu->parked = false;
-	/* With the lock, so that it cannot undo the interrupt of a stop that comes just now. */
-	if (!machine->ends)
+	/* Under the lock, so that it cannot undo the interrupt of a concurrent pause. */
+	if (!machine->exiting)
 		machine->kind->resume(vcpu);
 }
 
-static void found_damage(struct vcpu *vcpu)
+static void record_damage(struct vcpu *vcpu)
 {
 	const struct guest_control *control = machine_control(vcpu->machine, vcpu->id);
 
 	vcpu->failure = vcpu_fail(vcpu, -EBADMSG,
 				  "the guest found damage at %#" PRIx64 ": generation %" PRIu64
-				  " where it wrote %" PRIu64,
+				  ", expected %" PRIu64,
 				  control->bad_address, control->bad_found, control->bad_expected);
 }
 
-/* The guest rang. Called with the lock held. */
+/* The guest rang its doorbell. Called with the lock held. */
 static void quantum_done(struct vcpu *vcpu, uint64_t now_ns)
 {
 	pthread_cond_broadcast(&vcpu->machine->changed);
 	if (!vcpu->machine->quantum_ns)
 		return;
 	vcpu->due_ns += vcpu->machine->quantum_ns;
-	/* What was missed, while it was stopped or could not keep up, is not caught up on. */
+	/* Do not catch up on quanta that were missed while it was stopped or too slow. */
 	if (vcpu->due_ns + vcpu->machine->quantum_ns < now_ns)
 		vcpu->due_ns = now_ns;
 }
@@ -76,10 +74,10 @@ static void *vcpu_main(void *arg)
 	struct vcpu *vcpu = arg;
 	struct machine *machine = vcpu->machine;
 	struct timespec due;
-	int says;
+	int event;
 
 	pthread_mutex_lock(&machine->lock);
-	while (!machine->ends) {
+	while (!machine->exiting) {
 		if (!machine->running || vcpu->failure) {
 			park(vcpu);
 			continue;
@@ -89,16 +87,16 @@ static void *vcpu_main(void *arg)
 			pthread_cond_timedwait(&machine->changed, &machine->lock, &due);
 			continue;
 		}
-		vcpu->settled = false;
+		vcpu->io_complete = false;
 		pthread_mutex_unlock(&machine->lock);
-		says = machine->kind->run(vcpu);
+		event = machine->kind->run(vcpu);
 		pthread_mutex_lock(&machine->lock);
-		if (says == GUEST_SAYS_QUANTUM)
+		if (event == GUEST_EVENT_QUANTUM)
 			quantum_done(vcpu, clock_ns());
-		else if (says == GUEST_SAYS_BAD)
-			found_damage(vcpu);
-		else if (says < 0)
-			vcpu->failure = says;
+		else if (event == GUEST_EVENT_DAMAGE)
+			record_damage(vcpu);
+		else if (event < 0)
+			vcpu->failure = event;
 	}
 	pthread_mutex_unlock(&machine->lock);
 	return NULL;
@@ -114,8 +112,8 @@ int machine_start(struct machine *machine)
 		vcpu = &machine->vcpus[id];
 		r = pthread_create(&vcpu->thread, NULL, vcpu_main, vcpu);
 		if (r)
-			return machine_fail(machine, -r, "a thread for vCPU %u: %s", id,
-					    strerror(r));
+			return machine_fail(machine, -r, "cannot start a thread for vCPU %u: %s",
+					    id, strerror(r));
 		vcpu->has_thread = true;
 	}
 	return machine_pause(machine);
@@ -159,7 +157,8 @@ int machine_pause(struct machine *machine)
 	pthread_cond_broadcast(&machine->changed);
 	while (!r && (vcpu = still_running(machine)))
 		if (pthread_cond_timedwait(&machine->changed, &machine->lock, &limit))
-			r = machine_fail(machine, -ETIMEDOUT, "vCPU %u does not stop", vcpu->id);
+			r = machine_fail(machine, -ETIMEDOUT, "vCPU %u did not stop within %u s",
+					 vcpu->id, (unsigned)(STOP_LIMIT_NS / NS_PER_S));
 	pthread_mutex_unlock(&machine->lock);
 	return r;
 }
@@ -190,17 +189,17 @@ uint64_t machine_records(struct machine *machine)
 	return records;
 }
 
-/* Orders the paused guest to go over each share once, and to ring then. */
-static void order_round(struct machine *machine)
+/* Sets the paused guest up to go over each share once and then ring the doorbell. */
+static void set_up_round(struct machine *machine)
 {
 	struct guest_control *control;
 	uint32_t id;
 
 	for (id = 0; id < machine->layout.vcpus; id++) {
 		control = machine_control(machine, id);
-		control->pattern = GUEST_SEQUENTIAL;
+		control->pattern = GUEST_PATTERN_SEQUENTIAL;
 		control->next_index = 0;
-		/* One more than the share: it may have been stopped with a page half done. */
+		/* One more than the share: it may have been stopped halfway through a page. */
 		control->quantum = control->share_pages + 1;
 		control->quantum_left = control->share_pages + 1;
 		machine->vcpus[id].round_records = control->records + control->quantum;
@@ -240,10 +239,10 @@ void machine_check(struct machine *machine, uint64_t limit_ns, struct machine_ch
 	int r = 0;
 
 	memset(check, 0, sizeof(*check));
-	order_round(machine);
+	set_up_round(machine);
 	machine_resume(machine);
 	pthread_mutex_lock(&machine->lock);
-	/* The doorbell wakes this; a ring that was about to come anyway says nothing yet. */
+	/* Every doorbell wakes this up, one from before the round too: check the record counts. */
 	while (!r && !any_failed(machine) && !round_complete(machine))
 		r = pthread_cond_timedwait(&machine->changed, &machine->lock, &limit);
 	pthread_mutex_unlock(&machine->lock);
@@ -259,7 +258,7 @@ void machine_check(struct machine *machine, uint64_t limit_ns, struct machine_ch
 		r = machine_failure(machine, check->why, sizeof(check->why));
 	if (!r && !written) {
 		r = -ETIMEDOUT;
-		snprintf(check->why, sizeof(check->why), "the guest makes no progress");
+		snprintf(check->why, sizeof(check->why), "the guest made no progress");
 	}
 	check->healthy = !r;
 }
