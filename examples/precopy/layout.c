@@ -9,7 +9,7 @@
 #define MIB (UINT64_C(1) << 20)
 #define GIB (UINT64_C(1) << 30)
 
-/* Arm guests look for their memory above what belongs to devices; the doorbell is below 1 GiB. */
+/* On arm64, memory begins above the device range; the doorbell is below 1 GiB. */
 #ifdef __aarch64__
 #define SYSTEM_GPA GIB
 #else
@@ -22,17 +22,19 @@ static uint64_t round_up(uint64_t value, uint64_t unit)
 	return (value + unit - 1) / unit * unit;
 }
 
-/* Two upper levels, and a table of 2 MiB entries for each GiB that has memory. More than arm64 needs. */
+/*
+ * Two upper levels, and a table of 2 MiB entries for each GiB that has memory. arm64 needs less.
+ */
 static uint64_t page_tables_bytes(uint64_t memory_bytes)
 {
 	return (2 + 1 + 2 + memory_bytes / GIB + 2) * 4096;
 }
 
-/* Places what is in the system's slot. Returns the end of it. */
+/* Lays out the system slot. Returns its size. */
 static uint64_t place_system(struct layout *layout, uint64_t page_bytes)
 {
-	uint64_t at =
-		page_bytes; /* page 0 stays empty: a stray null pointer shows as a zero page */
+	/* Page 0 stays empty: a stray null pointer reads zeros. */
+	uint64_t at = page_bytes;
 
 	layout->code_offset = at;
 	at += page_bytes;
@@ -46,7 +48,7 @@ static uint64_t place_system(struct layout *layout, uint64_t page_bytes)
 	layout->generations_offset = at;
 	layout->generations_bytes = round_up(layout->share_pages * 8, page_bytes);
 	at += layout->vcpus * layout->generations_bytes;
-	/* Large pages need guest and host addresses that agree modulo 2 MiB. */
+	/* Huge pages need guest and host addresses that are equal modulo 2 MiB. */
 	return round_up(at, 2 * MIB);
 }
 
@@ -62,9 +64,10 @@ static void place_slots(struct layout *layout, uint64_t system_bytes)
 					rest - half };
 }
 
-static int refuse(char *why, size_t why_bytes, const char *what, uint64_t is, uint64_t limit)
+static int reject(char *why, size_t why_bytes, const char *what, uint64_t value, const char *rule,
+		  uint64_t limit)
 {
-	snprintf(why, why_bytes, "%" PRIu64 " %s: the limit is %" PRIu64, is, what, limit);
+	snprintf(why, why_bytes, "%s of %" PRIu64 " %s %" PRIu64, what, value, rule, limit);
 	return -EINVAL;
 }
 
@@ -75,21 +78,23 @@ int layout_make(struct layout *layout, uint64_t memory_bytes, uint64_t working_s
 
 	memset(layout, 0, sizeof(*layout));
 	if (page_bytes < 4096 || page_bytes > 65536 || (page_bytes & (page_bytes - 1)))
-		return refuse(why, why_bytes, "bytes in a page", page_bytes, 65536);
+		return reject(why, why_bytes, "page size", page_bytes,
+			      "bytes is not a power of two from 4096 to", 65536);
 	if (!vcpus || vcpus > LAYOUT_MAX_VCPUS)
-		return refuse(why, why_bytes, "vCPUs", vcpus, LAYOUT_MAX_VCPUS);
+		return reject(why, why_bytes, "number of vCPUs", vcpus, "is not from 1 to",
+			      LAYOUT_MAX_VCPUS);
 	if (memory_bytes < LAYOUT_MIN_BYTES)
-		return refuse(why, why_bytes, "bytes of memory, which is too little", memory_bytes,
-			      LAYOUT_MIN_BYTES);
+		return reject(why, why_bytes, "memory", memory_bytes,
+			      "bytes is less than the minimum,", LAYOUT_MIN_BYTES);
 	if (memory_bytes > LAYOUT_MAX_BYTES)
-		return refuse(why, why_bytes, "bytes of memory, which is too much", memory_bytes,
-			      LAYOUT_MAX_BYTES);
+		return reject(why, why_bytes, "memory", memory_bytes,
+			      "bytes is more than the maximum,", LAYOUT_MAX_BYTES);
 	if (memory_bytes % page_bytes)
-		return refuse(why, why_bytes, "bytes of memory, which is no multiple of the page",
-			      memory_bytes, page_bytes);
+		return reject(why, why_bytes, "memory", memory_bytes,
+			      "bytes is not a multiple of the page size,", page_bytes);
 	if (working_set_bytes > memory_bytes)
-		return refuse(why, why_bytes, "bytes of working set", working_set_bytes,
-			      memory_bytes);
+		return reject(why, why_bytes, "working set", working_set_bytes,
+			      "bytes is larger than the memory,", memory_bytes);
 
 	layout->page_bytes = page_bytes;
 	layout->vcpus = vcpus;
@@ -101,12 +106,13 @@ int layout_make(struct layout *layout, uint64_t memory_bytes, uint64_t working_s
 	rest = memory_bytes - system_bytes;
 	working_bytes = layout->share_pages * vcpus * page_bytes;
 	if (system_bytes > memory_bytes || working_bytes > rest) {
-		/* As much as fits: the system's part only becomes smaller with it. */
+		/* Shrink the working set to what fits; the system slot can only shrink with it. */
 		rest = system_bytes > memory_bytes ? 0 : rest;
 		layout->share_pages = rest / page_bytes / vcpus;
 		if (!layout->share_pages)
-			return refuse(why, why_bytes, "bytes of memory are needed", system_bytes,
-				      memory_bytes);
+			return reject(why, why_bytes, "memory", memory_bytes,
+				      "bytes is too small: the guest needs more than",
+				      system_bytes);
 		system_bytes = place_system(layout, page_bytes);
 		working_bytes = layout->share_pages * vcpus * page_bytes;
 	}
@@ -137,7 +143,7 @@ void layout_control(const struct layout *layout, uint32_t vcpu, struct guest_con
 	uint64_t table = layout->generations_offset + vcpu * layout->generations_bytes;
 
 	memset(control, 0, sizeof(*control));
-	/* Counted on from the lower half, as if there were no gap: the guest adds it. */
+	/* As if there were no gap between the halves: the guest adds it. */
 	control->first_address = low->gpa + (first - low->offset_bytes);
 	control->gap_at = low->gpa + low->bytes;
 	control->gap_bytes = high->gpa - (low->gpa + low->bytes);

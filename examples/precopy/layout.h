@@ -7,12 +7,11 @@
 #include <stdbool.h>
 
 /*
- * Where everything lies in the guest. The host has the guest's memory in one piece and speaks of
- * it by offset, on the wire too; the guest sees it as three memslots with gaps between them:
- * a small one with what belongs to the system, and the rest in two halves. The working set
- * straddles the halves.
+ * The layout of guest memory. The host maps it in one piece and addresses it by offset, on the wire
+ * too. The guest sees three memslots with gaps between them: a small system slot, and two that hold
+ * half of the rest each. The working set straddles the two halves.
  *
- * Both sides compute the same layout from the same few numbers.
+ * Source and destination compute the same layout from the same few numbers.
  */
 
 enum {
@@ -26,7 +25,7 @@ enum {
 
 struct layout_slot {
 	uint64_t gpa;
-	uint64_t offset_bytes; /* in the guest's memory as the host has it */
+	uint64_t offset_bytes; /* in the host's mapping */
 	uint64_t bytes;
 };
 
@@ -34,30 +33,28 @@ struct layout {
 	uint32_t page_bytes;
 	uint32_t vcpus;
 	uint64_t memory_bytes;
-	struct layout_slot slots[LAYOUT_SLOTS]; /* the index is the slot's id */
-	/* In the system's slot: */
+	struct layout_slot slots[LAYOUT_SLOTS]; /* indexed by slot id */
+	/* In the system slot: */
 	uint64_t code_offset;
-	uint64_t control_offset;     /* struct guest_control, a page each vCPU */
-	uint64_t page_tables_offset; /* of the guest, of 4 KiB each */
+	uint64_t control_offset;     /* struct guest_control, one page per vCPU */
+	uint64_t page_tables_offset; /* of the guest, 4 KiB each */
 	uint64_t page_tables_bytes;
 	uint64_t device_offset;	     /* the device's state page, then LAYOUT_DEVICE_PAGES pages */
-	uint64_t generations_offset; /* the tables of all vCPUs, one after the other */
-	uint64_t generations_bytes;  /* of one vCPU */
-	/* In the others: */
+	uint64_t generations_offset; /* one table per vCPU */
+	uint64_t generations_bytes;  /* size of one table */
+	/* In the other two: */
 	uint64_t working_offset;
-	uint64_t share_pages; /* of each vCPU */
+	uint64_t share_pages; /* per vCPU */
 };
 
-/*
- * Computes the layout. Returns 0, or -EINVAL with the reason in why.
- */
+/* Computes the layout. Returns 0, or -EINVAL with the reason in why. */
 int layout_make(struct layout *layout, uint64_t memory_bytes, uint64_t working_set_bytes,
 		uint32_t vcpus, uint32_t page_bytes, char *why, size_t why_bytes);
 
 /* The guest physical address of an offset. */
 uint64_t layout_gpa(const struct layout *layout, uint64_t offset_bytes);
 
-/* Fills in what the host tells each vCPU's code; the pattern and the quantum are left at 0. */
+/* Fills in the vCPU's control page, except for the pattern and the quantum, which are 0. */
 void layout_control(const struct layout *layout, uint32_t vcpu, struct guest_control *control);
 
 static inline uint64_t layout_control_offset(const struct layout *layout, uint32_t vcpu)

@@ -14,126 +14,128 @@
 #include <string.h>
 #include <unistd.h>
 
-struct word {
+struct keyword {
 	const char *name;
 	uint32_t value;
 };
 
-static const struct word modes[] = { { "auto", DL_MODE_AUTO },
-				     { "ring", DL_MODE_RING },
-				     { "bitmap", DL_MODE_BITMAP },
-				     { NULL, 0 } };
-static const struct word backups[] = { { "auto", DL_BACKUP_AUTO },
-				       { "off", DL_BACKUP_OFF },
-				       { "required", DL_BACKUP_REQUIRED },
-				       { NULL, 0 } };
-static const struct word backends[] = {
+static const struct keyword modes[] = { { "auto", DL_MODE_AUTO },
+					{ "ring", DL_MODE_RING },
+					{ "bitmap", DL_MODE_BITMAP },
+					{ NULL, 0 } };
+static const struct keyword backups[] = { { "auto", DL_BACKUP_AUTO },
+					  { "off", DL_BACKUP_OFF },
+					  { "required", DL_BACKUP_REQUIRED },
+					  { NULL, 0 } };
+static const struct keyword backends[] = {
 	{ "auto", BACKEND_AUTO }, { "kvm", BACKEND_KVM }, { "model", BACKEND_MODEL }, { NULL, 0 }
 };
-static const struct word guests[] = { { "user", true }, { "kernel", false }, { NULL, 0 } };
-static const struct word patterns[] = { { "sequential", GUEST_PATTERN_SEQUENTIAL },
-					{ "random", GUEST_PATTERN_RANDOM },
-					{ "hot", GUEST_PATTERN_HOT },
-					{ NULL, 0 } };
-static const struct word transports[] = { { "unix", false }, { "tcp", true }, { NULL, 0 } };
-static const struct word sabotages[] = { { "none", SABOTAGE_NONE },
-					 { "final", SABOTAGE_FINAL },
-					 { "mark", SABOTAGE_MARK },
-					 { "ack", SABOTAGE_ACK },
-					 { "drop", SABOTAGE_DROP },
-					 { "read-early", SABOTAGE_READ_EARLY },
-					 { NULL, 0 } };
+static const struct keyword guests[] = { { "user", true }, { "kernel", false }, { NULL, 0 } };
+static const struct keyword patterns[] = { { "sequential", GUEST_PATTERN_SEQUENTIAL },
+					   { "random", GUEST_PATTERN_RANDOM },
+					   { "hot", GUEST_PATTERN_HOT },
+					   { NULL, 0 } };
+static const struct keyword transports[] = { { "unix", false }, { "tcp", true }, { NULL, 0 } };
+static const struct keyword sabotages[] = { { "none", SABOTAGE_NONE },
+					    { "final", SABOTAGE_FINAL },
+					    { "mark", SABOTAGE_MARK },
+					    { "ack", SABOTAGE_ACK },
+					    { "drop", SABOTAGE_DROP },
+					    { "read-early", SABOTAGE_READ_EARLY },
+					    { NULL, 0 } };
 
 static const char help_text[] =
 	"Usage: precopy [OPTION]...\n"
-	"Live-migrates a real KVM guest between two processes, by libdirtylog, while it\n"
-	"writes memory; and proves at the end that no write was lost. Without --listen\n"
-	"or --connect it starts the destination process itself.\n"
+	"Live-migrate a KVM guest between two processes while it writes memory, using\n"
+	"libdirtylog, and verify at the end that no write was lost. Unless --listen or\n"
+	"--connect is given, the destination process is started automatically.\n"
 	"\n"
-	"The guest:\n"
-	"  --vcpus N             1 to 8 vCPUs, each a thread (default 4)\n"
-	"  --memory SIZE         16M and up, in three memslots (default 256M)\n"
-	"  --guest user|kernel   behind page tables in user mode (default), or in kernel\n"
-	"                        mode\n"
-	"  --working-set SIZE    what it writes to (default: a quarter of the memory)\n"
-	"  --pattern PATTERN     sequential, random (default) or hot: 7 of 8 writes go to\n"
-	"                        a sixteenth of the working set\n"
-	"  --dirty-rate SIZE     of pages touched a second, at most; 0 (default):\n"
-	"                        as fast as it can\n"
+	"Guest:\n"
+	"  --vcpus N             number of vCPUs, 1 to 8, one thread each (default 4)\n"
+	"  --memory SIZE         memory in three memslots, at least 16M (default 256M)\n"
+	"  --guest user|kernel   run guest code in user mode (default) or kernel mode\n"
+	"  --working-set SIZE    memory the guest writes (default: a quarter of --memory)\n"
+	"  --pattern PATTERN     sequential, random (default) or hot (7 of 8 writes go to\n"
+	"                        a sixteenth of the working set)\n"
+	"  --dirty-rate SIZE     memory dirtied per second, at most, in whole pages;\n"
+	"                        0: no limit (default)\n"
 	"\n"
-	"The log:\n"
+	"Dirty log:\n"
 	"  --mode MODE           auto (default), ring or bitmap\n"
-	"  --ring-entries N      of each vCPU's ring, a power of two (default: the\n"
+	"  --ring-entries N      entries per vCPU ring, a power of two (default: the\n"
 	"                        library's choice)\n"
-	"  --backup WHEN         the backup bitmap beside the rings: auto (default), off\n"
-	"                        or required\n"
-	"  --backend BACKEND     kvm, model (a model of the kernel's side; no guest code\n"
-	"                        runs), or auto (default): kvm where /dev/kvm can be\n"
-	"                        opened, else the model\n"
+	"  --backup WHEN         backup bitmap with the rings: auto (default), off or\n"
+	"                        required\n"
+	"  --backend BACKEND     kvm, model (a model of the kernel; no guest code runs),\n"
+	"                        or auto (default): kvm if /dev/kvm can be opened,\n"
+	"                        otherwise model\n"
 	"\n"
-	"The migration:\n"
-	"  --bandwidth SIZE      a second, at most; 0: no limit (default 200M)\n"
-	"  --downtime-limit MS   stop the guest when the rest can be sent in so many\n"
-	"                        milliseconds (default 100)\n"
-	"  --passes N            stop it at the latest after N passes (default 8)\n"
-	"  --no-zero-pages       send pages of zeros like any other\n"
-	"  --transport KIND      unix (default) or tcp, to the destination that it starts\n"
-	"  --listen ADDRESS      run the destination alone. --memory is then the most it\n"
-	"                        accepts (default: half of the host's)\n"
-	"  --connect ADDRESS     run the source alone\n"
-	"                        ADDRESS is unix:PATH or tcp:HOST:PORT. Nothing is\n"
-	"                        encrypted, nobody has to prove who he is.\n"
+	"Migration:\n"
+	"  --bandwidth SIZE      bytes per second, at most; 0: no limit (default 200M)\n"
+	"  --downtime-limit MS   stop the guest once the remaining pages can be sent\n"
+	"                        within MS milliseconds (default 100)\n"
+	"  --passes N            stop the guest after N passes at the latest (default 8)\n"
+	"  --no-zero-pages       send zero pages like any other page\n"
+	"  --transport KIND      connect to the started destination by unix (default) or\n"
+	"                        tcp\n"
+	"  --listen ADDRESS      run only the destination; --memory is the largest guest\n"
+	"                        it accepts (default: half of the host's memory)\n"
+	"  --connect ADDRESS     run only the source\n"
 	"\n"
-	"  --json                one JSON object on stdout in place of tables\n"
-	"  --sabotage KIND       break the caller's side of the protocol, to see the\n"
-	"                        proof fail:\n"
-	"                          final       no final harvest\n"
-	"                          mark        the device's writes are not marked\n"
-	"                          ack         some pages are acknowledged and not sent\n"
-	"                          drop        one page is dropped\n"
-	"                          read-early  contents are copied before the harvest\n"
-	"  --help                this\n"
+	"ADDRESS is unix:PATH or tcp:HOST:PORT. Connections are neither encrypted nor\n"
+	"authenticated. SIZE takes a suffix K, M, G or T (powers of 1024).\n"
 	"\n"
-	"SIZE takes K, M, G, T (powers of 1024).\n"
-	"Exit status: 0 moved, no page differs and the guest is healthy; 1 corruption:\n"
-	"pages differ or the guest found damage; 2 wrong usage; 3 the migration did not\n"
-	"take place.\n";
+	"Other:\n"
+	"  --json                print one JSON object on stdout instead of tables\n"
+	"  --sabotage KIND       misuse the library, to show that verification fails:\n"
+	"                          final       skip the final harvest\n"
+	"                          mark        do not mark the device's writes\n"
+	"                          ack         acknowledge some pages, do not send them\n"
+	"                          drop        drop one page of the final pass\n"
+	"                          read-early  copy page contents before the harvest\n"
+	"  --help                print this help\n"
+	"\n"
+	"Exit status:\n"
+	"  0  migrated: no page differs and the guest is healthy\n"
+	"  1  corruption: pages differ or the guest found damage\n"
+	"  2  usage error\n"
+	"  3  the migration failed\n";
 
-static const char *name_of(const struct word *words, uint32_t value)
+static const char *keyword_name(const struct keyword *keywords, uint32_t value)
 {
-	while (words->name && words->value != value)
-		words++;
-	return words->name ? words->name : "?";
+	while (keywords->name && keywords->value != value)
+		keywords++;
+	return keywords->name ? keywords->name : "?";
 }
 
 const char *options_sabotage_name(enum sabotage sabotage)
 {
-	return name_of(sabotages, sabotage);
+	return keyword_name(sabotages, sabotage);
 }
 
 const char *options_pattern_name(uint32_t pattern)
 {
-	return name_of(patterns, pattern);
+	return keyword_name(patterns, pattern);
 }
 
 const char *options_mode_name(uint32_t mode)
 {
-	return name_of(modes, mode);
+	return keyword_name(modes, mode);
 }
 
-static bool parse_word(const char *option, const char *text, const struct word *words,
-		       uint32_t *value)
+static bool parse_keyword(const char *option, const char *text, const struct keyword *keywords,
+			  uint32_t *value)
 {
-	const struct word *word;
+	const struct keyword *keyword;
 
-	for (word = words; word->name; word++)
-		if (!strcmp(word->name, text)) {
-			*value = word->value;
+	for (keyword = keywords; keyword->name; keyword++)
+		if (!strcmp(keyword->name, text)) {
+			*value = keyword->value;
 			return true;
 		}
-	fprintf(stderr, "precopy: --%s %s: it is one of", option, text);
-	for (word = words; word->name; word++)
-		fprintf(stderr, " %s", word->name);
+	fprintf(stderr, "precopy: --%s %s: expected one of", option, text);
+	for (keyword = keywords; keyword->name; keyword++)
+		fprintf(stderr, " %s", keyword->name);
 	fputc('\n', stderr);
 	return false;
 }
@@ -147,7 +149,7 @@ static bool parse_number(const char *option, const char *text, uint64_t least, u
 	*value = strtoull(text, &end, 10);
 	if (isdigit((unsigned char)*text) && !*end && !errno && *value >= least && *value <= most)
 		return true;
-	fprintf(stderr, "precopy: --%s %s: it is a number from %" PRIu64 " to %" PRIu64 "\n",
+	fprintf(stderr, "precopy: --%s %s: expected a number from %" PRIu64 " to %" PRIu64 "\n",
 		option, text, least, most);
 	return false;
 }
@@ -172,7 +174,8 @@ static bool parse_size(const char *option, const char *text, uint64_t *bytes)
 		*bytes = number << shift;
 		return true;
 	}
-	fprintf(stderr, "precopy: --%s %s: it is a size such as 4096, 64M or 2G\n", option, text);
+	fprintf(stderr, "precopy: --%s %s: expected a size such as 4096, 64M or 2G\n", option,
+		text);
 	return false;
 }
 
@@ -221,7 +224,7 @@ static const struct option long_options[] = {
 	{ "json", no_argument, NULL, OPT_JSON },
 	{ "sabotage", required_argument, NULL, OPT_SABOTAGE },
 	{ "help", no_argument, NULL, OPT_HELP },
-	/* How a source starts its destination; not for the command line. */
+	/* Internal: a source starts its destination with it. */
 	{ "destination-fd", required_argument, NULL, OPT_DESTINATION_FD },
 	{ NULL, 0, NULL, 0 },
 };
@@ -230,25 +233,25 @@ static bool parse_guest_option(struct options *options, int option, const char *
 			       const char *text)
 {
 	uint64_t number = 0;
-	uint32_t word = 0;
-	bool right;
+	uint32_t value = 0;
+	bool valid;
 
 	switch (option) {
 	case OPT_VCPUS:
-		right = parse_number(name, text, 1, LAYOUT_MAX_VCPUS, &number);
+		valid = parse_number(name, text, 1, LAYOUT_MAX_VCPUS, &number);
 		options->vcpus = (uint32_t)number;
-		return right;
+		return valid;
 	case OPT_MEMORY:
 		options->memory_given = true;
 		return parse_size(name, text, &options->memory_bytes);
 	case OPT_GUEST:
-		right = parse_word(name, text, guests, &word);
-		options->guest_user = word;
-		return right;
+		valid = parse_keyword(name, text, guests, &value);
+		options->guest_user = value;
+		return valid;
 	case OPT_WORKING_SET:
 		return parse_size(name, text, &options->working_set_bytes);
 	case OPT_PATTERN:
-		return parse_word(name, text, patterns, &options->pattern);
+		return parse_keyword(name, text, patterns, &options->pattern);
 	default:
 		return parse_size(name, text, &options->dirty_bytes_per_s);
 	}
@@ -258,23 +261,23 @@ static bool parse_log_option(struct options *options, int option, const char *na
 			     const char *text)
 {
 	uint64_t number = 0;
-	uint32_t word = 0;
-	bool right;
+	uint32_t value = 0;
+	bool valid;
 
 	switch (option) {
 	case OPT_MODE:
-		return parse_word(name, text, modes, &options->mode);
+		return parse_keyword(name, text, modes, &options->mode);
 	case OPT_RING_ENTRIES:
-		/* What is not right for the kernel here is told by the library. */
-		right = parse_number(name, text, 1, UINT32_MAX, &number);
+		/* The library checks the value against the kernel's limits. */
+		valid = parse_number(name, text, 1, UINT32_MAX, &number);
 		options->ring_entries = (uint32_t)number;
-		return right;
+		return valid;
 	case OPT_BACKUP:
-		return parse_word(name, text, backups, &options->backup);
+		return parse_keyword(name, text, backups, &options->backup);
 	default:
-		right = parse_word(name, text, backends, &word);
-		options->backend = (enum backend)word;
-		return right;
+		valid = parse_keyword(name, text, backends, &value);
+		options->backend = (enum backend)value;
+		return valid;
 	}
 }
 
@@ -282,32 +285,32 @@ static bool parse_migration_option(struct options *options, int option, const ch
 				   const char *text)
 {
 	uint64_t number = 0;
-	uint32_t word = 0;
-	bool right;
+	uint32_t value = 0;
+	bool valid;
 
 	switch (option) {
 	case OPT_BANDWIDTH:
 		return parse_size(name, text, &options->bandwidth_bytes_per_s);
 	case OPT_DOWNTIME_LIMIT:
-		right = parse_number(name, text, 0, 1000000, &number);
+		valid = parse_number(name, text, 0, 1000000, &number);
 		options->downtime_limit_ns = number * NS_PER_MS;
-		return right;
+		return valid;
 	case OPT_PASSES:
-		right = parse_number(name, text, 1, 10000, &number);
+		valid = parse_number(name, text, 1, 10000, &number);
 		options->passes = (uint32_t)number;
-		return right;
+		return valid;
 	case OPT_TRANSPORT:
-		right = parse_word(name, text, transports, &word);
-		options->tcp = word;
-		return right;
+		valid = parse_keyword(name, text, transports, &value);
+		options->tcp = value;
+		return valid;
 	case OPT_SABOTAGE:
-		right = parse_word(name, text, sabotages, &word);
-		options->sabotage = (enum sabotage)word;
-		return right;
+		valid = parse_keyword(name, text, sabotages, &value);
+		options->sabotage = (enum sabotage)value;
+		return valid;
 	case OPT_DESTINATION_FD:
-		right = parse_number(name, text, 0, 1 << 20, &number);
+		valid = parse_number(name, text, 0, 1 << 20, &number);
 		options->destination_fd = (int)number;
-		return right;
+		return valid;
 	case OPT_NO_ZERO_PAGES:
 		options->zero_pages = false;
 		return true;
@@ -323,7 +326,7 @@ static bool parse_migration_option(struct options *options, int option, const ch
 	}
 }
 
-static bool parse_one(struct options *options, int option, const char *name, const char *text)
+static bool parse_option(struct options *options, int option, const char *name, const char *text)
 {
 	if (option <= OPT_DIRTY_RATE)
 		return parse_guest_option(options, option, name, text);
@@ -332,9 +335,9 @@ static bool parse_one(struct options *options, int option, const char *name, con
 	return parse_migration_option(options, option, name, text);
 }
 
-static int misused(const char *what)
+static int usage_error(const char *what)
 {
-	fprintf(stderr, "precopy: %s; --help tells more\n", what);
+	fprintf(stderr, "precopy: %s; try 'precopy --help'\n", what);
 	return STATUS_USAGE;
 }
 
@@ -343,16 +346,16 @@ static bool is_address(const char *text)
 	return !text || !strncmp(text, "unix:", 5) || !strncmp(text, "tcp:", 4);
 }
 
-/* What no option can tell alone. */
-static int check_together(struct options *options)
+/* Checks options that depend on each other. */
+static int check_combination(struct options *options)
 {
 	struct layout layout;
 	char why[200];
 
 	if (options->listen && options->connect)
-		return misused("--listen runs the destination, --connect the source: not both");
+		return usage_error("--listen and --connect exclude each other");
 	if (!is_address(options->listen) || !is_address(options->connect))
-		return misused("an address is unix:PATH or tcp:HOST:PORT");
+		return usage_error("an address must be unix:PATH or tcp:HOST:PORT");
 	if (!options->working_set_bytes)
 		options->working_set_bytes = options->memory_bytes / 4;
 	if (options->listen)
@@ -360,12 +363,14 @@ static int check_together(struct options *options)
 	if (!layout_make(&layout, options->memory_bytes, options->working_set_bytes, options->vcpus,
 			 (uint32_t)sysconf(_SC_PAGESIZE), why, sizeof(why)))
 		return -1;
-	return misused(why);
+	fprintf(stderr, "precopy: %s\n", why);
+	return STATUS_USAGE;
 }
 
 int options_parse(struct options *options, int argc, char **argv)
 {
 	int option, index = 0;
+	char why[120];
 
 	*options = (struct options){
 		.vcpus = 4,
@@ -379,16 +384,18 @@ int options_parse(struct options *options, int argc, char **argv)
 		.destination_fd = -1,
 	};
 	while ((option = getopt_long(argc, argv, "", long_options, &index)) != -1) {
-		if (option == '?')
-			return misused("the options are wrong");
+		if (option == '?') /* getopt_long() has printed the error */
+			return usage_error("invalid options");
 		if (option == OPT_HELP) {
 			fputs(help_text, stdout);
 			return STATUS_MOVED;
 		}
-		if (!parse_one(options, option, long_options[index].name, optarg))
+		if (!parse_option(options, option, long_options[index].name, optarg))
 			return STATUS_USAGE;
 	}
-	if (optind < argc)
-		return misused("there are only options, no other arguments");
-	return check_together(options);
+	if (optind < argc) {
+		snprintf(why, sizeof(why), "unexpected argument '%.80s'", argv[optind]);
+		return usage_error(why);
+	}
+	return check_combination(options);
 }
