@@ -22,6 +22,12 @@ static int failed(struct text text, const char *what, const char *address, int e
 	return -error;
 }
 
+static int bad_address(struct text text, const char *address, const char *expected, int error)
+{
+	snprintf(text.why, text.bytes, "invalid address '%s', expected %s", address, expected);
+	return -error;
+}
+
 static void set_nodelay(int fd)
 {
 	int on = 1;
@@ -35,9 +41,10 @@ static int parse_unix(const char *address, struct sockaddr_un *un, struct text t
 
 	memset(un, 0, sizeof(*un));
 	un->sun_family = AF_UNIX;
-	if (!*path || strlen(path) >= sizeof(un->sun_path))
-		return failed(text, *path ? "path too long in" : "no path in", address,
-			      *path ? ENAMETOOLONG : EINVAL);
+	if (!*path)
+		return bad_address(text, address, "unix:PATH", EINVAL);
+	if (strlen(path) >= sizeof(un->sun_path))
+		return failed(text, "cannot use", address, ENAMETOOLONG);
 	memcpy(un->sun_path, path, strlen(path) + 1);
 	return 0;
 }
@@ -54,7 +61,7 @@ static int parse_tcp(const char *address, bool passive, struct addrinfo **found,
 
 	bytes = colon ? (size_t)(colon - name) : 0;
 	if (!colon || !colon[1] || bytes >= sizeof(host))
-		return failed(text, "no tcp:HOST:PORT address:", address, EINVAL);
+		return bad_address(text, address, "tcp:HOST:PORT", EINVAL);
 	memcpy(host, name, bytes);
 	host[bytes] = '\0';
 	if (bytes > 1 && host[0] == '[' && host[bytes - 1] == ']') {
@@ -143,7 +150,7 @@ int transport_listen(const char *address, void (*listening)(const char *address)
 	else if (is_tcp(address))
 		fd = bind_tcp(address, text);
 	else
-		fd = failed(text, "no unix:PATH or tcp:HOST:PORT address:", address, EINVAL);
+		fd = bad_address(text, address, "unix:PATH or tcp:HOST:PORT", EINVAL);
 	if (fd < 0)
 		return fd;
 	if (listening)
@@ -193,7 +200,7 @@ int transport_connect(const char *address, char *why, size_t why_bytes)
 	if (is_tcp(address))
 		return connect_tcp(address, text);
 	if (!is_unix(address))
-		return failed(text, "no unix:PATH or tcp:HOST:PORT address:", address, EINVAL);
+		return bad_address(text, address, "unix:PATH or tcp:HOST:PORT", EINVAL);
 	r = parse_unix(address, &un, text);
 	if (r)
 		return r;
