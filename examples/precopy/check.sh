@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# Runs precopy and judges what it says. Arguments: the program, and what to check:
+# Runs precopy and checks its reports. Arguments: the path of precopy, and a check:
 #
-#   moves     the guest arrives, whole and healthy, in every mode and with both kinds of guest
-#   repeat N  the same N times over, with rings that fill and overflow
-#   sabotage  each kind is reported as corruption
-#   kills     a side that is killed leaves the other with a message, and the guest running
-#   sides     source and destination as processes of their own, over each transport
-#   usage     --help, wrong options, refusals
+#   moves     the guest arrives complete and healthy, in every mode, from user and kernel mode
+#   repeat N  repeats every move N times, with rings that fill and overflow
+#   sabotage  every kind of sabotage is reported as corruption
+#   kills     if one side is killed, the other reports it, and the source's guest keeps running
+#   sides     source and destination are started separately, over each transport
+#   usage     --help, usage errors and refused requests
 set -euo pipefail
 
 precopy=$1
-what=$2
+check=$2
 scratch=$(mktemp -d)
 children=()
 
@@ -31,32 +31,32 @@ fail() {
   exit 1
 }
 
-# Arguments: the exit status that is right, then precopy's arguments.
+# Runs precopy. Arguments: the expected exit status, then precopy's arguments.
 expect() {
   local want=$1 got=0
   shift
   timeout 120 "$precopy" "$@" >"$scratch/run.out" 2>"$scratch/run.err" </dev/null || got=$?
-  [ "$got" = "$want" ] || fail "precopy $*: exit status $got, not $want"
+  [ "$got" = "$want" ] || fail "precopy $*: exit status $got, expected $want"
 }
 
-# One key of the JSON object in run.out.
+# Prints the value of a key of the JSON object in run.out.
 json() {
   python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' \
     "$scratch/run.out" "$1"
 }
 
-is() {
+expect_key() {
   local value
-  value=$(json "$1") || fail "no $1 in the JSON object"
-  [ "$value" = "$2" ] || fail "$1 is $value, not $2"
+  value=$(json "$1") || fail "the JSON object has no $1"
+  [ "$value" = "$2" ] || fail "$1 is $value, expected $2"
 }
 
 # Arguments: precopy's.
 expect_moved() {
   expect 0 --json --bandwidth 400M "$@"
-  is differing_pages 0
-  is guest_healthy True
-  is device_healthy True
+  expect_key differing_pages 0
+  expect_key guest_healthy True
+  expect_key device_healthy True
 }
 
 # Arguments: precopy's.
@@ -65,7 +65,7 @@ expect_corrupt() {
   [ "$(json differing_pages)" -gt 0 ] || fail "precopy $*: no page differs"
 }
 
-# Waits until a file has a line like this, for a minute at most.
+# Waits up to a minute until a file has a line that matches. Arguments: the pattern, the file.
 wait_for() {
   local tries
   for ((tries = 0; tries < 6000; tries++)); do
@@ -74,7 +74,7 @@ wait_for() {
     fi
     sleep 0.01
   done
-  fail "no '$1' in $2"
+  fail "'$1' is not in $2"
 }
 
 backend=model
@@ -82,8 +82,8 @@ if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
   backend=kvm
 fi
 
-# Whether the library opens a log like this here. Arguments: the log's options.
-offered() {
+# Succeeds if the library supports such a log here. Arguments: the log's options.
+supported() {
   local got=0
   "$precopy" --json --backend "$backend" --memory 16M --vcpus 1 --bandwidth 0 "$@" \
     >"$scratch/run.out" 2>"$scratch/run.err" </dev/null || got=$?
@@ -91,14 +91,14 @@ offered() {
   return "$got"
 }
 
-# Every mode, both guests, one vCPU and four, rings that are large, that fill, and that overflow.
-# Argument: the backend.
+# Moves a guest in every mode, user and kernel, with one vCPU and four, and with rings that are
+# large, that fill, and that overflow. Argument: the backend.
 move_all() {
   local guest vcpus log
   for log in "--mode auto" "--mode bitmap" "--mode ring" "--mode ring --ring-entries 256" \
     "--mode ring --ring-entries 1024"; do
     # shellcheck disable=SC2086
-    offered $log || continue
+    supported $log || continue
     for guest in user kernel; do
       for vcpus in 1 4; do
         # shellcheck disable=SC2086
@@ -116,7 +116,7 @@ check_moves() {
   expect_moved --pattern hot --memory 16M --vcpus 8 --working-set 16M
   expect_moved --dirty-rate 4M --memory 20492K --vcpus 3 --downtime-limit 0 --passes 3
   [ "$(python3 -c 'import json, sys; print(len(json.load(open(sys.argv[1]))["passes"]))' \
-    "$scratch/run.out")" -le 4 ] || fail "more than 3 passes and the final one"
+    "$scratch/run.out")" -le 4 ] || fail "more than 3 passes before the final one"
 }
 
 check_repeat() {
@@ -137,9 +137,9 @@ check_sabotage() {
     done
     expect_corrupt --backend model --sabotage "$kind"
   done
-  # What is lost of the guest's own pages, the guest finds too.
+  # The guest finds the loss of its own pages too.
   expect_corrupt --sabotage ack
-  is guest_healthy False
+  expect_key guest_healthy False
 }
 
 check_kills() {
@@ -151,14 +151,17 @@ check_kills() {
         --downtime-limit 0 >"$scratch/src.out" 2>"$scratch/src.err" </dev/null &
       source=$!
       children+=("$source")
-      wait_for '^ *1 .*MiB' src.out
-      destination=$(sed -n 's/.*destination is process \([0-9]*\).*/\1/p' "$scratch/src.out")
+      wait_for '^ *1  *[0-9]' src.out
+      destination=$(sed -n 's/.*destination process \([0-9]*\).*/\1/p' "$scratch/src.out")
       kill -9 "$destination"
       status=0
       wait "$source" || status=$?
-      [ "$status" = 3 ] || fail "the source's exit status is $status"
-      grep -q 'in pass 2: connection lost' "$scratch/src.err" || fail "no clear message"
-      grep -q 'runs on here, logging is off' "$scratch/src.out" || fail "the guest does not run"
+      [ "$status" = 3 ] || fail "the source's exit status is $status, expected 3"
+      grep -q 'in pass 2: connection lost' "$scratch/src.err" ||
+        fail "the source does not report the lost connection"
+      grep -q 'still runs on the source, logging is off' "$scratch/src.out" ||
+        fail "the guest does not run on the source"
+      ! grep -q '.\{81\}' "$scratch/src.out" || fail "the report has a line over 80 columns"
     done
   done
 
@@ -168,21 +171,22 @@ check_kills() {
     >"$scratch/src.out" 2>"$scratch/src.err" </dev/null &
   source=$!
   children+=("$source")
-  wait_for '^ *1 .*MiB' src.out
+  wait_for '^ *1  *[0-9]' src.out
   kill -9 "$source"
   status=0
   wait "$destination_pid" || status=$?
-  [ "$status" = 3 ] || fail "the destination's exit status is $status"
-  grep -q 'connection lost' "$scratch/dst.err" || fail "no clear message"
+  [ "$status" = 3 ] || fail "the destination's exit status is $status, expected 3"
+  grep -q 'connection lost' "$scratch/dst.err" ||
+    fail "the destination does not report the lost connection"
 }
 
-# Argument: unix, or a port of tcp. Further ones are the destination's. Sets address and
+# Starts a destination. Arguments: unix or a TCP port, then precopy's options. Sets address and
 # destination_pid.
 start_destination() {
   address=unix:$scratch/socket
   [ "$1" = unix ] || address=tcp:127.0.0.1:$1
   shift
-  : >"$scratch/dst.err" # not the last one's words
+  : >"$scratch/dst.err" # clear the output of the previous destination
   "$precopy" --listen "$address" "$@" >"$scratch/dst.out" 2>"$scratch/dst.err" </dev/null &
   destination_pid=$!
   children+=("$destination_pid")
@@ -193,11 +197,11 @@ check_sides() {
   local port
   start_destination unix --json
   expect_moved --memory 32M --connect "$address"
-  wait "$destination_pid" || fail "the destination is not content"
-  [ ! -e "$scratch/socket" ] || fail "the socket is still there"
+  wait "$destination_pid" || fail "the destination failed"
+  [ ! -e "$scratch/socket" ] || fail "the socket file was not removed"
   cp "$scratch/dst.out" "$scratch/run.out"
-  is differing_pages 0
-  is guest_healthy True
+  expect_key differing_pages 0
+  expect_key guest_healthy True
 
   port=$(python3 -c 'import socket
 s = socket.socket()
@@ -205,19 +209,19 @@ s.bind(("127.0.0.1", 0))
 print(s.getsockname()[1])')
   start_destination "$port"
   expect_moved --memory 32M --connect "$address"
-  wait "$destination_pid" || fail "the destination is not content"
+  wait "$destination_pid" || fail "the destination failed"
 
   start_destination unix --memory 16M
   expect 3 --memory 32M --connect "$address"
-  grep -q 'more than is accepted' "$scratch/run.err" || fail "the source does not know why"
-  ! wait "$destination_pid" || fail "the destination is content"
+  grep -q 'more than is accepted' "$scratch/run.err" || fail "the source does not print the reason"
+  ! wait "$destination_pid" || fail "the destination exits with status 0"
 }
 
 check_usage() {
   local wrong
   expect 0 --help
-  grep -q 'Usage: precopy' "$scratch/run.out" || fail "no help"
-  ! grep -q '.\{81\}' "$scratch/run.out" || fail "a line of --help is longer than 80 columns"
+  grep -q 'Usage: precopy' "$scratch/run.out" || fail "--help prints no usage line"
+  ! grep -q '.\{81\}' "$scratch/run.out" || fail "--help has a line over 80 columns"
   for wrong in --nonsense spare --vcpus "--vcpus 0" "--vcpus 9" "--memory 1M" "--memory 12Q" \
     "--memory 16777217" "--memory 16M --working-set 17M" "--mode fast" "--passes 0" \
     "--guest none" "--listen here" "--listen unix:a --connect unix:b"; do
@@ -227,12 +231,12 @@ check_usage() {
   done
   expect 3 --connect "unix:$scratch/nobody"
   expect 3 --ring-entries 3 --mode ring --json
-  is differing_pages None
-  [ -n "$(json error)" ] || fail "no error in the JSON object"
+  expect_key differing_pages None
+  [ -n "$(json error)" ] || fail "the JSON object has no error"
 }
 
-case $what in
-moves | sabotage | kills | sides | usage) "check_$what" ;;
+case $check in
+moves | sabotage | kills | sides | usage) "check_$check" ;;
 repeat) check_repeat "$3" ;;
-*) fail "nothing to check by the name of $what" ;;
+*) fail "unknown check $check" ;;
 esac

@@ -28,7 +28,7 @@ int source_guest_failure(struct source *source)
 
 	if (r)
 		snprintf(source->report.error, sizeof(source->report.error),
-			 "on the source, before the switch-over: %s", why);
+			 "on the source before the switch-over: %s", why);
 	return r;
 }
 
@@ -96,7 +96,7 @@ int handover_prove(struct source *source)
 	if (!r)
 		r = wire_expect(&source->wire, WIRE_PROOF, &report->proof, sizeof(report->proof));
 	if (!r && report->proof.compared_pages != pages)
-		r = wire_fail(&source->wire, -EPROTO, "the other side did not compare every page");
+		r = wire_fail(&source->wire, -EPROTO, "the peer did not compare every page");
 	report->proved = !r;
 	return r;
 }
@@ -116,6 +116,6 @@ void handover_run(struct source *source)
 		return;
 	}
 	snprintf(report->error, sizeof(report->error),
-		 "%.200s; the guest may run over there, so it stays stopped here",
+		 "%.200s; the guest may be running at the destination, so it stays stopped here",
 		 source->wire.why);
 }

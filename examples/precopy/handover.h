@@ -15,32 +15,32 @@ struct source {
 	struct wire wire;
 	struct sender sender;
 	struct report report;
-	struct dl_stats at_pass; /* when the pass began */
-	double bytes_per_ns;	 /* on the wire */
-	uint64_t stopped_ns;	 /* when the guest was stopped */
+	struct dl_stats pass_stats; /* at the start of the pass */
+	double bytes_per_ns;	    /* measured on the wire */
+	uint64_t stopped_ns;	    /* when the guest was stopped */
 };
 
 /*
- * What the source says to the destination beside the contents of pages. All return 0 or a
- * negative errno value; the reason is in the wire's why, or in the report's error.
+ * The source's side of the protocol, except for the contents of pages. All functions return 0, or a
+ * negative errno value with the reason in the wire's why or the report's error.
  */
 
-/* Describes the guest; the destination makes room for it. */
+/* Describes the guest; waits until the destination has created a machine for it. */
 int handover_hello(struct source *source);
 
-/* After the final pass: sends vCPUs and devices. 0: the other side could run the guest now. */
+/* Sends vCPUs and devices after the final pass. On success the destination can run the guest. */
 int handover_state(struct source *source);
 
-/* Has every page compared. Differences are in the report, not an error. */
+/* Has every page compared. Differing pages are no error; the report lists them. */
 int handover_prove(struct source *source);
 
-/* Lets the guest run there. After a failure nobody knows whether it does. */
+/* Lets the destination run the guest. If this fails, it is unknown whether it does. */
 void handover_run(struct source *source);
 
-/* Takes the wire's failure into the report, if there is one and nothing else is there yet. */
+/* Copies a failure of the wire into the report, unless the report has an error already. */
 void source_wire_error(struct source *source);
 
-/* Notes damage that the guest found on this side, or a vCPU that stopped. */
+/* Reports damage that the guest found on the source, or the failure of a vCPU. */
 int source_guest_failure(struct source *source);
 
 #endif

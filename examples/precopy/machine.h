@@ -48,7 +48,10 @@ struct vcpu {
 struct machine_kind {
 	const char *name;
 
-	/* These return 0, or a negative errno value with the reason in why: the machine's or vCPU's. */
+	/*
+	 * These return 0, or a negative errno value with the reason in the why of the machine or of
+	 * the vCPU.
+	 */
 	int (*open)(struct machine *machine); /* sets vm_fd */
 	void (*close)(struct machine *machine);
 	int (*set_slot)(struct machine *machine, uint32_t slot); /* without a log */

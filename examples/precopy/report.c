@@ -13,6 +13,8 @@
 
 #define PROGRESS_NS (100 * NS_PER_MS)
 
+enum { WIDTH_COLUMNS = 80, LABEL_COLUMNS = 9 };
+
 static double mib(uint64_t bytes)
 {
 	return (double)bytes / (1 << 20);
@@ -28,7 +30,7 @@ int report_init(struct report *report, const struct options *options)
 	memset(report, 0, sizeof(*report));
 	report->options = options;
 	report->terminal = !options->json && isatty(STDOUT_FILENO);
-	/* The passes, and the final one. */
+	/* One more than --passes, for the final pass. */
 	report->rows = calloc(options->passes + 1, sizeof(*report->rows));
 	return report->rows ? 0 : -ENOMEM;
 }
@@ -45,12 +47,59 @@ struct pass_row *report_next_row(struct report *report)
 
 static void clear_line(struct report *report)
 {
-	if (report->live)
+	if (report->has_progress)
 		fputs("\r\033[K", stdout);
-	report->live = false;
+	report->has_progress = false;
 }
 
-void report_say(struct report *report, const char *format, ...)
+/* Wraps the text, which begins at a column; further lines begin at the indent. */
+static void print_wrapped(FILE *to, int column, int indent, const char *text)
+{
+	bool line_empty = true;
+
+	while (*text) {
+		int length = (int)strcspn(text, " ");
+
+		if (!line_empty && column + 1 + length > WIDTH_COLUMNS) {
+			fprintf(to, "\n%*s", indent, "");
+			column = indent;
+			line_empty = true;
+		}
+		column += fprintf(to, "%s%.*s", line_empty ? "" : " ", length, text);
+		line_empty = false;
+		text += length;
+		text += strspn(text, " ");
+	}
+	fputc('\n', to);
+}
+
+void report_field(struct report *report, const char *label, const char *format, ...)
+{
+	char text[640];
+	va_list args;
+
+	if (report->options->json)
+		return;
+	clear_line(report);
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	print_wrapped(stdout, printf("%-*s", LABEL_COLUMNS, label), LABEL_COLUMNS, text);
+	fflush(stdout);
+}
+
+void report_print_error(const char *format, ...)
+{
+	char text[640];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	print_wrapped(stderr, fprintf(stderr, "precopy: "), 0, text);
+}
+
+void report_line(struct report *report, const char *format, ...)
 {
 	va_list args;
 
@@ -64,48 +113,46 @@ void report_say(struct report *report, const char *format, ...)
 	fflush(stdout);
 }
 
-static void say_guest(struct report *report)
+static void print_guest(struct report *report)
 {
 	const struct options *options = report->options;
 	const struct layout *layout = &report->layout;
 	uint64_t working_bytes = layout->share_pages * layout->vcpus * layout->page_bytes;
-	char rate[64] = "as fast as it can";
+	char rate[64] = "no rate limit";
 
 	if (options->dirty_bytes_per_s)
-		snprintf(rate, sizeof(rate), "%.1f MiB of pages a second",
+		snprintf(rate, sizeof(rate), "at most %.1f MiB/s of pages",
 			 mib(options->dirty_bytes_per_s));
-	report_say(report,
-		   "guest    %u vCPU%s in %s mode, %.0f MiB in %u memslots; writes to %.0f MiB of "
-		   "it, %s, %s",
-		   layout->vcpus, layout->vcpus > 1 ? "s" : "",
-		   options->guest_user ? "user" : "kernel", mib(layout->memory_bytes), LAYOUT_SLOTS,
-		   mib(working_bytes), options_pattern_name(options->pattern), rate);
+	report_field(report, "guest",
+		     "%u vCPU%s in %s mode, %.0f MiB in %u memslots; dirties %.0f MiB (%s, %s)",
+		     layout->vcpus, layout->vcpus > 1 ? "s" : "",
+		     options->guest_user ? "user" : "kernel", mib(layout->memory_bytes),
+		     LAYOUT_SLOTS, mib(working_bytes), options_pattern_name(options->pattern),
+		     rate);
 }
 
 void report_begin(struct report *report)
 {
 	const struct options *options = report->options;
-	char bandwidth[48] = "no bandwidth limit", destination[64] = "";
+	char bandwidth[48] = "no bandwidth limit";
 
 	if (*report->backend_note)
-		report_say(report, "kernel   %s: this runs on the model kernel",
-			   report->backend_note);
+		report_field(report, "kernel", "model kernel: %s", report->backend_note);
 	else if (!strcmp(report->backend, "model"))
-		report_say(report, "kernel   the model kernel, as asked for");
-	say_guest(report);
-	report_say(report, "log      %s", report->reason);
+		report_field(report, "kernel", "model kernel, as requested");
+	print_guest(report);
+	report_field(report, "log", "%s", report->reason);
 	if (options->bandwidth_bytes_per_s)
 		snprintf(bandwidth, sizeof(bandwidth), "at most %.0f MiB/s",
 			 mib(options->bandwidth_bytes_per_s));
+	report_field(report, "send", "%s, downtime limit %" PRIu64 " ms, at most %u passes",
+		     bandwidth, options->downtime_limit_ns / NS_PER_MS, options->passes);
 	if (report->destination_pid)
-		snprintf(destination, sizeof(destination), "; destination is process %d",
-			 report->destination_pid);
-	report_say(report, "send     %s, downtime limit %" PRIu64 " ms, %u passes at most%s",
-		   bandwidth, options->downtime_limit_ns / NS_PER_MS, options->passes, destination);
+		report_field(report, "peer", "destination process %d", report->destination_pid);
 	if (options->sabotage)
-		report_say(report, "sabotage %s", options_sabotage_name(options->sabotage));
-	report_say(report, "\n%6s %12s %12s %10s %9s %9s %12s %11s", "pass", "dirty", "sent",
-		   "zeros", "MiB/s", "time", "remaining", "full exits");
+		report_field(report, "sabotage", "%s", options_sabotage_name(options->sabotage));
+	report_line(report, "\n%5s %10s %10s %10s %7s %9s %10s %10s", "pass", "dirty MiB",
+		    "sent MiB", "zero MiB", "MiB/s", "ms", "left MiB", "full exits");
 }
 
 void report_progress(struct report *report, const struct pass_row *row)
@@ -123,7 +170,7 @@ void report_progress(struct report *report, const struct pass_row *row)
 	       mib(row->sent_pages * page_bytes), mib(row->dirty_bytes),
 	       mib_per_s(row->wire_bytes, row->ns));
 	fflush(stdout);
-	report->live = true;
+	report->has_progress = true;
 }
 
 void report_row(struct report *report, const struct pass_row *row)
@@ -132,12 +179,12 @@ void report_row(struct report *report, const struct pass_row *row)
 	char name[16];
 
 	snprintf(name, sizeof(name), row->final ? "final" : "%u", report->row_count);
-	report_say(report,
-		   "%6s %8.1f MiB %8.1f MiB %6.1f MiB %9.0f %6.0f ms %8.1f MiB %11" PRIu64 "%s",
-		   name, mib(row->dirty_bytes), mib(row->sent_pages * page_bytes),
-		   mib(row->zero_pages * page_bytes), mib_per_s(row->wire_bytes, row->ns),
-		   (double)row->ns / 1e6, mib(row->remaining_bytes), row->full_exits,
-		   row->overflows ? "  (overflow: everything again)" : "");
+	report_line(report, "%5s %10.1f %10.1f %10.1f %7.0f %9.0f %10.1f %10" PRIu64, name,
+		    mib(row->dirty_bytes), mib(row->sent_pages * page_bytes),
+		    mib(row->zero_pages * page_bytes), mib_per_s(row->wire_bytes, row->ns),
+		    (double)row->ns / 1e6, mib(row->remaining_bytes), row->full_exits);
+	if (row->overflows)
+		report_line(report, "      a ring overflowed: every page is dirty again");
 }
 
 static int status_of(const struct report *report)
@@ -151,7 +198,7 @@ static int status_of(const struct report *report)
 	return STATUS_MOVED;
 }
 
-static void say_moved(struct report *report)
+static void print_totals(struct report *report)
 {
 	uint64_t sent_pages = 0, zero_pages = 0, wire_bytes = 0;
 	uint32_t i;
@@ -161,65 +208,65 @@ static void say_moved(struct report *report)
 		zero_pages += report->rows[i].zero_pages;
 		wire_bytes += report->rows[i].wire_bytes;
 	}
-	report_say(report, "\ntotal    %.2f s, of which the guest stood still %.1f ms",
-		   (double)report->total_ns / 1e9, (double)report->downtime_ns / 1e6);
-	report_say(report,
-		   "sent     %" PRIu64 " pages, %" PRIu64 " of them zero; %.1f MiB on the wire",
-		   sent_pages, zero_pages, mib(wire_bytes));
-	report_say(report, "log      %s", report->reason);
-	report_say(report,
-		   "         %" PRIu64 " pages reported, %" PRIu64 " full exits, %" PRIu64
-		   " overflows",
-		   report->stats.new_pages, report->stats.full_exits, report->stats.overflows);
+	report_line(report, "%s", "");
+	report_field(report, "total", "%.2f s, guest stopped for %.1f ms",
+		     (double)report->total_ns / 1e9, (double)report->downtime_ns / 1e6);
+	report_field(report, "sent",
+		     "%" PRIu64 " pages, %" PRIu64 " of them zero; %.1f MiB on the wire",
+		     sent_pages, zero_pages, mib(wire_bytes));
+	report_field(report, "log", "%s", report->reason);
+	report_field(report, "",
+		     "%" PRIu64 " pages reported, %" PRIu64 " full exits, %" PRIu64 " overflows",
+		     report->stats.new_pages, report->stats.full_exits, report->stats.overflows);
 }
 
-static void say_proof(struct report *report)
+static void print_proof(struct report *report)
 {
 	const struct wire_proof *proof = &report->proof;
 	uint64_t i;
 
-	report_say(report, "proof    %" PRIu64 " pages compared, %" PRIu64 " differ",
-		   proof->compared_pages, proof->differing_pages);
+	report_field(report, "verify", "%" PRIu64 " pages compared, %" PRIu64 " differ",
+		     proof->compared_pages, proof->differing_pages);
 	for (i = 0; i < 4 && i < proof->differing_pages; i++)
-		report_say(report, "         for one, the page at %#" PRIx64,
-			   layout_gpa(&report->layout, proof->first_differing[i]));
+		report_field(report, "", "the page at %#" PRIx64 " differs",
+			     layout_gpa(&report->layout, proof->first_differing[i]));
 }
 
-static void say_result(struct report *report)
+static void print_result(struct report *report)
 {
 	const struct wire_result *result = &report->result;
 
 	if (!result->guest_healthy || !result->device_healthy)
-		report_say(report, "guest    DAMAGED on the other side: %s", result->why);
+		report_field(report, "guest", "DAMAGED at the destination: %s", result->why);
 	else
-		report_say(report,
-			   "guest    healthy on the other side: it checked %" PRIu64
-			   " pages there and wrote %" PRIu64 " records in %.0f ms",
-			   result->checked_pages, result->records, (double)result->ns / 1e6);
+		report_field(report, "guest",
+			     "healthy at the destination: checked %" PRIu64
+			     " pages and wrote %" PRIu64 " records in %.0f ms",
+			     result->checked_pages, result->records, (double)result->ns / 1e6);
 }
 
-static void say_run_on(struct report *report)
+static void print_resumed(struct report *report)
 {
-	const struct machine_check *run_on = &report->run_on;
+	const struct machine_check *check = &report->resumed_check;
 
-	if (!run_on->healthy) {
-		report_say(report, "guest    DAMAGED on this side: %s", run_on->why);
+	if (!check->healthy) {
+		report_field(report, "guest", "DAMAGED on the source: %s", check->why);
 		return;
 	}
-	report_say(report,
-		   "guest    runs on here, logging is %s: it checked %" PRIu64
-		   " pages and wrote %" PRIu64 " records in %.0f ms",
-		   report->logging_off ? "off" : "STILL ON", run_on->checked_pages, run_on->records,
-		   (double)run_on->ns / 1e6);
+	report_field(report, "guest",
+		     "still runs on the source, logging is %s: checked %" PRIu64
+		     " pages and wrote %" PRIu64 " records in %.0f ms",
+		     report->logging_off ? "off" : "STILL ON", check->checked_pages, check->records,
+		     (double)check->ns / 1e6);
 }
 
 void report_error(struct report *report)
 {
 	clear_line(report);
 	fflush(stdout);
-	if (*report->error && !report->error_told)
-		fprintf(stderr, "precopy: %s\n", report->error);
-	report->error_told = *report->error;
+	if (*report->error && !report->error_printed)
+		report_print_error("%s", report->error);
+	report->error_printed = *report->error;
 }
 
 int report_end(struct report *report)
@@ -232,18 +279,18 @@ int report_end(struct report *report)
 		return status;
 	}
 	if (report->proved) {
-		say_moved(report);
-		say_proof(report);
+		print_totals(report);
+		print_proof(report);
 	}
 	if (report->has_result)
-		say_result(report);
-	if (report->ran_on)
-		say_run_on(report);
+		print_result(report);
+	if (report->resumed)
+		print_resumed(report);
 	if (status == STATUS_MOVED)
-		report_say(report, "\nNo write was lost.");
+		report_line(report, "\nNo write was lost.");
 	else if (status == STATUS_CORRUPT)
-		report_say(report, "\nCORRUPTION.");
+		report_line(report, "\nCORRUPTION: writes were lost.");
 	else
-		report_say(report, "\nThe migration did not take place.");
+		report_line(report, "\nThe migration failed.");
 	return status;
 }

@@ -5,16 +5,16 @@
 #include "machine.h"
 #include "wire.h"
 
-/* What the source tells: a table while it goes on, a summary, or all of it as JSON at the end. */
+/* The source's report: a table of passes and a summary, or one JSON object at the end. */
 
 struct pass_row {
 	bool final;
-	uint64_t dirty_bytes; /* known to be dirty when the pass began */
-	uint64_t sent_pages;  /* those of zeros included */
+	uint64_t dirty_bytes; /* pending when the pass began */
+	uint64_t sent_pages;  /* including zero pages */
 	uint64_t zero_pages;
 	uint64_t wire_bytes;
 	uint64_t ns;
-	uint64_t remaining_bytes; /* dirty again at its end */
+	uint64_t remaining_bytes; /* pending when it ended */
 	uint64_t full_exits;
 	uint64_t overflows;
 };
@@ -22,31 +22,31 @@ struct pass_row {
 struct report {
 	const struct options *options;
 	bool terminal;
-	bool live; /* a line of progress is on the terminal */
+	bool has_progress; /* the terminal shows a progress line */
 	uint64_t progress_ns;
 	char backend[16];
 	char backend_note[160];
-	char reason[512]; /* the mode's, in the library's words */
+	char reason[512]; /* for the choice of mode, from the library */
 	struct dl_config config;
 	struct layout layout;
-	int destination_pid; /* 0: it is someone else's process */
+	int destination_pid; /* 0: not started by this process */
 
 	struct pass_row *rows;
 	uint32_t row_count;
 	uint64_t total_ns;
 	uint64_t downtime_ns;
-	uint64_t records; /* of the guest on the source */
+	uint64_t records; /* written by the guest on the source */
 	struct dl_stats stats;
 	bool proved;
 	struct wire_proof proof;
 	bool has_result;
 	struct wire_result result;
 
-	char error[320]; /* empty: none */
-	bool error_told;
-	bool ran_on; /* the source's guest, after a failure */
+	char error[320]; /* empty: no error */
+	bool error_printed;
+	bool resumed; /* after a failure, the guest was resumed on the source */
 	bool logging_off;
-	struct machine_check run_on;
+	struct machine_check resumed_check;
 };
 
 /* Returns 0 or -ENOMEM. */
@@ -58,11 +58,18 @@ struct pass_row *report_next_row(struct report *report);
 void report_progress(struct report *report, const struct pass_row *row);
 void report_row(struct report *report, const struct pass_row *row);
 
-/* The words between the rows. Nothing with --json. */
-void report_say(struct report *report, const char *format, ...)
+/* Prints a line, unless --json is given. */
+void report_line(struct report *report, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
-/* Tells the error, unless there is none or it was told already. */
+/* Prints a label and its text, wrapped to the width of the report, unless --json is given. */
+void report_field(struct report *report, const char *label, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* Prints an error to stderr, wrapped to the width of the report. */
+void report_print_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Prints report->error once, if there is one. */
 void report_error(struct report *report);
 
 /* Prints the summary, or the JSON object. Returns the exit status. */

@@ -108,16 +108,17 @@ static void print_outcome(const struct report *report)
 	} else {
 		printf("  \"differing_pages\": null,\n");
 	}
-	print_bool("guest_healthy", report->has_result ? result->guest_healthy
-						       : report->ran_on && report->run_on.healthy);
+	print_bool("guest_healthy", report->has_result
+					    ? result->guest_healthy
+					    : report->resumed && report->resumed_check.healthy);
 	if (report->has_result) {
 		print_bool("device_healthy", result->device_healthy);
 		print_number("destination_checked_pages", result->checked_pages);
 		print_number("destination_records", result->records);
 		print_string("damage", result->why);
 	}
-	print_bool("runs_on_source", report->ran_on && report->run_on.healthy);
-	if (report->ran_on)
+	print_bool("runs_on_source", report->resumed && report->resumed_check.healthy);
+	if (report->resumed)
 		print_bool("logging_off", report->logging_off);
 	print_string("error", report->error);
 }

@@ -12,15 +12,15 @@
 #include <unistd.h>
 
 /*
- * The source: a VMM that runs a guest, and moves it while it runs. The way of the migration is
- * migrate() and pass(); what is above them is theirs, what is below sets up and cleans up.
+ * The source: a VMM that runs a guest and migrates it while it runs. migrate() and pass() are the
+ * migration; their helpers are above them, setup and cleanup below.
  */
 
 #define WARM_UP_NS	(100 * NS_PER_MS)
 #define RUN_ON_LIMIT_NS (10 * NS_PER_S)
-#define MIN_RATE_BYTES	(1 << 20) /* what says something about the wire's speed */
+#define MIN_RATE_BYTES	(1 << 20) /* enough to measure the wire's speed */
 
-enum { RUNS_AT_ONCE = 64 };
+enum { RUNS_PER_READ = 64 };
 
 static volatile sig_atomic_t cancelled;
 
@@ -30,8 +30,8 @@ static void on_cancel(int number)
 	cancelled = 1;
 }
 
-/* A failure that is not the wire's own. */
-static int failed(struct source *source, int failure, const char *what)
+/* Reports a failure other than one of the wire. */
+static int fail(struct source *source, int failure, const char *what)
 {
 	if (*source->report.error)
 		return failure;
@@ -40,33 +40,33 @@ static int failed(struct source *source, int failure, const char *what)
 	return failure;
 }
 
-/* How much can be sent while the guest stands still, at the speed seen so far. */
-static uint64_t fits_bytes(const struct source *source)
+/* The bytes that can be sent within the downtime limit at the measured speed of the wire. */
+static uint64_t downtime_budget_bytes(const struct source *source)
 {
 	return (uint64_t)(source->bytes_per_ns * (double)source->options->downtime_limit_ns);
 }
 
 static int send_pending(struct source *source)
 {
-	struct dl_run runs[RUNS_AT_ONCE];
+	struct dl_run runs[RUNS_PER_READ];
 	struct dl_iter *iter;
 	int n, r;
 
 	r = dl_iter_new(source->log, 0, &iter);
 	if (r)
-		return failed(source, r, "dl_iter_new");
-	while ((n = dl_iter_read(iter, runs, RUNS_AT_ONCE)) > 0) {
+		return fail(source, r, "dl_iter_new");
+	while ((n = dl_iter_read(iter, runs, RUNS_PER_READ)) > 0) {
 		r = sender_send_runs(&source->sender, runs, n);
 		if (r)
 			break;
 		r = dl_iter_ack(iter, runs, (uint32_t)n);
 		if (r) {
-			failed(source, r, "dl_iter_ack");
+			fail(source, r, "dl_iter_ack");
 			break;
 		}
 	}
-	dl_iter_free(iter); /* what was not acknowledged is pending again */
-	return n < 0 ? failed(source, n, "dl_iter_read") : r;
+	dl_iter_free(iter); /* unacknowledged pages become pending again */
+	return n < 0 ? fail(source, n, "dl_iter_read") : r;
 }
 
 static struct pass_row *begin_row(struct source *source, bool final)
@@ -74,9 +74,9 @@ static struct pass_row *begin_row(struct source *source, bool final)
 	struct pass_row *row = report_next_row(&source->report);
 
 	row->final = final;
-	source->at_pass.size = sizeof(source->at_pass);
-	if (dl_log_stats(source->log, &source->at_pass))
-		memset(&source->at_pass, 0, sizeof(source->at_pass));
+	source->pass_stats.size = sizeof(source->pass_stats);
+	if (dl_log_stats(source->log, &source->pass_stats))
+		memset(&source->pass_stats, 0, sizeof(source->pass_stats));
 	sender_begin_pass(&source->sender, row);
 	return row;
 }
@@ -88,8 +88,8 @@ static void end_row(struct source *source, struct pass_row *row)
 	if (row->wire_bytes >= MIN_RATE_BYTES && row->ns)
 		source->bytes_per_ns = (double)row->wire_bytes / (double)row->ns;
 	if (!dl_log_stats(source->log, &now)) {
-		row->full_exits = now.full_exits - source->at_pass.full_exits;
-		row->overflows = now.overflows - source->at_pass.overflows;
+		row->full_exits = now.full_exits - source->pass_stats.full_exits;
+		row->overflows = now.overflows - source->pass_stats.overflows;
 	}
 	report_row(&source->report, row);
 }
@@ -98,13 +98,14 @@ static int harvest(struct source *source, uint32_t flags, uint64_t *pending_byte
 {
 	int r = dl_harvest(source->log, flags, pending_bytes);
 
-	return r ? failed(source, r, "dl_harvest") : 0;
+	return r ? fail(source, r, "dl_harvest") : 0;
 }
 
 /*
- * One pass: learn what is dirty, send it, know that it has arrived. Between two passes everything
- * is in place on the other side, so no page can overtake its older contents. The second harvest
- * tells what was written meanwhile; the next pass takes that, and what is written until then.
+ * One pass: harvest the dirty pages, send them, wait until the destination has them in place. A
+ * pass is in place before the next one begins, so that older contents never overwrite newer ones.
+ * The second harvest counts the pages written meanwhile; the next pass sends them, along with the
+ * pages written until it begins.
  */
 static int pass(struct source *source, uint32_t flags, uint64_t *remaining_bytes)
 {
@@ -129,8 +130,8 @@ static int pass(struct source *source, uint32_t flags, uint64_t *remaining_bytes
 }
 
 /*
- * Stops whatever writes guest memory. The vCPUs first, their pending I/O completed, then the
- * devices, which may have to answer it; what saving a device writes is marked like its other writes.
+ * Stops everything that writes guest memory: first the vCPUs, completing their pending I/O, then
+ * the devices, which may have to serve that I/O. What saving a device writes is marked as well.
  */
 static int stop_guest(struct source *source)
 {
@@ -140,14 +141,14 @@ static int stop_guest(struct source *source)
 	source->stopped_ns = clock_ns();
 	r = machine_pause(&source->machine);
 	if (r)
-		return failed(source, r, source->machine.why);
-	/* Sabotaged, it goes on unmarked, until even a final pass that sends everything is over. */
+		return fail(source, r, source->machine.why);
+	/* The sabotaged device keeps writing, unmarked, until the final pass is over. */
 	if (source->options->sabotage == SABOTAGE_MARK)
 		return 0;
 	device_stop(&source->device);
 	r = device_save(&source->device, &source->device_state);
 	if (r)
-		return failed(source, r, "dl_mark");
+		return fail(source, r, "dl_mark");
 	return 0;
 }
 
@@ -171,12 +172,13 @@ static int migrate(struct source *source)
 	uint32_t passes = 0;
 	int r;
 
-	r = dl_log_start(source->log, 0); /* every page counts as dirty */
+	r = dl_log_start(source->log, 0); /* every page is dirty at the start */
 	if (r)
-		return failed(source, r, "dl_log_start");
+		return fail(source, r, "dl_log_start");
 	do {
 		r = pass(source, 0, &remaining_bytes);
-	} while (!r && remaining_bytes > fits_bytes(source) && ++passes < source->options->passes);
+	} while (!r && remaining_bytes > downtime_budget_bytes(source) &&
+		 ++passes < source->options->passes);
 	if (!r)
 		r = stop_guest(source);
 	if (!r)
@@ -187,28 +189,28 @@ static int migrate(struct source *source)
 }
 
 /*
- * The migration failed and the guest is still here: it runs on as if nothing had been. That it does
- * is shown by a round over all of its pages.
+ * The migration failed before the switch-over: stop logging and resume the guest on the source. A
+ * round over all of its pages shows that it is intact.
  */
-static void run_on(struct source *source)
+static void resume_on_source(struct source *source)
 {
 	struct report *report = &source->report;
 	int r = dl_log_stop(source->log);
 
 	if (r)
-		report_say(report, "log      dl_log_stop: %s", strerror(-r));
+		report_field(report, "log", "dl_log_stop: %s", strerror(-r));
 	report->logging_off = dl_harvest(source->log, 0, NULL) == -ECANCELED;
-	report_say(report, "The migration is cancelled, the guest goes on here.");
+	report_line(report, "Migration cancelled; the guest keeps running on the source.");
 	if (!machine_pause(&source->machine))
-		machine_check(&source->machine, RUN_ON_LIMIT_NS, &report->run_on);
+		machine_check(&source->machine, RUN_ON_LIMIT_NS, &report->resumed_check);
 	else
-		snprintf(report->run_on.why, sizeof(report->run_on.why), "%.150s",
+		snprintf(report->resumed_check.why, sizeof(report->resumed_check.why), "%.150s",
 			 source->machine.why);
-	report->ran_on = true;
+	report->resumed = true;
 }
 
-/* With the guest in place: moves it, or keeps it. */
-static void move(struct source *source)
+/* Runs the guest and migrates it. If that fails, the guest stays on the source. */
+static void run_migration(struct source *source)
 {
 	struct report *report = &source->report;
 	struct timespec warm_up = clock_timespec(WARM_UP_NS);
@@ -216,9 +218,11 @@ static void move(struct source *source)
 	int r;
 
 	machine_resume(&source->machine);
-	if (device_start(&source->device))
-		snprintf(report->error, sizeof(report->error), "no thread for the device");
-	/* Its pages are to be mapped, and writable, before logging begins: the harder case. */
+	r = device_start(&source->device);
+	if (r)
+		snprintf(report->error, sizeof(report->error), "cannot start the device thread: %s",
+			 strerror(-r));
+	/* Let the guest map its pages writable before logging starts: the harder case. */
 	nanosleep(&warm_up, NULL);
 	start_ns = clock_ns();
 	r = migrate(source);
@@ -228,19 +232,19 @@ static void move(struct source *source)
 		memset(&report->stats, 0, sizeof(report->stats));
 	report->records = machine_records(&source->machine);
 	if (!r) {
-		/* The guest stands still and has been sent. Logging has nothing more to do. */
+		/* The guest is stopped and completely sent, so logging is no longer needed. */
 		if (dl_log_stop(source->log))
-			report_say(report, "log      it could not be stopped");
+			report_field(report, "log", "cannot stop logging");
 		r = handover_prove(source);
 	}
 	if (!r) {
-		/* From here on the guest is the destination's. It must never run here again. */
+		/* From here on the guest belongs to the destination and must not run here again. */
 		handover_run(source);
 		return;
 	}
 	source_wire_error(source);
 	report_error(report);
-	run_on(source);
+	resume_on_source(source);
 }
 
 static int open_log(struct source *source)
@@ -257,13 +261,13 @@ static int open_log(struct source *source)
 	r = dl_log_open(source->machine.vm_fd, &wanted, &source->log, report->reason,
 			sizeof(report->reason));
 	if (r) {
-		snprintf(report->error, sizeof(report->error), "the dirty log: %.280s",
+		snprintf(report->error, sizeof(report->error), "cannot open the dirty log: %.280s",
 			 *report->reason ? report->reason : strerror(-r));
 		return r;
 	}
 	report->config.size = sizeof(report->config);
 	r = dl_log_config(source->log, &report->config);
-	return r ? failed(source, r, "dl_log_config") : 0;
+	return r ? fail(source, r, "dl_log_config") : 0;
 }
 
 static void run_machine(struct source *source)
@@ -288,7 +292,7 @@ static void run_machine(struct source *source)
 	source->device.skip_marks = options->sabotage == SABOTAGE_MARK;
 	if (!r && !handover_hello(source)) {
 		report_begin(report);
-		move(source);
+		run_migration(source);
 	}
 	source_wire_error(source);
 	device_stop(&source->device);
@@ -319,7 +323,7 @@ static void open_machine(struct source *source)
 	}
 	source->sender.machine = &source->machine;
 	run_machine(source);
-	dl_log_close(source->log); /* before the VM goes */
+	dl_log_close(source->log); /* before the VM is closed */
 	machine_close(&source->machine);
 }
 

@@ -6,7 +6,7 @@
 
 #include <sys/types.h>
 
-/* Runs a guest and migrates it over the connected socket. Returns the exit status. */
+/* Runs a guest and migrates it over a connected socket. Returns the exit status. */
 int source_run(const struct options *options, int fd, pid_t destination_pid);
 
 #endif
