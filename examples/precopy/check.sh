@@ -213,7 +213,7 @@ print(s.getsockname()[1])')
 
   start_destination unix --memory 16M
   expect 3 --memory 32M --connect "$address"
-  grep -q 'more than is accepted' "$scratch/run.err" || fail "the source does not print the reason"
+  grep -q 'exceeds the limit' "$scratch/run.err" || fail "the source does not print the reason"
   ! wait "$destination_pid" || fail "the destination exits with status 0"
 }
 

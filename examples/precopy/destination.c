@@ -3,6 +3,7 @@
 #include "clock.h"
 #include "device.h"
 #include "pages.h"
+#include "report.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -13,11 +14,11 @@
 #include <unistd.h>
 
 /*
- * The destination: makes room for the guest that the source describes, puts in place what comes, and
- * runs it in the end. It believes nothing: whatever is refused here is told to both sides.
+ * The destination: creates a machine for the guest that the source describes, receives its memory
+ * and state, and resumes it. It does not trust the source; it reports a refusal to both sides.
  */
 
-/* Less where a test has many guests that do nothing. */
+/* A test with many idle guests sets a shorter limit. */
 #ifndef CHECK_LIMIT_NS
 #define CHECK_LIMIT_NS (10 * NS_PER_S)
 #endif
@@ -27,13 +28,13 @@ struct destination {
 	struct machine machine;
 	struct device device;
 	struct wire wire;
-	bool quiet; /* a source started this, and does the talking */
+	bool quiet; /* started by a source, which prints the report */
 	uint32_t passes;
 	uint64_t pages;
 	struct wire_proof proof;
 	struct wire_result result;
-	bool greeted; /* the source and this side have agreed */
-	bool finished;
+	bool accepted; /* the source's hello */
+	bool guest_ran;
 };
 
 static void say(const struct destination *destination, const char *format, ...)
@@ -52,7 +53,7 @@ static void say(const struct destination *destination, const char *format, ...)
 	fflush(stdout);
 }
 
-/* What the source is told is what the wire's why says. */
+/* Sends the source the reason in the wire's why. */
 static int refuse(struct destination *destination, int failure)
 {
 	wire_refuse(&destination->wire, destination->wire.why);
@@ -75,29 +76,28 @@ static int check_hello(struct destination *destination, const struct wire_hello 
 	uint64_t limit_bytes = memory_limit_bytes(destination->options);
 
 	if (hello->version != WIRE_VERSION)
-		return wire_fail(wire, -EPROTO, "version %u of the protocol is not spoken here",
+		return wire_fail(wire, -EPROTO, "protocol version %u is not supported",
 				 hello->version);
 	if (hello->machine != WIRE_MACHINE)
-		return wire_fail(wire, -EPROTO, "a guest of machine %u cannot run here",
+		return wire_fail(wire, -EPROTO, "cannot run a guest for ELF machine %u",
 				 hello->machine);
 	if (hello->page_bytes != page_bytes)
-		return wire_fail(wire, -EPROTO, "pages of %u bytes are not those of this host, %u",
+		return wire_fail(wire, -EPROTO, "page size %u is not that of the destination, %u",
 				 hello->page_bytes, page_bytes);
 	if (hello->backend != BACKEND_KVM && hello->backend != BACKEND_MODEL)
-		return wire_fail(wire, -EPROTO, "backend %u is not known here", hello->backend);
+		return wire_fail(wire, -EPROTO, "unknown backend %u", hello->backend);
 	if (hello->guest_user > 1)
-		return wire_fail(wire, -EPROTO, "mode %u of the guest is not known here",
-				 hello->guest_user);
+		return wire_fail(wire, -EPROTO, "unknown guest mode %u", hello->guest_user);
 	if (hello->memory_bytes > limit_bytes)
 		return wire_fail(wire, -ENOMEM,
-				 "%" PRIu64 " MiB is more than is accepted here, %" PRIu64
-				 " (--memory)",
+				 "guest memory of %" PRIu64 " MiB exceeds the limit of %" PRIu64
+				 " MiB; raise the destination's --memory",
 				 hello->memory_bytes >> 20, limit_bytes >> 20);
 	return 0;
 }
 
-/* The machine for it, still empty. */
-static int make_room(struct destination *destination, const struct wire_hello *hello)
+/* Creates the machine, with empty memory. */
+static int create_machine(struct destination *destination, const struct wire_hello *hello)
 {
 	struct wire *wire = &destination->wire;
 	const struct machine_kind *kind;
@@ -111,11 +111,11 @@ static int make_room(struct destination *destination, const struct wire_hello *h
 		return wire_fail(wire, r, "%.200s", why);
 	kind = machine_choose((enum backend)hello->backend, why, sizeof(why));
 	if (!kind)
-		return wire_fail(wire, -ENODEV, "on the destination %.150s", why);
+		return wire_fail(wire, -ENODEV, "destination: %.150s", why);
 	if (destination->options->backend == BACKEND_MODEL && kind != &machine_model)
-		return wire_fail(wire, -ENODEV, "the destination is to use the model kernel");
+		return wire_fail(wire, -ENODEV, "the destination only accepts --backend model");
 	if (destination->options->backend == BACKEND_KVM && kind == &machine_model)
-		return wire_fail(wire, -ENODEV, "the destination is to use /dev/kvm");
+		return wire_fail(wire, -ENODEV, "the destination only accepts --backend kvm");
 	r = machine_open(&destination->machine, kind, &layout, hello->guest_user);
 	if (r)
 		return wire_fail(wire, r, "%.200s", destination->machine.why);
@@ -129,7 +129,7 @@ static int make_room(struct destination *destination, const struct wire_hello *h
 	return r;
 }
 
-/* A range that a frame speaks of: whole pages of the guest's memory. */
+/* Checks that the range of a frame is whole pages of guest memory, and counts them. */
 static int check_range(struct destination *destination, uint64_t offset_bytes, uint64_t bytes)
 {
 	const struct layout *layout = &destination->machine.layout;
@@ -138,7 +138,8 @@ static int check_range(struct destination *destination, uint64_t offset_bytes, u
 	if (!bytes || offset_bytes % page_bytes || bytes % page_bytes ||
 	    bytes > layout->memory_bytes || offset_bytes > layout->memory_bytes - bytes)
 		return wire_fail(&destination->wire, -EPROTO,
-				 "%" PRIu64 " bytes at offset %#" PRIx64 " are not of this guest",
+				 "%" PRIu64 " bytes at offset %#" PRIx64
+				 " are not whole pages of guest memory",
 				 bytes, offset_bytes);
 	destination->pages += bytes / page_bytes;
 	return 0;
@@ -154,7 +155,7 @@ static int receive_pages(struct destination *destination, const struct wire_head
 					header->payload_bytes);
 }
 
-/* Memory that is zero already is not written: most of it never was used, and stays so. */
+/* Does not write pages that are zero already: most were never touched, and stay unallocated. */
 static int receive_zeros(struct destination *destination, const struct wire_header *header)
 {
 	uint32_t page_bytes = destination->machine.layout.page_bytes;
@@ -163,7 +164,8 @@ static int receive_zeros(struct destination *destination, const struct wire_head
 	int r;
 
 	if (header->payload_bytes != sizeof(bytes))
-		return wire_fail(&destination->wire, -EPROTO, "zeros of no length");
+		return wire_fail(&destination->wire, -EPROTO,
+				 "a ZEROS frame with a payload of %u bytes", header->payload_bytes);
 	r = wire_receive_payload(&destination->wire, &bytes, sizeof(bytes));
 	if (!r)
 		r = check_range(destination, header->offset_bytes, bytes);
@@ -176,7 +178,7 @@ static int receive_zeros(struct destination *destination, const struct wire_head
 	return 0;
 }
 
-/* All passes, until the frame with the vCPUs comes; that one's header is read when this returns. */
+/* Receives all passes. On success, header is that of the VCPUS frame that follows them. */
 static int receive_passes(struct destination *destination, struct wire_header *header)
 {
 	struct wire *wire = &destination->wire;
@@ -193,7 +195,7 @@ static int receive_passes(struct destination *destination, struct wire_header *h
 		else if (header->type == WIRE_PASS_END && !header->payload_bytes)
 			r = wire_send(wire, WIRE_PASS_DONE, ++destination->passes, NULL, 0);
 		else
-			r = wire_fail(wire, -EPROTO, "frame %u does not belong here", header->type);
+			r = wire_fail(wire, -EPROTO, "unexpected frame %u", header->type);
 		if (r)
 			return r;
 	}
@@ -209,8 +211,8 @@ static int receive_state(struct destination *destination, const struct wire_head
 	int r;
 
 	if (header->payload_bytes != bytes)
-		return wire_fail(wire, -EPROTO, "a state of %u bytes is not that of the vCPUs",
-				 header->payload_bytes);
+		return wire_fail(wire, -EPROTO, "vCPU state of %u bytes instead of %zu",
+				 header->payload_bytes, bytes);
 	r = wire_receive_payload(wire, states, bytes);
 	if (!r)
 		r = wire_expect(wire, WIRE_DEVICE, &device_state, sizeof(device_state));
@@ -220,13 +222,13 @@ static int receive_state(struct destination *destination, const struct wire_head
 	if (r)
 		return wire_fail(wire, r, "%.200s", destination->machine.why);
 	device_init(&destination->device, &destination->machine, NULL);
-	/* A device that does not find what it wrote is told with the result, not now. */
+	/* Damage that the device finds is reported with the result, not as a failure here. */
 	result->device_healthy =
 		device_load(&destination->device, &device_state, result->why, sizeof(result->why));
 	return wire_send(wire, WIRE_READY, 0, NULL, 0);
 }
 
-static void compare(struct destination *destination, uint64_t offset_bytes, uint64_t hash)
+static void compare_page(struct destination *destination, uint64_t offset_bytes, uint64_t hash)
 {
 	struct wire_proof *proof = &destination->proof;
 	uint32_t page_bytes = destination->machine.layout.page_bytes;
@@ -246,13 +248,13 @@ static int send_proof(struct destination *destination)
 
 	if (proof->compared_pages != layout->memory_bytes / layout->page_bytes)
 		return wire_fail(&destination->wire, -EPROTO,
-				 "%" PRIu64 " pages were to be compared, which is not all of them",
-				 proof->compared_pages);
+				 "only %" PRIu64 " of %" PRIu64 " pages were compared",
+				 proof->compared_pages, layout->memory_bytes / layout->page_bytes);
 	return wire_send(&destination->wire, WIRE_PROOF, 0, proof, sizeof(*proof));
 }
 
-/* Compares every page with what the source says it is. */
-static int prove(struct destination *destination)
+/* Compares every page with the hash that the source sends. */
+static int verify_pages(struct destination *destination)
 {
 	uint32_t page_bytes = destination->machine.layout.page_bytes;
 	struct wire *wire = &destination->wire;
@@ -270,11 +272,11 @@ static int prove(struct destination *destination)
 		n = header.payload_bytes / sizeof(hashes[0]);
 		if (header.type != WIRE_HASHES || n > WIRE_MAX_HASHES ||
 		    header.payload_bytes % sizeof(hashes[0]))
-			return wire_fail(wire, -EPROTO, "frame %u of %u bytes is no hashes",
+			return wire_fail(wire, -EPROTO, "frame %u with %u bytes instead of hashes",
 					 header.type, header.payload_bytes);
-		/* Each page once: else a part of them could pass for all, and there be no end of it. */
+		/* Each page once, in order: one page sent many times must not pass for all. */
 		if (header.offset_bytes != destination->proof.compared_pages * page_bytes)
-			return wire_fail(wire, -EPROTO, "hashes out of order, at %#" PRIx64,
+			return wire_fail(wire, -EPROTO, "hashes out of order at offset %#" PRIx64,
 					 header.offset_bytes);
 		r = check_range(destination, header.offset_bytes, n * page_bytes);
 		if (!r)
@@ -283,11 +285,11 @@ static int prove(struct destination *destination)
 			return r;
 		destination->pages -= n;
 		for (i = 0; i < n; i++)
-			compare(destination, header.offset_bytes + i * page_bytes, hashes[i]);
+			compare_page(destination, header.offset_bytes + i * page_bytes, hashes[i]);
 	}
 }
 
-/* The guest is here now: it runs on, and looks at every page it ever wrote. */
+/* Resumes the guest, which checks every page that it has written. */
 static int run_guest(struct destination *destination)
 {
 	struct wire_result *result = &destination->result;
@@ -299,7 +301,7 @@ static int run_guest(struct destination *destination)
 	if (r)
 		return r;
 	machine_check(&destination->machine, CHECK_LIMIT_NS, &check);
-	destination->finished = true;
+	destination->guest_ran = true;
 	result->guest_healthy = check.healthy;
 	result->checked_pages = check.checked_pages;
 	result->records = check.records;
@@ -315,18 +317,18 @@ static int receive_guest(struct destination *destination)
 	int r;
 
 	r = wire_send(&destination->wire, WIRE_WELCOME, 0, NULL, 0);
-	destination->greeted = true;
+	destination->accepted = true;
 	if (!r)
 		r = receive_passes(destination, &header);
 	if (!r)
-		say(destination, "%u passes are in place, %" PRIu64 " pages", destination->passes,
-		    destination->pages);
+		say(destination, "received %" PRIu64 " pages in %u passes", destination->pages,
+		    destination->passes);
 	if (!r)
 		r = receive_state(destination, &header);
 	if (!r)
-		r = prove(destination);
+		r = verify_pages(destination);
 	if (!r)
-		say(destination, "proof: %" PRIu64 " pages compared, %" PRIu64 " differ",
+		say(destination, "verify: %" PRIu64 " pages compared, %" PRIu64 " differ",
 		    destination->proof.compared_pages, destination->proof.differing_pages);
 	return r ? r : run_guest(destination);
 }
@@ -340,13 +342,13 @@ static int receive_all(struct destination *destination)
 	if (!r)
 		r = check_hello(destination, &hello);
 	if (!r)
-		r = make_room(destination, &hello);
+		r = create_machine(destination, &hello);
 	if (r)
 		return refuse(destination, r);
-	say(destination, "a guest of %u vCPUs and %" PRIu64 " MiB comes, on %s", hello.vcpus,
+	say(destination, "incoming guest: %u vCPUs, %" PRIu64 " MiB, on %s", hello.vcpus,
 	    hello.memory_bytes >> 20, destination->machine.kind->name);
 	r = receive_guest(destination);
-	if (r && !destination->finished)
+	if (r && !destination->guest_ran)
 		refuse(destination, r);
 	machine_close(&destination->machine);
 	return r;
@@ -356,7 +358,7 @@ static int status_of(const struct destination *destination)
 {
 	const struct wire_result *result = &destination->result;
 
-	if (!destination->finished)
+	if (!destination->guest_ran)
 		return STATUS_FAILED;
 	if (destination->proof.differing_pages || !result->guest_healthy || !result->device_healthy)
 		return STATUS_CORRUPT;
@@ -367,8 +369,8 @@ static void print_json(const struct destination *destination, int status)
 {
 	printf("{\n  \"passes\": %u,\n  \"pages_received\": %" PRIu64
 	       ",\n  \"compared_pages\": %" PRIu64 ",\n  \"differing_pages\": %" PRIu64
-	       ",\n  \"guest_healthy\": %s,\n  \"device_healthy\": %s,\n  \"checked_pages\": %" PRIu64
-	       ",\n  \"exit_status\": %d\n}\n",
+	       ",\n  \"guest_healthy\": %s,\n  \"device_healthy\": %s"
+	       ",\n  \"checked_pages\": %" PRIu64 ",\n  \"exit_status\": %d\n}\n",
 	       destination->passes, destination->pages, destination->proof.compared_pages,
 	       destination->proof.differing_pages,
 	       destination->result.guest_healthy ? "true" : "false",
@@ -377,18 +379,18 @@ static void print_json(const struct destination *destination, int status)
 	fflush(stdout);
 }
 
-static void tell_failure(const struct destination *destination)
+static void print_failure(const struct destination *destination)
 {
 	const char *guest = "";
 
-	/* A source that started this and came to nothing has told why itself. */
-	if (destination->quiet && !destination->greeted)
+	/* The source that started this process has printed the reason. */
+	if (destination->quiet && !destination->accepted)
 		return;
-	if (destination->finished)
-		guest = "; the guest had run on here";
+	if (destination->guest_ran)
+		guest = "; the guest has already run here";
 	else if (destination->pages)
-		guest = "; what came of the guest is thrown away";
-	fprintf(stderr, "precopy: destination: %s%s\n", destination->wire.why, guest);
+		guest = "; the partial guest is discarded";
+	report_print_error("destination: %s%s", destination->wire.why, guest);
 }
 
 int destination_run(const struct options *options, int fd)
@@ -402,9 +404,9 @@ int destination_run(const struct options *options, int fd)
 	close(fd);
 	status = status_of(&destination);
 	if (r)
-		tell_failure(&destination);
+		print_failure(&destination);
 	else
-		say(&destination, "the guest is here and %s",
+		say(&destination, "the guest runs here and is %s",
 		    status == STATUS_MOVED ? "healthy" : "DAMAGED");
 	if (options->json && !destination.quiet)
 		print_json(&destination, status);

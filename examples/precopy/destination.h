@@ -4,7 +4,7 @@
 
 #include "options.h"
 
-/* Receives a guest over the connected socket and runs it on. Returns the exit status. */
+/* Receives a guest over a connected socket and resumes it. Returns the exit status. */
 int destination_run(const struct options *options, int fd);
 
 #endif
