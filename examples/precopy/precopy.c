@@ -2,6 +2,7 @@
 #include "clock.h"
 #include "destination.h"
 #include "options.h"
+#include "report.h"
 #include "source.h"
 #include "transport.h"
 
@@ -14,13 +15,13 @@
 #include <unistd.h>
 
 /*
- * precopy: live-migrates a guest between two processes. See --help, and source.c for how.
+ * precopy: live-migrates a guest between two processes. See --help; the migration is in source.c.
  */
 
-#define CHILD_PATIENCE_NS (40 * NS_PER_S)
+#define CHILD_TIMEOUT_NS (40 * NS_PER_S)
 
-/* In the child: becomes the destination. Executed anew, it shares nothing with the source. */
-static void become_destination(int fd, char *program)
+/* In the child: executes the program again, so that the sides share no memory. */
+static void exec_destination(int fd, char *program)
 {
 	char number[16];
 	char option[] = "--destination-fd";
@@ -28,17 +29,17 @@ static void become_destination(int fd, char *program)
 
 	snprintf(number, sizeof(number), "%d", fd);
 	(void)fcntl(fd, F_SETFD, 0);
-	/* An interrupt at the terminal is for the source; this side sees that it goes. */
+	/* Ctrl-C is for the source; the destination notices that the connection closes. */
 	signal(SIGINT, SIG_IGN);
 	execv("/proc/self/exe", argv);
-	fprintf(stderr, "precopy: cannot start the destination: %s\n", strerror(errno));
+	report_print_error("cannot start the destination: %s", strerror(errno));
 	_exit(STATUS_FAILED);
 }
 
-/* It ends by itself once the connection is closed, unless something is very wrong. */
+/* The child exits once the connection is closed; kill it if it does not. */
 static void wait_for_child(pid_t child)
 {
-	uint64_t limit_ns = clock_ns() + CHILD_PATIENCE_NS;
+	uint64_t limit_ns = clock_ns() + CHILD_TIMEOUT_NS;
 	struct timespec step = clock_timespec(NS_PER_MS);
 
 	while (!waitpid(child, NULL, WNOHANG) && clock_ns() < limit_ns)
@@ -56,23 +57,23 @@ static int run_both(const struct options *options, char *program)
 	int fds[2], status;
 
 	if (transport_pair(options->tcp, fds, why, sizeof(why))) {
-		fprintf(stderr, "precopy: %s\n", why);
+		report_print_error("%s", why);
 		return STATUS_FAILED;
 	}
 	child = fork();
 	if (child < 0) {
-		fprintf(stderr, "precopy: fork: %s\n", strerror(errno));
+		report_print_error("cannot fork: %s", strerror(errno));
 		return STATUS_FAILED;
 	}
 	if (!child)
-		become_destination(fds[1], program);
+		exec_destination(fds[1], program);
 	close(fds[1]);
 	status = source_run(options, fds[0], child);
 	wait_for_child(child);
 	return status;
 }
 
-static void say_listening(const char *address)
+static void print_listening(const char *address)
 {
 	fprintf(stderr, "precopy: destination: listening on %s\n", address);
 }
@@ -80,11 +81,11 @@ static void say_listening(const char *address)
 static int run_listening(const struct options *options)
 {
 	char why[256];
-	int fd = transport_listen(options->listen, say_listening, why, sizeof(why));
+	int fd = transport_listen(options->listen, print_listening, why, sizeof(why));
 
 	if (fd >= 0)
 		return destination_run(options, fd);
-	fprintf(stderr, "precopy: %s\n", why);
+	report_print_error("%s", why);
 	return STATUS_FAILED;
 }
 
@@ -95,7 +96,7 @@ static int run_connecting(const struct options *options)
 
 	if (fd >= 0)
 		return source_run(options, fd, 0);
-	fprintf(stderr, "precopy: %s\n", why);
+	report_print_error("%s", why);
 	return STATUS_FAILED;
 }
 
