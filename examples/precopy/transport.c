@@ -11,20 +11,20 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-struct text {
-	char *why;
+struct reason {
+	char *text;
 	size_t bytes;
 };
 
-static int failed(struct text text, const char *what, const char *address, int error)
+static int failed(struct reason reason, const char *what, const char *address, int error)
 {
-	snprintf(text.why, text.bytes, "%s %s: %s", what, address, strerror(error));
+	snprintf(reason.text, reason.bytes, "%s %s: %s", what, address, strerror(error));
 	return -error;
 }
 
-static int bad_address(struct text text, const char *address, const char *expected, int error)
+static int bad_address(struct reason reason, const char *address, const char *expected, int error)
 {
-	snprintf(text.why, text.bytes, "invalid address '%s', expected %s", address, expected);
+	snprintf(reason.text, reason.bytes, "invalid address '%s', expected %s", address, expected);
 	return -error;
 }
 
@@ -35,22 +35,23 @@ static void set_nodelay(int fd)
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
 
-static int parse_unix(const char *address, struct sockaddr_un *un, struct text text)
+static int parse_unix(const char *address, struct sockaddr_un *un, struct reason reason)
 {
 	const char *path = address + strlen("unix:");
 
 	memset(un, 0, sizeof(*un));
 	un->sun_family = AF_UNIX;
 	if (!*path)
-		return bad_address(text, address, "unix:PATH", EINVAL);
+		return bad_address(reason, address, "unix:PATH", EINVAL);
 	if (strlen(path) >= sizeof(un->sun_path))
-		return failed(text, "cannot use", address, ENAMETOOLONG);
+		return failed(reason, "cannot use", address, ENAMETOOLONG);
 	memcpy(un->sun_path, path, strlen(path) + 1);
 	return 0;
 }
 
 /* Splits HOST:PORT at the last colon and strips the brackets of an IPv6 address. */
-static int parse_tcp(const char *address, bool passive, struct addrinfo **found, struct text text)
+static int parse_tcp(const char *address, bool passive, struct addrinfo **found,
+		     struct reason reason)
 {
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
 				  .ai_flags = passive ? AI_PASSIVE : 0 };
@@ -61,7 +62,7 @@ static int parse_tcp(const char *address, bool passive, struct addrinfo **found,
 
 	bytes = colon ? (size_t)(colon - name) : 0;
 	if (!colon || !colon[1] || bytes >= sizeof(host))
-		return bad_address(text, address, "tcp:HOST:PORT", EINVAL);
+		return bad_address(reason, address, "tcp:HOST:PORT", EINVAL);
 	memcpy(host, name, bytes);
 	host[bytes] = '\0';
 	if (bytes > 1 && host[0] == '[' && host[bytes - 1] == ']') {
@@ -71,7 +72,7 @@ static int parse_tcp(const char *address, bool passive, struct addrinfo **found,
 	r = getaddrinfo(*start ? start : NULL, colon + 1, &hints, found);
 	if (!r)
 		return 0;
-	snprintf(text.why, text.bytes, "cannot resolve %s: %s", address, gai_strerror(r));
+	snprintf(reason.text, reason.bytes, "cannot resolve %s: %s", address, gai_strerror(r));
 	return -EINVAL;
 }
 
@@ -97,28 +98,28 @@ static void remove_stale(const struct sockaddr_un *un)
 	close(fd);
 }
 
-static int bind_unix(const char *address, struct sockaddr_un *un, struct text text)
+static int bind_unix(const char *address, struct sockaddr_un *un, struct reason reason)
 {
-	int fd, r = parse_unix(address, un, text);
+	int fd, r = parse_unix(address, un, reason);
 
 	if (r)
 		return r;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
-		return failed(text, "cannot create a socket for", address, errno);
+		return failed(reason, "cannot create a socket for", address, errno);
 	remove_stale(un);
 	if (bind(fd, (struct sockaddr *)un, sizeof(*un)) || listen(fd, 1)) {
-		r = failed(text, "cannot listen on", address, errno);
+		r = failed(reason, "cannot listen on", address, errno);
 		close(fd);
 		return r;
 	}
 	return fd;
 }
 
-static int bind_tcp(const char *address, struct text text)
+static int bind_tcp(const char *address, struct reason reason)
 {
 	struct addrinfo *found, *at;
-	int fd, on = 1, error = EADDRNOTAVAIL, r = parse_tcp(address, true, &found, text);
+	int fd, on = 1, error = EADDRNOTAVAIL, r = parse_tcp(address, true, &found, reason);
 
 	if (r)
 		return r;
@@ -135,22 +136,22 @@ static int bind_tcp(const char *address, struct text text)
 		close(fd);
 	}
 	freeaddrinfo(found);
-	return at ? fd : failed(text, "cannot listen on", address, error);
+	return at ? fd : failed(reason, "cannot listen on", address, error);
 }
 
 int transport_listen(const char *address, void (*listening)(const char *address), char *why,
 		     size_t why_bytes)
 {
-	struct text text = { why, why_bytes };
+	struct reason reason = { why, why_bytes };
 	struct sockaddr_un un;
 	int fd, peer, error;
 
 	if (is_unix(address))
-		fd = bind_unix(address, &un, text);
+		fd = bind_unix(address, &un, reason);
 	else if (is_tcp(address))
-		fd = bind_tcp(address, text);
+		fd = bind_tcp(address, reason);
 	else
-		fd = bad_address(text, address, "unix:PATH or tcp:HOST:PORT", EINVAL);
+		fd = bad_address(reason, address, "unix:PATH or tcp:HOST:PORT", EINVAL);
 	if (fd < 0)
 		return fd;
 	if (listening)
@@ -163,16 +164,16 @@ int transport_listen(const char *address, void (*listening)(const char *address)
 	if (is_unix(address))
 		(void)unlink(un.sun_path);
 	if (peer < 0)
-		return failed(text, "cannot accept a connection on", address, error);
+		return failed(reason, "cannot accept a connection on", address, error);
 	if (is_tcp(address))
 		set_nodelay(peer);
 	return peer;
 }
 
-static int connect_tcp(const char *address, struct text text)
+static int connect_tcp(const char *address, struct reason reason)
 {
 	struct addrinfo *found, *at;
-	int fd = -1, error = EADDRNOTAVAIL, r = parse_tcp(address, false, &found, text);
+	int fd = -1, error = EADDRNOTAVAIL, r = parse_tcp(address, false, &found, reason);
 
 	if (r)
 		return r;
@@ -186,30 +187,30 @@ static int connect_tcp(const char *address, struct text text)
 	}
 	freeaddrinfo(found);
 	if (!at)
-		return failed(text, "cannot connect to", address, error);
+		return failed(reason, "cannot connect to", address, error);
 	set_nodelay(fd);
 	return fd;
 }
 
 int transport_connect(const char *address, char *why, size_t why_bytes)
 {
-	struct text text = { why, why_bytes };
+	struct reason reason = { why, why_bytes };
 	struct sockaddr_un un;
 	int fd, r;
 
 	if (is_tcp(address))
-		return connect_tcp(address, text);
+		return connect_tcp(address, reason);
 	if (!is_unix(address))
-		return bad_address(text, address, "unix:PATH or tcp:HOST:PORT", EINVAL);
-	r = parse_unix(address, &un, text);
+		return bad_address(reason, address, "unix:PATH or tcp:HOST:PORT", EINVAL);
+	r = parse_unix(address, &un, reason);
 	if (r)
 		return r;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
-		return failed(text, "cannot create a socket for", address, errno);
+		return failed(reason, "cannot create a socket for", address, errno);
 	if (!connect(fd, (struct sockaddr *)&un, sizeof(un)))
 		return fd;
-	r = failed(text, "cannot connect to", address, errno);
+	r = failed(reason, "cannot connect to", address, errno);
 	close(fd);
 	return r;
 }
@@ -240,17 +241,17 @@ static int pair_tcp(int fds[2])
 
 int transport_pair(bool tcp, int fds[2], char *why, size_t why_bytes)
 {
-	struct text text = { why, why_bytes };
+	struct reason reason = { why, why_bytes };
 	int r;
 
 	if (!tcp) {
 		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds))
-			return failed(text, "cannot create", "a socket pair", errno);
+			return failed(reason, "cannot create", "a socket pair", errno);
 		return 0;
 	}
 	r = pair_tcp(fds);
 	if (r)
-		return failed(text, "cannot connect over", "127.0.0.1", -r);
+		return failed(reason, "cannot connect over", "127.0.0.1", -r);
 	set_nodelay(fds[0]);
 	set_nodelay(fds[1]);
 	return 0;
