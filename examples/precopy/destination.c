@@ -211,7 +211,7 @@ static int receive_state(struct destination *destination, const struct wire_head
 	int r;
 
 	if (header->payload_bytes != bytes)
-		return wire_fail(wire, -EPROTO, "vCPU state of %u bytes instead of %zu",
+		return wire_fail(wire, -EPROTO, "vCPU state of %u bytes, expected %zu",
 				 header->payload_bytes, bytes);
 	r = wire_receive_payload(wire, states, bytes);
 	if (!r)
@@ -272,7 +272,7 @@ static int verify_pages(struct destination *destination)
 		n = header.payload_bytes / sizeof(hashes[0]);
 		if (header.type != WIRE_HASHES || n > WIRE_MAX_HASHES ||
 		    header.payload_bytes % sizeof(hashes[0]))
-			return wire_fail(wire, -EPROTO, "frame %u with %u bytes instead of hashes",
+			return wire_fail(wire, -EPROTO, "frame %u with %u bytes, expected hashes",
 					 header.type, header.payload_bytes);
 		/* Each page once, in order: one page sent many times must not pass for all. */
 		if (header.offset_bytes != destination->proof.compared_pages * page_bytes)
@@ -406,7 +406,7 @@ int destination_run(const struct options *options, int fd)
 	if (r)
 		print_failure(&destination);
 	else
-		say(&destination, "the guest runs here and is %s",
+		say(&destination, "the guest arrived and is %s",
 		    status == STATUS_MOVED ? "healthy" : "DAMAGED");
 	if (options->json && !destination.quiet)
 		print_json(&destination, status);

@@ -67,7 +67,7 @@ static void place_slots(struct layout *layout, uint64_t system_bytes)
 static int reject(char *why, size_t why_bytes, const char *what, uint64_t value, const char *rule,
 		  uint64_t limit)
 {
-	snprintf(why, why_bytes, "%s of %" PRIu64 " %s %" PRIu64, what, value, rule, limit);
+	snprintf(why, why_bytes, "%s %" PRIu64 " %s %" PRIu64, what, value, rule, limit);
 	return -EINVAL;
 }
 
@@ -79,22 +79,22 @@ int layout_make(struct layout *layout, uint64_t memory_bytes, uint64_t working_s
 	memset(layout, 0, sizeof(*layout));
 	if (page_bytes < 4096 || page_bytes > 65536 || (page_bytes & (page_bytes - 1)))
 		return reject(why, why_bytes, "page size", page_bytes,
-			      "bytes is not a power of two from 4096 to", 65536);
+			      "is not a power of two from 4096 to", 65536);
 	if (!vcpus || vcpus > LAYOUT_MAX_VCPUS)
-		return reject(why, why_bytes, "number of vCPUs", vcpus, "is not from 1 to",
+		return reject(why, why_bytes, "vCPU count", vcpus, "is not from 1 to",
 			      LAYOUT_MAX_VCPUS);
 	if (memory_bytes < LAYOUT_MIN_BYTES)
-		return reject(why, why_bytes, "memory", memory_bytes,
-			      "bytes is less than the minimum,", LAYOUT_MIN_BYTES);
+		return reject(why, why_bytes, "memory size", memory_bytes,
+			      "is less than the minimum,", LAYOUT_MIN_BYTES);
 	if (memory_bytes > LAYOUT_MAX_BYTES)
-		return reject(why, why_bytes, "memory", memory_bytes,
-			      "bytes is more than the maximum,", LAYOUT_MAX_BYTES);
+		return reject(why, why_bytes, "memory size", memory_bytes,
+			      "is more than the maximum,", LAYOUT_MAX_BYTES);
 	if (memory_bytes % page_bytes)
-		return reject(why, why_bytes, "memory", memory_bytes,
-			      "bytes is not a multiple of the page size,", page_bytes);
+		return reject(why, why_bytes, "memory size", memory_bytes,
+			      "is not a multiple of the page size,", page_bytes);
 	if (working_set_bytes > memory_bytes)
-		return reject(why, why_bytes, "working set", working_set_bytes,
-			      "bytes is larger than the memory,", memory_bytes);
+		return reject(why, why_bytes, "working set size", working_set_bytes,
+			      "is larger than the memory,", memory_bytes);
 
 	layout->page_bytes = page_bytes;
 	layout->vcpus = vcpus;
@@ -110,9 +110,8 @@ int layout_make(struct layout *layout, uint64_t memory_bytes, uint64_t working_s
 		rest = system_bytes > memory_bytes ? 0 : rest;
 		layout->share_pages = rest / page_bytes / vcpus;
 		if (!layout->share_pages)
-			return reject(why, why_bytes, "memory", memory_bytes,
-				      "bytes is too small: the guest needs more than",
-				      system_bytes);
+			return reject(why, why_bytes, "memory size", memory_bytes,
+				      "is too small: the guest needs more than", system_bytes);
 		system_bytes = place_system(layout, page_bytes);
 		working_bytes = layout->share_pages * vcpus * page_bytes;
 	}

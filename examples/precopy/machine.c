@@ -156,7 +156,7 @@ static void fill_memory(struct machine *machine)
 	}
 }
 
-/* A hundred quanta per second, or fewer if that is less than a page per quantum. */
+/* A hundred quanta per second, or fewer if a quantum would be less than a page. */
 static uint64_t quantum_pages(const struct machine *machine, uint64_t dirty_bytes_per_s)
 {
 	uint64_t pages_per_s =

@@ -191,7 +191,7 @@ int wire_expect(struct wire *wire, enum wire_type type, void *payload, size_t pa
 		return r;
 	if (header.type != type || header.payload_bytes != payload_bytes)
 		return wire_fail(wire, -EPROTO,
-				 "the peer sent frame %u with %u bytes instead of %u with %zu",
+				 "the peer sent frame %u with %u bytes, expected %u with %zu",
 				 header.type, header.payload_bytes, (unsigned)type, payload_bytes);
 	return wire_receive_payload(wire, payload, payload_bytes);
 }
