@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Writes the tables of doc/kernels.md from what tests/lab/run.sh left in its output directory.
+"""Writes the tables of doc/kernels.md from the output directory of tests/lab/run.sh.
 
 Usage: tests/lab/tables.py [--help] OUTPUT [FILE]
 
-Takes the kernels in the order of tests/lab/run.sh --list. With FILE, replaces what stands there between
-the lines that say where tables begin and end; without, prints the tables.
+Lists the kernels in the order of tests/lab/run.sh --list. With FILE, replaces the text between its
+begin and end markers; otherwise prints the tables.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ ERRORS = {errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EINVAL: "EINVAL", errno.EPERM: "
 BEGIN = "<!-- tests/lab/tables.py: begin -->\n"
 END = "<!-- tests/lab/tables.py: end -->\n"
 REQUESTS = [
-    ("probe", "nothing"),
+    ("probe", "none"),
     ("probe-backup-required", "backup `required`"),
     ("probe-mode-ring", "mode `ring`"),
     ("probe-mode-ring-backup-off", "mode `ring`, backup `off`"),
@@ -67,16 +67,17 @@ def print_tables(directory, names):
     for name in names:
         with open(os.path.join(directory, name + ".answers"), encoding="utf-8") as file:
             answers.append(json.load(file))
-    print_table("Inside", ["kernel", "page", "passed", "failed", "skipped", "seconds"], [
+    columns = ["release", "page", "passed", "failed", "skipped", "seconds"]
+    print_table("Kernel in the lab", columns, [
         ["`%s`" % name, each["kernel"].split()[0],
          "%d KiB" % (each["probe"]["offers"]["page_bytes"] // 1024)] + results(directory, name)
         for name, each in zip(names, answers)])
-    print_table("What the kernel has", names, [
+    print_table("What the kernel supports", names, [
         [text] + [offer(each["probe"], key) for each in answers] for key, text in OFFERS])
-    print_table("What the library takes, asked for", names, [
+    print_table("What the library chooses, with options", names, [
         [text] + [choice(each[key]) for each in answers] for key, text in REQUESTS])
     questions = list(answers[0]["answers"])
-    print_table("What the kernel answers", names, [
+    print_table("What the kernel returns", names, [
         [question] + [each["answers"].get(question, "") for each in answers]
         for question in questions])
 
