@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Reads what a lab machine said on its console. Arguments: the kernel's name, what the library has to
-choose there, the directory with NAME.console.
+"""Parses the console output of a lab machine. Arguments: the kernel's name, the mode that the
+library must choose there, the directory with NAME.console.
 
-Writes NAME.json, the results in the form of a meson testlog.json, which tests/summary.py counts, and
-NAME.answers, what probe and answers printed. Prints one line for the kernel, and what failed. The
-exit status is 0 where nothing failed, 3 where the plan was never begun, else 1.
+Writes NAME.json, the results in the format of meson's testlog.json, which tests/summary.py counts,
+and NAME.answers, the output of probe and answers. Prints one line for the kernel, and the failures.
+The exit status is 0 if nothing failed, 3 if the plan was never started, otherwise 1.
 """
 
 import json
@@ -16,8 +16,9 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import summary  # noqa: E402
 
-BAD_LOG = re.compile(r"WARNING:|BUG: (?!soft lockup)|Oops|Unable to handle|general protection|KASAN")
-# What these do to a ring on purpose makes the kernel warn (once, therefore they come last).
+BAD_LOG = re.compile(
+    r"WARNING:|BUG: (?!soft lockup)|Oops|Unable to handle|general protection|KASAN")
+# These tests corrupt a ring on purpose, so the kernel warns (once; therefore they run last).
 MAY_WARN = "model-differential"
 FAILURES_MAX = 20
 CHECKS = ("lab / choice", "lab / kernel-log")
@@ -25,7 +26,7 @@ CHECK_LINES_MAX = 40
 
 
 class Machine:
-    """What was run, in the order of the console."""
+    """The programs that ran, in the order of the console."""
 
     def __init__(self):
         self.release = None
@@ -75,7 +76,7 @@ def entry_of(ran):
         result = "TIMEOUT" if how == "timeout" else "FAIL"
     returncode = -number if how == "signal" else number
     if how is None:
-        lines = lines + ["the machine ended, or hung, while this ran"]
+        lines = lines + ["the machine ended or hung while this ran"]
     return entry(name, result, returncode, milliseconds / 1000, "\n".join(lines) + "\n")
 
 
@@ -84,7 +85,7 @@ def check(name, problems):
 
 
 def answers_of(machine):
-    """Name of a show -> its JSON, or else its lines as "key: value"."""
+    """Maps the name of each show to its JSON, or to its "key: value" lines."""
     answers = {"kernel": machine.release}
     for kind, name, _, _, _, lines in machine.ran:
         if kind != "show":
@@ -100,9 +101,10 @@ def answers_of(machine):
 def choice_problems(answers, expected):
     choice = answers.get("probe", {}).get("choice")
     if not choice:
-        return ["the library chooses nothing"]
+        return ["expected the library to choose %s; it chose nothing" % expected]
     mode = choice["mode"] + ("+backup" if choice["backup"] else "")
-    return [] if mode == expected else ["the library chooses %s and not %s" % (mode, expected)]
+    return [] if mode == expected else [
+        "expected the library to choose %s; it chose %s" % (expected, mode)]
 
 
 def entries_of(machine, answers, expected):
@@ -112,16 +114,16 @@ def entries_of(machine, answers, expected):
            if BAD_LOG.search(line) and not line.startswith(MAY_WARN)]
     problems = machine.trouble + bad
     if problems:
-        problems += ["the kernel's log:"] + machine.log
+        problems += ["the kernel log:"] + machine.log
     if not machine.done:
-        problems.append("the machine did not come to its end; it said last:")
+        problems.append("the machine did not finish the plan; its last output:")
         problems += machine.rest[-30:]
     entries.append(check("kernel-log", problems))
     return entries
 
 
 def counted(name, path):
-    """What is in a file of results: passed, failed and skipped, seconds, and all that failed."""
+    """Reads a results file: counts by outcome, the seconds, and the failed cases."""
     os.environ["DIRTYLOG_EXPECT_KVM"] = "1"
     programs = list(summary.read_log(name, path))
     cases = [case for each in programs for case in each[2]]

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
 #
-# What a lab machine has on board: the library, its tests and examples, built for the machine's
-# architecture, with the shared objects that they need, a first process, and the plan that it
-# follows. To be sourced after setup.sh and kernels.sh, with build_dir set, and only:
-# a regular expression for the names of tests.
+# Builds the initramfs of a lab machine: the library, its tests and examples, the shared objects
+# that they need, all for the machine's architecture, an init process, and the plan that it follows.
+# Source after setup.sh and kernels.sh, with build_dir set, and with only set to a regular
+# expression for the names of tests.
 : "${top:?}" "${cache:?}" "${build_dir:?}" "${only:?}"
 
-# How often longer than on a real machine a test may take.
+# Timeouts are this many times those of a real machine.
 patience=10
 
-# Arguments: a Debian architecture. Sets triplet and cpu, compiler and native.
+# Argument: a Debian architecture. Sets triplet, cpu, compiler and native.
 choose_architecture() {
   case $1 in
   arm64) cpu=aarch64 ;;
   amd64) cpu=x86_64 ;;
-  *) die "no lab for $1" ;;
+  *) die "the lab does not support $1" ;;
   esac
   triplet=$cpu-linux-gnu
   native=
@@ -39,14 +39,14 @@ lab_packages() {
   [ -n "$native" ] || [ -e "/usr/$triplet/lib/libc.so.6" ] || say "libc6-dev-$1-cross"
 }
 
-# The libraries for another architecture, of this machine's release, as its compiler is.
+# Fetches the libraries of another architecture, from this machine's release, like the compiler.
 fetch_sysroot() {
   local architecture=$1 release
   release=$(. /etc/os-release && say "$VERSION_CODENAME")
   sysroot=$cache/sysroot/$release-$architecture
   fetch "$sysroot" "$architecture" "$release" '^lib(urcu|cmocka)' \
     liburcu-dev libcmocka-dev -- './usr/include/*' './usr/lib/*' ||
-    die "liburcu and cmocka for $architecture are not to be had"
+    die "liburcu and cmocka for $architecture cannot be downloaded"
 }
 
 write_cross_file() {
@@ -71,7 +71,7 @@ endian = 'little'
 END
 }
 
-# Builds the tree and the first process. Argument: a Debian architecture. Sets built.
+# Builds the tree and the init process. Argument: a Debian architecture. Sets built.
 build_for() {
   local options=(-Dwerror=false)
   choose_architecture "$1"
@@ -90,8 +90,8 @@ build_for() {
   "$compiler" -O2 -Wall -Wextra -static -o "$built/lab-init" "$top/tests/lab/init.c"
 }
 
-# Prints "name seconds path" for each test program that wants a real /dev/kvm. Argument: its meson
-# suite, or the beginning of its name.
+# Prints "name seconds path" for each test program that needs a real /dev/kvm. Argument: its meson
+# suite, or a prefix of its name.
 kvm_programs() {
   meson introspect --tests "$built" | python3 -c '
 import json, sys
@@ -102,7 +102,7 @@ for test in json.load(sys.stdin):
         print(test["name"], test["timeout"], test["cmd"][0])' "$1"
 }
 
-# The programs of the lab itself: see meson.build there. Prints as kvm_programs.
+# Prints the lab's own programs (see tests/lab/meson.build) in the format of kvm_programs.
 lab_programs() {
   local program
   for program in "$built"/tests/lab/lab-*; do
@@ -110,7 +110,7 @@ lab_programs() {
   done
 }
 
-# Prints the path of a shared object for this architecture.
+# Prints the path of a shared object for the architecture.
 find_library() {
   local directory
   for directory in "$built/lib" ${sysroot:+"$sysroot/usr/lib/$triplet"}; do
@@ -124,7 +124,7 @@ find_library() {
   say "$directory"
 }
 
-# Copies a program's shared objects, and theirs, into lib. Arguments: the root, the program.
+# Copies a program's shared objects, transitively, into lib. Arguments: the root, the program.
 copy_libraries() {
   local root=$1 name path
   readelf -d "$2" | sed -nE 's/.*\(NEEDED\).*\[(.*)\]/\1/p' | while read -r name; do
@@ -149,8 +149,8 @@ copy_program() {
   copy_loader "$root" "$path"
 }
 
-# Prints "seconds name arguments" of each migration that the kernel is fit for. Argument: what the
-# library chooses there.
+# Prints "seconds name arguments" for each migration that the kernel supports. Argument: the mode
+# that the library chooses there.
 migrations() {
   local common=(--vcpus 2 --memory 24M --working-set 8M --passes 4 --bandwidth 0 --json)
   say 60 precopy-auto "${common[*]}"
@@ -168,7 +168,7 @@ plan_programs() {
   done
 }
 
-# Prints the plan of a kernel. Arguments: what the library chooses there, the modules.
+# Prints the plan for a kernel. Arguments: the mode that the library chooses there, the modules.
 plan() {
   local choice=$1 name seconds rest module
   shift
@@ -185,7 +185,7 @@ plan() {
   migrations "$choice" | while read -r seconds name rest; do
     say "test $((seconds * patience)) $name /bin/precopy $rest"
   done
-  # Without huge pages a ring without the backup bitmap is good for vCPUs everywhere.
+  # Without huge pages a ring without the backup bitmap loses no vCPU write on any architecture.
   case $choice in
   ring*)
     say "write /sys/kernel/mm/transparent_hugepage/enabled never"
@@ -196,7 +196,7 @@ plan() {
   kvm_programs model-differential | plan_programs
 }
 
-# Arguments: the module as packaged, where it goes.
+# Arguments: the module as packaged, the destination.
 unpack_module() {
   case $1 in
   *.xz) xz -dc "$1" >"$2" ;;
@@ -210,7 +210,7 @@ image_of() {
   say "$build_dir-$1.initramfs"
 }
 
-# Makes the initramfs. Arguments: the kernel's name, the file.
+# Builds the initramfs. Arguments: the kernel's name, the output file.
 make_image() {
   local name=$1 image=$2 root path file modules=()
   root=$built/lab-root-$name
@@ -223,9 +223,10 @@ make_image() {
     unpack_module "$path" "$root/mod/$file"
     modules+=("$file")
   done < <(kernel_modules "$name")
-  { kvm_programs kvm && kvm_programs model-differential && lab_programs; } | while read -r _ _ path; do
-    copy_program "$root" "$path"
-  done
+  { kvm_programs kvm && kvm_programs model-differential && lab_programs; } |
+    while read -r _ _ path; do
+      copy_program "$root" "$path"
+    done
   for path in tests/lab/answers examples/probe examples/precopy/precopy; do
     copy_program "$root" "$built/$path"
   done

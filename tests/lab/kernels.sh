@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
 #
-# The lab's kernels, and how they come from the machine's own Debian mirror into the cache: by a
-# private apt directory, so that this machine's configuration stays as it is.
-# To be sourced after setup.sh, with cache set to the cache's directory.
+# The lab's kernels, and how to download them from the machine's own Debian mirror into the cache.
+# Uses a private apt directory, so that this machine's configuration stays unchanged.
+# Source after setup.sh, with cache set to the cache directory.
 : "${cache:?}"
 
-# Name, architecture, suite, package, and what the library has to choose there by itself.
+# Name, architecture, suite, package, and the mode that the library must choose by itself.
 lab_kernels='
 arm64-4k-6.12   arm64  trixie             linux-image-cloud-arm64  ring+backup
 arm64-16k-6.12  arm64  trixie             linux-image-arm64-16k    ring+backup
@@ -21,30 +21,31 @@ kernel_names() {
   awk 'NF { print $1 }' <<<"$lab_kernels"
 }
 
-# Arguments: a kernel's name, the number of the column.
+# Arguments: a kernel's name, a column number.
 kernel_column() {
   awk -v name="$1" -v column="$2" '$1 == name { print $column }' <<<"$lab_kernels"
 }
 
-# Suites move on: that the newest kernel is not to be had is nobody's fault.
+# The newest suite changes daily; its kernel may be missing without failing the run.
 kernel_is_optional() {
   [ "$1" = x86-newest ]
 }
 
-# Prints the address of this machine's Debian mirror that has a suite.
+# Prints the URL of this machine's Debian mirror for a suite.
 mirror_of() {
   local wanted=Debian
   case $1 in *-security) wanted=Debian-Security ;; esac
-  # The label is known only from lists that were fetched, the address always.
+  # The label is known only after the lists were fetched; the URL always is.
   # shellcheck disable=SC2016 # apt-get expands it
-  apt-get indextargets --format '$(REPO_URI) $(LABEL) $(ORIGIN)' 'Created-By: Packages' 2>/dev/null |
+  apt-get indextargets --format '$(REPO_URI) $(LABEL) $(ORIGIN)' 'Created-By: Packages' \
+    2>/dev/null |
     awk -v wanted="$wanted" '
       { security = $2 == "Debian-Security" || $1 ~ /debian-security/
         debian = $3 == "Debian" || $1 ~ /\/debian(-security)?\/?$/ }
       debian && security == (wanted == "Debian-Security") { print $1; exit }'
 }
 
-# Runs an apt program on a suite's private directory. Arguments: architecture, suite, the command.
+# Runs an apt program on a suite's private directory. Arguments: architecture, suite, command.
 private_apt() {
   local architecture=$1 directory=$cache/apt/$1-$2 program=$3
   shift 3
@@ -55,7 +56,7 @@ private_apt() {
     -o Acquire::Languages=none -o Acquire::Retries=3 "$@" </dev/null
 }
 
-# Fetches the package lists of a suite, once a run of this script. Arguments: architecture, suite.
+# Fetches a suite's package lists, once per run of this script. Arguments: architecture, suite.
 private_apt_update() {
   local directory=$cache/apt/$1-$2 mirror
   [ ! -e "$directory/fresh-$$" ] || return 0
@@ -76,7 +77,7 @@ private_apt_update() {
   : >"$directory/fresh-$$"
 }
 
-# Prints a package and what it depends on, as far as the pattern goes.
+# Prints packages and those of their dependencies, transitively, whose names match the pattern.
 # Arguments: architecture, suite, pattern, packages.
 dependencies() {
   local architecture=$1 suite=$2 pattern=$3 package found seen=' '
@@ -88,15 +89,15 @@ dependencies() {
     seen="$seen$package "
     found=$(private_apt "$architecture" "$suite" apt-cache depends "$package" |
       sed -nE 's/^ *\|?Depends: ([^ <>]+)$/\1/p' | grep -E "$pattern" || true)
-    # shellcheck disable=SC2086 # one word a package
+    # shellcheck disable=SC2086 # one word per package
     set -- "$@" $found
   done
   say "$seen"
 }
 
-# Downloads those packages, and those that they depend on, whose names match a pattern, and unpacks
-# what the tar patterns name, without installing anything.
-# Arguments: where to, architecture, suite, pattern, packages; then --, tar patterns.
+# Downloads the packages and dependencies whose names match a pattern, and unpacks the files that
+# match the tar patterns. Installs nothing.
+# Arguments: directory, architecture, suite, pattern, packages; then --, tar patterns.
 fetch() {
   local directory=$1 architecture=$2 suite=$3 pattern=$4 package all=()
   shift 4
@@ -118,7 +119,7 @@ fetch() {
     }
   done
   for package in "$directory"/packages/*.deb; do
-    # A package without such files is none of its own.
+    # tar fails on a package without matching files; ignore that.
     dpkg-deb --fsys-tarfile "$package" |
       tar -x -C "$directory" --wildcards "$@" 2>/dev/null || true
   done
@@ -127,7 +128,7 @@ fetch() {
   mv "$directory/contents" "$directory/complete"
 }
 
-# Has a kernel in the cache. Argument: its name.
+# Ensures that a kernel is in the cache. Argument: its name.
 fetch_kernel() {
   local name=$1
   fetch "$cache/kernels/$name" "$(kernel_column "$name" 2)" "$(kernel_column "$name" 3)" \
@@ -140,7 +141,7 @@ kernel_image() {
   find "$cache/kernels/$1" -name 'vmlinuz*' -type f | head -n 1
 }
 
-# The modules without which there is no /dev/kvm, in the order in which they load. Argument: a name.
+# Prints the modules that /dev/kvm needs, in load order. Argument: a kernel's name.
 kernel_modules() {
   local module
   [ "$(kernel_column "$1" 2)" = amd64 ] || return 0

@@ -1,32 +1,33 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# Boots real Debian kernels as KVM hosts under QEMU, and runs the KVM tests of this tree inside.
+# Boots real Debian kernels as KVM hosts under QEMU and runs this tree's KVM tests inside.
 set -euo pipefail
 
 usage() {
   cat <<'END'
 Usage: tests/lab/run.sh [KERNEL]... [option]...
 
-Boots Debian kernels, unchanged, in machines that QEMU emulates (no /dev/kvm is needed), and runs
-inside each the KVM tests, the lab's own tests and live migrations, with the kernel inside as the KVM
-host. Prints one line a kernel: what passed, failed and was skipped, and the seconds. The exit status
-is 0 only if every kernel ran and nothing failed, and 77 where there can be no lab: without Debian's
-package tools and a mirror, or without the right to install what is missing.
+Boots Debian kernels, unmodified, in machines that QEMU emulates (/dev/kvm is not needed), and runs
+the KVM tests, the lab's own tests and live migrations inside each, with the kernel inside as the
+KVM host. Prints one line per kernel: the tests that passed, failed and were skipped, and the
+seconds. The exit status is 0 only if every kernel ran and nothing failed, and 77 if the lab cannot
+run: without Debian's package tools and a mirror, or without the right to install missing packages.
 
-Installs what is missing (with apt-get), takes kernels and libraries from this machine's own Debian
-mirror without installing them, and keeps them in ${XDG_CACHE_HOME:-~/.cache}/libdirtylog-lab.
+Installs missing packages (with apt-get), downloads kernels and libraries from this machine's own
+Debian mirror without installing them, and keeps them in
+${XDG_CACHE_HOME:-~/.cache}/libdirtylog-lab.
 
-  KERNEL           one of those that --list prints; default: all
+  KERNEL           a name that --list prints; default: all
   --list           print the kernels' names
-  --optional       a kernel that cannot be had or booted does not fail the run
-  --jobs N         so many machines at a time, of one processor each; default: this one's processors
+  --optional       a kernel that cannot be downloaded or booted does not fail the run
+  --jobs N         run N machines at a time, of one processor each; default: the processors
   --build-dir DIR  build in DIR-x86_64 and DIR-aarch64; default: build-lab
-  --output DIR     keep there, for each kernel: KERNEL.console, what its machine said; KERNEL.json, the
-                   tests' results as meson would have logged them; KERNEL.answers, what the kernel and
-                   the library answered. Default: build-lab/output
-  --only PATTERN   of the tests only those whose names match the (extended) regular expression
-  --refresh        look for newer packages than those of the cache
+  --output DIR     write there, for each kernel: KERNEL.console, the console output; KERNEL.json,
+                   the test results in meson's format; KERNEL.answers, the results of the kernel's
+                   calls and the library's choices. Default: build-lab/output
+  --only PATTERN   run only tests whose names match the extended regular expression
+  --refresh        look for newer packages than the cached ones
   --help           this text
 END
 }
@@ -90,53 +91,55 @@ output=${output:-$build_dir/output}
 # shellcheck source=tests/lab/image.sh
 . "$top/tests/lab/image.sh"
 
-# A whole kernel, in seconds: far beyond what it takes, as only a machine that hangs comes to it.
+# Timeout of a whole kernel, in seconds. Far above a normal run: only a hang reaches it.
 boot_limit=3600
 
-# Runs an emulated machine to its end. Its exit status says nothing: a kernel that panics ends well.
+# Runs an emulated machine until it ends. Ignores QEMU's exit status, which is 0 after a panic too.
 # Arguments: the kernel's name, the initramfs. The console is standard output.
 boot() {
   local image machine
   image=$(kernel_image "$1")
   case $(kernel_column "$1" 2) in
-  # Its second level of exceptions makes the kernel inside a KVM host.
+  # EL2 lets the kernel inside be a KVM host.
   arm64) machine=(qemu-system-aarch64 -M 'virt,virtualization=on,gic-version=3' -cpu neoverse-n1
     -append 'console=ttyAMA0 quiet loglevel=1 panic=-1') ;;
-  # This model has SVM and nested paging, which QEMU emulates: guests run natively inside. Without
-  # cmpxchg16b: on it, in an allocation, kernels died of a double fault now and then, once while booting.
+  # This model has SVM and nested paging, which QEMU emulates, so guests run natively inside.
+  # cmpxchg16b is off: on it, in an allocation, kernels sometimes died of a double fault, once while
+  # booting.
   amd64) machine=(qemu-system-x86_64 -cpu EPYC,-cx16
     -append 'console=ttyS0 quiet loglevel=1 panic=-1') ;;
   esac
-  # One processor: with more, on the one thread that does not make kernels crash, each waits a tenth of
-  # a second for its turn, and spends it waiting for the other.
+  # One processor: kernels crash unless all processors share one QEMU thread, and then each waits a
+  # tenth of a second for its turn and spends it waiting for another.
   timeout -k 5 "$boot_limit" "${machine[@]}" -accel tcg,thread=single -smp 1 -m 1024 -display none \
     -nodefaults -no-reboot -monitor none -serial stdio -kernel "$image" -initrd "$2" \
     </dev/null 2>&1 &
-  # shellcheck disable=SC2064 # of the machine that was just started
+  # shellcheck disable=SC2064 # expand now: the machine just started
   trap "kill $!; exit 1" TERM
   wait $! || true
   trap - TERM
 }
 
-# Prints why a kernel did not run; whether that fails the run is its status.
-# Arguments: the kernel's name, the reason, and "had" where it was there.
+# Prints why a kernel did not run. Fails if that fails the run.
+# Arguments: the kernel's name, the reason, and "had" if the kernel was downloaded.
 absent() {
   local result=FAIL
   if [ -n "$optional" ] || { [ "${3:-}" != had ] && kernel_is_optional "$1"; }; then
     result=SKIP
   fi
   say "$1: $2"
-  say "{\"name\": \"lab / kernel\", \"result\": \"$result\", \"stdout\": \"skip: $2\"}" >"$output/$1.json"
+  say "{\"name\": \"lab / kernel\", \"result\": \"$result\", \"stdout\": \"skip: $2\"}" \
+    >"$output/$1.json"
   [ "$result" = SKIP ]
 }
 
-# Has all that a kernel's machine needs. Argument: the kernel's name.
+# Prepares everything that a kernel's machine needs. Argument: the kernel's name.
 prepare_kernel() {
   local name=$1 architecture
   architecture=$(kernel_column "$name" 2)
   choose_architecture "$architecture"
   fetch_kernel "$name" || {
-    absent "$name" "the kernel cannot be had"
+    absent "$name" "the kernel cannot be downloaded"
     return
   }
   build_for "$architecture" || {
@@ -146,7 +149,7 @@ prepare_kernel() {
   make_image "$name" "$(image_of "$name")"
 }
 
-# Argument: the name of a kernel that was prepared.
+# Argument: the name of a prepared kernel.
 run_kernel() {
   local name=$1 result=0
   boot "$name" "$(image_of "$name")" >"$output/$name.console"
@@ -170,14 +173,14 @@ install_packages() {
   done | sort -u)
   [ -n "$missing" ] || return 0
   as_root true || cannot "cannot become root to install what the lab needs:" "${missing//$'\n'/ }"
-  # shellcheck disable=SC2086 # one word a package
+  # shellcheck disable=SC2086 # one word per package
   apt_install $missing >/dev/null 2>&1 || {
     as_root apt-get -qq -o DPkg::Lock::Timeout=300 update </dev/null || true
     apt_install $missing >/dev/null || die "cannot install:" $missing
   }
 }
 
-# Where it is not the project's fault that no lab can be had.
+# Ends the run as skipped: the lab cannot run on this machine.
 cannot() {
   say "skip: $*"
   exit 77
@@ -185,7 +188,7 @@ cannot() {
 
 for program in apt-get dpkg-deb; do
   command -v "$program" >/dev/null ||
-    cannot "the lab takes its kernels from Debian packages, and there is no $program here"
+    cannot "the lab takes its kernels from Debian packages, and $program is missing"
 done
 [ -n "$(mirror_of trixie)" ] || cannot "no Debian mirror is configured on this machine"
 need_packages gcc
@@ -198,7 +201,7 @@ machines=()
 for kernel in "${kernels[@]}"; do
   rm -f "$output/$kernel".*
   progress "$kernel: preparing"
-  # Not in a condition, where a command that fails in the midst of a function would not end it.
+  # Not as a condition, which would disable set -e inside the function.
   (
     set -e
     prepare_kernel "$kernel"
@@ -207,7 +210,7 @@ for kernel in "${kernels[@]}"; do
     status=1
     continue
   }
-  # One that is absent, and need not be there.
+  # The kernel is absent, and optional.
   [ -e "$(image_of "$kernel")" ] || continue
   while [ "$(jobs -pr | wc -l)" -ge "$jobs" ]; do
     wait -n || true
