@@ -53,7 +53,7 @@ static void figure(const char *name, bool against_sum)
 	const struct bench_pair pair = {
 		.name = name,
 		.against = against_sum ? "sum the bitmap's words"
-				       : "an atomic or of each word that is not 0",
+				       : "an atomic OR of each nonzero word",
 		.unit = "word",
 		.units = WORDS,
 		.bar = against_sum ? 1.3 : 0,
@@ -79,8 +79,8 @@ void bitmap_figures(void)
 	figure("bitmap: merge 64 GiB, clean", true);
 	for (uint64_t i = 0; i < WORDS / 100; i++)
 		bitmap[random_below(&generator, WORDS)] = ~UINT64_C(0);
-	figure("bitmap: merge 64 GiB, 1% dirty in 64s", true);
-	figure("bitmap: the same, 1% dirty in 64s", false);
+	figure("bitmap: merge 64 GiB, 1% dirty, whole words", true);
+	figure("bitmap: as above, whole words", false);
 	memset(bitmap, 0, sizeof(bitmap));
 	for (uint64_t i = 0; i < PAGES / 100; i++) {
 		uint64_t page = random_below(&generator, PAGES);
@@ -88,5 +88,5 @@ void bitmap_figures(void)
 		bitmap[page / 64] |= UINT64_C(1) << page % 64;
 	}
 	figure("bitmap: merge 64 GiB, 1% dirty, single pages", true);
-	figure("bitmap: the same, 1% dirty, single pages", false);
+	figure("bitmap: as above, single pages", false);
 }

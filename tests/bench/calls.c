@@ -168,7 +168,7 @@ static void figure(const char *name, uint32_t mode)
 	struct counts counts = { 0 };
 	const struct bench_pair pair = {
 		.name = name,
-		.against = "RESET with the signal mask around it, GET; no allocation",
+		.against = "RESET with its signal mask calls, GET; no allocation",
 		.unit = "",
 		.units = HARVESTS,
 		.bar = 1,
@@ -191,7 +191,7 @@ static void figure(const char *name, uint32_t mode)
 	made = (double)(counts.resets + counts.gets + counts.clears + counts.masks + counts.other +
 			counts.allocations);
 	bench_note(&pair, &made, &allowed, 1);
-	bench_say("each: %g RESET, %g GET, %g CLEAR, %g rt_sigprocmask, %g other, %g allocations",
+	bench_say("per harvest: %g RESET, %g GET, %g CLEAR, %g rt_sigprocmask, %g other, %g allocations",
 		  (double)counts.resets / HARVESTS, (double)counts.gets / HARVESTS,
 		  (double)counts.clears / HARVESTS, (double)counts.masks / HARVESTS,
 		  (double)counts.other / HARVESTS, (double)counts.allocations / HARVESTS);
@@ -200,7 +200,7 @@ static void figure(const char *name, uint32_t mode)
 int main(int argc, char **argv)
 {
 	bench_begin(argc, argv, "bench-calls");
-	figure("calls: a harvest of a ring", DL_MODE_RING);
-	figure("calls: a harvest of a bitmap", DL_MODE_BITMAP);
+	figure("calls: harvest of a ring", DL_MODE_RING);
+	figure("calls: harvest of a bitmap", DL_MODE_BITMAP);
 	return bench_end();
 }

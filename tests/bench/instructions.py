@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Counts the instructions of some figures with callgrind: a measure that no other load disturbs.
+"""Counts the instructions of some figures with callgrind, independently of other load.
 
 Each figure runs twice, once with only the library's side counted and once with only the other.
 """
@@ -20,7 +20,7 @@ FIGURES = [
     "rings: harvest of 1024 empty rings",
     "pass: 1% of 64 GiB dirty",
     "bitmap: merge 64 GiB, clean",
-    "bitmap: merge 64 GiB, 1% dirty in 64s",
+    "bitmap: merge 64 GiB, 1% dirty, whole words",
     "iterator: runs of 1",
     "iterator: runs of 8",
     "iterator: runs of 512",
@@ -31,7 +31,7 @@ SIDES = {"library": "bench_run_measured", "other": "bench_run_other"}
 
 
 def count(program, figure, function, directory):
-    """Instructions inside a function while a figure runs, and the figure's row."""
+    """Returns the instructions inside a function while a figure runs, and the figure's row."""
     report = os.path.join(directory, "figure.json")
     counts = os.path.join(directory, "counts")
     subprocess.run(
@@ -51,7 +51,7 @@ def measure(program, figure):
     with tempfile.TemporaryDirectory() as directory:
         for side, function in SIDES.items():
             total, row = count(program, figure, function, directory)
-            # One more than the runs: the first warms caches.
+            # One more than RUNS: the first run warms the caches.
             counted[side] = total / ((RUNS + 1) * row["units"])
     counted["unit"] = row["unit"]
     counted["against"] = row["against"]
@@ -60,13 +60,13 @@ def measure(program, figure):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("program", help="the program bench of a release build")
-    parser.add_argument("--only", default="", help="figures whose names begin so")
-    parser.add_argument("--json", help="write the counts there too")
+    parser.add_argument("program", help="the bench program of a release build")
+    parser.add_argument("--only", default="", help="count only figures whose names begin with this")
+    parser.add_argument("--json", help="also write the counts to this file")
     options = parser.parse_args()
     counted = []
     if not shutil.which("valgrind"):
-        print("instructions: left out, as there is no valgrind here", file=sys.stderr)
+        print("instructions: skipped, as valgrind is not installed", file=sys.stderr)
     else:
         for figure in FIGURES:
             if not figure.startswith(options.only):
@@ -80,7 +80,7 @@ def main():
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(counted, file, indent=1)
     for row in counted:
-        print(f"{row['name']:<44} {row['library']:9.2f} / {row['other']:.2f} a {row['unit']}")
+        print(f"{row['name']:<44} {row['library']:9.2f} / {row['other']:.2f} per {row['unit']}")
 
 
 if __name__ == "__main__":

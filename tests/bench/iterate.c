@@ -125,7 +125,7 @@ static void figure(uint64_t run_pages, bool only_found)
 	const struct bench_pair pair = {
 		.name = name,
 		.against = only_found ? "find the runs in a plain bitmap"
-				      : "find them, an exchange for each word that is not 0",
+				      : "find them, with an exchange of each nonzero word",
 		.unit = "run",
 		.units = PAGES / 2 / run_pages,
 		.bar = only_found ? 2 : 0,
@@ -136,7 +136,7 @@ static void figure(uint64_t run_pages, bool only_found)
 		.other = only_found ? find_runs : take_runs,
 	};
 
-	snprintf(name, sizeof(name), "iterator: %sruns of %llu", only_found ? "" : "the same, ",
+	snprintf(name, sizeof(name), "iterator: %sruns of %llu", only_found ? "" : "as above, ",
 		 (unsigned long long)run_pages);
 	if (!bench_wants(name))
 		return;

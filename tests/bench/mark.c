@@ -78,7 +78,7 @@ void mark_figures(void)
 	char name[80];
 	const struct bench_pair pair = {
 		.name = name,
-		.against = "an atomic or on a word of the thread's own",
+		.against = "an atomic OR on the thread's own word",
 		.unit = "mark",
 		.units = MARKS,
 		.bar = 4,

@@ -58,7 +58,7 @@ static void figure(const char *name, uint64_t cluster_pages)
 {
 	const struct bench_pair pair = {
 		.name = name,
-		.against = "the pages of one bitmap that are touched",
+		.against = "the touched pages of one bitmap",
 		.unit = "",
 		.units = 1,
 		.bar = 2,
@@ -82,12 +82,12 @@ static void figure(const char *name, uint64_t cluster_pages)
 	pass(PAGES);
 	bytes = resident_bytes() - bytes;
 	bench_note(&pair, &bytes, &must, 1);
-	bench_say("%.2f MiB, of %.2f", bytes / (1 << 20), must / (1 << 20));
+	bench_say("%.2f MiB against %.2f", bytes / (1 << 20), must / (1 << 20));
 	kernel_close(&kernel);
 }
 
 void memory_figures(void)
 {
-	figure("memory: 16 TiB, 10,000 pages in 100 places", 100);
-	figure("memory: 16 TiB, 10,000 pages in as many", 1);
+	figure("memory: 16 TiB, 10,000 pages in 100 clusters", 100);
+	figure("memory: 16 TiB, 10,000 scattered pages", 1);
 }

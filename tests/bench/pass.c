@@ -101,7 +101,7 @@ void pass_figures(void)
 	const uint64_t pages = UINT64_C(1) << 24, dirty = pages / 100;
 
 	figure("pass: 1% of 64 GiB dirty", pages, dirty, 16, 16384, 5);
-	figure("pass: the same, in runs of 1", pages, dirty, 1, 16384, 0);
-	figure("pass: the same, in runs of 512", pages, dirty, 512, 16384, 0);
+	figure("pass: as above, runs of 1", pages, dirty, 1, 16384, 0);
+	figure("pass: as above, runs of 512", pages, dirty, 512, 16384, 0);
 	figure("pass: 10,000 pages of 1 TiB dirty", UINT64_C(1) << 28, 10000, 16, 4096, 50);
 }

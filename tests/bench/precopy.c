@@ -227,7 +227,7 @@ static void figure(const char *name, const char *dirty_rate, bool is_busy)
 		plain_ns[i] = plain_loop_ns((uint64_t)migration.wire_bytes, is_busy);
 	}
 	bench_note(&pair, total_ns, plain_ns, runs);
-	bench_say("%.0f ms against %.0f; downtime %.1f ms, median; last: %.0f pages, %.0f MiB sent",
+	bench_say("%.0f ms against %.0f; median downtime %.1f ms; last run: %.0f final pages, %.0f MiB sent",
 		  bench_median(total_ns, runs) / 1e6, bench_median(plain_ns, runs) / 1e6,
 		  bench_median(downtime_ns, runs) / 1e6, migration.last_pages,
 		  migration.wire_bytes / (1 << 20));

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Puts figures together, prints them, and writes them into the document.
+"""Merges figures, prints them, and writes them into the document.
 
-report.py --merge OUT PART...   the parts that the programs wrote, and what the machine is
-report.py --print JSON          the table, for a terminal
-report.py JSON DOCUMENT         rewrites what is between the document's markers
+report.py --merge OUT PART...   merges the programs' files and adds the machine
+report.py --print JSON          prints the table for a terminal
+report.py JSON DOCUMENT         rewrites the text between the document's markers
 """
 
 import argparse
@@ -19,49 +19,55 @@ import sys
 BEGIN = "<!-- figures: begin, written by tests/bench/report.py -->"
 END = "<!-- figures: end -->"
 
-# Why bars are missed, by the beginning of the figure's name: only what was looked at. Shown with
-# those that are missed.
+# Why bars are missed, by a prefix of the figure's name. Only causes that were investigated.
 REASONS = {
     "bitmap: merge 64 GiB, 1% dirty":
-        "each dirty word is set in a set that others mark at the same time: an atomic or, which the sum has "
-        "not. Against a loop of just these see \"the same\"",
+        "each dirty word is merged into a set that other threads mark at the same time, "
+        "with an atomic OR, which the sum does not need. The row \"as above\" compares with a "
+        "loop of these alone",
     "iterator: runs of":
-        "each word is taken from what others mark at the same time: an exchange, which the floor has not, and "
-        "eight of them alone take more than twice the floor. Against a loop with them see \"the same\"",
+        "each word is taken, with an exchange, from a set that other threads mark at the "
+        "same time; the floor has none, and eight of them alone take more than twice its "
+        "time. The row \"as above\" compares with a loop that has them",
     "mark: one page":
-        "of the instructions two fifths look up and check, a fifth sets the page, and a third is liburcu's "
-        "thread-local data; two threads share one core's execution units where processors are hyper-threads",
+        "two fifths of the instructions look up and check, a fifth sets the page, and a third "
+        "is liburcu's thread-local data; two threads share one core's execution units if "
+        "processors are hyper-threads",
     "pass: 1% of 64 GiB dirty":
-        "the guest is small and much of it dirty, so the reaper's walks over its bitmaps, what the "
-        "library saves, are half of its time. The cells are read by both, by the library twice (copied, "
-        "then released), which is an eighth of the reaper's time, and each word is marked, taken and "
-        "acknowledged, with an atomic operation each. The longer the runs, the less of that: see \"the same\"",
+        "the guest is small and much of it dirty, so the reaper's walks over its bitmaps, "
+        "which the library saves, are only half of its time. Both read the cells, the "
+        "library twice (copied, then released), which is an eighth of the reaper's time; "
+        "and the library marks, takes and acknowledges each word with an atomic operation "
+        "each. Longer runs need fewer of these: see the rows \"as above\"",
     "pass: 10,000 pages of 1 TiB dirty":
-        "what is left are cache misses: some 600 places in memory, each of them marked, taken and "
+        "the rest is cache misses: some 600 locations in memory, each marked, taken and "
         "acknowledged; no step walks the guest",
     "rings: harvest, pages in order":
-        "22 instructions an entry against 12: the cells are copied first and released after that, so "
-        "that a page is published when it is protected again and not before; on an idle machine the "
-        "ratio is near the bar",
+        "22 instructions an entry against 12: the cells are copied first and released "
+        "afterwards, so that a page is published once it is protected again and not before; on "
+        "an idle machine the ratio is near the bar",
     "rings: harvest, random pages of 16 TiB":
-        "each page misses the caches and the TLB, more or less with what else the host does: 1.27 to 1.9 in "
-        "ten runs",
+        "each page misses the caches and the TLB, which depends on what else the host does: "
+        "1.27 to 1.9 in ten runs",
     "rings: harvest of 1024 empty rings":
-        "17 instructions a ring against 6: 1.09 where the host is idle, as both wait for the same cache misses, "
-        "and up to 1.8 where another tenant has half of the core",
+        "17 instructions a ring against 6: 1.09 on an idle host, as both wait for the same "
+        "cache misses, and up to 1.8 if another tenant uses half of the core",
     "precopy: 512 MiB":
-        "the guest and both ends of the socket are busy threads on two processors; single pairs differ by "
-        "more than the bar",
+        "the guest and both ends of the socket are busy threads on two processors; single pairs "
+        "differ by more than the bar",
     "stall: 64 vCPUs":
-        "both sides are charged the CPU time that this run took, and the reaper gains most where memory is "
-        "fast; what is left to the library is a reset of 100 us and who waits for it",
+        "both sides are charged the CPU time that this run took, and the reaper gains most if "
+        "memory is fast; the rest of the library's time is a reset of 100 us and the wait for "
+        "it",
     "scale: a pass":
-        "the places lie in as many pages of memory and cache lines, which a guest of 1 GiB shares",
+        "the locations lie in as many pages of memory and cache lines, which a guest of 1 GiB "
+        "shares",
     "share: ring, in order":
         "RESET of neighbouring pages is quick, 19 ns each, as the kernel protects 64 at once",
     "share: bitmap, random":
-        "each page is a word and a run of its own: marked, taken and acknowledged with an atomic operation "
-        "each, which alone are as much as the bar leaves beside the kernel's GET and CLEAR",
+        "each page is a word and a run of its own, marked, taken and acknowledged with an "
+        "atomic operation each; these alone take all the time that the bar leaves beside the "
+        "kernel's GET and CLEAR",
 }
 
 
@@ -116,19 +122,20 @@ def times(row):
 
 
 def show(report):
-    print(f"{'figure':<45} {'median':>6}  {'least':>6} - {'most':<6} {'bar':<7} {'':<6} measured / other")
+    print(f"{'figure':<45} {'median':>6}  {'least':>6} - {'most':<6} {'bar':<7} {'':<6} "
+          "measured / other")
     for row in report["figures"]:
         if row["verdict"] == "skipped":
             print(f"{row['name']:<45} skipped: {row['remark']}")
             continue
-        print(f"{row['name']:<45} {ratio(row['ratio']):>6}  {ratio(row['least']):>6} - {ratio(row['greatest']):<6}"
-              f" {bar(row):<7} {row['verdict']:<6} {times(row)}")
+        print(f"{row['name']:<45} {ratio(row['ratio']):>6}  {ratio(row['least']):>6} - "
+              f"{ratio(row['greatest']):<6} {bar(row):<7} {row['verdict']:<6} {times(row)}")
         if row["remark"]:
             print(f"    {row['remark']}")
     if report["instructions"]:
         print("\ninstructions, library / other")
     for row in report["instructions"]:
-        print(f"{row['name']:<45} {row['library']:9.2f} / {row['other']:.2f} a {row['unit']}")
+        print(f"{row['name']:<45} {row['library']:9.2f} / {row['other']:.2f} per {row['unit']}")
 
 
 def reason(row):
@@ -155,18 +162,19 @@ def document_figures(report):
         verdict = f"**{row['verdict']}**" if row["verdict"] == "missed" else row["verdict"]
         detail = "; ".join(text for text in (times(row), row["remark"]) if text)
         yield (f"| {row['name']} | {row['against']} | {ratio(row['ratio'])} | "
-               f"{ratio(row['least'])} - {ratio(row['greatest'])} | {bar(row)} | {verdict} | {detail} |")
+               f"{ratio(row['least'])} - {ratio(row['greatest'])} | {bar(row)} | {verdict} | "
+               f"{detail} |")
         if row["verdict"] == "missed":
             missed.append(row)
     yield ""
     if missed:
-        yield "Missed, and why:"
+        yield "Missed bars, and why:"
         yield ""
         for row in missed:
             yield f"- {row['name']} ({ratio(row['ratio'])}): {reason(row)}."
         yield ""
     if report["instructions"]:
-        yield "| instructions of | a | library | other |"
+        yield "| instructions | per | library | other |"
         yield "| --- | --- | --- | --- |"
         for row in report["instructions"]:
             yield f"| {row['name']} | {row['unit']} | {row['library']:.2f} | {row['other']:.2f} |"
@@ -178,7 +186,7 @@ def rewrite(report, document):
     with open(document, encoding="utf-8") as file:
         text = file.read()
     if BEGIN not in text or END not in text:
-        sys.exit(f"{document} has not the markers")
+        sys.exit(f"{document} has no markers for the figures")
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     figures = "\n".join(document_figures(report))
@@ -205,7 +213,7 @@ def main():
     elif len(options.files) == 2:
         rewrite(report, options.files[1])
     else:
-        parser.error("JSON and DOCUMENT")
+        parser.error("expected JSON and DOCUMENT")
 
 
 if __name__ == "__main__":

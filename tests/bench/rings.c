@@ -97,7 +97,7 @@ static void harvest_figure(const char *name, uint64_t guest_pages, bool random)
 {
 	const struct bench_pair pair = {
 		.name = name,
-		.against = random ? "read and release each cell, an atomic or into one bitmap"
+		.against = random ? "read and release each cell, an atomic OR into one bitmap"
 				  : "read and release each cell",
 		.unit = "entry",
 		.units = ALL,

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# Builds a release, measures everything, prints the table and writes it as JSON.
+# Builds a release, measures all figures, prints the table and writes it as JSON.
 set -euo pipefail
 
 usage() {
   cat <<'END'
 Usage: tests/bench/run.sh [option]...
 
-Builds the library for release in a directory of its own (installing with apt-get what that needs and
-this machine lacks), measures it against what the machine can do, prints the figures as ratios with
-their bars, and writes them as JSON. Nothing fails for being slow. Best on a machine that does
-nothing else; takes a few minutes.
+Builds the library for release in a directory of its own (and installs missing packages with
+apt-get), measures it against what the machine can do, prints the figures as ratios with their bars,
+and writes them as JSON. Slow figures do not fail. Run it on an otherwise idle machine; it takes a
+few minutes.
 
-  --runs N           of each figure, 7 to 101 (default 9); the median counts
-  --only NAME        only figures whose names begin with NAME
+  --runs N           runs of each figure, 7 to 101 (default 9); the median counts
+  --only NAME        measure only figures whose names begin with NAME
   --json FILE        where to write the figures; default: figures.json in the build directory
-  --document         write them into doc/performance.md too
-  --no-instructions  do not count instructions (with valgrind, where it is installed)
+  --document         also write them into doc/performance.md
+  --no-instructions  do not count instructions (counted with valgrind, if installed)
   --cc CC            the compiler; default: $CC, else gcc
   --build-dir DIR    where to build; default: build-bench
   --help             this text
@@ -48,7 +48,7 @@ while [ $# -gt 0 ]; do
   case $option in
   --runs)
     if ! [[ $value =~ ^[0-9]+$ ]] || [ "$value" -lt 7 ] || [ "$value" -gt 101 ]; then
-      die "--runs: 7 to 101"
+      die "--runs: expected 7 to 101, got $value"
     fi
     measure+=(--runs "$value")
     ;;
