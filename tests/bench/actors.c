@@ -39,7 +39,7 @@ static uint64_t read_clock(clockid_t clock)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* The processor's time too: if this thread was not running meanwhile, that does not count. */
+/* Measures CPU time too, to exclude the time in which this thread was not running. */
 static void start_clock(struct actor *actor)
 {
 	if (!actor->clock_is_on)
@@ -75,7 +75,7 @@ static struct actor *earliest(void)
 	return least;
 }
 
-/* Lets those go first who are earlier. With the clock stopped. */
+/* Lets actors with an earlier time run first. Called with the clock off. */
 static void give_way(struct actor *actor)
 {
 	if (actor->state != READY || earliest()->now_ns < actor->now_ns)
@@ -110,7 +110,7 @@ void actors_spawn(void (*body)(void *opaque), void *opaque)
 		stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 			     -1, 0);
 	if (stack == MAP_FAILED)
-		bench_die("memory for a stack", errno);
+		bench_die("mmap of a stack", errno);
 	memset(actor, 0, sizeof(*actor));
 	actor->stack = stack;
 	actor->body = body;
@@ -126,7 +126,7 @@ void actors_run(void)
 	}
 	for (uint32_t i = 0; i < world.n; i++)
 		if (world.actors[i].state == WAITING)
-			bench_die("nobody can go on", EDEADLK);
+			bench_die("all actors wait", EDEADLK);
 }
 
 uint64_t actor_now_ns(void)
@@ -227,7 +227,7 @@ static void wait_in(struct actor_queue *queue, struct actor *actor)
 	give_way(actor);
 }
 
-/* Whether there was somebody to wake. */
+/* Returns whether an actor was waiting. */
 static bool wake_first(struct actor_queue *queue, uint64_t now_ns)
 {
 	struct actor *woken = queue->first;

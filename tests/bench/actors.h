@@ -3,13 +3,13 @@
 #define BENCH_ACTORS_H
 
 /*
- * Threads in virtual time, each on a processor of its own. They are coroutines on one thread: who is
- * earliest in virtual time goes on, as far as its next lock, condition or system call. Between these its
- * time is what the code really took here; it stands still while the clock is off, which is for
- * what is not under measurement. A lock is that of glibc: who drops it wakes one that waits, who
- * then tries again, and may find that another was faster.
+ * Threads in virtual time, each on a processor of its own. They are coroutines on one thread: the
+ * earliest in virtual time runs until its next lock, condition or system call. In between, its time
+ * advances by what the code really took here; it stands still while the clock is off, for code that
+ * is not measured. Locks behave as glibc's: the unlocker wakes one waiter, which tries again and may
+ * find the lock taken by another.
  *
- * Memory that is shared without a lock can be seen up to one such stretch of code too early.
+ * A store to memory shared without a lock can become visible one such stretch of code too early.
  */
 
 #include <pthread.h>
@@ -21,7 +21,7 @@ enum {
 	ACTORS = 80,
 	ACTOR_PARTS = 8,
 	ACTOR_WAKE_NS = 5000,  /* from being woken to running */
-	ACTOR_WAKER_NS = 1000, /* what waking costs the one who does it */
+	ACTOR_WAKER_NS = 1000, /* the cost to the waker */
 };
 
 struct actor;
@@ -39,30 +39,30 @@ struct actor_condition {
 	struct actor_queue waiters;
 };
 
-/* What the time of the calling actor went to, since actor_parts_clear(). */
+/* Breakdown of the calling actor's time since actor_parts_clear(). */
 struct actor_parts {
 	uint64_t code_ns, system_ns;
 	uint32_t waits;
 	struct {
-		const char *name; /* the lock that was waited for, as its user calls it */
+		const char *name; /* of the lock, given by its user */
 		uint64_t ns;
 	} wait[ACTOR_PARTS];
 };
 
-/* before_resume is called before an actor goes on, with its time. */
+/* before_resume is called with an actor's time before it resumes. */
 void actors_begin(void (*before_resume)(uint64_t now_ns));
 void actors_spawn(void (*body)(void *opaque), void *opaque);
 
-/* Runs all to their end. */
+/* Runs all actors to their end. */
 void actors_run(void);
 
 uint64_t actor_now_ns(void);
 void actor_sleep_until(uint64_t ns);
 
-/* Time spent in the kernel. */
+/* Adds time spent in the kernel. */
 void actor_spend(uint64_t ns);
 
-/* Whether the code that runs takes time. Off at first. Returns what it was. */
+/* Switches whether running code takes time. Initially off. Returns the previous state. */
 bool actor_clock(bool on);
 
 struct actor_parts *actor_parts(void);

@@ -16,7 +16,7 @@ struct row {
 	double bar, ratio, least, greatest, measured_ns, other_ns, units;
 	size_t runs;
 	bool is_floor, skipped;
-	char remark[160]; /* why skipped, or what there is to say */
+	char remark[160]; /* reason for skipping, or detail */
 };
 
 static struct {
@@ -62,10 +62,10 @@ static _Noreturn void usage(int status)
 	fprintf(status ? stderr : stdout,
 		"Usage: %s [--runs N] [--only NAME] [--json FILE] [--help]\n\n"
 		"Measures the library against what the machine can do, and prints a table of ratios:\n"
-		"the median of N runs (default 9), the least and the greatest. Fewer than 7 are for\n"
-		"counting instructions, not for times.\n\n"
-		"  --only NAME  only figures whose names begin with NAME\n"
-		"  --json FILE  write the figures there too\n",
+		"the median of N runs (default 9), the least and the greatest. Use fewer than 7 only\n"
+		"to count instructions.\n\n"
+		"  --only NAME  measure only figures whose names begin with NAME\n"
+		"  --json FILE  also write the figures to FILE\n",
 		bench.what);
 	exit(status);
 }
@@ -132,7 +132,7 @@ void bench_note(const struct bench_pair *pair, const double *measured, const dou
 	row->other_ns = bench_median(sorted, n) / (double)pair->units;
 }
 
-/* Under names that instructions.py can tell callgrind. */
+/* Separate functions, whose names instructions.py passes to callgrind. */
 __attribute__((noinline)) void bench_run_measured(const struct bench_pair *pair)
 {
 	pair->measured(pair->opaque);
@@ -173,7 +173,7 @@ void bench_compare(const struct bench_pair *pair)
 
 	if (!bench_wants(pair->name))
 		return;
-	/* The first of each warms caches and memory. */
+	/* The first run of each side warms caches and memory. */
 	(void)time_measured(pair);
 	(void)time_other(pair);
 	for (size_t i = 0; i < bench.runs; i++) {
@@ -263,7 +263,7 @@ static void write_json(void)
 int bench_end(void)
 {
 	printf("%-44s %6s %6s -%6s %-7s %6s %s\n", "figure", "median", "least", "most", "bar", "",
-	       "ns of a unit");
+	       "ns per unit");
 	for (size_t i = 0; i < bench.n; i++)
 		print_row(&bench.rows[i]);
 	if (bench.json)

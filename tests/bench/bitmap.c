@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Merging what KVM_GET_DIRTY_LOG gives, against reading as much memory once. */
+/* Merging the bitmap of KVM_GET_DIRTY_LOG, against reading as much memory once. */
 #include "../unit/random.h"
 #include "bench.h"
 #include "figures.h"
@@ -38,7 +38,7 @@ static void sum_words(void *unused)
 	bench_keep(sum);
 }
 
-/* What cannot be done without where others mark pages at the same time. */
+/* The minimum while other threads mark pages at the same time. */
 static void merge_words(void *unused)
 {
 	(void)unused;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which system calls and allocations a harvest makes once it runs in: a child makes some, on the
- * real /dev/kvm, and its parent watches every system call of it with ptrace. All calls of the C
- * library's allocator from anywhere in the process come by here.
+ * System calls and allocations of a harvest after warm-up. A child harvests on the real /dev/kvm while
+ * its parent watches each of its system calls with ptrace. The C library's allocator is interposed,
+ * for the whole process.
  */
 #include "bench.h"
 #include "figures.h"
@@ -20,7 +20,7 @@
 
 enum { HARVESTS = 5, MARK = 0x6d61726b };
 
-/* What happened between the marks, in all harvests together. */
+/* Counts between the marks, summed over all harvests. */
 struct counts {
 	uint64_t resets, gets, clears, masks, other, allocations;
 };
@@ -54,13 +54,13 @@ void *realloc(void *memory, size_t bytes)
 
 enum { BEGIN = 1, END = 2 };
 
-/* A system call that does nothing, for the one who watches. */
+/* A system call without effect, as a mark for the tracer. */
 static void mark(uint64_t what, uint64_t allocated)
 {
 	syscall(SYS_getpriority, MARK, what, allocated);
 }
 
-/* In the child. */
+/* Runs in the child. */
 static _Noreturn void harvest(uint32_t mode)
 {
 	static struct bench_guest guest;
@@ -75,7 +75,7 @@ static _Noreturn void harvest(uint32_t mode)
 		bench_check(dl_harvest(guest.log, 0, NULL), "dl_harvest");
 		mark(END, allocations - before);
 		if (guest_iterate(&guest) != GUEST_DIRTY_PAGES)
-			bench_die("not the pages that the guest wrote", 0);
+			bench_die("the harvest does not have the pages that the guest wrote", 0);
 	}
 	guest_close(&guest);
 	_exit(0);
@@ -117,7 +117,7 @@ static void look_at_call(pid_t child, bool *inside, struct counts *counts)
 	*inside = call.entry.args[1] == BEGIN;
 }
 
-/* To the child's end. Returns its status, or -EPERM where it may not be traced. */
+/* Traces the child until it ends. Returns its status, or -EPERM if it may not be traced. */
 static int watch(pid_t child, struct counts *counts)
 {
 	bool inside = false;
@@ -141,7 +141,7 @@ static int watch(pid_t child, struct counts *counts)
 	}
 }
 
-/* False where a process may not be traced. */
+/* Returns false if a process may not be traced. */
 static bool count(uint32_t mode, struct counts *counts)
 {
 	pid_t child;
@@ -159,7 +159,7 @@ static bool count(uint32_t mode, struct counts *counts)
 	}
 	status = watch(child, counts);
 	if (status > 0)
-		bench_die("the child that harvests failed", 0);
+		bench_die("the harvesting child failed", 0);
 	return status != -EPERM;
 }
 
@@ -191,10 +191,11 @@ static void figure(const char *name, uint32_t mode)
 	made = (double)(counts.resets + counts.gets + counts.clears + counts.masks + counts.other +
 			counts.allocations);
 	bench_note(&pair, &made, &allowed, 1);
-	bench_say("per harvest: %g RESET, %g GET, %g CLEAR, %g rt_sigprocmask, %g other, %g allocations",
-		  (double)counts.resets / HARVESTS, (double)counts.gets / HARVESTS,
-		  (double)counts.clears / HARVESTS, (double)counts.masks / HARVESTS,
-		  (double)counts.other / HARVESTS, (double)counts.allocations / HARVESTS);
+	bench_say(
+		"per harvest: %g RESET, %g GET, %g CLEAR, %g rt_sigprocmask, %g other, %g allocations",
+		(double)counts.resets / HARVESTS, (double)counts.gets / HARVESTS,
+		(double)counts.clears / HARVESTS, (double)counts.masks / HARVESTS,
+		(double)counts.other / HARVESTS, (double)counts.allocations / HARVESTS);
 }
 
 int main(int argc, char **argv)

@@ -2,7 +2,7 @@
 #ifndef BENCH_FIGURES_H
 #define BENCH_FIGURES_H
 
-/* The figures, by topic: each measures and notes its own. */
+/* One function per topic; each measures and records its figures. */
 void rings_figures(void);
 void scale_figures(void);
 void memory_figures(void);

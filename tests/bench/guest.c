@@ -59,7 +59,7 @@ const char *guest_missing(uint32_t mode)
 	int r = machine_available();
 
 	if (sysconf(_SC_PAGESIZE) != GUEST_PAGE_BYTES)
-		return "made for pages of 4 KiB";
+		return "requires pages of 4 KiB";
 	if (r >= 0)
 		r = machine_open(&machine);
 	if (r < 0) {
@@ -84,7 +84,7 @@ static void add_memory(struct bench_guest *guest)
 	guest->memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (guest->memory == MAP_FAILED)
-		bench_die("memory for a guest", errno);
+		bench_die("mmap of guest memory", errno);
 	slot.hva = (uintptr_t)guest->memory;
 	bench_check(dl_slot_set(guest->log, &slot), "dl_slot_set");
 }
@@ -147,7 +147,7 @@ void guest_write_pages(struct bench_guest *guest, bool random)
 	struct random generator = { 1 };
 	const uint64_t each = GUEST_PAGES / GUEST_DIRTY_PAGES;
 
-	/* One page of each stretch, the stretches in an order that is not the memory's. */
+	/* One page of each stretch, in an order other than that of the memory. */
 	for (uint64_t i = 0; random && i < GUEST_DIRTY_PAGES; i++) {
 		uint64_t page =
 			i * 1597 % GUEST_DIRTY_PAGES * each + random_below(&generator, each);
@@ -155,7 +155,7 @@ void guest_write_pages(struct bench_guest *guest, bool random)
 		table[i] = GUEST_DATA_GPA + page * GUEST_PAGE_BYTES;
 	}
 	if (machine_run(guest->vcpu, &job) != MACHINE_DONE)
-		bench_die("the guest did not end its job", EIO);
+		bench_die("the guest did not finish its job", EIO);
 }
 
 uint64_t guest_iterate(struct bench_guest *guest)
@@ -176,7 +176,7 @@ uint64_t guest_iterate(struct bench_guest *guest)
 	return pages;
 }
 
-/* In memory of its own: the guest's slot, which is not logged. */
+/* Uses the guest code's slot, which is not logged. */
 void guest_start_other(struct bench_guest *guest)
 {
 	struct guest_job job = {

@@ -2,7 +2,7 @@
 #ifndef BENCH_GUEST_H
 #define BENCH_GUEST_H
 
-/* A real guest on /dev/kvm with its dirty log, and the time and number of its system calls. */
+/* A real guest on /dev/kvm with its dirty log; counts and times the log's system calls. */
 
 #include "../kvm/machine.h"
 
@@ -30,20 +30,20 @@ struct bench_guest {
 	void *memory;
 };
 
-/* NULL, or why no such guest is to be had here. */
+/* Returns NULL, or why such a guest cannot run here. */
 const char *guest_missing(uint32_t mode);
 
-/* mode: of the log. timed: its ioctls are timed, else they are the library's own. */
+/* mode: of the log. timed: its ioctls go through a timing wrapper. */
 void guest_open(struct bench_guest *guest, uint32_t mode, bool timed);
 void guest_close(struct bench_guest *guest);
 
-/* The guest writes GUEST_DIRTY_PAGES pages, one after the other or anywhere. */
+/* Lets the guest write GUEST_DIRTY_PAGES pages, in order or at random. */
 void guest_write_pages(struct bench_guest *guest, bool random);
 
-/* Hands out and acknowledges all that is pending. Returns the pages. */
+/* Reads and acknowledges all pending pages. Returns their number. */
 uint64_t guest_iterate(struct bench_guest *guest);
 
-/* Another vCPU of the guest, which does nothing but run. */
+/* Another vCPU of the guest, which only spins. */
 void guest_start_other(struct bench_guest *guest);
 void guest_stop_other(struct bench_guest *guest);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Handing out runs, against finding them in the words of a plain bitmap. */
+/* Reading runs, against finding them in the words of a plain bitmap. */
 #include "bench.h"
 #include "figures.h"
 #include "kernel.h"
@@ -59,7 +59,7 @@ static void set_words(void *unused)
 			scene.words[page / 64] |= UINT64_C(1) << page % 64;
 }
 
-/* Each run's first page and length, over words as they come. */
+/* Finds each run's first page and length, word by word. */
 static inline void find(bool take)
 {
 	uint64_t sum = 0, open = 0;
@@ -104,7 +104,7 @@ static void find_runs(void *unused)
 	find(false);
 }
 
-/* What cannot be done without where others mark pages at the same time. */
+/* The minimum while other threads mark pages at the same time. */
 static void take_runs(void *unused)
 {
 	(void)unused;

@@ -19,7 +19,7 @@ static uint32_t flags_of(const struct kernel *kernel, const struct kernel_ring *
 	return ring->cells[(ring->next - ring->filled + i) & (kernel->entries - 1)].flags;
 }
 
-/* Cells are released in order, and mostly all that are filled. */
+/* Cells are released in order, and usually all filled ones. */
 static uint32_t released(const struct kernel *kernel, const struct kernel_ring *ring)
 {
 	uint32_t n = 0;
@@ -138,7 +138,7 @@ static void *zeroed_pages(size_t bytes)
 			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 
 	if (memory == MAP_FAILED)
-		bench_die("memory for a ring", errno);
+		bench_die("mmap of a ring", errno);
 	return memory;
 }
 
@@ -152,7 +152,7 @@ static void add_vcpu(struct kernel *kernel, uint32_t i)
 	bench_check(dl_vcpu_add(kernel->log, FIRST_VCPU_FD + (int)i, &ring->vcpu), "dl_vcpu_add");
 }
 
-/* KVM has no slots of 8 TiB and more. */
+/* KVM supports no slots of 8 TiB or more. */
 static void add_slot(struct kernel *kernel, uint64_t first, uint64_t pages)
 {
 	uint64_t n = pages - first < KERNEL_SLOT_PAGES ? pages - first : KERNEL_SLOT_PAGES;
@@ -161,7 +161,7 @@ static void add_slot(struct kernel *kernel, uint64_t first, uint64_t pages)
 		.slot = (uint32_t)(first / KERNEL_SLOT_PAGES),
 		.gpa = first * KERNEL_PAGE_BYTES,
 		.bytes = n * KERNEL_PAGE_BYTES,
-		.hva = (UINT64_C(1) << 46) + first * KERNEL_PAGE_BYTES, /* nobody looks there */
+		.hva = (UINT64_C(1) << 46) + first * KERNEL_PAGE_BYTES, /* never accessed */
 	};
 
 	bench_check(dl_slot_set(kernel->log, &slot), "dl_slot_set");

@@ -3,9 +3,9 @@
 #define BENCH_KERNEL_H
 
 /*
- * A kernel that costs nothing, so that what is measured is the library: rings that the benchmark
- * fills itself, a reset that only marks the first and the last cell as taken, bitmaps that are
- * copied out once.
+ * A kernel that costs nothing, so that only the library is measured: rings that the benchmark fills
+ * itself, a reset that only marks the first and the last cell as consumed, bitmaps that are copied
+ * out once.
  */
 
 #include <stdbool.h>
@@ -23,7 +23,7 @@ enum { KERNEL_VCPUS = 1024, KERNEL_PAGE_BYTES = 4096 };
 struct kernel_ring {
 	struct kvm_dirty_gfn *cells;
 	struct kvm_run *run;
-	uint32_t next, filled; /* where it fills next; how many it filled and are not taken */
+	uint32_t next, filled; /* next cell to fill; cells filled and not consumed */
 	struct dl_vcpu *vcpu;
 };
 
@@ -33,22 +33,22 @@ struct kernel {
 	bool ring_is_on;
 	struct kernel_ring rings[KERNEL_VCPUS];
 	const uint64_t *bitmap; /* of slot 0 */
-	void *bitmap_is_in;	/* the buffer that has it */
+	void *bitmap_is_in;	/* the buffer that holds it already */
 	struct dl_log *log;
 	uint64_t pages;
 };
 
-/* Opens a log with slots of so many pages, in ring mode where entries is not 0, started clean. */
+/* Opens and starts (clean) a log over pages of memory, in ring mode if entries is not 0. */
 void kernel_open(struct kernel *kernel, uint32_t vcpus, uint32_t entries, uint64_t pages);
 void kernel_close(struct kernel *kernel);
 
 /* Fills one ring. */
 void kernel_fill(struct kernel *kernel, uint32_t vcpu, const uint64_t *pages, uint32_t n);
 
-/* KVM_RESET_DIRTY_RINGS, as the library makes it. */
+/* KVM_RESET_DIRTY_RINGS, as the library calls it. */
 int kernel_reset(struct kernel *kernel);
 
-/* Reads and acknowledges all that is pending. Returns the pages. */
+/* Reads and acknowledges all pending pages. Returns their number. */
 uint64_t kernel_iterate(struct kernel *kernel);
 void kernel_harvest(struct kernel *kernel);
 

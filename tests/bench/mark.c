@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Marking one page, against one atomic or on a word that nobody else has. */
+/* Marking one page, against one atomic OR on a word that no other thread uses. */
 #include "bench.h"
 #include "figures.h"
 #include "kernel.h"
@@ -49,7 +49,7 @@ static void in_threads(void *(*work)(void *))
 
 	for (uintptr_t i = 1; i < threads; i++)
 		if (pthread_create(&others[i], NULL, work, (void *)i))
-			bench_die("a thread", 0);
+			bench_die("pthread_create", 0);
 	work(NULL);
 	for (uintptr_t i = 1; i < threads; i++)
 		pthread_join(others[i], NULL);

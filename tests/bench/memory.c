@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The memory that becomes resident by a whole pass over 10,000 dirty pages of 16 TiB, against the
- * pages of one plain bitmap that these lie in. What the log takes for itself when it is opened (the
- * copies of the rings, the slots) is not in it, as it does not depend on what is dirty.
+ * Memory that becomes resident in a whole pass over 10,000 dirty pages of 16 TiB, against the pages
+ * of one plain bitmap that contain their bits. What the log allocates when it is opened (the copies
+ * of the rings, the slots) is excluded, as it does not depend on what is dirty.
  */
 #include "bench.h"
 #include "figures.h"
@@ -19,7 +19,7 @@ enum { PAGES = 10000, VCPUS = 4, ENTRIES = 4096 };
 static struct kernel kernel;
 static uint64_t pages[PAGES];
 
-/* statm is not exact. */
+/* Not statm, which is inexact. */
 static double resident_bytes(void)
 {
 	FILE *file = fopen("/proc/self/smaps_rollup", "r");
@@ -72,7 +72,7 @@ static void figure(const char *name, uint64_t cluster_pages)
 	for (uint64_t i = 0; i < PAGES; i++)
 		pages[i] = i / cluster_pages * stride + i % cluster_pages;
 	kernel_open(&kernel, VCPUS, ENTRIES, GUEST_PAGES);
-	/* A first pass over one page, so that only what grows with the pages is left. */
+	/* A first pass over one page, so that only what grows with the pages is counted. */
 	kernel_fill(&kernel, 0, pages, 1);
 	pass(1);
 	must = must_bytes();

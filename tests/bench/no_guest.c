@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* An architecture for which there is no guest in tests/kvm. */
+/* For architectures without a guest in tests/kvm. */
 #include "bench.h"
 #include "figures.h"
 

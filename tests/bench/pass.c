@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A whole pass against that of a straightforward reaper. */
+/* A whole pass, against that of a straightforward reaper. */
 #include "../unit/random.h"
 #include "bench.h"
 #include "figures.h"
@@ -15,7 +15,7 @@ static struct {
 	uint64_t *pages, n, run_pages;
 } scene;
 
-/* Runs of pages, each at a place of its own. */
+/* Runs of pages, each at a location of its own. */
 static void scatter(uint64_t guest_pages)
 {
 	uint64_t run_pages = scene.run_pages, stride = guest_pages / (scene.n / run_pages);

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A migration by examples/precopy as a whole, against as many bytes through the same kind of socket:
- * one process writes them out of as much memory, another reads them into as much, in pieces of the
- * same size. Both memories are as precopy's: huge pages where there are any, a part of the source's
- * touched before, nothing of the destination's. Where the guest is busy a thread writes memory here
- * too, for as long.
+ * A whole migration by examples/precopy, against as many bytes through the same kind of socket: one
+ * process writes them from as much memory, another reads them into as much, in pieces of the same
+ * size. Both memories are as precopy's: huge pages if available, part of the source touched before,
+ * the destination untouched. For the busy guest a thread writes memory here too, for as long.
  */
 #include "bench.h"
 
@@ -24,10 +23,10 @@
 #define TOUCHED_BYTES (UINT64_C(96) << 20) /* of 512 MiB, by precopy's guest and its device */
 #define PIECE_BYTES   (UINT64_C(256) << 10)
 
-/* Single pairs differ by a factor of four, so these are more than others. */
+/* More pairs than elsewhere, as single pairs differ by a factor of four. */
 enum { LEAST_RUNS = 21, REPORT_BYTES = 16 << 10, PATIENCE_SECONDS = 120 };
 
-struct migration {
+struct precopy_run {
 	double total_ns, downtime_ns, wire_bytes, last_pages;
 };
 
@@ -43,7 +42,7 @@ static double number(const char *report, const char *name)
 	return strtod(at + strlen(key), NULL);
 }
 
-/* Its report. False where it could not migrate: there is no /dev/kvm, say. */
+/* Reads precopy's report. Returns false if it could not migrate: without /dev/kvm, say. */
 static bool run_precopy(char *report, const char *dirty_rate)
 {
 	const char *const arguments[] = {
@@ -77,7 +76,7 @@ static bool run_precopy(char *report, const char *dirty_rate)
 	return waitpid(child, &status, 0) == child && !status;
 }
 
-/* The pages of the final pass: the only pass but the first that has "final": true. */
+/* Pages of the final pass, the first pass in the report with "final": true. */
 static double last_pages(const char *report)
 {
 	const char *row = strstr(report, "\"final\": true");
@@ -85,13 +84,13 @@ static double last_pages(const char *report)
 	return row ? number(row, "sent_pages") : 0;
 }
 
-static bool migrate(const char *dirty_rate, struct migration *migration)
+static bool migrate(const char *dirty_rate, struct precopy_run *run)
 {
 	static char report[REPORT_BYTES];
 
 	if (!run_precopy(report, dirty_rate))
 		return false;
-	*migration = (struct migration){
+	*run = (struct precopy_run){
 		.total_ns = number(report, "total_ns"),
 		.downtime_ns = number(report, "downtime_ns"),
 		.wire_bytes = number(strstr(report, "\"pages_sent\""), "wire_bytes"),
@@ -106,7 +105,7 @@ static char *new_memory(void)
 			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (memory == MAP_FAILED)
-		bench_die("memory", errno);
+		bench_die("mmap", errno);
 	(void)madvise(memory, MEMORY_BYTES, MADV_HUGEPAGE);
 	return memory;
 }
@@ -136,7 +135,7 @@ static _Noreturn void read_all(int fd, uint64_t end)
 static atomic_bool busy;
 static char *written;
 
-/* Like precopy's guest: a word of one page after the other, in any order. */
+/* Like precopy's guest, writes a word of one page after the other, in random order. */
 static void *write_memory(void *unused)
 {
 	uint32_t page = 1;
@@ -188,7 +187,7 @@ static double plain_loop_ns(uint64_t bytes, bool is_busy)
 	written = memory;
 	atomic_store(&busy, is_busy);
 	if (is_busy && pthread_create(&thread, NULL, write_memory, NULL))
-		bench_die("a thread", EAGAIN);
+		bench_die("pthread_create", EAGAIN);
 	begin_ns = bench_now_ns();
 	write_all(fds[0], memory, bytes);
 	ns = (double)(bench_now_ns() - begin_ns);
@@ -205,7 +204,7 @@ static void figure(const char *name, const char *dirty_rate, bool is_busy)
 {
 	double total_ns[BENCH_MOST_RUNS], plain_ns[BENCH_MOST_RUNS], downtime_ns[BENCH_MOST_RUNS];
 	const size_t runs = bench_runs() > LEAST_RUNS ? bench_runs() : LEAST_RUNS;
-	struct migration migration = { 0 };
+	struct precopy_run last = { 0 };
 	const struct bench_pair pair = {
 		.name = name,
 		.against = "the same bytes in a plain write and read loop",
@@ -218,19 +217,20 @@ static void figure(const char *name, const char *dirty_rate, bool is_busy)
 	if (!bench_wants(name))
 		return;
 	for (size_t i = 0; i < runs; i++) {
-		if (!migrate(dirty_rate, &migration)) {
+		if (!migrate(dirty_rate, &last)) {
 			bench_skip(name, "examples/precopy does not run a guest here");
 			return;
 		}
-		total_ns[i] = migration.total_ns;
-		downtime_ns[i] = migration.downtime_ns;
-		plain_ns[i] = plain_loop_ns((uint64_t)migration.wire_bytes, is_busy);
+		total_ns[i] = last.total_ns;
+		downtime_ns[i] = last.downtime_ns;
+		plain_ns[i] = plain_loop_ns((uint64_t)last.wire_bytes, is_busy);
 	}
 	bench_note(&pair, total_ns, plain_ns, runs);
-	bench_say("%.0f ms against %.0f; median downtime %.1f ms; last run: %.0f final pages, %.0f MiB sent",
-		  bench_median(total_ns, runs) / 1e6, bench_median(plain_ns, runs) / 1e6,
-		  bench_median(downtime_ns, runs) / 1e6, migration.last_pages,
-		  migration.wire_bytes / (1 << 20));
+	bench_say(
+		"%.0f ms against %.0f; median downtime %.1f ms; last run: %.0f final pages, %.0f MiB sent",
+		bench_median(total_ns, runs) / 1e6, bench_median(plain_ns, runs) / 1e6,
+		bench_median(downtime_ns, runs) / 1e6, last.last_pages,
+		last.wire_bytes / (1 << 20));
 }
 
 int main(int argc, char **argv)

@@ -15,7 +15,7 @@ static unsigned long *new_bitmap(uint64_t pages)
 			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 
 	if (memory == MAP_FAILED)
-		bench_die("memory for a bitmap", errno);
+		bench_die("mmap of a bitmap", errno);
 	return memory;
 }
 
@@ -70,7 +70,7 @@ void reference_reap(struct reference *reference)
 		bench_check(kernel_reset(kernel), "KVM_RESET_DIRTY_RINGS");
 }
 
-/* From the slot's bitmap into the shared one, and from that into the migration's. */
+/* Merges the slot's bitmap into the shared one, and that into the migration's. */
 static uint64_t merge(unsigned long *from, unsigned long *to, uint64_t pages)
 {
 	uint64_t words = (pages + WORD_BITS - 1) / WORD_BITS, new_pages = 0;
@@ -87,7 +87,7 @@ static uint64_t merge(unsigned long *from, unsigned long *to, uint64_t pages)
 	return new_pages;
 }
 
-/* The first page at or behind page, or pages. */
+/* Returns the first dirty page at or after page, or pages if there is none. */
 static uint64_t find_next(const unsigned long *bitmap, uint64_t page, uint64_t pages)
 {
 	uint64_t word = page / WORD_BITS;

@@ -13,10 +13,10 @@
 
 enum { VCPUS = 16, ENTRIES = 4096, FILLED = 4000, ALL = VCPUS * FILLED, MANY_VCPUS = 1024 };
 
-/* The floor releases cells of rings of its own: the library would not find them dirty. */
+/* The floor has rings of its own: the library would not find its released cells dirty. */
 struct scene {
 	struct kernel ours, floor;
-	uint64_t pages[ALL]; /* what the rings are filled with */
+	uint64_t pages[ALL]; /* contents of the rings */
 	_Atomic uint64_t *bitmap;
 };
 
@@ -119,7 +119,7 @@ static void harvest_figure(const char *name, uint64_t guest_pages, bool random)
 		scene.bitmap = mmap(NULL, guest_pages / 8, PROT_READ | PROT_WRITE,
 				    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (scene.bitmap == MAP_FAILED)
-		bench_die("memory for a bitmap", errno);
+		bench_die("mmap of a bitmap", errno);
 	kernel_open(&scene.ours, VCPUS, ENTRIES, guest_pages);
 	kernel_open(&scene.floor, VCPUS, ENTRIES, guest_pages);
 	bench_compare(&pair);
@@ -129,7 +129,7 @@ static void harvest_figure(const char *name, uint64_t guest_pages, bool random)
 		munmap(scene.bitmap, guest_pages / 8);
 }
 
-/* A thread that harvests whenever it is told to, so that its beginning and end are not in the time. */
+/* A thread that harvests on request, so that its start and exit are not timed. */
 static struct {
 	pthread_t thread;
 	atomic_uint begun, ended; /* rounds */
@@ -167,7 +167,7 @@ static void harvest_by_two(void *unused)
 	wait_for(&second.ended, round);
 }
 
-/* What sharing the rings of a pass saves. */
+/* Measures what sharing the rings of a pass between two threads saves. */
 static void by_two_threads(uint64_t guest_pages)
 {
 	const struct bench_pair pair = {
@@ -189,7 +189,7 @@ static void by_two_threads(uint64_t guest_pages)
 	scene.bitmap = NULL;
 	kernel_open(&scene.ours, VCPUS, ENTRIES, guest_pages);
 	if (pthread_create(&second.thread, NULL, harvest_too, NULL))
-		bench_die("a thread", 0);
+		bench_die("pthread_create", 0);
 	bench_compare(&pair);
 	second.over = true;
 	begin_second();

@@ -23,7 +23,7 @@ struct scene {
 	uint64_t pages[PAGES];
 };
 
-/* The first is what the others are held against. */
+/* The others are compared with the first. */
 static struct scene small, large;
 
 static void spread(struct scene *scene, uint64_t guest_pages)

@@ -3,8 +3,8 @@
 #define BENCH_SEAM_H
 
 /*
- * Included by force before every file of lib/, which is compiled a second time for the figure that
- * runs in virtual time: its locks and its clock are those of actors.h.
+ * Force-included before every file of lib/ in a second build of the library for the figures in virtual
+ * time, with the locks and the clock of actors.h.
  */
 
 #include <pthread.h>

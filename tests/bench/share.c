@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How much of a harvest on the real /dev/kvm is the library's own time: all of it but what RESET,
- * GET and CLEAR take. A harvest of a ring is dl_harvest(); with bitmaps, where CLEAR comes with the
- * runs, the iteration is in it.
+ * The library's own share of a harvest on the real /dev/kvm: all time except that of RESET, GET and
+ * CLEAR. With rings a harvest is dl_harvest(); with bitmaps it includes the iteration, which calls
+ * CLEAR.
  */
 #include "bench.h"
 #include "figures.h"
@@ -32,7 +32,7 @@ static void one_harvest(uint32_t mode, bool random, bool with_other, double *own
 	if (mode == DL_MODE_RING)
 		pages = guest_iterate(&guest);
 	if (pages != GUEST_DIRTY_PAGES)
-		bench_die("not the pages that the guest wrote", 0);
+		bench_die("the harvest does not have the pages that the guest wrote", 0);
 }
 
 static void figure(const char *name, uint32_t mode, bool random, bool with_other)

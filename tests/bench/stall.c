@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How long a vCPU with a full ring stands still, with 64 of them, against a reaper as established
- * VMMs have it: whoever comes out with a full ring takes one global lock, empties every ring, and
- * makes one reset.
+ * How long a vCPU with a full ring stands still, with 64 vCPUs, against a reaper as established VMMs
+ * have it: a vCPU that exits with a full ring takes one global lock, empties every ring, and calls
+ * one reset.
  *
- * In virtual time (actors.h), as no machine at hand has 65 processors. What is modelled:
+ * Runs in virtual time (actors.h), as no machine at hand has 65 processors. The model:
  *   - the code of both sides is real, and takes the time that it takes here, on one processor with
- *     warm caches; ring cells that came from other processors' caches would make both slower;
+ *     warm caches; ring cells from other processors' caches would make both slower;
  *   - RESET costs what was seen on a real /dev/kvm (6.18): 220 ns, 19 ns an entry of random pages under
  *     slots_lock, and 35 us (30 to 40 were seen) after that lock for the TLB flush while other vCPUs
- *     run; and 20 ns a ring that it looks at. A call that sets the signal mask: 100 ns;
+ *     run; and 20 ns for each ring that it checks. A call that sets the signal mask: 100 ns;
  *   - a full ring is one with 576 cells left (64, and 512 of PML), as on Intel;
- *   - one thread harvests every 10 ms. What is pending is handed out after that, in no time;
+ *   - one thread harvests every 10 ms. Pending pages are read afterwards, in no time;
  *   - threads sleep in locks, and take 5 us to wake up.
  * Not modelled: the guest's own faults and exits, contention of mmu_lock between faults and resets,
- * memory bandwidth, and what else a VMM's global lock is for.
+ * memory bandwidth, and the other uses of a VMM's global lock.
  *
  * Two loads. Bursts: each vCPU dirties a page every 2 us for a while (20 ms on average) and then one
  * every 50 us (60 ms on average). Steady: every vCPU dirties a page every 2 us, so that rings fill
@@ -57,7 +57,7 @@ struct guest_cpu {
 	bool stopped;
 };
 
-/* Where the time of stalls went. */
+/* Breakdown of the time of stalls. */
 struct account {
 	const char *name;
 	double ns;
@@ -81,7 +81,7 @@ static bool is_full(uint32_t v)
 	return scene.kernel.rings[v].filled >= ENTRIES - RESERVED_ENTRIES;
 }
 
-/* Times that are exponentially distributed, in integers: the sum of coin tosses. */
+/* Exponentially distributed times, in integers: the sum of coin tosses. */
 static uint64_t random_span_ns(struct random *random, uint64_t mean_ns)
 {
 	const uint32_t steps = 16;
@@ -98,7 +98,7 @@ static void begin_span(struct guest_cpu *cpu, bool fast)
 	cpu->span_ends_ns += random_span_ns(&cpu->random, fast ? FAST_SPAN_NS : SLOW_SPAN_NS);
 }
 
-/* What the guest wrote until now. */
+/* Fills the rings with what the guest wrote until now. */
 static void write_until(uint64_t now_ns)
 {
 	for (uint32_t v = 0; v < VCPUS; v++) {
@@ -134,7 +134,7 @@ static void take_back(struct kernel_ring *ring, uint32_t n)
 	ring->filled -= n;
 }
 
-/* With the clock off. */
+/* Called with the clock off. */
 static uint32_t reset(struct kernel *kernel)
 {
 	uint32_t n[VCPUS], all = 0;
@@ -228,7 +228,7 @@ static void drain(uint32_t v)
 	scene.cpus[v].stopped = false;
 }
 
-/* Until the ring would be full at this rate, or the rate changes. */
+/* Runs until the ring would be full at this rate, or the rate changes. */
 static uint64_t look_again_ns(uint32_t v)
 {
 	const struct guest_cpu *cpu = &scene.cpus[v];
@@ -339,7 +339,7 @@ static void harvest_once(void *unused)
 		scene.harvest_ns = (double)actor_now_ns();
 }
 
-/* Of 64 rings that are three quarters full, until the last thread is through. The guest stands still. */
+/* Harvests 64 rings, three quarters full, until the last thread ends. The guest is stopped. */
 static double harvest_by(unsigned int threads, uint64_t seed)
 {
 	struct random random = { seed };
@@ -424,7 +424,7 @@ static void figure(const char *load, bool in_bursts)
 	scene.in_bursts = in_bursts;
 	for (size_t i = 0; i < bench_runs(); i++) {
 		simulate(true, i + 1);
-		(void)bench_median(scene.stalls_ns, scene.n); /* sorts */
+		(void)bench_median(scene.stalls_ns, scene.n); /* for its sorting */
 		median[i] = part(.5);
 		p99[i] = part(.99);
 		stalls += scene.n;
