@@ -6,8 +6,8 @@
  * Threads in virtual time, each on a processor of its own. They are coroutines on one thread: the
  * earliest in virtual time runs until its next lock, condition or system call. In between, its time
  * advances by what the code really took here; it stands still while the clock is off, for code that
- * is not measured. Locks behave as glibc's: the unlocker wakes one waiter, which tries again and may
- * find the lock taken by another.
+ * is not measured. Locks behave as glibc's: the unlocker wakes one waiter, which tries again and
+ * may find the lock taken by another.
  *
  * A store to memory shared without a lock can become visible one such stretch of code too early.
  */

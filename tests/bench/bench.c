@@ -61,9 +61,9 @@ static _Noreturn void usage(int status)
 {
 	fprintf(status ? stderr : stdout,
 		"Usage: %s [--runs N] [--only NAME] [--json FILE] [--help]\n\n"
-		"Measures the library against what the machine can do, and prints a table of ratios:\n"
-		"the median of N runs (default 9), the least and the greatest. Use fewer than 7 only\n"
-		"to count instructions.\n\n"
+		"Measures the library against what the machine can do, and prints a table of\n"
+		"ratios: the median of N runs (default 9), the least and the greatest. Use fewer\n"
+		"than 7 only to count instructions.\n\n"
 		"  --only NAME  measure only figures whose names begin with NAME\n"
 		"  --json FILE  also write the figures to FILE\n",
 		bench.what);
@@ -248,9 +248,9 @@ static void write_json(void)
 			fprintf(out, "}");
 		else
 			fprintf(out,
-				", \"ratio\": %.4g, \"least\": %.4g, \"greatest\": %.4g, \"bar\": %g, "
-				"\"bar_is\": \"%s\", \"unit\": \"%s\", \"measured_ns\": %.6g, "
-				"\"other_ns\": %.6g, \"units\": %.0f, \"runs\": %zu}",
+				", \"ratio\": %.4g, \"least\": %.4g, \"greatest\": %.4g, "
+				"\"bar\": %g, \"bar_is\": \"%s\", \"unit\": \"%s\", "
+				"\"measured_ns\": %.6g, \"other_ns\": %.6g, \"units\": %.0f, \"runs\": %zu}",
 				row->ratio, row->least, row->greatest, row->bar,
 				row->is_floor ? "most" : "least", row->unit, row->measured_ns,
 				row->other_ns, row->units, row->runs);

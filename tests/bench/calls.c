@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * System calls and allocations of a harvest after warm-up. A child harvests on the real /dev/kvm while
- * its parent watches each of its system calls with ptrace. The C library's allocator is interposed,
- * for the whole process.
+ * System calls and allocations of a harvest after warm-up. A child harvests on the real /dev/kvm
+ * while its parent watches each of its system calls with ptrace. The C library's allocator is
+ * interposed for the whole process.
  */
 #include "bench.h"
 #include "figures.h"
@@ -191,11 +191,11 @@ static void figure(const char *name, uint32_t mode)
 	made = (double)(counts.resets + counts.gets + counts.clears + counts.masks + counts.other +
 			counts.allocations);
 	bench_note(&pair, &made, &allowed, 1);
-	bench_say(
-		"per harvest: %g RESET, %g GET, %g CLEAR, %g rt_sigprocmask, %g other, %g allocations",
-		(double)counts.resets / HARVESTS, (double)counts.gets / HARVESTS,
-		(double)counts.clears / HARVESTS, (double)counts.masks / HARVESTS,
-		(double)counts.other / HARVESTS, (double)counts.allocations / HARVESTS);
+	bench_say("per harvest: %g RESET, %g GET, %g CLEAR, %g rt_sigprocmask, %g other, "
+		  "%g allocations",
+		  (double)counts.resets / HARVESTS, (double)counts.gets / HARVESTS,
+		  (double)counts.clears / HARVESTS, (double)counts.masks / HARVESTS,
+		  (double)counts.other / HARVESTS, (double)counts.allocations / HARVESTS);
 }
 
 int main(int argc, char **argv)

@@ -226,11 +226,11 @@ static void figure(const char *name, const char *dirty_rate, bool is_busy)
 		plain_ns[i] = plain_loop_ns((uint64_t)last.wire_bytes, is_busy);
 	}
 	bench_note(&pair, total_ns, plain_ns, runs);
-	bench_say(
-		"%.0f ms against %.0f; median downtime %.1f ms; last run: %.0f final pages, %.0f MiB sent",
-		bench_median(total_ns, runs) / 1e6, bench_median(plain_ns, runs) / 1e6,
-		bench_median(downtime_ns, runs) / 1e6, last.last_pages,
-		last.wire_bytes / (1 << 20));
+	bench_say("%.0f ms against %.0f; median downtime %.1f ms; last run: %.0f final pages, "
+		  "%.0f MiB sent",
+		  bench_median(total_ns, runs) / 1e6, bench_median(plain_ns, runs) / 1e6,
+		  bench_median(downtime_ns, runs) / 1e6, last.last_pages,
+		  last.wire_bytes / (1 << 20));
 }
 
 int main(int argc, char **argv)

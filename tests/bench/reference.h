@@ -3,10 +3,10 @@
 #define BENCH_REFERENCE_H
 
 /*
- * The library's reference: a reaper as established VMMs have it. It reads an entry at a time, with a
- * modulo for the cell and a division for the page, and sets one atomic bit each. Then it merges the
- * whole bitmap into the one that all users of dirty memory share, and that one into the migration's
- * own, which it searches for the next page to send.
+ * The library's reference: a reaper as established VMMs have it. It reads an entry at a time, with
+ * a modulo for the cell and a division for the page, and sets one atomic bit each. Then it merges
+ * the whole bitmap into the one that all users of dirty memory share, and that one into the
+ * migration's own, which it searches for the next page to send.
  */
 
 #include "kernel.h"

@@ -3,8 +3,8 @@
 #define BENCH_SEAM_H
 
 /*
- * Force-included before every file of lib/ in a second build of the library for the figures in virtual
- * time, with the locks and the clock of actors.h.
+ * Force-included before every file of lib/ in a second build of the library for the figures in
+ * virtual time, with the locks and the clock of actors.h.
  */
 
 #include <pthread.h>

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How long a vCPU with a full ring stands still, with 64 vCPUs, against a reaper as established VMMs
- * have it: a vCPU that exits with a full ring takes one global lock, empties every ring, and calls
- * one reset.
+ * How long a vCPU with a full ring stands still, with 64 vCPUs, against a reaper as established
+ * VMMs have it: a vCPU that exits with a full ring takes one global lock, empties every ring, and
+ * calls one reset.
  *
  * Runs in virtual time (actors.h), as no machine at hand has 65 processors. The model:
  *   - the code of both sides is real, and takes the time that it takes here, on one processor with
  *     warm caches; ring cells from other processors' caches would make both slower;
- *   - RESET costs what was seen on a real /dev/kvm (6.18): 220 ns, 19 ns an entry of random pages under
- *     slots_lock, and 35 us (30 to 40 were seen) after that lock for the TLB flush while other vCPUs
+ *   - RESET costs what was seen on a real /dev/kvm (6.18): 220 ns, 19 ns an entry of random pages
+ *     under slots_lock, and 35 us (30 to 40 were seen) after it for the TLB flush while other vCPUs
  *     run; and 20 ns for each ring that it checks. A call that sets the signal mask: 100 ns;
  *   - a full ring is one with 576 cells left (64, and 512 of PML), as on Intel;
  *   - one thread harvests every 10 ms. Pending pages are read afterwards, in no time;
@@ -16,7 +16,7 @@
  * Not modelled: the guest's own faults and exits, contention of mmu_lock between faults and resets,
  * memory bandwidth, and the other uses of a VMM's global lock.
  *
- * Two loads. Bursts: each vCPU dirties a page every 2 us for a while (20 ms on average) and then one
+ * Two loads. Bursts: each vCPU dirties a page every 2 us for a while (20 ms on average), then one
  * every 50 us (60 ms on average). Steady: every vCPU dirties a page every 2 us, so that rings fill
  * at nearly the same moment.
  */
@@ -228,7 +228,7 @@ static void drain(uint32_t v)
 	scene.cpus[v].stopped = false;
 }
 
-/* Runs until the ring would be full at this rate, or the rate changes. */
+/* The earlier of when the ring would be full at this rate and when the rate changes. */
 static uint64_t look_again_ns(uint32_t v)
 {
 	const struct guest_cpu *cpu = &scene.cpus[v];
