@@ -250,7 +250,8 @@ static void write_json(void)
 			fprintf(out,
 				", \"ratio\": %.4g, \"least\": %.4g, \"greatest\": %.4g, "
 				"\"bar\": %g, \"bar_is\": \"%s\", \"unit\": \"%s\", "
-				"\"measured_ns\": %.6g, \"other_ns\": %.6g, \"units\": %.0f, \"runs\": %zu}",
+				"\"measured_ns\": %.6g, \"other_ns\": %.6g, \"units\": %.0f, "
+				"\"runs\": %zu}",
 				row->ratio, row->least, row->greatest, row->bar,
 				row->is_floor ? "most" : "least", row->unit, row->measured_ns,
 				row->other_ns, row->units, row->runs);
