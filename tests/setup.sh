@@ -49,6 +49,13 @@ apt_install() {
     install -y --no-install-recommends "$@" </dev/null
 }
 
+# Arguments: Debian packages. Package lists may be absent or out of date; they are fetched only if
+# the installation fails, as that takes a while.
+apt_update_install() {
+  apt_install "$@" && return
+  as_root apt-get -qq -o DPkg::Lock::Timeout=300 update </dev/null && apt_install "$@"
+}
+
 # Installs what the build needs, or prints what that is and stops. Arguments: the compiler.
 need_packages() {
   local cc=$1 missing output
@@ -64,17 +71,13 @@ need_packages() {
     "apt-get install ${packages[*]}"
 
   say "Installing: ${packages[*]}"
-  # Package lists may be absent or out of date; fetched only then, as that takes a while.
-  if ! output=$(apt_install "${packages[@]}" 2>&1); then
-    as_root apt-get -qq -o DPkg::Lock::Timeout=300 update </dev/null || die "apt-get update failed"
-    output=$(apt_install "${packages[@]}" 2>&1) || die "apt-get install failed: $output"
-  fi
+  output=$(apt_update_install "${packages[@]}" 2>&1) || die "apt-get install failed: $output"
   missing=$(missing_things "$cc")
   [ -z "$missing" ] || die "still missing after the installation: $missing"
 }
 
-# Configures and builds. Arguments: the compiler, the build directory, options for meson setup.
-build_tree() {
+# Configures. Arguments: the compiler, the build directory, options for meson setup.
+configure_tree() {
   local cc=$1 directory=$2 output
   shift 2
   set -- -Dtests=true -Dexamples=true "$@"
@@ -88,9 +91,19 @@ build_tree() {
     output=$(CC=$cc meson setup --reconfigure "$directory" "$top" "$@" 2>&1) ||
       output=$(CC=$cc meson setup --wipe "$directory" "$top" "$@" 2>&1)
   fi || die "meson setup of $directory failed:"$'\n'"$output"
+}
+
+# Arguments: the build directory, targets; without any, all that is built by default.
+build_targets() {
   if [ -t 1 ]; then
-    ninja -C "$directory"
+    ninja -C "$@"
   else
-    ninja --quiet -C "$directory"
+    ninja --quiet -C "$@"
   fi
+}
+
+# Configures and builds. Arguments as of configure_tree.
+build_tree() {
+  configure_tree "$@"
+  build_targets "$2"
 }

@@ -106,7 +106,7 @@ boot() {
   # This model has SVM and nested paging, which QEMU emulates, so guests run natively inside.
   # cmpxchg16b is off: on it, in an allocation, kernels sometimes died of a double fault, once while
   # booting.
-  amd64) machine=(qemu-system-x86_64 -cpu EPYC,-cx16
+  amd64) machine=(qemu-system-x86_64 -cpu 'EPYC,-cx16'
     -append 'console=ttyS0 quiet loglevel=1 panic=-1') ;;
   esac
   # One processor: kernels crash unless all processors share one QEMU thread, and then each waits a
