@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """The shared library exports what the header declares and the version script names, no more and no
-less. Arguments: library, header, version script, soversion."""
+less; header, library and build agree on the version. Arguments: library, header, version script,
+version, soversion."""
 
 import re
 import subprocess
@@ -43,6 +44,12 @@ def exported_by(library):
     return exported
 
 
+def version_in_header(path):
+    with open(path, encoding="utf-8") as header:
+        parts = dict(re.findall(r"^#define DL_VERSION_(\w+) (\d+)$", header.read(), flags=re.M))
+    return ".".join(parts.get(part, "?") for part in ("MAJOR", "MINOR", "PATCH"))
+
+
 def differences(what, left, right):
     return ["%s: %s" % (what, name) for name in sorted(set(left) - set(right))]
 
@@ -61,7 +68,7 @@ def dynamic_section(library, soversion):
     return faults
 
 
-def main(library, header, script, soversion):
+def main(library, header, script, version, soversion):
     declared, named = declared_in_header(header), named_in_script(script)
     exported = exported_by(library)
     faults = (
@@ -75,6 +82,9 @@ def main(library, header, script, soversion):
         ]
         + dynamic_section(library, soversion)
     )
+    if version_in_header(header) != version:
+        faults.append("version: %s in the header, %s in meson.build" %
+                      (version_in_header(header), version))
     if not declared:
         faults.append("no function found in the header")
     print("%d functions declared, %d exported" % (len(declared), len(exported)))
