@@ -179,7 +179,8 @@ report() {
   OK) say "$1: ok" ;;
   SKIP) say "$1: $(cat "$3")" ;;
   FAIL)
-    cat "$3"
+    # summary.py prints it otherwise.
+    [ -n "$results" ] || cat "$3"
     say "$1: FAILED"
     failed=yes
     ;;
