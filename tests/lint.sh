@@ -119,6 +119,7 @@ clang_format_14() {
   return 1
 }
 
+# The module of the python3 in use may be absent though Debian's program is there.
 pyflakes() {
   if command -v pyflakes3 >/dev/null; then
     pyflakes3 "$@"
