@@ -156,7 +156,7 @@ def print_cases(title, cases):
 
 
 def print_skips(cases):
-    """One line where many tests of a build, or of a lab's kernel, are skipped for the same reason."""
+    """One line for many tests of a build, or of a lab's kernel, that skip for the same reason."""
     groups = collections.OrderedDict()
     for case in cases:
         label = LABEL.search(case.program)

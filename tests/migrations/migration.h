@@ -50,7 +50,7 @@ struct migration {
 	unsigned int writer_count;
 	atomic_int harvester_error;
 
-	/* Writers go on until they have made so many writes: a fast one must not starve the rest. */
+	/* Each writer may make this many writes: a fast one must not starve the rest. */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	unsigned long granted;
@@ -85,7 +85,7 @@ void migration_stop(struct migration *migration);
  */
 void migration_wait(struct migration *migration, unsigned long writes);
 
-/* dl_log_start(), with copies that differ or, for a clean start, are equal. Nobody may write yet. */
+/* dl_log_start(), with copies that differ or, for a clean start, are equal. No writer may run. */
 void migration_start(struct migration *migration, uint32_t flags);
 
 /* A pass that must succeed. */
@@ -94,7 +94,7 @@ void migration_pass(struct migration *migration);
 /* Passes with some writes between them. */
 void migration_passes(struct migration *migration, unsigned int passes, unsigned long writes);
 
-/* A pass that may fail so often; it is made again until it succeeds. Returns how often it failed. */
+/* A pass that is repeated until it succeeds. It may fail up to most times; returns how often. */
 unsigned int migration_pass_again(struct migration *migration, uint32_t flags, unsigned int most);
 
 /* Stops everything, makes the final pass and compares. */

@@ -30,8 +30,8 @@ enum {
 	ALL = WRITES + MARKS,
 	PASSES = 3,
 	/*
-	 * Pages that lie this far apart cost a page of bits and one of summaries each, twice (pending
-	 * and taken), and two of the model's. The bitmaps of all would be 1 GiB.
+	 * Pages that lie this far apart cost a page of bits and one of summaries each, twice
+	 * (pending and taken), and two of the model's. The bitmaps of all would be 1 GiB.
 	 */
 	RESIDENT_BYTES = NOTES_FACTOR * (PASSES * ALL * 6 * 4096 + (2 << 20)),
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The same migration in every mode, with every page size and every way a guest's store is logged. */
+/* One migration in every mode, with every page size and every way a guest's store is logged. */
 #include "cmocka_all.h"
 #include "migration.h"
 

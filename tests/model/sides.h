@@ -48,8 +48,8 @@ struct op {
 };
 
 /*
- * The values are a bitmap's words; or entries, without duplicates and sorted, or as they are; or how
- * many of a guest's stores found no memory that can be written.
+ * The values are a bitmap's words; or entries, without duplicates and sorted, or as they are; or
+ * how many of a guest's stores found no memory that can be written.
  */
 struct answer {
 	int result;
@@ -64,8 +64,8 @@ struct side_vcpu {
 	uint64_t gpa, left, stride_bytes, value; /* the model's job */
 	enum guest_mode mode;
 	/*
-	 * A guest that is emulated in batches looks at its ring when one begins: the real one when so
-	 * many stores were left, and there the model has to as well.
+	 * A guest that is emulated in batches looks at its ring when one begins: the real one when
+	 * so many stores were left, and there the model has to as well.
 	 */
 	uint64_t looks_with_left;
 	uint64_t lost_accesses; /* of this operation */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The model against this machine's kernel, by chance: scripts of every kind of raw operation, made
- * from a seed, and the same answers wanted. A script whose answers differ is made small, printed as C,
- * and made again by --kind NAME --seed N.
+ * from a seed, and the same answers wanted. A script whose answers differ is made small, printed as
+ * C, and made again by --kind NAME --seed N.
  */
 #include <getopt.h>
 #include <inttypes.h>

@@ -76,7 +76,7 @@ static void reset_coalesces(void **unused)
 	assert_int_equal(batches_of(unaligned, 4), 1);
 }
 
-/* arm64: a page of another ring, that has not been read, is protected along with those around it. */
+/* arm64: an unread page of another ring is protected together with the pages around it. */
 static void batches_protect_ranges(void **unused)
 {
 	for (int ranges = 0; ranges < 2; ranges++) {

@@ -88,7 +88,7 @@ static void soft_full(void **unused)
 	world_close(&w);
 }
 
-/* An index that was pushed too far keeps a vCPU out: before 6.2 at once, later from the next entry on. */
+/* An index pushed too far keeps a vCPU out: at once before 6.2, later from the next entry on. */
 static void who_looks_at_the_ring(void **unused)
 {
 	struct model_options options = { 0 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the dirty log costs a guest on the real /dev/kvm, against ring size and harvest interval.
- * vCPUs write one word of each page of their range, round after round. How many stores they make in a
- * second is held against how many the same vCPUs make in the same VM without logging. Writes
+ * vCPUs write one word of each page of their range, round after round. How many stores they make in
+ * a second is held against how many the same vCPUs make in the same VM without logging. Writes
  * tab-separated values, medians of the runs, to the standard output.
  */
 

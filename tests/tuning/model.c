@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Full exits and stall against ring size and harvest interval, on a clock that is not real: the same
- * table on every machine. Writes tab-separated values to the standard output.
+ * Full exits and stall against ring size and harvest interval, on a clock that is not real: the
+ * same table on every machine. Writes tab-separated values to the standard output.
  *
  *	tuning-model [--quick]
  */

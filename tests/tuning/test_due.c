@@ -34,7 +34,7 @@ static uint64_t look_every_ns(const struct world *world)
 	return world->config.ring_entries / 2 * (WORLD_SECOND_NS / MOST_PAGES_PER_SECOND);
 }
 
-/* How many harvests it takes for that many pages of one vCPU, with a fourth of a ring in reserve. */
+/* How many harvests that many pages of one vCPU take, with a fourth of a ring in reserve. */
 static double harvests_for(const struct world *world, double pages)
 {
 	uint32_t kept = world->config.ring_entries < 1024 ? 64 : 576;

@@ -7,8 +7,8 @@
  * work costs what it is said to cost, and one thread that harvests. What happens in a second of the
  * world is the same on every machine and in every run.
  *
- * Locks are waited for in virtual time: a reset waits for the reset before it, a drain for the harvest
- * that holds its ring. While they wait and work, the other vCPUs go on.
+ * Locks are waited for in virtual time: a reset waits for the reset before it, a drain for the
+ * harvest that holds its ring. While they wait and work, the other vCPUs go on.
  *
  * The program is to be linked with --wrap=clock_gettime. One world at a time.
  */
