@@ -313,9 +313,9 @@ export CMOCKA_MESSAGE_OUTPUT=stdout
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 results=()
+[ -z "$meson_runs" ] || need_packages "$cc"
 [ -z "$lint" ] || run_lint
 if [ -n "$meson_runs" ]; then
-  need_packages "$cc"
   if kvm_works; then
     export DIRTYLOG_EXPECT_KVM=1
   else
