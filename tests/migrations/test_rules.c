@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What can go wrong with order, sizes and states, one test each; the numbers are those of the
- * list of hazards in the notes on the kernel.
+ * KVM's rules on the order of calls, on sizes and on states, one test each. Hazards are numbered as
+ * in doc/kernel.md.
  */
-#include "hazard.h"
+#include "one_vcpu.h"
 
-/* KVM allows the backup only between the rings and the first memslot. */
-static void hazard_20_a_backup_that_comes_late(void **state)
+/* Hazard 20: KVM enables the backup only after the ring and before the first memslot. */
+static void the_backup_is_enabled_before_the_first_slot(void **state)
 {
 	struct kvm_userspace_memory_region region = { .memory_size = 4096 };
 	struct guest_config config = { .model = { .has = BACKUP } };
@@ -23,7 +23,7 @@ static void hazard_20_a_backup_that_comes_late(void **state)
 	assert_int_equal(os->ioctl(os->opaque, guest->vm_fd, KVM_SET_USER_MEMORY_REGION, &region),
 			 0);
 	guest_close(guest);
-	/* In the right order, with vCPU and slot at once afterwards. */
+	/* In the right order it works, with the vCPU and the slots added right after. */
 	begin(BACKUP, DL_MODE_AUTO, 0);
 	migration_pass(&migration);
 	guest_kernel_write(guest, FIRST_PAGE);
@@ -31,33 +31,34 @@ static void hazard_20_a_backup_that_comes_late(void **state)
 	end();
 }
 
-static bool write_at_the_reset;
+static bool write_during_reset;
 
-static bool write_between(struct guest *g, int fd, unsigned long request, void *arg, int *result)
+static bool write_once_during_reset(struct guest *g, int fd, unsigned long request, void *arg,
+				    int *result)
 {
-	if (request == KVM_RESET_DIRTY_RINGS && write_at_the_reset) {
-		write_at_the_reset = false;
+	if (request == KVM_RESET_DIRTY_RINGS && write_during_reset) {
+		write_during_reset = false;
 		guest_kernel_write(g, FIRST_PAGE + 9);
 	}
 	return false;
 }
 
-/* The bitmap is read after all else: what is written as late as the rings' reset is in it. */
-static void hazard_21_a_bitmap_that_is_read_too_early(void **state)
+/* Hazard 21: a write during the reset of the rings is found, because the bitmap is read last. */
+static void the_bitmap_is_read_after_the_reset(void **state)
 {
 	begin_with(&(struct guest_config){ .model = { .has = BACKUP },
 					   .options = { .mode = DL_MODE_RING },
-					   .intercept = write_between },
+					   .intercept = write_once_during_reset },
 		   0);
 	migration_pass(&migration);
 	write_pages(0, 1);
-	write_at_the_reset = true;
+	write_during_reset = true;
 	end();
-	assert_false(write_at_the_reset);
+	assert_false(write_during_reset);
 }
 
-/* Writes wait in the vCPU's buffer until it leaves the guest: stopped is not merely paused. */
-static void hazard_22_a_final_pass_while_a_vcpu_runs(void **state)
+/* Hazard 22: writes stay in the PML buffer until the vCPU leaves KVM_RUN. */
+static void a_final_pass_after_the_stop_finds_buffered_writes(void **state)
 {
 	begin_with(
 		&(struct guest_config){ .model = { .has = RING, .pml_entries = 512 },
@@ -66,13 +67,14 @@ static void hazard_22_a_final_pass_while_a_vcpu_runs(void **state)
 	write_pages(0, 50);
 	assert_int_equal(dl_harvest(guest->log, DL_HARVEST_FINAL, NULL), 0);
 	assert_int_equal(guest_stats(guest).pending_bytes, 0);
-	/* The final pass can be made again, and this time it is one. */
+	/* A final pass may be repeated, and this one follows the stop. */
 	assert_int_equal(final_harvest(), 0);
 	assert_int_equal(guest_stats(guest).pending_bytes, 50 * 4096);
 	end();
 }
 
-static void hazard_23_vcpus_that_are_not_harvested(void **state)
+/* Hazard 23: the entries of a removed vCPU are still harvested. */
+static void the_rings_of_removed_vcpus_are_harvested(void **state)
 {
 	begin(RING, DL_MODE_RING, DL_START_CLEAN);
 	for (int i = 0; i < 3; i++) {
@@ -87,8 +89,11 @@ static void hazard_23_vcpus_that_are_not_harvested(void **state)
 	end();
 }
 
-/* Logging off does not let a vCPU with a full ring in again; emptying the ring does. */
-static void hazard_24_a_canceled_migration_with_full_rings(void **state)
+/*
+ * Hazard 24: switching logging off does not let a vCPU with a full ring enter the guest again;
+ * emptying the ring does.
+ */
+static void a_canceled_migration_frees_vcpus_with_full_rings(void **state)
 {
 	uint64_t page = 0;
 
@@ -98,7 +103,7 @@ static void hazard_24_a_canceled_migration_with_full_rings(void **state)
 	assert_int_equal(dl_log_stop(guest->log), 0);
 	assert_int_equal(model_vcpu_enter(guest->model, vcpu->fd), 0);
 	migration_close(&migration);
-	/* And the other way round: the ring filled while the log was being stopped. */
+	/* The stop fails to reset the rings; the vCPU drains its full ring itself. */
 	begin(RING, DL_MODE_RING, DL_START_CLEAN);
 	fail_once(KVM_RESET_DIRTY_RINGS, EIO, false);
 	for (page = 0;
@@ -109,7 +114,8 @@ static void hazard_24_a_canceled_migration_with_full_rings(void **state)
 	migration_close(&migration);
 }
 
-static void hazard_25_a_ring_that_runs_over(void **state)
+/* Hazard 25: entries are overwritten when a batch of stores runs past the end of the ring. */
+static void an_overflow_loses_no_page(void **state)
 {
 	begin_with(&(struct guest_config){ .model = { .has = RING,
 						      .batch_writes = 1024,
@@ -126,8 +132,8 @@ static void hazard_25_a_ring_that_runs_over(void **state)
 	end();
 }
 
-/* One page, many entries: the rate of the guest is in pages. */
-static void hazard_26_entries_that_are_not_pages(void **state)
+/* Hazard 26: a page may have many entries; rates and sizes count pages. */
+static void a_page_with_many_entries_counts_once(void **state)
 {
 	begin_with(
 		&(struct guest_config){
@@ -144,8 +150,8 @@ static void hazard_26_entries_that_are_not_pages(void **state)
 	end();
 }
 
-/* With Intel's PML a ring has 1024 entries at least; what is chosen by itself is above that. */
-static void hazard_27_a_minimum_that_only_some_hosts_have(void **state)
+/* Hazard 27: with Intel's PML a ring has at least 1024 entries; the default must not be smaller. */
+static void the_default_ring_is_large_enough_for_pml(void **state)
 {
 	struct guest_config config = {
 		.model = { .has = RING, .ring_min_bytes = 16384, .pml_entries = 512 }
@@ -166,8 +172,8 @@ static void hazard_27_a_minimum_that_only_some_hosts_have(void **state)
 	guest_close(guest);
 }
 
-/* In another process than the VM's every ioctl says EIO: told, not swallowed. */
-static void hazard_28_a_vm_of_another_process(void **state)
+/* Hazard 28: outside the process that created the VM every ioctl fails with EIO; callers see it. */
+static void a_failing_reset_is_reported_by_each_call(void **state)
 {
 	const struct model_fault fault = { .request = KVM_RESET_DIRTY_RINGS, .error = EIO };
 
@@ -183,8 +189,8 @@ static void hazard_28_a_vm_of_another_process(void **state)
 	end();
 }
 
-/* A CLEAR that does not end with the slot wants multiples of 64. */
-static void hazard_29_a_clear_of_the_last_pages(void **state)
+/* Hazard 29: a CLEAR that ends before the end of the slot needs a multiple of 64 pages. */
+static void the_last_pages_of_a_slot_are_cleared(void **state)
 {
 	static const uint64_t sizes[] = { 1, 63, 65, 100, 127, 129, 191 };
 
@@ -200,8 +206,8 @@ static void hazard_29_a_clear_of_the_last_pages(void **state)
 	}
 }
 
-/* KVM cuts the size to 32 bits: 2^32 + 4096 bytes would be a ring of 256 entries. */
-static void hazard_30_a_size_beyond_32_bits(void **state)
+/* Hazard 30: KVM truncates the size to 32 bits: 2^32 + 4096 bytes would make 256 entries. */
+static void a_ring_size_beyond_32_bits_is_refused(void **state)
 {
 	static const uint32_t entries[] = { 1u << 28, 1u << 29, 1u << 31 };
 
@@ -220,18 +226,18 @@ static void hazard_30_a_size_beyond_32_bits(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		migration_test(hazard_20_a_backup_that_comes_late),
-		migration_test(hazard_21_a_bitmap_that_is_read_too_early),
-		migration_test(hazard_22_a_final_pass_while_a_vcpu_runs),
-		migration_test(hazard_23_vcpus_that_are_not_harvested),
-		migration_test(hazard_24_a_canceled_migration_with_full_rings),
-		migration_test(hazard_25_a_ring_that_runs_over),
-		migration_test(hazard_26_entries_that_are_not_pages),
-		migration_test(hazard_27_a_minimum_that_only_some_hosts_have),
-		migration_test(hazard_28_a_vm_of_another_process),
-		migration_test(hazard_29_a_clear_of_the_last_pages),
-		migration_test(hazard_30_a_size_beyond_32_bits),
+		migration_test(the_backup_is_enabled_before_the_first_slot),
+		migration_test(the_bitmap_is_read_after_the_reset),
+		migration_test(a_final_pass_after_the_stop_finds_buffered_writes),
+		migration_test(the_rings_of_removed_vcpus_are_harvested),
+		migration_test(a_canceled_migration_frees_vcpus_with_full_rings),
+		migration_test(an_overflow_loses_no_page),
+		migration_test(a_page_with_many_entries_counts_once),
+		migration_test(the_default_ring_is_large_enough_for_pml),
+		migration_test(a_failing_reset_is_reported_by_each_call),
+		migration_test(the_last_pages_of_a_slot_are_cleared),
+		migration_test(a_ring_size_beyond_32_bits_is_refused),
 	};
 
-	return RUN_TESTS("hazards of order and size", tests);
+	return RUN_TESTS("migrations under KVM's rules", tests);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What can go wrong between a ring and its reader, one test each; the numbers are those of the list
- * of hazards in the notes on the kernel.
+ * The protocol between a ring and its reader, one test for each way to break it. Hazards are
+ * numbered as in doc/kernel.md.
  */
 #include "cmocka_all.h"
 #include "migration.h"
@@ -56,7 +56,7 @@ static struct model_ring ring_of(unsigned int i)
 	return ring;
 }
 
-/* Another look at the vCPU's ring. */
+/* A second mapping of the vCPU's ring. */
 static struct kvm_dirty_gfn *map_ring(void)
 {
 	const struct dl_os *os = model_os(guest->model);
@@ -75,8 +75,8 @@ static void unmap_ring(struct kvm_dirty_gfn *cells)
 	os->munmap(os->opaque, cells, ENTRIES * 16);
 }
 
-/* Only even pages are written; an odd one would be what a torn or early read made of an entry. */
-static void hazard_01_flags_that_are_not_atomic(void **state)
+/* Hazard 1: only even pages are written; an odd one comes from a torn or early read. */
+static void entries_are_never_torn(void **state)
 {
 	struct dl_run runs[16];
 	struct dl_iter *iter;
@@ -105,8 +105,8 @@ static void hazard_01_flags_that_are_not_atomic(void **state)
 	end();
 }
 
-/* RESET halts at an entry that was skipped: after the last harvest nothing may be left. */
-static void hazard_02_entries_that_are_skipped(void **state)
+/* Hazard 2: RESET stops at a skipped entry, so after the last harvest no entry may be left. */
+static void no_entry_is_skipped(void **state)
 {
 	begin(3);
 	migration.has_harvester = true;
@@ -121,7 +121,7 @@ static void hazard_02_entries_that_are_skipped(void **state)
 
 static atomic_uint underflows;
 
-static void look_for_underflows(void *opaque, const struct model_event *event)
+static void count_underflows(void *opaque, const struct model_event *event)
 {
 	if (event->point != MODEL_AFTER_CALL || event->request != KVM_RESET_DIRTY_RINGS)
 		return;
@@ -129,7 +129,7 @@ static void look_for_underflows(void *opaque, const struct model_event *event)
 		struct model_ring ring;
 		uint32_t reset;
 
-		/* First the one that stays behind: the vCPU may go on between the two. */
+		/* Read the reset index first: the vCPU may push entries between the two reads. */
 		model_vcpu_ring(guest->model, guest->vcpus[i].fd, &ring);
 		reset = ring.reset_index;
 		model_vcpu_ring(guest->model, guest->vcpus[i].fd, &ring);
@@ -138,11 +138,11 @@ static void look_for_underflows(void *opaque, const struct model_event *event)
 	}
 }
 
-/* An entry that was never there, given back: the kernel's count goes below zero, for ever. */
-static void hazard_03_entries_that_were_never_there(void **state)
+/* Hazard 3: releasing a cell that holds no entry makes the kernel's count of entries underflow. */
+static void only_entries_are_released(void **state)
 {
 	atomic_store(&underflows, 0);
-	begin_with((struct model_options){ .hook = look_for_underflows }, 3);
+	begin_with((struct model_options){ .hook = count_underflows }, 3);
 	migration.has_harvester = true;
 	migration_run(&migration);
 	migration_passes(&migration, 6, 400);
@@ -153,7 +153,7 @@ static void hazard_03_entries_that_were_never_there(void **state)
 static struct kvm_dirty_gfn *watched_cells;
 static unsigned int cells_seen[4], odd_cells;
 
-static void look_at_cells(void *opaque, const struct model_event *event)
+static void count_flags(void *opaque, const struct model_event *event)
 {
 	if (event->point != MODEL_BEFORE_CALL || event->request != KVM_RESET_DIRTY_RINGS ||
 	    !watched_cells)
@@ -168,12 +168,15 @@ static void look_at_cells(void *opaque, const struct model_event *event)
 	}
 }
 
-/* A cell that says both is taken back by the kernel, and looks dirty to who tests one bit. */
-static void hazard_04_cells_that_are_dirty_and_released(void **state)
+/*
+ * Hazard 4: the kernel takes back a cell with both flags set, while a reader that tests only the
+ * dirty bit reads it as an entry.
+ */
+static void no_cell_is_both_dirty_and_released(void **state)
 {
 	const struct model_reset_fault stuck = { .times = 1, .stop = true };
 
-	begin_with((struct model_options){ .hook = look_at_cells }, 1);
+	begin_with((struct model_options){ .hook = count_flags }, 1);
 	memset(cells_seen, 0, sizeof(cells_seen));
 	watched_cells = map_ring();
 	write_pages(0, 50);
@@ -182,7 +185,7 @@ static void hazard_04_cells_that_are_dirty_and_released(void **state)
 	assert_int_equal(guest_stats(guest).entries, 50);
 	assert_int_equal(cells_seen[2], 2 * 50);
 	assert_int_equal(cells_seen[3] + odd_cells, 0);
-	/* Written by whoever: not an entry. */
+	/* A cell with both flags set is not an entry. */
 	write_pages(100, 3);
 	__atomic_store_n(&watched_cells[51].flags, 3, __ATOMIC_RELEASE);
 	assert_int_equal(dl_harvest(guest->log, 0, NULL), 0);
@@ -215,8 +218,8 @@ static void read_before_the_reset(void *opaque, const struct model_event *event)
 		pthread_join(reader, NULL);
 }
 
-/* Until RESET has returned the page can be written unseen, so nobody may read it. */
-static void hazard_05_pages_that_are_read_before_the_reset(void **state)
+/* Hazard 5: until RESET returns, the page can be written unlogged, so it must not be read. */
+static void no_page_is_handed_out_before_the_reset(void **state)
 {
 	struct dl_run run;
 
@@ -236,8 +239,8 @@ static void hazard_05_pages_that_are_read_before_the_reset(void **state)
 	end();
 }
 
-/* Handed out is protected: nothing stale, nothing writable. */
-static void hazard_05_every_page_is_handed_out_protected(void **state)
+/* Hazard 5: a page that is handed out is neither writable nor in a stale TLB entry. */
+static void every_page_is_handed_out_protected(void **state)
 {
 	struct dl_run runs[8];
 	struct dl_iter *iter;
@@ -260,8 +263,8 @@ static void hazard_05_every_page_is_handed_out_protected(void **state)
 	end();
 }
 
-/* Since 6.17 a reset may return less than was given back, or 0, and no error. */
-static void hazard_06_counts_that_do_not_match(void **state)
+/* Hazard 6: since 6.17 a reset may return less than was released, or 0, without an error. */
+static void a_short_reset_is_completed(void **state)
 {
 	for (uint32_t after = 0; after < 40; after += 13) {
 		const struct model_reset_fault cut = { .times = 1,
@@ -278,7 +281,8 @@ static void hazard_06_counts_that_do_not_match(void **state)
 	}
 }
 
-static void hazard_07_resets_that_end_early_without_an_error(void **state)
+/* Hazard 7: a drain repeats a reset that took nothing, before it lets the vCPU go on. */
+static void a_drain_completes_a_reset_that_took_nothing(void **state)
 {
 	const struct model_reset_fault cut = { .times = 1, .stop = true };
 
@@ -318,8 +322,8 @@ static void with_signals(void)
 		   1);
 }
 
-/* A signal that is pending makes the kernel forget to protect what it has taken back. */
-static void hazard_08_signals_during_a_reset(void **state)
+/* Hazard 8: with a signal pending, RESET takes entries back but does not protect their pages. */
+static void signals_do_not_shorten_a_reset(void **state)
 {
 	with_signals();
 	for (int i = 0; i < 5; i++) {
@@ -329,13 +333,13 @@ static void hazard_08_signals_during_a_reset(void **state)
 	assert_int_equal(guest_stats(guest).short_resets, 0);
 	write_pages(0, 100);
 	end();
-	/* Not blocked: the same test would have seen it. */
+	/* Without the mask the short resets are seen. */
 	with_signals();
 	guest->os.signal_mask = no_mask;
 	write_pages(0, 100);
 	migration_pass(&migration);
 	assert_true(guest_stats(guest).short_resets > 0);
-	/* And what was forgotten is protected by the repair. */
+	/* The repair protects the pages that the kernel did not. */
 	write_pages(0, 100);
 	end();
 }
@@ -361,8 +365,8 @@ static void count_stale(const struct dl_run *run)
 	}
 }
 
-/* The second vCPU drains its ring, and what came of it is looked at. */
-static void *drain_and_look(void *opaque)
+/* Drains the second vCPU's ring and counts the stale pages that this publishes. */
+static void *drain_second(void *opaque)
 {
 	struct dl_run runs[8];
 	struct dl_iter *iter;
@@ -379,7 +383,10 @@ static void *drain_and_look(void *opaque)
 	return NULL;
 }
 
-/* Time enough for one that does not wait; one that does can only go on after this. */
+/*
+ * Gives a second reset that does not wait the time to get here. One that does wait can only go on
+ * after this returns.
+ */
 static void wait_a_while(atomic_bool *condition)
 {
 	for (int i = 0; i < 20000 && !atomic_load(condition); i++)
@@ -387,11 +394,11 @@ static void wait_a_while(atomic_bool *condition)
 }
 
 /*
- * Were it not for the lock, the second one could release its cells before the first one's RESET,
- * which takes them too; be told by its own RESET that nothing is left; and tell of pages before the
- * first one's RESET has flushed the TLBs.
+ * Without the lock, the second thread could release its cells before the first thread's RESET,
+ * which would take them too. Its own RESET would then return 0, and it would publish pages before
+ * the first RESET has flushed the TLBs.
  */
-static void let_a_second_one_in(void *opaque, const struct model_event *event)
+static void let_a_second_reset_in(void *opaque, const struct model_event *event)
 {
 	bool begins = event->point == MODEL_BEFORE_CALL && event->request == KVM_RESET_DIRTY_RINGS;
 
@@ -402,7 +409,7 @@ static void let_a_second_one_in(void *opaque, const struct model_event *event)
 	}
 	if (begins && !is_second && second.armed) {
 		second.armed = false;
-		pthread_create(&second.other, NULL, drain_and_look, &second);
+		pthread_create(&second.other, NULL, drain_second, &second);
 		wait_a_while(&second.arrived);
 	}
 	if (event->point == MODEL_RESET_UNLOCKED && !is_second) {
@@ -411,11 +418,12 @@ static void let_a_second_one_in(void *opaque, const struct model_event *event)
 	}
 }
 
-static void hazard_09_two_that_reset(void **state)
+/* Hazard 9: two threads reset at the same time. */
+static void a_second_reset_waits_for_the_first(void **state)
 {
 	void *failed = NULL;
 
-	begin_with((struct model_options){ .hook = let_a_second_one_in }, 2);
+	begin_with((struct model_options){ .hook = let_a_second_reset_in }, 2);
 	write_pages(0, 50);
 	for (uint64_t page = 50; page < 90; page++)
 		assert_int_equal(guest_write(guest, &guest->vcpus[1], 0, FIRST_PAGE + page), 0);
@@ -432,8 +440,11 @@ static void hazard_09_two_that_reset(void **state)
 	end();
 }
 
-/* Released by one and reset by another, unordered, shows as a reset that leaves cells behind. */
-static void hazard_10_harvests_and_drains_that_race(void **state)
+/*
+ * Hazard 10: if one thread releases cells while another resets, the reset leaves cells behind and
+ * is counted as short.
+ */
+static void racing_harvests_and_drains_leave_no_cell_behind(void **state)
 {
 	begin(4);
 	migration.has_harvester = true;
@@ -445,8 +456,8 @@ static void hazard_10_harvests_and_drains_that_race(void **state)
 	end();
 }
 
-/* The kernel reads them once more when it takes the cell back. */
-static void hazard_11_slot_and_offset_are_the_kernels(void **state)
+/* Hazard 11: the kernel reads slot and offset again when it takes the cell back. */
+static void slot_and_offset_of_a_cell_stay(void **state)
 {
 	struct kvm_dirty_gfn before[ENTRIES], *cells;
 
@@ -471,19 +482,19 @@ static void hazard_11_slot_and_offset_are_the_kernels(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		migration_test(hazard_01_flags_that_are_not_atomic),
-		migration_test(hazard_02_entries_that_are_skipped),
-		migration_test(hazard_03_entries_that_were_never_there),
-		migration_test(hazard_04_cells_that_are_dirty_and_released),
-		migration_test(hazard_05_pages_that_are_read_before_the_reset),
-		migration_test(hazard_05_every_page_is_handed_out_protected),
-		migration_test(hazard_06_counts_that_do_not_match),
-		migration_test(hazard_07_resets_that_end_early_without_an_error),
-		migration_test(hazard_08_signals_during_a_reset),
-		migration_test(hazard_09_two_that_reset),
-		migration_test(hazard_10_harvests_and_drains_that_race),
-		migration_test(hazard_11_slot_and_offset_are_the_kernels),
+		migration_test(entries_are_never_torn),
+		migration_test(no_entry_is_skipped),
+		migration_test(only_entries_are_released),
+		migration_test(no_cell_is_both_dirty_and_released),
+		migration_test(no_page_is_handed_out_before_the_reset),
+		migration_test(every_page_is_handed_out_protected),
+		migration_test(a_short_reset_is_completed),
+		migration_test(a_drain_completes_a_reset_that_took_nothing),
+		migration_test(signals_do_not_shorten_a_reset),
+		migration_test(a_second_reset_waits_for_the_first),
+		migration_test(racing_harvests_and_drains_leave_no_cell_behind),
+		migration_test(slot_and_offset_of_a_cell_stay),
 	};
 
-	return RUN_TESTS("hazards of rings", tests);
+	return RUN_TESTS("migrations and the ring protocol", tests);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef MIGRATIONS_HAZARD_H
-#define MIGRATIONS_HAZARD_H
+#ifndef MIGRATIONS_ONE_VCPU_H
+#define MIGRATIONS_ONE_VCPU_H
 
-/* What the tests of hazards begin with: a guest with one vCPU, and its calls in short form. */
+/* A migration of a guest with one vCPU, and short forms of the calls on it. */
 
 #include "cmocka_all.h"
 #include "migration.h"

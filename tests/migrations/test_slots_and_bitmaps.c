@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What can go wrong with slots, pages and bitmaps, one test each; the numbers are those of the
- * list of hazards in the notes on the kernel.
+ * Slots, page sizes and bitmaps, and what a ring alone does not see, one test each. Hazards are
+ * numbered as in doc/kernel.md. Slots that change while vCPUs write are in test_slots.c.
  */
-#include "hazard.h"
+#include "one_vcpu.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Entries of a slot that is deleted before anybody could read them. */
-static void hazard_12_entries_of_a_deleted_slot(void **state)
+/* Hazard 12: entries of a slot that is deleted before they are read are dropped. */
+static void entries_of_a_deleted_slot_are_dropped(void **state)
 {
 	begin(RING, DL_MODE_RING, 0);
 	migration_pass(&migration);
 	write_pages(0, 100);
 	fail_once(KVM_RESET_DIRTY_RINGS, EIO, false);
 	assert_int_equal(dl_slot_remove(guest->log, 0, 0), 0);
-	/* Its number is another, smaller slot's now. */
+	/* Its id now belongs to a smaller slot. */
 	assert_int_equal(dl_slot_set(guest->log, &(struct dl_slot){ 0 }), -EINVAL);
 	guest_add_slot(guest, 0, 20000, 10);
 	migration_add_blocks(&migration);
@@ -26,7 +26,8 @@ static void hazard_12_entries_of_a_deleted_slot(void **state)
 	end();
 }
 
-static void hazard_13_address_spaces_that_are_mixed_up(void **state)
+/* Hazard 13: an entry's slot field holds the address space too. */
+static void address_spaces_are_kept_apart(void **state)
 {
 	struct guest_block *block;
 	struct dl_run runs[4];
@@ -36,7 +37,7 @@ static void hazard_13_address_spaces_that_are_mixed_up(void **state)
 	begin(RING, DL_MODE_RING, DL_START_CLEAN);
 	block = guest_memory(guest, 100);
 	migration_add_blocks(&migration);
-	/* The same number, the same place, other memory. */
+	/* The same id at the same address, with other memory. */
 	smm = guest_slot(guest, 1 << 16, FIRST_PAGE, block, 0, 100);
 	assert_int_equal(dl_slot_set(guest->log, &smm), 0);
 	migration_pass(&migration);
@@ -50,7 +51,8 @@ static void hazard_13_address_spaces_that_are_mixed_up(void **state)
 	end();
 }
 
-static void hazard_14_indices_that_wrap(void **state)
+/* Hazard 14: the kernel's ring indices are 32 bits and wrap. */
+static void ring_indices_wrap(void **state)
 {
 	struct model_ring ring;
 
@@ -86,8 +88,8 @@ static int watch_maps(void *opaque, int fd, uint64_t offset_bytes, size_t bytes,
 	return below->mmap(below->opaque, fd, offset_bytes, bytes, prot, flags, addr);
 }
 
-/* The ring lies behind 64 pages of the host, whatever their size. */
-static void hazard_15_pages_that_are_not_4096_bytes(void **state)
+/* Hazard 15: the ring is mapped at an offset of 64 host pages, whatever their size. */
+static void the_ring_is_mapped_at_64_host_pages(void **state)
 {
 	static const uint32_t sizes[] = { 4096, 16384, 65536 };
 
@@ -112,7 +114,7 @@ static void hazard_15_pages_that_are_not_4096_bytes(void **state)
 	}
 }
 
-/* Every mapping ends where it was asked to end: the next byte is not there. */
+/* Places each anonymous mapping so that the byte after its end is not accessible. */
 static int map_guarded(void *opaque, int fd, uint64_t offset_bytes, size_t bytes, int prot,
 		       int flags, void **addr)
 {
@@ -129,13 +131,14 @@ static int map_guarded(void *opaque, int fd, uint64_t offset_bytes, size_t bytes
 	return 0;
 }
 
-/* Kept to the end: what was mapped here does not begin on a page. */
+/* The mappings are leaked: map_guarded() returns addresses that are not page-aligned. */
 static int unmap_nothing(void *opaque, void *addr, size_t bytes)
 {
 	return 0;
 }
 
-static void hazard_16_buffers_of_half_a_word(void **state)
+/* Hazard 16: GET and CLEAR access the bitmap in whole 64-bit words. */
+static void bitmap_buffers_have_whole_words(void **state)
 {
 	static const uint64_t sizes[] = { 1, 31, 32, 33, 63, 64, 65, 100 };
 	struct guest_config config = { .model = { .has = INITIALLY_SET },
@@ -157,8 +160,8 @@ static void hazard_16_buffers_of_half_a_word(void **state)
 	}
 }
 
-/* GET has taken the bits and protected the pages before it finds that it cannot deliver. */
-static void hazard_17_a_get_that_fails_after_it_cleared(void **state)
+/* Hazard 17: GET clears the bits and protects the pages before it fails to copy the bitmap out. */
+static void a_get_that_fails_after_clearing_loses_nothing(void **state)
 {
 	static const uint32_t has[] = { MODEL_HAS_NOTHING, MANUAL, INITIALLY_SET, BACKUP };
 
@@ -172,8 +175,11 @@ static void hazard_17_a_get_that_fails_after_it_cleared(void **state)
 	}
 }
 
-/* With a ring, pages that were written before would stay writable: CLEAR would have to protect. */
-static void hazard_18_initially_set_beside_a_ring(void **state)
+/*
+ * Hazard 18: with "initially set", starting to log protects no page, as CLEAR is expected to do it.
+ * A ring alone has no CLEAR, so pages that were written before would stay writable.
+ */
+static void initially_set_with_a_ring_loses_nothing(void **state)
 {
 	struct guest_config config = { .model = { .has = RING | INITIALLY_SET },
 				       .options = { .mode = DL_MODE_RING } };
@@ -183,7 +189,7 @@ static void hazard_18_initially_set_beside_a_ring(void **state)
 	guest = &migration.guest;
 	guest_new(guest, &config);
 	os = model_os(guest->model);
-	/* Somebody asked for it before. */
+	/* Enabled before the library opens the VM. */
 	assert_int_equal(os->ioctl(os->opaque, guest->vm_fd, KVM_ENABLE_CAP, &cap), 0);
 	assert_int_equal(guest_open_log(guest), 0);
 	guest_add_slot(guest, 0, FIRST_PAGE, 100);
@@ -196,8 +202,11 @@ static void hazard_18_initially_set_beside_a_ring(void **state)
 	guest_close(guest);
 }
 
-/* An ITS saves its tables without a vCPU. A ring alone does not see that, so nobody may get one. */
-static void hazard_19_a_writer_without_vcpu_and_no_backup(void **state)
+/*
+ * Hazard 19: an ITS saves its tables without a vCPU. A ring alone does not record that, so it is
+ * not used when the caller requires the backup.
+ */
+static void a_writer_without_vcpu_needs_the_backup(void **state)
 {
 	struct guest_config config = { .model = { .has = RING | INITIALLY_SET },
 				       .options = { .mode = DL_MODE_RING,
@@ -212,7 +221,7 @@ static void hazard_19_a_writer_without_vcpu_and_no_backup(void **state)
 	migration_pass(&migration);
 	guest_kernel_write(guest, FIRST_PAGE + 3);
 	end();
-	/* What it would be without the request: lost, and this check sees it. */
+	/* Without the requirement the write is lost, and the checker sees it. */
 	begin(RING, DL_MODE_RING, 0);
 	migration_pass(&migration);
 	guest_kernel_write(guest, FIRST_PAGE + 3);
@@ -222,8 +231,8 @@ static void hazard_19_a_writer_without_vcpu_and_no_backup(void **state)
 	migration_close(&migration);
 }
 
-/* Measured on arm64: without the backup a fault makes a whole huge page writable and logs one. */
-static void huge_pages_that_a_ring_alone_loses(void **state)
+/* Measured on arm64: without the backup a fault maps a huge page writable and logs one page. */
+static void auto_avoids_a_ring_that_loses_huge_pages(void **state)
 {
 	struct guest_config config = { .model = { .has = BACKUP,
 						  .arch = DL_OS_ARCH_RING_NEEDS_BACKUP,
@@ -237,7 +246,7 @@ static void huge_pages_that_a_ring_alone_loses(void **state)
 	begin_with(&config, DL_START_CLEAN);
 	write_pages(0, 200);
 	end();
-	/* Who insists has been warned; and this check sees it. */
+	/* With the ring forced and the backup off pages are lost, and the checker sees it. */
 	config.options.mode = DL_MODE_RING;
 	config.options.backup = DL_BACKUP_OFF;
 	begin_with(&config, DL_START_CLEAN);
@@ -251,16 +260,16 @@ static void huge_pages_that_a_ring_alone_loses(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		migration_test(hazard_12_entries_of_a_deleted_slot),
-		migration_test(hazard_13_address_spaces_that_are_mixed_up),
-		migration_test(hazard_14_indices_that_wrap),
-		migration_test(hazard_15_pages_that_are_not_4096_bytes),
-		migration_test(hazard_16_buffers_of_half_a_word),
-		migration_test(hazard_17_a_get_that_fails_after_it_cleared),
-		migration_test(hazard_18_initially_set_beside_a_ring),
-		migration_test(hazard_19_a_writer_without_vcpu_and_no_backup),
-		migration_test(huge_pages_that_a_ring_alone_loses),
+		migration_test(entries_of_a_deleted_slot_are_dropped),
+		migration_test(address_spaces_are_kept_apart),
+		migration_test(ring_indices_wrap),
+		migration_test(the_ring_is_mapped_at_64_host_pages),
+		migration_test(bitmap_buffers_have_whole_words),
+		migration_test(a_get_that_fails_after_clearing_loses_nothing),
+		migration_test(initially_set_with_a_ring_loses_nothing),
+		migration_test(a_writer_without_vcpu_needs_the_backup),
+		migration_test(auto_avoids_a_ring_that_loses_huge_pages),
 	};
 
-	return RUN_TESTS("hazards of slots and bitmaps", tests);
+	return RUN_TESTS("migrations with slots and bitmaps", tests);
 }
