@@ -41,7 +41,7 @@ struct checker_block *checker_add(struct checker *checker, void *memory, size_t 
 	block->bytes = bytes;
 	block->copy = malloc(bytes);
 	assert_non_null(block->copy);
-	/* Need not be consistent while others write: it only must differ from what will be sent. */
+	/* The snapshot need not be consistent; it only has to differ from what is sent later. */
 	checker->copy(block->copy, memory, bytes);
 	for (size_t i = 0; i < bytes; i++)
 		block->copy[i] = (uint8_t)~block->copy[i];

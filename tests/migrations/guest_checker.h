@@ -7,7 +7,7 @@
 #include "checker.h"
 #include "guest.h"
 
-/* Adds the blocks that the guest has got since the last call. */
+/* Adds the blocks that the guest has allocated since the last call. */
 static inline void checker_add_guest(struct checker *checker, const struct guest *guest)
 {
 	for (unsigned int i = checker->block_count; i < guest->block_count; i++)

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The one that is open. */
+/* The open migration, for the teardown. */
 static struct migration *live;
 
 static uint64_t any_page(struct migration_writer *writer, const struct migration_range **range)
@@ -18,7 +18,7 @@ static uint64_t any_page(struct migration_writer *writer, const struct migration
 
 	*range = &m->ranges[random_below(&writer->random, m->range_count)];
 	n = (*range)->pages;
-	/* Some pages are hotter than others, and runs of pages are written one after the other. */
+	/* A third of the writes go to the hot first pages, or through the range in order. */
 	if (random_below(&writer->random, 3))
 		return (*range)->gpa_page + random_below(&writer->random, n);
 	return (*range)->gpa_page + (random_below(&writer->random, 2)
@@ -26,7 +26,7 @@ static uint64_t any_page(struct migration_writer *writer, const struct migration
 					     : random_below(&writer->random, 1 + n / 16));
 }
 
-/* Waits until there is something to do. False: it is over. */
+/* Waits for more writes to be granted. Returns false when the writer is to stop. */
 static bool may_go_on(struct migration_writer *writer)
 {
 	struct migration *m = writer->migration;
@@ -50,7 +50,7 @@ static void *run_vcpu(void *opaque)
 		uint64_t page = any_page(writer, &range);
 		int r = guest_write(guest, writer->vcpu, range->as_id, page);
 
-		/* Memory that is not there at the moment. */
+		/* -EFAULT: no slot covers the page at the moment. */
 		if (r && r != -EFAULT)
 			abort();
 		atomic_fetch_add(&writer->writes, 1);
@@ -117,7 +117,7 @@ static void run(struct migration *m, struct guest_vcpu *vcpu, void *(*body)(void
 	writer->migration = m;
 	writer->vcpu = vcpu;
 	writer->random.state = 1000003 * m->writer_count + m->granted;
-	/* One that comes late has nothing to catch up with. */
+	/* A writer that starts late does not catch up on earlier grants. */
 	atomic_store(&writer->writes, m->granted);
 	atomic_store(&writer->stop, false);
 	atomic_store(&writer->running, true);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Proves that the checker can fail: it must catch a library that leaves out a step, which is
- * imitated by swallowing a system call. Each test first passes with the step, then fails without
- * it.
+ * Proves that the checker can fail: it catches a library that omits a step, which is imitated by
+ * swallowing a system call. Where a test runs twice, the copy is right with the step and wrong
+ * without it.
  *
  * tests/kvm/test_sabotage.c does the same on the real kernel;
  * precopy --sabotage breaks the caller's part in a whole migration between two processes.
@@ -18,7 +18,7 @@
 enum { PAGE = 20, BACKUP = MODEL_HAS_RING_ACQ_REL | MODEL_HAS_BACKUP };
 
 static struct migration migration;
-static bool broken; /* the step is left out from now on */
+static bool broken; /* the step is omitted from now on */
 static struct kvm_dirty_gfn *cells;
 static struct kvm_clear_dirty_log late_clear;
 static uint64_t late_words[1024];
@@ -49,7 +49,7 @@ static uint64_t differing(void)
 	return checker_differing_pages(&migration.checker);
 }
 
-/* The cells look taken back, and nothing was protected again. */
+/* Takes the cells back and protects no page. */
 static bool no_reset(struct guest *guest, int fd, unsigned long request, void *arg, int *result)
 {
 	if (request != KVM_RESET_DIRTY_RINGS || !broken)
@@ -86,14 +86,14 @@ static uint64_t migrate_with_rings(bool without_reset)
 	return pages;
 }
 
-static void a_reset_that_is_left_out_is_seen(void **state)
+static void an_omitted_reset_is_detected(void **state)
 {
 	assert_int_equal(migrate_with_rings(false), 0);
 	assert_int_equal(migrate_with_rings(true), 1);
 }
 
-/* The same done by the kernel: it takes an entry back and forgets to protect its page. */
-static void a_batch_that_is_not_protected_is_seen(void **state)
+/* The kernel itself takes an entry back and does not protect its page. */
+static void an_unprotected_batch_is_detected(void **state)
 {
 	const struct model_reset_fault fault = { .drop_batch = true };
 
@@ -134,19 +134,19 @@ static uint64_t migrate_with_kernel_writer(uint32_t has, uint32_t mode, bool wit
 	return pages;
 }
 
-static void a_backup_that_is_not_read_is_seen(void **state)
+static void an_unread_backup_is_detected(void **state)
 {
 	assert_int_equal(migrate_with_kernel_writer(BACKUP, DL_MODE_RING, false), 0);
 	assert_int_equal(migrate_with_kernel_writer(BACKUP, DL_MODE_RING, true), 1);
 }
 
-static void a_bitmap_that_is_not_read_is_seen(void **state)
+static void an_unread_bitmap_is_detected(void **state)
 {
 	assert_int_equal(migrate_with_kernel_writer(0, DL_MODE_BITMAP, false), 0);
 	assert_int_equal(migrate_with_kernel_writer(0, DL_MODE_BITMAP, true), 1);
 }
 
-/* CLEAR is put off until the page has been read, as by a library that cleared after it told. */
+/* Defers CLEAR until the page has been read, as a library would that clears after publishing. */
 static bool clear_late(struct guest *guest, int fd, unsigned long request, void *arg, int *result)
 {
 	if (request != KVM_CLEAR_DIRTY_LOG || !broken)
@@ -188,7 +188,7 @@ static uint64_t migrate_with_clear(bool too_late)
 	return pages;
 }
 
-static void a_clear_after_the_read_is_seen(void **state)
+static void a_clear_after_the_read_is_detected(void **state)
 {
 	assert_int_equal(migrate_with_clear(false), 0);
 	assert_int_equal(migrate_with_clear(true), 1);
@@ -200,8 +200,8 @@ static bool no_clear(struct guest *guest, int fd, unsigned long request, void *a
 	return request == KVM_CLEAR_DIRTY_LOG;
 }
 
-/* Loses nothing, as the kernel goes on reporting the page; but it never converges. */
-static void a_clear_that_is_left_out_is_seen(void **state)
+/* Loses nothing, because the kernel keeps reporting the page, but never converges. */
+static void an_omitted_clear_is_detected(void **state)
 {
 	uint64_t pages[4];
 
@@ -223,7 +223,7 @@ static bool no_flag(struct guest *guest, int fd, unsigned long request, void *ar
 	return true;
 }
 
-static void logging_that_is_not_switched_on_is_seen(void **state)
+static void logging_left_off_is_detected(void **state)
 {
 	open_guest(0, DL_MODE_RING, no_flag);
 	migration_start(&migration, 0);
@@ -234,8 +234,8 @@ static void logging_that_is_not_switched_on_is_seen(void **state)
 	migration_close(&migration);
 }
 
-/* A pass that hands out less than all, one page. */
-static void a_run_that_is_not_copied_is_seen(void **state)
+/* A pass hands out one page, and the copy omits it. */
+static void an_uncopied_run_is_detected(void **state)
 {
 	struct dl_run runs[4];
 	struct dl_iter *iter;
@@ -256,15 +256,15 @@ static void a_run_that_is_not_copied_is_seen(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		migration_test(a_reset_that_is_left_out_is_seen),
-		migration_test(a_batch_that_is_not_protected_is_seen),
-		migration_test(a_backup_that_is_not_read_is_seen),
-		migration_test(a_bitmap_that_is_not_read_is_seen),
-		migration_test(a_clear_after_the_read_is_seen),
-		migration_test(a_clear_that_is_left_out_is_seen),
-		migration_test(logging_that_is_not_switched_on_is_seen),
-		migration_test(a_run_that_is_not_copied_is_seen),
+		migration_test(an_omitted_reset_is_detected),
+		migration_test(an_unprotected_batch_is_detected),
+		migration_test(an_unread_backup_is_detected),
+		migration_test(an_unread_bitmap_is_detected),
+		migration_test(a_clear_after_the_read_is_detected),
+		migration_test(an_omitted_clear_is_detected),
+		migration_test(logging_left_off_is_detected),
+		migration_test(an_uncopied_run_is_detected),
 	};
 
-	return RUN_TESTS("the check", tests);
+	return RUN_TESTS("the checker", tests);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A guest of 16 TiB, of which a little is written: memory and work are those of that little. */
+/* A guest of 16 TiB that writes little: memory and work depend on what is written only. */
 #include "cmocka_all.h"
 #include "migration.h"
 #include "random.h"
@@ -11,16 +11,16 @@
 
 #define TIB (UINT64_C(1) << 40)
 
-/* Sanitizers keep notes beside the memory. */
+/* Sanitizers keep shadow memory. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define NOTES_FACTOR 32
+#define SHADOW_FACTOR 32
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define NOTES_FACTOR 32
+#define SHADOW_FACTOR 32
 #endif
 #endif
-#ifndef NOTES_FACTOR
-#define NOTES_FACTOR 1
+#ifndef SHADOW_FACTOR
+#define SHADOW_FACTOR 1
 #endif
 
 enum {
@@ -30,10 +30,11 @@ enum {
 	ALL = WRITES + MARKS,
 	PASSES = 3,
 	/*
-	 * Pages that lie this far apart cost a page of bits and one of summaries each, twice
-	 * (pending and taken), and two of the model's. The bitmaps of all would be 1 GiB.
+	 * Each page that lies this far from the others costs a page of bits and one of summaries,
+	 * twice (pending and in flight), and two pages of the model. Bitmaps of the whole guest
+	 * would take 1 GiB.
 	 */
-	RESIDENT_BYTES = NOTES_FACTOR * (PASSES * ALL * 6 * 4096 + (2 << 20)),
+	RESIDENT_BYTES = SHADOW_FACTOR * (PASSES * ALL * 6 * 4096 + (2 << 20)),
 };
 
 static struct migration migration;
@@ -80,7 +81,7 @@ static void add_slots(struct guest *guest)
 	}
 }
 
-/* Writes and marks pages anywhere; notes which. */
+/* Writes and marks random pages, and records them. */
 static void touch(struct guest *guest, struct random *random, uint64_t *pages)
 {
 	for (int i = 0; i < ALL; i++) {
@@ -93,7 +94,7 @@ static void touch(struct guest *guest, struct random *random, uint64_t *pages)
 	}
 }
 
-static void sixteen_tib_in_a_few_mib(void **state)
+static void sixteen_tib_take_a_few_mib(void **state)
 {
 	const struct guest_config config = { .model = { .no_memory = true },
 					     .options = { .mode = DL_MODE_RING } };
@@ -122,8 +123,8 @@ static void sixteen_tib_in_a_few_mib(void **state)
 	guest_close(guest);
 }
 
-/* Wholly dirty it has only as many runs as chunks. */
-static void a_large_slot_that_is_wholly_dirty(void **state)
+/* A wholly dirty slot has one run for each chunk. */
+static void a_wholly_dirty_slot_has_one_run_per_chunk(void **state)
 {
 	const struct guest_config config = { .model = { .no_memory = true },
 					     .options = { .mode = DL_MODE_RING } };
@@ -157,8 +158,8 @@ static void a_large_slot_that_is_wholly_dirty(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(sixteen_tib_in_a_few_mib),
-		cmocka_unit_test(a_large_slot_that_is_wholly_dirty),
+		cmocka_unit_test(sixteen_tib_take_a_few_mib),
+		cmocka_unit_test(a_wholly_dirty_slot_has_one_run_per_chunk),
 	};
 
 	return RUN_TESTS("huge guests", tests);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A kernel that fails or misbehaves now and then: after it the copy equals the memory, or the call
- * said so and repeating it makes it so.
+ * A kernel that fails or misbehaves now and then: either the copy still equals the memory, or a
+ * call has returned an error and repeating it makes the copy equal.
  */
 #include "cmocka_all.h"
 #include "migration.h"
@@ -41,7 +41,7 @@ static void begin(const struct mode *mode)
 	migration.readers = 2;
 }
 
-static void finish_in_spite(void)
+static void finish_retrying(void)
 {
 	migration_stop(&migration);
 	guest_stop(guest);
@@ -50,7 +50,7 @@ static void finish_in_spite(void)
 	migration_close(&migration);
 }
 
-/* Whatever it does to resets, each pass must succeed. */
+/* Each pass must succeed in spite of the fault. */
 static void misbehave_in_resets(const struct model_reset_fault *fault)
 {
 	for (int i = 0; i < 2; i++) {
@@ -64,18 +64,18 @@ static void misbehave_in_resets(const struct model_reset_fault *fault)
 			migration_pass(&migration);
 		}
 		model_faults_clear(guest->model);
-		finish_in_spite();
+		finish_retrying();
 	}
 }
 
-static void resets_that_end_early(void **state)
+static void resets_may_end_early(void **state)
 {
 	for (uint32_t after = 0; after < 70; after += 23)
 		misbehave_in_resets(&(struct model_reset_fault){
 			.times = 1, .stop = true, .stop_after_entries = after });
 }
 
-static void resets_that_end_early_and_lose_their_batch(void **state)
+static void resets_may_end_early_and_lose_their_batch(void **state)
 {
 	for (uint32_t after = 0; after < 70; after += 23)
 		misbehave_in_resets(&(struct model_reset_fault){ .times = 1,
@@ -84,7 +84,7 @@ static void resets_that_end_early_and_lose_their_batch(void **state)
 								 .drop_batch = true });
 }
 
-static void resets_that_end_early_again_and_again(void **state)
+static void resets_may_end_early_repeatedly(void **state)
 {
 	misbehave_in_resets(&(struct model_reset_fault){
 		.times = 5, .stop = true, .stop_after_entries = 7, .drop_batch = true });
@@ -117,8 +117,8 @@ static void inject(struct random *random, const struct failure *failure)
 	(void)model_fault(guest->model, &fault);
 }
 
-/* Starts, and again where that fails. */
-static void start_in_spite(uint32_t flags)
+/* Repeats the start until it succeeds. */
+static void start_retrying(uint32_t flags)
 {
 	int tries = 0;
 
@@ -130,24 +130,25 @@ static void start_in_spite(uint32_t flags)
 	}
 }
 
-static void set_in_spite(struct dl_slot slot)
+static void set_slot_retrying(struct dl_slot slot)
 {
 	for (int tries = 0; dl_slot_set(guest->log, &slot); tries++)
 		assert_true(tries < MOST_FAILURES);
 }
 
-static void remove_in_spite(uint32_t number)
+static void remove_slot_retrying(uint32_t number)
 {
 	for (int tries = 0; dl_slot_remove(guest->log, number, 0); tries++)
 		assert_true(tries < MOST_FAILURES);
 }
 
-/* One kind of failure in one mode, at every place that it meets. */
-static void migrate_in_spite(const struct mode *mode, const struct failure *failure, uint64_t seed)
+/* One kind of failure in one mode, injected into every phase of a migration. */
+static void migrate_with_failures(const struct mode *mode, const struct failure *failure,
+				  uint64_t seed)
 {
 	struct random random = { .state = seed * 7919 + 1 };
 	bool is_region = failure->request == KVM_SET_USER_MEMORY_REGION;
-	/* A failing ioctl that did its work all the same is a lie that no caller can see. */
+	/* If the ioctl changes a slot and then fails, no caller can know the slot's state. */
 	bool slots_change = !is_region || !failure->after;
 	struct dl_slot slot;
 
@@ -158,36 +159,36 @@ static void migrate_in_spite(const struct mode *mode, const struct failure *fail
 		migration_add_range(&migration, 0, 8192, 30);
 	}
 	inject(&random, failure);
-	start_in_spite(seed % 2 ? DL_START_CLEAN : 0);
+	start_retrying(seed % 2 ? DL_START_CLEAN : 0);
 	migration_run(&migration);
 	for (int pass = 0; pass < 8; pass++) {
 		migration_wait(&migration, WRITES);
 		inject(&random, failure);
 		migration_pass_again(&migration, 0, MOST_FAILURES);
 		if (slots_change && pass % 3 == 1)
-			set_in_spite(slot);
+			set_slot_retrying(slot);
 		if (slots_change && pass % 3 == 2)
-			remove_in_spite(20);
+			remove_slot_retrying(20);
 		if (pass == 5) {
 			migration_stop(&migration);
 			(void)!dl_log_stop(guest->log);
-			start_in_spite(0);
+			start_retrying(0);
 			migration_run(&migration);
 		}
 	}
 	inject(&random, failure);
-	finish_in_spite();
+	finish_retrying();
 }
 
-static void every_call_fails_now_and_then(void **state)
+static void any_call_may_fail(void **state)
 {
 	for (uint64_t seed = 0; seed < seeds; seed++)
 		for (uint32_t i = 0; i < MODES * FAILURES; i++)
-			migrate_in_spite(&modes[i / FAILURES], &failures[i % FAILURES], seed);
+			migrate_with_failures(&modes[i / FAILURES], &failures[i % FAILURES], seed);
 }
 
-/* The same with all kinds of failure mixed, and rings that lose their batches. */
-static void all_at_once(void **state)
+/* All kinds of failures mixed, with resets that lose their batches. */
+static void calls_and_resets_fail_together(void **state)
 {
 	for (uint64_t seed = 0; seed < seeds; seed++) {
 		struct random random = { .state = seed + 99 };
@@ -198,7 +199,7 @@ static void all_at_once(void **state)
 							.drop_batch = true };
 
 		begin(&modes[seed % 2]);
-		start_in_spite(0);
+		start_retrying(0);
 		migration_run(&migration);
 		for (int pass = 0; pass < 10; pass++) {
 			migration_wait(&migration, WRITES);
@@ -209,12 +210,12 @@ static void all_at_once(void **state)
 			migration_pass_again(&migration, 0, MOST_FAILURES);
 		}
 		model_faults_clear(guest->model);
-		finish_in_spite();
+		finish_retrying();
 	}
 }
 
-/* A failure that does not go away is told each time, and the guest does not suffer. */
-static void a_reset_that_never_works_is_told_each_time(void **state)
+/* Each pass reports a permanent failure, and no write is lost once it is gone. */
+static void each_pass_reports_a_permanent_failure(void **state)
 {
 	const struct model_fault fault = { .request = KVM_RESET_DIRTY_RINGS, .error = EIO };
 
@@ -226,21 +227,21 @@ static void a_reset_that_never_works_is_told_each_time(void **state)
 	for (int i = 0; i < 20; i++)
 		assert_int_equal(checker_pass(&migration.checker, 0, 1), -EIO);
 	model_faults_clear(guest->model);
-	finish_in_spite();
+	finish_retrying();
 }
 
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		migration_test(resets_that_end_early),
-		migration_test(resets_that_end_early_and_lose_their_batch),
-		migration_test(resets_that_end_early_again_and_again),
-		migration_test(every_call_fails_now_and_then),
-		migration_test(all_at_once),
-		migration_test(a_reset_that_never_works_is_told_each_time),
+		migration_test(resets_may_end_early),
+		migration_test(resets_may_end_early_and_lose_their_batch),
+		migration_test(resets_may_end_early_repeatedly),
+		migration_test(any_call_may_fail),
+		migration_test(calls_and_resets_fail_together),
+		migration_test(each_pass_reports_a_permanent_failure),
 	};
 
 	if (argc > 1 && !strcmp(argv[1], "--long"))
 		seeds = 60;
-	return RUN_TESTS("migrations in spite of the kernel", tests);
+	return RUN_TESTS("migrations on a failing kernel", tests);
 }

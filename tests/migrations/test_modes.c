@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* One migration in every mode, with every page size and every way a guest's store is logged. */
+/* One migration in every mode, with every page size and every order of storing and logging. */
 #include "cmocka_all.h"
 #include "migration.h"
 
@@ -21,11 +21,11 @@ static struct migration migration;
 
 struct mode {
 	uint32_t has, arch, mode, backup;
-	uint32_t is; /* what it must come to */
+	uint32_t is; /* the mode that must result */
 	bool is_with_backup, has_kernel_writer;
 };
 
-/* Rings of one page: full again and again. */
+/* Rings of one page fill repeatedly. */
 static void migrate(const struct mode *mode, uint32_t page_bytes, uint32_t write_order,
 		    uint32_t start_flags)
 {
@@ -58,8 +58,8 @@ static void migrate(const struct mode *mode, uint32_t page_bytes, uint32_t write
 	migration_close(&migration);
 }
 
-/* Three of the nine combinations, others for each mode; all of them in the long run. */
-static void every_way(const struct mode *mode)
+/* Three of the nine combinations, different ones for each mode; --long runs all. */
+static void migrate_combinations(const struct mode *mode)
 {
 	static const uint32_t page_sizes[] = { 4096, 16384, 65536 };
 	static uint32_t turn;
@@ -74,72 +74,74 @@ static void every_way(const struct mode *mode)
 
 static void ring_tso(void **state)
 {
-	every_way(&(struct mode){ .has = TSO, .mode = DL_MODE_AUTO, .is = DL_MODE_RING });
+	migrate_combinations(
+		&(struct mode){ .has = TSO, .mode = DL_MODE_AUTO, .is = DL_MODE_RING });
 }
 
 static void ring_acquire_release(void **state)
 {
-	every_way(&(struct mode){ .has = ACQ_REL, .mode = DL_MODE_RING, .is = DL_MODE_RING });
+	migrate_combinations(
+		&(struct mode){ .has = ACQ_REL, .mode = DL_MODE_RING, .is = DL_MODE_RING });
 }
 
-static void ring_with_backup_and_a_writer_without_vcpu(void **state)
+static void ring_with_backup_and_kernel_writer(void **state)
 {
-	every_way(&(struct mode){ .has = BACKUP,
-				  .arch = DL_OS_ARCH_RING_NEEDS_BACKUP,
-				  .backup = DL_BACKUP_REQUIRED,
-				  .is = DL_MODE_RING,
-				  .is_with_backup = true,
-				  .has_kernel_writer = true });
+	migrate_combinations(&(struct mode){ .has = BACKUP,
+					     .arch = DL_OS_ARCH_RING_NEEDS_BACKUP,
+					     .backup = DL_BACKUP_REQUIRED,
+					     .is = DL_MODE_RING,
+					     .is_with_backup = true,
+					     .has_kernel_writer = true });
 }
 
-static void ring_with_manual_protect_beside_it(void **state)
+static void ring_with_manual_protect(void **state)
 {
-	every_way(&(struct mode){ .has = BACKUP | INITIALLY_SET,
-				  .is = DL_MODE_RING,
-				  .is_with_backup = true,
-				  .has_kernel_writer = true });
+	migrate_combinations(&(struct mode){ .has = BACKUP | INITIALLY_SET,
+					     .is = DL_MODE_RING,
+					     .is_with_backup = true,
+					     .has_kernel_writer = true });
 }
 
-static void auto_takes_the_bitmap_where_a_ring_alone_is_not_safe(void **state)
+static void auto_takes_the_bitmap_if_a_ring_alone_is_not_safe(void **state)
 {
-	every_way(&(struct mode){ .has = ACQ_REL | INITIALLY_SET,
-				  .arch = DL_OS_ARCH_RING_NEEDS_BACKUP,
-				  .is = DL_MODE_BITMAP,
-				  .has_kernel_writer = true });
+	migrate_combinations(&(struct mode){ .has = ACQ_REL | INITIALLY_SET,
+					     .arch = DL_OS_ARCH_RING_NEEDS_BACKUP,
+					     .is = DL_MODE_BITMAP,
+					     .has_kernel_writer = true });
 }
 
-static void auto_takes_the_bitmap_where_a_writer_needs_it(void **state)
+static void auto_takes_the_bitmap_if_backup_is_required(void **state)
 {
-	every_way(&(struct mode){ .has = ACQ_REL | MANUAL,
-				  .backup = DL_BACKUP_REQUIRED,
-				  .is = DL_MODE_BITMAP,
-				  .has_kernel_writer = true });
+	migrate_combinations(&(struct mode){ .has = ACQ_REL | MANUAL,
+					     .backup = DL_BACKUP_REQUIRED,
+					     .is = DL_MODE_BITMAP,
+					     .has_kernel_writer = true });
 }
 
 static void bitmap_initially_set(void **state)
 {
-	every_way(&(struct mode){ .has = INITIALLY_SET,
-				  .mode = DL_MODE_BITMAP,
-				  .is = DL_MODE_BITMAP,
-				  .has_kernel_writer = true });
+	migrate_combinations(&(struct mode){ .has = INITIALLY_SET,
+					     .mode = DL_MODE_BITMAP,
+					     .is = DL_MODE_BITMAP,
+					     .has_kernel_writer = true });
 }
 
 static void bitmap_with_manual_protect(void **state)
 {
-	every_way(&(struct mode){ .has = MANUAL,
-				  .mode = DL_MODE_BITMAP,
-				  .is = DL_MODE_BITMAP,
-				  .has_kernel_writer = true });
+	migrate_combinations(&(struct mode){ .has = MANUAL,
+					     .mode = DL_MODE_BITMAP,
+					     .is = DL_MODE_BITMAP,
+					     .has_kernel_writer = true });
 }
 
-static void bitmap_that_is_cleared_as_it_is_read(void **state)
+static void bitmap_cleared_by_get(void **state)
 {
-	every_way(&(struct mode){
+	migrate_combinations(&(struct mode){
 		.has = MODEL_HAS_NOTHING, .is = DL_MODE_BITMAP, .has_kernel_writer = true });
 }
 
-/* Writes wait in a buffer of the vCPU until it leaves the guest. */
-static void buffered_writes(void **state)
+/* Writes stay in the PML buffer until the vCPU leaves the guest. */
+static void ring_and_bitmap_with_pml(void **state)
 {
 	static const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };
 
@@ -164,14 +166,14 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		migration_test(ring_tso),
 		migration_test(ring_acquire_release),
-		migration_test(ring_with_backup_and_a_writer_without_vcpu),
-		migration_test(ring_with_manual_protect_beside_it),
-		migration_test(auto_takes_the_bitmap_where_a_ring_alone_is_not_safe),
-		migration_test(auto_takes_the_bitmap_where_a_writer_needs_it),
+		migration_test(ring_with_backup_and_kernel_writer),
+		migration_test(ring_with_manual_protect),
+		migration_test(auto_takes_the_bitmap_if_a_ring_alone_is_not_safe),
+		migration_test(auto_takes_the_bitmap_if_backup_is_required),
 		migration_test(bitmap_initially_set),
 		migration_test(bitmap_with_manual_protect),
-		migration_test(bitmap_that_is_cleared_as_it_is_read),
-		migration_test(buffered_writes),
+		migration_test(bitmap_cleared_by_get),
+		migration_test(ring_and_bitmap_with_pml),
 	};
 
 	if (argc > 1 && !strcmp(argv[1], "--long")) {

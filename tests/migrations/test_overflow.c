@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Rings that run over: the vCPU gets into the guest again, and nothing that it wrote is lost. */
+/* Rings that overflow: the vCPU enters the guest again, and none of its writes is lost. */
 #include "cmocka_all.h"
 #include "migration.h"
 
@@ -45,7 +45,7 @@ static uint64_t overwritten(void)
 	return entries;
 }
 
-/* Emulated in batches: the ring is looked at only now and then. */
+/* The guest is emulated in batches, so the ring is checked only once in batch_writes stores. */
 static void migrate(uint32_t i, uint32_t batch_writes, uint32_t write_order, unsigned int vcpus)
 {
 	begin(i, batch_writes, write_order, i ? 0xffffff00 : 0, vcpus);
@@ -56,13 +56,13 @@ static void migrate(uint32_t i, uint32_t batch_writes, uint32_t write_order, uns
 	migration_run(&migration);
 	migration_passes(&migration, passes, WRITES);
 	migration_finish(&migration);
-	/* Harvests in between may have kept the rings empty enough, but then all is well. */
+	/* Frequent harvests may have prevented the overflow. */
 	if (overwritten())
 		assert_true(migration_stats(&migration).overflows > 0);
 	migration_close(&migration);
 }
 
-static void batches_of_stores(void **state)
+static void stores_in_batches(void **state)
 {
 	static const uint32_t batches[] = { 65, 100, 257, 500, 1024, 1500 };
 
@@ -71,7 +71,7 @@ static void batches_of_stores(void **state)
 			migrate(i, batches[b], MODEL_STORE_THEN_LOG, 1 + (unsigned int)b % 3);
 }
 
-static void batches_of_faults(void **state)
+static void faults_in_batches(void **state)
 {
 	static const uint32_t batches[] = { 70, 150, 300, 700 };
 
@@ -80,8 +80,8 @@ static void batches_of_faults(void **state)
 			migrate(b % 2, batches[b], order, 1 + (unsigned int)b % 2);
 }
 
-/* The ring was full, and went round; its vCPU comes back, by drains alone. */
-static void a_vcpu_comes_back_by_its_own_drains(void **state)
+/* The ring was lapped; drains alone let its vCPU enter again. */
+static void drains_alone_resync_a_lapped_ring(void **state)
 {
 	static const uint32_t extra[] = { 0, 1, 63, 64, 65, 200, 255, 256, 300, 511, 512, 2000 };
 
@@ -96,7 +96,7 @@ static void a_vcpu_comes_back_by_its_own_drains(void **state)
 								    (16 + i % 300) * UINT64_C(4096),
 								    &i, 4),
 					 0);
-		/* As many exits as there are pieces of the ring to offer, and a few. */
+		/* At most four full exits for each lap of the ring, and 16 more. */
 		assert_int_equal(guest_write(guest, vcpu, 0, 20), 0);
 		assert_in_range(atomic_load(&vcpu->full_exits), 1, 16 + 4 * (256 + extra[e]) / 256);
 		assert_int_equal(guest_write(guest, vcpu, 0, 21), 0);
@@ -106,8 +106,8 @@ static void a_vcpu_comes_back_by_its_own_drains(void **state)
 	}
 }
 
-/* Pages whose entries were overwritten were never protected again: after the repair they are. */
-static void what_was_overwritten_is_protected_again(void **state)
+/* RESET never protects pages whose entries were overwritten; the repair does. */
+static void pages_of_overwritten_entries_are_protected_again(void **state)
 {
 	struct guest_vcpu *vcpu;
 
@@ -119,15 +119,15 @@ static void what_was_overwritten_is_protected_again(void **state)
 	assert_true(overwritten() > 0);
 	migration_pass(&migration);
 	assert_int_equal(checker_differing_pages(&migration.checker), 0);
-	/* The other vCPU, whose ring is in step, writes all of them once more. */
+	/* The other vCPU, whose ring is in sync, writes all pages again. */
 	for (uint64_t page = 0; page < 390; page++)
 		assert_int_equal(guest_write(guest, &guest->vcpus[1], 0, 16 + page), 0);
 	migration_finish(&migration);
 	migration_close(&migration);
 }
 
-/* Runs over again and again, and between that a page at a time must be seen at once. */
-static void between_overflows_each_write_is_seen(void **state)
+/* Between repeated overflows each single write must show in the next pass. */
+static void each_write_between_overflows_is_seen(void **state)
 {
 	struct guest_vcpu *vcpu;
 	uint64_t pages[512];
@@ -152,8 +152,8 @@ static void between_overflows_each_write_is_seen(void **state)
 	migration_close(&migration);
 }
 
-/* Stopped while its ring is out of step: the guest goes on, the next migration is sound. */
-static void a_stop_and_a_start_out_of_step(void **state)
+/* Stopping while a ring is out of sync does not harm the guest or the next migration. */
+static void a_ring_out_of_sync_survives_stop_and_start(void **state)
 {
 	begin(0, 900, MODEL_STORE_THEN_LOG, 0, 2);
 	migration_start(&migration, 0);
@@ -172,15 +172,15 @@ static void a_stop_and_a_start_out_of_step(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		migration_test(batches_of_stores),
-		migration_test(batches_of_faults),
-		migration_test(a_vcpu_comes_back_by_its_own_drains),
-		migration_test(what_was_overwritten_is_protected_again),
-		migration_test(between_overflows_each_write_is_seen),
-		migration_test(a_stop_and_a_start_out_of_step),
+		migration_test(stores_in_batches),
+		migration_test(faults_in_batches),
+		migration_test(drains_alone_resync_a_lapped_ring),
+		migration_test(pages_of_overwritten_entries_are_protected_again),
+		migration_test(each_write_between_overflows_is_seen),
+		migration_test(a_ring_out_of_sync_survives_stop_and_start),
 	};
 
 	if (argc > 1 && !strcmp(argv[1], "--long"))
 		passes = 200;
-	return RUN_TESTS("migrations with rings that run over", tests);
+	return RUN_TESTS("migrations with rings that overflow", tests);
 }

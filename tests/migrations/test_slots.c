@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Slots added, moved, removed and made anew in mid-migration, while vCPUs write to them. */
+/* Slots are added, moved, removed and re-created while vCPUs write to them. */
 #include "cmocka_all.h"
 #include "migration.h"
 
@@ -29,7 +29,7 @@ static void end(void)
 	migration_close(&migration);
 }
 
-/* Each test in each of these. */
+/* Every test runs in every mode. */
 static const struct {
 	uint32_t has, mode;
 } modes[] = {
@@ -42,7 +42,7 @@ static const struct {
 
 #define FOR_EACH_MODE(i) for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
 
-/* Memory that the checker knows, without a slot. */
+/* Allocates memory that the checker compares, without a slot. */
 static struct guest_block *new_block(void)
 {
 	struct guest_block *block = guest_memory(guest, PAGES);
@@ -67,7 +67,7 @@ static void pass_and_wait(void)
 	migration_pass(&migration);
 }
 
-static void a_slot_that_comes(void **state)
+static void a_slot_is_added(void **state)
 {
 	FOR_EACH_MODE(i)
 	{
@@ -80,8 +80,8 @@ static void a_slot_that_comes(void **state)
 	}
 }
 
-/* What is in it is on the other side already: only what is written from now on matters. */
-static void a_clean_slot_that_comes(void **state)
+/* The destination already has the slot's contents; only later writes are pending. */
+static void a_clean_slot_is_added(void **state)
 {
 	FOR_EACH_MODE(i)
 	{
@@ -92,14 +92,14 @@ static void a_clean_slot_that_comes(void **state)
 		slot = slot_over(new_block(), 20, BASE);
 		slot.flags = DL_SLOT_CLEAN;
 		checker_equalize(&migration.checker);
-		/* The other blocks are written meanwhile; they are pending for that. */
+		/* Equalizing other blocks is harmless: writes to them stay pending. */
 		set(slot);
 		pass_and_wait();
 		end();
 	}
 }
 
-static void a_slot_that_goes_is_sent_once_more(void **state)
+static void a_removed_slot_is_sent_once_more(void **state)
 {
 	FOR_EACH_MODE(i)
 	{
@@ -113,7 +113,7 @@ static void a_slot_that_goes_is_sent_once_more(void **state)
 	}
 }
 
-static void a_slot_that_moves(void **state)
+static void a_slot_moves(void **state)
 {
 	FOR_EACH_MODE(i)
 	{
@@ -134,8 +134,8 @@ static void a_slot_that_moves(void **state)
 	}
 }
 
-/* KVM can change neither size nor place in memory: VMMs delete and make anew. */
-static void a_slot_that_is_made_anew_over_the_same_memory(void **state)
+/* KVM can change neither a slot's size nor its hva, so VMMs delete and re-create it. */
+static void a_slot_is_recreated_over_the_same_memory(void **state)
 {
 	FOR_EACH_MODE(i)
 	{
@@ -148,7 +148,7 @@ static void a_slot_that_is_made_anew_over_the_same_memory(void **state)
 		for (uint32_t turn = 1; turn <= 4; turn++) {
 			migration_wait(&migration, WRITES);
 			assert_int_equal(dl_slot_remove(guest->log, 20, 0), 0);
-			/* Another size each time; what it does not cover is nobody's to write. */
+			/* A smaller size each time; the guest cannot write the pages left out. */
 			slot = guest_slot(guest, 20, BASE, block, 0, PAGES / turn);
 			set(slot);
 			if (turn % 2)
@@ -158,8 +158,8 @@ static void a_slot_that_is_made_anew_over_the_same_memory(void **state)
 	}
 }
 
-/* The id of a slot is another slot's before its last entries are read. */
-static void an_id_that_is_used_again_elsewhere(void **state)
+/* An id is reused for another slot before the last entries of the old one are read. */
+static void an_id_is_reused_at_another_address(void **state)
 {
 	FOR_EACH_MODE(i)
 	{
@@ -181,7 +181,7 @@ static void an_id_that_is_used_again_elsewhere(void **state)
 	}
 }
 
-static void a_discarded_slot_is_nobodys_concern(void **state)
+static void a_discarded_slot_is_not_sent(void **state)
 {
 	FOR_EACH_MODE(i)
 	{
@@ -204,7 +204,7 @@ static void a_discarded_slot_is_nobodys_concern(void **state)
 	}
 }
 
-/* Two address spaces show the same memory, as on x86 with SMM; both are written through. */
+/* Two address spaces map the same memory, as on x86 with SMM, and both are written. */
 static void two_address_spaces_over_the_same_memory(void **state)
 {
 	FOR_EACH_MODE(i)
@@ -228,7 +228,7 @@ static void two_address_spaces_over_the_same_memory(void **state)
 	}
 }
 
-static void everything_at_once(void **state)
+static void random_adds_moves_and_removals(void **state)
 {
 	FOR_EACH_MODE(i)
 	{
@@ -262,15 +262,15 @@ static void everything_at_once(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		migration_test(a_slot_that_comes),
-		migration_test(a_clean_slot_that_comes),
-		migration_test(a_slot_that_goes_is_sent_once_more),
-		migration_test(a_slot_that_moves),
-		migration_test(a_slot_that_is_made_anew_over_the_same_memory),
-		migration_test(an_id_that_is_used_again_elsewhere),
-		migration_test(a_discarded_slot_is_nobodys_concern),
+		migration_test(a_slot_is_added),
+		migration_test(a_clean_slot_is_added),
+		migration_test(a_removed_slot_is_sent_once_more),
+		migration_test(a_slot_moves),
+		migration_test(a_slot_is_recreated_over_the_same_memory),
+		migration_test(an_id_is_reused_at_another_address),
+		migration_test(a_discarded_slot_is_not_sent),
 		migration_test(two_address_spaces_over_the_same_memory),
-		migration_test(everything_at_once),
+		migration_test(random_adds_moves_and_removals),
 	};
 
 	return RUN_TESTS("migrations with slots that change", tests);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* vCPUs that come late, are parked, come back; migrations that are canceled; rings that fill. */
+/* vCPUs that are added late, parked and added again; canceled migrations; full rings. */
 #include "cmocka_all.h"
 #include "migration.h"
 
@@ -28,7 +28,7 @@ static void end(void)
 	migration_close(&migration);
 }
 
-static void a_vcpu_that_comes_late(void **state)
+static void a_vcpu_is_added_late(void **state)
 {
 	for (uint32_t mode = DL_MODE_RING; mode <= DL_MODE_BITMAP; mode++) {
 		begin(mode, 1, 0);
@@ -41,8 +41,8 @@ static void a_vcpu_that_comes_late(void **state)
 	}
 }
 
-/* Unplugged with its ring half full; KVM cannot delete it, so it may come back. */
-static void a_vcpu_that_is_parked_and_comes_back(void **state)
+/* A vCPU is unplugged with its ring half full. KVM cannot delete it, so it may be added again. */
+static void a_parked_vcpu_is_added_again(void **state)
 {
 	for (uint32_t mode = DL_MODE_RING; mode <= DL_MODE_BITMAP; mode++) {
 		struct guest_vcpu *vcpu;
@@ -64,7 +64,7 @@ static void a_vcpu_that_is_parked_and_comes_back(void **state)
 	}
 }
 
-static void a_vcpu_that_is_parked_for_good(void **state)
+static void a_parked_vcpu_is_not_added_again(void **state)
 {
 	struct guest_vcpu *vcpu;
 
@@ -78,7 +78,7 @@ static void a_vcpu_that_is_parked_for_good(void **state)
 	end();
 }
 
-/* Adding looks for the same ring in all others, while they are harvested and filled. */
+/* Adding a vCPU compares its ring with all others while they are harvested and filled. */
 static void plugging_does_not_disturb_the_others(void **state)
 {
 	struct guest_vcpu *vcpu;
@@ -101,15 +101,15 @@ static void plugging_does_not_disturb_the_others(void **state)
 	end();
 }
 
-/* Canceled, the guest goes on, and the next attempt begins from nothing. */
-static void a_migration_that_is_canceled_and_begun_again(void **state)
+/* After a cancel the guest runs on, and the next migration starts from scratch. */
+static void a_canceled_migration_is_started_again(void **state)
 {
 	for (uint32_t mode = DL_MODE_RING; mode <= DL_MODE_BITMAP; mode++) {
 		begin(mode, 2, 0);
 		for (int i = 0; i < 5; i++) {
 			migration_passes(&migration, 2, WRITES);
 			assert_int_equal(dl_log_stop(guest->log), 0);
-			/* With logging off every vCPU still gets ahead. */
+			/* With logging off every vCPU makes progress. */
 			migration_wait(&migration, WRITES);
 			assert_int_equal(dl_log_start(guest->log, 0), 0);
 		}
@@ -118,7 +118,7 @@ static void a_migration_that_is_canceled_and_begun_again(void **state)
 	}
 }
 
-static void a_clean_start_in_mid_run(void **state)
+static void a_clean_start_after_a_canceled_migration(void **state)
 {
 	for (uint32_t mode = DL_MODE_RING; mode <= DL_MODE_BITMAP; mode++) {
 		begin(mode, 2, 0);
@@ -133,8 +133,8 @@ static void a_clean_start_in_mid_run(void **state)
 	}
 }
 
-/* An iteration that is given up half way loses nothing. */
-static void iterations_that_are_given_up(void **state)
+/* An iteration that is freed half way loses nothing. */
+static void abandoned_iterations_lose_nothing(void **state)
 {
 	struct dl_run runs[3];
 	struct dl_iter *iter;
@@ -148,7 +148,7 @@ static void iterations_that_are_given_up(void **state)
 			for (int n, turn = 0; turn < i; turn++) {
 				n = dl_iter_read(iter, runs, 3);
 				assert_true(n >= 0);
-				/* Of three runs the second is sent. */
+				/* Only the second of three runs is sent. */
 				if (n < 2)
 					break;
 				checker_copy_run(&migration.checker, &runs[1]);
@@ -160,8 +160,8 @@ static void iterations_that_are_given_up(void **state)
 	}
 }
 
-/* A guest that is stopped, and goes on: the final pass is not the last one after all. */
-static void a_final_pass_that_is_taken_back(void **state)
+/* The guest resumes after a final pass, which then is not the last one. */
+static void the_guest_resumes_after_a_final_pass(void **state)
 {
 	for (uint32_t mode = DL_MODE_RING; mode <= DL_MODE_BITMAP; mode++) {
 		begin(mode, 2, 0);
@@ -174,7 +174,7 @@ static void a_final_pass_that_is_taken_back(void **state)
 	}
 }
 
-/* Nobody harvests: each vCPU lives by its own drains. */
+/* No thread harvests; each vCPU depends on its own drains. */
 static void full_rings_are_drained_by_their_vcpus(void **state)
 {
 	const struct guest_config config = {
@@ -192,7 +192,7 @@ static void full_rings_are_drained_by_their_vcpus(void **state)
 	end();
 }
 
-static void several_readers(void **state)
+static void several_readers_share_an_iteration(void **state)
 {
 	for (uint32_t mode = DL_MODE_RING; mode <= DL_MODE_BITMAP; mode++) {
 		begin(mode, 2, 0);
@@ -206,17 +206,17 @@ static void several_readers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		migration_test(a_vcpu_that_comes_late),
-		migration_test(a_vcpu_that_is_parked_and_comes_back),
-		migration_test(a_vcpu_that_is_parked_for_good),
+		migration_test(a_vcpu_is_added_late),
+		migration_test(a_parked_vcpu_is_added_again),
+		migration_test(a_parked_vcpu_is_not_added_again),
 		migration_test(plugging_does_not_disturb_the_others),
-		migration_test(a_migration_that_is_canceled_and_begun_again),
-		migration_test(a_clean_start_in_mid_run),
-		migration_test(iterations_that_are_given_up),
-		migration_test(a_final_pass_that_is_taken_back),
+		migration_test(a_canceled_migration_is_started_again),
+		migration_test(a_clean_start_after_a_canceled_migration),
+		migration_test(abandoned_iterations_lose_nothing),
+		migration_test(the_guest_resumes_after_a_final_pass),
 		migration_test(full_rings_are_drained_by_their_vcpus),
-		migration_test(several_readers),
+		migration_test(several_readers_share_an_iteration),
 	};
 
-	return RUN_TESTS("migrations with vCPUs that come and go", tests);
+	return RUN_TESTS("migrations with vCPUs added and removed", tests);
 }
