@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Small migrations on the model without the library, with vCPUs as threads: every write that the
- * model admits must be recorded, or the copy differs. Meant to be run under ThreadSanitizer too.
+ * Raw copy loops on the model without the library, with vCPUs as threads: the model must record
+ * every write that it allows, or the copy differs. They are also run under ThreadSanitizer.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -14,7 +14,7 @@
 #define STORES	   20000
 #define CAP_MANUAL KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
 
-struct migration {
+struct copy_loop {
 	struct world w;
 	struct consumer consumers[VCPUS];
 	uint32_t vcpus;
@@ -28,69 +28,69 @@ struct migration {
 
 struct writer {
 	pthread_t thread;
-	struct migration *migration;
+	struct copy_loop *loop;
 	struct consumer *consumer;
 	uint32_t number;
 };
 
-static void note_bits(struct migration *m, const uint64_t *bits)
+static void add_pending(struct copy_loop *loop, const uint64_t *bits)
 {
 	uint64_t page;
 
 	for (page = 0; page < SLOT_PAGES; page++)
 		if (bits[page / 64] >> page % 64 & 1)
-			m->pending[page] = 1;
+			loop->pending[page] = 1;
 }
 
-static void harvest_ring(struct migration *m, struct consumer *c)
+static void harvest_ring(struct copy_loop *loop, struct consumer *c)
 {
 	uint32_t slot;
 	uint64_t page;
 
 	while (consume(c, &slot, &page))
 		if (slot == 0)
-			m->pending[page] = 1;
+			loop->pending[page] = 1;
 }
 
-/* What is pending afterwards is protected: its contents may be read. */
-static void harvest(struct migration *m)
+/* All pending pages are then protected, so that their contents may be read. */
+static void harvest(struct copy_loop *loop)
 {
 	uint64_t bits[WORDS];
 	uint32_t i;
 
-	pthread_mutex_lock(&m->lock);
-	if (m->rings) {
-		for (i = 0; i < m->vcpus; i++)
-			harvest_ring(m, &m->consumers[i]);
-		assert_true(reset(&m->w) >= 0);
+	pthread_mutex_lock(&loop->lock);
+	if (loop->rings) {
+		for (i = 0; i < loop->vcpus; i++)
+			harvest_ring(loop, &loop->consumers[i]);
+		assert_true(reset(&loop->w) >= 0);
 	} else {
-		assert_int_equal(get_log(&m->w, 0, bits), 0);
-		if (m->manual)
-			assert_int_equal(clear_log(&m->w, 0, 0, SLOT_PAGES, bits), 0);
-		note_bits(m, bits);
+		assert_int_equal(get_log(&loop->w, 0, bits), 0);
+		if (loop->manual)
+			assert_int_equal(clear_log(&loop->w, 0, 0, SLOT_PAGES, bits), 0);
+		add_pending(loop, bits);
 	}
-	pthread_mutex_unlock(&m->lock);
+	pthread_mutex_unlock(&loop->lock);
 }
 
-static void copy_pending(struct migration *m)
+static void copy_pending(struct copy_loop *loop)
 {
 	uint8_t pending[SLOT_PAGES];
 	uint64_t page;
 
-	pthread_mutex_lock(&m->lock);
-	memcpy(pending, m->pending, sizeof(pending));
-	memset(m->pending, 0, sizeof(m->pending));
-	pthread_mutex_unlock(&m->lock);
+	pthread_mutex_lock(&loop->lock);
+	memcpy(pending, loop->pending, sizeof(pending));
+	memset(loop->pending, 0, sizeof(loop->pending));
+	pthread_mutex_unlock(&loop->lock);
 	for (page = 0; page < SLOT_PAGES; page++)
 		if (pending[page])
-			model_copy(m->copy + page * PAGE_BYTES, m->w.memory + page * PAGE_BYTES,
-				   PAGE_BYTES);
+			model_copy(loop->copy + page * PAGE_BYTES,
+				   loop->w.memory + page * PAGE_BYTES, PAGE_BYTES);
 }
 
 static void *run_vcpu(void *opaque)
 {
 	struct writer *writer = opaque;
-	struct migration *m = writer->migration;
+	struct copy_loop *loop = writer->loop;
 	uint64_t i, page, value, random = writer->number + 1;
 	int result;
 
@@ -99,107 +99,107 @@ static void *run_vcpu(void *opaque)
 		page = (random >> 33) % SLOT_PAGES;
 		value = i << 8 | writer->number;
 		do {
-			result = model_vcpu_write(m->w.model, writer->consumer->vcpu, 0,
+			result = model_vcpu_write(loop->w.model, writer->consumer->vcpu, 0,
 						  SLOT_GPA + page * PAGE_BYTES + writer->number * 8,
 						  &value, sizeof(value));
 			if (result == KVM_EXIT_DIRTY_RING_FULL) {
-				m->full_exits++;
-				harvest(m);
+				loop->full_exits++;
+				harvest(loop);
 			}
 		} while (result == KVM_EXIT_DIRTY_RING_FULL);
 		if (result)
 			break;
 	}
-	model_vcpu_exit(m->w.model, writer->consumer->vcpu, KVM_EXIT_INTR);
-	m->running--;
+	model_vcpu_exit(loop->w.model, writer->consumer->vcpu, KVM_EXIT_INTR);
+	loop->running--;
 	return (void *)(intptr_t)result;
 }
 
-/* Another slot comes, moves and goes all the while. */
+/* Adds, moves and deletes another slot, in a loop. */
 static void *change_slots(void *opaque)
 {
-	struct migration *m = opaque;
+	struct copy_loop *loop = opaque;
 	int result = 0;
 
-	while (m->running && !result) {
-		result = region(&m->w, 1, LOG, 0, 4, m->w.memory);
-		result = result ? result : region(&m->w, 1, LOG, 1 << 20, 4, m->w.memory);
-		result = result ? result : region(&m->w, 1, 0, 1 << 20, 4, m->w.memory);
-		result = result ? result : region(&m->w, 1, 0, 0, 0, NULL);
+	while (loop->running && !result) {
+		result = region(&loop->w, 1, LOG, 0, 4, loop->w.memory);
+		result = result ? result : region(&loop->w, 1, LOG, 1 << 20, 4, loop->w.memory);
+		result = result ? result : region(&loop->w, 1, 0, 1 << 20, 4, loop->w.memory);
+		result = result ? result : region(&loop->w, 1, 0, 0, 0, NULL);
 	}
 	return (void *)(intptr_t)result;
 }
 
-static void migrate(struct migration *m)
+static void run_copy_loop(struct copy_loop *loop)
 {
 	struct writer writers[VCPUS];
 	pthread_t changer;
 	void *result;
 	uint32_t i;
 
-	m->running = m->vcpus;
-	for (i = 0; i < m->vcpus; i++) {
-		writers[i] = (struct writer){ .migration = m,
-					      .consumer = &m->consumers[i],
+	loop->running = loop->vcpus;
+	for (i = 0; i < loop->vcpus; i++) {
+		writers[i] = (struct writer){ .loop = loop,
+					      .consumer = &loop->consumers[i],
 					      .number = i };
 		assert_int_equal(pthread_create(&writers[i].thread, NULL, run_vcpu, &writers[i]),
 				 0);
 	}
-	assert_int_equal(pthread_create(&changer, NULL, change_slots, m), 0);
-	while (m->running) {
-		harvest(m);
-		copy_pending(m);
+	assert_int_equal(pthread_create(&changer, NULL, change_slots, loop), 0);
+	while (loop->running) {
+		harvest(loop);
+		copy_pending(loop);
 	}
-	for (i = 0; i < m->vcpus; i++) {
+	for (i = 0; i < loop->vcpus; i++) {
 		pthread_join(writers[i].thread, &result);
 		assert_null(result);
 	}
 	pthread_join(changer, &result);
 	assert_null(result);
-	harvest(m);
-	copy_pending(m);
-	assert_memory_equal(m->copy, m->w.memory, m->w.memory_bytes);
+	harvest(loop);
+	copy_pending(loop);
+	assert_memory_equal(loop->copy, loop->w.memory, loop->w.memory_bytes);
 	for (i = 0; i < VCPUS * 8; i += 8)
-		assert_int_not_equal(*(uint64_t *)(void *)(m->copy + i), 0);
+		assert_int_not_equal(*(uint64_t *)(void *)(loop->copy + i), 0);
 }
 
-static void with_options(const struct model_options *options, bool rings, bool manual)
+static void test_copy_loop(const struct model_options *options, bool rings, bool manual)
 {
-	struct migration m = { .vcpus = VCPUS, .rings = rings, .manual = manual };
+	struct copy_loop loop = { .vcpus = VCPUS, .rings = rings, .manual = manual };
 	uint32_t i;
 
 	if (rings)
-		world_open_ring(&m.w, options, false);
+		world_open_ring(&loop.w, options, false);
 	else
-		world_open(&m.w, options);
+		world_open(&loop.w, options);
 	if (manual)
-		assert_int_equal(enable(&m.w, CAP_MANUAL, 1, 0), 0);
+		assert_int_equal(enable(&loop.w, CAP_MANUAL, 1, 0), 0);
 	if (!rings)
-		assert_int_equal(slot0(&m.w, LOG), 0);
-	m.copy = calloc(1, m.w.memory_bytes);
-	assert_non_null(m.copy);
-	pthread_mutex_init(&m.lock, NULL);
+		assert_int_equal(slot0(&loop.w, LOG), 0);
+	loop.copy = calloc(1, loop.w.memory_bytes);
+	assert_non_null(loop.copy);
+	pthread_mutex_init(&loop.lock, NULL);
 	for (i = 0; i < VCPUS; i++) {
 		if (rings)
-			consumer_open(&m.w, &m.consumers[i]);
+			consumer_open(&loop.w, &loop.consumers[i]);
 		else
-			m.consumers[i].vcpu = model_vcpu_create(m.w.model, m.w.vm);
-		m.consumers[i].head = options ? options->ring_first_index : 0;
+			loop.consumers[i].vcpu = model_vcpu_create(loop.w.model, loop.w.vm);
+		loop.consumers[i].head = options ? options->ring_first_index : 0;
 	}
-	migrate(&m);
+	run_copy_loop(&loop);
 	if (rings)
-		print_message("full exits: %u\n", m.full_exits);
+		print_message("full exits: %u\n", loop.full_exits);
 	for (i = 0; i < VCPUS && rings; i++)
-		consumer_close(&m.w, &m.consumers[i]);
-	pthread_mutex_destroy(&m.lock);
-	free(m.copy);
-	world_close(&m.w);
+		consumer_close(&loop.w, &loop.consumers[i]);
+	pthread_mutex_destroy(&loop.lock);
+	free(loop.copy);
+	world_close(&loop.w);
 }
 
 static void rings_log_then_store(void **unused)
 {
 	(void)unused;
-	with_options(NULL, true, false);
+	test_copy_loop(NULL, true, false);
 }
 
 static void rings_map_then_log(void **unused)
@@ -208,7 +208,7 @@ static void rings_map_then_log(void **unused)
 					       .ring_first_index = 0xfffffff0 };
 
 	(void)unused;
-	with_options(&options, true, false);
+	test_copy_loop(&options, true, false);
 }
 
 static void rings_store_then_log(void **unused)
@@ -216,7 +216,7 @@ static void rings_store_then_log(void **unused)
 	const struct model_options options = { .write_order = MODEL_STORE_THEN_LOG };
 
 	(void)unused;
-	with_options(&options, true, false);
+	test_copy_loop(&options, true, false);
 }
 
 static void rings_with_pml(void **unused)
@@ -224,13 +224,13 @@ static void rings_with_pml(void **unused)
 	const struct model_options options = { .pml_entries = 32 };
 
 	(void)unused;
-	with_options(&options, true, false);
+	test_copy_loop(&options, true, false);
 }
 
 static void bitmap_automatic(void **unused)
 {
 	(void)unused;
-	with_options(NULL, false, false);
+	test_copy_loop(NULL, false, false);
 }
 
 static void bitmap_manual(void **unused)
@@ -238,7 +238,7 @@ static void bitmap_manual(void **unused)
 	const struct model_options options = { .pml_entries = 32 };
 
 	(void)unused;
-	with_options(&options, false, true);
+	test_copy_loop(&options, false, true);
 }
 
 int main(void)
