@@ -7,10 +7,10 @@
 
 #include "internal.h"
 
-/* Takes bits out of a word of the bitmap and protects their pages. */
+/* Clears bits in a word of the bitmap and protects their pages. */
 static uint64_t take_bits(struct model_vm *vm, struct memslot *slot, uint64_t page, uint64_t mask)
 {
-	struct page_leaf *leaf = mk_leaf_look(slot, page);
+	struct page_leaf *leaf = mk_leaf_find(slot, page);
 
 	if (!leaf && !slot->absent_dirty)
 		return 0;
@@ -26,12 +26,12 @@ static bool write_all(int fd, const void *from, size_t bytes, uint64_t offset_by
 	return pwrite(fd, from, bytes, (off_t)offset_bytes) == (ssize_t)bytes;
 }
 
-/* The leaf's part of the bitmap goes into the file; parts without a bit stay holes. */
+/* Writes the leaf's part of the bitmap to the file; parts without a bit stay holes. */
 static int collect_leaf(struct model_vm *vm, struct memslot *slot, uint64_t leaf_index, bool *taken)
 {
 	uint64_t words[LEAF_WORDS] = { 0 }, any = 0;
 	uint64_t page = leaf_index * LEAF_PAGES;
-	struct page_leaf *leaf = mk_leaf_look(slot, page);
+	struct page_leaf *leaf = mk_leaf_find(slot, page);
 	uint32_t i, count;
 
 	if (!leaf && !slot->absent_dirty)
@@ -53,7 +53,7 @@ static int collect_leaf(struct model_vm *vm, struct memslot *slot, uint64_t leaf
 	return write_all(vm->copy_memfd, words, count * sizeof(words[0]), page / 8) ? 0 : -ENOMEM;
 }
 
-/* read() instead of memcpy(): a bad address is an error, not a crash. */
+/* pread() instead of memcpy(): a bad address is an error, not a crash. */
 static int deliver(struct model_vm *vm, void *to, uint64_t bytes)
 {
 	uint64_t done = 0;
@@ -94,7 +94,7 @@ static int get_locked(struct model_vm *vm, const struct kvm_dirty_log *log, bool
 	return undelivered ? 0 : deliver(vm, log->dirty_bitmap, bytes);
 }
 
-/* The vCPUs are asked to leave the guest, which flushes their PML buffers; nobody waits. */
+/* Asks the vCPUs to leave the guest, which flushes their PML buffers. Does not wait. */
 static void kick_vcpus(struct model_vm *vm)
 {
 	uint32_t i, count = vm->vcpu_count;
@@ -116,7 +116,7 @@ int mk_get_dirty_log(struct model_vm *vm, const struct model_call *call)
 	return result;
 }
 
-/* The caller's bits, in memory of ours; NULL where they cannot be read. */
+/* Copies the caller's bits into new memory. Returns NULL if they cannot be read. */
 static uint64_t *fetch_bits(struct model_vm *vm, const void *from, uint64_t words)
 {
 	uint64_t *bits = malloc((words ? words : 1) * sizeof(*bits));

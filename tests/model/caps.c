@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* KVM_CHECK_EXTENSION and KVM_ENABLE_CAP, with the kernel's order of checks. */
+/* KVM_CHECK_EXTENSION and KVM_ENABLE_CAP, with checks in the kernel's order. */
 #include <errno.h>
 
 #include "internal.h"
@@ -94,7 +94,7 @@ static int enable_manual_protect(struct model_vm *vm, const struct kvm_enable_ca
 {
 	uint64_t allowed = manual_protect_options(vm->model);
 
-	/* INITIALLY_SET is only known together with ENABLE. */
+	/* INITIALLY_SET is only valid together with ENABLE. */
 	if (!(cap->args[0] & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE))
 		allowed &= KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
 	if (!has(vm->model, MODEL_HAS_MANUAL_PROTECT) || cap->flags || (cap->args[0] & ~allowed))
@@ -110,7 +110,7 @@ int mk_enable_cap(struct model_vm *vm, const struct kvm_enable_cap *cap)
 	case KVM_CAP_DIRTY_LOG_RING_ACQ_REL:
 		if (!mk_check_extension(vm->model, cap->cap))
 			return -EINVAL;
-		/* The kernel's parameter is 32 bits wide too, and flags are not looked at. */
+		/* The kernel truncates the size to 32 bits too, and ignores flags. */
 		return enable_ring(vm, (uint32_t)cap->args[0]);
 	case KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP:
 		return enable_backup(vm, cap->flags);

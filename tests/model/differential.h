@@ -2,7 +2,7 @@
 #ifndef MODEL_DIFFERENTIAL_H
 #define MODEL_DIFFERENTIAL_H
 
-/* What the differential tests share: the host's options, skipping, running a script. */
+/* Shared by the differential tests: the options of the host, skipping, running a script. */
 
 #include <stdio.h>
 
@@ -55,7 +55,8 @@ static inline void run(const struct op *script, size_t count)
 	assert_int_equal(pair_open(&pair, &options), 0);
 	for (i = 0; i < count; i++)
 		if (pair_do(&pair, &script[i]) == PAIR_DIFFERS)
-			fail_msg("operation %zu", i);
+			fail_msg("operation %zu has different results on the model and the kernel",
+				 i);
 	pair_close(&pair);
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Faults on demand, counters, and the hook. */
+/* Injected faults, call counters, and the hook. */
 #include <errno.h>
 #include <string.h>
 
@@ -31,14 +31,14 @@ uint64_t model_calls(struct model *model, unsigned long request)
 	return calls;
 }
 
-/* The slot, or capability, that a call is about. */
+/* The slot or capability that a call concerns. */
 static bool call_object(const struct model *model, const struct model_call *call, uint32_t *object)
 {
 	if (call->request == KVM_CHECK_EXTENSION) {
 		*object = (uint32_t)(uintptr_t)call->arg;
 		return true;
 	}
-	/* In all of these structs it is the u32 at the start. */
+	/* All of these structs begin with it, as a u32. */
 	if (call->arg &&
 	    (call->request == KVM_ENABLE_CAP || call->request == KVM_GET_DIRTY_LOG ||
 	     call->request == KVM_CLEAR_DIRTY_LOG || mk_is_region_ioctl(model, call->request))) {
@@ -58,8 +58,8 @@ static bool in_window(uint32_t *matched, uint32_t skip, uint32_t times)
 }
 
 /*
- * Counts the call. Returns 0, or the negative errno value that it is to fail with; with *after it
- * does its work first.
+ * Counts the call. Returns 0, or the negative errno value with which the call must fail. If *after
+ * is set, it does its work first.
  */
 int mk_call_begin(struct model *model, const struct model_call *call, bool *after)
 {

@@ -2,7 +2,7 @@
 #ifndef MODEL_FIXTURE_H
 #define MODEL_FIXTURE_H
 
-/* What the tests of the model have in common: one VM, its calls in short form, a raw consumer. */
+/* Common to the tests of the model: one VM, short forms of its calls, a raw ring consumer. */
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -39,7 +39,7 @@ struct world {
 	uint64_t memory_bytes;
 };
 
-/* One ring as user space sees it. */
+/* A ring as user space sees it. */
 struct consumer {
 	int vcpu;
 	struct kvm_dirty_gfn *cells;
@@ -103,7 +103,7 @@ static inline int reset(struct world *w)
 	return call(w, w->vm, KVM_RESET_DIRTY_RINGS, NULL);
 }
 
-/* The guest writes its page's number into page of slot 0. */
+/* The guest writes the page's number to the page, in slot 0. */
 static inline int touch(struct world *w, int vcpu, uint64_t page)
 {
 	uint64_t value = page;
@@ -149,7 +149,7 @@ static inline void world_close(struct world *w)
 	model_free(w->model);
 }
 
-/* A VM with a ring of RING_ENTRIES, backup as asked for, and slot 0 logging. */
+/* Opens a VM with a ring of RING_ENTRIES, with or without backup, and slot 0 logging. */
 static inline void world_open_ring(struct world *w, const struct model_options *options,
 				   bool backup)
 {
@@ -177,7 +177,7 @@ static inline void consumer_close(struct world *w, struct consumer *c)
 	assert_int_equal(w->os->munmap(w->os->opaque, c->cells, RING_BYTES), 0);
 }
 
-/* Takes one entry and gives it back; false when there is none. */
+/* Reads and releases one entry. Returns false if there is none. */
 static inline bool consume(struct consumer *c, uint32_t *slot, uint64_t *page)
 {
 	struct kvm_dirty_gfn *cell = &c->cells[c->head & (c->entries - 1)];
@@ -202,7 +202,7 @@ static inline uint32_t consume_all(struct consumer *c)
 	return count;
 }
 
-/* Counts events of one kind. */
+/* Counts events at one point. */
 struct event_count {
 	enum model_point point;
 	unsigned int count;

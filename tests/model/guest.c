@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Stores: a guest's, and the kernel's own. */
+/* Stores by the guest and by the kernel. */
 #include <errno.h>
 #include <string.h>
 
 #include "internal.h"
 
-/* A range of guest memory, and where the data for it comes from (NULL: it only counts). */
+/* A store of data to guest memory (NULL: it is only counted). */
 struct store {
 	uint32_t as_id;
 	uint64_t gpa;
@@ -18,7 +18,7 @@ void model_copy(void *to, const void *from, size_t bytes)
 	char *t = to;
 	const char *f = from;
 
-	/* Whole words where both sides allow it, so that a record of 8 bytes is never torn. */
+	/* Copy whole words if both sides are aligned, so that no 8-byte record is torn. */
 	while (bytes && (((uintptr_t)t | (uintptr_t)f) % 8 || bytes < 8)) {
 		__atomic_store_n(t, __atomic_load_n(f, __ATOMIC_RELAXED), __ATOMIC_RELAXED);
 		t++;
@@ -49,7 +49,7 @@ static void make_store(struct model_vm *vm, struct memslot *slot, const struct s
 	mk_leaf_get(slot, page)->writes[page % LEAF_PAGES]++;
 }
 
-/* The kernel's mark_page_dirty: the ring of the loaded vCPU, else the bitmap, else nothing. */
+/* The kernel's mark_page_dirty(): into the loaded vCPU's ring, or the bitmap, or nowhere. */
 static void mark_page(struct model_vm *vm, struct model_vcpu *vcpu, struct memslot *slot,
 		      uint64_t page)
 {
@@ -62,7 +62,7 @@ static void mark_page(struct model_vm *vm, struct model_vcpu *vcpu, struct memsl
 				1ULL << page % 64);
 }
 
-/* Every exit to the host does this, so it comes before the ring is looked at. */
+/* Every exit to the host flushes the buffer, so this precedes the check for a full ring. */
 static void flush_pml(struct model_vcpu *vcpu)
 {
 	struct model_vm *vm = vcpu->vm;
@@ -80,7 +80,7 @@ static void flush_pml(struct model_vcpu *vcpu)
 	pthread_mutex_unlock(&vcpu->guest_lock);
 }
 
-/* The buffer has room: it is emptied when it becomes full. */
+/* The buffer has room, because it is flushed when it becomes full. */
 static void log_to_pml(struct model_vcpu *vcpu, struct memslot *slot, const struct store *store)
 {
 	pthread_mutex_lock(&vcpu->guest_lock);
@@ -123,7 +123,7 @@ static int full_exit(struct model_vcpu *vcpu)
 	return KVM_EXIT_DIRTY_RING_FULL;
 }
 
-/* The vCPU is about to go on in the guest. */
+/* Before the vCPU continues in the guest. */
 static int check_full(struct model_vcpu *vcpu)
 {
 	if (++vcpu->unnoticed_writes < vcpu->vm->model->options.batch_writes)
@@ -132,7 +132,7 @@ static int check_full(struct model_vcpu *vcpu)
 	return mk_ring_is_full(vcpu) ? full_exit(vcpu) : 0;
 }
 
-/* The page is protected: an exit to the host, after which the guest makes its store again. */
+/* A store to a protected page exits to the host; then the guest retries the store. */
 static int fault(struct model_vcpu *vcpu, struct memslot *slot, const struct store *store)
 {
 	const struct model_options *options = &vcpu->vm->model->options;
@@ -197,7 +197,7 @@ static int store_by_vcpu(struct model_vcpu *vcpu, struct memslot *slot, const st
 	return result;
 }
 
-/* The part of the store that lies in one page of one slot. */
+/* Sets part to the first page's part of the store. Returns its slot, or NULL if not writable. */
 static struct memslot *first_part(struct model_vm *vm, const struct store *store,
 				  struct store *part)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the model must know of this machine's kernel. */
+/* Probes this machine's kernel for the model's options. */
 #include "sides.h"
 
 #include <stdio.h>
@@ -18,7 +18,7 @@ static uint32_t host_capability(const struct machine *machine, int capability)
 	return r > 0 ? (uint32_t)r : 0;
 }
 
-/* The smallest ring: more than a page means that entries are kept for a PML buffer. */
+/* The smallest ring. If it exceeds a page, the kernel reserves entries for a PML buffer. */
 static uint32_t host_ring_min_bytes(uint32_t capability, uint32_t from_bytes, uint32_t max_bytes)
 {
 	struct kvm_enable_cap cap = { .cap = capability };
@@ -88,7 +88,7 @@ int host_options(struct model_options *options)
 	return 0;
 }
 
-/* A page is written twice and not protected in between. */
+/* Writes a page twice without protecting it in between: emulation makes two entries. */
 bool host_emulates_kernel_mode(void)
 {
 	static const struct op script[] = {

@@ -5,13 +5,13 @@
 /*
  * Locks, outermost first, named after the kernel's:
  *	run_lock (a vCPU; KVM_RUN holds vcpu->mutex)
- *	slots_lock (ioctls that look at slots)
- *	slots_rw (the kernel's SRCU: read side while a guest store is under way)
+ *	slots_lock (ioctls that read or change slots)
+ *	slots_rw (the kernel's SRCU: read side during a guest store)
  *	guest_lock, mmu_lock, cells_lock, call_lock (short; taken and dropped around one step)
  * No hook is called with one of the last four held.
  *
- * What is not static is named mk_ ("model kernel"): this is linked with libraries that have rings,
- * slots and pages of their own.
+ * Global functions begin with mk_ ("model kernel"), because the model is linked with libraries that
+ * have rings, slots and pages of their own.
  */
 
 #include <pthread.h>
@@ -34,10 +34,10 @@
 #define MAX_REQUESTS	32
 #define MAX_PML_ENTRIES 512
 
-/* What the MMU and the bitmap hold of LEAF_PAGES pages; created when one is touched. */
+/* MMU state and dirty bits of LEAF_PAGES pages; allocated when the first one is touched. */
 struct page_leaf {
-	_Atomic uint64_t writable[LEAF_WORDS]; /* mapped writable: a store is not noticed */
-	_Atomic uint64_t stale[LEAF_WORDS];    /* no longer, but TLBs may say so */
+	_Atomic uint64_t writable[LEAF_WORDS]; /* mapped writable: stores are not logged */
+	_Atomic uint64_t stale[LEAF_WORDS];    /* no longer writable, but TLBs may have it so */
 	_Atomic uint64_t dirty[LEAF_WORDS];    /* the slot's dirty bitmap */
 	_Atomic uint32_t writes[LEAF_PAGES];
 };
@@ -47,7 +47,7 @@ struct memslot {
 	uint32_t flags;
 	uint64_t gpa, pages, hva;
 	bool has_bitmap;
-	bool absent_dirty; /* leaves that are not there have all bits dirty */
+	bool absent_dirty; /* all bits of missing leaves are dirty */
 	struct page_leaf *_Atomic *leaves;
 	uint64_t leaf_count;
 	size_t directory_bytes;
@@ -59,8 +59,8 @@ struct stale_word {
 };
 
 struct as_slots {
-	struct memslot **by_id;	 /* slot_ids of them */
-	struct memslot **by_gpa; /* count, in order of gpa */
+	struct memslot **by_id;	 /* slot_ids entries */
+	struct memslot **by_gpa; /* count entries, in order of gpa */
 	uint32_t count, room;
 };
 
@@ -75,7 +75,7 @@ struct model_vcpu {
 	bool in_guest;
 	uint32_t unnoticed_writes;
 
-	pthread_mutex_t guest_lock; /* held around a store: a TLB flush waits for it */
+	pthread_mutex_t guest_lock; /* held during a store: a TLB flush waits for it */
 	_Atomic bool kicked;
 	uint32_t pml_count;
 	struct {
@@ -86,10 +86,10 @@ struct model_vcpu {
 	int run_memfd;
 	struct kvm_run *run;
 
-	pthread_mutex_t cells_lock; /* a push against a look by the truth */
+	pthread_mutex_t cells_lock; /* a push against truth.c reading the cells */
 	int ring_memfd;
 	struct kvm_dirty_gfn *cells;
-	bool cells_lent; /* the caller's mapping is ours; only under ThreadSanitizer */
+	bool cells_lent; /* cells is mapped by the caller; ThreadSanitizer only */
 	uint32_t ring_entries, soft_limit_entries;
 	_Atomic uint32_t dirty_index, reset_index;
 	_Atomic bool soft_full_request;
@@ -110,7 +110,7 @@ struct model_vm {
 	pthread_mutex_t slots_lock;
 	pthread_rwlock_t slots_rw;
 	struct as_slots *spaces;
-	int copy_memfd; /* bitmaps pass through it, so that a bad address is EFAULT */
+	int copy_memfd; /* bitmaps pass through it: a bad address is EFAULT */
 
 	pthread_mutex_t mmu_lock;
 	struct stale_word *stale;
@@ -124,7 +124,7 @@ struct model {
 	struct model_vm *vms[MAX_VMS];
 	_Atomic uint32_t vm_count;
 
-	pthread_mutex_t call_lock; /* what follows */
+	pthread_mutex_t call_lock; /* the fields below */
 	struct {
 		unsigned long request;
 		uint64_t calls;
@@ -139,12 +139,12 @@ struct model {
 	bool reset_faulty;
 };
 
-/* An ioctl under way. */
+/* An ioctl in progress. */
 struct model_call {
 	unsigned long request;
 	void *arg;
 	int fd;
-	bool undelivered; /* GET: do all but deliver */
+	bool undelivered; /* GET: do everything except deliver */
 };
 
 static inline bool has(const struct model *model, uint32_t what)
@@ -173,7 +173,7 @@ void mk_vm_free(struct model_vm *vm);
 int mk_vcpu_create(struct model_vm *vm, unsigned long id);
 int mk_vcpu_mmap(struct model_vcpu *vcpu, uint64_t offset_bytes, size_t bytes, int prot, int flags,
 		 void **addr);
-bool mk_ring_taken_back(struct model *model, const void *addr);
+bool mk_return_lent_cells(struct model *model, const void *addr);
 
 /* caps.c */
 int mk_check_extension(struct model *model, uintptr_t cap);
@@ -194,7 +194,7 @@ void mk_slots_free(struct model_vm *vm);
 int mk_pages_new(struct memslot *slot);
 void mk_pages_free(struct memslot *slot);
 struct page_leaf *mk_leaf_get(struct memslot *slot, uint64_t page);
-struct page_leaf *mk_leaf_look(const struct memslot *slot, uint64_t page);
+struct page_leaf *mk_leaf_find(const struct memslot *slot, uint64_t page);
 void mk_pages_protect(struct model_vm *vm, struct memslot *slot, uint64_t page, uint64_t mask);
 void mk_pages_protect_all(struct model_vm *vm, struct memslot *slot);
 void mk_pages_unmap_all(struct model_vm *vm, struct memslot *slot);

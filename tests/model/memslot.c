@@ -18,7 +18,7 @@ struct region2 {
 #define SET_REGION2    _IOW(KVMIO, 0x49, struct region2)
 #define MAX_SLOT_PAGES ((1ULL << 31) - 1)
 
-/* Read locks of the same thread nest: a hook may store from another vCPU of the VM. */
+/* Read locks of one thread nest, because a hook may store from another vCPU of the VM. */
 static _Thread_local const struct model_vm *read_vm;
 static _Thread_local unsigned read_depth;
 
@@ -64,8 +64,8 @@ struct memslot *mk_slot_by_id(struct model_vm *vm, uint32_t slot)
 						   : NULL;
 }
 
-/* The place of the first slot that ends behind gpa. */
-static uint32_t place_of(const struct model_vm *vm, const struct as_slots *space, uint64_t gpa)
+/* Index of the first slot that ends after gpa. */
+static uint32_t index_of(const struct model_vm *vm, const struct as_slots *space, uint64_t gpa)
 {
 	uint32_t low = 0, high = space->count;
 
@@ -84,19 +84,19 @@ static uint32_t place_of(const struct model_vm *vm, const struct as_slots *space
 struct memslot *mk_slot_by_gpa(struct model_vm *vm, uint32_t as_id, uint64_t gpa)
 {
 	struct as_slots *space = &vm->spaces[as_id];
-	uint32_t place = place_of(vm, space, gpa);
+	uint32_t index = index_of(vm, space, gpa);
 
-	return place < space->count && space->by_gpa[place]->gpa <= gpa ? space->by_gpa[place]
+	return index < space->count && space->by_gpa[index]->gpa <= gpa ? space->by_gpa[index]
 									: NULL;
 }
 
 static bool overlaps(const struct model_vm *vm, const struct as_slots *space,
 		     const struct memslot *except, uint64_t gpa, uint64_t bytes)
 {
-	uint32_t place = place_of(vm, space, gpa);
+	uint32_t index = index_of(vm, space, gpa);
 
-	for (; place < space->count && space->by_gpa[place]->gpa < gpa + bytes; place++)
-		if (space->by_gpa[place] != except)
+	for (; index < space->count && space->by_gpa[index]->gpa < gpa + bytes; index++)
+		if (space->by_gpa[index] != except)
 			return true;
 	return false;
 }
@@ -130,16 +130,16 @@ static int table_reserve(struct as_slots *space)
 
 static void table_insert(struct model_vm *vm, struct as_slots *space, struct memslot *slot)
 {
-	uint32_t place = place_of(vm, space, slot->gpa);
+	uint32_t index = index_of(vm, space, slot->gpa);
 
-	memmove(&space->by_gpa[place + 1], &space->by_gpa[place],
-		(space->count - place) * sizeof(space->by_gpa[0]));
-	space->by_gpa[place] = slot;
+	memmove(&space->by_gpa[index + 1], &space->by_gpa[index],
+		(space->count - index) * sizeof(space->by_gpa[0]));
+	space->by_gpa[index] = slot;
 	space->count++;
 	space->by_id[slot->slot & 0xffff] = slot;
 }
 
-/* The bitmap goes when the flag goes, and comes (perhaps all set) when it comes. */
+/* Clearing the flag frees the bitmap; setting it allocates one, all set if "initially set". */
 static void apply_log_flag(struct model_vm *vm, struct memslot *slot, uint32_t flags)
 {
 	bool initially_set = vm->manual_protect & KVM_DIRTY_LOG_INITIALLY_SET;
@@ -179,7 +179,7 @@ static int create_slot(struct model_vm *vm, const struct region2 *region)
 	return 0;
 }
 
-/* A slot leaves its place. slots_rw is held for writing. */
+/* For a slot that is moved or deleted. slots_rw is held for writing. */
 static void unmap_for_removal(struct model_vm *vm, struct memslot *slot)
 {
 	uint32_t i, s;
@@ -223,7 +223,7 @@ static int change_flags(struct model_vm *vm, struct memslot *slot, uint32_t flag
 	pthread_rwlock_wrlock(&vm->slots_rw);
 	apply_log_flag(vm, slot, flags);
 	pthread_rwlock_unlock(&vm->slots_rw);
-	/* With "initially set" CLEAR is to protect, whether a bitmap exists or not. */
+	/* With "initially set", CLEAR protects instead, even if there is no bitmap. */
 	if (on && !(flags & KVM_MEM_READONLY) &&
 	    !(vm->manual_protect & KVM_DIRTY_LOG_INITIALLY_SET))
 		mk_pages_protect_all(vm, slot);
@@ -251,7 +251,7 @@ static bool flags_valid(const struct model *model, uint32_t flags)
 {
 	uint32_t valid = KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY;
 
-	/* Private memory can neither be logged nor be read-only. */
+	/* Private memory can be neither logged nor read-only. */
 	if (model->options.has_guest_memfd && (flags & KVM_MEM_GUEST_MEMFD))
 		valid = KVM_MEM_GUEST_MEMFD;
 	return !(flags & ~valid);

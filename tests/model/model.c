@@ -9,7 +9,7 @@
 
 #include "internal.h"
 
-/* What the architecture says to an ioctl on a VM that it does not know. */
+/* The architecture's error for an unknown VM ioctl. */
 static int unknown_vm_ioctl(const struct model *model)
 {
 	return model->options.arch == DL_OS_ARCH_RING_NEEDS_BACKUP ? -EINVAL : -ENOTTY;
@@ -63,7 +63,7 @@ static int vcpu_ioctl(struct model_vcpu *vcpu, const struct model_call *call)
 {
 	if (_IOC_TYPE(call->request) != KVMIO)
 		return -EINVAL;
-	/* Any other waits for KVM_RUN to end. */
+	/* A vCPU ioctl waits for KVM_RUN to end. */
 	pthread_mutex_lock(&vcpu->run_lock);
 	pthread_mutex_unlock(&vcpu->run_lock);
 	return -EINVAL;
@@ -94,7 +94,7 @@ static int os_ioctl(void *opaque, int fd, unsigned long request, void *arg)
 	if (!fault || after) {
 		call.undelivered = fault;
 		result = dispatch(model, &call);
-		/* What failed by itself keeps its own reason. */
+		/* If the call failed by itself, its own error takes precedence. */
 		if (fault && result >= 0)
 			result = fault;
 	}
@@ -103,7 +103,7 @@ static int os_ioctl(void *opaque, int fd, unsigned long request, void *arg)
 	return result;
 }
 
-/* A mapping aligned to the model's page, which may be larger than this machine's. */
+/* Aligns to the model's page size, which may be larger than this machine's. */
 static int map_memory(const struct model *model, size_t bytes, int prot, int flags, void **addr)
 {
 	size_t align = model->options.page_bytes;
@@ -174,7 +174,7 @@ static int os_munmap(void *opaque, void *addr, size_t bytes)
 
 	mk_event_call(model, MODEL_BEFORE_CALL, &call, 0);
 	result = mk_call_begin(model, &call, &after);
-	if (!result && !mk_ring_taken_back(model, addr) && munmap(addr, bytes))
+	if (!result && !mk_return_lent_cells(model, addr) && munmap(addr, bytes))
 		result = -errno;
 	mk_event_call(model, MODEL_AFTER_CALL, &call, result);
 	errno = saved_errno;
@@ -197,7 +197,7 @@ static int os_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *
 	return result;
 }
 
-/* The model's file descriptors are numbers that stay. */
+/* The model's file descriptors are plain numbers that are never closed. */
 static int os_dup(void *opaque, int fd)
 {
 	(void)opaque;

@@ -3,7 +3,11 @@
 #define MODEL_MODEL_H
 
 /*
- * The model kernel: KVM's dirty-logging side in user space, behind struct dl_os.
+ * The model kernel: KVM's dirty logging in user space, behind struct dl_os. It follows KVM in
+ * its locks, orderings, TLB flushes and errno values, and the differential tests compare it with
+ * the real kernel. The other imitations in tests/ keep a small part of that: unit/fake_os.h lets a
+ * test choose each result, unit/fake_rings.h and fuzz/ring_side.c have rings and one thread,
+ * bench/kernel.h costs next to nothing, and tuning/world.h runs in virtual time.
  *
  *	struct model *model = model_new(NULL);
  *	int vm = model_vm_create(model);
@@ -16,8 +20,8 @@
  *
  * File descriptors are fake (1 << 24 and up) and live until model_free(). Every function may be
  * called from any thread; vCPU threads run concurrently with ioctls as in the kernel. A slot's
- * userspace_addr is the guest's memory: the model stores there. Reading it while the guest runs is
- * a race by nature; model_copy() does it in a way that ThreadSanitizer accepts.
+ * userspace_addr is the guest's memory, and the model stores there. Reading it while the guest runs
+ * is a data race; model_copy() reads it in a way that ThreadSanitizer accepts.
  */
 
 #include <stdbool.h>
@@ -30,7 +34,7 @@
 
 struct model;
 
-/* What the modelled kernel has. The low five have the values of DL_HAS_*. */
+/* Capabilities of the modelled kernel. The low five have the values of DL_HAS_*. */
 enum {
 	MODEL_HAS_RING_TSO = 1,	      /* KVM_CAP_DIRTY_LOG_RING */
 	MODEL_HAS_RING_ACQ_REL = 2,   /* KVM_CAP_DIRTY_LOG_RING_ACQ_REL */
@@ -40,11 +44,11 @@ enum {
 	MODEL_HAS_NOTHING = 1 << 30,  /* none of them */
 };
 
-/* What a guest's store does, in which order, when the page is protected. */
+/* The order of steps in which a guest stores to a protected page. */
 enum model_write_order {
-	/* x86: entry and mapping together, then the store is made again (it may fault again). */
+	/* x86: entry and mapping together, then the store is retried (it may fault again). */
 	MODEL_LOG_THEN_STORE = 0,
-	/* arm64: the page becomes writable for every vCPU before the entry is there. */
+	/* arm64: the page becomes writable for every vCPU before the entry is written. */
 	MODEL_MAP_THEN_LOG,
 	/*
 	 * An emulated instruction: memory is written, then logged, protected or not; every store
@@ -55,12 +59,12 @@ enum model_write_order {
 
 struct model_event;
 
-/* 0 in every field is the default: an x86-like kernel with 4 KiB pages. */
+/* Zero is the default of every field: an x86-like kernel with 4 KiB pages. */
 struct model_options {
 	uint32_t has;		   /* MODEL_HAS_*; 0: all but MODEL_HAS_BACKUP */
 	uint32_t page_bytes;	   /* host page; 0: 4096 */
 	uint32_t arch;		   /* dl_os.arch; 0: DL_OS_ARCH_RING_ALONE_SAFE */
-	uint32_t ring_min_bytes;   /* 0: room for the reserved entries, and a page */
+	uint32_t ring_min_bytes;   /* 0: the reserved entries, at least a page */
 	uint32_t ring_max_bytes;   /* 0: 1 MiB */
 	uint32_t reserved_entries; /* above the soft limit; 0: 64 + pml_entries */
 	uint32_t pml_entries;	   /* > 0 (512): writes are buffered until the vCPU exits */
@@ -69,27 +73,27 @@ struct model_options {
 	uint32_t address_spaces;   /* 0: 2 */
 	uint32_t write_order;	   /* enum model_write_order */
 	/*
-	 * > 1: of the stores that would notice a full ring, only every n-th does (and when a
-	 * vCPU enters after an exit), so rings overflow and their cells are overwritten.
+	 * > 1: only every n-th store checks for a full ring (and each entry after an exit), so
+	 * rings overflow and their cells are overwritten.
 	 */
 	uint32_t batch_writes;
-	/* Before 6.2: the ring itself is looked at before each entry; no push need have asked. */
+	/* Before 6.2: each entry checks the ring itself, even if no push requested an exit. */
 	bool looks_at_ring_on_entry;
-	/* Since 6.17: an unmasked signal that is pending cuts RESET short and drops its batch. */
+	/* Since 6.17: an unmasked pending signal cuts RESET short and drops its batch. */
 	bool has_signal_short_reset;
 	/*
-	 * arm64 (set arch too): in a ring without backup bitmap, a fault maps a whole huge page
+	 * arm64 (set arch too): with a ring and no backup bitmap, a fault maps a whole huge page
 	 * writable and logs one page of it.
 	 */
 	bool ring_alone_loses_huge_pages;
 	/*
-	 * Slots have no memory: userspace_addr is not looked at, stores only count. For slots of
-	 * many TiB; all that the model keeps grows with what is touched.
+	 * Slots have no memory: userspace_addr is ignored, stores are only counted. For slots of
+	 * many TiB; the model's own memory grows with the pages that are touched.
 	 */
 	bool no_memory;
-	/* x86: deleting or moving a slot unmaps the pages of all slots, so they are logged anew. */
+	/* x86: deleting or moving a slot unmaps the pages of all slots: they are logged again. */
 	bool delete_unmaps_all;
-	/* arm64: what is protected again by a batch of pages is all from its first to its last. */
+	/* arm64: a batch protects every page from its first to its last. */
 	bool protects_ranges;
 	bool has_guest_memfd; /* KVM_SET_USER_MEMORY_REGION2 and KVM_MEM_GUEST_MEMFD exist */
 
@@ -97,57 +101,57 @@ struct model_options {
 	void *hook_opaque;
 };
 
-struct model *model_new(const struct model_options *options); /* NULL options: all default */
+struct model *model_new(const struct model_options *options); /* NULL: all defaults */
 void model_free(struct model *model);			      /* no call may be running */
 const struct dl_os *model_os(struct model *model);	      /* lives as long as the model */
 
-int model_system_fd(struct model *model); /* stands for /dev/kvm */
+int model_system_fd(struct model *model); /* stands in for /dev/kvm */
 int model_vm_create(struct model *model); /* a VM's fd, or a negative errno value */
 int model_vcpu_create(struct model *model, int vm_fd);
 
 /*
- * The guest stores. Returns 0; KVM_EXIT_DIRTY_RING_FULL: KVM_RUN ended so, the store was not made,
- * drain and call again; -EFAULT: no (writable) memory there. data NULL: the write counts, memory
- * stays as it is. A range over several pages is stored page by page.
+ * The guest stores. Returns 0; KVM_EXIT_DIRTY_RING_FULL if KVM_RUN ended before the store (drain
+ * and call again); or -EFAULT if there is no writable memory at gpa. With data NULL the write
+ * counts and memory stays as it is. A range over several pages is stored page by page.
  */
 int model_vcpu_write(struct model *model, int vcpu_fd, uint32_t as_id, uint64_t gpa,
 		     const void *data, size_t bytes);
 
 /*
- * The kernel stores on a loaded vCPU's behalf (steal time, a vCPU ioctl): logged like an emulated
- * store, into the ring, and a full ring is not looked at. So a ring can be made to overflow.
+ * The kernel stores on behalf of a loaded vCPU (steal time, a vCPU ioctl): logged into the ring
+ * like an emulated store, without a check for a full ring. Tests overflow rings with this.
  */
 int model_vcpu_write_unchecked(struct model *model, int vcpu_fd, uint32_t as_id, uint64_t gpa,
 			       const void *data, size_t bytes);
 
 /*
- * The kernel stores while no vCPU is loaded (an ITS save): into the slot's bitmap where there is
- * one, else it is not recorded at all.
+ * The kernel stores while no vCPU is loaded (an ITS save): logged into the slot's bitmap if it has
+ * one, otherwise not recorded at all.
  */
 int model_kernel_write(struct model *model, int vm_fd, uint32_t as_id, uint64_t gpa,
 		       const void *data, size_t bytes);
 
 /*
- * KVM_RUN begins and ends. Writing enters by itself. Enter answers 0 or
- * KVM_EXIT_DIRTY_RING_FULL; exit ends a run for another reason (KVM_EXIT_IO, ...), which flushes
- * the PML buffer, and sets kvm_run->exit_reason. That stays KVM_EXIT_DIRTY_RING_FULL after a full
- * exit until the vCPU is really in the guest again.
+ * Begin and end KVM_RUN. A write enters the guest by itself. Entering returns 0 or
+ * KVM_EXIT_DIRTY_RING_FULL. Exiting ends a run for another reason (KVM_EXIT_IO, ...), flushes the
+ * PML buffer and sets kvm_run->exit_reason. After a full exit that stays KVM_EXIT_DIRTY_RING_FULL
+ * until the vCPU is in the guest again.
  */
 int model_vcpu_enter(struct model *model, int vcpu_fd);
 void model_vcpu_exit(struct model *model, int vcpu_fd, uint32_t exit_reason);
 
-/* memcpy() between caller's buffers and guest memory that is being written. */
+/* memcpy() from or to guest memory that may be written at the same time. */
 void model_copy(void *to, const void *from, size_t bytes);
 
 /*
- * The truth about pages. A page of a slot that logs is safe when MODEL_PAGE_PROTECTED or any
- * RECORDED bit is set, or the library knows of it.
+ * The state of a page. A page of a slot that logs is safe if MODEL_PAGE_PROTECTED or any RECORDED
+ * bit is set, or the page is pending in the library.
  */
 enum {
 	MODEL_PAGE_PROTECTED = 1, /* the next write by a vCPU is logged (unmapped counts) */
-	MODEL_PAGE_STALE_TLB = 2, /* protected, but a vCPU can still write it: no flush yet */
+	MODEL_PAGE_STALE_TLB = 2, /* protected but not flushed: a vCPU can still write it */
 	MODEL_PAGE_IN_RING = 4,	  /* an entry is dirty in some ring */
-	MODEL_PAGE_RELEASED = 8,  /* an entry is given back, and RESET has not taken it */
+	MODEL_PAGE_RELEASED = 8,  /* an entry is released and not yet taken by RESET */
 	MODEL_PAGE_IN_BITMAP = 16,
 	MODEL_PAGE_IN_PML = 32,
 	MODEL_PAGE_RECORDED = MODEL_PAGE_IN_RING | MODEL_PAGE_IN_BITMAP | MODEL_PAGE_IN_PML,
@@ -160,14 +164,14 @@ uint64_t model_page_writes(struct model *model, int vm_fd, uint32_t slot, uint64
 
 struct model_ring {
 	uint32_t entries, soft_limit_entries;
-	uint32_t dirty_index, reset_index; /* the kernel's, free-running */
+	uint32_t dirty_index, reset_index; /* the kernel's own, free-running */
 	uint64_t pushed_entries;
 	uint64_t overwritten_entries; /* pushed over a cell that was not free */
 };
 
 int model_vcpu_ring(struct model *model, int vcpu_fd, struct model_ring *ring);
 
-/* Requests that are not ioctls, for faults, counters and events. */
+/* Calls other than ioctls, for faults, counters and events. */
 enum {
 	MODEL_CALL_MMAP = 1,  /* all mmaps */
 	MODEL_CALL_MMAP_VCPU, /* those of a vCPU fd */
@@ -175,31 +179,31 @@ enum {
 	MODEL_CALL_SIGMASK,
 };
 
-/* How often a request was made (the failed ones too) since model_new(), on all fds. */
+/* The number of calls since model_new(), on all fds, including those that failed. */
 uint64_t model_calls(struct model *model, unsigned long request);
 
 /*
- * Makes a call fail. Of the calls that match, the first skip pass, the next times fail (0: all).
- * Up to 16 at once; the first that matches and is not used up decides.
+ * Makes a call fail. Of the matching calls, the first "skip" ones pass and the next "times" ones
+ * fail (0: all). Up to 16 faults at once; the first that matches and is not used up decides.
  */
 struct model_fault {
 	unsigned long request; /* an ioctl or MODEL_CALL_* */
 	uint32_t skip, times;
 	int error;	/* EFAULT, ENOMEM, ... (positive) */
-	bool after;	/* do the work first, then fail (GET: cleared, and nothing delivered) */
-	bool only_slot; /* match only this slot (region ioctls, GET, CLEAR) ... */
-	uint32_t slot;	/* ... or this capability (KVM_ENABLE_CAP, KVM_CHECK_EXTENSION) */
+	bool after;	/* do the work first, then fail (GET: clears, delivers nothing) */
+	bool only_slot; /* match this slot only (region ioctls, GET, CLEAR) ... */
+	uint32_t slot;	/* ... or capability (KVM_ENABLE_CAP, KVM_CHECK_EXTENSION) */
 };
 
 int model_fault(struct model *model, const struct model_fault *fault); /* 0 or -ENOSPC */
 
-/* Makes KVM_RESET_DIRTY_RINGS misbehave: skip and times as above. One at a time. */
+/* Makes KVM_RESET_DIRTY_RINGS misbehave; skip and times as above. One fault at a time. */
 struct model_reset_fault {
 	uint32_t skip, times;
-	bool stop;		     /* end when stop_after_entries are taken (0: no progress) */
+	bool stop;		     /* return after stop_after_entries (0: no progress) */
 	uint32_t stop_after_entries; /* over all rings of the VM */
-	bool drop_batch; /* the batch gathered at that moment (or last) is not protected */
-	bool late_flush; /* return without the TLB flush; model_flush_tlb() or another makes it */
+	bool drop_batch;	     /* the batch collected then (or last) is not protected */
+	bool late_flush; /* return without the TLB flush; the next flush makes up for it */
 };
 
 void model_reset_fault(struct model *model, const struct model_reset_fault *fault);
@@ -207,19 +211,20 @@ void model_faults_clear(struct model *model);
 void model_flush_tlb(struct model *model, int vm_fd);
 
 /*
- * Moments at which the hook is called, on the thread that does the work. The hook may call
- * anything of the model, except: in points marked [S] no ioctl of the same VM (its slots_lock is
- * held) but writes of vCPUs; in points marked [W] no memslot change and no write of the same vCPU.
+ * Points at which the hook is called, on the thread that does the work. The hook may call any
+ * function of the model, with two exceptions: at points marked [S] no ioctl of the same VM, whose
+ * slots_lock is held (writes of vCPUs are allowed); at points marked [W] no memslot change and no
+ * write of the same vCPU.
  */
 enum model_point {
-	MODEL_BEFORE_CALL,	 /* an ioctl, mmap, munmap or sigmask begins */
-	MODEL_AFTER_CALL,	 /* it ends with result */
+	MODEL_BEFORE_CALL,	 /* an ioctl, mmap, munmap or signal mask call begins */
+	MODEL_AFTER_CALL,	 /* the call ends with result */
 	MODEL_RESET_INVALIDATED, /* [S] an entry is taken (flags 0), its page not yet protected */
 	MODEL_RESET_PROTECTED,	 /* [S] a batch of pages is protected, TLBs not flushed */
-	MODEL_RESET_UNLOCKED,	 /* RESET is done but for the flush, slots_lock is dropped */
-	MODEL_BITMAP_PROTECTED,	 /* [S] GET or CLEAR took its bits and protected, no flush yet */
+	MODEL_RESET_UNLOCKED,	 /* RESET has dropped slots_lock, only the flush is left */
+	MODEL_BITMAP_PROTECTED,	 /* [S] GET or CLEAR took bits and protected, no flush yet */
 	MODEL_GUEST_MAPPED,	 /* [W] MODEL_MAP_THEN_LOG: writable, no entry yet */
-	MODEL_GUEST_LOGGED,	 /* [W] the entry is there, the store is not */
+	MODEL_GUEST_LOGGED,	 /* [W] the entry is written, the store is not made */
 	MODEL_GUEST_STORED,	 /* [W] MODEL_STORE_THEN_LOG: stored, no entry yet */
 };
 
@@ -229,11 +234,11 @@ struct model_event {
 	unsigned long request; /* the call's, or 0 */
 	void *arg;	       /* the call's */
 	int result;	       /* MODEL_AFTER_CALL: 0, a count, or a negative errno value */
-	uint32_t slot;	       /* the page concerned, where there is one: the slot ... */
+	uint32_t slot;	       /* slot of the page concerned, if any ... */
 	uint64_t page;	       /* ... and the page in it */
 };
 
-/* While no other thread uses the model. NULL: none. */
+/* Call this while no other thread uses the model. NULL removes the hook. */
 void model_hook(struct model *model, void (*hook)(void *opaque, const struct model_event *event),
 		void *opaque);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The MMU's view of a slot's pages, and its dirty bitmap: sparse, a leaf a LEAF_PAGES pages. */
+/* MMU state and dirty bitmap of a slot: sparse, one leaf for LEAF_PAGES pages. */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -16,7 +16,7 @@ int mk_pages_new(struct memslot *slot)
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (directory == MAP_FAILED)
 		return -ENOMEM;
-	/* A huge page for one pointer would make a sparse slot expensive. */
+	/* Backing a single pointer with a huge page would make sparse slots expensive. */
 	madvise(directory, slot->directory_bytes, MADV_NOHUGEPAGE);
 	slot->leaves = directory;
 	return 0;
@@ -41,7 +41,7 @@ uint64_t mk_word_valid_mask(const struct memslot *slot, uint64_t page)
 	return (1ULL << (slot->pages - first)) - 1;
 }
 
-struct page_leaf *mk_leaf_look(const struct memslot *slot, uint64_t page)
+struct page_leaf *mk_leaf_find(const struct memslot *slot, uint64_t page)
 {
 	return slot->leaves[page / LEAF_PAGES];
 }
@@ -56,7 +56,7 @@ static void leaf_fill_dirty(const struct memslot *slot, struct page_leaf *leaf, 
 
 struct page_leaf *mk_leaf_get(struct memslot *slot, uint64_t page)
 {
-	struct page_leaf *leaf = mk_leaf_look(slot, page), *other = NULL;
+	struct page_leaf *leaf = mk_leaf_find(slot, page), *other = NULL;
 
 	if (leaf)
 		return leaf;
@@ -71,7 +71,7 @@ struct page_leaf *mk_leaf_get(struct memslot *slot, uint64_t page)
 	return other;
 }
 
-/* Switches the bitmap on or off; no GET, CLEAR or store is under way. */
+/* Sets or clears the whole bitmap. No GET, CLEAR or store may run. */
 void mk_pages_set_dirty_all(struct memslot *slot, bool dirty)
 {
 	uint64_t i;
@@ -100,8 +100,8 @@ static void remember_stale(struct model_vm *vm, struct page_leaf *leaf, uint32_t
 }
 
 /*
- * mmu_lock is held. First stale, then not writable: a store that sees the one gone must see the
- * other.
+ * mmu_lock is held. Set stale before clearing writable: a store that misses writable must see
+ * stale.
  */
 static void protect_word(struct model_vm *vm, struct page_leaf *leaf, uint32_t word, uint64_t mask)
 {
@@ -114,7 +114,7 @@ static void protect_word(struct model_vm *vm, struct page_leaf *leaf, uint32_t w
 	atomic_fetch_and(&leaf->writable[word], ~were_writable);
 }
 
-/* Without a bitmap arm64 does not split huge pages; they are mapped and protected as a whole. */
+/* Without a bitmap arm64 does not split huge pages: it maps and protects them as a whole. */
 static uint64_t huge_page_pages(struct model_vm *vm, const struct memslot *slot)
 {
 	if (!vm->model->options.ring_alone_loses_huge_pages || slot->has_bitmap)
@@ -138,13 +138,13 @@ static void for_huge_page(struct model_vm *vm, struct memslot *slot, uint64_t pa
 	}
 }
 
-/* Every bit from the lowest to the highest. */
+/* Sets every bit from the lowest to the highest set one. */
 static uint64_t filled(uint64_t mask)
 {
 	return mask ? ~0ULL >> __builtin_clzll(mask) & ~0ULL << __builtin_ctzll(mask) : 0;
 }
 
-/* Protects page + i for every bit i of the mask, and on some those between. No TLB flush. */
+/* Protects page + i for every bit i of the mask (arm64: also those between). No TLB flush. */
 void mk_pages_protect(struct model_vm *vm, struct memslot *slot, uint64_t page, uint64_t mask)
 {
 	uint64_t huge_pages = huge_page_pages(vm, slot);
@@ -159,12 +159,12 @@ void mk_pages_protect(struct model_vm *vm, struct memslot *slot, uint64_t page, 
 			for_huge_page(vm, slot, page + (uint64_t)__builtin_ctzll(mask), huge_pages,
 				      false);
 	} else {
-		leaf = mk_leaf_look(slot, page);
+		leaf = mk_leaf_find(slot, page);
 		if (leaf)
 			protect_word(vm, leaf, page % LEAF_PAGES / 64, mask << shift);
 		if (shift && mask >> (64 - shift)) {
 			page = (page & ~63ULL) + 64;
-			leaf = mk_leaf_look(slot, page);
+			leaf = mk_leaf_find(slot, page);
 			if (leaf)
 				protect_word(vm, leaf, page % LEAF_PAGES / 64,
 					     mask >> (64 - shift));
@@ -189,7 +189,7 @@ void mk_pages_protect_all(struct model_vm *vm, struct memslot *slot)
 	mk_tlb_flush(vm);
 }
 
-/* An unmapped page is to a store as a protected one. */
+/* To a store, an unmapped page is the same as a protected one. */
 void mk_pages_unmap_all(struct model_vm *vm, struct memslot *slot)
 {
 	mk_pages_protect_all(vm, slot);
@@ -206,7 +206,7 @@ void mk_pages_map_writable(struct model_vm *vm, struct memslot *slot, uint64_t p
 				1ULL << page % 64);
 }
 
-/* The caller holds its vCPU's guest_lock until the store is made. */
+/* The caller holds its vCPU's guest_lock until it has stored. */
 bool mk_page_store_allowed(struct page_leaf *leaf, uint64_t page)
 {
 	uint32_t word = page % LEAF_PAGES / 64;
@@ -216,8 +216,7 @@ bool mk_page_store_allowed(struct page_leaf *leaf, uint64_t page)
 }
 
 /*
- * The interrupt to all vCPUs: forget what is stale, then wait for the stores that may have seen
- * it.
+ * The interrupt to all vCPUs: clear the stale bits, then wait for stores that may have seen them.
  */
 void mk_tlb_flush(struct model_vm *vm)
 {

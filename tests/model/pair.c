@@ -26,7 +26,7 @@ void pair_close(struct pair *pair)
 	side_close(&pair->real);
 }
 
-static void tell_values(const char *whose, const struct answer *answer)
+static void print_values(const char *whose, const struct answer *answer)
 {
 	uint32_t i;
 
@@ -44,16 +44,16 @@ void pair_print_op(FILE *to, const struct op *op)
 		names[op->kind], op->a, op->b, op->c, op->d, op->e, op->f);
 }
 
-static int tell(const struct pair *pair, const struct op *op, const struct answer *model,
-		const struct answer *real, const char *what)
+static int report(const struct pair *pair, const struct op *op, const struct answer *model,
+		  const struct answer *real, const char *what)
 {
 	if (pair->quiet)
 		return PAIR_DIFFERS;
 	fprintf(stderr, "operation %u, ", pair->done);
 	pair_print_op(stderr, op);
 	fprintf(stderr, " %s differs\n", what);
-	tell_values("model", model);
-	tell_values("real ", real);
+	print_values("model", model);
+	print_values("real ", real);
 	return PAIR_DIFFERS;
 }
 
@@ -81,11 +81,12 @@ int pair_do(struct pair *pair, const struct op *op)
 		pair->model.vcpus[op->a].looks_with_left = pair->real.vcpus[op->a].looks_with_left;
 	side_do(&pair->model, op, &model);
 	if (model.result != real->result)
-		return tell(pair, op, &model, real, "the result");
+		return report(pair, op, &model, real, "the result");
 	if (model.count != real->count ||
 	    memcmp(model.values, real->values, real->count * sizeof(real->values[0])))
-		return tell(pair, op, &model, real, runs ? "what was lost" : "what was dirty");
+		return report(pair, op, &model, real,
+			      runs ? "the number of lost stores" : "the set of dirty pages");
 	if (runs && !memory_equal(pair))
-		return tell(pair, op, &model, real, "memory");
+		return report(pair, op, &model, real, "memory");
 	return real->result;
 }

@@ -9,7 +9,7 @@
 
 #include "internal.h"
 
-/* What one RESET has gathered and not yet protected, and what makes it misbehave. */
+/* A RESET in progress: its unprotected batch, and the fault that makes it misbehave. */
 struct reset {
 	struct model_vm *vm;
 	struct model_reset_fault fault;
@@ -57,7 +57,7 @@ static bool ring_soft_full(const struct model_vcpu *vcpu)
 	return vcpu->dirty_index - vcpu->reset_index >= vcpu->soft_limit_entries;
 }
 
-/* Asked before the guest is entered: only a push makes the request, only this forgets it. */
+/* Checked before entering the guest. Only a push sets the request; only this clears it. */
 bool mk_ring_is_full(struct model_vcpu *vcpu)
 {
 	const struct model_options *options = &vcpu->vm->model->options;
@@ -74,12 +74,12 @@ static void fill_cell(struct model_vcpu *vcpu, struct kvm_dirty_gfn *cell, uint3
 		      uint64_t page)
 {
 	if (!(__atomic_load_n(&cell->flags, __ATOMIC_ACQUIRE))) {
-		/* Plain, as in the kernel, so that ThreadSanitizer sees a reader out of order. */
+		/* Plain stores, as in the kernel: ThreadSanitizer detects an early reader. */
 		cell->slot = slot;
 		cell->offset = page;
 		return;
 	}
-	/* Overflow. A reader cannot be in order with this one. */
+	/* Overflow: nothing orders these stores against a reader. */
 	__atomic_store_n(&cell->slot, slot, __ATOMIC_RELAXED);
 	__atomic_store_n(&cell->offset, page, __ATOMIC_RELAXED);
 	vcpu->overwritten_entries++;
@@ -99,7 +99,7 @@ void mk_ring_push(struct model_vcpu *vcpu, uint32_t slot, uint64_t page)
 		vcpu->soft_full_request = true;
 }
 
-/* slots_lock is held. Entries of slots that are gone, or of pages outside, are passed over. */
+/* slots_lock is held. Ignores entries of deleted slots and of pages outside the slot. */
 static void protect_batch(struct reset *reset, struct model_vcpu *vcpu)
 {
 	struct memslot *slot = mk_slot_by_id(reset->vm, reset->slot);
@@ -113,7 +113,7 @@ static void protect_batch(struct reset *reset, struct model_vcpu *vcpu)
 	reset->mask = 0;
 }
 
-/* Joins the entry to the batch if it lies within 64 pages of it. */
+/* Adds the entry to the batch if all of it then lies within 64 pages. */
 static bool batch_takes(struct reset *reset, uint32_t slot, uint64_t page)
 {
 	uint64_t back = reset->page - page;
@@ -138,8 +138,8 @@ static bool ignored_by_default(int signal)
 }
 
 /*
- * All signals are blocked here, so what the caller did not block and has arrived meanwhile is
- * pending, as it is inside a system call.
+ * All signals are blocked here, so a signal that the caller does not block stays pending when it
+ * arrives, as it does during a system call.
  */
 static bool caller_signal_pending(const struct reset *reset)
 {
@@ -176,7 +176,7 @@ static bool take_entry(struct reset *reset, struct model_vcpu *vcpu, uint32_t *s
 
 	if (!(__atomic_load_n(&cell->flags, __ATOMIC_ACQUIRE) & KVM_DIRTY_GFN_F_RESET))
 		return false;
-	/* Atomic, because an overflowing vCPU may be overwriting the cell. */
+	/* Atomic, because a vCPU that overflows may overwrite the cell at the same time. */
 	*slot = __atomic_load_n(&cell->slot, __ATOMIC_RELAXED);
 	*page = __atomic_load_n(&cell->offset, __ATOMIC_RELAXED);
 	__atomic_store_n(&cell->flags, 0, __ATOMIC_RELEASE);
@@ -207,7 +207,7 @@ static void reset_ring(struct reset *reset, struct model_vcpu *vcpu)
 		reset->page = page;
 		reset->mask = 1;
 	}
-	/* A signal makes the kernel forget the batch; a made-up stop only if told to. */
+	/* A signal makes the kernel drop the batch, an injected stop only with drop_batch. */
 	if (reset->mask && !(reset->faulty && reset->fault.drop_batch) &&
 	    !(reset->bailed && !(reset->faulty && reset->fault.stop)))
 		protect_batch(reset, vcpu);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Makes scripts. What it believes of the slots only guides it: the answers are the kernels'. */
+/* Makes scripts. Its idea of the slots only guides it; the kernel decides on each answer. */
 #include "script.h"
 
 #include <sys/mman.h>
@@ -42,7 +42,7 @@ struct maker {
 	struct believed slots[SLOTS];
 };
 
-/* Never twice in one expression: in which order would be the compiler's choice. */
+/* Never call this twice in one expression: the order of evaluation is unspecified. */
 static uint64_t draw(struct maker *m, uint64_t below)
 {
 	return random_below(&m->random, below);
@@ -69,7 +69,7 @@ static uint64_t slot_hva(uint32_t slot)
 	return slot % SIDE_SLOTS * SIDE_SLOT_PAGES;
 }
 
-/* The slot of the second address space has it to itself. */
+/* The second address space has only one slot. */
 static bool place_is_free(const struct maker *m, uint32_t place, uint32_t for_slot)
 {
 	uint32_t slot;
@@ -90,7 +90,7 @@ static void set_slot(struct maker *m, uint32_t slot, uint32_t flags, uint32_t pl
 		m->slots[slot] = (struct believed){ true, flags, place, pages };
 }
 
-/* Entries of a larger one before it may still be in a ring. */
+/* The new slot may be smaller than its predecessor, whose entries may still be in a ring. */
 static void create_slot(struct maker *m, uint32_t slot, uint32_t flags, uint32_t place)
 {
 	m->slots[slot].pages = m->most_pages[slot];
@@ -105,7 +105,7 @@ static void remove_slot(struct maker *m, uint32_t slot)
 	m->slots[slot].there = false;
 }
 
-/* What KVM must refuse, or a slot of another size that does not stay. */
+/* A region that KVM must refuse, or a slot of another size that is removed at once. */
 static void odd_region(struct maker *m, uint32_t slot)
 {
 	struct op op = { OP_REGION,
@@ -138,7 +138,7 @@ static void odd_region(struct maker *m, uint32_t slot)
 	remove_slot(m, slot);
 }
 
-/* Its end, often a new one, is then written beside what rings still tell of the old one. */
+/* Writes the last pages of the new slot while rings still hold entries of the old one. */
 static void remake_slot(struct maker *m, uint32_t slot)
 {
 	struct believed was = m->slots[slot];
@@ -173,8 +173,8 @@ static void change_slot(struct maker *m)
 		set_slot(m, slot, is.flags ^ LOG, is.place);
 }
 
-/* Off and on: every page is protected again, and what the ring holds stays there. */
-static void protect_anew(struct maker *m)
+/* Logging off and on protects every page again and leaves the entries in the ring. */
+static void protect_again(struct maker *m)
 {
 	uint32_t slot = (uint32_t)draw(m, SIDE_SLOTS);
 	struct believed is = m->slots[slot];
@@ -185,7 +185,7 @@ static void protect_anew(struct maker *m)
 	set_slot(m, slot, is.flags | LOG, is.place);
 }
 
-/* What rings are asked for where there are none is one answer: it is enough to see it at times. */
+/* Without a ring, ring operations have one constant answer, so few of them are enough. */
 static bool idle(struct maker *m)
 {
 	return !m->ring_bytes && !one_in(m, 8);
@@ -207,7 +207,7 @@ static void take_some(struct maker *m)
 		emit(m, (struct op){ OP_TAKE, vcpu, most, !m->host->options.pml_entries });
 }
 
-/* Where entries are written as they come, how many RESET takes is no matter of chance. */
+/* Without PML each store makes its entry at once, so the result of RESET is deterministic. */
 static void reset(struct maker *m)
 {
 	if (idle(m))
@@ -226,7 +226,7 @@ static void go_on(struct maker *m, uint64_t vcpu)
 	emit(m, (struct op){ OP_CONTINUE, vcpu });
 }
 
-/* Broken rules fill rings by themselves, and for good. */
+/* Scripts that break the rules fill rings permanently, without many stores. */
 static bool fills_rings(const struct maker *m)
 {
 	return m->ring_bytes && m->ring_bytes < LARGE_RING_BYTES && m->kind != SCRIPT_BROKEN;
@@ -254,7 +254,7 @@ static void write_some(struct maker *m)
 	count = 1 + draw(m, most_stores(m, mode));
 	if (count > most)
 		count = most;
-	if (one_in(m, 20)) /* behind the slot's end */
+	if (one_in(m, 20)) /* past the end of the slot */
 		count += draw(m, 4);
 	emit(m, (struct op){ OP_WRITE, vcpu, m->slots[slot].place * SIDE_SLOT_PAGES + first, count,
 			     stride, ++m->value, mode });
@@ -277,8 +277,8 @@ static void look_at_bitmap(struct maker *m)
 }
 
 /*
- * Beside a ring "initially set" leaves pages writable, and how many is a matter of what the x86 MMU
- * maps ahead.
+ * With a ring, "initially set" leaves pages writable; which ones depends on what the x86 MMU has
+ * mapped in advance.
  */
 static void manual_protect(struct maker *m)
 {
@@ -288,7 +288,7 @@ static void manual_protect(struct maker *m)
 	emit(m, (struct op){ OP_ENABLE, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, value, one_in(m, 16) });
 }
 
-/* Cells that were not dirty are given back, dirty ones skipped, flags that mean nothing stored. */
+/* Releases cells that hold no entry, skips entries, stores meaningless flags. */
 static void break_rules(struct maker *m)
 {
 	static const uint64_t flags[] = { 0, 1, 2, 3, 0xabcd0002, 0xfffffffd, 0x80000001, 4 };
@@ -334,7 +334,7 @@ static void step(struct maker *m)
 	if (chance < 16)
 		change_slot(m);
 	else if (chance < 20)
-		protect_anew(m);
+		protect_again(m);
 	else if (chance < (m->ring_bytes && !m->backup ? 24 : 45))
 		look_at_bitmap(m);
 	else if (chance < 49)
@@ -370,7 +370,7 @@ static void choose_ring(struct maker *m)
 	m->backup = m->ring_bytes && (m->host->options.has & MODEL_HAS_BACKUP) && !one_in(m, 4);
 }
 
-/* Mostly in the order that KVM wants. */
+/* Mostly in the order that KVM requires. */
 static void begin(struct maker *m)
 {
 	struct op ops[] = {
@@ -398,7 +398,7 @@ static void begin(struct maker *m)
 			create_slot(m, i, one_in(m, 4) ? 0 : LOG, i);
 }
 
-/* Which pages are protected shows when all are written. */
+/* Writing every page shows which ones are protected. */
 static void end(struct maker *m)
 {
 	uint32_t slot, i;

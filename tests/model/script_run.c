@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Runs scripts on both sides, and makes one that shows a difference small. */
+/* Runs scripts on both sides, and shrinks a script that shows a difference. */
 #include "script.h"
 
 #include <inttypes.h>
@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 enum {
-	SHRINK_RUNS = 3000, /* of 10 ms or so */
+	SHRINK_RUNS = 3000, /* of about 10 ms each */
 };
 
 static void count_answer(struct script_tally *tally, const struct op *op,
@@ -29,23 +29,23 @@ static void count_answer(struct script_tally *tally, const struct op *op,
 }
 
 uint32_t script_run(const struct script *script, const struct script_host *host,
-		    struct script_tally *tally, enum script_talk talk)
+		    struct script_tally *tally, enum script_verbosity verbosity)
 {
 	static struct pair pair;
 	uint32_t i;
 
 	if (pair_open(&pair, &host->options)) {
-		fprintf(stderr, "the model or a VM cannot be had\n");
+		fprintf(stderr, "cannot create the model or a VM\n");
 		abort();
 	}
-	pair.quiet = talk == SCRIPT_QUIET;
+	pair.quiet = verbosity == SCRIPT_QUIET;
 	pair.model.emulates_kernel_mode = host->emulates_kernel_mode;
 	for (i = 0; i < script->count; i++) {
-		if (talk == SCRIPT_TRACE)
+		if (verbosity == SCRIPT_TRACE)
 			pair_print_op(stdout, &script->ops[i]);
 		if (pair_do(&pair, &script->ops[i]) == PAIR_DIFFERS)
 			break;
-		if (talk == SCRIPT_TRACE)
+		if (verbosity == SCRIPT_TRACE)
 			printf(" /* %d, %u values */\n", pair.answer.result, pair.answer.count);
 		if (tally)
 			count_answer(tally, &script->ops[i], &pair.answer);
@@ -72,7 +72,7 @@ struct shrinking {
 	uint32_t runs;
 };
 
-/* Keeps the smaller script if it shows a difference too; what comes behind that is of no use. */
+/* Keeps the smaller script if it shows a difference too, up to that operation. */
 static bool keep(struct shrinking *shrinking, struct script *smaller)
 {
 	uint32_t same;
@@ -109,7 +109,7 @@ static bool fewer_stores(struct shrinking *shrinking, uint32_t at)
 	return keep(shrinking, &smaller);
 }
 
-/* Whole stretches first, from the end on: what is last matters least often. */
+/* Long stretches first, from the end: the last operations are the least likely to matter. */
 static bool fewer_ops(struct shrinking *shrinking)
 {
 	uint32_t length, at;

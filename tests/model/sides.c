@@ -56,7 +56,7 @@ static void *new_memory(size_t bytes)
 
 	if (memory == MAP_FAILED)
 		return NULL;
-	/* A huge page would make the real kernel map, and unmap, more than it is told to. */
+	/* With a huge page the real kernel would map and unmap more than the script says. */
 	madvise(memory, bytes, MADV_NOHUGEPAGE);
 	return memory;
 }
@@ -177,7 +177,7 @@ static int store_model(struct side *side, struct side_vcpu *vcpu)
 				sizeof(vcpu->value));
 }
 
-/* A store to where no memory is ends KVM_RUN; then comes the next. */
+/* A store to an address without memory ends KVM_RUN; the job continues with the next store. */
 static int run_model(struct side *side, struct side_vcpu *vcpu)
 {
 	bool inside = false, emulated = is_emulated(side, vcpu);
@@ -242,7 +242,7 @@ static int run_job(struct side *side, const struct op *op)
 	return run_model(side, vcpu);
 }
 
-/* A new job, or what is left of the last one. */
+/* Runs a new job, or the rest of the last one. */
 static int run_guest(struct side *side, const struct op *op, struct answer *answer)
 {
 	struct side_vcpu *vcpu = &side->vcpus[op->a];
@@ -288,7 +288,7 @@ static uint32_t without_duplicates(uint64_t *values, uint32_t count)
 	return unique;
 }
 
-/* Reads like the kernel's documentation says to. */
+/* Reads the ring as the kernel's documentation prescribes. */
 static int take(struct side *side, const struct op *op, struct answer *answer)
 {
 	struct side_vcpu *vcpu = &side->vcpus[op->a];
@@ -339,7 +339,7 @@ static int get(struct side *side, const struct op *op, struct answer *answer)
 				     .dirty_bitmap = op->b ? (void *)8 : answer->values };
 	int r;
 
-	/* Words that are not written must stay as they are. */
+	/* To see that GET leaves the words after the bitmap alone. */
 	memset(answer->values, 0xa5, SIDE_BITMAP_WORDS * sizeof(answer->values[0]));
 	answer->count = SIDE_BITMAP_WORDS;
 	r = side_ioctl(side, side->vm, KVM_GET_DIRTY_LOG, &log);
@@ -384,7 +384,7 @@ static int any_mmap(struct side *side, const struct op *op)
 	return r;
 }
 
-/* What an operation needs and a script need not have. */
+/* Checks what the operation requires and a script may lack. Returns 0 or an error. */
 static int missing(const struct side *side, const struct op *op)
 {
 	bool runs = op->kind == OP_WRITE || op->kind == OP_CONTINUE;

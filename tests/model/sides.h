@@ -3,8 +3,8 @@
 #define MODEL_SIDES_H
 
 /*
- * One script of raw operations, two kernels: the model and the real one. Each gives an answer to
- * each operation; the answers must be the same. Guest physical pages are counted from
+ * Runs one script of raw operations on two kernels, the model and the real one. Each operation has
+ * an answer on each side, and the answers must be equal. Guest physical pages are counted from
  * GUEST_DATA_GPA.
  */
 
@@ -16,25 +16,25 @@
 
 enum {
 	SIDE_VCPUS = 2,
-	SIDE_SLOT_PAGES = 512, /* of memory for each of ... */
+	SIDE_SLOT_PAGES = 512, /* of memory for each slot */
 	SIDE_SLOTS = 3,
 	SIDE_MAX_VALUES = 2048,
 	SIDE_BITMAP_WORDS = SIDE_SLOT_PAGES / 64,
 };
 
 enum op_kind {
-	OP_CHECK,    /* a: capability, b: on the system fd */
-	OP_ENABLE,   /* a: capability, b: args[0], c: flags */
-	OP_GUEST,    /* the guest's own slot, not logged */
-	OP_VCPU,     /* the next vCPU, its ring mapped whole */
-	OP_REGION,   /* a: slot, b: flags, c: gpa page, d: pages, e: hva page */
-	OP_WRITE,    /* a: vCPU, b: gpa page, c: count, d: stride pages, e: value, f: guest_mode */
-	OP_CONTINUE, /* a: vCPU that had a full ring */
-	OP_TAKE,  /* a: vCPU, b: at most so many, c: 1 as they are: read entries, give them back */
-	OP_FLAGS, /* a: vCPU, b: cell from the head on, c: flags to store there */
-	OP_SKIP,  /* a: vCPU, b: cells to move the head by */
-	OP_RESET, /* the answer is relative to what was taken: 0 means all of it */
-	OP_RESET_RAW, /* the answer as it is */
+	OP_CHECK,     /* a: capability, b: on the system fd */
+	OP_ENABLE,    /* a: capability, b: args[0], c: flags */
+	OP_GUEST,     /* the guest's own slot, not logged */
+	OP_VCPU,      /* the next vCPU, its ring mapped whole */
+	OP_REGION,    /* a: slot, b: flags, c: gpa page, d: pages, e: hva page */
+	OP_WRITE,     /* a: vCPU, b: gpa page, c: count, d: stride pages, e: value, f: guest_mode */
+	OP_CONTINUE,  /* a: vCPU that had a full ring */
+	OP_TAKE,      /* read and release entries. a: vCPU, b: at most, c: 1 in ring order */
+	OP_FLAGS,     /* a: vCPU, b: cell, from the head, c: flags to store there */
+	OP_SKIP,      /* a: vCPU, b: cells to move the head by */
+	OP_RESET,     /* result relative to the released entries: 0 means all */
+	OP_RESET_RAW, /* result as returned */
 	OP_GET,	      /* a: slot, b: 0 good, 1 bad address */
 	OP_CLEAR,     /* a: slot, b: first page, c: pages, d: word for all words */
 	OP_IOCTL,     /* a: 0 system, 1 VM, 2 vCPU, b: request */
@@ -48,8 +48,8 @@ struct op {
 };
 
 /*
- * The values are a bitmap's words; or entries, without duplicates and sorted, or as they are; or
- * how many of a guest's stores found no memory that can be written.
+ * The values are the words of a bitmap; or ring entries, either sorted without duplicates or in
+ * ring order; or the number of guest stores that found no writable memory.
  */
 struct answer {
 	int result;
@@ -61,65 +61,65 @@ struct side_vcpu {
 	int fd;
 	struct kvm_dirty_gfn *cells;
 	uint32_t head;
-	uint64_t gpa, left, stride_bytes, value; /* the model's job */
+	uint64_t gpa, left, stride_bytes, value; /* the job of the model */
 	enum guest_mode mode;
 	/*
-	 * A guest that is emulated in batches looks at its ring when one begins: the real one when
-	 * so many stores were left, and there the model has to as well.
+	 * A guest that is emulated in batches checks its ring when a batch begins. The real one did
+	 * so with this many stores left; the model must check at the same point.
 	 */
 	uint64_t looks_with_left;
-	uint64_t lost_accesses; /* of this operation */
-	bool unfinished;	/* its ring was full: it has a job to go on with */
+	uint64_t lost_accesses; /* in this operation */
+	bool unfinished;	/* stopped by a full ring, with a job to continue */
 	struct machine_vcpu *real;
 };
 
 struct side {
-	struct model *model; /* NULL: the real one */
+	struct model *model; /* NULL: the real kernel */
 	struct machine machine;
 	int vm;
 	bool has_guest;
-	bool emulates_kernel_mode; /* what the model's machine is to be like: see below */
+	bool emulates_kernel_mode; /* whether the model imitates this; see below */
 	uint64_t page_bytes;
 	char *memory, *guest_memory;
 	uint32_t ring_bytes;
-	uint32_t released; /* given back and not yet reset */
+	uint32_t released; /* released and not yet reset */
 	uint32_t vcpu_count;
 	struct side_vcpu vcpus[SIDE_VCPUS];
 };
 
-/* What the model must be told to be like this machine's kernel. Returns a negative errno value. */
+/* Sets options so that the model resembles this kernel. Returns 0 or a negative errno value. */
 int host_options(struct model_options *options);
 
 /*
- * Whether this host emulates guests in kernel mode, in batches of up to 1024 instructions: then
- * every store of theirs makes an entry, and a full ring is noticed only when a batch begins.
+ * Whether this host emulates kernel-mode guests, in batches of up to 1024 instructions. Then each
+ * of their stores makes an entry, and a full ring is noticed only when a batch begins.
  */
 bool host_emulates_kernel_mode(void);
 
-/* options NULL: the real kernel. */
+/* NULL options open the real kernel. */
 int side_open(struct side *side, const struct model_options *options);
 void side_close(struct side *side);
 void side_do(struct side *side, const struct op *op, struct answer *answer);
 
-/* Both sides, in step. */
+/* Both sides, in lockstep. */
 struct pair {
 	struct side model, real;
-	unsigned int done;    /* operations, for messages */
+	unsigned int done;    /* operations done, for messages */
 	bool quiet;	      /* no messages */
-	struct answer answer; /* the last one, of both */
+	struct answer answer; /* the last one, common to both */
 };
 
 int pair_open(struct pair *pair, const struct model_options *options);
 void pair_close(struct pair *pair);
 
 /*
- * Returns the common result. Where the answers differ, or memory does, says so on stderr and
+ * Returns the common result. If the answers or the memories differ, prints that to stderr and
  * returns PAIR_DIFFERS.
  */
 enum { PAIR_DIFFERS = -100000 };
 int pair_do(struct pair *pair, const struct op *op);
 
-/* As C. */
+/* Prints an operation as C. */
 void pair_print_op(FILE *to, const struct op *op);
 
 #endif

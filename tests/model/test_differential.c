@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What keeps the model honest: the same operations on it and on this machine's kernel, with a real
- * guest, and the same answers wanted: results, errno values, bitmaps, ring entries, memory.
+ * Verifies the model: the same operations on it and on this machine's kernel, with a real guest,
+ * must have the same results, errno values, bitmaps, ring entries and memory.
  */
 #include "differential.h"
 
@@ -36,7 +36,7 @@ static void capabilities(void **unused)
 	run(script, COUNT_OF(script));
 }
 
-/* Each on a fresh VM. */
+/* Each size on a new VM. */
 static void ring_sizes(void **unused)
 {
 	static const uint64_t sizes[] = {
@@ -178,7 +178,7 @@ static void bitmap_automatic(void **unused)
 		{ OP_GET, 0 },
 		{ OP_GET, 0 },
 		{ OP_WRITE, 0, 4, 50, 3, 3 },
-		{ OP_GET, 0, 1 }, /* fails, and has cleared */
+		{ OP_GET, 0, 1 }, /* fails after clearing */
 		{ OP_GET, 0 },
 		{ OP_WRITE, 0, 0, 10, 1, 4 },
 		{ OP_CLEAR, 0, 0, 64, 0x0f },

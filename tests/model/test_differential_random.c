@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The model against this machine's kernel, by chance: scripts of every kind of raw operation, made
- * from a seed, and the same answers wanted. A script whose answers differ is made small, printed as
- * C, and made again by --kind NAME --seed N.
+ * The model against this machine's kernel: random scripts of raw operations, made from a seed, must
+ * have the same answers on both. A script whose answers differ is shrunk and printed as C, and can
+ * be run again with --kind NAME --seed N.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -21,7 +21,7 @@ static struct {
 
 static const char *const kinds[SCRIPT_KINDS] = { "bitmap", "ring", "full", "broken", "kernel" };
 
-static int look(void **state)
+static int probe_host(void **state)
 {
 	int r = look_at_host(state);
 
@@ -30,7 +30,7 @@ static int look(void **state)
 		return r;
 	host.emulates_kernel_mode = host_emulates_kernel_mode();
 	printf("guests in kernel mode %s\n",
-	       host.emulates_kernel_mode ? "are emulated in batches" : "run as others do");
+	       host.emulates_kernel_mode ? "are emulated in batches" : "run natively");
 	return r;
 }
 
@@ -42,29 +42,29 @@ static uint64_t now_seconds(void)
 	return (uint64_t)now.tv_sec;
 }
 
-/* Prints all that is needed to look at it again, then fails. */
-static void differs(enum script_kind kind, uint64_t seed, struct script *script)
+/* Prints what is needed to reproduce the difference, then fails. */
+static void report_difference(enum script_kind kind, uint64_t seed, struct script *script)
 {
 	uint32_t before = script->count, again;
 
-	printf("%s: seed %" PRIu64 " differs; made smaller:\n", kinds[kind], seed);
+	printf("%s: seed %" PRIu64 " differs; shrunk to:\n", kinds[kind], seed);
 	script_shrink(script, &host);
 	script_print(script);
-	again = script_run(script, &host, NULL, SCRIPT_TELL);
-	printf("%u of %u operations; again: --kind %s --seed %" PRIu64 "\n", script->count, before,
-	       kinds[kind], seed);
+	again = script_run(script, &host, NULL, SCRIPT_REPORT);
+	printf("%u of %u operations; reproduce with --kind %s --seed %" PRIu64 "\n", script->count,
+	       before, kinds[kind], seed);
 	if (again == script->count)
-		printf("the same script has given the same answers just now\n");
-	fail_msg("the model and the kernel differ");
+		printf("the shrunk script does not differ when run again\n");
+	fail_msg("the model and the kernel give different answers");
 }
 
-static void run_one(enum script_kind kind, uint64_t seed, enum script_talk talk)
+static void run_one(enum script_kind kind, uint64_t seed, enum script_verbosity verbosity)
 {
 	static struct script script;
 
 	script_make(&script, kind, seed, &host);
-	if (script_run(&script, &host, &tally, talk) != script.count)
-		differs(kind, seed, &script);
+	if (script_run(&script, &host, &tally, verbosity) != script.count)
+		report_difference(kind, seed, &script);
 }
 
 static void progress(enum script_kind kind, uint64_t done)
@@ -74,10 +74,10 @@ static void progress(enum script_kind kind, uint64_t done)
 	machine_watchdog(kinds[kind], MACHINE_WATCHDOG_SECONDS);
 	if (done % 1000)
 		return;
-	printf("%s: %" PRIu64 " scripts, all the same\n", kinds[kind], done);
+	printf("%s: %" PRIu64 " scripts, all equal\n", kinds[kind], done);
 }
 
-static void tell_tally(enum script_kind kind)
+static void print_tally(enum script_kind kind)
 {
 	printf("%s: %" PRIu64 " scripts, %" PRIu64 " operations (%" PRIu64 " refused), %" PRIu64
 	       " stores (%" PRIu64 " found no memory), %" PRIu64 " entries, %" PRIu64
@@ -86,14 +86,14 @@ static void tell_tally(enum script_kind kind)
 	       tally.lost_stores, tally.entries, tally.full_exits);
 }
 
-static void by_chance(void **state)
+static void random_scripts(void **state)
 {
 	enum script_kind kind = *(const enum script_kind *)*state;
 	uint64_t i, begin = now_seconds();
 
 	need_host(kind == SCRIPT_BITMAP || kind == SCRIPT_KERNEL ? 0 : MODEL_HAS_RING_ACQ_REL);
 	if (options.pml_entries && (kind == SCRIPT_FULL || kind == SCRIPT_BROKEN)) {
-		print_message("skip: when a ring is full here is a matter of a buffer\n");
+		print_message("skip: with PML it is not exact when a ring is full\n");
 		skip();
 	}
 	memset(&tally, 0, sizeof(tally));
@@ -103,13 +103,13 @@ static void by_chance(void **state)
 	}
 	for (i = 0; wanted.seconds ? now_seconds() - begin < wanted.seconds : i < wanted.scripts;
 	     i++) {
-		run_one(kind, wanted.first_seed + i, SCRIPT_TELL);
+		run_one(kind, wanted.first_seed + i, SCRIPT_REPORT);
 		progress(kind, i + 1);
 	}
-	tell_tally(kind);
+	print_tally(kind);
 }
 
-/* That a difference is found, comes back and becomes small: with a model that is told wrong. */
+/* A difference is found, is reproducible and shrinks, if the model has wrong options. */
 static void a_wrong_model_is_found(void **state)
 {
 	static struct script script;
@@ -118,7 +118,7 @@ static void a_wrong_model_is_found(void **state)
 
 	(void)state;
 	need_host(0);
-	/* In a bitmap a page that was written twice shows as one that was written once. */
+	/* A bitmap does not show that deleting a slot makes pages dirty twice; a ring does. */
 	if (host.options.has & MODEL_HAS_RING_ACQ_REL)
 		wrong.options.delete_unmaps_all = !wrong.options.delete_unmaps_all;
 	else
@@ -137,10 +137,9 @@ static void a_wrong_model_is_found(void **state)
 
 static int usage(void)
 {
-	fprintf(stderr,
-		"options: --kind bitmap|ring|full|broken|kernel, --seed N (one script, told "
-		"step by step),\n"
-		"--first N, --scripts N or --seconds N (of each kind)\n");
+	fprintf(stderr, "options: --kind bitmap|ring|full|broken|kernel, --seed N (one script, "
+			"traced),\n"
+			"--first N, --scripts N or --seconds N (of each kind)\n");
 	return 2;
 }
 
@@ -173,8 +172,8 @@ static int read_options(int argc, char **argv)
 	return optind < argc ? -1 : 0;
 }
 
-/* Where everything takes long, on an emulated machine, say, a fifth has to do. */
-static void be_patient(void)
+/* Slow machines, such as emulated ones, run a fifth of the scripts. */
+static void reduce_scripts(void)
 {
 	const char *patience = getenv("DIRTYLOG_PATIENCE");
 
@@ -188,13 +187,14 @@ int main(int argc, char **argv)
 	struct CMUnitTest tests[SCRIPT_KINDS + 1];
 	uint32_t i;
 
-	be_patient();
+	reduce_scripts();
 	if (read_options(argc, argv))
 		return usage();
 	for (i = 0; i < SCRIPT_KINDS; i++) {
 		all[i] = (enum script_kind)i;
-		tests[i] = (struct CMUnitTest){ kinds[i], by_chance, NULL, NULL, &all[i] };
+		tests[i] = (struct CMUnitTest){ kinds[i], random_scripts, NULL, NULL, &all[i] };
 	}
 	tests[SCRIPT_KINDS] = (struct CMUnitTest)cmocka_unit_test(a_wrong_model_is_found);
-	return cmocka_run_group_tests_name("model against kernel: by chance", tests, look, NULL);
+	return cmocka_run_group_tests_name("model against kernel: random scripts", tests,
+					   probe_host, NULL);
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* The model against this machine's kernel: rings. By chance: test_differential_random.c. */
+/* The model against this machine's kernel: rings. */
 #include "differential.h"
 
 #define MANY 100000
 
-/* A ring in which only the entries' number decides when it is full. */
+/* For scripts that need a ring of RING_ENTRIES that is full at an exact number of entries. */
 static void need_exact_rings(void)
 {
 	need_host(MODEL_HAS_RING_ACQ_REL);
@@ -35,7 +35,7 @@ static void entries(void **unused)
 		{ OP_RESET },
 		{ OP_TAKE, 0, MANY },
 		{ OP_TAKE, 1, MANY },
-		{ OP_WRITE, 0, 0, 20, 7, 5 }, /* writable still: nothing */
+		{ OP_WRITE, 0, 0, 20, 7, 5 }, /* still writable: no entry */
 		{ OP_TAKE, 0, MANY },
 		{ OP_RESET },
 		{ OP_WRITE, 0, 0, 20, 7, 6 },
@@ -70,7 +70,7 @@ static void full_ring(void **unused)
 		{ OP_REGION, 0, LOG, 0, 512, HVA(0) },
 		{ OP_WRITE, 0, 0, 500, 1, 1 },
 		{ OP_CONTINUE, 0 },
-		{ OP_WRITE, 1, 300, 10, 1, 2 }, /* the other one is not concerned */
+		{ OP_WRITE, 1, 300, 10, 1, 2 }, /* the other vCPU is not affected */
 		{ OP_REGION, 0, 0, 0, 512, HVA(0) },
 		{ OP_CONTINUE, 0 }, /* logging off does not let it run */
 		{ OP_REGION, 0, LOG, 0, 512, HVA(0) },
@@ -94,8 +94,8 @@ static void full_ring(void **unused)
 	run(script, COUNT_OF(script));
 }
 
-/* The rules about flags, broken on purpose. */
-static void broken_rules(void **unused)
+/* Breaks the rules about flags on purpose. */
+static void broken_flag_rules(void **unused)
 {
 	static const struct op gap[] = {
 		{ OP_ENABLE, CAP_RING, RING_BYTES },
@@ -103,12 +103,12 @@ static void broken_rules(void **unused)
 		{ OP_VCPU },
 		{ OP_REGION, 0, LOG, 0, 512, HVA(0) },
 		{ OP_WRITE, 0, 0, 4, 1, 1 },
-		{ OP_FLAGS, 0, 1, 3 }, /* the second without the first */
+		{ OP_FLAGS, 0, 1, 3 }, /* released while the first is not */
 		{ OP_RESET_RAW },
 		{ OP_FLAGS, 0, 0, 0xabcd0002 },
 		{ OP_RESET_RAW },
 		{ OP_SKIP, 0, 2 },
-		{ OP_FLAGS, 0, 0, 0 }, /* cleared, not given back: RESET stays before it */
+		{ OP_FLAGS, 0, 0, 0 }, /* cleared, not released: RESET stops before it */
 		{ OP_FLAGS, 0, 1, 3 },
 		{ OP_RESET_RAW },
 	};
@@ -125,7 +125,7 @@ static void broken_rules(void **unused)
 		{ OP_FLAGS, 0, 1, 2 },
 		{ OP_FLAGS, 0, 2, 2 },
 		{ OP_RESET_RAW },
-		{ OP_WRITE, 0, 5, 1, 1, 1 }, /* full for ever */
+		{ OP_WRITE, 0, 5, 1, 1, 1 }, /* permanently full */
 		{ OP_RESET_RAW },
 		{ OP_CONTINUE, 0 },
 	};
@@ -136,7 +136,7 @@ static void broken_rules(void **unused)
 	run(too_much, COUNT_OF(too_much));
 }
 
-/* Entries outlive their slot; RESET takes them all the same. */
+/* Entries outlive their slot; RESET still takes them. */
 static void slots_that_change(void **unused)
 {
 	static const struct op script[] = {
@@ -151,7 +151,7 @@ static void slots_that_change(void **unused)
 		{ OP_REGION, 0, LOG, 0, 200, HVA(0) },
 		{ OP_WRITE, 0, 100, 40, 2, 2 },
 		{ OP_REGION, 0, 0, 0, 0, 0 },
-		{ OP_REGION, 0, LOG, 0, 64, HVA(0) }, /* smaller: most of them are outside now */
+		{ OP_REGION, 0, LOG, 0, 64, HVA(0) }, /* smaller: most entries are now outside */
 		{ OP_WRITE, 0, 60, 4, 1, 3 },
 		{ OP_TAKE, 0, MANY },
 		{ OP_RESET },
@@ -171,11 +171,11 @@ static void slots_that_change(void **unused)
 }
 
 /*
- * A slot is made anew and smaller before its old entries are reset. Old and new ones fall into one
- * batch, part of it lies outside, and the kernel then protects none of it: page 60 goes on being
- * written unlogged.
+ * A slot is re-created smaller before its old entries are reset. Old and new entries form one
+ * batch, part of which lies outside the slot, so the kernel protects none of it: later writes to
+ * page 60 are not logged.
  */
-static void old_entries_spoil_a_batch(void **unused)
+static void entries_outside_a_slot_spoil_their_batch(void **unused)
 {
 	static const struct op script[] = {
 		{ OP_ENABLE, CAP_RING, 65536 },
@@ -222,7 +222,7 @@ static void initially_set_with_a_ring(void **unused)
 	(void)unused;
 	need_host(MODEL_HAS_RING_ACQ_REL | MODEL_HAS_INITIALLY_SET);
 	if (options.has & MODEL_HAS_BACKUP) {
-		print_message("skip: with a backup bitmap it is another matter\n");
+		print_message("skip: this kernel has the backup bitmap\n");
 		skip();
 	}
 	run(script, COUNT_OF(script));
@@ -253,9 +253,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(entries),
 		cmocka_unit_test(full_ring),
-		cmocka_unit_test(broken_rules),
+		cmocka_unit_test(broken_flag_rules),
 		cmocka_unit_test(slots_that_change),
-		cmocka_unit_test(old_entries_spoil_a_batch),
+		cmocka_unit_test(entries_outside_a_slot_spoil_their_batch),
 		cmocka_unit_test(initially_set_with_a_ring),
 		cmocka_unit_test(mappings),
 	};

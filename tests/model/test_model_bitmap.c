@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The model's bitmaps and memslots: GET, CLEAR, flag changes, moves, deletes, the backup bitmap. */
+/* The model's bitmaps and memslots: GET, CLEAR, flag changes, moves, deletions, backup bitmap. */
 #include "fixture.h"
 
 #define LOG	   KVM_MEM_LOG_DIRTY_PAGES
@@ -35,7 +35,7 @@ static void get_clears_and_protects(void **unused)
 	world_close(&w);
 }
 
-static void manual_get_only_tells(void **unused)
+static void manual_get_does_not_clear(void **unused)
 {
 	uint64_t bits[WORDS], wanted[1] = { 1 << 3 };
 	struct world w;
@@ -109,7 +109,7 @@ struct clear_case {
 	int result;
 };
 
-/* Of a slot of 100 pages. */
+/* Slot 0 has 100 pages. */
 static const struct clear_case clear_cases[] = {
 	{ 0, 100, 0, 0 },
 	{ 0, 64, 0, 0 },
@@ -131,7 +131,7 @@ static const struct clear_case clear_cases[] = {
 	{ 1 << 16, 64, 0, -ENOENT },
 };
 
-static void clear_arguments(void **unused)
+static void clear_checks_its_arguments(void **unused)
 {
 	uint64_t bits[4] = { ALL_SET, ALL_SET, ALL_SET, ALL_SET };
 	struct world w;
@@ -145,7 +145,7 @@ static void clear_arguments(void **unused)
 		const struct clear_case *c = &clear_cases[i];
 
 		if (clear_log(&w, c->slot, c->first, c->pages, bits) != c->result)
-			fail_msg("case %zu", i);
+			fail_msg("clear_cases[%zu]: the result is not %d", i, c->result);
 	}
 	assert_int_equal(clear_log(&w, 0, 0, 100, (void *)8), -EFAULT);
 	assert_int_equal(get_log(&w, 1, bits), -ENOENT);
@@ -155,7 +155,7 @@ static void clear_arguments(void **unused)
 	world_close(&w);
 }
 
-/* 100 pages: 16 bytes are written, not 13 and no more. */
+/* For 100 pages GET writes 16 bytes: not 13, and not more. */
 static void get_writes_whole_words(void **unused)
 {
 	uint8_t bits[17];
@@ -171,7 +171,7 @@ static void get_writes_whole_words(void **unused)
 	world_close(&w);
 }
 
-static void get_that_fails_has_cleared(void **unused)
+static void a_failing_get_has_cleared(void **unused)
 {
 	const struct model_fault fault = {
 		.request = KVM_GET_DIRTY_LOG, .times = 1, .error = EFAULT, .after = true
@@ -209,12 +209,12 @@ static void ring_alone_has_no_bitmap(void **unused)
 	assert_int_equal(clear_log(&w, 77777, 1, 1, bits), -ENXIO);
 	assert_int_equal(model_kernel_write(w.model, w.vm, 0, SLOT_GPA, &value, 8), 0);
 	assert_int_equal(*(uint64_t *)w.memory, 1);
-	assert_int_equal(consume_all(&c), 0); /* lost without a word */
+	assert_int_equal(consume_all(&c), 0); /* lost without an error */
 	consumer_close(&w, &c);
 	world_close(&w);
 }
 
-static void backup_takes_what_no_vcpu_wrote(void **unused)
+static void backup_takes_writes_without_a_vcpu(void **unused)
 {
 	uint64_t bits[WORDS], value = 1;
 	struct consumer c;
@@ -236,7 +236,7 @@ static void backup_takes_what_no_vcpu_wrote(void **unused)
 	world_close(&w);
 }
 
-static void log_off_frees_move_keeps_delete_discards(void **unused)
+static void log_off_and_delete_drop_the_bitmap_move_keeps_it(void **unused)
 {
 	uint64_t bits[WORDS], gpa = SLOT_GPA + (64 << 20);
 	struct world w;
@@ -273,9 +273,9 @@ struct region_case {
 	int result;
 };
 
-/* On top of slot 0, logging, and slot 1 behind it, read-only. */
+/* Applied with slot 0, which logs, and slot 1 after it, read-only. */
 static const struct region_case region_cases[] = {
-	{ 0, LOG, SLOT_GPA, SLOT_PAGES, 0, 0 },		  /* as it is */
+	{ 0, LOG, SLOT_GPA, SLOT_PAGES, 0, 0 },		  /* no change */
 	{ 0, LOG, SLOT_GPA, SLOT_PAGES - 1, 0, -EINVAL }, /* size */
 	{ 0, LOG, SLOT_GPA, SLOT_PAGES, 4096, -EINVAL },  /* hva */
 	{ 0, LOG | 2, SLOT_GPA, SLOT_PAGES, 0, -EINVAL }, /* READONLY */
@@ -289,7 +289,7 @@ static const struct region_case region_cases[] = {
 	{ 2, 0, SLOT_GPA - 4096, 1, 0, 0 },
 	{ 2, 0, SLOT_GPA, 1, 0, -EEXIST }, /* a move onto slot 0 */
 	{ 2, 0, SLOT_GPA - 8192, 1, 0, 0 },
-	{ 2, 0, 0, 0, 0, 0 }, /* delete, and once more */
+	{ 2, 0, 0, 0, 0, 0 }, /* delete, twice */
 	{ 2, 0, 0, 0, 0, -EINVAL },
 	{ 1 << 16, 0, SLOT_GPA, 1, 0, 0 }, /* another address space */
 	{ 2 << 16, 0, SLOT_GPA, 1, 0, -EINVAL },
@@ -316,7 +316,7 @@ static void regions(void **unused)
 
 		if (region(&w, c->slot, c->flags, c->gpa, c->pages, w.memory + c->hva_offset) !=
 		    c->result)
-			fail_msg("case %zu", i);
+			fail_msg("region_cases[%zu]: the result is not %d", i, c->result);
 	}
 	world_close(&w);
 }
@@ -345,7 +345,7 @@ static void guest_memfd(void **unused)
 	world_close(&w);
 }
 
-static void reading_only(void **unused)
+static void read_only_slots(void **unused)
 {
 	struct world w;
 	int vcpu;
@@ -360,7 +360,7 @@ static void reading_only(void **unused)
 }
 
 /* arm64: without the backup bitmap a huge page is mapped and logged as one page. */
-static void ring_alone_and_huge_pages(void **unused)
+static void a_ring_alone_logs_one_page_of_a_huge_page(void **unused)
 {
 	const struct model_options options = { .has = 31,
 					       .arch = DL_OS_ARCH_RING_NEEDS_BACKUP,
@@ -384,8 +384,8 @@ static void ring_alone_and_huge_pages(void **unused)
 	}
 }
 
-/* Slots of 8 TiB without memory: what is kept is what is touched. */
-static void many_terabytes(void **unused)
+/* Slots of 8 TiB without memory: the model keeps only state of touched pages. */
+static void huge_slots_take_little_memory(void **unused)
 {
 	const struct model_options options = { .no_memory = true, .write_order = 0 };
 	uint64_t pages = (1ULL << 31) - 1, page, slot;
@@ -416,20 +416,20 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(get_clears_and_protects),
-		cmocka_unit_test(manual_get_only_tells),
+		cmocka_unit_test(manual_get_does_not_clear),
 		cmocka_unit_test(initially_set),
 		cmocka_unit_test(initially_set_with_a_ring_loses_writes),
-		cmocka_unit_test(clear_arguments),
+		cmocka_unit_test(clear_checks_its_arguments),
 		cmocka_unit_test(get_writes_whole_words),
-		cmocka_unit_test(get_that_fails_has_cleared),
+		cmocka_unit_test(a_failing_get_has_cleared),
 		cmocka_unit_test(ring_alone_has_no_bitmap),
-		cmocka_unit_test(backup_takes_what_no_vcpu_wrote),
-		cmocka_unit_test(log_off_frees_move_keeps_delete_discards),
+		cmocka_unit_test(backup_takes_writes_without_a_vcpu),
+		cmocka_unit_test(log_off_and_delete_drop_the_bitmap_move_keeps_it),
 		cmocka_unit_test(regions),
 		cmocka_unit_test(guest_memfd),
-		cmocka_unit_test(reading_only),
-		cmocka_unit_test(ring_alone_and_huge_pages),
-		cmocka_unit_test(many_terabytes),
+		cmocka_unit_test(read_only_slots),
+		cmocka_unit_test(a_ring_alone_logs_one_page_of_a_huge_page),
+		cmocka_unit_test(huge_slots_take_little_memory),
 	};
 
 	return cmocka_run_group_tests_name("model: bitmaps and slots", tests, NULL, NULL);

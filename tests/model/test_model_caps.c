@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The model's capabilities: what is there, the order of enabling, the errno values. */
+/* The model's capabilities: which there are, the order of enabling them, errno values. */
 #include "fixture.h"
 
 #define CAP_RING     KVM_CAP_DIRTY_LOG_RING
@@ -91,7 +91,7 @@ struct ring_case {
 static const struct ring_case ring_cases[] = {
 	{ { 0 }, CAP_RING, 0, 4096, 0 },
 	{ { 0 }, CAP_ACQ_REL, 0, 4096, 0 },
-	{ { 0 }, CAP_ACQ_REL, 1, 4096, 0 }, /* flags are not looked at */
+	{ { 0 }, CAP_ACQ_REL, 1, 4096, 0 }, /* flags are ignored */
 	{ { 0 }, CAP_ACQ_REL, 0, 0, -EINVAL },
 	{ { 0 }, CAP_ACQ_REL, 0, 2048, -EINVAL },
 	{ { 0 }, CAP_ACQ_REL, 0, 12288, -EINVAL },
@@ -124,13 +124,13 @@ static void ring_sizes(void **unused)
 
 		world_open(&w, &c->options);
 		if (enable(&w, c->cap, c->bytes, c->flags) != c->result)
-			fail_msg("case %zu", i);
+			fail_msg("ring_cases[%zu]: the result is not %d", i, c->result);
 		assert_int_equal(reset(&w) == 0, c->result == 0);
 		world_close(&w);
 	}
 }
 
-/* The enable-order matrix. */
+/* The order of enabling the ring, adding slots and creating vCPUs. */
 static void ring_order(void **unused)
 {
 	struct world w;
@@ -142,7 +142,8 @@ static void ring_order(void **unused)
 	assert_int_equal(enable(&w, CAP_RING, 4096, 0), 0);
 	assert_int_equal(enable(&w, CAP_RING, 4096, 0), -EINVAL);
 	assert_int_equal(enable(&w, CAP_ACQ_REL, 8192, 0), -EINVAL);
-	assert_int_equal(enable(&w, CAP_ACQ_REL, 2 << 20, 0), -E2BIG); /* the size comes first */
+	assert_int_equal(enable(&w, CAP_ACQ_REL, 2 << 20, 0),
+			 -E2BIG); /* the size is checked first */
 	assert_int_equal(reset(&w), 0);
 	world_close(&w);
 
@@ -167,8 +168,8 @@ static void backup_order(void **unused)
 	assert_int_equal(region(&w, 0, 0, 0, 0, NULL), 0);
 	assert_int_equal(enable(&w, CAP_BACKUP, 0, 1), -EINVAL); /* flags */
 	assert_true(model_vcpu_create(w.model, w.vm) > 0);
-	assert_int_equal(enable(&w, CAP_BACKUP, 0, 0), 0); /* a vCPU does not matter */
-	assert_int_equal(enable(&w, CAP_BACKUP, 0, 0), 0); /* nor does twice */
+	assert_int_equal(enable(&w, CAP_BACKUP, 0, 0), 0); /* a vCPU may exist */
+	assert_int_equal(enable(&w, CAP_BACKUP, 0, 0), 0); /* twice is allowed */
 	world_close(&w);
 
 	world_open(&w, NULL);
@@ -275,7 +276,7 @@ static void vcpu_mappings(void **unused)
 	consumer_close(&w, &c);
 	world_close(&w);
 
-	/* On a 16 KiB host the ring is at 64 of those, and memory comes aligned to them. */
+	/* With 16 KiB pages the ring is at 64 of them, and anonymous memory is aligned to them. */
 	world_open(&w, &large);
 	assert_int_equal((uintptr_t)w.memory % 16384, 0);
 	assert_int_equal(enable(&w, CAP_ACQ_REL, 16384, 0), 0);

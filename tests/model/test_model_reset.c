@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The model's KVM_RESET_DIRTY_RINGS, right and wrong. */
+/* The model's KVM_RESET_DIRTY_RINGS: correct, and with injected faults. */
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -11,7 +11,7 @@
 
 #define LOG KVM_MEM_LOG_DIRTY_PAGES
 
-static void reset_is_over_all_vcpus(void **unused)
+static void reset_takes_the_entries_of_all_vcpus(void **unused)
 {
 	struct consumer a, b;
 	struct world w;
@@ -22,7 +22,7 @@ static void reset_is_over_all_vcpus(void **unused)
 	consumer_open(&w, &b);
 	assert_int_equal(touch(&w, a.vcpu, 1), 0);
 	assert_int_equal(touch(&w, a.vcpu, 2), 0);
-	assert_int_equal(touch(&w, b.vcpu, 2), 0); /* writable by all since a's write */
+	assert_int_equal(touch(&w, b.vcpu, 2), 0); /* writable for all vCPUs since a's write */
 	assert_int_equal(touch(&w, b.vcpu, 3), 0);
 	assert_int_equal(consume_all(&a), 2);
 	assert_int_equal(consume_all(&b), 1);
@@ -32,7 +32,7 @@ static void reset_is_over_all_vcpus(void **unused)
 	world_close(&w);
 }
 
-/* Writes the pages, gives them back, and tells how many batches RESET made of them. */
+/* Writes and releases the pages. Returns the number of batches that RESET protects. */
 static unsigned int batches_of(const uint64_t *pages, size_t count)
 {
 	struct event_count counter = { .point = MODEL_RESET_PROTECTED };
@@ -54,7 +54,7 @@ static unsigned int batches_of(const uint64_t *pages, size_t count)
 	return counter.count;
 }
 
-static void reset_coalesces(void **unused)
+static void reset_merges_entries_into_batches(void **unused)
 {
 	const uint64_t backwards[] = { 100, 99, 90, 37 };
 	const uint64_t too_far_back[] = { 100, 36 };
@@ -76,7 +76,7 @@ static void reset_coalesces(void **unused)
 	assert_int_equal(batches_of(unaligned, 4), 1);
 }
 
-/* arm64: an unread page of another ring is protected together with the pages around it. */
+/* arm64: a batch also protects the pages between its own, even if their entries are unread. */
 static void batches_protect_ranges(void **unused)
 {
 	for (int ranges = 0; ranges < 2; ranges++) {
@@ -103,7 +103,7 @@ static void batches_protect_ranges(void **unused)
 	(void)unused;
 }
 
-static void lost_batch(void **unused)
+static void a_dropped_batch_is_not_protected(void **unused)
 {
 	const struct model_reset_fault stop = {
 		.times = 1, .stop = true, .stop_after_entries = 2, .drop_batch = true
@@ -140,7 +140,7 @@ static void lost_batch(void **unused)
 	world_close(&w);
 }
 
-static void short_reset_without_loss(void **unused)
+static void a_short_reset_loses_nothing(void **unused)
 {
 	const struct model_reset_fault nothing = { .skip = 1, .times = 2, .stop = true };
 	struct consumer c;
@@ -180,7 +180,7 @@ static void ignore_signal(int signal)
 }
 
 /* Since 6.17: an unmasked signal cuts RESET short, a masked one does not. */
-static void signal_cuts_reset(void **unused)
+static void a_signal_shortens_a_reset(void **unused)
 {
 	const struct model_options options = { .has_signal_short_reset = true };
 	struct sigaction action = { .sa_handler = ignore_signal }, before;
@@ -236,8 +236,8 @@ static void write_before_flush(void *opaque, const struct model_event *event)
 	at->other_reset = reset(at->world);
 }
 
-/* Between protection and flush a vCPU still writes unlogged, and a second resetter gets 0. */
-static void stale_tlb(void **unused)
+/* Between protection and flush a vCPU still writes unlogged, and a second RESET returns 0. */
+static void writes_go_unlogged_until_the_flush(void **unused)
 {
 	const struct model_reset_fault late = { .times = 1, .late_flush = true };
 	struct at_flush at = { .other_reset = -1 };
@@ -277,7 +277,7 @@ static void release(struct consumer *c, uint32_t index, uint32_t flags)
 	__atomic_store_n(&c->cells[index & (c->entries - 1)].flags, flags, __ATOMIC_RELEASE);
 }
 
-/* Skipping an entry stalls RESET; any flags with bit 1 count as given back. */
+/* RESET stops at a skipped entry; any flags with bit 1 set release a cell. */
 static void reset_stops_at_a_gap(void **unused)
 {
 	struct consumer c;
@@ -296,8 +296,8 @@ static void reset_stops_at_a_gap(void **unused)
 	world_close(&w);
 }
 
-/* Cells given back that never were dirty push the reset index past the dirty one. */
-static void harvesting_too_much(void **unused)
+/* Releasing cells that hold no entry moves the reset index past the dirty index. */
+static void releasing_too_many_cells_fills_the_ring(void **unused)
 {
 	struct consumer c;
 	struct world w;
@@ -309,19 +309,19 @@ static void harvesting_too_much(void **unused)
 	assert_int_equal(reset(&w), 1);
 	assert_int_equal(touch(&w, c.vcpu, 1), 0);
 	release(&c, 0, 3);
-	assert_int_equal(reset(&w), 0); /* by one: the entry is not where RESET looks */
+	assert_int_equal(reset(&w), 0); /* one too far: RESET does not look at the entry */
 	release(&c, 1, 2);
 	release(&c, 2, 2);
 	assert_int_equal(reset(&w), 2);
 	assert_int_equal(touch(&w, c.vcpu, 2), KVM_EXIT_DIRTY_RING_FULL);
-	assert_int_equal(reset(&w), 0); /* by two: full for ever */
+	assert_int_equal(reset(&w), 0); /* two too far: permanently full */
 	assert_int_equal(touch(&w, c.vcpu, 3), KVM_EXIT_DIRTY_RING_FULL);
 	consumer_close(&w, &c);
 	world_close(&w);
 }
 
-/* Entries of slots that are gone, and of pages outside, are taken, counted and passed over. */
-static void stale_entries(void **unused)
+/* RESET takes and counts entries of deleted slots and pages outside, and ignores them. */
+static void stale_entries_are_ignored(void **unused)
 {
 	struct consumer c;
 	struct world w;
@@ -336,7 +336,7 @@ static void stale_entries(void **unused)
 	assert_int_equal(touch(&w, c.vcpu, 1), -EFAULT);
 	assert_int_equal(reset(&w), 2);
 
-	/* One page outside spoils its whole batch. */
+	/* A batch with one page outside the slot is not protected at all. */
 	assert_int_equal(slot0(&w, LOG), 0);
 	assert_int_equal(touch(&w, c.vcpu, SLOT_PAGES - 1), 0);
 	assert_int_equal(touch(&w, c.vcpu, 3), 0);
@@ -376,8 +376,8 @@ static void a_moved_slot_is_protected_at_its_new_place(void **unused)
 	world_close(&w);
 }
 
-/* A slot that goes leaves nothing behind for a later flush. */
-static void delete_flushes(void **unused)
+/* Deleting a slot flushes the TLBs, so no later flush refers to it. */
+static void deleting_a_slot_flushes(void **unused)
 {
 	const struct model_reset_fault late = { .late_flush = true };
 	struct consumer c;
@@ -431,8 +431,8 @@ static bool sleeps(pid_t tid)
 	return state == 'S';
 }
 
-/* A store that went by a stale TLB is made before the flush is: RESET does not return earlier. */
-static void flush_waits_for_a_store(void **unused)
+/* A flush waits for a store through a stale TLB entry; RESET does not return before. */
+static void a_flush_waits_for_a_store(void **unused)
 {
 	struct resetter resetter = { .done = false };
 	struct model_vcpu *vcpu;
@@ -463,19 +463,19 @@ static void flush_waits_for_a_store(void **unused)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(reset_is_over_all_vcpus),
-		cmocka_unit_test(reset_coalesces),
+		cmocka_unit_test(reset_takes_the_entries_of_all_vcpus),
+		cmocka_unit_test(reset_merges_entries_into_batches),
 		cmocka_unit_test(batches_protect_ranges),
-		cmocka_unit_test(lost_batch),
-		cmocka_unit_test(short_reset_without_loss),
-		cmocka_unit_test(signal_cuts_reset),
-		cmocka_unit_test(stale_tlb),
+		cmocka_unit_test(a_dropped_batch_is_not_protected),
+		cmocka_unit_test(a_short_reset_loses_nothing),
+		cmocka_unit_test(a_signal_shortens_a_reset),
+		cmocka_unit_test(writes_go_unlogged_until_the_flush),
 		cmocka_unit_test(reset_stops_at_a_gap),
-		cmocka_unit_test(harvesting_too_much),
-		cmocka_unit_test(stale_entries),
+		cmocka_unit_test(releasing_too_many_cells_fills_the_ring),
+		cmocka_unit_test(stale_entries_are_ignored),
 		cmocka_unit_test(a_moved_slot_is_protected_at_its_new_place),
-		cmocka_unit_test(delete_flushes),
-		cmocka_unit_test(flush_waits_for_a_store),
+		cmocka_unit_test(deleting_a_slot_flushes),
+		cmocka_unit_test(a_flush_waits_for_a_store),
 	};
 
 	return cmocka_run_group_tests_name("model: reset", tests, NULL, NULL);

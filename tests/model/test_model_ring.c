@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The model's rings: an entry's life, fullness, overflow. */
+/* The model's rings: the life of an entry, full rings, overflow. */
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -29,7 +29,7 @@ static void life_of_an_entry(void **unused)
 	assert_int_equal(*(uint64_t *)(w.memory + 7 * PAGE_BYTES), 7);
 	assert_true(model_page_writes(w.model, w.vm, 0, 7) == 1);
 	assert_int_equal(state(&w, 0, 7), MODEL_PAGE_IN_RING);
-	assert_int_equal(touch(&w, c.vcpu, 7), 0); /* writable now: no second entry */
+	assert_int_equal(touch(&w, c.vcpu, 7), 0); /* now writable: no second entry */
 	assert_int_equal(ring_of(&w, &c).pushed_entries, 1);
 	assert_true(consume(&c, &slot, &page));
 	assert_int_equal(slot, 0);
@@ -56,7 +56,7 @@ static uint32_t fill(struct world *w, struct consumer *c)
 	return SLOT_PAGES;
 }
 
-static void soft_full(void **unused)
+static void the_soft_limit_ends_the_run(void **unused)
 {
 	struct consumer c;
 	struct world w;
@@ -88,8 +88,11 @@ static void soft_full(void **unused)
 	world_close(&w);
 }
 
-/* An index pushed too far keeps a vCPU out: at once before 6.2, later from the next entry on. */
-static void who_looks_at_the_ring(void **unused)
+/*
+ * A reset index that is too far keeps the vCPU out of the guest: before 6.2 at once, since then
+ * from the next push on.
+ */
+static void a_reset_index_too_far_stops_entry_before_6_2(void **unused)
 {
 	struct model_options options = { 0 };
 	struct consumer c;
@@ -108,7 +111,7 @@ static void who_looks_at_the_ring(void **unused)
 	}
 }
 
-static void without_a_ring_nothing_is_full(void **unused)
+static void without_a_ring_no_vcpu_is_stopped(void **unused)
 {
 	const struct model_options options = { .looks_at_ring_on_entry = true };
 	struct world w;
@@ -191,12 +194,12 @@ static void overflow_by_the_kernel(void **unused)
 	assert_int_equal(consume_all(&c), RING_ENTRIES);
 	assert_int_equal(reset(&w), RING_ENTRIES);
 	assert_int_equal(touch(&w, c.vcpu, 0), 0);
-	assert_int_equal(consume_all(&c), 0); /* out of step: the entry is 10 cells further */
+	assert_int_equal(consume_all(&c), 0); /* out of sync: the entry is 10 cells further */
 	consumer_close(&w, &c);
 	world_close(&w);
 }
 
-/* Batches as some hosts run them: full is noticed late, cells are overwritten, pages are lost. */
+/* As on hosts that emulate in batches: full is noticed late, cells are overwritten, pages lost. */
 static void overflow_by_batches(void **unused)
 {
 	const struct model_options options = { .batch_writes = 400 };
@@ -217,8 +220,8 @@ static void overflow_by_batches(void **unused)
 	world_close(&w);
 }
 
-/* With PML nothing of a running vCPU is in the ring; it comes at the exit. */
-static void pml_buffers(void **unused)
+/* With PML the writes of a running vCPU reach the ring when it exits. */
+static void pml_entries_reach_the_ring_at_the_exit(void **unused)
 {
 	const struct model_options options = { .pml_entries = 16, .reserved_entries = 64 };
 	struct consumer c;
@@ -242,8 +245,8 @@ static void pml_buffers(void **unused)
 	world_close(&w);
 }
 
-/* GET asks the vCPUs to leave the guest and does not wait; the next GET has what was buffered. */
-static void get_kicks_pml(void **unused)
+/* GET kicks the vCPUs and does not wait; the next GET returns the buffered writes. */
+static void get_kicks_vcpus_to_flush_pml(void **unused)
 {
 	const struct model_options options = { .pml_entries = 16 };
 	uint64_t bits[SLOT_PAGES / 64];
@@ -263,7 +266,7 @@ static void get_kicks_pml(void **unused)
 	world_close(&w);
 }
 
-/* Where a 4 KiB host has its ring, a 16 KiB host has nothing. */
+/* At the offset of the ring on a 4 KiB host, a 16 KiB host maps nothing. */
 static void the_ring_is_at_64_host_pages(void **unused)
 {
 	const struct model_options options = { .page_bytes = 16384 };
@@ -294,15 +297,15 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(life_of_an_entry),
-		cmocka_unit_test(soft_full),
-		cmocka_unit_test(who_looks_at_the_ring),
-		cmocka_unit_test(without_a_ring_nothing_is_full),
+		cmocka_unit_test(the_soft_limit_ends_the_run),
+		cmocka_unit_test(a_reset_index_too_far_stops_entry_before_6_2),
+		cmocka_unit_test(without_a_ring_no_vcpu_is_stopped),
 		cmocka_unit_test(write_orders),
 		cmocka_unit_test(indices_wrap),
 		cmocka_unit_test(overflow_by_the_kernel),
 		cmocka_unit_test(overflow_by_batches),
-		cmocka_unit_test(pml_buffers),
-		cmocka_unit_test(get_kicks_pml),
+		cmocka_unit_test(pml_entries_reach_the_ring_at_the_exit),
+		cmocka_unit_test(get_kicks_vcpus_to_flush_pml),
 		cmocka_unit_test(the_ring_is_at_64_host_pages),
 	};
 

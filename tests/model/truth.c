@@ -1,42 +1,42 @@
 /* SPDX-License-Identifier: MIT */
-/* What the model knows and a kernel would not tell. */
+/* State that a real kernel does not expose: pages, writes, rings. */
 #include <errno.h>
 #include <string.h>
 
 #include "internal.h"
 
-/* Pages of one slot that a question is about. */
-struct question {
+/* A query for the states of some pages of one slot. */
+struct query {
 	uint32_t slot;
 	uint64_t first_page, pages;
 	uint8_t *states;
 };
 
-static void note(const struct question *question, uint64_t page, uint8_t state)
+static void add_state(const struct query *query, uint64_t page, uint8_t state)
 {
-	if (page - question->first_page < question->pages)
-		question->states[page - question->first_page] |= state;
+	if (page - query->first_page < query->pages)
+		query->states[page - query->first_page] |= state;
 }
 
-static void look_at_mmu(struct memslot *slot, const struct question *question)
+static void query_mmu(struct memslot *slot, const struct query *query)
 {
 	uint64_t page;
 
-	for (page = question->first_page; page < question->first_page + question->pages; page++) {
-		const struct page_leaf *leaf = mk_leaf_look(slot, page);
+	for (page = query->first_page; page < query->first_page + query->pages; page++) {
+		const struct page_leaf *leaf = mk_leaf_find(slot, page);
 		uint32_t word = page % LEAF_PAGES / 64;
 		uint64_t bit = 1ULL << page % 64;
 
 		if (!leaf || !(leaf->writable[word] & bit))
-			note(question, page, MODEL_PAGE_PROTECTED);
+			add_state(query, page, MODEL_PAGE_PROTECTED);
 		if (leaf && (leaf->stale[word] & bit))
-			note(question, page, MODEL_PAGE_STALE_TLB);
+			add_state(query, page, MODEL_PAGE_STALE_TLB);
 		if (leaf ? (leaf->dirty[word] & bit) : slot->absent_dirty)
-			note(question, page, MODEL_PAGE_IN_BITMAP);
+			add_state(query, page, MODEL_PAGE_IN_BITMAP);
 	}
 }
 
-static void look_at_ring(struct model_vcpu *vcpu, const struct question *question)
+static void query_ring(struct model_vcpu *vcpu, const struct query *query)
 {
 	uint32_t i, flags;
 
@@ -45,24 +45,24 @@ static void look_at_ring(struct model_vcpu *vcpu, const struct question *questio
 		struct kvm_dirty_gfn *cell = &vcpu->cells[i];
 
 		flags = __atomic_load_n(&cell->flags, __ATOMIC_ACQUIRE);
-		if (!flags || cell->slot != question->slot)
+		if (!flags || cell->slot != query->slot)
 			continue;
-		note(question, cell->offset,
-		     flags & KVM_DIRTY_GFN_F_RESET ? MODEL_PAGE_RELEASED : MODEL_PAGE_IN_RING);
+		add_state(query, cell->offset,
+			  flags & KVM_DIRTY_GFN_F_RESET ? MODEL_PAGE_RELEASED : MODEL_PAGE_IN_RING);
 	}
 	pthread_mutex_unlock(&vcpu->cells_lock);
 }
 
-static void look_at_pml(struct model_vcpu *vcpu, const struct memslot *slot,
-			const struct question *question)
+static void query_pml(struct model_vcpu *vcpu, const struct memslot *slot,
+		      const struct query *query)
 {
 	uint32_t i, page_bytes = vcpu->vm->model->options.page_bytes;
 
 	pthread_mutex_lock(&vcpu->guest_lock);
 	for (i = 0; i < vcpu->pml_count; i++)
 		if (vcpu->pml[i].as_id == slot->slot >> 16)
-			note(question, (vcpu->pml[i].gpa - slot->gpa) / page_bytes,
-			     MODEL_PAGE_IN_PML);
+			add_state(query, (vcpu->pml[i].gpa - slot->gpa) / page_bytes,
+				  MODEL_PAGE_IN_PML);
 	pthread_mutex_unlock(&vcpu->guest_lock);
 }
 
@@ -70,7 +70,7 @@ int model_page_states(struct model *model, int vm_fd, uint32_t slot_name, uint64
 		      uint64_t pages, uint8_t *states)
 {
 	struct model_vm *vm = mk_find_vm(model, vm_fd);
-	struct question question = { slot_name, first_page, pages, states };
+	struct query query = { slot_name, first_page, pages, states };
 	struct memslot *slot;
 	int result = -ENOENT;
 	uint32_t i, count;
@@ -81,11 +81,11 @@ int model_page_states(struct model *model, int vm_fd, uint32_t slot_name, uint64
 	mk_slots_read_lock(vm);
 	slot = mk_slot_by_id(vm, slot_name);
 	if (slot && first_page <= slot->pages && pages <= slot->pages - first_page) {
-		look_at_mmu(slot, &question);
+		query_mmu(slot, &query);
 		count = vm->vcpu_count;
 		for (i = 0; i < count; i++) {
-			look_at_pml(vm->vcpus[i], slot, &question);
-			look_at_ring(vm->vcpus[i], &question);
+			query_pml(vm->vcpus[i], slot, &query);
+			query_ring(vm->vcpus[i], &query);
 		}
 		result = 0;
 	}
@@ -105,7 +105,7 @@ uint64_t model_page_writes(struct model *model, int vm_fd, uint32_t slot_name, u
 	mk_slots_read_lock(vm);
 	slot = mk_slot_by_id(vm, slot_name);
 	if (slot && page < slot->pages)
-		leaf = mk_leaf_look(slot, page);
+		leaf = mk_leaf_find(slot, page);
 	if (leaf)
 		writes = leaf->writes[page % LEAF_PAGES];
 	mk_slots_read_unlock(vm);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* VMs and vCPUs, their file descriptors and what of them can be mapped. */
+/* VMs and vCPUs, their file descriptors and mappings. */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -9,8 +9,8 @@
 
 #define FIRST_FD   (1 << 24)
 #define FDS_PER_VM (MAX_VCPUS + 1)
-#define RUN_PAGES  3  /* kvm_run and what x86 has behind it */
-#define RING_PAGE  64 /* KVM_DIRTY_LOG_PAGE_OFFSET; not every architecture's header has it */
+#define RUN_PAGES  3  /* kvm_run and the pages that x86 maps after it */
+#define RING_PAGE  64 /* KVM_DIRTY_LOG_PAGE_OFFSET, which some architectures' headers lack */
 
 #if defined(__SANITIZE_THREAD__)
 #define WATCHED_BY_TSAN 1
@@ -61,7 +61,7 @@ static void init_slots_rw(pthread_rwlock_t *lock)
 	pthread_rwlockattr_t attributes;
 
 	pthread_rwlockattr_init(&attributes);
-	/* vCPUs that store all the time must not keep a slot change out for ever. */
+	/* vCPUs that store continuously must not starve a slot change. */
 	pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(lock, &attributes);
 	pthread_rwlockattr_destroy(&attributes);
@@ -87,7 +87,7 @@ static struct model_vm *vm_new(struct model *model, int fd)
 	return vm;
 }
 
-/* In its place before it is counted, as a vCPU. */
+/* Stored before it is counted, as in publish_vcpu(). */
 static void publish_vm(struct model *model, struct model_vm *vm)
 {
 	model->vms[model->vm_count] = vm;
@@ -193,14 +193,14 @@ static bool vcpu_id_taken(const struct model_vm *vm, unsigned long id)
 	return false;
 }
 
-/* In its place before it is counted: resets and flushes walk the array without the lock. */
+/* Stored before it is counted: resets and flushes walk the array without the lock. */
 static void publish_vcpu(struct model_vm *vm, struct model_vcpu *vcpu)
 {
 	vm->vcpus[vm->vcpu_count] = vcpu;
 	vm->vcpu_count++;
 }
 
-/* id ULONG_MAX: the next one. */
+/* ULONG_MAX stands for the next free id. */
 int mk_vcpu_create(struct model_vm *vm, unsigned long id)
 {
 	struct model_vcpu *vcpu;
@@ -234,8 +234,8 @@ int model_vcpu_create(struct model *model, int vm_fd)
 }
 
 /*
- * ThreadSanitizer knows memory by its address, so under it the first mapping of a ring is the
- * model's own, lent. Otherwise every mapping is a new one, and use after munmap crashes.
+ * ThreadSanitizer tracks memory by its address, so under it the first mapping of a ring is the
+ * model's own, on loan. Without it every mapping is new, and a use after munmap crashes.
  */
 static bool lend_cells(struct model_vcpu *vcpu, size_t bytes)
 {
@@ -253,7 +253,7 @@ static bool lend_cells(struct model_vcpu *vcpu, size_t bytes)
 	return lent;
 }
 
-bool mk_ring_taken_back(struct model *model, const void *addr)
+bool mk_return_lent_cells(struct model *model, const void *addr)
 {
 	uint32_t v, c;
 	bool taken = false;
@@ -287,7 +287,7 @@ int mk_vcpu_mmap(struct model_vcpu *vcpu, uint64_t offset_bytes, size_t bytes, i
 
 	if (!bytes || offset_bytes % page_bytes)
 		return -EINVAL;
-	/* Only the first and the last page are looked at, in the kernel too. */
+	/* Like the kernel, check the first and the last page only. */
 	last = offset_bytes + (bytes - 1) / page_bytes * page_bytes;
 	if (((offset_bytes >= ring_start && offset_bytes < ring_end) ||
 	     (last >= ring_start && last < ring_end)) &&
@@ -301,7 +301,7 @@ int mk_vcpu_mmap(struct model_vcpu *vcpu, uint64_t offset_bytes, size_t bytes, i
 			return 0;
 		}
 	}
-	/* What lies behind the end of the file gives SIGBUS when touched, as KVM's mappings do. */
+	/* Touching pages past the end of the file raises SIGBUS, as in KVM's mappings. */
 	mapped = mmap(NULL, bytes, prot, flags & ~MAP_FIXED, fd, (off_t)file_offset);
 	if (mapped == MAP_FAILED)
 		return -errno;
