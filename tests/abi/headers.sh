@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# Compiles each public header alone, first in its file and twice, under a strict standard.
+# Compiles each public header by itself, included twice, under strict standards.
 # Arguments: the include directory, a language (c or c++), its standards, "--", the compiler.
 set -euo pipefail
 
@@ -21,7 +21,7 @@ for header in "$include"/dirtylog/*.h; do
   name=dirtylog/${header##*/}
   for standard in "${standards[@]}"; do
     macros=()
-    # sigset_t, which os.h needs, is POSIX's and not the language's.
+    # os.h needs sigset_t, which is POSIX and not part of the language.
     if [ "${header##*/}" = os.h ] && [ "${standard#gnu}" = "$standard" ]; then
       macros=(-D_POSIX_C_SOURCE=200809L)
     fi

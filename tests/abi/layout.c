@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What callers have compiled into themselves: sizes, offsets and values of the public header. They
- * are frozen. A line that fails here is a break of the ABI and is mended in the header, not here;
- * a new field or value gets a new line.
+ * Sizes, offsets and values of the public header, which callers compile in. They are frozen. A line
+ * that fails here shows an ABI break: fix the header, not this file. Add a line for each new field
+ * or value.
  */
 #include <dirtylog/dirtylog.h>
 
@@ -93,7 +93,7 @@ int main(void)
 {
 	if (dl_library_version() == DL_VERSION)
 		return 0;
-	fprintf(stderr, "the library says %#x, the header %#x\n", dl_library_version(),
+	fprintf(stderr, "the library has version %#x, the header %#x\n", dl_library_version(),
 		(unsigned)DL_VERSION);
 	return 1;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The program in README.md, run as it stands there: a migration of a guest of the model kernel. */
+/* Runs the program of README.md unchanged: it migrates a guest of the model kernel. */
 #include "model.h"
 
 #include <dirtylog/dirtylog.h>
@@ -24,7 +24,7 @@
 #define DEVICE_PAGE  3u
 #define KERNEL_PAGE  5u
 
-/* Of the README's program, and what it leaves to its user. */
+/* migrate() is the README's; the other two are the parts that it leaves to the caller. */
 int migrate(struct dl_log *log, uint64_t fits_bytes, int passes);
 int send_runs(const struct dl_run *runs, int n_runs);
 int stop_vcpus_and_save_devices(void);
@@ -37,9 +37,9 @@ static struct {
 	unsigned char *memory, *copy;
 	uint64_t value; /* of the last store */
 	bool stopped;
-	uint32_t writes; /* while the next runs are sent */
+	uint32_t writes; /* during the next send */
 	int sends;	 /* while the guest ran */
-	int error;	 /* of the next send */
+	int error;	 /* to return from the next send */
 } guest;
 
 static void guest_write(uint32_t page)
@@ -60,7 +60,7 @@ static void device_write(void)
 	assert_int_equal(dl_mark(guest.log, 0, GUEST_GPA + offset_bytes, 8), 0);
 }
 
-/* While it sends, the guest writes on, half as much each time, and so does a device. */
+/* During each send the guest writes, half as much each time, and so does a device. */
 int send_runs(const struct dl_run *runs, int n_runs)
 {
 	if (guest.error)
@@ -78,7 +78,7 @@ int send_runs(const struct dl_run *runs, int n_runs)
 	return 0;
 }
 
-/* What the kernel itself writes then is seen only by a final harvest. */
+/* Only a final harvest sees the write by the kernel. */
 int stop_vcpus_and_save_devices(void)
 {
 	uint64_t gpa = GUEST_GPA + KERNEL_PAGE * PAGE_BYTES;
@@ -150,7 +150,7 @@ static void passes_are_limited(void **state)
 	assert_int_equal(guest.sends, 2);
 }
 
-static void an_error_of_the_sender_ends_it_with_logging_off(void **state)
+static void a_failing_send_ends_the_migration_with_logging_off(void **state)
 {
 	guest.error = -EIO;
 	assert_int_equal(migrate(guest.log, FITS_BYTES, PASSES), -EIO);
@@ -163,7 +163,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(the_copy_equals_the_memory, setup, teardown),
 		cmocka_unit_test_setup_teardown(passes_are_limited, setup, teardown),
-		cmocka_unit_test_setup_teardown(an_error_of_the_sender_ends_it_with_logging_off,
+		cmocka_unit_test_setup_teardown(a_failing_send_ends_the_migration_with_logging_off,
 						setup, teardown),
 	};
 

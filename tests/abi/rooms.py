@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""The rooms of lib/: includes and calls go down, never up and never in a circle, and no global symbol
-of the static library lacks the project's prefix.
+"""Checks the rooms of lib/: includes and calls go down, never up and never in a circle, and all
+global symbols of the static library have the project's prefix.
 
-Arguments: the directory lib/, the static library. Includes are read from the sources, calls from the
-symbols of the objects. Before that the checks are shown small trees and libraries that are wrong.
+Arguments: the directory lib/, the static library. Includes are read from the sources, calls from
+the symbols of the objects. First the checks must find the faults in small trees that are wrong.
 """
 
 import collections
@@ -49,7 +49,7 @@ def include_edges(files):
 
 
 def call_edges(members):
-    """{file: the files whose symbols it uses}. members: {file: (defined symbols, undefined ones)}."""
+    """{file: the files whose symbols it uses}. members: {file: (defined, undefined symbols)}."""
     home = {symbol: name for name, (defined, _) in members.items() for symbol in defined}
     edges = collections.defaultdict(set)
     for name, (_, undefined) in members.items():
@@ -80,7 +80,7 @@ def circles(edges, verb):
 
 
 def members_of(library, files):
-    """{file: (defined, undefined symbols)} of an archive; meson names api/log.c's object api_log.c.o."""
+    """{file: (defined, undefined symbols)} of an archive. Meson names an object api_log.c.o."""
     objects = {name.replace("/", "_") + ".o": name for name in files if name.endswith(".c")}
     members = {name: (set(), set()) for name in objects.values()}
     listed = subprocess.run(["nm", "-A", library], check=True, stdout=subprocess.PIPE,
@@ -111,7 +111,7 @@ def check(files, members):
 
 
 def show_that_it_fails():
-    """What each check must find, in the smallest tree that is wrong that way."""
+    """Runs the checks on small trees, each with one fault that they must find."""
     good = {"api/a.c": '#include "ring/r.h"\n', "ring/r.h": "", "ring/r.c": '#include "kvm/k.h"\n',
             "kvm/k.h": "", "kvm/k.c": "", "kvm/m.c": ""}
     symbols = {"api/a.c": ({"dl_a"}, {"dli_r"}), "ring/r.c": ({"dli_r"}, {"dli_k", "ioctl"}),
@@ -120,13 +120,15 @@ def show_that_it_fails():
         "an include that goes up": ({"kvm/k.h": '#include "ring/r.h"\n'}, {}),
         "an include of no room": ({"kvm/k.h": '#include "r.h"\n'}, {}),
         "a file in no room": ({"attic/x.c": ""}, {}),
-        "headers in a circle": ({"kvm/k.h": '#include "kvm/m.h"\n', "kvm/m.h": '#include "kvm/k.h"\n'}, {}),
+        "headers in a circle": ({"kvm/k.h": '#include "kvm/m.h"\n',
+                                 "kvm/m.h": '#include "kvm/k.h"\n'}, {}),
         "a call that goes up": ({}, {"kvm/k.c": ({"dli_k"}, {"dli_r"})}),
-        "calls in a circle": ({}, {"kvm/k.c": ({"dli_k"}, {"dli_m"}), "kvm/m.c": ({"dli_m"}, {"dli_k"})}),
+        "calls in a circle": ({}, {"kvm/k.c": ({"dli_k"}, {"dli_m"}),
+                                   "kvm/m.c": ({"dli_m"}, {"dli_k"})}),
         "a symbol without the prefix": ({}, {"kvm/m.c": ({"ring_lose"}, set())}),
     }
     if check(good, symbols):
-        return ["the checks find fault with a tree that is right"]
+        return ["the checks report a fault in a tree that is right"]
     return [f"the checks do not find {what}" for what, (file, symbol) in wrong.items()
             if not check({**good, **file}, {**symbols, **symbol})]
 
