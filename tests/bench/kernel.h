@@ -27,6 +27,10 @@ struct kernel_ring {
 	struct dl_vcpu *vcpu;
 };
 
+/*
+ * This is not the model kernel (tests/model), whose locks and page states would be measured too. It
+ * is not the kernel of tests/tuning either, which takes back every cell and stops the vCPUs for it.
+ */
 struct kernel {
 	struct dl_os os;
 	uint32_t entries, vcpus;

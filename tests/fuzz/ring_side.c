@@ -1,4 +1,9 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * The kernel's side of the fuzzed rings: which pages are protected, and the batches of a reset, on
+ * top of unit/fake_rings.c. It is not the model kernel (tests/model), which has locks and threads:
+ * a fuzzer runs many inputs a second, in one thread, and must repeat each of them exactly.
+ */
 #include "ring_world.h"
 
 #include <errno.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the dirty log costs a guest on the real /dev/kvm, against ring size and harvest interval.
- * vCPUs write one word of each page of their range, round after round. How many stores they make in
- * a second is held against how many the same vCPUs make in the same VM without logging. Writes
+ * The cost of the dirty log for a guest on the real /dev/kvm, against ring size and harvest
+ * interval. vCPUs write one word of each page of their range, round after round. Their stores per
+ * second are compared with those of the same vCPUs in the same VM without logging. Writes
  * tab-separated values, medians of the runs, to the standard output.
  */
 
@@ -38,7 +38,7 @@ struct vcpu {
 	_Atomic uint64_t drain_ns;
 };
 
-/* One VM, measured once. */
+/* A VM, measured once. */
 struct trial {
 	struct machine machine;
 	struct dl_log *log;
@@ -91,7 +91,7 @@ static void add_vcpu(struct trial *trial, unsigned int i)
 {
 	struct vcpu *vcpu = &trial->vcpus[i];
 
-	check(machine_add_vcpu(&trial->machine, &vcpu->machine), "a vCPU");
+	check(machine_add_vcpu(&trial->machine, &vcpu->machine), "adding a vCPU");
 	vcpu->machine->on_full = on_full;
 	vcpu->machine->opaque = vcpu;
 	check(dl_vcpu_add(trial->log, vcpu->machine->fd, &vcpu->log), "dl_vcpu_add");
@@ -134,7 +134,7 @@ static void trial_open(struct trial *trial)
 static void trial_close(struct trial *trial)
 {
 	for (unsigned int i = 0; i < options.vcpus; i++)
-		check(machine_stop(trial->vcpus[i].machine), "a vCPU's run");
+		check(machine_stop(trial->vcpus[i].machine), "the run of a vCPU");
 	for (unsigned int i = 0; i < options.vcpus; i++)
 		dl_vcpu_remove(trial->vcpus[i].log);
 	dl_log_close(trial->log);
@@ -155,11 +155,11 @@ static void start_guest(struct trial *trial)
 			.stride_bytes = trial->machine.page_bytes,
 		};
 
-		check(machine_go(trial->vcpus[i].machine, &job), "a vCPU's start");
+		check(machine_go(trial->vcpus[i].machine, &job), "starting a vCPU");
 	}
 }
 
-/* The sum of the words that the guest counts in. */
+/* The sum of the guest's counters. */
 static uint64_t stores(const struct trial *trial)
 {
 	uint64_t sum = 0;
@@ -174,7 +174,7 @@ static double stores_per_ns_unlogged(const struct trial *trial)
 	const uint64_t total = options.vcpus * options.pages, first = stores(trial);
 	uint64_t begin, begin_ns;
 
-	/* Once round, so that everything is mapped. */
+	/* Let the guest map all pages first. */
 	while (stores(trial) - first < 2 * total)
 		sleep_until(now_ns() + SECOND_NS / 1000);
 	begin = stores(trial);
@@ -260,7 +260,7 @@ static struct result measure(uint32_t ring_entries, uint32_t interval_ms)
 	struct trial *trial = calloc(1, sizeof(*trial));
 	struct result result;
 
-	check(trial ? 0 : -ENOMEM, "a trial");
+	check(trial ? 0 : -ENOMEM, "memory for a trial");
 	trial->ring_entries = ring_entries;
 	trial->interval_ms = interval_ms;
 	trial_open(trial);
@@ -278,7 +278,7 @@ static int compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* Of one member of the results; orders it by value: least, median, greatest. */
+/* Least, median and greatest value of one member of the results. */
 static void spread(const struct result *results, size_t offset, double out[3])
 {
 	double values[MOST_RUNS];
@@ -327,7 +327,7 @@ static void read_options(int argc, char **argv)
 {
 	static const char usage[] = "tuning-kvm [-k] [-v VCPUS] [-p PAGES] [-r RUNS] [-m MS]\n"
 				    "  -k  a guest in kernel mode\n"
-				    "  -p  pages that each vCPU goes through\n"
+				    "  -p  pages that each vCPU writes\n"
 				    "  -m  milliseconds of each run\n";
 	int option;
 

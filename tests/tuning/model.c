@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Full exits and stall against ring size and harvest interval, on a clock that is not real: the
- * same table on every machine. Writes tab-separated values to the standard output.
+ * Full exits and stalls against ring size and harvest interval, in virtual time: the table is the
+ * same on every machine. Writes tab-separated values to the standard output.
  *
  *	tuning-model [--quick]
  */
@@ -15,7 +15,7 @@
 
 enum { DUE = 0 };
 
-/* vCPUs, and how many pages a second they dirty. */
+/* vCPUs and the pages that they dirty in a second. */
 struct crowd {
 	const char *name;
 	uint32_t vcpus;
@@ -63,7 +63,7 @@ static void print(const struct crowd *crowd, const struct world *world, uint32_t
 	fflush(stdout);
 }
 
-/* A fifth more or less, or all rings would be full at the same moment. */
+/* Rates vary by a fifth, so that not all rings fill at the same moment. */
 static void set_rates(struct world *world, const struct crowd *crowd)
 {
 	world_set_rate(world, 0, crowd->first);

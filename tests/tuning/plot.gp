@@ -11,7 +11,7 @@ colours = "#000000 #0b3c8c #2f7fc1 #58b7a4 #c9a227 #e0701b #b3131b"
 name(i) = i eq "due" ? "when due" : i . " ms"
 width(i) = i eq "due" ? 4 : 1.5
 
-# Rows of one crowd without PML and of one interval; nothing at all is drawn on the lowest line.
+# Rows of one crowd without PML and of one interval. Values below the lowest line are drawn on it.
 row(c, i) = strcol(1) eq c && $2 == 0 && strcol(4) eq i
 shown(value, lowest) = value < lowest ? lowest : value
 

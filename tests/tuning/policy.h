@@ -2,11 +2,11 @@
 #ifndef TUNING_POLICY_H
 #define TUNING_POLICY_H
 
-/* When the thread that harvests does so. */
+/* Policies of the harvesting thread: when to harvest. */
 
 #include "world.h"
 
-/* A harvest every so often, however long one takes. */
+/* A harvest in each interval, however long one takes. */
 static inline void policy_interval(struct world *world, uint64_t interval_ns, uint64_t until_ns)
 {
 	uint64_t next_ns = world->now_ns + interval_ns;
@@ -20,7 +20,7 @@ static inline void policy_interval(struct world *world, uint64_t interval_ns, ui
 	}
 }
 
-/* A harvest when dl_log_harvest_due() said so, or after longest_ns at the latest. */
+/* A harvest when dl_log_harvest_due() is due, or after longest_ns if that is sooner. */
 static inline void policy_timer(struct world *world, uint64_t longest_ns, uint64_t until_ns)
 {
 	while (world->now_ns < until_ns) {
@@ -31,7 +31,7 @@ static inline void policy_timer(struct world *world, uint64_t longest_ns, uint64
 	}
 }
 
-/* A harvest when dl_log_harvest_due() says "now"; asked again after longest_ns at the latest. */
+/* A harvest when dl_log_harvest_due() returns 0; called again after at most longest_ns. */
 static inline void policy_ask(struct world *world, uint64_t longest_ns, uint64_t until_ns)
 {
 	while (world->now_ns < until_ns) {

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# Measures anew what doc/tuning.md shows: tables and curves in doc/tuning.
+# Measures the tables and curves in doc/tuning that doc/tuning.md shows.
 set -euo pipefail
 
 usage() {
   cat <<'END'
 Usage: tests/tuning/run.sh BUILD_DIR [model|kvm|plot]...
 
-  BUILD_DIR  where meson has built; with --buildtype=release
+  BUILD_DIR  build directory, with --buildtype=release
   model      the model's table: a minute of one processor, the same on every machine
   kvm        the table of this machine's /dev/kvm: some minutes, with nothing else running
   plot       the curves, with gnuplot
-Without a word: all three.
+The default is all three.
 END
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Who harvests when dl_log_harvest_due() says so sees no full ring, and does not harvest more often
- * than that takes. All times are of the world's clock, and the same in every run.
+ * A caller that harvests when dl_log_harvest_due() says so sees no full ring and harvests no more
+ * often than necessary. All times are virtual (world.h) and the same in every run.
  */
 #include "../unit/cmocka_all.h"
 #include "../unit/random.h"
@@ -28,13 +28,13 @@ static const struct {
 	uint32_t entries, pml;
 } rings[] = { { 1024, 0 }, { 4096, 0 }, { 4096, 512 }, { 16384, 0 }, { 16384, 512 } };
 
-/* By then the fastest vCPU that there is has filled half a ring: so often one has to look. */
+/* The fastest possible vCPU fills half a ring in this time, so the caller must look as often. */
 static uint64_t look_every_ns(const struct world *world)
 {
 	return world->config.ring_entries / 2 * (WORLD_SECOND_NS / MOST_PAGES_PER_SECOND);
 }
 
-/* How many harvests that many pages of one vCPU take, with a fourth of a ring in reserve. */
+/* Harvests needed for that many pages of one vCPU, with a fourth of a ring in reserve. */
 static double harvests_for(const struct world *world, double pages)
 {
 	uint32_t kept = world->config.ring_entries < 1024 ? 64 : 576;
@@ -61,7 +61,7 @@ static void set_rates(struct world *world, double first, double others)
 		world_set_rate(world, i, i ? others : first);
 }
 
-/* Returns how many harvests there were. */
+/* Returns the number of harvests. */
 static uint64_t run(struct world *world, policy_function *policy, uint64_t ns)
 {
 	uint64_t before = world->harvests;
@@ -78,7 +78,7 @@ static void expect_steady(policy_function *policy, uint64_t times, const struct 
 	double most, seconds;
 
 	set_rates(world, crowd->first, crowd->others);
-	/* A third of the fastest's ring: so that its rate is known. */
+	/* Fill a third of the fastest vCPU's ring, so that its rate is known. */
 	world_sleep(world, (uint64_t)(entries / 3 / crowd->first * 1e9));
 	world_harvest(world);
 	policy(world, times * look_every_ns(world), world->now_ns + WORLD_SECOND_NS / 4);
@@ -96,7 +96,7 @@ static void expect_steady(policy_function *policy, uint64_t times, const struct 
 	world_free(world);
 }
 
-/* Who does not wait longer than so many times what is advised for vCPUs that may be faster. */
+/* Waits at most "times" times as long as look_every_ns() advises. */
 static void for_all(policy_function *policy, uint64_t times)
 {
 	for (size_t i = 0; i < sizeof(rings) / sizeof(rings[0]); i++)
@@ -104,15 +104,15 @@ static void for_all(policy_function *policy, uint64_t times)
 			expect_steady(policy, times, &crowds[j], rings[i].entries, rings[i].pml);
 }
 
-/* A timer that is set to what is due, and harvests when it goes off. */
+/* A timer is set to the time that is due and harvests when it expires. */
 static void a_timer_sees_no_full_ring(void **state)
 {
 	(void)state;
 	for_all(policy_timer, 32);
 }
 
-/* What the tests hold against: without the rule rings do fill here. */
-static void rings_fill_where_nobody_asks(void **state)
+/* The counter-check: without the rule, rings do fill. */
+static void rings_fill_without_the_rule(void **state)
 {
 	struct world *world = open_world(1, 1024, 0);
 
@@ -124,15 +124,15 @@ static void rings_fill_where_nobody_asks(void **state)
 	world_free(world);
 }
 
-/* Who asks first, and harvests only when the answer is 0, sees no full ring either. */
-static void asking_is_enough(void **state)
+/* Harvesting only when the call returns 0 avoids full rings too. */
+static void harvesting_when_due_sees_no_full_ring(void **state)
 {
 	(void)state;
 	for_all(policy_ask, 32);
 	for_all(policy_ask, 1);
 }
 
-static void a_guest_that_pauses_is_left_alone(void **state)
+static void a_paused_guest_is_not_harvested(void **state)
 {
 	struct world *world = open_world(8, 4096, 0);
 
@@ -149,8 +149,8 @@ static void a_guest_that_pauses_is_left_alone(void **state)
 	world_free(world);
 }
 
-/* Rates that change all the time, each vCPU's by itself. */
-static void rates_that_change(void **state)
+/* The rate of each vCPU keeps changing. */
+static void changing_rates_fill_no_ring(void **state)
 {
 	static const double rates[] = { 0, 0, 1e3, 20e3, 300e3, MOST_PAGES_PER_SECOND };
 	struct random random = { 1 };
@@ -179,11 +179,11 @@ static void rates_that_change(void **state)
 	}
 }
 
-/* At the rate of before the last harvest, or of since then: the greater. */
-static void it_goes_by_two_rates(void **state)
+/* The rate used is the greater of those before and since the last harvest. */
+static void the_greater_of_two_rates_counts(void **state)
 {
 	const uint64_t ms_ns = WORLD_SECOND_NS / 1000;
-	/* Of 4096 entries, 576 are never counted on. */
+	/* 576 of the 4096 entries are reserved. */
 	const double half = (4096 - 576) / 2;
 	struct world *world = open_world(2, 4096, 0);
 
@@ -196,7 +196,7 @@ static void it_goes_by_two_rates(void **state)
 	world_sleep(world, 5 * ms_ns);
 	assert_true(fabs((double)world_due(world) - (half - 1000) / 200e3 * 1e9) <
 		    (double)ms_ns / 2);
-	/* Who pauses is taken to go on as before. */
+	/* A vCPU that pauses is expected to resume at its former rate. */
 	set_rates(world, 0, 0);
 	world_sleep(world, 5 * ms_ns);
 	assert_true(fabs((double)world_due(world) - (half - 1000) / 100e3 * 1e9) <
@@ -204,8 +204,8 @@ static void it_goes_by_two_rates(void **state)
 	world_free(world);
 }
 
-/* What was before a start says nothing about what is after it. */
-static void a_start_forgets(void **state)
+/* A start discards the rates measured before it. */
+static void a_start_discards_old_rates(void **state)
 {
 	struct world *world = open_world(1, 4096, 0);
 
@@ -226,12 +226,12 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_timer_sees_no_full_ring),
-		cmocka_unit_test(rings_fill_where_nobody_asks),
-		cmocka_unit_test(asking_is_enough),
-		cmocka_unit_test(a_guest_that_pauses_is_left_alone),
-		cmocka_unit_test(rates_that_change),
-		cmocka_unit_test(it_goes_by_two_rates),
-		cmocka_unit_test(a_start_forgets),
+		cmocka_unit_test(rings_fill_without_the_rule),
+		cmocka_unit_test(harvesting_when_due_sees_no_full_ring),
+		cmocka_unit_test(a_paused_guest_is_not_harvested),
+		cmocka_unit_test(changing_rates_fill_no_ring),
+		cmocka_unit_test(the_greater_of_two_rates_counts),
+		cmocka_unit_test(a_start_discards_old_rates),
 	};
 
 	return RUN_TESTS("tuning-due", tests);

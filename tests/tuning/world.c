@@ -18,17 +18,18 @@ enum {
 	FIRST_VCPU_FD = 1000,
 	PAGE_BYTES = 4096,
 	RING_MAX_BYTES = 1 << 20,
-	RESERVED_ENTRIES = 64, /* above the soft limit, and what PML buffers */
+	RESERVED_ENTRIES = 64, /* above the soft limit, in addition to the PML buffer */
 	CELL_DIRTY = KVM_DIRTY_GFN_F_DIRTY,
 	CELL_RELEASED = KVM_DIRTY_GFN_F_RESET,
 };
 
-/* The memory that each vCPU goes through in a circle. */
+/* Each vCPU dirties this many pages in turn, then starts over. */
 #define VCPU_PAGES (UINT64_C(1) << 17)
 
 /*
- * The first, the reset and the entry were seen on a machine with two cores whose KVM runs without
- * hardware help, while another vCPU ran; the exit and the flush are guesses for bare metal.
+ * The costs of an idle reset, a reset and an entry were measured on a machine with two cores whose
+ * KVM runs without hardware support, while another vCPU ran. The exit and the flush are guesses for
+ * bare metal.
  */
 const struct world_costs world_costs = {
 	.exit_ns = 2000,
@@ -101,7 +102,7 @@ static void dirty(struct world *world, struct world_vcpu *vcpu, uint64_t pages)
 	push(world, vcpu, pages - vcpu->buffered);
 }
 
-/* Lets it run. It is the caller's business that its ring has the room. */
+/* Lets the vCPU run. The caller makes sure that its ring has room. */
 static void run_to(struct world *world, struct world_vcpu *vcpu, uint64_t to_ns)
 {
 	uint64_t ns, pause_ns;
@@ -120,7 +121,7 @@ static void run_to(struct world *world, struct world_vcpu *vcpu, uint64_t to_ns)
 	dirty(world, vcpu, (uint64_t)pages);
 }
 
-/* Every vCPU that runs comes out of the guest for a TLB flush, and PML's buffer is emptied. */
+/* A TLB flush makes every running vCPU leave the guest, which empties its PML buffer. */
 static void flush(struct world *world, uint64_t at_ns)
 {
 	for (uint32_t i = 0; i < world->config.vcpus; i++) {
@@ -233,7 +234,7 @@ static int kernel_signal_mask(void *opaque, int how, const sigset_t *set, sigset
 
 /* The guest. */
 
-/* How many pages more it dirties until it comes out, with so many cells in use. */
+/* Pages that the vCPU dirties until its ring is full, with "used" cells in use. */
 static double room(const struct world *world, const struct world_vcpu *vcpu, uint32_t used)
 {
 	uint32_t limit = soft_limit(world), block = world->config.pml_entries;
@@ -339,7 +340,7 @@ uint64_t world_due(struct world *world)
 	return from_now_ns;
 }
 
-/* Beginning and end. */
+/* Opening and closing. */
 
 static void *zeroed_pages(size_t bytes)
 {
@@ -373,7 +374,7 @@ static void open_log(struct world *world)
 	struct dl_slot slot = {
 		.size = sizeof(slot),
 		.bytes = world->config.vcpus * VCPU_PAGES * PAGE_BYTES,
-		.hva = UINT64_C(1) << 46, /* nobody looks there */
+		.hva = UINT64_C(1) << 46, /* never accessed */
 	};
 
 	check(dl_log_open(VM_FD, &options, &world->log, NULL, 0), "dl_log_open");
@@ -386,10 +387,10 @@ struct world *world_new(const struct world_config *config)
 {
 	struct world *world = calloc(1, sizeof(*world));
 
-	check(world ? 0 : -ENOMEM, "a world");
-	check(config->vcpus > WORLD_VCPUS ? -EINVAL : 0, "so many vCPUs");
+	check(world ? 0 : -ENOMEM, "memory for a world");
+	check(config->vcpus > WORLD_VCPUS ? -EINVAL : 0, "number of vCPUs");
 	world->config = *config;
-	/* Not 0: the library may not take that for a beginning of its own. */
+	/* Start at a time other than 0, which the library must not mistake for "never". */
 	world->now_ns = world->clock_ns = WORLD_SECOND_NS;
 	world->os = (struct dl_os){
 		.size = sizeof(world->os),
@@ -403,7 +404,7 @@ struct world *world_new(const struct world_config *config)
 	};
 	current = world;
 	open_log(world);
-	/* Opening and starting made resets: that was before the beginning. */
+	/* Do not count the resets of opening and starting. */
 	world->now_ns = world->clock_ns;
 	world->reset_free_at_ns = world->resets = 0;
 	for (uint32_t i = 0; i < config->vcpus; i++)

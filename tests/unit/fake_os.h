@@ -3,8 +3,9 @@
 #define UNIT_FAKE_OS_H
 
 /*
- * A struct dl_os for the lower rooms: anonymous memory is real and watched, ioctls and mappings of
- * file descriptors are what a test makes of them.
+ * A struct dl_os for unit tests of the lower rooms: anonymous memory is real and counted, while the
+ * test itself answers ioctls and mappings of file descriptors. It is not the model kernel
+ * (tests/model), which answers as KVM does and leaves a test no choice of the answer.
  */
 
 #include <stdbool.h>

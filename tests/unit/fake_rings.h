@@ -3,8 +3,9 @@
 #define UNIT_FAKE_RINGS_H
 
 /*
- * The kernel's side of dirty rings, small and in one thread: what virt/kvm/dirty_ring.c does, with
- * its indices to look at and its misbehaviour to order.
+ * The kernel's side of dirty rings in one thread, as in virt/kvm/dirty_ring.c. It is not the model
+ * kernel (tests/model), because unit tests and fuzzers set its indices and cells themselves, inject
+ * misbehaviour between two steps, and need neither memory nor page states.
  */
 
 #include "fake_os.h"
