@@ -63,6 +63,7 @@ tests/model/script*        model
 tests/model/sides.[ch]     model
 tests/model/*              unit model migrations simulation race process fuzz abi examples
 tests/migrations/test_*    migrations
+tests/migrations/checker.[ch]  migrations race process kvm lab
 tests/migrations/*         migrations race process
 tests/simulation/*         simulation
 tests/race/*               race
@@ -76,6 +77,7 @@ tests/abi/*                abi
 tests/examples/*           examples
 tests/tools/*              tools
 tests/bench/*              -
+tests/figures.py           -
 tests/mutation/*           -
 tests/run.sh               tools
 tests/rooms.sh             tools
