@@ -7,8 +7,9 @@
 #include "pages/bits.h"
 
 /*
- * Appends words [from, from + n), at most a cache line of them, to a batch that has room for them. Each
- * is stored and only those with bits are kept: no processor can predict whether the next has any.
+ * Appends words [from, from + n), at most a cache line of them, to a batch that has room for them.
+ * Each is stored and only those with bits are kept: no processor can predict whether the next has
+ * any.
  */
 static inline void append_words(struct dli_batch *batch, const uint64_t *words, uint64_t from,
 				uint64_t n)

@@ -5,8 +5,8 @@
 #include "pages/page_set.h"
 
 /*
- * Makes the pages of a slot's bitmap pending. words are as KVM_GET_DIRTY_LOG wrote them; bits past the
- * slot's end are cleared. Returns how many pages were not pending before, and counts them.
+ * Makes the pages of a slot's bitmap pending. words are as KVM_GET_DIRTY_LOG wrote them; bits past
+ * the slot's end are cleared. Returns how many pages were not pending before, and counts them.
  */
 uint64_t dli_page_set_merge(struct dli_page_set *set, uint64_t *words);
 

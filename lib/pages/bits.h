@@ -11,10 +11,10 @@ static inline uint64_t divide_up(uint64_t n, uint64_t by)
 	return n / by + (n % by != 0);
 }
 
-/* Without a function call, which the builtin is where no instruction can be counted on. */
+/* __builtin_popcountll() is a function call where the baseline has no such instruction. */
 static inline uint32_t count_bits(uint64_t bits)
 {
-	/* What most words are. */
+	/* Most words have one bit. */
 	if (!(bits & (bits - 1)))
 		return bits != 0;
 	if (!~bits)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A page set: made, marked, acknowledged. */
+/* Making, marking and acknowledging a page set. */
 
 #include "pages/page_set_maps.h"
 
@@ -74,7 +74,7 @@ void dli_page_set_count(struct dli_page_set *set, uint64_t new_pages)
 		add_pages(&set->pending, (int64_t)new_pages);
 }
 
-/* Leaf words of one block get their summaries once, after the last of them. */
+/* Sets the summaries of a block once, after the last of its leaf words. */
 uint64_t dli_page_set_mark_batch(struct dli_page_set *set, const struct dli_batch *batch)
 {
 	enum { AHEAD = 8 };
@@ -95,7 +95,7 @@ uint64_t dli_page_set_mark_batch(struct dli_page_set *set, const struct dli_batc
 	return new_pages;
 }
 
-/* The same. */
+/* Marks words of one block, then its summaries. */
 static uint64_t mark_in_block(struct bitmap *map, uint64_t first_word, uint64_t end_word,
 			      uint64_t first_page, uint64_t end_page)
 {
@@ -135,11 +135,13 @@ uint64_t dli_page_set_mark_all(struct dli_page_set *set)
 
 static inline bool is_in_flight(const struct bitmap *map, uint64_t word, uint64_t bits)
 {
-	/* Pairs with claim_bits(): who finds that a page is acked sees why. */
+	/*
+	 * Pairs with claim_bits(): a thread that finds a page gone also sees the stop that took it.
+	 */
 	return !(bits & ~atomic_load_explicit(leaf_of(map, word), memory_order_acquire));
 }
 
-/* What most runs are. */
+/* Most runs lie in one word. */
 static inline bool ack_in_word(struct bitmap *map, uint64_t first_page, uint64_t pages,
 			       uint64_t *acked)
 {
@@ -176,7 +178,7 @@ static uint64_t count_pages(const struct bitmap *map)
 {
 	int64_t pages = atomic_load_explicit(&map->pages, memory_order_relaxed);
 
-	/* A taker can be faster to count than the marker was. */
+	/* The taker may count before the marker has. */
 	return pages < 0 ? 0 : (uint64_t)pages;
 }
 

@@ -3,19 +3,19 @@
 #define DLI_PAGE_SET_H
 
 /*
- * The dirty pages of one slot: pending (known, not handed out) and taken (handed out, not
+ * The dirty pages of one slot: pending (known, not handed out) and in flight (handed out, not
  * acknowledged). Each is a bitmap in reserved address space, with summaries above it that lead to
- * its dirty words, so that walking costs what is dirty, not what exists.
+ * its dirty words: a walk costs what is dirty, not what exists.
  *
- * Marking may be done by any thread at any time. Taking, giving back, folding back and clearing are
- * for one thread at a time, beside markers and acknowledgers.
+ * Any thread may mark at any time, and acknowledge. Take, unclaim, requeue and clear are for one
+ * thread at a time, beside those.
  */
 
 #include "kvm/os.h"
 
 enum {
 	PAGE_SET_WORD_PAGES = 64,
-	/* What one KVM_CLEAR_DIRTY_LOG covers, and what is taken at once at most. */
+	/* Covered by one KVM_CLEAR_DIRTY_LOG; also the most words that one batch holds. */
 	PAGE_SET_CHUNK_WORDS = 512,
 	PAGE_SET_LINE_WORDS = 8, /* a cache line */
 	PAGE_SET_CHUNK_PAGES = PAGE_SET_CHUNK_WORDS * PAGE_SET_WORD_PAGES,
@@ -42,41 +42,42 @@ uint64_t dli_page_set_pages(const struct dli_page_set *set);
 
 /*
  * Makes pages pending: bits of the word that begins at page word * 64. Returns how many were not
- * pending before; whoever calls it adds them up for dli_page_set_count(), once a batch.
+ * pending before; the caller passes their sum to dli_page_set_count(), once a batch.
  */
 uint32_t dli_page_set_mark_word(struct dli_page_set *set, uint64_t word, uint64_t bits);
 void dli_page_set_count(struct dli_page_set *set, uint64_t new_pages);
 
-/* Asks for the memory of a word that is to be marked soon. */
+/* Prefetches a word that is marked soon. */
 void dli_page_set_prefetch(const struct dli_page_set *set, uint64_t word);
 
-/* These make pages pending, which must lie inside. They return how many are new, and count them. */
+/* Make pages pending, which must lie inside the set. Return how many are new, and count them. */
 uint64_t dli_page_set_mark_batch(struct dli_page_set *set, const struct dli_batch *batch);
 uint64_t dli_page_set_mark_range(struct dli_page_set *set, uint64_t first_page, uint64_t pages);
 uint64_t dli_page_set_mark_all(struct dli_page_set *set);
 
 /*
- * Moves what is pending at or behind *block (of 64 words; 0 at the beginning) to taken, as much as the
- * batch has room for, or of one_chunk. *block becomes the one to go on with. False: none is left.
+ * Moves pending pages at or after *block (of 64 words; 0 to begin) to in flight: as many as the
+ * batch has room for, or those of one chunk. *block becomes the block to continue at. False: none
+ * are left.
  */
 bool dli_page_set_take(struct dli_page_set *set, uint64_t *block, bool one_chunk,
 		       struct dli_batch *batch);
 
-/* Makes what was taken pending again. */
+/* Undoes a take: the batch is pending again. */
 void dli_page_set_unclaim(struct dli_page_set *set, const struct dli_batch *batch);
 
 /*
- * Forgets taken pages, and adds how many to *acked, for dli_page_set_count_acked(). False, and nothing is
- * forgotten, where one of them is not taken.
+ * Forgets pages in flight and adds their number to *acked, for dli_page_set_count_acked(). False if
+ * one of them is not in flight; then nothing is forgotten.
  */
 bool dli_page_set_ack(struct dli_page_set *set, uint64_t first_page, uint64_t pages,
 		      uint64_t *acked);
 void dli_page_set_count_acked(struct dli_page_set *set, uint64_t acked);
 
-/* Makes all that is taken pending again. */
+/* Makes everything in flight pending again. */
 void dli_page_set_requeue(struct dli_page_set *set);
 
-/* Forgets everything, pending and taken. */
+/* Forgets everything, pending and in flight. */
 void dli_page_set_clear(struct dli_page_set *set);
 
 uint64_t dli_page_set_pending_pages(const struct dli_page_set *set);

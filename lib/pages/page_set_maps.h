@@ -3,26 +3,27 @@
 #define DLI_PAGE_SET_MAPS_H
 
 /*
- * What is inside a page set, for the files that are it: two sparse bitmaps, each with two summaries.
+ * The inside of a page set, for page_set.c and page_set_take.c: two sparse bitmaps with two
+ * summaries each.
  *
- * leaf: a bit a page. mid: a bit for 64 leaf words, a block. top: a bit a mid word. Whoever sets a
- * bit does it bottom up, and a summary only where it is not set already. Whoever takes removes a
- * summary bit before it looks below. Both are right together because all of that is sequentially
- * consistent: a setter who finds the summary bit set has its leaf bit in place before that, and who
- * removes the summary bit afterwards finds the leaf bit. At worst a summary leads to nothing. The
- * leaf bit itself is never looked at before it is set: the page could be taken, and read, between
- * the look and the caller's conclusion that it is still pending.
+ * leaf: a bit a page. mid: a bit for 64 leaf words, a block. top: a bit a mid word. A setter goes
+ * bottom up, and sets a summary bit only if it is not set. A taker clears a summary bit before it
+ * looks below. The two agree because all of that is sequentially consistent: a setter that finds
+ * the summary bit set had its leaf bit in place before it looked, and whoever clears the summary
+ * bit afterwards finds the leaf bit. At worst a summary leads to nothing. A leaf bit is never
+ * tested before it is set: the page could be taken, and read, between the test and the conclusion
+ * that it is still pending.
  *
- * Beyond that, the setter's RMW of the leaf releases what it wrote into guest memory before, and the
- * taker's exchange acquires it. No kernel partner: both sides are threads of this process.
- * Acknowledging orders nothing: the caller ends it before it ends the iteration.
+ * The setter's RMW of the leaf also releases what it wrote into guest memory before, and the
+ * taker's exchange acquires it. There is no kernel partner: both are threads of this process.
+ * Acknowledging orders nothing; the caller ends it before it ends the iteration.
  *
- * The two maps' leaf words of a block lie side by side: taking moves bits from one to the other, and
- * a few dirty pages far apart cost one page of memory each. A mid bit covers so much that the summaries
- * of any guest stay in the caches.
+ * The two maps' leaf words of a block lie side by side: taking moves bits from one to the other,
+ * and a few dirty pages far apart cost one page of memory each. A mid bit covers so much that the
+ * summaries of any guest stay in the caches.
  *
- * Summaries of the map of taken pages are for one thread at a time: who takes sets them, who ends the
- * iteration removes them. They need no RMW.
+ * Summaries of the in-flight map are for one thread at a time: the taker sets them, the end of the
+ * iteration clears them. They need no RMW.
  */
 
 #include "pages/bits.h"
@@ -37,7 +38,7 @@ enum {
 
 struct bitmap {
 	_Atomic uint64_t *leaf, *mid, *top;
-	/* Not beside what every marker reads. */
+	/* On a cache line of its own: every marker reads the pointers. */
 	char apart[64];
 	_Atomic int64_t pages;
 	char apart_too[64];
@@ -51,26 +52,26 @@ struct dli_page_set {
 	struct bitmap pending, in_flight;
 };
 
-/* Between two blocks of a map lies one of the other. */
+/* The blocks of the two maps alternate. */
 static inline _Atomic uint64_t *leaf_of(const struct bitmap *map, uint64_t word)
 {
 	return &map->leaf[word + word / BLOCK_WORDS * BLOCK_WORDS];
 }
 
-/* Pairs with claim_bits(), and by its place before set_summary() with clear_summary(). */
+/* Pairs with claim_bits(); coming before set_summary(), also with clear_summary(). */
 static inline uint64_t set_bits(_Atomic uint64_t *word, uint64_t bits)
 {
 	return atomic_fetch_or_explicit(word, bits, memory_order_seq_cst);
 }
 
-/* Pairs with clear_summary(): see above. */
+/* Pairs with clear_summary(), as the head of this file says. */
 static inline void set_summary(_Atomic uint64_t *word, uint64_t bit)
 {
 	if (!(atomic_load_explicit(word, memory_order_seq_cst) & bit))
 		atomic_fetch_or_explicit(word, bit, memory_order_seq_cst);
 }
 
-/* Pairs with set_summary(); what is below is looked at only after it, by load_below(). */
+/* Pairs with set_summary(). Only load_below() looks below, and only after this. */
 static inline uint64_t clear_summary(_Atomic uint64_t *word, uint64_t bits)
 {
 	return atomic_fetch_and_explicit(word, ~bits, memory_order_seq_cst) & bits;
@@ -81,7 +82,7 @@ static inline uint64_t load_below(const _Atomic uint64_t *word)
 	return atomic_load_explicit(word, memory_order_seq_cst);
 }
 
-/* Pairs with set_bits(), and, where all is forgotten, with the look of dli_page_set_ack(). */
+/* Pairs with set_bits(); when everything is forgotten, with is_in_flight() too. */
 static inline uint64_t claim_bits(_Atomic uint64_t *word)
 {
 	return atomic_exchange_explicit(word, 0, memory_order_acq_rel);
@@ -92,7 +93,7 @@ static inline void add_pages(struct bitmap *map, int64_t pages)
 	atomic_fetch_add_explicit(&map->pages, pages, memory_order_relaxed);
 }
 
-/* After the leaf bits of the block. */
+/* Call after the leaf bits of the block are set. */
 static inline void set_block_summary(struct bitmap *map, uint64_t block)
 {
 	uint64_t mid = block / 64;
@@ -101,7 +102,7 @@ static inline void set_block_summary(struct bitmap *map, uint64_t block)
 	set_summary(&map->top[mid / 64], UINT64_C(1) << mid % 64);
 }
 
-/* Returns how many of the bits were set. */
+/* Clears bits. Returns how many of them were set. */
 static inline uint32_t clear_word(struct bitmap *map, uint64_t word, uint64_t bits)
 {
 	uint64_t before =

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* A page set: what is pending is taken, and given or folded back. */
+/* Taking from a page set, and the ways back: unclaim, requeue, clear. */
 
 #include "pages/page_set_maps.h"
 
-/* Blocks whose summary bits are removed: their words are taken next. */
+/* Claimed blocks: their summary bits are cleared, their words are taken next. */
 struct blocks {
 	uint32_t n;
 	uint64_t block[CHUNK_BLOCKS];
 };
 
-/* Of a mid word that was found empty. A setter may just have gone by: then it is not. */
+/* Clears the top bit of an empty mid word, then rechecks: a setter may have raced. */
 static void clear_top(struct bitmap *map, uint64_t mid)
 {
 	uint64_t bit = UINT64_C(1) << mid % 64;
@@ -19,7 +19,7 @@ static void clear_top(struct bitmap *map, uint64_t mid)
 		set_summary(&map->top[mid / 64], bit);
 }
 
-/* The first mid word at or behind mid whose top bit is set, or UINT64_MAX. */
+/* The first mid word at or after mid whose top bit is set, or UINT64_MAX. */
 static uint64_t find_mid(const struct dli_page_set *set, const struct bitmap *map, uint64_t mid)
 {
 	uint64_t bits, word = mid / 64;
@@ -36,14 +36,14 @@ static uint64_t find_mid(const struct dli_page_set *set, const struct bitmap *ma
 	return word * 64 + (uint64_t)__builtin_ctzll(bits);
 }
 
-/* Of a mid word the bits of blocks in [from, end). */
+/* A mid word's bits for the blocks in [from, end). */
 static uint64_t mid_bits(const struct bitmap *map, uint64_t mid, uint64_t from, uint64_t end)
 {
 	return atomic_load_explicit(&map->mid[mid], memory_order_relaxed) &
 	       range_bits(mid, from, end);
 }
 
-/* The first block at or behind block that a summary leads to, or UINT64_MAX. */
+/* The first block at or after block that a summary leads to, or UINT64_MAX. */
 static uint64_t find_block(const struct dli_page_set *set, struct bitmap *map, uint64_t block)
 {
 	uint64_t mid = block / 64;
@@ -60,7 +60,7 @@ static uint64_t find_block(const struct dli_page_set *set, struct bitmap *map, u
 	return UINT64_MAX;
 }
 
-/* The lowest of bits, n at most. */
+/* The n lowest of bits, or all of them. */
 static uint64_t lowest_bits(uint64_t bits, uint32_t n)
 {
 	uint64_t rest = bits;
@@ -70,7 +70,7 @@ static uint64_t lowest_bits(uint64_t bits, uint32_t n)
 	return bits & ~rest;
 }
 
-/* All misses of a block at once, while others are worked on. */
+/* Starts all cache misses of a block at once, while other blocks are worked on. */
 static void prefetch_block(const struct bitmap *map, uint64_t block)
 {
 	_Atomic uint64_t *leaf = leaf_of(map, block * BLOCK_WORDS);
@@ -79,7 +79,7 @@ static void prefetch_block(const struct bitmap *map, uint64_t block)
 		__builtin_prefetch(&leaf[i], 1);
 }
 
-/* Removes the summary bits of blocks of a mid word, and notes the blocks. */
+/* Claims blocks of one mid word. */
 static void claim_blocks_of_mid(struct bitmap *map, uint64_t mid, uint64_t bits,
 				struct blocks *blocks)
 {
@@ -94,7 +94,7 @@ static void claim_blocks_of_mid(struct bitmap *map, uint64_t mid, uint64_t bits,
 	}
 }
 
-/* The next blocks in [*from, end), room at most. *from becomes what is behind the last of them. */
+/* Claims the next blocks in [*from, end), at most room. Moves *from past the last of them. */
 static void claim_blocks(const struct dli_page_set *set, struct bitmap *map, uint64_t *from,
 			 uint64_t end, uint32_t room, struct blocks *blocks)
 {
@@ -110,7 +110,7 @@ static void claim_blocks(const struct dli_page_set *set, struct bitmap *map, uin
 	}
 }
 
-/* Adds the words of one cache line of leaf words to the batch. Returns the number of pages. */
+/* Claims the leaf words of one cache line. Returns the number of pages. */
 static uint64_t claim_line(_Atomic uint64_t *leaf, uint64_t word, struct dli_batch *batch)
 {
 	uint64_t pages = 0;
@@ -120,7 +120,7 @@ static uint64_t claim_line(_Atomic uint64_t *leaf, uint64_t word, struct dli_bat
 
 		if (bits)
 			bits = claim_bits(&leaf[i]);
-		/* Of the taken map another thread may just have acknowledged it. */
+		/* In the in-flight map, another thread may just have acknowledged it. */
 		if (!bits)
 			continue;
 		batch->word[batch->n] = (uint32_t)(word + i);
@@ -145,7 +145,7 @@ static uint64_t claim_block(struct bitmap *map, uint64_t block, struct dli_batch
 	for (uint64_t i = 0; i < BLOCK_WORDS; i += PAGE_SET_LINE_WORDS) {
 		if (!load_line(&leaf[i]))
 			continue;
-		/* Where make_in_flight() will move it. */
+		/* make_in_flight() moves the words there. */
 		__builtin_prefetch(&leaf[BLOCK_WORDS + i], 1);
 		pages += claim_line(&leaf[i], word + i, batch);
 	}
@@ -153,8 +153,8 @@ static uint64_t claim_block(struct bitmap *map, uint64_t block, struct dli_batch
 }
 
 /*
- * Empties blocks of a map in [*from, end) into the batch, as many as surely have room. Returns the
- * number of pages: 0 only where there are none.
+ * Empties blocks of a map in [*from, end) into the batch, as many as are sure to fit. Returns the
+ * number of pages: 0 only if there are none.
  */
 static uint64_t claim_batch(const struct dli_page_set *set, struct bitmap *map, uint64_t *from,
 			    uint64_t end, struct dli_batch *batch)
@@ -173,7 +173,7 @@ static uint64_t claim_batch(const struct dli_page_set *set, struct bitmap *map, 
 	return pages;
 }
 
-/* Of the map of taken pages, whose summaries nobody else changes. */
+/* For the in-flight map, whose summaries no other thread changes. */
 static void set_summary_alone(_Atomic uint64_t *word, uint64_t bit)
 {
 	uint64_t bits = atomic_load_explicit(word, memory_order_relaxed);
@@ -182,7 +182,7 @@ static void set_summary_alone(_Atomic uint64_t *word, uint64_t bit)
 		atomic_store_explicit(word, bits | bit, memory_order_relaxed);
 }
 
-/* Nobody else sets bits of this map, and nobody clears bits of a word that has none: that is stored. */
+/* No other thread sets bits of this map, or changes a word that has none: a plain store will do. */
 static void make_in_flight(struct dli_page_set *set, const struct dli_batch *batch, uint64_t pages)
 {
 	struct bitmap *map = &set->in_flight;
@@ -206,7 +206,7 @@ static void make_in_flight(struct dli_page_set *set, const struct dli_batch *bat
 	add_pages(map, (int64_t)pages);
 }
 
-/* What will be taken next, while the caller works on what it has. */
+/* Prefetches the next block to take while the caller works on this batch. */
 static void prefetch_next(const struct dli_page_set *set, uint64_t block)
 {
 	const struct bitmap *map = &set->pending;
@@ -217,7 +217,7 @@ static void prefetch_next(const struct dli_page_set *set, uint64_t block)
 		prefetch_block(map, mid * 64 + (uint64_t)__builtin_ctzll(bits));
 }
 
-/* Of the first chunk at or behind *block that has any. Returns the number of pages. */
+/* Claims from the first chunk at or after *block that has pages. Returns their number. */
 static uint64_t claim_chunk(struct dli_page_set *set, uint64_t *block, struct dli_batch *batch)
 {
 	uint64_t pages = 0, first;
@@ -237,7 +237,7 @@ bool dli_page_set_take(struct dli_page_set *set, uint64_t *block, bool one_chunk
 	if (!pages)
 		return false;
 	make_in_flight(set, batch, pages);
-	/* Else there was no more. */
+	/* Otherwise there is no more. */
 	if (one_chunk || !dli_batch_has_room(batch, BLOCK_WORDS))
 		prefetch_next(set, *block);
 	return true;
@@ -253,7 +253,7 @@ void dli_page_set_unclaim(struct dli_page_set *set, const struct dli_batch *batc
 	add_pages(&set->in_flight, -(int64_t)pages);
 }
 
-/* Empties a map; what was in it is marked again, or forgotten. */
+/* Empties a map; its pages are marked pending, or forgotten. */
 static void empty(struct dli_page_set *set, struct bitmap *map, bool mark)
 {
 	struct dli_batch batch;
@@ -264,7 +264,7 @@ static void empty(struct dli_page_set *set, struct bitmap *map, bool mark)
 			dli_page_set_mark_batch(set, &batch);
 }
 
-/* Of taken pages that all were acknowledged. */
+/* For an in-flight map whose pages are all acknowledged. */
 static void clear_summaries(const struct dli_page_set *set, struct bitmap *map)
 {
 	for (uint64_t mid = 0; (mid = find_mid(set, map, mid)) != UINT64_MAX; mid++) {
@@ -278,7 +278,7 @@ static void clear_summaries(const struct dli_page_set *set, struct bitmap *map)
 
 void dli_page_set_requeue(struct dli_page_set *set)
 {
-	/* Counted down behind the bits, so there are none. */
+	/* The count goes down after the bits, so no bit is left. */
 	if (!atomic_load_explicit(&set->in_flight.pages, memory_order_relaxed))
 		clear_summaries(set, &set->in_flight);
 	else

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* What rings named becomes pending pages: the hot path of a harvest. */
+/* Words from rings become pending pages: the hot path of a harvest. */
 
 #include "pages/publish.h"
 
 #include "pages/rcu.h"
 
-/* So many words ahead their memory is asked for: random pages miss every cache. */
+/* Prefetch distance, in words: random pages miss every cache. */
 #define PREFETCH_WORDS 16u
 
 struct publisher {
 	const struct dli_slot_table *table;
-	/* The last word's. */
+	/* Of the last word: */
 	uint32_t slot_number;
 	struct dli_slot *slot;
 	uint64_t slot_new;
@@ -32,7 +32,7 @@ static void enter_slot(struct publisher *p, uint32_t slot_number)
 	p->slot = dli_slot_find(p->table, slot_number);
 }
 
-/* Of a word's bits those that are pages of the slot. */
+/* The word's bits that are pages of the slot. */
 static inline uint64_t bits_inside(const struct dli_slot *slot, const struct dli_dirty_word *word)
 {
 	uint64_t whole_words = slot->pages / 64;
@@ -57,7 +57,7 @@ static inline void publish_word(struct publisher *p, const struct dli_dirty_word
 		p->slot_new += dli_page_set_mark_word(p->slot->set, word->word, inside);
 }
 
-static inline void look_ahead(const struct publisher *p, const struct dli_dirty_word *word)
+static inline void prefetch_word(const struct publisher *p, const struct dli_dirty_word *word)
 {
 	const struct dli_slot *slot = p->slot;
 
@@ -72,7 +72,7 @@ static void publish_words(struct publisher *p, const struct dli_dirty_word *word
 	enter_slot(p, words[0].slot);
 	for (uint32_t i = 0; i < n; i++) {
 		if (i + PREFETCH_WORDS < n)
-			look_ahead(p, &words[i + PREFETCH_WORDS]);
+			prefetch_word(p, &words[i + PREFETCH_WORDS]);
 		publish_word(p, &words[i]);
 	}
 	leave_slot(p);
@@ -85,8 +85,8 @@ struct dli_publish_result dli_publish(struct dli_slots *slots, const struct dli_
 
 	dli_rcu_read_lock();
 	/*
-	 * Looked at inside the read section: a stop waits for it before it discards. When logging
-	 * is off nothing is noted, and what was recorded before a start does not matter to it.
+	 * Inside the read section: a stop waits for it before it discards the pages. While logging
+	 * is off nothing is recorded; entries from before a start do not matter to it.
 	 */
 	if (dli_slots_are_logging(slots)) {
 		p.table = dli_slots_table(slots);

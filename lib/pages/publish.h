@@ -8,7 +8,9 @@
 struct dli_publish_result {
 	uint32_t new_pages; /* the others were pending already */
 	uint32_t stale;	    /* pages of slots that are gone, or past a slot's end */
-	/* A page lies past its slot's end. The kernel protects nothing of a batch with such a page. */
+	/*
+	 * A page lies past its slot's end. The kernel protects nothing of a batch with such a page.
+	 */
 	bool outside;
 };
 

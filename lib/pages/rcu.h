@@ -3,12 +3,12 @@
 #define DLI_RCU_H
 
 /*
- * liburcu's bp flavour: threads that the VMM made need not register. No lock is waited for and no
- * system call made inside a read section.
+ * liburcu's bp flavour, so that threads which the VMM made need not register. A read section waits
+ * for no lock and makes no system call.
  *
- * Pointers are published and read with C11 atomics, which ThreadSanitizer understands. Grace
- * periods it cannot see (liburcu before 0.15 is not annotated), so builds for it get two edges in
- * their place: everything before a grace period happens before later read sections, and every read
+ * Pointers are published and read with C11 atomics, which ThreadSanitizer understands. It cannot
+ * see grace periods (liburcu before 0.15 is not annotated), so builds for it get two edges in their
+ * place: everything before a grace period happens before later read sections, and every read
  * section that has ended happens before the end of a later grace period.
  */
 
@@ -19,10 +19,11 @@
 #include <stdatomic.h>
 #include <urcu-bp.h>
 /*
- * The read side in place: its functions are kept so short that their licence lets any code have them so.
- * Called, they are a third of what marking a page costs. They are called in builds for sanitizers
- * (DLI_RCU_CALLED): liburcu 0.13 says that a structure lies at a cache line and does not allocate it so,
- * which is told of code that they are in. One word of it is read and written here, and that is aligned.
+ * The read side is inlined: liburcu keeps these functions so short that its licence lets any
+ * program do so, and called they would be a third of the cost of marking a page. Builds for
+ * sanitizers call them (DLI_RCU_CALLED): liburcu 0.13 declares a structure as aligned to a cache
+ * line and allocates it otherwise, which the undefined behaviour sanitizer reports in inlined code.
+ * Only one word of it is accessed here, and that word is aligned.
  */
 #ifndef DLI_RCU_CALLED
 #include <urcu/static/urcu-bp.h>
@@ -52,7 +53,7 @@ static inline void dli_rcu_enter(void)
 
 #else
 
-/* Asks for memory, in a way that may fail before one that does not. */
+/* Registers the thread. liburcu tries mremap() first, whose failure must not show in errno. */
 static inline void dli_rcu_meet_thread(void)
 {
 	int before = errno;
@@ -89,7 +90,7 @@ static inline void dli_rcu_synchronize(void)
 	int state;
 
 	dli_rcu_edge_release();
-	/* It may poll(2), a cancellation point, with locks of its own and the caller's held. */
+	/* It may call poll(2), a cancellation point, with its own locks and the caller's held. */
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
 	urcu_bp_synchronize_rcu();
 	pthread_setcancelstate(state, NULL);

@@ -41,7 +41,7 @@ void dli_slot_get(struct dli_slot *slot)
 
 void dli_slot_put(struct dli_slot *slot)
 {
-	/* Pairs with itself, as dli_log_put(). */
+	/* Pairs with itself, as in dli_log_put(). */
 	if (atomic_fetch_sub_explicit(&slot->references, 1, memory_order_acq_rel) != 1)
 		return;
 	dli_page_set_free(slot->set);
@@ -56,7 +56,7 @@ static struct dli_slot_table *table_new(uint32_t ranges, uint32_t address_spaces
 		return NULL;
 	table->ids = ids;
 	table->address_spaces = address_spaces;
-	/* One more than there are, so that an empty table needs no case of its own. */
+	/* One more than needed, so that an empty table is no special case. */
 	table->by_id = dli_allocate((size_t)address_spaces * ids + 1, sizeof(*table->by_id));
 	table->ranges = dli_allocate(ranges + 1, sizeof(*table->ranges));
 	if (!table->by_id || !table->ranges) {

@@ -2,7 +2,7 @@
 #ifndef DLI_TSAN_H
 #define DLI_TSAN_H
 
-/* DLI_TSAN: this is a build for ThreadSanitizer. */
+/* DLI_TSAN is defined in builds for ThreadSanitizer. */
 
 #if defined(__SANITIZE_THREAD__)
 #define DLI_TSAN 1
