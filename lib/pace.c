@@ -4,8 +4,8 @@
 #include "pace.h"
 
 /*
- * A harvest is due when a ring is filled to one part in DUE_SHARE of what it holds. The rest is for the
- * entries that come during the harvest, and for a thread that is late.
+ * A harvest is due when a ring is filled to one part in DUE_SHARE of what it holds. The rest is for
+ * the entries that come during the harvest, and for a thread that is late.
  */
 #define DUE_SHARE 2u
 
@@ -26,7 +26,8 @@ void dli_pace_note(struct dli_pace *pace, struct dli_vcpu_list *vcpus, bool firs
 }
 
 /*
- * Assumes the rate of the fastest vCPU before the last harvest, or this vCPU's own since then if that is
+ * Assumes the rate of the fastest vCPU before the last harvest, or this vCPU's own since then if
+ * that is
  * greater: so a vCPU that has just begun to write counts, and one that pauses still does.
  */
 static uint64_t until_due(struct dli_ring *ring, double before_per_ns, uint64_t since_ns)

@@ -5,8 +5,8 @@
 #include "ring/vcpu_list.h"
 
 /*
- * How fast rings fill, as of the last harvest. Written under the log's lock, read without it: another
- * thread may be harvesting.
+ * How fast rings fill, as of the last harvest. Written under the log's lock, read without it:
+ * another thread may be harvesting.
  */
 struct dli_pace {
 	_Atomic uint64_t harvested_at_ns; /* end of the last harvest */

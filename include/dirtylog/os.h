@@ -3,19 +3,19 @@
 #define DIRTYLOG_OS_H
 
 /*
- * The system calls that libdirtylog makes, as a table.
+ * The table of system calls that libdirtylog makes.
  *
- * For tests, model kernels and fault injection: a program hands a table of its own to dl_log_open()
- * in struct dl_options.os, and the library makes every one of its system calls through it. NULL
- * there means the real system.
+ * For tests, model kernels and fault injection: a program passes its own table to dl_log_open() in
+ * struct dl_options.os, and the library makes all its system calls through it. NULL means the real
+ * system.
  *
  * UNSTABLE: this header is outside the ABI promise of dirtylog.h. A table must be compiled against
- * the release it is used with; a size that differs from the library's is refused with -EINVAL.
+ * the release that it is used with; if its size differs from the library's, it is refused with
+ * -EINVAL.
  *
- * Every function returns 0 or a positive result, or a negative errno value, and leaves the
- * thread's errno as it was. They are called from any thread that calls the library. The table and
- * what opaque points to must outlive the log that was opened with them, and every vCPU and
- * iterator of that log.
+ * Every function returns 0 or a positive result, or a negative errno value, and leaves errno
+ * untouched. They run on any thread that calls the library. The table, and what opaque points to,
+ * must outlive the log that was opened with them and every vCPU and iterator of that log.
  */
 
 #include <signal.h>
@@ -26,7 +26,7 @@
 extern "C" {
 #endif
 
-/* What the library may assume of the host's KVM that no capability tells. */
+/* What the library assumes of the host's KVM and no capability reports. */
 enum {
 	DL_OS_ARCH_NATIVE = 0, /* decided by the architecture that the library was built for */
 	/*
@@ -45,11 +45,11 @@ struct dl_os {
 	uint32_t reserved;   /* 0 */
 	void *opaque;	     /* the first argument of every function below */
 
-	/* ioctl(2). arg is the pointer, or the value, that the request wants. */
+	/* ioctl(2). arg is the pointer, or the value, that the request takes. */
 	int (*ioctl)(void *opaque, int fd, unsigned long request, void *arg);
 
 	/*
-	 * mmap(2) with no address wish. fd is -1 for anonymous memory. On success *addr is the
+	 * mmap(2) at any address. fd is -1 for anonymous memory. On success *addr is the
 	 * mapping.
 	 */
 	int (*mmap)(void *opaque, int fd, uint64_t offset_bytes, size_t bytes, int prot, int flags,
@@ -62,8 +62,8 @@ struct dl_os {
 	int (*signal_mask)(void *opaque, int how, const sigset_t *set, sigset_t *old);
 
 	/*
-	 * fcntl(2)'s F_DUPFD_CLOEXEC, and close(2) of what that gave. Both may be NULL: then a log
-	 * that is closed leaves a vCPU whose ring overflowed outside the guest.
+	 * fcntl(2) F_DUPFD_CLOEXEC, and close(2) of the duplicate. Both may be NULL; then a vCPU
+	 * whose ring overflowed stays outside the guest once its log is closed.
 	 */
 	int (*dup)(void *opaque, int fd);
 	int (*close)(void *opaque, int fd);

@@ -21,7 +21,7 @@ int dli_bitmap_reserve(struct dli_bitmap_buffer *buffer, const struct dl_os *os,
 		return r;
 	/*
 	 * A GET that cannot write here fails after it has cleared the kernel's bits. So the memory
-	 * is made resident before, and never freed while logging.
+	 * is resident beforehand, and is not freed while logging.
 	 */
 	memset(words, 0, bytes);
 	dli_bitmap_release(buffer, os);
@@ -41,7 +41,7 @@ int dli_bitmap_get(struct dli_vm *vm, uint32_t slot, uint64_t *words)
 {
 	struct kvm_dirty_log log = { .slot = slot, .dirty_bitmap = words };
 
-	/* It may have cleared before it failed. */
+	/* Not repeated: it may have cleared the bits before it failed. */
 	return dli_vm_slot_ioctl_once(vm, KVM_GET_DIRTY_LOG, &log);
 }
 

@@ -6,9 +6,9 @@
 
 #include <endian.h>
 
-/* The bitmap that KVM keeps of one slot: one little-endian bit a host page, whole 64-bit words. */
+/* KVM's bitmap of a slot: little-endian, one bit a host page, in whole 64-bit words. */
 
-/* Room for the bitmap of the largest slot, resident. */
+/* A resident buffer for the bitmap of the largest slot. */
 struct dli_bitmap_buffer {
 	uint64_t *words;
 	size_t bytes;
@@ -19,7 +19,7 @@ static inline uint64_t dli_bitmap_words(uint64_t pages)
 	return pages / 64 + (pages % 64 != 0);
 }
 
-/* Makes room for a slot of that many pages; never less than there was. */
+/* Makes room for a slot of that many pages. The buffer never shrinks. */
 int dli_bitmap_reserve(struct dli_bitmap_buffer *buffer, const struct dl_os *os, uint64_t pages);
 void dli_bitmap_release(struct dli_bitmap_buffer *buffer, const struct dl_os *os);
 
@@ -32,8 +32,8 @@ static inline uint64_t dli_bitmap_word(uint64_t word)
 }
 
 /*
- * KVM_CLEAR_DIRTY_LOG of pages from first_page on, a multiple of 64; so is pages, unless it reaches
- * the slot's end. words are in this machine's byte order and are changed.
+ * KVM_CLEAR_DIRTY_LOG of pages from first_page on. Both are multiples of 64, unless the range
+ * reaches the slot's end. words are in host byte order and are overwritten.
  */
 int dli_bitmap_clear(struct dli_vm *vm, uint32_t slot, uint64_t first_page, uint32_t pages,
 		     uint64_t *words);

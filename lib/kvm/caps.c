@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the kernel has, and the choice of mode with its reason. */
+/* What the kernel offers, and the choice of mode with its reason. */
 
 #include "kvm/caps.h"
 
@@ -11,12 +11,12 @@
 #include <string.h>
 
 /*
- * Of a vCPU's ring where the caller names no size: 256 KiB of kernel memory a vCPU. Four times what
- * VMMs commonly take, since a ring that fills stops its vCPU.
+ * Ring size if the caller names none: 256 KiB of kernel memory a vCPU. Four times what VMMs
+ * commonly use, since a ring that fills stops its vCPU.
  */
 #define DEFAULT_RING_ENTRIES 16384u
 
-/* Where KVM_CAP_NR_MEMSLOTS is not known: the limit of the oldest kernels. */
+/* The limit of the oldest kernels, which do not report KVM_CAP_NR_MEMSLOTS. */
 #define DEFAULT_SLOT_IDS 32u
 
 void dli_say(char *why, size_t why_bytes, const char *format, ...)
@@ -31,8 +31,8 @@ void dli_say(char *why, size_t why_bytes, const char *format, ...)
 }
 
 /*
- * 0 where the kernel has it not. It has no other way to say that: an error, which is kept in *error, is
- * none, and a capability must not be taken for absent for it.
+ * Returns 0 if the kernel lacks the capability. An error, which is kept in *error, does not say
+ * that: a capability must not count as absent because of it.
  */
 static int check_extension(const struct dl_os *os, int fd, unsigned long cap, int *error)
 {
@@ -87,22 +87,22 @@ int dli_caps_probe(const struct dl_os *os, int fd, struct dli_caps *caps)
 	caps->address_spaces = spaces > 1 ? (uint32_t)spaces : 1;
 	probe_rings(os, fd, caps, &error);
 	probe_bitmaps(os, fd, caps, &error);
-	/* What other files say to an ioctl that they do not know. */
+	/* Files of other kinds return these for an ioctl that they do not know. */
 	return error == -ENOTTY || error == -EINVAL ? -EBADF : error;
 }
 
-/* Which entries a ring would have; the smallest that a host may want it does not tell. */
+/* Chooses the ring size. A host's minimum is not reported: only enabling can show it. */
 static int choose_ring_entries(struct dli_caps *caps, uint32_t wanted, char *why, size_t why_bytes)
 {
 	uint32_t page_entries = caps->page_bytes / (uint32_t)sizeof(struct kvm_dirty_gfn);
 
 	if (wanted > caps->ring_max_entries) {
-		dli_say(why, why_bytes, "%u ring entries are more than this kernel's %u", wanted,
+		dli_say(why, why_bytes, "%u ring entries exceed this kernel's limit of %u", wanted,
 			caps->ring_max_entries);
 		return -E2BIG;
 	}
 	if (wanted && wanted < page_entries) {
-		dli_say(why, why_bytes, "%u ring entries are less than the %u of one host page",
+		dli_say(why, why_bytes, "%u ring entries are fewer than the %u of one host page",
 			wanted, page_entries);
 		return -EINVAL;
 	}
@@ -112,7 +112,7 @@ static int choose_ring_entries(struct dli_caps *caps, uint32_t wanted, char *why
 	return 0;
 }
 
-/* Why the rings are not to be taken, or NULL. */
+/* Why rings cannot be used, or NULL. */
 static const char *ring_obstacle(const struct dli_caps *caps, uint32_t backup)
 {
 	bool has_backup = caps->has & DL_HAS_BACKUP;
@@ -120,7 +120,7 @@ static const char *ring_obstacle(const struct dli_caps *caps, uint32_t backup)
 	if (!caps->ring_max_entries)
 		return "this kernel has no dirty rings";
 	if (backup == DL_BACKUP_REQUIRED && !has_backup)
-		return "the backup bitmap is required and this kernel has none beside its rings";
+		return "the backup bitmap is required, and this kernel has none beside its rings";
 	if (backup == DL_BACKUP_AUTO && !has_backup && !caps->ring_alone_safe)
 		return "this kernel has no backup bitmap beside its rings, without which they lose "
 		       "writes to huge pages on this architecture";
@@ -152,12 +152,13 @@ static void take_ring(struct dli_caps *caps, uint32_t backup, char *why, size_t 
 	caps->mode = DL_MODE_RING;
 	caps->backup = backup != DL_BACKUP_OFF && caps->has & DL_HAS_BACKUP;
 	if (caps->backup)
-		beside = "with the backup bitmap, so that writes made while no vCPU runs are seen";
+		beside = "with the backup bitmap, which records writes made while no vCPU runs";
 	else if (backup == DL_BACKUP_OFF)
-		beside = "without the backup bitmap, as asked";
+		beside = "without the backup bitmap, as requested";
 	else
-		beside = "without a backup bitmap, which this kernel lacks and nothing here needs";
-	dli_say(why, why_bytes, "ring of %u entries a vCPU (%s), %s", caps->ring_entries, order,
+		beside =
+			"without a backup bitmap: the kernel has none, and rings are safe alone here";
+	dli_say(why, why_bytes, "ring of %u entries per vCPU (%s), %s", caps->ring_entries, order,
 		beside);
 }
 
@@ -168,7 +169,7 @@ int dli_caps_choose(struct dli_caps *caps, const struct dl_options *options, cha
 	int r;
 
 	if (options->mode == DL_MODE_BITMAP) {
-		take_bitmap(caps, "as asked", why, why_bytes);
+		take_bitmap(caps, "as requested", why, why_bytes);
 		return 0;
 	}
 	if (obstacle && options->mode == DL_MODE_RING) {

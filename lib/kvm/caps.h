@@ -6,12 +6,12 @@
 
 #include "kvm/os.h"
 
-/* What the kernel has, and what of it is chosen. */
+/* What the kernel offers, and what is chosen. */
 struct dli_caps {
 	uint32_t has;		   /* DL_HAS_* */
 	uint32_t ring_max_entries; /* 0: no rings */
 	uint32_t page_bytes;
-	uint32_t slot_ids;	 /* ids of one address space: 0 to slot_ids - 1 */
+	uint32_t slot_ids;	 /* slot numbers of one address space: 0 to slot_ids - 1 */
 	uint32_t address_spaces; /* at least 1 */
 	bool ring_alone_safe;
 
@@ -20,15 +20,15 @@ struct dli_caps {
 	uint32_t ring_entries; /* only with DL_MODE_RING */
 };
 
-/* Asks /dev/kvm or a VM. -EBADF where fd is neither. */
+/* Probes /dev/kvm or a VM; -EBADF if fd is neither. */
 int dli_caps_probe(const struct dl_os *os, int fd, struct dli_caps *caps);
 
-/* Whether fd is /dev/kvm, which answers CHECK_EXTENSION as a VM does. */
+/* True if fd is /dev/kvm, which answers CHECK_EXTENSION as a VM does. */
 bool dli_caps_is_system_fd(const struct dl_os *os, int fd);
 
 /*
- * Chooses the mode by what was probed and what the caller wants (already validated). Writes the
- * reason, or what is missing, into why.
+ * Chooses the mode from what was probed and the caller's validated options. Writes the reason, or
+ * what is missing, into why.
  */
 int dli_caps_choose(struct dli_caps *caps, const struct dl_options *options, char *why,
 		    size_t why_bytes);

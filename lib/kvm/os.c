@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The real table of system calls, and the only place that makes one. */
+/* The real table of system calls. No other file makes one. */
 
 #include "kvm/os.h"
 
@@ -55,7 +55,7 @@ static int system_signal_mask(void *opaque, int how, const sigset_t *set, sigset
 static int system_dup(void *opaque, int fd)
 {
 	int before = errno;
-	/* Not a number that a process which closed its standard streams takes for one of them. */
+	/* Never 0 to 2, which a process that closed its standard streams would use as one. */
 	int r = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
 
 	if (r < 0)
@@ -68,7 +68,7 @@ static int system_close(void *opaque, int fd)
 {
 	int before = errno, state, r;
 
-	/* A cancellation point, and in the middle of something. */
+	/* close(2) is a cancellation point, and the caller is in the middle of something. */
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
 	r = close(fd) ? -errno : 0;
 	pthread_setcancelstate(state, NULL);
@@ -118,7 +118,7 @@ bool dli_os_ring_alone_safe(const struct dl_os *os)
 
 void *dli_allocate(size_t n, size_t bytes)
 {
-	/* Volatile: clang takes calloc() for one that leaves errno alone, and drops the store. */
+	/* Volatile: clang assumes that calloc() leaves errno alone, and drops the store. */
 	volatile int *error = &errno;
 	int before = *error;
 	void *memory = calloc(n, bytes);
@@ -128,8 +128,8 @@ void *dli_allocate(size_t n, size_t bytes)
 }
 
 /*
- * KVM gives neither for what is asked of it here; whoever stands between may. Not for ever: that would
- * be a hang, with locks held.
+ * KVM returns neither for the requests made here, but a layer in between may. Not for ever: that
+ * would be a hang, with locks held.
  */
 bool dli_os_again(int *r, unsigned int *tries)
 {
@@ -166,7 +166,7 @@ int dli_os_ioctl_value(const struct dl_os *os, int fd, unsigned long request, un
 	return dli_os_ioctl(os, fd, request, (void *)value);
 }
 
-/* EAGAIN: all memory is locked (mlockall(2)), and there may be no more of it. */
+/* -EAGAIN: mlockall(2) is in force, and no more memory may be locked. */
 static int map(const struct dl_os *os, int fd, uint64_t offset_bytes, size_t bytes, int prot,
 	       int flags, void **addr)
 {

@@ -2,7 +2,7 @@
 #ifndef DLI_UAPI_H
 #define DLI_UAPI_H
 
-/* The UAPI, and what the headers of older distributions lack of it. */
+/* The UAPI, with the constants that older distributions' headers lack. */
 
 #include <linux/kvm.h>
 
@@ -19,14 +19,14 @@
 #endif
 
 /*
- * Where a vCPU's ring lies in its file, in host pages. The same on every architecture with rings;
- * linux/kvm.h says 0 for one that had none when the headers were made.
+ * Offset of a vCPU's ring in its file, in host pages: the same on every architecture with rings. In
+ * linux/kvm.h it is 0 for an architecture that had none when the headers were made.
  */
 #define RING_PAGE_OFFSET 64
 
 /*
- * What a cell's flags say. DIRTY alone is an entry to read: whatever else may stand beside it, the
- * kernel's reset looks at RESET only, so an entry with both would be handed back a second time.
+ * A cell's flags. Only exactly DIRTY is an entry to read: the kernel's reset tests the RESET bit
+ * alone, so an entry with both bits would be taken back without being read.
  */
 enum {
 	CELL_CLEAN = 0,

@@ -13,7 +13,7 @@ struct dli_vm {
 	_Atomic uint64_t slot_ioctl_ns;
 };
 
-/* Makes a VM ioctl on a slot: KVM_SET_USER_MEMORY_REGION, KVM_CLEAR_DIRTY_LOG. */
+/* An ioctl on one slot of the VM, timed: KVM_SET_USER_MEMORY_REGION, KVM_CLEAR_DIRTY_LOG. */
 int dli_vm_slot_ioctl(struct dli_vm *vm, unsigned long request, void *arg);
 
 /* The same, never repeated: the ioctl may have done part of its work when it fails. */

@@ -38,8 +38,8 @@ static inline struct kvm_dirty_gfn cell_read(struct kvm_dirty_gfn *cell)
 }
 
 /*
- * Pairs with smp_load_acquire() in kvm_dirty_gfn_harvested(): slot and offset have been read, so the
- * kernel may refill the cell.
+ * Pairs with smp_load_acquire() in kvm_dirty_gfn_harvested(): slot and offset have been read, so
+ * the kernel may refill the cell.
  */
 static inline void cell_release(struct kvm_dirty_gfn *cell)
 {
@@ -68,8 +68,8 @@ typedef _Atomic(struct kvm_dirty_gfn *) dli_ring_head;
 
 /*
  * True if a ring is empty and nothing of it is in transit, without its lock. Pairs with
- * dli_ring_unlock(): what was in the ring before is published. A drain that began since then hid the
- * head before its reset cleaned the cell.
+ * dli_ring_unlock(): what was in the ring before is published. A drain that began since then hid
+ * the head before its reset cleaned the cell.
  */
 static inline bool ring_is_quiet(const dli_ring_head *head)
 {

@@ -6,8 +6,8 @@
 #include <errno.h>
 
 /*
- * Upper bound on entries per reset; limits how long a full vCPU waits. Smaller resets are not worth a
- * flush, which interrupts every vCPU; half of it is, if vCPUs exited full since the last harvest.
+ * Upper bound on entries per reset; limits how long a full vCPU waits. Smaller resets are not worth
+ * a flush, which interrupts every vCPU; half of it is, if vCPUs exited full since the last harvest.
  */
 #ifndef RESET_ENTRIES /* tests have small rings */
 #define RESET_ENTRIES 8192u

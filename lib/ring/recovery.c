@@ -1,25 +1,70 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Bringing a ring and its reader together again.
+ * Full exits, and bringing a ring back in sync after an overflow.
  *
- * The kernel keeps two indices to itself: where it fills next (dirty) and what it takes back next
- * (reset). It lets the vCPU in while dirty - reset is below a limit that it does not tell either.
- * After an overflow neither can be read off the cells, so all are wiped (dli_ring_desync). From then on:
- *   - A cell that is dirty was filled since, and the first of its run is where the kernel went on. A
- *     reset does not pass a dirty cell: with all others released it moves the reset index there and
- *     no further, and both sides are in step (dli_ring_resync). Any drain can do this.
- *   - The vCPU may be outside with a full ring and fill nothing. In its own full exit dirty is ahead
- *     of reset by the limit at least, as long as nothing can be taken back. A block of released
- *     cells smaller than that limit cannot make reset overtake dirty, which would leave the vCPU
- *     outside for ever. Offering block after block finds the one that the reset index is in, and
- *     moves it to its end; one a full exit, until the kernel lets the vCPU in (dli_ring_nudge).
- * What was in the wiped cells is lost, and what the overwritten ones named was never protected
- * again: the next harvest repairs the whole VM for that (ring_request_repair).
+ * The kernel does not export its two indices: dirty (the next cell it fills) and reset (the next
+ * cell it takes back). It lets the vCPU into the guest while dirty - reset is below a limit, which
+ * it does not export either. After an overflow the cells no longer tell where the indices are, so
+ * all of them are wiped (dli_ring_desync). From then on:
+ *   - A dirty cell was filled since the wipe, and the first one of its run is where the kernel
+ *     continued. A reset stops at a dirty cell: with every other cell released, it moves the reset
+ *     index there and no further, and both sides are in sync (dli_ring_resync). Any drain can do
+ *     this.
+ *   - A vCPU that is kept outside by a full ring fills nothing. In its own full exit dirty is ahead
+ *     of reset by at least the limit, provided that nothing could be taken back since. So a block
+ *     of released cells smaller than the limit cannot make reset overtake dirty, which would keep
+ *     the vCPU outside for ever. Offering block after block finds the one that the reset index is
+ *     in, and moves the index to that block's end: once a full exit, until the kernel lets the vCPU
+ *     in (dli_ring_nudge).
+ * The wiped entries are lost, and the pages of overwritten entries were never protected again: the
+ * next harvest repairs the whole VM for that (ring_request_repair).
  *
- * A wrong guess (a reset that is cut short, say) only leads to another round.
+ * A wrong guess, from a reset that was cut short for example, only leads to another round.
  */
 
 #include "ring/ring_private.h"
+
+/* The kernel writes kvm_run before it returns to this vCPU's thread. */
+static _Atomic uint32_t *exit_reason(struct dli_ring *ring)
+{
+	return (_Atomic uint32_t *)&ring->run->exit_reason;
+}
+
+bool dli_ring_exited_full(struct dli_ring *ring)
+{
+	return atomic_load_explicit(exit_reason(ring), memory_order_relaxed) ==
+	       KVM_EXIT_DIRTY_RING_FULL;
+}
+
+bool dli_ring_found_little(const struct dli_ring *ring)
+{
+	return ring->copied < ring_nudge_entries(ring);
+}
+
+/*
+ * The exit reason survives a KVM_RUN that does not reach the guest, so the next drain could take
+ * this exit for another one. Only an exit that found little must be told apart; to the VMM it then
+ * looks interrupted.
+ */
+void dli_ring_arm_nudge(struct dli_ring *ring)
+{
+	uint32_t full = KVM_EXIT_DIRTY_RING_FULL;
+
+	/* Compare first: if the caller is not the vCPU's thread, another exit may have happened. */
+	ring->nudge_armed =
+		atomic_compare_exchange_strong_explicit(exit_reason(ring), &full, KVM_EXIT_INTR,
+							memory_order_relaxed, memory_order_relaxed);
+}
+
+void dli_ring_disarm_nudge(struct dli_ring *ring)
+{
+	ring->nudge_armed = false;
+}
+
+bool dli_ring_nudge_armed(const struct dli_ring *ring)
+{
+	return ring->nudge_armed;
+}
 
 void dli_ring_desync(struct dli_ring *ring, struct dli_reset *reset)
 {
@@ -29,15 +74,15 @@ void dli_ring_desync(struct dli_ring *ring, struct dli_reset *reset)
 	ring->copied = ring->released_entries = ring->released_words = 0;
 	ring->reset_pending = ring->nudge_armed = false;
 	ring->reset_index_hint = 0;
-	/* After the wipe: a repair between the two would not cover what is dropped. */
+	/* After the wipe: a repair in between would not cover the dropped entries. */
 	ring_request_repair(ring);
 	atomic_store_explicit(&reset->overflowed, true, memory_order_relaxed);
 	ring_count(&ring->stats.overflows, 1);
 }
 
 /*
- * The first cell of a run of dirty ones, which may have begun behind the look. False where none is
- * dirty; entries in *first where all are.
+ * Finds the first cell of a run of dirty ones; the kernel may have begun it after the search
+ * passed. False if none is dirty; *first is entries if all are.
  */
 static bool find_run(struct dli_ring *ring, uint32_t *first)
 {
@@ -60,9 +105,9 @@ static void offer(struct dli_ring *ring, uint32_t first, uint32_t count)
 }
 
 /*
- * Takes back from the kernel's sight what it has not taken. Whether it took some; then *next is
- * behind the last. A cell that it took behind one that it has filled meanwhile: it came round, and
- * may have filled that one too.
+ * Un-releases the cells that the reset did not consume. True if it consumed some; then *next is
+ * past the last of them. If the kernel has filled the cell in front of a consumed one meanwhile, it
+ * has lapped the ring, and may have filled and lost the consumed one too.
  */
 static bool withdraw(struct dli_ring *ring, uint32_t first, uint32_t count, uint32_t *next)
 {
@@ -110,11 +155,11 @@ int dli_ring_nudge(struct dli_ring *ring, struct dli_reset *reset)
 
 	if (ring->state != RING_DESYNCED)
 		dli_ring_desync(ring, reset);
-	/* Where the last one ended; one more block than there are, as it need not begin on one. */
+	/* From where the last nudge ended. One block more than fit, as it need not be aligned. */
 	first = ring->reset_index_hint;
 	for (uint32_t offered = 0; offered <= ring->entries && r >= 0; offered += block) {
 		offer(ring, first + offered, block);
-		/* An error may come after some were taken: the cells tell. */
+		/* A reset that fails may have consumed some before: the cells tell. */
 		r = dli_reset_rings(reset);
 		if (withdraw(ring, first + offered, block, &ring->reset_index_hint))
 			break;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* KVM_RESET_DIRTY_RINGS, one at a time and for many, with signals blocked. */
+/* KVM_RESET_DIRTY_RINGS: one at a time, for all that wait, with signals blocked. */
 
 #include "ring/reset.h"
 
@@ -66,19 +66,21 @@ void dli_reset_close(struct dli_reset *reset, bool needed)
 }
 
 /*
- * Since 6.17 a pending signal ends kvm_dirty_ring_reset() early, and the entries gathered until
- * then are taken back without being protected again. So no signal may be pending here.
+ * Since 6.17 a pending signal ends kvm_dirty_ring_reset() early, and the batch of entries that it
+ * had gathered is taken back without being protected again. So no signal may be deliverable here.
  */
 int dli_reset_rings(struct dli_reset *reset)
 {
 	uint64_t begin_ns = dli_os_now_ns();
 	sigset_t before;
-	/* Where that is refused (by a filter of system calls, say), better no reset than a short one. */
+	/*
+	 * If that is refused, by a seccomp filter for example: no reset is better than a short one.
+	 */
 	int r = dli_os_block_signals(reset->os, &before);
 
 	if (r)
 		return r;
-	/* It may have taken back a part, unprotected: its callers owe a repair for an error. */
+	/* Not repeated: it may have taken back a part, unprotected. Callers request a repair. */
 	r = dli_os_ioctl_once(reset->os, reset->vm_fd, KVM_RESET_DIRTY_RINGS, NULL);
 	dli_os_restore_signals(reset->os, &before);
 	atomic_fetch_add_explicit(&reset->ioctl_ns, dli_os_now_ns() - begin_ns,
@@ -156,7 +158,7 @@ void dli_reset_complete(struct dli_reset *reset, struct dli_reset_request *batch
 
 void dli_reset_request_repair(struct dli_reset *reset)
 {
-	/* Pairs with dli_reset_repair_needed(): what was dropped comes before that repair. */
+	/* Pairs with dli_reset_repair_needed(): entries are dropped before the repair for them. */
 	atomic_fetch_add_explicit(&reset->repair_requests, 1, memory_order_release);
 }
 

@@ -10,13 +10,13 @@
 /*
  * KVM_RESET_DIRTY_RINGS of one VM, and the section in which cells are released, taken back and
  * verified: one thread at a time. The kernel drops its slots_lock before it flushes the TLBs, so a
- * second caller could be told that nothing is left while the first one's flush is still to come. And a
- * reset that is cut short drops the entries that it gathered, of whichever ring, so its caller must be
- * the one who verifies that nothing was left behind.
+ * second caller could be told that nothing is left while the first one's flush is still to come.
+ * And a reset that is cut short drops the entries that it gathered, of whichever ring, so its
+ * caller must be the one who verifies that nothing was left behind.
  *
- * Reset requests queue here; one leader completes the batch. Requests that arrive while the section is
- * busy are completed together by the first of them to enter next: one reset for all, since a flush
- * costs more than what most rings hold.
+ * Reset requests queue here; one leader completes the batch. Requests that arrive while the section
+ * is busy are completed together by the first of them to enter next: one reset for all, since a
+ * flush costs more than what most rings hold.
  */
 struct dli_reset_request {
 	struct dli_reset_request *next;
@@ -38,7 +38,9 @@ struct dli_reset {
 	_Atomic uint64_t repair_requests;
 	uint64_t repair_requests_seen, repair_requests_served;
 	_Atomic uint64_t resets, short_resets, ioctl_ns;
-	/* Drains of full rings, now and when the last harvest began: they size a harvest's resets. */
+	/*
+	 * Drains of full rings, now and when the last harvest began: they size a harvest's resets.
+	 */
 	_Atomic uint64_t full_drains, full_drains_seen;
 };
 
@@ -46,8 +48,8 @@ int dli_reset_init(struct dli_reset *reset, const struct dl_os *os, int vm_fd);
 void dli_reset_fini(struct dli_reset *reset);
 
 /*
- * After this no call uses the caller's file descriptor of the VM. needed: some vCPU may still have to
- * be drained, so its ring is reset through a duplicate, if one can be had.
+ * After this no call uses the caller's file descriptor of the VM. needed: some vCPU may still have
+ * to be drained, so its ring is reset through a duplicate, if one can be had.
  */
 void dli_reset_close(struct dli_reset *reset, bool needed);
 
@@ -56,29 +58,29 @@ int dli_reset_begin(struct dli_reset *reset);
 void dli_reset_end(struct dli_reset *reset);
 
 /*
- * Queues a request and waits. NULL: a leader completed it, or the log is closed; request->result tells.
- * Otherwise the caller is in the section and leads: it runs the batch that is returned, its own request
- * among it, and calls dli_reset_complete().
+ * Queues a request and waits. NULL: a leader completed it, or the log is closed; request->result
+ * tells. Otherwise the caller is in the section and leads: it runs the batch that is returned, its
+ * own request among it, and calls dli_reset_complete().
  */
 struct dli_reset_request *dli_reset_submit(struct dli_reset *reset,
 					   struct dli_reset_request *request);
 void dli_reset_complete(struct dli_reset *reset, struct dli_reset_request *batch);
 
 /*
- * Inside the section: takes back the released cells of all rings. Returns their number, or a negative
- * errno value.
+ * Inside the section: takes back the released cells of all rings. Returns their number, or a
+ * negative errno value.
  */
 int dli_reset_rings(struct dli_reset *reset);
 
 /*
- * Entries may be lost, or taken back unprotected: the next harvest must re-protect and mark everything.
- * From any thread.
+ * Entries may be lost, or taken back unprotected: the next harvest must re-protect and mark
+ * everything. From any thread.
  */
 void dli_reset_request_repair(struct dli_reset *reset);
 
 /*
- * True if a repair was requested since the last dli_reset_repaired(), which serves the requests that
- * this has seen. One thread at a time.
+ * True if a repair was requested since the last dli_reset_repaired(), which serves the requests
+ * that this has seen. One thread at a time.
  */
 bool dli_reset_repair_needed(struct dli_reset *reset);
 void dli_reset_repaired(struct dli_reset *reset);

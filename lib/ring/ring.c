@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* One vCPU's ring: map, copy in order, release, settle. */
+/* One vCPU's ring: map, copy, release, verify, publish. */
 
 #include "pages/publish.h"
 #include "ring/ring_private.h"
@@ -39,7 +39,7 @@ static int reset_released_cells(struct dli_reset *reset)
 	return r < 0 ? r : 0;
 }
 
-/* For dli_ring_pace(). A cell of a ring that is out of step says nothing. */
+/* For dli_ring_pace(). The cells of a ring that is out of sync say nothing. */
 static void publish_oldest(struct dli_ring *ring)
 {
 	atomic_store_explicit(&ring->oldest, ring->state == RING_IN_SYNC ? ring->head : UINT64_MAX,
@@ -47,8 +47,8 @@ static void publish_oldest(struct dli_ring *ring)
 }
 
 /*
- * A ring that was never used is all zero, as the kernel allocated it. Of one that was, the index at
- * which the kernel goes on is not to be had from it until it has filled a cell.
+ * A ring that was never used is all zero, as the kernel allocated it. A used one does not show
+ * where the kernel continues until the kernel has filled a cell.
  */
 static int find_start(struct dli_ring *ring, struct dli_reset *reset)
 {
@@ -118,8 +118,8 @@ void dli_ring_free(struct dli_ring *ring)
 }
 
 /*
- * A bit of the flags that neither side uses is set through one mapping and looked for through the
- * other. Only by compare-and-exchange, so that nothing that the kernel writes is overwritten.
+ * Sets a flag bit that neither side uses through one mapping and looks for it through the other. By
+ * compare-and-exchange, so that it overwrites nothing that the kernel writes.
  */
 bool dli_ring_same(struct dli_ring *a, struct dli_ring *b)
 {
@@ -137,8 +137,8 @@ bool dli_ring_same(struct dli_ring *a, struct dli_ring *b)
 }
 
 /*
- * Where the ring goes on, for who looks without the lock whether anything is in it; NULL while there
- * is more to know. Pairs with ring_is_quiet(): what was in the ring before is published by then.
+ * Publishes the head for lockless readers, or hides it (NULL) while the cell alone does not tell.
+ * Pairs with ring_is_quiet(): the entries that were in the ring before are published by then.
  */
 static void publish_head(struct dli_ring *ring, bool shown)
 {
@@ -181,8 +181,8 @@ void dli_ring_unlock(struct dli_ring *ring)
 }
 
 /*
- * Reads dirty cells up to end. Those that follow each other in one word become one, written to *to, which
- * moves on. Returns the first cell that is not dirty, or end.
+ * Copies dirty cells up to end. Consecutive cells of one word of pages become one dirty word at
+ * *to, which moves on. Returns the first cell that is not dirty, or end.
  */
 static struct kvm_dirty_gfn *copy_cells(struct kvm_dirty_gfn *cell, struct kvm_dirty_gfn *end,
 					struct dli_dirty_word **to)
@@ -203,7 +203,7 @@ static struct kvm_dirty_gfn *copy_cells(struct kvm_dirty_gfn *cell, struct kvm_d
 	return cell;
 }
 
-/* The dirty cells from head on, room of them at most. Returns how many. */
+/* Copies the dirty cells from head on, at most room of them. Returns how many. */
 static uint32_t copy_ring(const struct dli_ring *ring, uint32_t room, struct dli_dirty_word **to)
 {
 	struct kvm_dirty_gfn *first = cell_at(ring, ring->head), *stop;
@@ -247,9 +247,9 @@ int dli_ring_recover(struct dli_ring *ring, struct dli_reset *reset)
 }
 
 /*
- * Whether the kernel had gone round the ring, onto cells that were just released over what it wrote
- * there. It fills in order, so then it had filled the cell before them, which nobody has released
- * since it was last clean.
+ * True if the kernel has lapped the ring and filled cells that were released just now, so that the
+ * release destroyed its entries. It fills in order: before them it filled the cell in front, which
+ * nobody has released since it was last clean.
  */
 static bool lapped(struct dli_ring *ring)
 {
@@ -258,9 +258,9 @@ static bool lapped(struct dli_ring *ring)
 }
 
 /*
- * The same, looked for before the release, as afterwards the cell is the kernel's: another page stands
- * where the first was copied. The cell before it does not tell where a reset was at that very cell, this
- * one not where the same page came again.
+ * True if the kernel has lapped the ring before the release: the first copied cell holds another
+ * page now. After the release that cell is the kernel's. lapped() misses the case in which a reset
+ * is at the cell in front at that moment; this misses the same page again. Hence both.
  */
 static bool head_overwritten(struct dli_ring *ring)
 {
@@ -319,13 +319,12 @@ bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool retrie
 	if (!ring->reset_pending)
 		return true;
 	/*
-	 * Cells are taken back in order, so the last tells for all; unless the kernel is out of step
-	 * and began behind the first.
+	 * Cells are taken back in order, so the last one tells for all; unless the kernel's index
+	 * was out of sync and began after the first one.
 	 */
 	last = cell_load(cell_at(ring, ring->head - 1));
 	if (last == CELL_RESET && !retried) {
-		/* Where the kernel stopped it may have dropped what it had gathered, unprotected.
-		 */
+		/* Where it stopped, the kernel may have dropped a batch, unprotected. */
 		ring_request_repair(ring);
 		ring_count(&ring->stats.short_resets, 1);
 		ring_count(&reset->short_resets, 1);
@@ -337,8 +336,8 @@ bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool retrie
 	}
 	ring->reset_pending = false;
 	/*
-	 * The kernel may have come round just now, while it was taking back. A healthy one can fill
-	 * that many cells during a reset, so this counts only where overflows are known to happen.
+	 * The kernel may have lapped the ring just now, during the reset. A healthy kernel can fill
+	 * that many cells in the meantime, so this counts only if overflows are known to happen.
 	 */
 	if (cell_load(cell_at(ring, ring->before_released)) == CELL_DIRTY &&
 	    atomic_load_explicit(&reset->overflowed, memory_order_relaxed))
@@ -358,7 +357,7 @@ void dli_ring_check_empty(struct dli_ring *ring)
 	for (uint32_t i = 0; i < ring->entries; i++) {
 		uint32_t flags = cell_load(cell_at(ring, i));
 
-		/* What no kernel writes may have been an entry. */
+		/* Flags that no kernel writes may stand where an entry was. */
 		if (flags != CELL_CLEAN && flags != CELL_RESET) {
 			ring_request_repair(ring);
 			return;
@@ -378,48 +377,6 @@ void dli_ring_publish(struct dli_ring *ring, struct dli_slots *slots)
 	ring_count(&ring->stats.stale, result.stale);
 	if (result.outside)
 		ring_request_repair(ring);
-}
-
-/* The kernel writes kvm_run before it returns to this vCPU's thread. */
-static _Atomic uint32_t *exit_reason(struct dli_ring *ring)
-{
-	return (_Atomic uint32_t *)&ring->run->exit_reason;
-}
-
-bool dli_ring_exited_full(struct dli_ring *ring)
-{
-	return atomic_load_explicit(exit_reason(ring), memory_order_relaxed) ==
-	       KVM_EXIT_DIRTY_RING_FULL;
-}
-
-bool dli_ring_found_little(const struct dli_ring *ring)
-{
-	return ring->copied < ring_nudge_entries(ring);
-}
-
-/*
- * The exit reason survives a KVM_RUN that does not reach the guest, so the next drain could take this
- * exit for another one. Only an exit that found little must be told apart; to the VMM it then looks
- * interrupted.
- */
-void dli_ring_arm_nudge(struct dli_ring *ring)
-{
-	uint32_t full = KVM_EXIT_DIRTY_RING_FULL;
-
-	/* Compare first: if the caller is not the vCPU's thread, another exit may have happened. */
-	ring->nudge_armed =
-		atomic_compare_exchange_strong_explicit(exit_reason(ring), &full, KVM_EXIT_INTR,
-							memory_order_relaxed, memory_order_relaxed);
-}
-
-void dli_ring_disarm_nudge(struct dli_ring *ring)
-{
-	ring->nudge_armed = false;
-}
-
-bool dli_ring_nudge_armed(const struct dli_ring *ring)
-{
-	return ring->nudge_armed;
 }
 
 bool dli_ring_reset_pending(const struct dli_ring *ring)
@@ -449,42 +406,4 @@ uint64_t dli_ring_take_recent(struct dli_ring *ring)
 
 	atomic_store_explicit(&ring->entries_seen, entries, memory_order_relaxed);
 	return entries - seen;
-}
-
-/* Cells are filled in order, so the first that is not dirty is found by halving. */
-static uint32_t count_filled(struct dli_ring *ring)
-{
-	uint64_t oldest = atomic_load_explicit(&ring->oldest, memory_order_relaxed);
-	uint32_t head = (uint32_t)oldest, low = 1, high = ring->entries;
-
-	/* The first by itself: most rings are empty, and then one cell is enough. */
-	if (oldest == UINT64_MAX || cell_load(cell_at(ring, head)) != CELL_DIRTY)
-		return 0;
-	while (low < high) {
-		uint32_t middle = low + (high - low) / 2;
-
-		if (cell_load(cell_at(ring, head + middle)) == CELL_DIRTY)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
-/* A kernel keeps 64 entries free, and 512 more where it has PML: it takes no ring below 1024 then. */
-static uint32_t usable_entries(const struct dli_ring *ring)
-{
-	uint32_t kept = ring->entries < 1024 ? 64 : 576;
-
-	return ring->entries > kept ? ring->entries - kept : ring->entries / 4;
-}
-
-struct dli_ring_pace dli_ring_pace(struct dli_ring *ring)
-{
-	struct dli_ring_pace pace = { .filled = count_filled(ring), .room = usable_entries(ring) };
-	uint64_t seen = atomic_load_explicit(&ring->entries_seen, memory_order_relaxed);
-	uint64_t entries = atomic_load_explicit(&ring->stats.entries, memory_order_relaxed);
-
-	pace.since = (entries > seen ? entries - seen : 0) + pace.filled;
-	return pace;
 }

@@ -48,9 +48,9 @@ void dli_ring_set_next(struct dli_ring *ring, struct dli_ring *next);
 uint32_t dli_ring_copy(struct dli_ring *ring);
 
 /*
- * Resynchronises a ring that is out of sync, if possible, and copies its cells. It resets, so it comes
- * before any ring is released: a reset that is cut short drops entries of all rings. An error is a
- * reset's: the entries stay for the next drain.
+ * Resynchronises a ring that is out of sync, if possible, and copies its cells. It resets, so it
+ * comes before any ring is released: a reset that is cut short drops entries of all rings. An error
+ * is a reset's: the entries stay for the next drain.
  */
 int dli_ring_recover(struct dli_ring *ring, struct dli_reset *reset);
 
@@ -68,12 +68,14 @@ bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool retrie
 
 /*
  * After a reset that failed. The cells stay released, so another thread's reset may be cut short
- * among them, and that thread does not verify this ring: a repair is requested. False if nothing was
- * released.
+ * among them, and that thread does not verify this ring: a repair is requested. False if nothing
+ * was released.
  */
 bool dli_ring_reset_failed(struct dli_ring *ring);
 
-/* After the last drain, with no vCPU running: a cell that is still dirty, or garbage, was missed. */
+/*
+ * After the last drain, with no vCPU running: a cell that is still dirty, or garbage, was missed.
+ */
 void dli_ring_check_empty(struct dli_ring *ring);
 
 /* Makes the entries that a reset has covered pending. */
@@ -94,9 +96,9 @@ void dli_ring_disarm_nudge(struct dli_ring *ring);
 bool dli_ring_nudge_armed(const struct dli_ring *ring);
 
 /*
- * Inside the reset section, in the vCPU's own second full exit in a row that finds little, if no cell
- * was released since the first: moves the kernel's reset index on, by less than would overtake its
- * dirty index.
+ * Inside the reset section, in the vCPU's own second full exit in a row that finds little, if no
+ * cell was released since the first: moves the kernel's reset index on, by less than would overtake
+ * its dirty index.
  */
 int dli_ring_nudge(struct dli_ring *ring, struct dli_reset *reset);
 

@@ -2,7 +2,7 @@
 #ifndef DLI_RING_PRIVATE_H
 #define DLI_RING_PRIVATE_H
 
-/* The ring's struct, for ring.c and recovery.c only. */
+/* The ring's struct, for ring.c, ring_pace.c and recovery.c only. */
 
 #include "pages/tsan.h"
 #include "ring/cells.h"
@@ -32,8 +32,8 @@ struct dli_ring {
 	bool reset_pending;	   /* released, and no reset has taken the cells back yet */
 	bool nudge_armed;	   /* the last full exit found little; no cell was released since */
 	/*
-	 * The copied entries, merged into words since neighbours mostly follow each other. Sized for
-	 * one word a cell: first the words of released cells, then those of copied ones.
+	 * The copied entries, merged into words since neighbours mostly follow each other. Sized
+	 * for one word a cell: first the words of released cells, then those of copied ones.
 	 */
 	struct dli_dirty_word *words;
 	uint32_t released_entries, released_words, copied_words;
@@ -55,8 +55,8 @@ static inline struct kvm_dirty_gfn *cell_at(const struct dli_ring *ring, uint32_
  * machines, and every architecture with rings is one; neither C11 nor the kernel's own memory model
  * promises it.
  *
- * ThreadSanitizer does not know fences. It needs none here, since all accesses are atomic; an RMW of
- * a variable that orders nothing else is as good a barrier on x86.
+ * ThreadSanitizer does not know fences. It needs none here, since all accesses are atomic; an RMW
+ * of a variable that orders nothing else is as good a barrier on x86.
  */
 static inline void ring_barrier(struct dli_ring *ring)
 {
@@ -69,8 +69,8 @@ static inline void ring_barrier(struct dli_ring *ring)
 }
 
 /*
- * A full exit that finds fewer entries than this found no full ring. At most what a full ring holds on
- * every known kernel: entries - 64 with 256 or more, entries - 576 with 1024 or more.
+ * A full exit that finds fewer entries than this found no full ring. At most what a full ring holds
+ * on every known kernel: entries - 64 with 256 or more, entries - 576 with 1024 or more.
  */
 static inline uint32_t ring_nudge_entries(const struct dli_ring *ring)
 {

@@ -9,21 +9,21 @@
 #include <pthread.h>
 
 /*
- * The vCPUs. KVM never deletes one, and neither does the list: a vCPU that is removed is parked,
- * its ring is harvested on. So a harvest walks the list without a lock while others are added.
+ * The vCPUs. KVM never deletes one, and neither does the list: a removed vCPU is parked, and its
+ * ring is still harvested. So a harvest walks the list without a lock while vCPUs are added.
  */
 struct dl_vcpu {
 	struct dl_log *log;
 	struct dli_ring *ring; /* NULL in bitmap mode */
 	bool parked;	       /* under dli_vcpu_list.lock */
-	/* Its place in the list. */
+	/* Position in the list. */
 	struct dli_vcpu_group *group;
 	uint32_t index;
 };
 
 enum { VCPU_GROUP = 64 };
 
-/* Side by side what a harvest has to look at of a vCPU that wrote nothing. */
+/* The heads lie side by side: they are all that a harvest reads of a vCPU that wrote nothing. */
 struct dli_vcpu_group {
 	_Atomic uint32_t n;
 	_Atomic(struct dli_vcpu_group *) next;
@@ -32,7 +32,7 @@ struct dli_vcpu_group {
 };
 
 struct dli_vcpu_list {
-	pthread_mutex_t lock; /* of adding, removing, parking */
+	pthread_mutex_t lock; /* for adding and removing */
 	struct dli_vcpu_group first;
 	_Atomic uint64_t fastest_entries; /* see dli_vcpu_list_take_fastest() */
 };
@@ -40,7 +40,7 @@ struct dli_vcpu_list {
 int dli_vcpu_list_init(struct dli_vcpu_list *vcpus);
 void dli_vcpu_list_fini(struct dli_vcpu_list *vcpus);
 
-/* Pairs with dli_vcpu_list_append(): the vCPUs counted, and their rings, are whole. */
+/* Pairs with dli_vcpu_list_append(): the vCPUs that it counts, and their rings, are complete. */
 static inline uint32_t dli_vcpu_group_count(const struct dli_vcpu_group *group)
 {
 	return atomic_load_explicit(&group->n, memory_order_acquire);
@@ -55,17 +55,19 @@ static inline struct dli_vcpu_group *dli_vcpu_group_next(const struct dli_vcpu_g
 /* Appends a vCPU that has a ring. Under the lock. */
 int dli_vcpu_list_append(struct dli_vcpu_list *vcpus, struct dl_vcpu *vcpu);
 
-/* The one behind vcpu, or the first behind NULL; NULL: there is none. */
+/* The vCPU after vcpu, or the first one for NULL. NULL: there are no more. */
 struct dl_vcpu *dli_vcpu_list_next(const struct dli_vcpu_list *vcpus, const struct dl_vcpu *vcpu);
 
 /* The vCPU that has the same ring as a new mapping of it, or NULL. Under the lock. */
 struct dl_vcpu *dli_vcpu_list_find(struct dli_vcpu_list *vcpus, struct dli_ring *ring);
 
-/* The entries of one ring since it was asked before; the most of any since that was taken last. */
+/*
+ * Notes the recent entries of one ring. The other returns the most of any ring since its last call.
+ */
 void dli_vcpu_list_note_recent(struct dli_vcpu_list *vcpus, uint64_t entries);
 uint64_t dli_vcpu_list_take_fastest(struct dli_vcpu_list *vcpus);
 
-/* Whether some vCPU of the list is not parked. */
+/* True if some vCPU is not parked. */
 bool dli_vcpu_list_in_use(struct dli_vcpu_list *vcpus);
 
 #endif

@@ -20,7 +20,7 @@ PREFIX = re.compile(r"^_?dli?_")
 # The compiler's and the sanitizers' own.
 RESERVED = re.compile(r"^(__|\.|_GLOBAL_)")
 
-# ring.c and recovery.c are one object in two files: they share its struct.
+# A ring is one object in several files, which share its struct and call each other.
 PAIRS = {frozenset(("ring/ring.c", "ring/recovery.c"))}
 
 

@@ -163,7 +163,7 @@ PLANTED = [
      "last - first + 1);", "last - first + (last == first));"),
     ("blocks of half a ring are offered", "ring/ring_private.h",
      "	return ring->entries / 4;", "	return ring->entries / 2 + 1;"),
-    ("a full exit is not told from the next", "ring/ring.c",
+    ("a full exit is not told from the next", "ring/recovery.c",
      "		atomic_compare_exchange_strong_explicit(exit_reason(ring), &full, KVM_EXIT_INTR,\n"
      "							memory_order_relaxed, memory_order_relaxed);",
      "		full == KVM_EXIT_DIRTY_RING_FULL;"),
