@@ -156,8 +156,7 @@ static void take_ring(struct dli_caps *caps, uint32_t backup, char *why, size_t 
 	else if (backup == DL_BACKUP_OFF)
 		beside = "without the backup bitmap, as requested";
 	else
-		beside =
-			"without a backup bitmap: the kernel has none, and rings are safe alone here";
+		beside = "without a backup bitmap: the kernel has none, and none is needed here";
 	dli_say(why, why_bytes, "ring of %u entries per vCPU (%s), %s", caps->ring_entries, order,
 		beside);
 }
