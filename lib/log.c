@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The log's state: made, shared, freed. */
+/* Creation, reference counting and destruction of a log. */
 
 #include "log.h"
 
@@ -60,7 +60,7 @@ void dli_log_get(struct dl_log *log)
 
 void dli_log_put(struct dl_log *log)
 {
-	/* Pairs with itself: all are through with the log (release) before the last frees it (acquire). */
+	/* Pairs with itself: every user is done (release) before the last one frees (acquire). */
 	if (atomic_fetch_sub_explicit(&log->references, 1, memory_order_acq_rel) != 1)
 		return;
 	dli_slots_sweep(&log->slots, true);

@@ -3,10 +3,10 @@
 #define DLI_LOG_H
 
 /*
- * The log of one VM: what the rooms below are put together to.
+ * The dirty log of one VM: the state that the public calls share.
  *
- * Locks, in the order in which they are taken: reading (iterators), lock (slots: GET, CLEAR, flag
- * and slot changes, harvests), a ring's, the reset's. A vCPU's drain takes the last two only.
+ * Lock order: reading (iterators), lock (GET, CLEAR, flag and slot changes, harvests), a ring's
+ * lock, the reset's lock. A vCPU's drain takes only the last two.
  */
 
 #include "kvm/bitmap.h"
@@ -25,7 +25,7 @@ struct dl_log {
 	atomic_uint references;
 
 	pthread_mutex_t reading;
-	struct dl_iter *iter; /* the live one */
+	struct dl_iter *iter; /* the open iterator, or NULL */
 
 	pthread_mutex_t lock;
 	_Atomic bool closed;	  /* written under lock */
@@ -33,8 +33,8 @@ struct dl_log {
 	struct dli_slots slots;
 	struct dli_bitmap_buffer buffer;
 	bool clear_in_chunks;	/* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is on */
-	char reason[320];	/* of the mode */
-	char last_failure[160]; /* of a slot ioctl; empty: none */
+	char reason[320];	/* why this mode was chosen, or why opening failed */
+	char last_failure[160]; /* last slot ioctl that failed; empty if none did */
 	struct dli_pace pace;
 
 	struct dli_vcpu_list vcpus;
@@ -65,13 +65,13 @@ static inline uint64_t dli_log_session(const struct dl_log *log)
 	return atomic_load_explicit(&log->session, memory_order_acquire);
 }
 
-/* Makes a log of a VM that nothing is known of yet. */
+/* Allocates a log whose capabilities are still unknown. NULL: out of memory. */
 struct dl_log *dli_log_new(int vm_fd, const struct dl_options *options);
 
 void dli_log_get(struct dl_log *log);
 void dli_log_put(struct dl_log *log);
 
-/* Remembers, for dl_log_describe(), what failed. Under the log's lock. */
+/* Records a failure for dl_log_describe(). Called under the log's lock. */
 void dli_log_note_failure(struct dl_log *log, const char *what, uint32_t slot, int error);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* When the next harvest is due. */
+/* Estimates when the next harvest is due. */
 
 #include "pace.h"
 
@@ -43,7 +43,7 @@ static uint64_t until_due(struct dli_ring *ring, double before_per_ns, uint64_t 
 	if (!(per_ns > 0))
 		return UINT64_MAX;
 	until_ns = (may_fill - pace.filled) / per_ns;
-	/* Centuries are as good as never, and the conversion stays defined. */
+	/* Clamp centuries to never; a larger double would overflow the conversion. */
 	return until_ns < (double)(UINT64_MAX / 2) ? (uint64_t)until_ns : UINT64_MAX;
 }
 
@@ -52,7 +52,7 @@ uint64_t dli_pace_until_due(const struct dli_pace *pace, const struct dli_vcpu_l
 	uint64_t due_ns = UINT64_MAX, harvested_ns, since_ns, span_ns;
 	double before_per_ns = 0;
 
-	/* The time first: a harvest that ends meanwhile must not lie in the future. */
+	/* Load the harvest's time before the clock: the difference must not be negative. */
 	harvested_ns = get(&pace->harvested_at_ns);
 	since_ns = dli_os_now_ns() - harvested_ns;
 	span_ns = get(&pace->span_ns);

@@ -10,14 +10,14 @@
  */
 struct dli_pace {
 	_Atomic uint64_t harvested_at_ns; /* end of the last harvest */
-	_Atomic uint64_t span_ns;	  /* since the harvest before it; 0: there was none */
-	_Atomic uint64_t span_entries;	  /* of the fastest vCPU in that time */
+	_Atomic uint64_t span_ns;	  /* from the harvest before it; 0 if there was none */
+	_Atomic uint64_t span_entries;	  /* entries of the fastest vCPU in that span */
 };
 
-/* Notes that the rings were just emptied; first: by a start. */
+/* Records that the rings were just emptied. first: by a start, so no span ends here. */
 void dli_pace_note(struct dli_pace *pace, struct dli_vcpu_list *vcpus, bool first);
 
-/* Time until the next harvest is due, before a ring fills; UINT64_MAX: no ring is filling. */
+/* Nanoseconds until the next harvest is due; UINT64_MAX if no ring is filling. */
 uint64_t dli_pace_until_due(const struct dli_pace *pace, const struct dli_vcpu_list *vcpus);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The flag KVM_MEM_LOG_DIRTY_PAGES of the slots. */
+/* Switches KVM_MEM_LOG_DIRTY_PAGES of slots, and marks whole slots. */
 
 #include "slot_logging.h"
 
@@ -24,8 +24,8 @@ static int set_flags(struct dl_log *log, const struct dli_slot *slot, uint32_t k
 	return dli_memslot_set(&log->vm, &memslot);
 }
 
-/* Not cancelled in there: locks are held. */
-static int ask_caller(struct dl_log *log, const struct dli_slot *slot, uint32_t kvm_flags)
+/* Cancellation is disabled in the callback, because locks are held. */
+static int set_flags_by_caller(struct dl_log *log, const struct dli_slot *slot, uint32_t kvm_flags)
 {
 	unsigned int tries = 0;
 	int r, state;
@@ -41,7 +41,7 @@ static int ask_caller(struct dl_log *log, const struct dli_slot *slot, uint32_t 
 int dli_slot_logging_set(struct dl_log *log, struct dli_slot *slot, bool on)
 {
 	uint32_t kvm_flags = slot->kvm_flags | (on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
-	int r = log->set_region ? ask_caller(log, slot, kvm_flags)
+	int r = log->set_region ? set_flags_by_caller(log, slot, kvm_flags)
 				: set_flags(log, slot, kvm_flags);
 
 	if (r < 0) {
@@ -79,7 +79,7 @@ int dli_slot_logging_restart(struct dl_log *log)
 {
 	int r = dli_slot_logging_set_all(log, false);
 
-	/* Also where one could not be switched off: the others must not stay so. */
+	/* Even if a slot failed to switch off, the others must not stay off. */
 	int on = dli_slot_logging_set_all(log, true);
 
 	return r ? r : on;
@@ -103,7 +103,7 @@ int dli_slot_logging_resume(struct dl_log *log)
 	return 0;
 }
 
-/* Whether a lower address space has the same memory in a logged slot. */
+/* Whether a logged slot of a lower address space already covers this memory. */
 static bool is_alias(const struct dli_slot_table *table, const struct dli_slot *slot)
 {
 	for (uint32_t i = 0; i < table->n; i++) {

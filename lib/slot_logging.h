@@ -1,32 +1,35 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef DLI_PROTECT_H
-#define DLI_PROTECT_H
+#ifndef DLI_SLOT_LOGGING_H
+#define DLI_SLOT_LOGGING_H
 
 #include "log.h"
 
-/* Switching KVM_MEM_LOG_DIRTY_PAGES, and marking all. All under the log's lock. */
+/* Switching KVM_MEM_LOG_DIRTY_PAGES, and marking whole slots. All need the log's lock. */
 
 bool dli_slot_is_loggable(const struct dli_slot *slot);
 
-/* Gives a slot that exists its flags, with or without logging. */
+/* Sets the KVM flags of an existing slot, with or without logging. */
 int dli_slot_logging_set(struct dl_log *log, struct dli_slot *slot, bool on);
 
-/* Every slot that can be logged. The first failure ends on, off goes on and returns the first. */
+/*
+ * Switches every loggable slot. Switching on stops at the first failure; switching off continues
+ * and returns the first failure.
+ */
 int dli_slot_logging_set_all(struct dl_log *log, bool on);
 
 /*
- * Has every page of every slot protected anew: logging off and on. What was written meanwhile is
- * not recorded: mark all afterwards.
+ * Re-protects every page of every slot, by switching logging off and on. Writes in between are not
+ * recorded, so the caller must mark all slots afterwards.
  */
 int dli_slot_logging_restart(struct dl_log *log);
 
 /*
- * Switches logging on where it is off while it should be on, as a failed ioctl left it, and marks
- * such slots wholly: what was written there meanwhile is not recorded.
+ * Switches logging on again for slots that a failed ioctl left without it, and marks them whole:
+ * writes in between were not recorded.
  */
 int dli_slot_logging_resume(struct dl_log *log);
 
-/* Makes every page of every logged slot pending, once where two address spaces show it. */
+/* Marks every logged slot whole; memory that two address spaces share is marked once. */
 void dli_mark_all_slots(struct dl_log *log);
 
 #endif

@@ -2,7 +2,7 @@
 #ifndef DLI_ABI_H
 #define DLI_ABI_H
 
-/* Structs that cross the ABI: each begins with its size as the other side knows it. */
+/* Structs that cross the ABI. Each begins with its size as the caller knows it. */
 
 #include <errno.h>
 #include <stddef.h>
@@ -10,8 +10,8 @@
 #include <string.h>
 
 /*
- * Reads a caller's struct into one of ours of own_bytes. -EINVAL below min_bytes (the first
- * release's), -E2BIG where bytes that we do not know are not zero.
+ * Copies a caller's struct into ours of own_bytes. -EINVAL if it is smaller than min_bytes (the
+ * first release's size), -E2BIG if bytes past own_bytes are not zero.
  */
 static inline int dli_abi_read(void *own, size_t own_bytes, size_t min_bytes, const void *theirs)
 {
@@ -29,7 +29,9 @@ static inline int dli_abi_read(void *own, size_t own_bytes, size_t min_bytes, co
 	return 0;
 }
 
-/* Fills a caller's struct from ours as far as both know; its size stays, a longer tail is zeroed.
+/*
+ * Copies our struct into a caller's, as much as both know. Keeps the caller's size, and zeroes the
+ * rest of a larger struct.
  */
 static inline int dli_abi_write(void *theirs, size_t min_bytes, const void *own, size_t own_bytes)
 {

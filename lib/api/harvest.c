@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_harvest, dl_log_harvest_due. */
+/* dl_harvest(), dl_log_harvest_due(). */
 
 #include "pages/bitmap_merge.h"
 #include "ring/drain.h"
@@ -8,10 +8,10 @@
 #include <errno.h>
 
 /*
- * A ring lost entries, or had them taken back unprotected: pages may be writable now and nobody
- * knows which. So all are protected anew, and only then marked: a page that is marked first could
- * be handed out and read while it can still be written unseen. In the final pass too, though nobody
- * writes then: the guest may be resumed.
+ * A ring lost entries, or a reset consumed entries without protecting their pages: unknown pages
+ * may be writable without being logged. Re-protect all pages, and only then mark them: a page that
+ * is marked first could be handed out and read while it can still be written unseen. The final pass
+ * repairs too, although nothing writes then: the guest may be resumed.
  */
 static int repair(struct dl_log *log)
 {
@@ -30,7 +30,7 @@ static int harvest_bitmap(struct dl_log *log, struct dli_slot *slot)
 	uint64_t new_pages;
 
 	if (r < 0) {
-		/* It may have failed after it cleared the kernel's bits. */
+		/* GET may fail after it has cleared the kernel's bits. */
 		dli_log_note_failure(log, "the bitmap could not be read", slot->slot, r);
 		dli_page_set_mark_all(slot->set);
 		return r;
@@ -40,7 +40,7 @@ static int harvest_bitmap(struct dl_log *log, struct dli_slot *slot)
 	return 0;
 }
 
-/* Every slot's, whatever becomes of one; returns the first failure. */
+/* Continues after a failure, and returns the first one. */
 static int harvest_bitmaps(struct dl_log *log)
 {
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
@@ -68,8 +68,8 @@ static uint64_t pending_bytes_of(struct dl_log *log)
 	return pages * log->caps.page_bytes;
 }
 
-/* What the rings left to do. */
-static int settle_rings(struct dl_log *log)
+/* The work that follows a drain of all rings. */
+static int finish_rings(struct dl_log *log)
 {
 	dli_pace_note(&log->pace, &log->vcpus, false);
 	return dli_reset_repair_needed(&log->reset) ? repair(log) : 0;
@@ -83,8 +83,8 @@ static int harvest(struct dl_log *log, bool last, int rings)
 		return -ECANCELED;
 	missing = dli_slot_logging_resume(log);
 	if (dli_log_is_ring(log) && !rings)
-		rings = settle_rings(log);
-	/* The backup bitmap after the rings: who writes it has no vCPU, and writes last. */
+		rings = finish_rings(log);
+	/* The backup bitmap comes last: its writers have no vCPU, and may write after the vCPUs. */
 	if (!dli_log_is_ring(log) || (last && log->caps.backup))
 		bitmaps = harvest_bitmaps(log);
 	if (missing)
@@ -99,7 +99,7 @@ int dl_harvest(struct dl_log *log, uint32_t flags, uint64_t *pending_bytes)
 
 	if (!log || flags & ~(uint32_t)DL_HARVEST_FINAL)
 		return -EINVAL;
-	/* Several threads at once share the rings, so before the lock. */
+	/* Drain before taking the lock, so that concurrent harvests share the rings. */
 	if (dli_log_is_ring(log) && dli_log_is_on(log))
 		rings = dli_drain_all(&log->vcpus, &log->reset, last, &log->slots);
 	pthread_mutex_lock(&log->lock);

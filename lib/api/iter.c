@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Handing pending pages out as runs. */
+/* dl_iter_*(): hands out pending pages as runs. */
 
 #include "log.h"
 
@@ -8,15 +8,15 @@
 #include <string.h>
 
 /*
- * Read under log->reading. What is taken together is a batch; where the bitmap is cleared by hand, it is
- * of one chunk, which one KVM_CLEAR_DIRTY_LOG covers. No run is longer than a batch.
+ * Used under log->reading. Pages are taken in batches. If the bitmap is cleared by hand, a batch is
+ * at most one chunk, so that one KVM_CLEAR_DIRTY_LOG covers it. No run is longer than a batch.
  */
 struct dl_iter {
 	struct dl_log *log;
 	uint64_t session;
-	uint32_t at;	     /* slot that is being read */
-	uint64_t next_block; /* of its set */
-	uint32_t word;	     /* of the batch: the first that is not handed out */
+	uint32_t at;	     /* index of the current slot */
+	uint64_t next_block; /* in its page set */
+	uint32_t word;	     /* in the batch: the first that is not handed out */
 	struct dli_batch batch;
 	uint64_t clear_words[PAGE_SET_CHUNK_WORDS];
 	uint32_t n;
@@ -36,7 +36,7 @@ static void hold_slots(struct dl_iter *iter)
 {
 	const struct dli_slot_table *table = dli_slots_table(&iter->log->slots);
 
-	/* First those that are gone: their memory is kept only for this. */
+	/* Retired slots first: their memory is kept only to be handed out. */
 	for (struct dli_slot *slot = iter->log->slots.retired; slot; slot = slot->next_retired)
 		iter->slots[iter->n++] = slot;
 	for (uint32_t i = 0; i < table->n; i++)
@@ -79,13 +79,14 @@ int dl_iter_new(struct dl_log *log, uint32_t flags, struct dl_iter **iter)
 	return r;
 }
 
-static bool is_over(const struct dl_iter *iter)
+/* Logging stopped, or was restarted, since the iterator was created. */
+static bool is_stale(const struct dl_iter *iter)
 {
 	return dli_log_session(iter->log) != iter->session || !dli_log_is_on(iter->log);
 }
 
-/* Spreads the batch's words over a bitmap that begins at its first. Returns its words. */
-static uint32_t spread(struct dl_iter *iter)
+/* Fills clear_words with the batch, from its first word on. Returns the number of words. */
+static uint32_t fill_clear_words(struct dl_iter *iter)
 {
 	const struct dli_batch *batch = &iter->batch;
 	uint32_t first = batch->word[0];
@@ -103,9 +104,9 @@ static bool is_cleared_here(const struct dl_iter *iter, const struct dli_slot *s
 }
 
 /*
- * Whatever brought the pages here, a bitmap, a mark or an iteration that was not finished, may have
- * been followed by another write. CLEAR protects those that the kernel still has as dirty, so that
- * the contents that are read now are covered and a later write is seen.
+ * The pages may have been written again since a bitmap, a mark or an unfinished iteration made them
+ * pending. CLEAR re-protects those that are still dirty in the kernel: the caller reads the newest
+ * contents now, and a later write is seen.
  */
 static int clear_chunk(struct dl_iter *iter, const struct dli_slot *slot)
 {
@@ -115,7 +116,7 @@ static int clear_chunk(struct dl_iter *iter, const struct dli_slot *slot)
 
 	if (!is_cleared_here(iter, slot))
 		return 0;
-	pages = spread(iter) * UINT64_C(64);
+	pages = fill_clear_words(iter) * UINT64_C(64);
 	if (first_page + pages > slot->pages)
 		pages = slot->pages - first_page;
 	r = dli_bitmap_clear(&log->vm, slot->slot, first_page, (uint32_t)pages, iter->clear_words);
@@ -124,7 +125,7 @@ static int clear_chunk(struct dl_iter *iter, const struct dli_slot *slot)
 	return r < 0 ? r : 0;
 }
 
-/* Takes the next batch of one slot. 1, or 0 at the slot's end. */
+/* Takes the next batch of one slot. Returns 1, 0 at the slot's end, or an error. */
 static int take_batch(struct dl_iter *iter, struct dli_slot *slot)
 {
 	uint64_t block = iter->next_block;
@@ -145,10 +146,10 @@ static int take_batch(struct dl_iter *iter, struct dli_slot *slot)
 	return 1;
 }
 
-/* Fills the batch: 1, or 0 where nothing is left. */
+/* Takes the next batch. Returns 1, 0 if no pages are left, or an error. */
 static int next_batch(struct dl_iter *iter)
 {
-	/* The slot cannot change between what is taken, the clear and the answer. */
+	/* Under the lock, the slot cannot change between the take and the end of the clear. */
 	pthread_mutex_t *lock = &iter->log->lock;
 	int r = 0;
 
@@ -164,7 +165,7 @@ static int next_batch(struct dl_iter *iter)
 	return r;
 }
 
-/* What is the same for every run of a slot. */
+/* The part that all runs of a slot share. */
 struct run_base {
 	uint64_t gpa, hva;
 	uint32_t slot, at, page_shift;
@@ -197,10 +198,10 @@ static inline void put_run(struct dl_run *run, const struct run_base *base, uint
 }
 
 /*
- * The pages of a run behind the word *at, which it fills to its end. *at becomes the last word that it
- * reaches, *bits what that has behind it.
+ * A run reaches the end of word *at: returns the number of its pages in the words that follow. *at
+ * becomes the last word of the run, *bits that word's bits past the run.
  */
-static uint64_t run_on(const struct dli_batch *batch, uint32_t *at, uint64_t *bits)
+static uint64_t extend_run(const struct dli_batch *batch, uint32_t *at, uint64_t *bits)
 {
 	uint64_t pages = 0;
 
@@ -220,7 +221,7 @@ static uint64_t run_on(const struct dli_batch *batch, uint32_t *at, uint64_t *bi
 	return pages;
 }
 
-/* Cuts runs off the batch. Returns how many, less than max_runs only where it is empty then. */
+/* Cuts runs off the batch. Returns their number, less than max_runs only if that empties it. */
 static uint32_t cut_runs(struct dl_iter *iter, struct dl_run *runs, uint32_t max_runs)
 {
 	struct dli_batch *batch = &iter->batch;
@@ -231,14 +232,14 @@ static uint32_t cut_runs(struct dl_iter *iter, struct dl_run *runs, uint32_t max
 	while (n < max_runs) {
 		uint64_t page = batch->word[at] * UINT64_C(64);
 		uint64_t first = (uint64_t)__builtin_ctzll(bits), pages;
-		/* The carry runs through the ones and ends in the bit behind them, or in none. */
-		uint64_t behind = bits + (bits & -bits);
+		/* The carry ripples through the run into the bit after it, or out of the word. */
+		uint64_t carry = bits + (bits & -bits);
 
-		if (behind) {
-			pages = (uint64_t)__builtin_ctzll(behind) - first;
-			bits &= behind;
+		if (carry) {
+			pages = (uint64_t)__builtin_ctzll(carry) - first;
+			bits &= carry;
 		} else {
-			pages = 64 - first + run_on(batch, &at, &bits);
+			pages = 64 - first + extend_run(batch, &at, &bits);
 		}
 		put_run(&runs[n++], &base, page + first, pages);
 		if (bits)
@@ -261,7 +262,7 @@ static int read_runs(struct dl_iter *iter, struct dl_run *runs, uint32_t max_run
 		if (iter->word == iter->batch.n || iter->slots[iter->at]->discarded) {
 			int r = next_batch(iter);
 
-			/* A failure comes again with the next call; these runs are good. */
+			/* Return the runs that are good; the next call meets the failure again. */
 			if (r <= 0)
 				return n ? (int)n : r;
 		}
@@ -277,13 +278,13 @@ int dl_iter_read(struct dl_iter *iter, struct dl_run *runs, uint32_t max_runs)
 	if (!iter || !runs || !max_runs || max_runs > INT32_MAX)
 		return -EINVAL;
 	pthread_mutex_lock(&iter->log->reading);
-	if (!is_over(iter))
+	if (!is_stale(iter))
 		r = read_runs(iter, runs, max_runs);
 	pthread_mutex_unlock(&iter->log->reading);
 	return r;
 }
 
-/* Runs of one slot, which are counted together. */
+/* The acknowledged pages of one slot, which are counted together. */
 struct acked {
 	struct dli_slot *slot;
 	uint64_t pages;
@@ -323,23 +324,24 @@ int dl_iter_ack(struct dl_iter *iter, const struct dl_run *runs, uint32_t n_runs
 
 	if (!iter || (!runs && n_runs))
 		return -EINVAL;
-	if (is_over(iter))
+	if (is_stale(iter))
 		return -ECANCELED;
 	while (i < n_runs && ack_run(iter, &runs[i], &acked))
 		i++;
 	count_acked(&acked);
 	if (i == n_runs)
 		return 0;
-	/* A stop may have taken the pages meanwhile; it has said so before. */
-	return is_over(iter) ? -ECANCELED : -EINVAL;
+	/* A stop may have taken the pages meanwhile; if so, it made the iterator stale first. */
+	return is_stale(iter) ? -ECANCELED : -EINVAL;
 }
 
-static void end(struct dl_iter *iter)
+/* Requeues the pages that were not acknowledged, and drops the slots. */
+static void release_slots(struct dl_iter *iter)
 {
-	bool over = is_over(iter);
+	bool stale = is_stale(iter);
 
 	for (uint32_t i = 0; i < iter->n; i++) {
-		if (!over && !iter->slots[i]->discarded)
+		if (!stale && !iter->slots[i]->discarded)
 			dli_page_set_requeue(iter->slots[i]->set);
 		dli_slot_put(iter->slots[i]);
 	}
@@ -356,7 +358,7 @@ void dl_iter_free(struct dl_iter *iter)
 	log = iter->log;
 	pthread_mutex_lock(&log->reading);
 	pthread_mutex_lock(&log->lock);
-	end(iter);
+	release_slots(iter);
 	pthread_mutex_unlock(&log->lock);
 	pthread_mutex_unlock(&log->reading);
 	free(iter);

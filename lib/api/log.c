@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_log_open, dl_log_close, dl_log_config, dl_log_describe. */
+/* dl_log_open(), dl_log_close(), dl_log_config(), dl_log_describe(). */
 
 #include "api/abi.h"
 #include "api/options.h"
@@ -10,7 +10,7 @@
 
 #include <stdio.h>
 
-/* Below this many entries a host with Intel PML refuses a ring: (64 + 512) * 16 bytes, rounded up. */
+/* A host with Intel PML refuses smaller rings: (64 + 512) * 16 bytes, rounded up. */
 #define SAFE_RING_ENTRIES 1024u
 
 uint32_t dl_library_version(void)
@@ -25,25 +25,23 @@ static int enable_cap(struct dl_log *log, uint32_t cap, uint64_t arg)
 	return dli_os_ioctl(log->vm.os, log->vm.fd, KVM_ENABLE_CAP, &enable);
 }
 
-/* The kernel says EINVAL for several things; what it can be is told from the size. */
+/* EINVAL has several causes; the ring size narrows them down. */
 static int ring_refused(struct dl_log *log, const struct dl_options *options, int r)
 {
 	if (r == -EINVAL && options->mode == DL_MODE_AUTO) {
-		snprintf(
-			log->reason, sizeof(log->reason),
-			"bitmap: the kernel refused rings of %u entries, as it does once a vCPU exists "
-			"(or where its smallest ring is larger)",
-			log->caps.ring_entries);
+		snprintf(log->reason, sizeof(log->reason),
+			 "bitmap: the kernel refused rings of %u entries, as it does once a vCPU "
+			 "exists (or if its smallest ring is larger)",
+			 log->caps.ring_entries);
 		log->caps.mode = DL_MODE_BITMAP;
 		log->caps.backup = false;
 		log->caps.ring_entries = 0;
 		return 0;
 	}
 	if (r == -EINVAL && log->caps.ring_entries >= SAFE_RING_ENTRIES) {
-		snprintf(
-			log->reason, sizeof(log->reason),
-			"the kernel refused the rings: a vCPU exists already; open the log before the "
-			"first one is created");
+		snprintf(log->reason, sizeof(log->reason),
+			 "the kernel refused the rings: a vCPU exists already; open the log before "
+			 "the first one is created");
 		return -EBUSY;
 	}
 	snprintf(log->reason, sizeof(log->reason), "the kernel refused rings of %u entries: %s%s",
@@ -78,8 +76,9 @@ static int enable_rings(struct dl_log *log, const struct dl_options *options)
 	if (caps->backup && (r = enable_backup(log)))
 		return r;
 	/*
-	 * INITIALLY_SET, should anybody have asked for it, leaves pages unprotected when logging is
-	 * switched on and counts on CLEAR, which rings do not use: writes would be lost.
+	 * Switch off INITIALLY_SET, in case another user of the VM enabled it. It leaves pages
+	 * unprotected when logging starts and relies on CLEAR, which rings do not use: writes would
+	 * be lost.
 	 */
 	if (!(caps->has & DL_HAS_MANUAL_PROTECT))
 		return 0;
@@ -93,7 +92,7 @@ static int enable_rings(struct dl_log *log, const struct dl_options *options)
 	return r;
 }
 
-/* A reset is refused where there are no rings, and takes back nothing that is not released. */
+/* Probes with a reset: the kernel refuses it without rings, and it consumes no unreleased entry. */
 static int check_rings_off(struct dl_log *log)
 {
 	int r;
@@ -104,12 +103,12 @@ static int check_rings_off(struct dl_log *log)
 	if (r == -EINVAL || r == -ENOTTY)
 		return 0;
 	if (r < 0) {
-		snprintf(log->reason, sizeof(log->reason), "the VM does not answer: %s",
+		snprintf(log->reason, sizeof(log->reason), "the VM does not answer a reset: %s",
 			 strerrordesc_np(-r));
 		return r;
 	}
 	snprintf(log->reason, sizeof(log->reason),
-		 "the rings of this VM are on already: another log, or another program, has it");
+		 "the rings of this VM are on already: another log or program uses them");
 	return -EBUSY;
 }
 
@@ -151,7 +150,7 @@ int dl_log_open(int vm_fd, const struct dl_options *options, struct dl_log **out
 		return -EINVAL;
 	log = dli_log_new(vm_fd, &o);
 	if (!log) {
-		copy_reason(why, why_bytes, "no memory");
+		copy_reason(why, why_bytes, "out of memory");
 		return -ENOMEM;
 	}
 	r = choose_mode(log, &o);
@@ -160,6 +159,7 @@ int dl_log_open(int vm_fd, const struct dl_options *options, struct dl_log **out
 		dli_log_put(log);
 		return r;
 	}
+	/* Registers this thread with liburcu, which allocates: not in its first mark. */
 	dli_rcu_read_lock();
 	dli_rcu_read_unlock();
 	*out = log;
@@ -172,7 +172,7 @@ void dl_log_close(struct dl_log *log)
 		return;
 	pthread_mutex_lock(&log->reading);
 	pthread_mutex_lock(&log->lock);
-	/* A slot that cannot be switched off cannot be told to anybody any more. */
+	/* Ignore failures: the log is gone for the caller, and with it dl_log_describe(). */
 	(void)dli_stop_logging(log);
 	/* Pairs with dli_log_is_closed(). */
 	atomic_store_explicit(&log->closed, true, memory_order_release);
@@ -199,7 +199,7 @@ int dl_log_describe(const struct dl_log *log, char *text, size_t text_bytes)
 
 	if (!log || (!text && text_bytes))
 		return -EINVAL;
-	/* The lock is not part of what const promises. */
+	/* const covers the caller's view of the log, not its lock. */
 	lock = (pthread_mutex_t *)&log->lock;
 	pthread_mutex_lock(lock);
 	n = snprintf(text, text_bytes, "%s%s%s", log->reason,

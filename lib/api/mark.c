@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_mark, dl_slot_mark: pages that the VMM wrote itself. */
+/* dl_mark(), dl_slot_mark(): pages that the VMM wrote itself. */
 
 #include "log.h"
 #include "pages/rcu.h"
 
 #include <errno.h>
 
-/* Bytes [from, to) of a slot. */
+/* Marks bytes [from, to) of a slot. */
 static void mark_bytes(const struct dl_log *log, struct dli_slot *slot, uint64_t from, uint64_t to)
 {
 	uint32_t page_shift = (uint32_t)__builtin_ctz(log->caps.page_bytes);
@@ -19,7 +19,7 @@ static void mark_bytes(const struct dl_log *log, struct dli_slot *slot, uint64_t
 		dli_page_set_mark_range(slot->set, first, last - first + 1);
 }
 
-/* Marks what exists of [gpa, end). False where that is not all. */
+/* Marks the parts of [gpa, end) that exist. False if some do not. */
 static bool mark_ranges(const struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t end)
 {
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);

@@ -4,7 +4,7 @@
 
 #include <dirtylog/dirtylog.h>
 
-/* Reads a caller's options as this release knows them: -EINVAL, -E2BIG. NULL is all zero. */
+/* Copies and checks a caller's options; NULL means all zero. -EINVAL, -E2BIG. */
 int dli_options_read(const struct dl_options *from, struct dl_options *options, char *why,
 		     size_t why_bytes);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_probe, and the options that it shares with dl_log_open. */
+/* dl_probe(), and the check of options that it shares with dl_log_open(). */
 
 #include "api/abi.h"
 #include "api/options.h"
@@ -12,11 +12,11 @@
 static int check_options(const struct dl_options *o, char *why, size_t why_bytes)
 {
 	if (o->flags || o->reserved) {
-		dli_say(why, why_bytes, "the options carry flags that this release does not know");
+		dli_say(why, why_bytes, "the options have flags that this release does not know");
 		return -EINVAL;
 	}
 	if (o->mode > DL_MODE_BITMAP || o->backup > DL_BACKUP_REQUIRED) {
-		dli_say(why, why_bytes, "the options name no known mode or backup");
+		dli_say(why, why_bytes, "the options have an unknown mode or backup");
 		return -EINVAL;
 	}
 	if (o->ring_entries & (o->ring_entries - 1)) {
@@ -24,7 +24,7 @@ static int check_options(const struct dl_options *o, char *why, size_t why_bytes
 		return -EINVAL;
 	}
 	if (o->os && !dli_os_valid(o->os)) {
-		dli_say(why, why_bytes, "the table of system calls is not one of this release");
+		dli_say(why, why_bytes, "the table of system calls does not fit this release");
 		return -EINVAL;
 	}
 	return 0;
@@ -42,9 +42,8 @@ int dli_options_read(const struct dl_options *from, struct dl_options *options, 
 	r = dli_abi_read(options, sizeof(*options), OPTIONS_FIRST_BYTES, from);
 	if (r) {
 		dli_say(why, why_bytes,
-			r == -E2BIG
-				? "the options ask for something that this release does not know"
-				: "the options' size is below the first release's");
+			r == -E2BIG ? "the options have fields that this release does not know"
+				    : "the options are smaller than the first release's");
 		return r;
 	}
 	return check_options(options, why, why_bytes);
@@ -61,7 +60,7 @@ int dl_probe(int fd, const struct dl_options *options, struct dl_config *would_b
 	if (r)
 		return r;
 	if (would_be && would_be->size < sizeof(*would_be)) {
-		dli_say(why, why_bytes, "the config's size is below the first release's");
+		dli_say(why, why_bytes, "the config is smaller than the first release's");
 		return -EINVAL;
 	}
 	r = dli_caps_probe(dli_os_or_system(o.os), fd, &caps);

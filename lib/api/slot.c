@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_slot_set, dl_slot_remove: the memory layout, also while logging. */
+/* dl_slot_set(), dl_slot_remove(): change the memslots, also while logging. */
 
 #include "api/abi.h"
 #include "kvm/memslot.h"
@@ -23,7 +23,7 @@ static bool valid_slot(const struct dl_log *log, const struct dl_slot *s)
 		return false;
 	if (!s->bytes || (s->gpa | s->bytes | s->hva) & page_mask)
 		return false;
-	/* Neither may end at 2^64: KVM has no such slot, and the table's ends would be 0. */
+	/* Neither may end at 2^64: KVM allows no such slot, and an end in the table would be 0. */
 	if (s->gpa + s->bytes < s->gpa || s->hva + s->bytes < s->hva)
 		return false;
 	return s->bytes / log->caps.page_bytes <= MAX_SLOT_PAGES;
@@ -41,7 +41,7 @@ static int set_in_kvm(struct dl_log *log, const struct dl_slot *s, bool logging)
 	int r = dli_memslot_set(&log->vm, &memslot);
 
 	if (r < 0)
-		dli_log_note_failure(log, "the slot could not be set", s->slot, r);
+		dli_log_note_failure(log, "the memory region could not be set", s->slot, r);
 	return r;
 }
 
@@ -58,7 +58,7 @@ static int create_in_kvm(struct dl_log *log, const struct dl_slot *s, struct dli
 	return r;
 }
 
-/* In the table before KVM knows the slot: else its first entries could be read as nobody's. */
+/* The table gets the slot before KVM does; otherwise its first ring entries could be stale. */
 static int create_in_table(struct dl_log *log, const struct dl_slot *s, struct dli_slot *slot)
 {
 	struct dli_slot_table *table = dli_slots_prepare(&log->slots, NULL, slot, s->gpa);
@@ -104,7 +104,7 @@ static int create(struct dl_log *log, const struct dl_slot *s)
 	return 0;
 }
 
-/* The flags and the place of a slot are what KVM can change. */
+/* KVM can change only the flags and the guest address of a slot. */
 static bool can_change_to(const struct dli_slot *slot, const struct dl_slot *s)
 {
 	uint32_t differ = slot->kvm_flags ^ s->kvm_flags;
@@ -116,7 +116,6 @@ static bool can_change_to(const struct dli_slot *slot, const struct dl_slot *s)
 static int change_in_kvm(struct dl_log *log, const struct dl_slot *s, struct dli_slot *slot)
 {
 	bool was_logged = slot->logged;
-	int r;
 
 	if (!(s->flags & DL_SLOT_CALLER_IOCTL))
 		return set_in_kvm(log, s, was_logged);
@@ -124,15 +123,14 @@ static int change_in_kvm(struct dl_log *log, const struct dl_slot *s, struct dli
 	if (!was_logged)
 		return 0;
 	slot->logged = false;
-	r = dli_slot_logging_set(log, slot, true);
-	return r;
+	return dli_slot_logging_set(log, slot, true);
 }
 
 /*
- * KVM has the slot there already, and by the caller's ioctl does not log it. There is no memory for a
- * table that says so, but the next harvest switches logging on there, and marks it.
+ * The caller's ioctl has already moved the slot, without logging. There is no memory for a table
+ * that says so, but the next harvest switches logging on for the slot and marks it whole.
  */
-static void note_callers_change(const struct dl_slot *s, struct dli_slot *slot)
+static void record_callers_change(const struct dl_slot *s, struct dli_slot *slot)
 {
 	slot->kvm_flags = s->kvm_flags;
 	atomic_store_explicit(&slot->gpa, s->gpa, memory_order_relaxed);
@@ -149,12 +147,12 @@ static int change(struct dl_log *log, const struct dl_slot *s, struct dli_slot *
 
 	if (!can_change_to(slot, s))
 		return -EINVAL;
-	/* The caller's ioctl may have been of the same flags; the one of logging was not among them. */
+	/* Even with unchanged flags, the caller's ioctl has switched logging off. */
 	if (!moved && !by_caller && kvm_flags == s->kvm_flags)
 		return 0;
 	table = dli_slots_prepare(&log->slots, slot, slot, s->gpa);
 	if (!table && by_caller)
-		note_callers_change(s, slot);
+		record_callers_change(s, slot);
 	if (!table)
 		return -ENOMEM;
 	slot->kvm_flags = s->kvm_flags;
@@ -168,8 +166,8 @@ static int change(struct dl_log *log, const struct dl_slot *s, struct dli_slot *
 	}
 	dli_slot_table_free(dli_slots_publish(&log->slots, table));
 	/*
-	 * CLEAN cannot be granted: by the caller's ioctl logging was off for a moment, and what a vCPU
-	 * wrote before a move may still be in its PML buffer, whose addresses are nobody's now.
+	 * Ignore CLEAN: logging was off for a moment after the caller's ioctl, and writes from
+	 * before a move may still be in a vCPU's PML buffer, under addresses that no slot has now.
 	 */
 	if (dli_log_is_on(log) && (moved || by_caller) && dli_slot_is_loggable(slot))
 		dli_page_set_mark_all(slot->set);
@@ -217,11 +215,11 @@ static int delete_from_kvm(struct dl_log *log, const struct dli_slot *slot)
 	int r = dli_memslot_delete(&log->vm, &memslot);
 
 	if (r < 0)
-		dli_log_note_failure(log, "it could not be removed", slot->slot, r);
+		dli_log_note_failure(log, "the memory region could not be deleted", slot->slot, r);
 	return r;
 }
 
-/* What is left of a slot that KVM and the table do not know any more. */
+/* Keeps a slot that is gone from KVM and the table until its pages are handed out. */
 static void retire(struct dl_log *log, struct dli_slot *slot, bool discard)
 {
 	slot->deleted = true;
@@ -249,7 +247,7 @@ static int remove_slot(struct dl_log *log, uint32_t number, uint32_t flags)
 		return -ENOENT;
 	table = dli_slots_prepare(&log->slots, slot, NULL, 0);
 	if (!table && flags & DL_SLOT_CALLER_IOCTL) {
-		/* Or the next change of its flags would make it anew. */
+		/* Without this, the next change of its flags would create it in KVM again. */
 		slot->deleted = true;
 		slot->logged = false;
 	}
@@ -262,9 +260,9 @@ static int remove_slot(struct dl_log *log, uint32_t number, uint32_t flags)
 		return r;
 	}
 	/*
-	 * Entries that name this slot are read while the table still has it: the id may come back
-	 * as another slot. What cannot be handed back now is read later, and then skipped or
-	 * over-reported, never lost: this slot is handed out whole.
+	 * Read entries that name this slot while the table still has it: the id may be reused for
+	 * another slot. Entries that cannot be reset now are read again later, and then skipped or
+	 * over-reported. No page is lost, because this slot is handed out whole.
 	 */
 	if (dli_log_is_ring(log))
 		(void)dli_drain_all(&log->vcpus, &log->reset, false, &log->slots);
@@ -279,7 +277,7 @@ int dl_slot_remove(struct dl_log *log, uint32_t slot, uint32_t flags)
 
 	if (!log || flags & ~REMOVE_FLAGS)
 		return -EINVAL;
-	/* No reader is half way through a slot whose memory the caller frees when this returns. */
+	/* Wait for a reader of the slot: the caller may free its memory when this returns. */
 	pthread_mutex_lock(&log->reading);
 	pthread_mutex_lock(&log->lock);
 	r = remove_slot(log, slot, flags);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_log_start, dl_log_stop: the span in which writes are logged. */
+/* dl_log_start(), dl_log_stop(): switch logging on and off. */
 
 #include "api/start_stop.h"
 
@@ -10,7 +10,7 @@
 
 #include <errno.h>
 
-/* Publishes nothing while logging is off: the rings are emptied, that is all. */
+/* Called while logging is off, or to undo a start: the pages are not used. */
 static int drain_rings(struct dl_log *log)
 {
 	return dli_drain_all(&log->vcpus, &log->reset, false, &log->slots);
@@ -26,9 +26,9 @@ static void discard_pages(struct dl_log *log)
 }
 
 /*
- * Pairs with dli_log_session() and dli_log_is_on(). A start needs no more than that: an entry that is
- * pushed because of the flags that it sets is read behind an acquire of the cell. A stop waits for a
- * grace period for those who saw logging on.
+ * Pairs with dli_log_session() and dli_log_is_on(). That is all a start needs: entries are pushed
+ * only after it sets the slots' flags, and read after an acquire of their cell. A stop also waits
+ * for a grace period, for readers that saw logging on.
  */
 static void set_logging(struct dl_log *log, bool on)
 {
@@ -37,9 +37,9 @@ static void set_logging(struct dl_log *log, bool on)
 }
 
 /*
- * INITIALLY_SET spares the start the protection of every page and leaves it to the CLEAR that comes
- * before a page is handed out; it also has the kernel report every page, so only where all is
- * dirty. It stays for the whole session: CLEAR protects huge mappings only while it is on.
+ * INITIALLY_SET saves the start from protecting every page: the CLEAR before a page is handed out
+ * does it. The kernel then reports every page as dirty, so use it only if all pages are. It stays
+ * on for the whole session: CLEAR protects huge mappings only while it is on.
  */
 static int set_manual_protect(struct dl_log *log, uint32_t flags)
 {
@@ -76,9 +76,9 @@ static int switch_on(struct dl_log *log, uint32_t flags)
 {
 	int r;
 
-	/* What was owed before is paid by the flags below: they protect every page. */
+	/* Enabling logging write-protects every page, which covers any pending repair. */
 	(void)dli_reset_repair_needed(&log->reset);
-	/* From now on entries are noted; whatever is pushed is pushed after a flag is set below. */
+	/* Record entries from here on; none is pushed before a flag is set below. */
 	set_logging(log, true);
 	r = dli_slot_logging_set_all(log, true);
 	if (r) {
@@ -106,7 +106,7 @@ static int start(struct dl_log *log, uint32_t flags)
 	if (dli_log_is_on(log))
 		return -EBUSY;
 	log->last_failure[0] = '\0';
-	/* Left over from a stop that failed. */
+	/* Switch off the slots that a failed stop left on. */
 	r = dli_slot_logging_set_all(log, false);
 	if (!r)
 		r = reserve_buffer(log);
@@ -139,11 +139,11 @@ int dli_stop_logging(struct dl_log *log)
 	if (was_on)
 		set_logging(log, false);
 	r = dli_slot_logging_set_all(log, false);
-	/* After the flags, or rings would fill again behind the drain. */
+	/* Clear the flags first; otherwise the rings would fill again after the drain. */
 	if (dli_log_is_ring(log))
 		drained = drain_rings(log);
 	if (was_on) {
-		/* Marks and drains that saw logging on are over. */
+		/* Wait for marks and drains that saw logging on. */
 		dli_rcu_synchronize();
 		discard_pages(log);
 	}

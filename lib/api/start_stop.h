@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef DLI_SESSION_H
-#define DLI_SESSION_H
+#ifndef DLI_START_STOP_H
+#define DLI_START_STOP_H
 
 #include "log.h"
 
-/* dl_log_stop(), under log->reading and log->lock. */
+/* The work of dl_log_stop(). Called under log->reading and log->lock. */
 int dli_stop_logging(struct dl_log *log);
 
 #endif

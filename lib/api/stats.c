@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_log_stats, dl_vcpu_stats. */
+/* dl_log_stats(), dl_vcpu_stats(). */
 
 #include "api/abi.h"
 #include "log.h"
@@ -49,7 +49,7 @@ int dl_log_stats(const struct dl_log *log, struct dl_stats *out)
 
 	if (!log || !out)
 		return -EINVAL;
-	/* The lock is not part of what const promises. */
+	/* const covers the caller's view of the log, not its lock. */
 	lock = (pthread_mutex_t *)&log->lock;
 	if (dli_log_is_ring(log))
 		for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));)

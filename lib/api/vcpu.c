@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_vcpu_add, dl_vcpu_drain, dl_vcpu_remove. */
+/* dl_vcpu_add(), dl_vcpu_drain(), dl_vcpu_remove(). */
 
 #include "log.h"
 #include "pages/rcu.h"
@@ -10,9 +10,9 @@
 #include <sys/mman.h>
 
 /*
- * Of no KVM type, so of no effect. A vCPU refuses it with EINVAL before it takes its mutex, which
- * a running vCPU holds for as long as it runs; what is not KVM's says ENOTTY; a vCPU of another
- * process's VM EIO.
+ * Not a KVM ioctl number, so it has no effect. A vCPU refuses it with EINVAL before it takes its
+ * mutex, which a running vCPU holds for as long as it runs. A file that is not KVM's returns
+ * ENOTTY, a vCPU of another process's VM returns EIO.
  */
 #define NOT_A_KVM_REQUEST _IO(0xad, 0x7f)
 
@@ -25,7 +25,7 @@ static int check_vcpu(const struct dl_log *log, int vcpu_fd)
 		return -EIO;
 	if (r != -EINVAL)
 		return -EBADF;
-	/* Others may say so too, as /dev/kvm and arm64's VMs do; none of them has a kvm_run. */
+	/* /dev/kvm and arm64's VMs return EINVAL too, but they have no kvm_run to map. */
 	r = dli_os_map(log->vm.os, vcpu_fd, 0, log->caps.page_bytes, PROT_READ, &run);
 	if (r)
 		return r == -ENOMEM ? -ENOMEM : -EBADF;
@@ -44,7 +44,7 @@ static struct dl_vcpu *vcpu_new(struct dl_log *log, struct dli_ring *ring)
 	return vcpu;
 }
 
-/* Takes the ring over, or frees it. */
+/* Takes ownership of the ring, or frees it. */
 static int admit(struct dl_log *log, struct dli_ring *ring, struct dl_vcpu **out)
 {
 	struct dl_vcpu *vcpu = dli_vcpu_list_find(&log->vcpus, ring);
@@ -105,7 +105,7 @@ int dl_vcpu_add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **out)
 	if (r)
 		return r;
 	dli_log_get(log);
-	/* Registers this thread, mostly the vCPU's own, with liburcu: not in its first drain. */
+	/* Registers this thread, usually the vCPU's own, with liburcu: not in its first drain. */
 	dli_rcu_read_lock();
 	dli_rcu_read_unlock();
 	*out = vcpu;
@@ -121,7 +121,7 @@ int dl_vcpu_drain(struct dl_vcpu *vcpu)
 	if (!vcpu->ring)
 		return 0;
 	r = dli_drain_ring(vcpu->ring, &vcpu->log->reset, &vcpu->log->slots);
-	/* The log was closed: no error of the guest's. */
+	/* A closed log is no reason for a vCPU to stop. */
 	return r == -ECANCELED ? 0 : r;
 }
 

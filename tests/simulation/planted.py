@@ -18,8 +18,8 @@ import time
 # Name, file of lib/, what stands there, what is planted (two tuples: in several places), and for what
 # the simulation does not find: the program in tests/ that does.
 PLANTED = [
-    ("an iterator that is given up does not fold back", "api/iter.c",
-     "if (!over && !iter->slots[i]->discarded)", "if (false)"),
+    ("an iterator that is freed does not requeue its pages", "api/iter.c",
+     "if (!stale && !iter->slots[i]->discarded)", "if (false)"),
     ("nobody looks whether a reset took everything", "ring/ring.c",
      "	if (!ring->reset_pending)\n		return true;\n	/*",
      "	ring->reset_pending = false;\n	if (!ring->reset_pending)\n		return true;\n	/*"),
@@ -43,8 +43,8 @@ PLANTED = [
      "	pthread_mutex_lock(lock);\n	while (iter->at < iter->n)",
      "	while (iter->at < iter->n)"),
     ("two readers of an iterator at once", "api/iter.c",
-     "	pthread_mutex_lock(&iter->log->reading);\n	if (!is_over(iter))",
-     "	if (!is_over(iter))"),
+     "	pthread_mutex_lock(&iter->log->reading);\n	if (!is_stale(iter))",
+     "	if (!is_stale(iter))"),
     ("a removed slot is not handed out once more", "api/slot.c",
      "	if (dli_slot_is_loggable(slot))\n		dli_page_set_mark_all(slot->set);\n"
      "	slot->logged = false;", "	slot->logged = false;"),
@@ -149,7 +149,7 @@ PLANTED = [
     ("a repair's failure to switch on is not told", "slot_logging.c",
      "	return r ? r : on;", "	(void)on;\n	return r;"),
     ("a repair switches nothing off", "slot_logging.c",
-     "	int r = dli_slot_logging_set_all(log, false);\n\n	/* Also", "	int r = 0;\n\n	/* Also"),
+     "	int r = dli_slot_logging_set_all(log, false);\n\n	/* Even", "	int r = 0;\n\n	/* Even"),
     ("a harvest forgets the rings' error", "api/harvest.c",
      "	return rings ? rings : bitmaps;", "	return bitmaps;"),
     ("pending bytes leave out removed slots", "api/harvest.c",
