@@ -43,7 +43,7 @@ int dli_options_read(const struct dl_options *from, struct dl_options *options, 
 	if (r) {
 		dli_say(why, why_bytes,
 			r == -E2BIG ? "the options have fields that this release does not know"
-				    : "the options are smaller than the first release's");
+				    : "the options' size is smaller than the first release's");
 		return r;
 	}
 	return check_options(options, why, why_bytes);
@@ -60,7 +60,7 @@ int dl_probe(int fd, const struct dl_options *options, struct dl_config *would_b
 	if (r)
 		return r;
 	if (would_be && would_be->size < sizeof(*would_be)) {
-		dli_say(why, why_bytes, "the config is smaller than the first release's");
+		dli_say(why, why_bytes, "the config's size is smaller than the first release's");
 		return -EINVAL;
 	}
 	r = dli_caps_probe(dli_os_or_system(o.os), fd, &caps);
