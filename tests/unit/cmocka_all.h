@@ -2,7 +2,7 @@
 #ifndef UNIT_CMOCKA_ALL_H
 #define UNIT_CMOCKA_ALL_H
 
-/* cmocka.h, and what has to be included before it. */
+/* cmocka.h, with the headers that it requires. */
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-/* An array of struct CMUnitTest as a whole program. */
+/* Runs an array of struct CMUnitTest as the whole program. */
 #define RUN_TESTS(name, tests) cmocka_run_group_tests_name(name, tests, NULL, NULL)
 
 #endif

@@ -29,7 +29,7 @@ static void count(struct guest *guest, unsigned long request)
 	}
 }
 
-/* There is one at most, and it is known by its number. */
+/* There is at most one duplicate, which is recognized by its number. */
 enum { DUPLICATE_FD = 1 << 30 };
 
 static int watched_dup(void *opaque, int fd)
@@ -138,7 +138,7 @@ void guest_close(struct guest *guest)
 		dl_vcpu_remove(guest->vcpus[i].handle);
 	dl_log_close(guest->log);
 	assert_int_equal(atomic_load(&guest->duplicates), 0);
-	/* Where a test has calls of its own there, nobody has counted. */
+	/* A test that replaced these calls has counted nothing. */
 	if (guest->os.mmap == watched_mmap && guest->os.munmap == watched_munmap)
 		assert_int_equal(atomic_load(&guest->mappings), 0);
 	model_free(guest->model);
@@ -205,7 +205,7 @@ void guest_vcpu_add(struct guest *guest, struct guest_vcpu *vcpu)
 	assert_int_equal(dl_vcpu_add(guest->log, vcpu->fd, &vcpu->handle), 0);
 }
 
-/* Somewhere in the page, so that a copy of a part of it would not do. */
+/* Anywhere in the page, so that copying only a part of it fails. */
 static uint64_t place_in_page(const struct guest *guest, uint64_t value)
 {
 	return value * 8 * 37 % guest->page_bytes;
@@ -222,10 +222,10 @@ int guest_write(struct guest *guest, struct guest_vcpu *vcpu, uint32_t as_id, ui
 		if (r != KVM_EXIT_DIRTY_RING_FULL)
 			return r;
 		atomic_fetch_add(&vcpu->full_exits, 1);
-		/* An error leaves the ring as it is: the vCPU comes out again. */
+		/* Ignore an error: it leaves the ring as it is, and the vCPU exits again. */
 		(void)!dl_vcpu_drain(vcpu->handle);
 	}
-	print_error("a vCPU does not get into the guest any more\n");
+	print_error("a vCPU still cannot enter the guest\n");
 	abort();
 }
 

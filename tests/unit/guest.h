@@ -3,8 +3,8 @@
 #define UNIT_GUEST_H
 
 /*
- * A guest of the model kernel with its dirty log, as most tests of the upper rooms begin: memory,
- * slots over it, vCPUs that drain their full rings. Failures in here fail the test; functions that
+ * A guest of the model kernel with its dirty log, for most tests of the public calls: memory, slots
+ * over it, and vCPUs that drain their full rings. A failure in here fails the test; functions that
  * threads may call are marked [T] and abort instead.
  */
 
@@ -20,11 +20,11 @@
 enum {
 	GUEST_VCPUS = 8,
 	GUEST_BLOCKS = 16,
-	/* Far more than any recovery takes. */
+	/* Far more exits than any recovery takes. */
 	GUEST_MAX_EXITS = 4000,
 };
 
-/* A piece of memory: slots come and go over it, it stays. */
+/* A block of memory. It outlives the slots over it. */
 struct guest_block {
 	uint8_t *memory;
 	uint64_t pages;
@@ -39,8 +39,8 @@ struct guest_vcpu {
 struct guest;
 
 /*
- * Sees the library's ioctls before the model does. True: it has dealt with it, and *result is the
- * answer.
+ * Sees the library's ioctls before the model does. Returns true if it has handled the ioctl and set
+ * *result.
  */
 typedef bool guest_intercept(struct guest *guest, int fd, unsigned long request, void *arg,
 			     int *result);
@@ -63,38 +63,38 @@ struct guest {
 	unsigned int block_count;
 	struct guest_vcpu vcpus[GUEST_VCPUS];
 	unsigned int vcpu_count;
-	atomic_ulong value; /* of the last store: each is new */
+	atomic_ulong value; /* of the last store; each store writes a new one */
 	atomic_uint resets, gets, clears, regions, enables;
-	atomic_uint calls_of_vm_fd; /* not of its duplicate */
-	atomic_int duplicates;	    /* that are open */
+	atomic_uint calls_of_vm_fd; /* not through its duplicate */
+	atomic_int duplicates;	    /* open ones */
 	atomic_int mappings;	    /* the library's */
 };
 
-/* Model and VM; with log, the log too. NULL config: all default. */
+/* guest_new() creates a model and a VM, guest_open() a log too. NULL config: all defaults. */
 void guest_new(struct guest *guest, const struct guest_config *config);
 int guest_open_log(struct guest *guest);
 void guest_open(struct guest *guest, const struct guest_config *config);
 void guest_close(struct guest *guest);
 
-/* Memory, filled with numbers. */
+/* New memory, filled with numbers. */
 struct guest_block *guest_memory(struct guest *guest, uint64_t pages);
 
-/* A slot over the block from first_page of it on, at page gpa_page of the guest. */
+/* A slot over the block from its first_page on, at the guest's page gpa_page. */
 struct dl_slot guest_slot(const struct guest *guest, uint32_t number, uint64_t gpa_page,
 			  const struct guest_block *block, uint64_t first_page, uint64_t pages);
 
-/* The same, and set: all of a new block. */
+/* Sets a slot over the whole of a new block. */
 struct guest_block *guest_add_slot(struct guest *guest, uint32_t number, uint64_t gpa_page,
 				   uint64_t pages);
 
-/* A vCPU; with add, known to the log. */
+/* A new vCPU; with add, it is added to the log. */
 struct guest_vcpu *guest_vcpu(struct guest *guest, bool add);
 void guest_vcpu_add(struct guest *guest, struct guest_vcpu *vcpu);
 
 /* [T] The guest stores a new value somewhere in a page. Drains full rings. 0 or -EFAULT. */
 int guest_write(struct guest *guest, struct guest_vcpu *vcpu, uint32_t as_id, uint64_t gpa_page);
 
-/* [T] The same by another way: a kernel's writer without vCPU, and a device of the VMM. */
+/* [T] Writes without a vCPU: by the kernel, and by a device of the VMM. */
 void guest_kernel_write(struct guest *guest, uint64_t gpa_page);
 void guest_device_write(struct guest *guest, struct guest_block *block, uint64_t page,
 			uint64_t gpa_page);
@@ -102,10 +102,13 @@ void guest_device_write(struct guest *guest, struct guest_block *block, uint64_t
 /* Every vCPU leaves the guest for good. */
 void guest_stop(struct guest *guest);
 
-/* Pages of address space 0 that one pass hands out, each acknowledged. -1: more than max. */
+/*
+ * Makes a pass, and acknowledges each page. Returns the number of pages of address space 0, or -1
+ * if there are more than max_pages.
+ */
 int guest_pass(struct guest *guest, uint32_t flags, uint64_t *gpa_pages, int max_pages);
 
-/* The same without the harvest. */
+/* A pass without the harvest. */
 int guest_drain(struct guest *guest, uint64_t *gpa_pages, int max_pages);
 
 struct dl_stats guest_stats(const struct guest *guest);

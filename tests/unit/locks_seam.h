@@ -3,8 +3,8 @@
 #define LOCKS_SEAM_H
 
 /*
- * Included by force before every file of lib/, which is compiled a second time for test_locks.c: what it
- * watches and is in a header, where no linker can put anything in its place.
+ * Force-included before every file of lib/, which is compiled a second time for test_locks.c. It
+ * replaces the watched functions that are inline in a header, where the linker cannot wrap them.
  */
 
 #include "pages/slot_table.h"

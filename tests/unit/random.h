@@ -2,7 +2,7 @@
 #ifndef UNIT_RANDOM_H
 #define UNIT_RANDOM_H
 
-/* Numbers that are the same in every run, so that a failure can be looked at again. */
+/* Random numbers that are the same in every run, so that a failure can be reproduced. */
 
 #include <stdint.h>
 
@@ -18,7 +18,7 @@ static inline uint64_t random_next(struct random *random)
 	return random->state * UINT64_C(0x2545f4914f6cdd1d);
 }
 
-/* 0 to below - 1. */
+/* A number from 0 to below - 1. */
 static inline uint64_t random_below(struct random *random, uint64_t below)
 {
 	return (random_next(random) >> 11) % below;

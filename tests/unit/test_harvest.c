@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_harvest(): what it asks the kernel, in which order, and what its failures leave. */
+/* dl_harvest(): its ioctls, their order, and the state after a failure. */
 #include "cmocka_all.h"
 #include "guest.h"
 #include "random.h"
@@ -89,7 +89,7 @@ static void arguments_are_checked(void **state)
 	guest_close(&guest);
 }
 
-static void one_reset_is_for_all_rings(void **state)
+static void one_reset_serves_all_rings(void **state)
 {
 	begin(0, DL_MODE_RING, 0);
 	write_pages(0, 0, 100);
@@ -100,7 +100,7 @@ static void one_reset_is_for_all_rings(void **state)
 	guest_close(&guest);
 }
 
-static void what_is_pending_is_told(void **state)
+static void a_harvest_returns_the_pending_bytes(void **state)
 {
 	uint64_t pending_bytes = 7;
 
@@ -138,7 +138,7 @@ static void the_backup_is_read_last_and_only_in_the_final_pass(void **state)
 	assert_int_equal(seen.requests[2], KVM_GET_DIRTY_LOG);
 	assert_int_equal(seen.slots[2], 1);
 	assert_int_equal(pending_pages(), 3);
-	/* The final pass can be made again. */
+	/* The final pass can be repeated. */
 	guest_kernel_write(&guest, 21);
 	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
 	assert_int_equal(pending_pages(), 4);
@@ -166,8 +166,8 @@ static void in_bitmap_mode_every_slot_is_read(void **state)
 	guest_close(&guest);
 }
 
-/* In words that are looked at together, and in those behind. */
-static void a_page_is_seen_wherever_it_is_in_a_bitmap(void **state)
+/* In words that are tested by the cache line, and in the rest after them. */
+static void a_page_is_found_anywhere_in_a_bitmap(void **state)
 {
 	enum { FIRST = 5000, WORDS = 17 };
 
@@ -181,7 +181,7 @@ static void a_page_is_seen_wherever_it_is_in_a_bitmap(void **state)
 	guest_close(&guest);
 }
 
-/* A slot whose bitmap the test makes up. */
+/* A slot with a bitmap that the test invents. */
 enum { WORDS = 1300, MERGED_PAGES = WORDS * 64 - 27 };
 static uint64_t given[WORDS], merged[WORDS];
 
@@ -213,7 +213,7 @@ static void begin_merged(void)
 	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
 }
 
-/* Takes all that is pending into merged. */
+/* Takes all pending pages into merged. */
 static void collect(void)
 {
 	struct dl_iter *iter;
@@ -231,7 +231,7 @@ static void collect(void)
 	dl_iter_free(iter);
 }
 
-/* Of words that are clean, or have the bits of a random one, share in 64 of them. */
+/* Fills a bitmap: share in 64 words are random, the others clean. */
 static void expect_merged(uint64_t share, uint64_t always)
 {
 	struct random random = { share + 1 };
@@ -244,7 +244,7 @@ static void expect_merged(uint64_t share, uint64_t always)
 	assert_memory_equal(merged, given, sizeof(given));
 }
 
-/* More words than are marked at once, and bits behind the slot's end, which are pages of nobody. */
+/* More words than one batch holds, and bits past the slot's end, which are ignored. */
 static void a_bitmap_is_merged_whole(void **state)
 {
 	begin_merged();
@@ -261,7 +261,7 @@ static void a_failed_reset_keeps_its_entries(void **state)
 	write_pages(1, 30, 30);
 	fail_once(KVM_RESET_DIRTY_RINGS, EIO, false);
 	assert_int_equal(dl_harvest(guest.log, 0, NULL), -EIO);
-	/* Not protected yet, so nobody may read them. */
+	/* They are not protected yet, so they must not be handed out. */
 	assert_int_equal(pending_pages(), 0);
 	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
 	assert_true(pending_pages() >= 60);
@@ -270,7 +270,7 @@ static void a_failed_reset_keeps_its_entries(void **state)
 	guest_close(&guest);
 }
 
-/* KVM has cleared its bits before it finds that it cannot write them. */
+/* KVM clears its bits before it finds that it cannot copy them out. */
 static void a_failed_get_counts_as_a_whole_slot(void **state)
 {
 	static const uint32_t has[] = { 0, MODEL_HAS_NOTHING };
@@ -291,7 +291,7 @@ static void a_failed_get_counts_as_a_whole_slot(void **state)
 	}
 }
 
-static void a_failed_get_of_the_backup_does_not_end_the_others(void **state)
+static void a_failed_get_of_the_backup_does_not_stop_the_others(void **state)
 {
 	begin(BACKUP, DL_MODE_RING, 0);
 	guest_kernel_write(&guest, 3);
@@ -303,7 +303,7 @@ static void a_failed_get_of_the_backup_does_not_end_the_others(void **state)
 	guest_close(&guest);
 }
 
-/* The ring fills past its end: the vCPU is not asked in between. */
+/* Overflows the ring, because the vCPU is not drained in between. */
 static void overflow(int vcpu)
 {
 	for (uint64_t i = 0; i < 300; i++)
@@ -312,7 +312,7 @@ static void overflow(int vcpu)
 				 0);
 }
 
-static void an_overflow_protects_all_and_then_marks_all(void **state)
+static void an_overflow_protects_all_pages_and_then_marks_them(void **state)
 {
 	begin(0, DL_MODE_RING, 256);
 	write_pages(0, OTHER_PAGE, 20);
@@ -327,15 +327,15 @@ static void an_overflow_protects_all_and_then_marks_all(void **state)
 		assert_int_equal(seen.slots[i], i % 2);
 	}
 	assert_int_equal(guest_drain(&guest, NULL, 0), -1);
-	/* Once is enough. */
+	/* No second repair follows. */
 	seen.n = 0;
 	expect_pass(0, 0, 0);
 	assert_int_equal(seen.n, 0);
 	guest_close(&guest);
 }
 
-/* Nobody writes then, but the guest may be resumed. */
-static void the_final_pass_protects_all_too(void **state)
+/* Nothing writes during the final pass, but the guest may be resumed. */
+static void the_final_pass_protects_all_pages_too(void **state)
 {
 	begin(BACKUP, DL_MODE_RING, 256);
 	write_pages(1, OTHER_PAGE, 20);
@@ -361,8 +361,8 @@ static void fail_slot(uint32_t slot, uint32_t skip, uint32_t times)
 	assert_int_equal(model_fault(guest.model, &fault), 0);
 }
 
-/* Whatever of a repair fails, the next harvest makes it good. */
-static void a_repair_that_fails_is_made_again(void **state)
+/* Whichever step of a repair fails, the next harvest completes it. */
+static void a_failed_repair_is_retried(void **state)
 {
 	for (uint32_t slot = 0; slot < 2; slot++) {
 		for (uint32_t skip = 0; skip < 2; skip++) {
@@ -382,7 +382,7 @@ static void a_repair_that_fails_is_made_again(void **state)
 	}
 }
 
-static void a_slot_that_stays_off_is_an_error_each_time(void **state)
+static void a_slot_that_stays_off_fails_every_harvest(void **state)
 {
 	begin(0, DL_MODE_RING, 256);
 	overflow(0);
@@ -396,7 +396,7 @@ static void a_slot_that_stays_off_is_an_error_each_time(void **state)
 }
 
 /* A full ring means a harvest is overdue; an empty one says nothing. */
-static void when_the_next_one_is_due(void **state)
+static void a_full_ring_makes_the_next_harvest_due(void **state)
 {
 	uint64_t due_ns = 0, longer_ns;
 
@@ -429,21 +429,21 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(arguments_are_checked),
-		cmocka_unit_test(one_reset_is_for_all_rings),
-		cmocka_unit_test(what_is_pending_is_told),
+		cmocka_unit_test(one_reset_serves_all_rings),
+		cmocka_unit_test(a_harvest_returns_the_pending_bytes),
 		cmocka_unit_test(the_backup_is_read_last_and_only_in_the_final_pass),
 		cmocka_unit_test(without_backup_there_is_no_bitmap_to_read),
 		cmocka_unit_test(in_bitmap_mode_every_slot_is_read),
-		cmocka_unit_test(a_page_is_seen_wherever_it_is_in_a_bitmap),
+		cmocka_unit_test(a_page_is_found_anywhere_in_a_bitmap),
 		cmocka_unit_test(a_bitmap_is_merged_whole),
 		cmocka_unit_test(a_failed_reset_keeps_its_entries),
 		cmocka_unit_test(a_failed_get_counts_as_a_whole_slot),
-		cmocka_unit_test(a_failed_get_of_the_backup_does_not_end_the_others),
-		cmocka_unit_test(an_overflow_protects_all_and_then_marks_all),
-		cmocka_unit_test(the_final_pass_protects_all_too),
-		cmocka_unit_test(a_repair_that_fails_is_made_again),
-		cmocka_unit_test(a_slot_that_stays_off_is_an_error_each_time),
-		cmocka_unit_test(when_the_next_one_is_due),
+		cmocka_unit_test(a_failed_get_of_the_backup_does_not_stop_the_others),
+		cmocka_unit_test(an_overflow_protects_all_pages_and_then_marks_them),
+		cmocka_unit_test(the_final_pass_protects_all_pages_too),
+		cmocka_unit_test(a_failed_repair_is_retried),
+		cmocka_unit_test(a_slot_that_stays_off_fails_every_harvest),
+		cmocka_unit_test(a_full_ring_makes_the_next_harvest_due),
 	};
 
 	return RUN_TESTS("harvest", tests);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Runs handed out, acknowledged, folded back. */
+/* Runs handed out, acknowledged and requeued. */
 #include "cmocka_all.h"
 #include "guest.h"
 #include "pages/page_set.h"
@@ -15,7 +15,7 @@ enum { PAGES = 3 * PAGE_SET_CHUNK_PAGES + 100, CHUNK = PAGE_SET_CHUNK_PAGES, REA
 static struct guest guest;
 static bool in_ring_mode;
 
-/* One slot of several chunks, without memory behind it. */
+/* One slot of several chunks; its memory is never touched. */
 static void begin(uint32_t mode, uint32_t start_flags)
 {
 	const struct guest_config config = { .model = { .no_memory = true },
@@ -105,7 +105,7 @@ static void arguments_are_checked(void **state)
 	dl_iter_free(NULL);
 }
 
-static void one_is_live_at_a_time(void **state)
+static void only_one_iterator_is_open_at_a_time(void **state)
 {
 	struct dl_iter *iter = iter_new(), *other = NULL;
 
@@ -150,8 +150,8 @@ static void expect_runs(const uint64_t (*wanted)[2], int n)
 	dl_iter_free(iter);
 }
 
-/* Of a chunk, where that is what is cleared; else 512 words are taken at once, wherever they lie. */
-static void a_run_has_an_end(void **state)
+/* A batch is one chunk if the bitmap is cleared by hand, otherwise any 512 words. */
+static void a_run_is_no_longer_than_a_batch(void **state)
 {
 	static const uint64_t all[][2] = {
 		{ 0, CHUNK }, { CHUNK, CHUNK }, { 2 * CHUNK, CHUNK }, { 3 * CHUNK, 100 }
@@ -174,7 +174,7 @@ static void a_run_has_an_end(void **state)
 	}
 }
 
-static void runs_come_as_few_at_a_time_as_asked(void **state)
+static void no_more_runs_than_requested_are_returned(void **state)
 {
 	struct dl_iter *iter;
 	struct dl_run run;
@@ -190,7 +190,7 @@ static void runs_come_as_few_at_a_time_as_asked(void **state)
 	dl_iter_free(iter);
 }
 
-static void what_is_not_acknowledged_is_pending_again(void **state)
+static void unacknowledged_pages_are_pending_again(void **state)
 {
 	struct dl_iter *iter;
 	struct dl_run runs[4];
@@ -201,7 +201,7 @@ static void what_is_not_acknowledged_is_pending_again(void **state)
 	mark(2 * CHUNK + 10, 5);
 	iter = iter_new();
 	assert_int_equal(dl_iter_read(iter, runs, 2), 2);
-	/* The third may have been read ahead. */
+	/* The third run may have been taken already. */
 	ahead = in_ring_mode ? 5 : 0;
 	assert_int_equal(unacked_pages(), 10 + ahead);
 	assert_int_equal(pending_pages(), 5 - ahead);
@@ -217,8 +217,8 @@ static void what_is_not_acknowledged_is_pending_again(void **state)
 	dl_iter_free(iter);
 }
 
-/* Taken with its chunk and not read: as good as not taken. */
-static void what_was_not_read_is_pending_again(void **state)
+/* Pages that were taken with their chunk, but not read. */
+static void unread_pages_are_pending_again(void **state)
 {
 	struct dl_iter *iter;
 	struct dl_run run;
@@ -232,7 +232,7 @@ static void what_was_not_read_is_pending_again(void **state)
 	assert_int_equal(pending_pages(), 99);
 }
 
-static void a_part_of_a_run_can_be_acknowledged(void **state)
+static void part_of_a_run_can_be_acknowledged(void **state)
 {
 	struct dl_iter *iter;
 	struct dl_run run, part;
@@ -256,7 +256,7 @@ static void a_part_of_a_run_can_be_acknowledged(void **state)
 	dl_iter_free(iter);
 }
 
-static void what_was_not_handed_out_cannot_be_acknowledged(void **state)
+static void pages_that_were_not_handed_out_cannot_be_acknowledged(void **state)
 {
 	struct dl_run good, runs[3], bad;
 	struct dl_iter *iter;
@@ -283,7 +283,7 @@ static void what_was_not_handed_out_cannot_be_acknowledged(void **state)
 	REFUSE(bad.reserved = UINT32_MAX);
 #undef REFUSE
 	assert_int_equal(unacked_pages(), 10);
-	/* The runs before a bad one count, it and those after it do not. */
+	/* The runs before a bad one count; the bad one and those after it do not. */
 	runs[0] = runs[1] = runs[2] = good;
 	runs[0].bytes = runs[2].bytes = 4096;
 	runs[1].slot = 9;
@@ -293,7 +293,7 @@ static void what_was_not_handed_out_cannot_be_acknowledged(void **state)
 	dl_iter_free(iter);
 }
 
-static void what_becomes_pending_ahead_is_read_and_behind_is_not(void **state)
+static void pages_marked_ahead_of_the_iterator_are_read_and_behind_it_are_not(void **state)
 {
 	struct dl_iter *iter;
 	struct dl_run run;
@@ -312,7 +312,7 @@ static void what_becomes_pending_ahead_is_read_and_behind_is_not(void **state)
 	assert_int_equal(pending_pages(), 4);
 }
 
-/* Written again while it was under way: its acknowledgement must not take the new mark. */
+/* A page is written again while in flight: its acknowledgement must keep the new mark. */
 static void an_acknowledgement_leaves_a_new_mark_alone(void **state)
 {
 	struct dl_iter *iter;
@@ -330,7 +330,7 @@ static void an_acknowledgement_leaves_a_new_mark_alone(void **state)
 
 static struct {
 	struct dl_iter *iter;
-	uint8_t seen[PAGES]; /* by whom: each page is one reader's */
+	uint8_t seen[PAGES]; /* the reader of each page: exactly one */
 	atomic_int errors;
 } shared;
 
@@ -371,7 +371,7 @@ static void many_readers_get_each_page_once(void **state)
 	assert_int_equal(unacked_pages(), 0);
 }
 
-/* Whatever order the handles are released in. */
+/* The handles may be released in any order. */
 static void an_iterator_outlives_its_log(void **state)
 {
 	struct dl_iter *iter;
@@ -391,18 +391,18 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		ring_test(arguments_are_checked),
-		ring_test(one_is_live_at_a_time),
+		ring_test(only_one_iterator_is_open_at_a_time),
 		ring_test(adjacent_pages_are_one_run),
 		bitmap_test(adjacent_pages_are_one_run),
-		ring_test(a_run_has_an_end),
-		bitmap_test(a_run_has_an_end),
-		ring_test(runs_come_as_few_at_a_time_as_asked),
-		ring_test(what_is_not_acknowledged_is_pending_again),
-		bitmap_test(what_is_not_acknowledged_is_pending_again),
-		ring_test(what_was_not_read_is_pending_again),
-		ring_test(a_part_of_a_run_can_be_acknowledged),
-		ring_test(what_was_not_handed_out_cannot_be_acknowledged),
-		ring_test(what_becomes_pending_ahead_is_read_and_behind_is_not),
+		ring_test(a_run_is_no_longer_than_a_batch),
+		bitmap_test(a_run_is_no_longer_than_a_batch),
+		ring_test(no_more_runs_than_requested_are_returned),
+		ring_test(unacknowledged_pages_are_pending_again),
+		bitmap_test(unacknowledged_pages_are_pending_again),
+		ring_test(unread_pages_are_pending_again),
+		ring_test(part_of_a_run_can_be_acknowledged),
+		ring_test(pages_that_were_not_handed_out_cannot_be_acknowledged),
+		ring_test(pages_marked_ahead_of_the_iterator_are_read_and_behind_it_are_not),
 		ring_test(an_acknowledgement_leaves_a_new_mark_alone),
 		ring_test(many_readers_get_each_page_once),
 		bitmap_test(many_readers_get_each_page_once),

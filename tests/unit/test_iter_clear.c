@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Bitmap mode with manual protection: CLEAR comes before a chunk is handed out, or it is not. */
+/* Bitmap mode with manual protection: a chunk is cleared before it is handed out. */
 #include "cmocka_all.h"
 #include "guest.h"
 #include "pages/page_set.h"
@@ -14,7 +14,7 @@ static struct guest_vcpu *vcpu;
 static struct {
 	struct kvm_clear_dirty_log calls[MAX_CLEARS];
 	unsigned int n;
-	int error; /* of the next one */
+	int error; /* of the next call */
 } clears;
 
 static bool watch(struct guest *g, int fd, unsigned long request, void *arg, int *result)
@@ -90,8 +90,8 @@ static void expect_clear(unsigned int i, uint64_t first_page, uint32_t pages)
 	assert_int_equal(clears.calls[i].num_pages, pages);
 }
 
-/* Between two words of a chunk there is another: what the kernel has of that is not harvested yet. */
-static void a_clear_leaves_alone_what_was_not_taken(void **state)
+/* A word between two taken words of a chunk is dirty in the kernel, but not harvested yet. */
+static void a_clear_spares_pages_that_were_not_taken(void **state)
 {
 	write_page(70);
 	write_page(200);
@@ -123,7 +123,7 @@ static void a_page_is_handed_out_protected(void **state)
 	dl_iter_free(iter);
 }
 
-/* KVM wants multiples of 64, or the slot's end. */
+/* KVM accepts multiples of 64 pages, or the slot's end. */
 static void the_last_clear_reaches_to_the_end(void **state)
 {
 	uint64_t pages[4];
@@ -138,17 +138,17 @@ static void the_last_clear_reaches_to_the_end(void **state)
 	expect_clear(1, CHUNK + 64, 36);
 }
 
-static void one_clear_a_chunk(void **state)
+static void each_chunk_is_cleared_once(void **state)
 {
 	for (uint64_t i = 0; i < 3; i++)
 		assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1 + (i > 0));
-	/* All pages at first, and what the first GET says of them again: nothing. */
+	/* All pages are pending at first; the first GET reports them again, and adds none. */
 	assert_int_equal(clears.n, 2);
 	expect_clear(0, 0, CHUNK);
 	expect_clear(1, CHUNK, 100);
 }
 
-static void a_harvest_does_not_report_what_is_still_to_be_cleared(void **state)
+static void a_harvest_does_not_report_uncleared_pages_twice(void **state)
 {
 	uint64_t pages[4], pending_bytes = 0;
 
@@ -161,7 +161,7 @@ static void a_harvest_does_not_report_what_is_still_to_be_cleared(void **state)
 	assert_int_equal(guest_pass(&guest, 0, pages, 4), 0);
 }
 
-/* Handed out, then written again: reported again, although it is not yet acknowledged. */
+/* A page written after it was handed out is reported again, even before it is acknowledged. */
 static void a_write_after_the_clear_is_reported(void **state)
 {
 	struct dl_iter *iter;
@@ -179,8 +179,8 @@ static void a_write_after_the_clear_is_reported(void **state)
 	assert_int_equal(page, 3);
 }
 
-/* Between the GET and the CLEAR it was written again, marked, or only handed out: all the same. */
-static void a_fold_back_is_cleared_again(void **state)
+/* Requeued pages may have been written again since their CLEAR. */
+static void requeued_pages_are_cleared_again(void **state)
 {
 	struct dl_iter *iter;
 	uint64_t page;
@@ -241,7 +241,7 @@ static bool fail_second_chunk(struct guest *g, int fd, unsigned long request, vo
 	return true;
 }
 
-/* The runs that are there come first, then the error, then the rest. */
+/* The runs so far come first, then the error, then the rest. */
 static void an_error_comes_after_the_runs_before_it(void **state)
 {
 	struct dl_iter *iter;
@@ -264,8 +264,8 @@ static void an_error_comes_after_the_runs_before_it(void **state)
 	dl_iter_free(iter);
 }
 
-/* Nobody has it any more in the kernel: the pages are handed out all the same. */
-static void a_slot_that_is_gone_is_not_cleared(void **state)
+/* The slot is gone from the kernel, but its pages are still handed out. */
+static void a_removed_slot_is_not_cleared(void **state)
 {
 	assert_int_equal(dl_slot_remove(guest.log, 0, 0), 0);
 	assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
@@ -276,17 +276,17 @@ static void a_slot_that_is_gone_is_not_cleared(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		clean_test(a_clear_leaves_alone_what_was_not_taken),
+		clean_test(a_clear_spares_pages_that_were_not_taken),
 		clean_test(a_page_is_handed_out_protected),
 		clean_test(the_last_clear_reaches_to_the_end),
-		dirty_test(one_clear_a_chunk),
-		clean_test(a_harvest_does_not_report_what_is_still_to_be_cleared),
+		dirty_test(each_chunk_is_cleared_once),
+		clean_test(a_harvest_does_not_report_uncleared_pages_twice),
 		clean_test(a_write_after_the_clear_is_reported),
-		clean_test(a_fold_back_is_cleared_again),
+		clean_test(requeued_pages_are_cleared_again),
 		clean_test(a_marked_page_is_cleared_too),
 		clean_test(a_clear_that_fails_keeps_its_pages),
 		clean_test(an_error_comes_after_the_runs_before_it),
-		clean_test(a_slot_that_is_gone_is_not_cleared),
+		clean_test(a_removed_slot_is_not_cleared),
 	};
 
 	return RUN_TESTS("iter, clearing", tests);

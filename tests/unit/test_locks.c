@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Who holds what: the functions of the library that need a lock or a read section are watched (the
- * program is linked with --wrap, and those that are in headers go through locks_seam.h), and each call of the interface must come with what they need. One
- * thread, so that a lock that is taken can only be its own. Whether locks suffice is for threads to
- * tell; a lock that is forgotten shows here, every time.
+ * Watches the functions of the library that need a lock or a read section (with --wrap, or with
+ * locks_seam.h if they are in headers): each public call must hold the locks that they need. There
+ * is one thread, so a lock that is held is its own. A forgotten lock shows here every time; whether
+ * the locks suffice is for the tests with threads.
  */
 #include "cmocka_all.h"
 #include "guest.h"
@@ -23,13 +23,13 @@ static struct guest guest;
 static struct guest_vcpu *vcpu;
 static struct {
 	unsigned int depth, sections, grace_periods, table_looks, resets, rings, takes;
-	unsigned int locked; /* of the log, since the last expect_locked() */
+	unsigned int locked; /* locks of the log that were taken since the last expect_locked() */
 	const struct dli_reset *closing;
 	bool open_at_lock, closed_at_unlock;
-	const char *wrong; /* the first function that was called without what it needs */
+	const char *wrong; /* the first function that was called without its locks */
 } seen;
 
-/* A failure inside the library would leave it by a jump, with locks held: it is told later. */
+/* A failure is reported later: a jump out of the library would leave its locks held. */
 static void note(bool is_right, const char *where)
 {
 	if (!is_right && !seen.wrong)
@@ -38,7 +38,7 @@ static void note(bool is_right, const char *where)
 
 static bool is_held(const pthread_mutex_t *lock);
 
-/* A log whose last handle is given back has nobody to lock against. */
+/* A log without handles needs no locks. */
 static bool is_alive(const struct dl_log *log)
 {
 	return atomic_load(&log->references);
@@ -52,7 +52,7 @@ static bool is_any_ring_held(void)
 	return false;
 }
 
-/* The order is: reading, the log's, a ring's, the reset's. */
+/* Lock order: reading, the log's, a ring's, the reset's. */
 static void note_lock(const pthread_mutex_t *lock)
 {
 	const struct dl_log *log = guest.log;
@@ -94,7 +94,7 @@ int __wrap_pthread_mutex_unlock(pthread_mutex_t *lock)
 	return __real_pthread_mutex_unlock(lock);
 }
 
-/* Whoever waits has looked under the lock: without it he could miss the call. */
+/* A waiter tests its condition under the lock; without it, the wakeup could be missed. */
 int __real_pthread_cond_broadcast(pthread_cond_t *changed);
 int __wrap_pthread_cond_broadcast(pthread_cond_t *changed);
 int __wrap_pthread_cond_broadcast(pthread_cond_t *changed)
@@ -223,7 +223,7 @@ void __wrap_dli_ring_publish(struct dli_ring *ring, struct dli_slots *slots);
 void __wrap_dli_ring_publish(struct dli_ring *ring, struct dli_slots *slots)
 {
 	expect_ring_held(ring);
-	/* Publishing does not hold up resets of other rings. */
+	/* Publishing must not delay resets of other rings. */
 	note(!guest.log->reset.busy, __func__);
 	__real_dli_ring_publish(ring, slots);
 }
@@ -232,7 +232,7 @@ bool __real_dli_ring_same(struct dli_ring *a, struct dli_ring *b);
 bool __wrap_dli_ring_same(struct dli_ring *a, struct dli_ring *b);
 bool __wrap_dli_ring_same(struct dli_ring *a, struct dli_ring *b)
 {
-	/* It marks a, which may be any of them. */
+	/* It marks ring a, which may be any ring. */
 	for (struct dl_vcpu *v = NULL; (v = dli_vcpu_list_next(&guest.log->vcpus, v));)
 		expect_ring_held(v->ring);
 	note(is_held(&guest.log->vcpus.lock), __func__);
@@ -262,7 +262,7 @@ void __wrap_dli_page_set_requeue(struct dli_page_set *set)
 	__real_dli_page_set_requeue(set);
 }
 
-/* Every ioctl on a slot is made under the log's lock, and none inside a read section. */
+/* Every slot ioctl is made under the log's lock; no ioctl is made inside a read section. */
 static bool watch_ioctl(struct guest *g, int fd, unsigned long request, void *arg, int *result)
 {
 	note(seen.depth == 0, __func__);
@@ -320,7 +320,7 @@ static int teardown(void **state)
 	note(seen.locked == (READING | LOG | VCPUS), "dl_log_close");
 	guest_close(&guest);
 	if (seen.wrong)
-		print_error("without what it needs: %s\n", seen.wrong);
+		print_error("called without its lock or read section: %s\n", seen.wrong);
 	return seen.wrong ? -1 : 0;
 }
 
@@ -330,7 +330,7 @@ static int teardown(void **state)
 static void expect_all_free(void)
 {
 	if (seen.wrong)
-		fail_msg("without what it needs: %s", seen.wrong);
+		fail_msg("called without its lock or read section: %s", seen.wrong);
 	assert_int_equal(seen.depth, 0);
 	assert_false(is_held(&guest.log->lock));
 	assert_false(is_held(&guest.log->reading));
@@ -340,7 +340,7 @@ static void expect_all_free(void)
 		assert_false(is_held(&v->ring->lock));
 }
 
-/* Which of the log's locks the calls before took. */
+/* Expects that the preceding calls took these locks of the log. */
 static void expect_locked(unsigned int locks)
 {
 	assert_int_equal(seen.locked, locks);
@@ -348,7 +348,7 @@ static void expect_locked(unsigned int locks)
 	seen.locked = 0;
 }
 
-/* Every call of the interface, in an order that gives it something to do. */
+/* Makes every public call, in an order in which each has work to do. */
 static void every_call_holds_what_it_needs(void **state)
 {
 	struct dl_iter *iter;
@@ -400,7 +400,7 @@ static void every_call_holds_what_it_needs(void **state)
 	assert_true(!dli_log_is_ring(guest.log) || (seen.resets > 0 && seen.rings > 0));
 }
 
-/* What frees a slot waits for those who look at it: a mark is a read section of its own. */
+/* A slot is freed after a grace period, so a mark must be a read section. */
 static void a_mark_is_a_read_section(void **state)
 {
 	guest_add_slot(&guest, 0, 0, PAGES);
@@ -412,8 +412,8 @@ static void a_mark_is_a_read_section(void **state)
 	assert_int_equal(seen.sections, 2);
 }
 
-/* A stop waits for the marks that saw logging on, or it could leave some behind. */
-static void what_changes_waits_for_readers(void **state)
+/* A stop waits for marks that saw logging on; otherwise it could leave their pages behind. */
+static void changes_of_slots_and_stops_wait_for_readers(void **state)
 {
 	struct dl_slot slot = guest_slot(&guest, 1, 0, guest_memory(&guest, PAGES), 0, PAGES);
 
@@ -429,7 +429,7 @@ static void what_changes_waits_for_readers(void **state)
 	assert_int_equal(seen.grace_periods, 3);
 }
 
-/* A thread's first read section takes a lock in liburcu: these make it early. */
+/* A thread's first read section takes a lock in liburcu, so these calls enter one early. */
 static void open_and_add_register_their_thread(void **state)
 {
 	assert_true(seen.sections > 0);
@@ -438,8 +438,8 @@ static void open_and_add_register_their_thread(void **state)
 	assert_true(seen.sections > 0);
 }
 
-/* A vCPU with a full ring waits for its own ring and the reset, for nobody else. */
-static void a_drain_takes_two_locks(void **state)
+/* A vCPU with a full ring waits only for its own ring and the reset. */
+static void a_drain_takes_only_two_locks(void **state)
 {
 	struct guest_vcpu *other;
 	struct dli_ring *others;
@@ -450,7 +450,7 @@ static void a_drain_takes_two_locks(void **state)
 	assert_int_equal(dl_log_start(guest.log, 0), 0);
 	assert_int_equal(guest_write(&guest, vcpu, 0, 5), 0);
 	others = other->handle->ring;
-	/* Held by others, all of them; a drain that wanted one would not come back. */
+	/* Hold all other locks; a drain that took one would deadlock. */
 	pthread_mutex_lock(&guest.log->reading);
 	pthread_mutex_lock(&guest.log->lock);
 	pthread_mutex_lock(&guest.log->vcpus.lock);
@@ -464,15 +464,15 @@ static void a_drain_takes_two_locks(void **state)
 	assert_int_equal(guest_stats(&guest).entries, 1);
 }
 
-static void the_section_is_left_under_its_lock(void **state)
+static void the_reset_section_is_left_under_its_lock(void **state)
 {
 	assert_int_equal(dli_reset_begin(&guest.log->reset), 0);
 	dli_reset_end(&guest.log->reset);
 	expect_all_free();
 }
 
-/* Whoever is inside a reset goes on with the file descriptor that it began with. */
-static void a_close_of_the_reset_is_made_under_its_lock(void **state)
+/* A reset continues with the file descriptor that it began with. */
+static void a_reset_is_closed_under_its_lock(void **state)
 {
 	struct dli_reset reset = { 0 };
 
@@ -490,11 +490,11 @@ int main(void)
 		ring_test(every_call_holds_what_it_needs),
 		bitmap_test(every_call_holds_what_it_needs),
 		ring_test(a_mark_is_a_read_section),
-		ring_test(what_changes_waits_for_readers),
+		ring_test(changes_of_slots_and_stops_wait_for_readers),
 		ring_test(open_and_add_register_their_thread),
-		ring_test(a_drain_takes_two_locks),
-		ring_test(the_section_is_left_under_its_lock),
-		ring_test(a_close_of_the_reset_is_made_under_its_lock),
+		ring_test(a_drain_takes_only_two_locks),
+		ring_test(the_reset_section_is_left_under_its_lock),
+		ring_test(a_reset_is_closed_under_its_lock),
 	};
 
 	return RUN_TESTS("locks", tests);

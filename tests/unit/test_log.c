@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Opening and closing: which capabilities are enabled in which order, every refusal, every text. */
+/* Opening and closing: enabled capabilities and their order, every refusal, every text. */
 #include "cmocka_all.h"
 #include "guest.h"
 
@@ -54,7 +54,7 @@ static void expect_enabled(unsigned int i, uint32_t cap, uint64_t value)
 	assert_int_equal(enabled.calls[i].flags, 0);
 }
 
-static void the_version_is_the_headers(void **state)
+static void the_version_is_that_of_the_header(void **state)
 {
 	assert_int_equal(dl_library_version(), DL_VERSION);
 }
@@ -73,7 +73,7 @@ static void rings_then_backup_then_no_manual_protect(void **state)
 	guest_close(&guest);
 }
 
-static void the_tso_ring_is_taken_where_it_is_the_only_one(void **state)
+static void the_tso_ring_is_used_if_it_is_the_only_one(void **state)
 {
 	begin(MODEL_HAS_RING_TSO, DL_MODE_AUTO, DL_BACKUP_AUTO);
 	assert_int_equal(guest_open_log(&guest), 0);
@@ -83,7 +83,7 @@ static void the_tso_ring_is_taken_where_it_is_the_only_one(void **state)
 	guest_close(&guest);
 }
 
-static void backup_off_is_off(void **state)
+static void backup_off_enables_no_backup(void **state)
 {
 	begin(ALL, DL_MODE_RING, DL_BACKUP_OFF);
 	assert_int_equal(guest_open_log(&guest), 0);
@@ -103,8 +103,8 @@ static void bitmap_mode_enables_nothing_at_open(void **state)
 	guest_close(&guest);
 }
 
-/* Nothing in C may overflow on the way into the u64 that KVM then cuts to 32 bits. */
-static void the_ring_size_is_what_was_asked_for(void **state)
+/* The size in bytes must not overflow on its way into the u64 that KVM cuts to 32 bits. */
+static void the_ring_has_the_requested_size(void **state)
 {
 	begin(ALL, DL_MODE_RING, DL_BACKUP_OFF);
 	guest.config.options.ring_entries = 65536;
@@ -114,7 +114,7 @@ static void the_ring_size_is_what_was_asked_for(void **state)
 	guest_close(&guest);
 }
 
-static void what_cannot_be_had_is_refused_before_anything_is_enabled(void **state)
+static void unsupported_options_are_refused_before_anything_is_enabled(void **state)
 {
 	begin(MODEL_HAS_NOTHING, DL_MODE_RING, DL_BACKUP_AUTO);
 	assert_int_equal(guest_open_log(&guest), -EOPNOTSUPP);
@@ -174,7 +174,7 @@ static void only_a_vm_has_a_log(void **state)
 	guest_close(&guest);
 }
 
-static void a_vcpu_that_exists_makes_auto_take_the_bitmap(void **state)
+static void an_existing_vcpu_makes_auto_choose_the_bitmap(void **state)
 {
 	begin(ALL, DL_MODE_AUTO, DL_BACKUP_AUTO);
 	guest_vcpu(&guest, false);
@@ -187,7 +187,7 @@ static void a_vcpu_that_exists_makes_auto_take_the_bitmap(void **state)
 	guest_close(&guest);
 }
 
-static void a_vcpu_that_exists_is_busy_for_ring_mode(void **state)
+static void an_existing_vcpu_makes_ring_mode_busy(void **state)
 {
 	begin(ALL, DL_MODE_RING, DL_BACKUP_AUTO);
 	guest_vcpu(&guest, false);
@@ -196,7 +196,7 @@ static void a_vcpu_that_exists_is_busy_for_ring_mode(void **state)
 	guest_close(&guest);
 }
 
-/* Intel with PML wants 16 KiB at least; a size of one's own below that is one's own mistake. */
+/* Intel with PML needs at least 16 KiB; a smaller requested size is the caller's mistake. */
 static void a_ring_below_the_hosts_minimum_is_invalid(void **state)
 {
 	struct guest_config config = {
@@ -215,7 +215,7 @@ static void a_ring_below_the_hosts_minimum_is_invalid(void **state)
 	guest_close(&guest);
 }
 
-static void rings_of_somebody_else_are_busy(void **state)
+static void rings_that_are_on_already_are_busy(void **state)
 {
 	static const uint32_t modes[] = { DL_MODE_AUTO, DL_MODE_RING, DL_MODE_BITMAP };
 	struct dl_log *first;
@@ -234,7 +234,7 @@ static void rings_of_somebody_else_are_busy(void **state)
 	guest_close(&guest);
 }
 
-static void a_memslot_that_exists_refuses_the_backup(void **state)
+static void an_existing_memslot_makes_the_backup_busy(void **state)
 {
 	struct kvm_userspace_memory_region region = { .memory_size = 4096 };
 	struct guest_block *block;
@@ -247,12 +247,12 @@ static void a_memslot_that_exists_refuses_the_backup(void **state)
 	assert_int_equal(guest_open_log(&guest), -EBUSY);
 	assert_non_null(strstr(guest.why, "memslot"));
 	assert_non_null(strstr(guest.why, "stay"));
-	/* The one failure that changes something. */
+	/* The only failure that changes the VM. */
 	assert_int_equal(guest_open_log(&guest), -EBUSY);
 	guest_close(&guest);
 }
 
-static void a_failing_capability_is_the_kernels_error(void **state)
+static void a_failed_capability_returns_the_kernels_error(void **state)
 {
 	static const uint32_t caps[] = { KVM_CAP_DIRTY_LOG_RING_ACQ_REL, 225,
 					 KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 };
@@ -283,7 +283,7 @@ static void a_vm_that_does_not_answer_is_an_error(void **state)
 	guest_close(&guest);
 }
 
-static void a_kernel_without_rings_says_enotty_to_a_reset(void **state)
+static void a_kernel_without_rings_may_refuse_a_reset_with_enotty(void **state)
 {
 	begin(MODEL_HAS_MANUAL_PROTECT, DL_MODE_AUTO, DL_BACKUP_REQUIRED);
 	assert_int_equal(guest_open_log(&guest), 0);
@@ -291,8 +291,8 @@ static void a_kernel_without_rings_says_enotty_to_a_reset(void **state)
 	guest_close(&guest);
 }
 
-/* Twice the same with the arch that cannot do without: bitmap where there is no backup. */
-static void an_arch_that_needs_the_backup_gets_it_or_the_bitmap(void **state)
+/* An architecture that requires the backup uses the bitmap if there is none. */
+static void an_arch_that_needs_the_backup_gets_it_or_bitmap_mode(void **state)
 {
 	struct guest_config config = { .model = { .has = ALL & ~MODEL_HAS_BACKUP,
 						  .arch = DL_OS_ARCH_RING_NEEDS_BACKUP } };
@@ -327,7 +327,7 @@ static void describe_is_like_snprintf(void **state)
 	guest_close(&guest);
 }
 
-static void config_may_be_of_another_release(void **state)
+static void the_config_may_be_of_another_release(void **state)
 {
 	struct dl_config config = { .size = sizeof(config) - 4 };
 
@@ -341,26 +341,26 @@ static void config_may_be_of_another_release(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(the_version_is_the_headers),
+		cmocka_unit_test(the_version_is_that_of_the_header),
 		cmocka_unit_test(rings_then_backup_then_no_manual_protect),
-		cmocka_unit_test(the_tso_ring_is_taken_where_it_is_the_only_one),
-		cmocka_unit_test(backup_off_is_off),
+		cmocka_unit_test(the_tso_ring_is_used_if_it_is_the_only_one),
+		cmocka_unit_test(backup_off_enables_no_backup),
 		cmocka_unit_test(bitmap_mode_enables_nothing_at_open),
-		cmocka_unit_test(the_ring_size_is_what_was_asked_for),
-		cmocka_unit_test(what_cannot_be_had_is_refused_before_anything_is_enabled),
+		cmocka_unit_test(the_ring_has_the_requested_size),
+		cmocka_unit_test(unsupported_options_are_refused_before_anything_is_enabled),
 		cmocka_unit_test(arguments_are_checked),
 		cmocka_unit_test(only_a_vm_has_a_log),
-		cmocka_unit_test(a_vcpu_that_exists_makes_auto_take_the_bitmap),
-		cmocka_unit_test(a_vcpu_that_exists_is_busy_for_ring_mode),
+		cmocka_unit_test(an_existing_vcpu_makes_auto_choose_the_bitmap),
+		cmocka_unit_test(an_existing_vcpu_makes_ring_mode_busy),
 		cmocka_unit_test(a_ring_below_the_hosts_minimum_is_invalid),
-		cmocka_unit_test(rings_of_somebody_else_are_busy),
-		cmocka_unit_test(a_memslot_that_exists_refuses_the_backup),
-		cmocka_unit_test(a_failing_capability_is_the_kernels_error),
+		cmocka_unit_test(rings_that_are_on_already_are_busy),
+		cmocka_unit_test(an_existing_memslot_makes_the_backup_busy),
+		cmocka_unit_test(a_failed_capability_returns_the_kernels_error),
 		cmocka_unit_test(a_vm_that_does_not_answer_is_an_error),
-		cmocka_unit_test(a_kernel_without_rings_says_enotty_to_a_reset),
-		cmocka_unit_test(an_arch_that_needs_the_backup_gets_it_or_the_bitmap),
+		cmocka_unit_test(a_kernel_without_rings_may_refuse_a_reset_with_enotty),
+		cmocka_unit_test(an_arch_that_needs_the_backup_gets_it_or_bitmap_mode),
 		cmocka_unit_test(describe_is_like_snprintf),
-		cmocka_unit_test(config_may_be_of_another_release),
+		cmocka_unit_test(the_config_may_be_of_another_release),
 	};
 
 	return RUN_TESTS("log", tests);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_mark() and dl_slot_mark(): which pages a range touches, and what lies in no slot. */
+/* dl_mark() and dl_slot_mark(): the pages that a range touches, and ranges outside all slots. */
 #include "cmocka_all.h"
 #include "guest.h"
 
@@ -36,7 +36,7 @@ static int teardown(void **state)
 
 #define mark_test(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
-/* What is pending must be n pages from first on. */
+/* Expects that the n pages from first on are pending. */
 static void expect_pending(uint64_t first, int n)
 {
 	uint64_t pages[512];
@@ -46,7 +46,7 @@ static void expect_pending(uint64_t first, int n)
 		assert_int_equal(pages[i], first + (uint64_t)i);
 }
 
-static void a_byte_is_its_page(void **state)
+static void marking_a_byte_marks_its_page(void **state)
 {
 	assert_int_equal(dl_mark(guest.log, 0, 123 * 4096, 1), 0);
 	expect_pending(123, 1);
@@ -58,7 +58,7 @@ static void a_byte_is_its_page(void **state)
 	expect_pending(123, 3);
 }
 
-static void pages_are_the_hosts(void **state)
+static void pages_have_the_size_of_the_hosts(void **state)
 {
 	static const uint32_t sizes[] = { 16384, 65536 };
 
@@ -72,7 +72,7 @@ static void pages_are_the_hosts(void **state)
 	}
 }
 
-static void nothing_is_nothing(void **state)
+static void an_empty_range_marks_nothing(void **state)
 {
 	assert_int_equal(dl_mark(guest.log, 0, 123 * 4096, 0), 0);
 	assert_int_equal(dl_mark(guest.log, 0, 0, 0), 0);
@@ -80,13 +80,13 @@ static void nothing_is_nothing(void **state)
 	expect_pending(0, 0);
 }
 
-static void a_range_goes_on_into_the_next_slot(void **state)
+static void a_range_continues_into_the_next_slot(void **state)
 {
 	assert_int_equal(dl_mark(guest.log, 0, 100 * 4096, 200 * 4096), 0);
 	expect_pending(100, 200);
 }
 
-static void what_lies_in_no_slot_is_told_and_the_rest_is_marked(void **state)
+static void bytes_in_no_slot_are_reported_and_the_rest_is_marked(void **state)
 {
 	assert_int_equal(dl_mark(guest.log, 0, 99 * 4096, 2 * 4096), -ENOENT);
 	expect_pending(100, 1);
@@ -100,7 +100,7 @@ static void what_lies_in_no_slot_is_told_and_the_rest_is_marked(void **state)
 	expect_pending(0, 0);
 }
 
-static void a_hole_is_told_and_both_sides_are_marked(void **state)
+static void a_hole_is_reported_and_both_sides_are_marked(void **state)
 {
 	uint64_t pages[8];
 
@@ -114,7 +114,7 @@ static void a_hole_is_told_and_both_sides_are_marked(void **state)
 	assert_int_equal(guest_drain(&guest, pages, 8), -1);
 }
 
-static void address_spaces_are_apart(void **state)
+static void address_spaces_are_separate(void **state)
 {
 	struct dl_iter *iter;
 	struct dl_run runs[2];
@@ -131,7 +131,7 @@ static void address_spaces_are_apart(void **state)
 	dl_iter_free(iter);
 }
 
-/* What another address space has in the range is neither marked nor counts as marked. */
+/* Pages of another address space in the range are not marked, and do not count as marked. */
 static void a_range_stays_in_its_address_space(void **state)
 {
 	guest_add_slot(&guest, 1 << 16 | 7, 500, 100);
@@ -151,13 +151,13 @@ static void a_range_that_wraps_is_refused(void **state)
 	expect_pending(0, 0);
 }
 
-static void a_slot_is_marked_by_its_name(void **state)
+static void a_slot_is_marked_by_its_number(void **state)
 {
 	assert_int_equal(dl_slot_mark(guest.log, 5, 99 * 4096 + 5, 1), 0);
 	expect_pending(299, 1);
 	assert_int_equal(dl_slot_mark(guest.log, 5, 0, 100 * 4096), 0);
 	expect_pending(200, 100);
-	/* Behind its end is no other slot. */
+	/* No other slot begins at its end. */
 	assert_int_equal(dl_slot_mark(guest.log, 6, 99 * 4096, 4097), -ENOENT);
 	expect_pending(199, 1);
 	assert_int_equal(dl_slot_mark(guest.log, 5, 100 * 4096, 1), -ENOENT);
@@ -190,8 +190,8 @@ static void marks_count_as_pending_and_not_as_entries(void **state)
 	assert_int_equal(guest_stats(&guest).new_pages, 0);
 }
 
-/* A device's mark in bitmap mode: the kernel knows nothing of it. */
-static void in_bitmap_mode_a_mark_is_handed_out_too(void **state)
+/* A device's mark, of which the kernel's bitmap has nothing. */
+static void a_mark_is_handed_out_in_bitmap_mode_too(void **state)
 {
 	begin(4096, DL_MODE_BITMAP);
 	assert_int_equal(dl_mark(guest.log, 0, 150 * 4096, 1), 0);
@@ -203,19 +203,19 @@ static void in_bitmap_mode_a_mark_is_handed_out_too(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		mark_test(a_byte_is_its_page),
-		cmocka_unit_test(pages_are_the_hosts),
-		mark_test(nothing_is_nothing),
-		mark_test(a_range_goes_on_into_the_next_slot),
-		mark_test(what_lies_in_no_slot_is_told_and_the_rest_is_marked),
-		mark_test(a_hole_is_told_and_both_sides_are_marked),
-		mark_test(address_spaces_are_apart),
+		mark_test(marking_a_byte_marks_its_page),
+		cmocka_unit_test(pages_have_the_size_of_the_hosts),
+		mark_test(an_empty_range_marks_nothing),
+		mark_test(a_range_continues_into_the_next_slot),
+		mark_test(bytes_in_no_slot_are_reported_and_the_rest_is_marked),
+		mark_test(a_hole_is_reported_and_both_sides_are_marked),
+		mark_test(address_spaces_are_separate),
 		mark_test(a_range_stays_in_its_address_space),
 		mark_test(a_range_that_wraps_is_refused),
-		mark_test(a_slot_is_marked_by_its_name),
+		mark_test(a_slot_is_marked_by_its_number),
 		mark_test(a_mark_needs_no_system_call),
 		mark_test(marks_count_as_pending_and_not_as_entries),
-		cmocka_unit_test(in_bitmap_mode_a_mark_is_handed_out_too),
+		cmocka_unit_test(a_mark_is_handed_out_in_bitmap_mode_too),
 	};
 
 	return RUN_TESTS("mark", tests);

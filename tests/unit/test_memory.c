@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Memory that runs out, memory that is not asked for, and memory that is given back: what the
- * library, the model and this program ask of malloc() comes here (the program is linked with --wrap).
+ * Failing allocations, calls that must not allocate, and leaks. The program is linked with --wrap,
+ * so that the allocations of the library, the model and the test itself come here.
  */
 #include "cmocka_all.h"
 #include "guest.h"
@@ -27,11 +27,11 @@ void __wrap_free(void *memory);
 static struct {
 	atomic_bool counting;
 	atomic_uint calls;
-	unsigned int fail_at; /* the n-th fails; 0: none */
+	unsigned int fail_at; /* the n-th allocation fails; 0: none */
 	atomic_long live;
 } memory;
 
-/* The model is linked to the same functions. What it needs is not the library's. */
+/* The model uses the same functions; its allocations are not the library's. */
 static _Thread_local int inside_model;
 
 static void watch(void *opaque, const struct model_event *event)
@@ -114,8 +114,8 @@ static void open_guest(uint32_t mode)
 }
 
 /*
- * Makes call() with the first, then the second, ... of its allocations failing, until it succeeds.
- * Returns how many there are.
+ * Repeats call() with its first, then its second, ... allocation failing, until it succeeds.
+ * Returns the number of its allocations.
  */
 static unsigned int exhaust(int (*call)(void))
 {
@@ -131,7 +131,7 @@ static unsigned int exhaust(int (*call)(void))
 		}
 		assert_int_equal(r, -ENOMEM);
 	}
-	fail_msg("it never succeeds");
+	fail_msg("expected the call to succeed once no allocation fails");
 	return 0;
 }
 
@@ -174,7 +174,7 @@ static int iterate(void)
 	return r;
 }
 
-static void an_open_without_memory(void **state)
+static void an_open_without_memory_fails(void **state)
 {
 	const struct guest_config config = { .model = { .hook = watch } };
 
@@ -184,8 +184,8 @@ static void an_open_without_memory(void **state)
 	guest_close(&guest);
 }
 
-/* A VM's rings stay enabled once they are: no memory must be found out before. */
-static void an_open_without_memory_can_be_made_again(void **state)
+/* A VM's rings stay enabled, so a lack of memory must show before they are enabled. */
+static void an_open_without_memory_can_be_retried(void **state)
 {
 	const struct guest_config config = { .model = { .hook = watch } };
 
@@ -197,7 +197,7 @@ static void an_open_without_memory_can_be_made_again(void **state)
 	guest_close(&guest);
 }
 
-static void slots_and_vcpus_without_memory(void **state)
+static void slots_and_vcpus_without_memory_fail(void **state)
 {
 	open_guest(DL_MODE_RING);
 	dl_vcpu_remove(vcpu->handle);
@@ -217,7 +217,7 @@ static void write_by(struct guest_vcpu *writers, int n)
 		assert_int_equal(guest_write(&guest, &writers[i], 0, (uint64_t)i), 0);
 }
 
-/* Returns what the last of them allocated. */
+/* Returns the number of allocations of the last call. */
 static unsigned int fill_first_group(struct guest_vcpu *vcpus)
 {
 	for (int i = 1; i < VCPU_GROUP; i++) {
@@ -228,7 +228,7 @@ static unsigned int fill_first_group(struct guest_vcpu *vcpus)
 	return atomic_load(&memory.calls);
 }
 
-/* With the n-th of its allocations failing. */
+/* Makes the call with its n-th allocation failing. */
 static void add_without_memory(struct guest_vcpu *added, unsigned int n)
 {
 	int mappings = atomic_load(&guest.mappings);
@@ -243,7 +243,7 @@ static void add_without_memory(struct guest_vcpu *added, unsigned int n)
 	assert_int_equal(atomic_load(&memory.live), live);
 }
 
-/* The list's first group is full: the next vCPU needs a block that none before it did. */
+/* The list's first group is full, so the next vCPU needs an extra block. */
 __attribute__((unused)) static void a_full_list_of_vcpus_without_memory(void **state)
 {
 	static struct guest_vcpu many[VCPU_GROUP + 1];
@@ -268,7 +268,7 @@ __attribute__((unused)) static void a_full_list_of_vcpus_without_memory(void **s
 	guest_close(&guest);
 }
 
-static void a_vcpu_in_bitmap_mode_without_memory(void **state)
+static void a_vcpu_in_bitmap_mode_without_memory_fails(void **state)
 {
 	open_guest(DL_MODE_BITMAP);
 	dl_vcpu_remove(vcpu->handle);
@@ -276,7 +276,7 @@ static void a_vcpu_in_bitmap_mode_without_memory(void **state)
 	guest_close(&guest);
 }
 
-/* KVM has it where the caller moved it, and does not log it. */
+/* In KVM the slot is where the caller moved it, and is not logged. */
 static void a_callers_change_without_memory_loses_nothing(void **state)
 {
 	struct kvm_userspace_memory_region region = { .slot = 1 };
@@ -311,7 +311,7 @@ static void write_all(void)
 		assert_int_equal(guest_write(&guest, vcpu, 0, page), 0);
 }
 
-/* What has to go on when memory is short. */
+/* These calls must go on when memory is short. */
 static void harvesting_and_reading_allocate_nothing(void **state)
 {
 	static const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };
@@ -322,7 +322,7 @@ static void harvesting_and_reading_allocate_nothing(void **state)
 		int n;
 
 		open_guest(modes[i]);
-		/* Threads that mark for the first time are registered by liburcu. */
+		/* liburcu registers threads when they mark for the first time. */
 		assert_int_equal(dl_mark(guest.log, 0, 0, 1), 0);
 		write_all();
 		assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
@@ -341,8 +341,8 @@ static void harvesting_and_reading_allocate_nothing(void **state)
 	}
 }
 
-/* Of calls that succeed, and of calls that find something wrong after they have begun. */
-static void calls_that_end_early_keep_nothing(void **state)
+/* Calls that succeed, and calls that fail after they have begun. */
+static void calls_that_fail_early_leak_nothing(void **state)
 {
 	struct dl_iter *iter, *second;
 	struct dl_vcpu *again;
@@ -369,26 +369,26 @@ static int setup(void **state)
 	return 0;
 }
 
-static int all_is_given_back(void **state)
+static int all_memory_is_freed(void **state)
 {
 	return atomic_load(&memory.live) ? -1 : 0;
 }
 
-#define memory_test(f) cmocka_unit_test_setup_teardown(f, setup, all_is_given_back)
+#define memory_test(f) cmocka_unit_test_setup_teardown(f, setup, all_memory_is_freed)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		memory_test(an_open_without_memory),
-		memory_test(an_open_without_memory_can_be_made_again),
-		memory_test(slots_and_vcpus_without_memory),
-#ifndef DLI_TSAN /* which takes 64 locks that one thread holds, and ends at the next */
+		memory_test(an_open_without_memory_fails),
+		memory_test(an_open_without_memory_can_be_retried),
+		memory_test(slots_and_vcpus_without_memory_fail),
+#ifndef DLI_TSAN /* ThreadSanitizer aborts if one thread holds more than 64 locks */
 		memory_test(a_full_list_of_vcpus_without_memory),
 #endif
-		memory_test(a_vcpu_in_bitmap_mode_without_memory),
+		memory_test(a_vcpu_in_bitmap_mode_without_memory_fails),
 		memory_test(a_callers_change_without_memory_loses_nothing),
 		memory_test(harvesting_and_reading_allocate_nothing),
-		memory_test(calls_that_end_early_keep_nothing),
+		memory_test(calls_that_fail_early_leak_nothing),
 	};
 
 	return RUN_TESTS("memory", tests);

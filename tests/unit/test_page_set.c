@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The sets of pending and taken pages, against two plain arrays. */
+/* A page set's pending and in-flight pages, compared with two plain arrays. */
 #include "cmocka_all.h"
 #include "fake_os.h"
 #include "pages/page_set.h"
@@ -11,11 +11,11 @@
 
 enum { BLOCK_PAGES = 64 * 64 };
 
-/* A set and what it ought to hold, a byte a page. */
+/* A set, and its expected contents with a byte per page. */
 struct subject {
 	struct dli_page_set *set;
 	uint64_t pages;
-	uint8_t *pending, *taken;
+	uint8_t *pending, *in_flight;
 	struct random random;
 	struct dli_batch batch;
 };
@@ -28,9 +28,9 @@ static void begin(struct subject *s, uint64_t pages, uint64_t seed)
 	s->pages = pages;
 	s->random.state = seed;
 	s->pending = calloc(pages, 1);
-	s->taken = calloc(pages, 1);
+	s->in_flight = calloc(pages, 1);
 	assert_non_null(s->pending);
-	assert_non_null(s->taken);
+	assert_non_null(s->in_flight);
 	assert_int_equal(dli_page_set_new(&fake.os, pages, &s->set), 0);
 }
 
@@ -38,7 +38,7 @@ static void end(struct subject *s)
 {
 	dli_page_set_free(s->set);
 	free(s->pending);
-	free(s->taken);
+	free(s->in_flight);
 	assert_int_equal(fake.maps_live, 0);
 }
 
@@ -54,7 +54,7 @@ static uint64_t sum(const uint8_t *map, uint64_t pages)
 static void check_counts(const struct subject *s)
 {
 	assert_int_equal(dli_page_set_pending_pages(s->set), sum(s->pending, s->pages));
-	assert_int_equal(dli_page_set_in_flight_pages(s->set), sum(s->taken, s->pages));
+	assert_int_equal(dli_page_set_in_flight_pages(s->set), sum(s->in_flight, s->pages));
 }
 
 static void mark_word(struct subject *s)
@@ -96,7 +96,7 @@ static void mark_batch(struct subject *s)
 	uint64_t words = (s->pages + 63) / 64, expected = 0;
 	uint64_t word = random_below(&s->random, words);
 
-	/* Now and then so many that they reach into other blocks. */
+	/* Sometimes so many that they reach into other blocks. */
 	for (s->batch.n = 0; s->batch.n < 100 && word < words; s->batch.n++) {
 		uint64_t bits = random_next(&s->random);
 
@@ -117,7 +117,7 @@ static void mark_batch(struct subject *s)
 	assert_int_equal(dli_page_set_mark_batch(s->set, &s->batch), expected);
 }
 
-/* Moves the batch's pages in the arrays, all of which must be pending there. */
+/* Moves the batch's pages in the arrays, where all of them must be pending. */
 static void move_batch(struct subject *s)
 {
 	for (uint32_t i = 0; i < s->batch.n; i++) {
@@ -131,7 +131,7 @@ static void move_batch(struct subject *s)
 				continue;
 			assert_true(page < s->pages && s->pending[page]);
 			s->pending[page] = 0;
-			s->taken[page] = 1;
+			s->in_flight[page] = 1;
 		}
 	}
 }
@@ -142,7 +142,7 @@ static uint64_t pending_between(const struct subject *s, uint64_t first, uint64_
 	return first < end ? sum(s->pending + first, end - first) : 0;
 }
 
-/* Takes once from *block on, and looks that the batch has what it has to have. */
+/* Takes one batch from *block on, and checks its pages. */
 static bool take_from(struct subject *s, uint64_t *block, bool one_chunk)
 {
 	uint64_t from = *block * BLOCK_PAGES, behind, chunk_end;
@@ -162,7 +162,7 @@ static bool take_from(struct subject *s, uint64_t *block, bool one_chunk)
 		assert_true(s->batch.word[s->batch.n - 1] * UINT64_C(64) < chunk_end);
 		assert_int_equal(pending_between(s, from, chunk_end), 0);
 	} else if (s->batch.n <= PAGE_SET_CHUNK_WORDS - BLOCK_PAGES / 64) {
-		/* There was room for more. */
+		/* The batch had room for more. */
 		assert_int_equal(pending_between(s, from, s->pages), 0);
 	}
 	return true;
@@ -176,7 +176,7 @@ static bool take(struct subject *s)
 	return take_from(s, &block, random_below(&s->random, 2));
 }
 
-/* From the beginning, batch by batch. */
+/* Takes all pages from the first on, batch by batch. */
 static void take_all(struct subject *s)
 {
 	bool one_chunk = random_below(&s->random, 2);
@@ -186,7 +186,7 @@ static void take_all(struct subject *s)
 	assert_int_equal(sum(s->pending, s->pages), 0);
 }
 
-static void take_and_give_back(struct subject *s)
+static void take_and_unclaim(struct subject *s)
 {
 	if (!take(s))
 		return;
@@ -197,21 +197,21 @@ static void take_and_give_back(struct subject *s)
 
 			if (!(s->batch.bits[i] >> bit & 1))
 				continue;
-			s->taken[page] = 0;
+			s->in_flight[page] = 0;
 			s->pending[page] = 1;
 		}
 	}
 }
 
-/* Whether they were taken, and counts them. */
+/* Acknowledges and counts pages. False if they are not all in flight. */
 static bool ack_pages(struct dli_page_set *set, uint64_t first, uint64_t n)
 {
 	uint64_t gone = 0;
-	bool taken = dli_page_set_ack(set, first, n, &gone);
+	bool acked = dli_page_set_ack(set, first, n, &gone);
 
-	assert_int_equal(gone, taken ? n : 0);
+	assert_int_equal(gone, acked ? n : 0);
 	dli_page_set_count_acked(set, gone);
-	return taken;
+	return acked;
 }
 
 static void ack(struct subject *s)
@@ -219,47 +219,47 @@ static void ack(struct subject *s)
 	uint64_t first = random_below(&s->random, s->pages), n = 0;
 	uint64_t most = 1 + random_below(&s->random, 300);
 
-	while (first < s->pages && !s->taken[first])
+	while (first < s->pages && !s->in_flight[first])
 		first++;
-	while (first + n < s->pages && n < most && s->taken[first + n])
+	while (first + n < s->pages && n < most && s->in_flight[first + n])
 		n++;
 	if (!n)
 		return;
-	/* One page more than is taken: refused as a whole. */
-	if (first + n < s->pages && !s->taken[first + n])
+	/* A range that ends with a page not in flight is refused as a whole. */
+	if (first + n < s->pages && !s->in_flight[first + n])
 		assert_false(ack_pages(s->set, first, n + 1));
 	assert_true(ack_pages(s->set, first, n));
-	memset(s->taken + first, 0, n);
+	memset(s->in_flight + first, 0, n);
 	assert_false(ack_pages(s->set, first, n));
 }
 
-static void fold_back(struct subject *s)
+static void requeue(struct subject *s)
 {
 	dli_page_set_requeue(s->set);
 	for (uint64_t i = 0; i < s->pages; i++)
-		s->pending[i] |= s->taken[i];
-	memset(s->taken, 0, s->pages);
+		s->pending[i] |= s->in_flight[i];
+	memset(s->in_flight, 0, s->pages);
 }
 
 static void clear(struct subject *s)
 {
 	dli_page_set_clear(s->set);
 	memset(s->pending, 0, s->pages);
-	memset(s->taken, 0, s->pages);
+	memset(s->in_flight, 0, s->pages);
 }
 
 static void step(struct subject *s)
 {
 	switch (random_below(&s->random, 32)) {
 	case 0:
-		fold_back(s);
+		requeue(s);
 		break;
 	case 1:
 		if (!random_below(&s->random, 4))
 			clear(s);
 		break;
 	case 2 ... 5:
-		take_and_give_back(s);
+		take_and_unclaim(s);
 		break;
 	case 6 ... 11:
 		take(s);
@@ -288,12 +288,12 @@ static void behave_at_random(uint64_t pages, unsigned int steps)
 		if (i % 16 == 0)
 			check_counts(&s);
 	}
-	fold_back(&s);
+	requeue(&s);
 	check_counts(&s);
 	end(&s);
 }
 
-static void random_operations_equal_a_plain_bitmap(void **state)
+static void random_operations_match_plain_arrays(void **state)
 {
 	static const uint64_t sizes[] = { 1,	63,    64,    65,    100,    4095,
 					  4096, 32767, 32768, 32769, 100003, 2097153 };
@@ -317,8 +317,8 @@ static void a_new_set_is_empty(void **state)
 	end(&s);
 }
 
-/* Every border at which a summary has another bit or another word. */
-static void ranges_end_where_they_should(void **state)
+/* At every border where a summary enters another bit or word. */
+static void a_range_marks_exactly_its_pages(void **state)
 {
 	static const uint64_t borders[] = { 64, 4096, 32768, 32768 * 64 };
 	struct subject s;
@@ -341,7 +341,7 @@ static void ranges_end_where_they_should(void **state)
 	}
 }
 
-static void all_is_every_page_and_none_behind(void **state)
+static void mark_all_marks_every_page_and_none_past_the_end(void **state)
 {
 	static const uint64_t sizes[] = { 1, 64, 100, 40000 };
 
@@ -360,8 +360,8 @@ static void all_is_every_page_and_none_behind(void **state)
 	}
 }
 
-/* Written again while it was under way: pending and taken at once, and counted in both. */
-static void a_page_can_be_pending_and_taken(void **state)
+/* A page written again while it is in flight is pending too, and counted in both. */
+static void a_page_can_be_pending_and_in_flight(void **state)
 {
 	struct subject s;
 	uint64_t block = 0;
@@ -378,7 +378,7 @@ static void a_page_can_be_pending_and_taken(void **state)
 	end(&s);
 }
 
-static void no_memory_is_an_error(void **state)
+static void a_failed_allocation_is_an_error(void **state)
 {
 	struct dli_page_set *set = NULL;
 
@@ -390,7 +390,7 @@ static void no_memory_is_an_error(void **state)
 	dli_page_set_free(NULL);
 }
 
-/* KVM's largest slot, eight of them for the 64 TiB of it: memory grows with what is marked. */
+/* The pages of eight of KVM's largest slots, 64 TiB: memory grows with the marked pages. */
 static void a_sparse_set_is_small(void **state)
 {
 	enum { MARKS = 64 };
@@ -414,7 +414,7 @@ static void a_sparse_set_is_small(void **state)
 	for (size_t i = 0; i < 8; i++)
 		dli_page_set_requeue(sets[i]);
 	assert_true(before > 0);
-	/* Two bitmaps, a leaf and a lower summary page a mark, and the highest summaries. */
+	/* In both bitmaps a leaf and a mid page per mark, and the top summaries. */
 	assert_in_range(resident_bytes() - before, 0, 8 << 20);
 	for (size_t i = 0; i < 8; i++)
 		dli_page_set_free(sets[i]);
@@ -426,11 +426,11 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_new_set_is_empty),
-		cmocka_unit_test(ranges_end_where_they_should),
-		cmocka_unit_test(all_is_every_page_and_none_behind),
-		cmocka_unit_test(a_page_can_be_pending_and_taken),
-		cmocka_unit_test(random_operations_equal_a_plain_bitmap),
-		cmocka_unit_test(no_memory_is_an_error),
+		cmocka_unit_test(a_range_marks_exactly_its_pages),
+		cmocka_unit_test(mark_all_marks_every_page_and_none_past_the_end),
+		cmocka_unit_test(a_page_can_be_pending_and_in_flight),
+		cmocka_unit_test(random_operations_match_plain_arrays),
+		cmocka_unit_test(a_failed_allocation_is_an_error),
 		cmocka_unit_test(a_sparse_set_is_small),
 	};
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A marker and a taker in every order of their steps, a step being an access to shared memory. The
- * set is compiled in here with its accesses replaced by some that first let the other side go on as
- * far as the schedule says. In sequentially consistent order: what a machine reorders is for
+ * A marker and a taker in every order of their steps; a step is an access to shared memory. The
+ * page set is compiled in here, and its accesses first let the other side run as far as the schedule
+ * says. All orders are sequentially consistent; a machine's reordering is tested by
  * test_page_set_threads.c.
  */
 #include "cmocka_all.h"
@@ -84,7 +84,7 @@ static struct fake_os fake;
 static struct dli_page_set *set;
 static struct dli_batch batch;
 
-/* One thread runs at a time: the one whose turn it is. */
+/* Only the thread whose turn it is runs. */
 static struct {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -95,7 +95,7 @@ static enum { NOBODY, TAKER } watched; /* whose steps the schedule counts */
 static _Thread_local bool is_marker;
 static unsigned int taker_steps; /* so far */
 static unsigned int
-	schedule[MARKER_STEPS]; /* the marker's n-th step comes before this of the taker */
+	schedule[MARKER_STEPS]; /* the marker's n-th step precedes this step of the taker */
 static unsigned int next_marker_step;
 
 static uint32_t memory, copy;
@@ -113,7 +113,7 @@ static void give_turn(bool marker)
 	pthread_cond_broadcast(&turns.changed);
 }
 
-/* The marker makes a step and stops before its next one. */
+/* Lets the marker make one step and stop before its next one. */
 static void let_marker_step(void)
 {
 	pthread_mutex_lock(&turns.lock);
@@ -125,7 +125,7 @@ static void let_marker_step(void)
 	next_marker_step++;
 }
 
-/* Whether both sides come there: words of the pending map that say something of the page. */
+/* Whether both sides access the word: a word of the pending map that concerns the page. */
 static bool is_shared(const _Atomic uint64_t *word)
 {
 	return word == leaf_of(&set->pending, PAGE / 64) || word == &set->pending.mid[0] ||
@@ -150,7 +150,7 @@ static void step(const _Atomic uint64_t *word)
 	taker_steps++;
 }
 
-/* Runs up to its first step and waits there. The memory is written before that. */
+/* Writes the memory, then runs up to its first step and waits there. */
 static void *run_marker(void *unused)
 {
 	is_marker = true;
@@ -167,7 +167,7 @@ static void mark_a_word(void)
 	dli_page_set_mark_word(set, PAGE / 64, UINT64_C(1) << PAGE % 64);
 }
 
-/* Behind a word of the same block, which is nobody else's affair. */
+/* Marks another word of the block first, which the taker does not contend for. */
 static void mark_a_batch(void)
 {
 	static const struct dli_batch marked = {
@@ -186,7 +186,7 @@ static void mark_a_range(void)
 	mark_in_block(&set->pending, word, word + 1, PAGE, PAGE + 1);
 }
 
-/* Takes all there is now; whoever gets the page reads the memory then. */
+/* Takes all pending pages, and reads the memory if the page is among them. */
 static void take_all(void)
 {
 	for (uint64_t at = 0; dli_page_set_take(set, &at, false, &batch);)
@@ -195,7 +195,7 @@ static void take_all(void)
 				copy = memory;
 }
 
-/* What is pending before: nothing, the page, one of its word, of its mid word, of its chunk. */
+/* Initially pending: nothing, the page, or a page of its word, its mid word or its chunk. */
 static const uint64_t before[] = { PAGES, PAGE, PAGE + 1, PAGE + 70, PAGE + 4096, 0 };
 enum { ALL_BEFORE = sizeof(before) / sizeof(before[0]) };
 
@@ -210,7 +210,7 @@ static void run_schedule(uint64_t pending)
 	taker_steps = next_marker_step = 0;
 	turns.marker_done = false;
 	turns.marker_turn = true;
-	/* Written before it is marked; what is read from now on is new. */
+	/* The memory is written before the mark; reads from here on see the new value. */
 	memory = 1;
 	pthread_create(&marker, NULL, run_marker, NULL);
 	pthread_mutex_lock(&turns.lock);
@@ -235,8 +235,8 @@ static void expect_page(uint64_t pending)
 }
 
 /*
- * The next schedule; the first is all zero. Behind the taker's last step all places are the same.
- * False: all were tried.
+ * The next schedule; the first is all zero. All places after the taker's last step are equivalent.
+ * False if all were tried.
  */
 static bool next_schedule(void)
 {
@@ -264,7 +264,7 @@ static unsigned int try_schedules(uint64_t pending)
 	return tried;
 }
 
-/* With what is pending before: the first n of the list. */
+/* With the first n initial states of the list. */
 static void try_all(void (*how)(void), size_t n)
 {
 	unsigned int tried = 0;
@@ -303,10 +303,10 @@ static void a_range_is_marked_in_every_order(void **state)
 }
 
 /*
- * Another thread is half way through marking the page: the bit is there, no summary yet. Whoever marks it
- * meanwhile is told that it was marked, and must be able to find it when its own call has returned.
+ * Another thread has half marked the page: it has set the leaf bit, but no summary yet. A second
+ * mark finds the page already marked; once it returns, a taker must still find the page.
  */
-static void a_mark_does_not_rest_on_one_under_way(void **state)
+static void a_mark_does_not_rely_on_another_unfinished_mark(void **state)
 {
 	pthread_t marker;
 
@@ -333,8 +333,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(a_word_is_marked_in_every_order, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_mark_does_not_rest_on_one_under_way, setup,
-						teardown),
+		cmocka_unit_test_setup_teardown(a_mark_does_not_rely_on_another_unfinished_mark,
+						setup, teardown),
 		cmocka_unit_test_setup_teardown(a_batch_is_marked_in_every_order, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_range_is_marked_in_every_order, setup, teardown),
 	};

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Markers beside one that takes and others that acknowledge: no mark is lost, no count drifts. */
+/* Markers run beside a taker and acknowledgers: no mark is lost, and no count drifts. */
 #include "cmocka_all.h"
 #include "fake_os.h"
 #include "pages/page_set.h"
@@ -20,12 +20,12 @@ enum {
 
 static struct {
 	struct dli_page_set *set;
-	/* What is in each page, and what of it the taker has read. */
+	/* The contents of each page, and those that the taker has read. */
 	_Atomic uint32_t memory[PAGES];
 	uint32_t copy[PAGES];
 	atomic_uint markers_left;
 	struct dli_batch batch;
-	/* Batches of which the acknowledger has still to say that they are sent. */
+	/* Batches that are still to be acknowledged. */
 	struct dli_batch queue[QUEUE];
 	atomic_uint put, got;
 	atomic_bool over;
@@ -33,7 +33,7 @@ static struct {
 
 static struct fake_os fake;
 
-/* Few pages, and those in the same words: that is where marks meet. */
+/* Few pages in the same words, so that marks collide. */
 static uint64_t page_of(struct random *random)
 {
 	return random_below(random, 8) * 8750 + random_below(random, 96);
@@ -44,7 +44,7 @@ static void write_page(uint64_t page)
 	atomic_fetch_add_explicit(&shared.memory[page], 1, memory_order_relaxed);
 }
 
-/* First the memory, then the mark. */
+/* Writes the memory first, then marks it. */
 static void *mark(void *seed)
 {
 	struct random random = { .state = (uintptr_t)seed };
@@ -119,8 +119,8 @@ static void *acknowledge(void *unused)
 	}
 }
 
-/* One pass over the set. What is taken goes to the acknowledger, or back, or waits for a fold. */
-static void pass(struct random *random, bool fold)
+/* One pass over the set. Batches go to the acknowledger, are unclaimed, or await a requeue. */
+static void pass(struct random *random, bool requeue)
 {
 	bool one_chunk = random_below(random, 2);
 
@@ -128,7 +128,7 @@ static void pass(struct random *random, bool fold)
 		unsigned int put = atomic_load(&shared.put);
 
 		copy_batch(&shared.batch);
-		if (fold)
+		if (requeue)
 			continue;
 		if (!random_below(random, 8)) {
 			dli_page_set_unclaim(shared.set, &shared.batch);
@@ -137,10 +137,10 @@ static void pass(struct random *random, bool fold)
 		shared.queue[put % QUEUE] = shared.batch;
 		atomic_store_explicit(&shared.put, put + 1, memory_order_release);
 	}
-	/* An iteration ends when all that it gave away has come back. */
+	/* An iteration ends once all its batches are acknowledged. */
 	while (atomic_load_explicit(&shared.got, memory_order_acquire) != atomic_load(&shared.put))
 		sched_yield();
-	if (fold)
+	if (requeue)
 		dli_page_set_requeue(shared.set);
 }
 
@@ -172,7 +172,7 @@ static void no_mark_is_lost(void **state)
 	dli_page_set_free(shared.set);
 }
 
-/* Set by one thread, taken by another: no page twice in one pass, none forgotten. */
+/* Pages set by one thread and taken by another: none twice in a pass, none forgotten. */
 static void *mark_all(void *unused)
 {
 	for (uint64_t first = 0; first < PAGES; first += 7) {
@@ -183,7 +183,7 @@ static void *mark_all(void *unused)
 	return NULL;
 }
 
-static void counts_are_exact_at_rest(void **state)
+static void counts_are_exact_once_all_threads_are_done(void **state)
 {
 	struct dli_batch *batch = &shared.batch;
 	pthread_t marker;
@@ -217,7 +217,7 @@ static unsigned int litmus_rounds = 20000;
 static struct {
 	atomic_uint started, ended; /* rounds */
 	_Alignas(128) _Atomic uint32_t memory;
-	/* Stores of it that wait for the other's cache keep the one to memory waiting behind them. */
+	/* Stores to it that wait for the other's cache line delay the store to memory. */
 	_Alignas(128) _Atomic uint32_t ballast[BALLAST_LINES][LINE_WORDS];
 } litmus;
 
@@ -242,7 +242,7 @@ static void spin(uint64_t n)
 		;
 }
 
-/* A plain store, as a VMM makes it, and the mark: with nothing in between but what marking does. */
+/* A plain store, as a VMM makes it, then the mark, with nothing else in between. */
 static void *write_and_mark(void *unused)
 {
 	struct random random = { .state = 12 };
@@ -271,10 +271,10 @@ static bool take_litmus(uint32_t *copy)
 }
 
 /*
- * The page is pending already when it is written and marked once more, and taken at that moment. A
- * mark that looked whether it is needed could be lost to the taker's look at the memory.
+ * The page is already pending when it is written and marked again, and is taken at that moment. If
+ * the mark only tested whether it is needed, the taker could read the memory before the write.
  */
-static void a_mark_counts_although_the_page_is_pending(void **state)
+static void marking_a_pending_page_still_orders_the_write(void **state)
 {
 	struct random random = { .state = 13 };
 	pthread_t marker;
@@ -293,7 +293,8 @@ static void a_mark_counts_although_the_page_is_pending(void **state)
 		wait_for(&litmus.ended, round);
 		take_litmus(&copy);
 		if (copy != round)
-			fail_msg("round %u: the copy is of round %u", round, copy);
+			fail_msg("round %u: expected a copy of this round, got one of round %u",
+				 round, copy);
 	}
 	pthread_join(marker, NULL);
 	assert_int_equal(dli_page_set_pending_pages(shared.set), 0);
@@ -304,8 +305,8 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(no_mark_is_lost),
-		cmocka_unit_test(a_mark_counts_although_the_page_is_pending),
-		cmocka_unit_test(counts_are_exact_at_rest),
+		cmocka_unit_test(marking_a_pending_page_still_orders_the_write),
+		cmocka_unit_test(counts_are_exact_once_all_threads_are_done),
 	};
 
 	if (argc > 1 && !strcmp(argv[1], "--long"))

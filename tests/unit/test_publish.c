@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What rings hand on becomes pending pages: every page arrives, none in the wrong slot. */
+/* dli_publish(): every page that rings name becomes pending, in the right slot. */
 #include "cmocka_all.h"
 #include "guest.h"
 #include "log.h"
@@ -55,7 +55,7 @@ static uint64_t pending_pages(void)
 	return guest_stats(&guest).pending_bytes / guest.page_bytes;
 }
 
-static void adjacent_entries_are_pages(void **state)
+static void adjacent_entries_become_pages(void **state)
 {
 	for (uint32_t i = 0; i < PAGES; i++)
 		entry(i, 1, i);
@@ -64,7 +64,7 @@ static void adjacent_entries_are_pages(void **state)
 	assert_int_equal(pending_pages(), PAGES);
 }
 
-static void a_word_is_many_pages(void **state)
+static void one_word_marks_many_pages(void **state)
 {
 	words[0] = (struct dli_dirty_word){ .slot = 1, .word = 1, .bits = ~UINT64_C(0) };
 	/* 300 pages end in the middle of the word. */
@@ -75,7 +75,7 @@ static void a_word_is_many_pages(void **state)
 	assert_int_equal(pending_pages(), 64 + 44);
 }
 
-static void the_same_page_twice_is_one(void **state)
+static void a_page_named_twice_is_new_once(void **state)
 {
 	entry(0, 1, 5);
 	entry(1, 1, 5);
@@ -85,8 +85,8 @@ static void the_same_page_twice_is_one(void **state)
 	assert_int_equal(pending_pages(), 2);
 }
 
-/* The same word number in another slot is another word. */
-static void slots_take_turns(void **state)
+/* The same word number in another slot is a different word. */
+static void words_of_alternating_slots_go_to_their_slots(void **state)
 {
 	for (uint32_t i = 0; i < 40; i++)
 		entry(i, numbers[i % SLOTS], i / SLOTS);
@@ -96,8 +96,8 @@ static void slots_take_turns(void **state)
 	assert_int_equal(pending_pages(), 0);
 }
 
-/* Behind the last word is memory of somebody else's, or none. In a process that may die of it. */
-static void it_looks_at_no_word_behind_the_last(void **state)
+/* The memory after the last word is inaccessible. Runs in a child, which a bad read kills. */
+static void nothing_is_read_past_the_last_word(void **state)
 {
 	enum { N = 40, BYTES = 65536 };
 	char *memory =
@@ -124,7 +124,7 @@ static void it_looks_at_no_word_behind_the_last(void **state)
 	munmap(memory, 2 * BYTES);
 }
 
-static void what_no_slot_has_is_stale(void **state)
+static void pages_of_no_slot_are_stale(void **state)
 {
 	entry(0, 2, 0);
 	entry(1, 1, PAGES);
@@ -139,8 +139,8 @@ static void what_no_slot_has_is_stale(void **state)
 	assert_int_equal(pending_pages(), 2);
 }
 
-/* Behind its slot's end, which spoils a batch of the kernel's; a slot that is gone does not. */
-static void what_lies_outside_its_slot_is_told(void **state)
+/* A page past its slot's end spoils a batch in the kernel; a slot that is gone does not. */
+static void pages_past_the_end_of_their_slot_are_reported(void **state)
 {
 	entry(0, 2, 0);
 	entry(1, 1, PAGES - 1);
@@ -150,7 +150,7 @@ static void what_lies_outside_its_slot_is_told(void **state)
 	assert_true(dli_publish(&guest.log->slots, words, 4).outside);
 }
 
-static void when_logging_is_off_nothing_is_noted(void **state)
+static void nothing_is_recorded_while_logging_is_off(void **state)
 {
 	assert_int_equal(dl_log_stop(guest.log), 0);
 	entry(0, 1, 5);
@@ -174,7 +174,7 @@ static uint32_t random_entries(struct random *random, uint8_t (*wanted)[PAGES])
 	return n;
 }
 
-/* Takes all and compares. */
+/* Takes all pages and compares them. */
 static void compare(uint8_t (*wanted)[PAGES])
 {
 	struct dl_iter *iter;
@@ -198,7 +198,7 @@ static void compare(uint8_t (*wanted)[PAGES])
 			assert_int_equal(wanted[slot][page], 0);
 }
 
-static void random_entries_equal_a_plain_array(void **state)
+static void random_entries_match_a_plain_array(void **state)
 {
 	struct random random = { .state = 20 };
 
@@ -213,15 +213,15 @@ static void random_entries_equal_a_plain_array(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		publish_test(adjacent_entries_are_pages),
-		publish_test(a_word_is_many_pages),
-		publish_test(the_same_page_twice_is_one),
-		publish_test(slots_take_turns),
-		publish_test(it_looks_at_no_word_behind_the_last),
-		publish_test(what_no_slot_has_is_stale),
-		publish_test(what_lies_outside_its_slot_is_told),
-		publish_test(when_logging_is_off_nothing_is_noted),
-		publish_test(random_entries_equal_a_plain_array),
+		publish_test(adjacent_entries_become_pages),
+		publish_test(one_word_marks_many_pages),
+		publish_test(a_page_named_twice_is_new_once),
+		publish_test(words_of_alternating_slots_go_to_their_slots),
+		publish_test(nothing_is_read_past_the_last_word),
+		publish_test(pages_of_no_slot_are_stale),
+		publish_test(pages_past_the_end_of_their_slot_are_reported),
+		publish_test(nothing_is_recorded_while_logging_is_off),
+		publish_test(random_entries_match_a_plain_array),
 	};
 
 	return RUN_TESTS("publish", tests);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Memslots set, moved, changed and removed by the library: arguments, errors, what is pending. */
+/* Memslots set, moved, changed and removed by the library: arguments, errors, pending pages. */
 #include "cmocka_all.h"
 #include "guest.h"
 
@@ -72,7 +72,7 @@ static uint64_t pending_pages(void)
 	return guest_stats(&guest).pending_bytes / guest.page_bytes;
 }
 
-/* The slots at hand: what a pass hands out must be n pages from gpa_page on, in order. */
+/* Expects that a pass hands out the n pages from gpa_page on, in order. */
 static void expect_pass(uint64_t gpa_page, int n)
 {
 	uint64_t pages[2 * PAGES];
@@ -89,12 +89,12 @@ static void expect_set(const struct dl_slot *wanted, int result)
 
 	assert_int_equal(dl_slot_set(guest.log, &copy), result);
 	assert_memory_equal(&copy, wanted, sizeof(copy));
-	/* What the library itself refuses does not reach the kernel. */
+	/* Arguments that the library refuses do not reach the kernel. */
 	if (result == -EINVAL || result == -EEXIST || result == -E2BIG)
 		assert_int_equal(guest.regions, regions);
 }
 
-static void set_refuses_what_is_no_slot(void **state)
+static void set_refuses_invalid_slots(void **state)
 {
 	struct dl_slot s;
 
@@ -125,7 +125,7 @@ static void set_refuses_what_is_no_slot(void **state)
 	assert_int_equal(dl_slot_set(guest.log, NULL), -EINVAL);
 }
 
-/* KVM has none such, and the table, which is ordered by ends, would not find it by its address. */
+/* KVM allows no such slot, and the table, sorted by ends, could not find it by address. */
 static void no_slot_ends_where_addresses_end(void **state)
 {
 	struct dl_slot s = slot;
@@ -153,7 +153,7 @@ static void set_reads_a_longer_struct(void **state)
 	assert_int_equal(dl_slot_set(guest.log, &longer.known), -E2BIG);
 }
 
-static void set_refuses_what_overlaps(void **state)
+static void set_refuses_overlapping_slots(void **state)
 {
 	struct dl_slot other = guest_slot(&guest, 4, GPA_PAGE + PAGES - 1, block, 0, 2);
 
@@ -162,7 +162,7 @@ static void set_refuses_what_overlaps(void **state)
 	expect_set(&other, 0);
 	other = guest_slot(&guest, 5, GPA_PAGE + PAGES, block, 0, 1);
 	expect_set(&other, 0);
-	/* A move onto another one too; onto itself is a move. */
+	/* A move onto another slot is refused too; an overlap with itself is allowed. */
 	other = slot;
 	other.gpa += guest.page_bytes;
 	expect_set(&other, -EEXIST);
@@ -170,7 +170,7 @@ static void set_refuses_what_overlaps(void **state)
 	expect_set(&other, 0);
 }
 
-static void set_refuses_what_kvm_cannot_change(void **state)
+static void set_refuses_changes_that_kvm_cannot_make(void **state)
 {
 	struct dl_slot other = slot;
 
@@ -187,7 +187,7 @@ static void set_refuses_what_kvm_cannot_change(void **state)
 	expect_set(&other, -EINVAL);
 }
 
-static void the_same_again_is_nothing(void **state)
+static void setting_a_slot_unchanged_does_nothing(void **state)
 {
 	unsigned int regions = guest.regions;
 
@@ -229,7 +229,7 @@ static void a_kernel_that_refuses_a_move_leaves_the_slot_in_place(void **state)
 	expect_pass(GPA_PAGE, 1);
 }
 
-static void no_memory_for_the_set_is_an_error(void **state)
+static void a_page_set_without_memory_is_an_error(void **state)
 {
 	struct dl_slot other = guest_slot(&guest, 4, 0, block, 0, 1);
 	unsigned int regions = guest.regions;
@@ -240,8 +240,8 @@ static void no_memory_for_the_set_is_an_error(void **state)
 	expect_set(&other, 0);
 }
 
-/* A GET that could not deliver would lose bits: no memory for it, no slot. */
-static void no_memory_for_the_bitmap_is_an_error(void **state)
+/* Without a buffer, a GET would lose bits: the slot is refused. */
+static void a_bitmap_without_memory_is_an_error(void **state)
 {
 	const struct model_fault second = {
 		.request = MODEL_CALL_MMAP, .skip = 1, .times = 1, .error = ENOMEM
@@ -257,7 +257,7 @@ static void no_memory_for_the_bitmap_is_an_error(void **state)
 	assert_int_equal(pending_pages(), 5000);
 }
 
-static void remove_refuses_what_is_not_there(void **state)
+static void remove_refuses_unknown_slots(void **state)
 {
 	assert_int_equal(dl_slot_remove(NULL, 3, 0), -EINVAL);
 	assert_int_equal(dl_slot_remove(guest.log, 3, DL_SLOT_CLEAN), -EINVAL);
@@ -292,14 +292,14 @@ static void a_new_slot_is_wholly_pending_unless_clean(void **state)
 	assert_int_equal(pending_pages(), 0);
 }
 
-static void a_slot_that_is_set_while_off_is_not_pending(void **state)
+static void a_slot_set_while_logging_is_off_is_not_pending(void **state)
 {
 	assert_int_equal(pending_pages(), 0);
 	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
 	assert_int_equal(pending_pages(), 0);
 }
 
-/* New memory is logged from the first moment, or a clean slot would lose its first writes. */
+/* Otherwise a clean slot would lose its first writes. */
 static void a_new_slot_is_created_with_its_flag(void **state)
 {
 	struct dl_slot other = guest_slot(&guest, 4, 0, guest_memory(&guest, 10), 0, 10);
@@ -321,7 +321,7 @@ static void a_removed_slot_is_handed_out_once_more(void **state)
 	assert_int_equal(guest_drain(&guest, pages, PAGES), 0);
 }
 
-static void a_discarded_one_is_not(void **state)
+static void a_discarded_slot_is_not_handed_out(void **state)
 {
 	assert_int_equal(dl_slot_mark(guest.log, 3, 0, 1), 0);
 	assert_int_equal(dl_slot_remove(guest.log, 3, DL_SLOT_DISCARD), 0);
@@ -348,7 +348,7 @@ static void a_removed_slot_waits_for_its_acknowledgement(void **state)
 	assert_int_equal(pending_pages(), 0);
 }
 
-static void a_slot_set_anew_over_the_same_memory_is_another(void **state)
+static void a_slot_set_again_over_the_same_memory_is_a_new_slot(void **state)
 {
 	uint64_t pages[2 * PAGES];
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
@@ -362,7 +362,7 @@ static void a_slot_set_anew_over_the_same_memory_is_another(void **state)
 	expect_pass(GPA_PAGE + 6, 1);
 }
 
-static void a_removed_slot_is_forgotten_by_stop(void **state)
+static void a_stop_forgets_removed_slots(void **state)
 {
 	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
 	assert_int_equal(dl_log_stop(guest.log), 0);
@@ -370,7 +370,7 @@ static void a_removed_slot_is_forgotten_by_stop(void **state)
 	expect_pass(0, 0);
 }
 
-static void a_moved_slot_is_pending_at_its_new_place(void **state)
+static void a_moved_slot_is_pending_at_its_new_address(void **state)
 {
 	struct dl_slot moved = slot;
 
@@ -380,7 +380,7 @@ static void a_moved_slot_is_pending_at_its_new_place(void **state)
 	expect_pass(0, PAGES);
 }
 
-static void a_clean_move_is_pending_all_the_same(void **state)
+static void a_move_makes_a_slot_pending_even_if_clean(void **state)
 {
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
 	struct dl_slot moved = slot;
@@ -405,7 +405,7 @@ static void memory_that_cannot_be_logged_is_left_alone(void **state)
 	assert_int_equal(dl_log_stop(guest.log), 0);
 	regions = guest.regions;
 	assert_int_equal(dl_log_start(guest.log, 0), 0);
-	/* The other slot's, and no more. */
+	/* Only the other slot's pages. */
 	assert_int_equal(guest.regions, regions + 1);
 	assert_int_equal(pending_pages(), PAGES);
 	expect_pass(GPA_PAGE, PAGES);
@@ -413,7 +413,7 @@ static void memory_that_cannot_be_logged_is_left_alone(void **state)
 	assert_int_equal(pending_pages(), 0);
 }
 
-/* SMM shows the same memory again: once is enough. */
+/* SMM maps the same memory again, which is marked only once. */
 static void memory_of_a_lower_address_space_starts_dirty_once(void **state)
 {
 	struct dl_slot smm = guest_slot(&guest, 1 << 16 | 3, GPA_PAGE, block, 10, 20);
@@ -428,35 +428,35 @@ static void memory_of_a_lower_address_space_starts_dirty_once(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		off_test(set_refuses_what_is_no_slot),
+		off_test(set_refuses_invalid_slots),
 		off_test(no_slot_ends_where_addresses_end),
 		off_test(set_reads_a_longer_struct),
-		off_test(set_refuses_what_overlaps),
-		off_test(set_refuses_what_kvm_cannot_change),
-		ring_test(the_same_again_is_nothing),
+		off_test(set_refuses_overlapping_slots),
+		off_test(set_refuses_changes_that_kvm_cannot_make),
+		ring_test(setting_a_slot_unchanged_does_nothing),
 		ring_test(a_kernel_that_refuses_a_slot_leaves_the_log_as_it_was),
 		ring_test(a_kernel_that_refuses_a_move_leaves_the_slot_in_place),
-		ring_test(no_memory_for_the_set_is_an_error),
-		bitmap_test(no_memory_for_the_bitmap_is_an_error),
-		backup_test(no_memory_for_the_bitmap_is_an_error),
-		ring_test(remove_refuses_what_is_not_there),
+		ring_test(a_page_set_without_memory_is_an_error),
+		bitmap_test(a_bitmap_without_memory_is_an_error),
+		backup_test(a_bitmap_without_memory_is_an_error),
+		ring_test(remove_refuses_unknown_slots),
 		ring_test(a_remove_that_the_kernel_refuses_changes_nothing),
 		ring_test(a_new_slot_is_wholly_pending_unless_clean),
 		bitmap_test(a_new_slot_is_wholly_pending_unless_clean),
-		off_test(a_slot_that_is_set_while_off_is_not_pending),
+		off_test(a_slot_set_while_logging_is_off_is_not_pending),
 		ring_test(a_new_slot_is_created_with_its_flag),
 		bitmap_test(a_new_slot_is_created_with_its_flag),
 		ring_test(a_removed_slot_is_handed_out_once_more),
 		bitmap_test(a_removed_slot_is_handed_out_once_more),
-		ring_test(a_discarded_one_is_not),
+		ring_test(a_discarded_slot_is_not_handed_out),
 		ring_test(a_removed_slot_waits_for_its_acknowledgement),
-		ring_test(a_slot_set_anew_over_the_same_memory_is_another),
-		bitmap_test(a_slot_set_anew_over_the_same_memory_is_another),
-		ring_test(a_removed_slot_is_forgotten_by_stop),
-		ring_test(a_moved_slot_is_pending_at_its_new_place),
-		bitmap_test(a_moved_slot_is_pending_at_its_new_place),
-		ring_test(a_clean_move_is_pending_all_the_same),
-		bitmap_test(a_clean_move_is_pending_all_the_same),
+		ring_test(a_slot_set_again_over_the_same_memory_is_a_new_slot),
+		bitmap_test(a_slot_set_again_over_the_same_memory_is_a_new_slot),
+		ring_test(a_stop_forgets_removed_slots),
+		ring_test(a_moved_slot_is_pending_at_its_new_address),
+		bitmap_test(a_moved_slot_is_pending_at_its_new_address),
+		ring_test(a_move_makes_a_slot_pending_even_if_clean),
+		bitmap_test(a_move_makes_a_slot_pending_even_if_clean),
 		ring_test(memory_that_cannot_be_logged_is_left_alone),
 		bitmap_test(memory_that_cannot_be_logged_is_left_alone),
 		off_test(memory_of_a_lower_address_space_starts_dirty_once),

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* VMMs that make the slot ioctls themselves, and slots that go while somebody reads them. */
+/* VMMs that make the slot ioctls themselves, and slots that are removed while they are read. */
 #include "cmocka_all.h"
 #include "guest.h"
 
@@ -13,14 +13,14 @@ static struct guest guest;
 static struct guest_block *block;
 static struct dl_slot slot;
 
-/* The VMM's own region calls: what set_region was asked for, and the slots it knows. */
+/* The VMM's own region calls: the requests to set_region, and the slots that the VMM knows. */
 static struct {
 	struct dl_slot slots[8];
 	struct {
 		uint32_t slot, kvm_flags;
 	} asked[MAX_REGIONS];
 	unsigned int n;
-	int error; /* of the next one */
+	int error; /* of the next call */
 } vmm;
 
 static int region(const struct dl_slot *s, uint32_t kvm_flags, uint64_t bytes)
@@ -47,7 +47,7 @@ static int set_region(void *opaque, uint32_t number, uint32_t kvm_flags)
 	return r ? r : region(&vmm.slots[number], kvm_flags, vmm.slots[number].bytes);
 }
 
-/* The VMM makes or changes the slot, then tells the log. */
+/* The VMM creates or changes the slot, then notifies the log. */
 static int set(const struct dl_slot *wanted)
 {
 	struct dl_slot s = *wanted;
@@ -142,7 +142,7 @@ static void a_new_slot_is_logged_and_pending(void **state)
 	expect_pass(GPA_PAGE + 4, 1);
 }
 
-static void a_new_slot_that_cannot_be_logged_is_not_known(void **state)
+static void a_new_slot_that_cannot_be_logged_is_refused(void **state)
 {
 	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
 	vmm.error = -ENOMEM;
@@ -170,8 +170,8 @@ static void a_changed_slot_is_switched_on_again_and_pending(void **state)
 	expect_pass(4, 1);
 }
 
-/* To the log nothing changed, but the VMM's call carried no logging flag here either. */
-static void a_slot_that_is_set_as_it_was_is_switched_on_again(void **state)
+/* Nothing changed for the log, but the VMM's call carried no logging flag here either. */
+static void a_slot_set_unchanged_is_switched_on_again(void **state)
 {
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
 
@@ -194,7 +194,7 @@ static void a_changed_slot_that_cannot_be_switched_on_loses_nothing(void **state
 	slot.gpa = 0;
 	vmm.error = -ENOMEM;
 	assert_int_equal(set(&slot), -ENOMEM);
-	/* The guest has it there already. */
+	/* The slot is at its new address in the guest already. */
 	assert_int_equal(dl_mark(guest.log, 0, 0, 1), 0);
 	assert_int_equal(dl_mark(guest.log, 0, GPA_PAGE * 4096, 1), -ENOENT);
 	assert_int_equal(guest_write(&guest, vcpu, 0, 4), 0);
@@ -215,7 +215,7 @@ static void a_slot_that_the_vmm_removed_is_handed_out_once_more(void **state)
 	expect_pass(GPA_PAGE, PAGES);
 }
 
-static void a_start_that_the_vmm_refuses_is_taken_back(void **state)
+static void a_start_that_the_vmm_refuses_is_undone(void **state)
 {
 	struct dl_slot other = guest_slot(&guest, 4, 0, block, 0, 10);
 	char text[600];
@@ -234,7 +234,7 @@ static void a_start_that_the_vmm_refuses_is_taken_back(void **state)
 }
 
 /* DL_SLOT_CALLER_IOCTL without set_region: the library makes the flag changes. */
-static void without_a_callback_the_library_switches(void **state)
+static void without_a_callback_the_library_switches_logging(void **state)
 {
 	assert_int_equal(set(&slot), 0);
 	assert_int_equal(guest.regions, 0);
@@ -251,7 +251,7 @@ static void start_with_slot(void)
 	assert_int_equal(dl_log_start(guest.log, 0), 0);
 }
 
-static void a_slot_that_goes_while_it_is_read_is_read_on(void **state)
+static void a_slot_removed_while_it_is_read_is_read_to_its_end(void **state)
 {
 	struct dl_iter *iter;
 	struct dl_run run, part;
@@ -261,7 +261,7 @@ static void a_slot_that_goes_while_it_is_read_is_read_on(void **state)
 	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
 	assert_int_equal(run.bytes, slot.bytes);
 	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
-	/* Its runs can still be acknowledged; what was handed out is pending once more, too. */
+	/* Its runs can still be acknowledged; pages that were handed out are pending again too. */
 	part = run;
 	part.bytes = guest.page_bytes;
 	assert_int_equal(dl_iter_ack(iter, &part, 1), 0);
@@ -271,7 +271,7 @@ static void a_slot_that_goes_while_it_is_read_is_read_on(void **state)
 	assert_int_equal(guest_stats(&guest).pending_bytes, 0);
 }
 
-static void a_slot_that_is_discarded_while_it_is_read_is_read_no_more(void **state)
+static void a_slot_discarded_while_it_is_read_is_read_no_further(void **state)
 {
 	struct dl_slot two = guest_slot(&guest, 4, 0, block, 0, 2);
 	struct dl_iter *iter;
@@ -289,7 +289,7 @@ static void a_slot_that_is_discarded_while_it_is_read_is_read_no_more(void **sta
 	expect_pass(0, 2);
 }
 
-static void a_chunk_that_is_half_read_is_discarded_too(void **state)
+static void a_half_read_chunk_is_discarded_with_its_slot(void **state)
 {
 	struct dl_iter *iter;
 	struct dl_run run;
@@ -307,8 +307,8 @@ static void a_chunk_that_is_half_read_is_discarded_too(void **state)
 	expect_pass(0, 0);
 }
 
-/* An entry in a ring names its slot by a number, which another slot has now. */
-static void entries_of_a_removed_slot_are_not_the_next_ones(void **state)
+/* A ring entry names its slot by id, which another slot has by now. */
+static void entries_of_a_removed_slot_mark_no_slot_that_reuses_its_id(void **state)
 {
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
 	struct dl_slot next = guest_slot(&guest, 3, 5000, guest_memory(&guest, 50), 0, 50);
@@ -332,20 +332,20 @@ int main(void)
 		bitmap_test(every_flag_goes_through_the_vmm),
 		ring_test(a_new_slot_is_logged_and_pending),
 		bitmap_test(a_new_slot_is_logged_and_pending),
-		ring_test(a_new_slot_that_cannot_be_logged_is_not_known),
+		ring_test(a_new_slot_that_cannot_be_logged_is_refused),
 		ring_test(a_changed_slot_is_switched_on_again_and_pending),
 		bitmap_test(a_changed_slot_is_switched_on_again_and_pending),
-		ring_test(a_slot_that_is_set_as_it_was_is_switched_on_again),
-		bitmap_test(a_slot_that_is_set_as_it_was_is_switched_on_again),
+		ring_test(a_slot_set_unchanged_is_switched_on_again),
+		bitmap_test(a_slot_set_unchanged_is_switched_on_again),
 		ring_test(a_changed_slot_that_cannot_be_switched_on_loses_nothing),
 		bitmap_test(a_changed_slot_that_cannot_be_switched_on_loses_nothing),
 		ring_test(a_slot_that_the_vmm_removed_is_handed_out_once_more),
-		ring_test(a_start_that_the_vmm_refuses_is_taken_back),
-		library_test(without_a_callback_the_library_switches),
-		library_test(a_slot_that_goes_while_it_is_read_is_read_on),
-		library_test(a_slot_that_is_discarded_while_it_is_read_is_read_no_more),
-		library_test(a_chunk_that_is_half_read_is_discarded_too),
-		library_test(entries_of_a_removed_slot_are_not_the_next_ones),
+		ring_test(a_start_that_the_vmm_refuses_is_undone),
+		library_test(without_a_callback_the_library_switches_logging),
+		library_test(a_slot_removed_while_it_is_read_is_read_to_its_end),
+		library_test(a_slot_discarded_while_it_is_read_is_read_no_further),
+		library_test(a_half_read_chunk_is_discarded_with_its_slot),
+		library_test(entries_of_a_removed_slot_mark_no_slot_that_reuses_its_id),
 	};
 
 	return RUN_TESTS("layout by the caller", tests);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* KVM_MEM_LOG_DIRTY_PAGES on and off, and all pages marked: what a failure leaves behind. */
+/* Switching KVM_MEM_LOG_DIRTY_PAGES and marking all pages, and the state after a failure. */
 #include "cmocka_all.h"
 #include "guest.h"
 #include "slot_logging.h"
@@ -11,7 +11,7 @@ enum { SLOTS = 4, PAGES = 64 };
 
 static struct guest guest;
 
-/* Slots 0 to 3, of which 2 cannot be logged. Logging is on. */
+/* Slots 0 to 3; slot 2 cannot be logged. Logging is on. */
 static int setup(void **state)
 {
 	guest_open(&guest, NULL);
@@ -63,7 +63,7 @@ static uint64_t pending_pages(void)
 	return guest_stats(&guest).pending_bytes / guest.page_bytes;
 }
 
-static void only_slots_that_differ_are_switched(void **state)
+static void only_slots_in_the_other_state_are_switched(void **state)
 {
 	unsigned int regions = guest.regions;
 
@@ -75,7 +75,7 @@ static void only_slots_that_differ_are_switched(void **state)
 	expect_logged(false, false, false);
 }
 
-static void on_ends_at_the_first_failure(void **state)
+static void switching_on_stops_at_the_first_failure(void **state)
 {
 	assert_int_equal(dli_slot_logging_set_all(guest.log, false), 0);
 	fail_slot(1, 0, 1);
@@ -83,15 +83,15 @@ static void on_ends_at_the_first_failure(void **state)
 	expect_logged(true, false, false);
 }
 
-static void off_goes_on_after_a_failure(void **state)
+static void switching_off_continues_after_a_failure(void **state)
 {
 	fail_slot(1, 0, 1);
 	assert_int_equal(dli_slot_logging_set_all(guest.log, false), -EIO);
 	expect_logged(false, true, false);
 }
 
-/* Written before: writable. Off and on again: every write is seen. */
-static void again_protects_every_page(void **state)
+/* The pages were written, so they are writable. After the restart every write is seen. */
+static void a_restart_protects_every_page(void **state)
 {
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
 	uint8_t pages[PAGES];
@@ -105,7 +105,7 @@ static void again_protects_every_page(void **state)
 	expect_logged(true, true, true);
 }
 
-static void again_switches_the_others_on_whatever_fails(void **state)
+static void a_restart_switches_the_other_slots_on_if_one_fails(void **state)
 {
 	fail_slot(0, 0, 1);
 	assert_int_equal(dli_slot_logging_restart(guest.log), -EIO);
@@ -116,7 +116,7 @@ static void again_switches_the_others_on_whatever_fails(void **state)
 	expect_logged(true, false, false);
 }
 
-static void what_is_missing_is_switched_on_and_marked(void **state)
+static void resume_switches_missing_slots_on_and_marks_them(void **state)
 {
 	fail_slot(1, 1, 1);
 	assert_int_equal(dli_slot_logging_restart(guest.log), -EIO);
@@ -127,7 +127,7 @@ static void what_is_missing_is_switched_on_and_marked(void **state)
 	assert_int_equal(pending_pages(), 2 * PAGES);
 }
 
-static void everything_is_every_page_that_is_logged(void **state)
+static void mark_all_marks_every_logged_page(void **state)
 {
 	dli_mark_all_slots(guest.log);
 	assert_int_equal(pending_pages(), 3 * PAGES);
@@ -135,8 +135,8 @@ static void everything_is_every_page_that_is_logged(void **state)
 	assert_int_equal(pending_pages(), 3 * PAGES);
 }
 
-/* An alias is spared only for memory that a lower address space logs wholly. */
-static void an_alias_is_marked_where_nothing_else_is(void **state)
+/* An alias is skipped only if a lower address space logs all of its memory. */
+static void an_alias_is_marked_unless_a_lower_address_space_covers_it(void **state)
 {
 	struct dl_slot part = guest_slot(&guest, 1 << 16, 0, &guest.blocks[0], 1, PAGES - 1);
 	struct dl_slot unlogged = guest_slot(&guest, 1 << 16 | 1, 5000, &guest.blocks[2], 0, 8);
@@ -151,14 +151,14 @@ static void an_alias_is_marked_where_nothing_else_is(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		protect_test(only_slots_that_differ_are_switched),
-		protect_test(on_ends_at_the_first_failure),
-		protect_test(off_goes_on_after_a_failure),
-		protect_test(again_protects_every_page),
-		protect_test(again_switches_the_others_on_whatever_fails),
-		protect_test(what_is_missing_is_switched_on_and_marked),
-		protect_test(everything_is_every_page_that_is_logged),
-		protect_test(an_alias_is_marked_where_nothing_else_is),
+		protect_test(only_slots_in_the_other_state_are_switched),
+		protect_test(switching_on_stops_at_the_first_failure),
+		protect_test(switching_off_continues_after_a_failure),
+		protect_test(a_restart_protects_every_page),
+		protect_test(a_restart_switches_the_other_slots_on_if_one_fails),
+		protect_test(resume_switches_missing_slots_on_and_marks_them),
+		protect_test(mark_all_marks_every_logged_page),
+		protect_test(an_alias_is_marked_unless_a_lower_address_space_covers_it),
 	};
 
 	return RUN_TESTS("protect", tests);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The slot table: found by id and by address, replaced as a whole. */
+/* The slot table: lookup by id and by address, replacement as a whole. */
 #include "cmocka_all.h"
 #include "fake_os.h"
 #include "random.h"
@@ -71,7 +71,7 @@ static void a_slot_begins_with_one_reference_and_an_empty_set(void **state)
 	assert_int_equal(fake.maps_live, 0);
 }
 
-static void no_memory_for_a_set_is_an_error(void **state)
+static void a_page_set_without_memory_is_an_error(void **state)
 {
 	struct dli_slot *slot = NULL;
 
@@ -91,7 +91,7 @@ static void an_empty_table_finds_nothing(void **state)
 	assert_false(dli_slot_overlaps(table, NULL, 0, 0, PAGE_BYTES));
 }
 
-static void address_spaces_are_apart(void **state)
+static void address_spaces_are_separate(void **state)
 {
 	struct dli_slot *normal = add(5, 0, 10), *smm = add(1 << 16 | 5, 0, 10);
 	const struct dli_slot_table *table = dli_slots_table(&slots);
@@ -120,7 +120,7 @@ static void ids_do_not_run_into_the_next_address_space(void **state)
 	assert_null(dli_slot_find(table, 0xffff));
 }
 
-/* More than any kernel has today; the numbers have room for them. */
+/* More ids than any kernel has today; slot numbers have room for them. */
 static void ids_have_sixteen_bits(void **state)
 {
 	struct dli_slot *high = add(1 << 16 | 0xffff, 0, 1), *low = add(1 << 16 | 0x7fff, 5, 1);
@@ -157,7 +157,7 @@ static void a_prepared_table_that_is_abandoned_changes_nothing(void **state)
 	dli_slot_put(other);
 }
 
-static void a_moved_slot_is_found_at_its_new_place(void **state)
+static void a_moved_slot_is_found_at_its_new_address(void **state)
 {
 	struct dli_slot *slot = add(0, 10, 10), *other = add(1, 30, 10);
 	const struct dli_slot_table *table;
@@ -176,7 +176,7 @@ static void a_moved_slot_is_found_at_its_new_place(void **state)
 
 enum { IDS = 12, SPACES = 2, PLACES = 64 };
 
-/* Which slot has a page of guest memory, by a plain array. */
+/* The slot of each page of guest memory, in a plain array. */
 struct plain {
 	struct dli_slot *at[SPACES][PLACES], *by_id[SPACES][IDS];
 };
@@ -256,7 +256,7 @@ static void random_change(struct plain *plain, struct random *random)
 	put_in_place(plain, as_id, slot, first);
 }
 
-static void random_changes_equal_a_plain_array(void **state)
+static void random_changes_match_a_plain_array(void **state)
 {
 	struct random random = { .state = 4711 };
 	struct plain plain = { 0 };
@@ -276,7 +276,7 @@ static struct dli_slot *retired_slot(uint32_t number)
 	return slot;
 }
 
-static void a_retired_slot_stays_while_it_owes_pages(void **state)
+static void a_retired_slot_stays_while_it_has_pages(void **state)
 {
 	struct dli_slot *pending = retired_slot(0), *taken = retired_slot(1);
 	struct dli_batch *batch = malloc(sizeof(*batch));
@@ -302,7 +302,7 @@ static void a_retired_slot_stays_while_it_owes_pages(void **state)
 
 static atomic_bool readers_over;
 
-/* Whatever table a reader has, all that hangs on it is alive: the sanitizers see the rest. */
+/* The slots of a reader's table stay alive; sanitizers detect a use after free. */
 static void *read_tables(void *unused)
 {
 	uint64_t sum = 0;
@@ -345,16 +345,16 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		slots_test(a_slot_begins_with_one_reference_and_an_empty_set),
-		slots_test(no_memory_for_a_set_is_an_error),
+		slots_test(a_page_set_without_memory_is_an_error),
 		slots_test(an_empty_table_finds_nothing),
-		slots_test(address_spaces_are_apart),
+		slots_test(address_spaces_are_separate),
 		slots_test(ids_do_not_run_into_the_next_address_space),
 		slots_test(ids_have_sixteen_bits),
 		slots_test(neighbours_do_not_overlap),
 		slots_test(a_prepared_table_that_is_abandoned_changes_nothing),
-		slots_test(a_moved_slot_is_found_at_its_new_place),
-		slots_test(random_changes_equal_a_plain_array),
-		slots_test(a_retired_slot_stays_while_it_owes_pages),
+		slots_test(a_moved_slot_is_found_at_its_new_address),
+		slots_test(random_changes_match_a_plain_array),
+		slots_test(a_retired_slot_stays_while_it_has_pages),
 		slots_test(readers_never_see_a_freed_table),
 	};
 

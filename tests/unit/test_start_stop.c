@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Start and stop: which ioctls, in which order, and what a failure leaves behind. */
+/* Start and stop: the ioctls, their order, and the state after a failure. */
 #include "cmocka_all.h"
 #include "guest.h"
 
@@ -11,7 +11,7 @@ enum { SLOTS = 3, PAGES = 100, MAX_CALLS = 64 };
 
 static struct guest guest;
 
-/* The ioctls that change something, and what they said. */
+/* The ioctls that change something, and their results. */
 static struct {
 	struct {
 		unsigned long request;
@@ -71,7 +71,7 @@ static void fail_region(uint32_t slot, uint32_t skip, uint32_t times)
 	assert_int_equal(model_fault(guest.model, &fault), 0);
 }
 
-/* Whether the model's slot is switched on: a kernel's write shows in the bitmap, or GET fails. */
+/* Whether the model logs the slot: a kernel write appears in the bitmap, otherwise GET fails. */
 static bool is_logged(uint32_t slot)
 {
 	uint64_t words[2];
@@ -81,7 +81,7 @@ static bool is_logged(uint32_t slot)
 	return os->ioctl(os->opaque, guest.vm_fd, KVM_GET_DIRTY_LOG, &log) != -ENOENT;
 }
 
-static void arguments_and_states(void **state)
+static void arguments_and_states_are_checked(void **state)
 {
 	begin_ring();
 	assert_int_equal(dl_log_start(NULL, 0), -EINVAL);
@@ -109,7 +109,7 @@ static void every_page_is_pending_after_a_start(void **state)
 	guest_close(&guest);
 }
 
-static void none_is_after_a_clean_one(void **state)
+static void no_page_is_pending_after_a_clean_start(void **state)
 {
 	static const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };
 	uint64_t page;
@@ -119,7 +119,7 @@ static void none_is_after_a_clean_one(void **state)
 
 		begin(0, modes[i]);
 		vcpu = guest_vcpu(&guest, true);
-		/* Written before: mapped writable when logging begins. */
+		/* Written pages are mapped writable when logging begins. */
 		assert_int_equal(guest_write(&guest, vcpu, 0, 1005), 0);
 		assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
 		assert_int_equal(guest_pass(&guest, 0, &page, 1), 0);
@@ -149,7 +149,7 @@ static void each_slot_gets_its_flag_and_loses_it(void **state)
 	guest_close(&guest);
 }
 
-/* INITIALLY_SET has every page reported, so it is for a start where every page is dirty. */
+/* INITIALLY_SET reports every page, so only a start with all pages dirty uses it. */
 static void manual_protect_is_chosen_before_any_flag(void **state)
 {
 	begin(0, DL_MODE_BITMAP);
@@ -186,7 +186,7 @@ static void manual_protect_that_fails_leaves_logging_off(void **state)
 	guest_close(&guest);
 }
 
-static void a_slot_that_fails_is_named_and_the_others_are_off_again(void **state)
+static void a_failed_slot_is_named_and_the_others_are_switched_off_again(void **state)
 {
 	char text[600];
 
@@ -200,14 +200,14 @@ static void a_slot_that_fails_is_named_and_the_others_are_off_again(void **state
 	assert_non_null(strstr(text, "Cannot allocate memory"));
 	assert_int_equal(dl_harvest(guest.log, 0, NULL), -ECANCELED);
 	assert_int_equal(guest_stats(&guest).pending_bytes, 0);
-	/* Made again, it succeeds, and the failure is forgotten. */
+	/* The next start succeeds and forgets the failure. */
 	assert_int_equal(dl_log_start(guest.log, 0), 0);
 	assert_true(dl_log_describe(guest.log, text, sizeof(text)) > 0);
 	assert_null(strstr(text, "failure"));
 	guest_close(&guest);
 }
 
-static void a_stop_that_fails_is_off_all_the_same(void **state)
+static void logging_is_off_even_after_a_failed_stop(void **state)
 {
 	char text[600];
 
@@ -245,7 +245,7 @@ static void a_start_after_a_failed_stop_switches_off_first(void **state)
 	guest_close(&guest);
 }
 
-static void what_was_pending_before_a_stop_is_gone_after_it(void **state)
+static void a_stop_discards_pending_pages(void **state)
 {
 	uint64_t page;
 
@@ -258,8 +258,7 @@ static void what_was_pending_before_a_stop_is_gone_after_it(void **state)
 	guest_close(&guest);
 }
 
-/* An entry from before does not make a page of a clean start dirty, nor does it stay in the ring.
- */
+/* An old entry neither dirties a page of a clean start nor stays in the ring. */
 static void rings_are_emptied_by_stop_and_by_start(void **state)
 {
 	struct guest_vcpu *vcpu;
@@ -282,7 +281,7 @@ static void rings_are_emptied_by_stop_and_by_start(void **state)
 
 static struct guest_vcpu *late_vcpu;
 
-/* The guest writes at the last moment at which that is recorded. */
+/* The guest writes at the last moment at which a write is recorded. */
 static bool write_before_the_flag_goes(struct guest *g, int fd, unsigned long request, void *arg,
 				       int *result)
 {
@@ -293,8 +292,8 @@ static bool write_before_the_flag_goes(struct guest *g, int fd, unsigned long re
 	return false;
 }
 
-/* Or rings would be full some day, of a guest that nobody drains any more. */
-static void rings_do_not_fill_behind_the_drain_of_a_stop(void **state)
+/* Otherwise the rings would fill up some day, because nothing drains them any more. */
+static void rings_do_not_fill_after_the_drain_of_a_stop(void **state)
 {
 	struct model_ring ring;
 
@@ -310,7 +309,7 @@ static void rings_do_not_fill_behind_the_drain_of_a_stop(void **state)
 	guest_close(&guest);
 }
 
-static void an_iterator_of_before_is_canceled(void **state)
+static void an_iterator_from_before_a_stop_is_canceled(void **state)
 {
 	struct dl_iter *iter;
 	struct dl_run run;
@@ -326,7 +325,7 @@ static void an_iterator_of_before_is_canceled(void **state)
 	assert_int_equal(dl_iter_read(iter, &run, 1), -ECANCELED);
 	assert_int_equal(dl_iter_ack(iter, &run, 1), -ECANCELED);
 	dl_iter_free(iter);
-	/* It folded nothing back and acknowledged nothing. */
+	/* It requeued nothing and acknowledged nothing. */
 	assert_int_equal(guest_stats(&guest).pending_bytes, SLOTS * PAGES * 4096);
 	guest_close(&guest);
 }
@@ -349,7 +348,7 @@ static void a_reset_that_fails_fails_start_and_stop(void **state)
 	model_fault(guest.model, &fault);
 	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), -EIO);
 	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
-	/* At most more than was written, and never less. */
+	/* More pages than were written may be reported, never fewer. */
 	assert_int_equal(guest_write(&guest, vcpu, 0, 7), 0);
 	assert_int_not_equal(guest_pass(&guest, 0, &page, 1), 0);
 	guest_close(&guest);
@@ -372,19 +371,19 @@ static void calls_while_off_are_canceled(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(arguments_and_states),
+		cmocka_unit_test(arguments_and_states_are_checked),
 		cmocka_unit_test(every_page_is_pending_after_a_start),
-		cmocka_unit_test(none_is_after_a_clean_one),
+		cmocka_unit_test(no_page_is_pending_after_a_clean_start),
 		cmocka_unit_test(each_slot_gets_its_flag_and_loses_it),
 		cmocka_unit_test(manual_protect_is_chosen_before_any_flag),
 		cmocka_unit_test(manual_protect_that_fails_leaves_logging_off),
-		cmocka_unit_test(a_slot_that_fails_is_named_and_the_others_are_off_again),
-		cmocka_unit_test(a_stop_that_fails_is_off_all_the_same),
+		cmocka_unit_test(a_failed_slot_is_named_and_the_others_are_switched_off_again),
+		cmocka_unit_test(logging_is_off_even_after_a_failed_stop),
 		cmocka_unit_test(a_start_after_a_failed_stop_switches_off_first),
-		cmocka_unit_test(what_was_pending_before_a_stop_is_gone_after_it),
+		cmocka_unit_test(a_stop_discards_pending_pages),
 		cmocka_unit_test(rings_are_emptied_by_stop_and_by_start),
-		cmocka_unit_test(rings_do_not_fill_behind_the_drain_of_a_stop),
-		cmocka_unit_test(an_iterator_of_before_is_canceled),
+		cmocka_unit_test(rings_do_not_fill_after_the_drain_of_a_stop),
+		cmocka_unit_test(an_iterator_from_before_a_stop_is_canceled),
 		cmocka_unit_test(a_reset_that_fails_fails_start_and_stop),
 		cmocka_unit_test(calls_while_off_are_canceled),
 	};

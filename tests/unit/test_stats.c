@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Counters: each counts what its name says, and a log's are the sum of its vCPUs'. */
+/* Counters: each counts what its name says, and a log's are the sums of its vCPUs' counters. */
 #include "cmocka_all.h"
 #include "guest.h"
 #include "kvm/os.h"
@@ -68,13 +68,13 @@ static void all_is_zero_at_first(void **state)
 	assert_memory_equal(&vcpu, &zero, sizeof(zero));
 }
 
-static void entries_pages_and_duplicates(void **state)
+static void entries_are_new_pages_or_duplicates(void **state)
 {
 	struct dl_stats stats;
 
 	write_pages(0, 0, 100);
 	harvest();
-	/* Pending still: nobody took them. */
+	/* The pages are still pending, because no iterator took them. */
 	write_pages(0, 50, 100);
 	write_pages(1, 0, 10);
 	harvest();
@@ -91,7 +91,7 @@ static void entries_pages_and_duplicates(void **state)
 	assert_int_equal(of_vcpu(0).pending_bytes, 0);
 }
 
-static void a_logs_are_the_sum_and_its_high_water_the_highest(void **state)
+static void a_log_sums_its_vcpus_and_has_the_highest_high_water(void **state)
 {
 	write_pages(0, 0, 30);
 	write_pages(1, 100, 70);
@@ -103,7 +103,7 @@ static void a_logs_are_the_sum_and_its_high_water_the_highest(void **state)
 	assert_int_equal(guest_stats(&guest).high_water_entries, 70);
 }
 
-static void full_exits_are_a_vcpus(void **state)
+static void full_exits_are_counted_per_vcpu(void **state)
 {
 	write_pages(1, 0, 3 * SOFT_LIMIT);
 	assert_int_equal(of_vcpu(0).full_exits, 0);
@@ -115,7 +115,7 @@ static void full_exits_are_a_vcpus(void **state)
 	assert_int_equal(guest_stats(&guest).overflows, 0);
 }
 
-/* KVM tells of a slot that is not there any more: made by hand, in the ring's memory. */
+/* Writes entries of a slot that no longer exists into the ring's memory. */
 static void stale_entries_are_counted_and_skipped(void **state)
 {
 	struct kvm_dirty_gfn *cells = NULL;
@@ -158,7 +158,7 @@ static void overflows_are_counted(void **state)
 	assert_int_equal(of_vcpu(1).overflows, 0);
 }
 
-static void what_is_handed_out_is_unacked(void **state)
+static void pages_handed_out_are_unacked(void **state)
 {
 	struct dl_iter *iter;
 	struct dl_run run;
@@ -205,7 +205,7 @@ static void time_in_ioctls_grows(void **state)
 }
 
 /* RESET in ring mode; GET, CLEAR and the slot ioctls in bitmap mode. */
-static void time_in_ioctls_is_part_of_the_time(void **state)
+static void time_in_ioctls_is_part_of_the_time_of_the_calls(void **state)
 {
 	static const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };
 
@@ -223,7 +223,7 @@ static void time_in_ioctls_is_part_of_the_time(void **state)
 	}
 }
 
-static void structs_of_another_release(void **state)
+static void structs_may_be_of_another_release(void **state)
 {
 	struct {
 		struct dl_stats known;
@@ -244,17 +244,17 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		stats_test(all_is_zero_at_first),
-		stats_test(entries_pages_and_duplicates),
-		stats_test(a_logs_are_the_sum_and_its_high_water_the_highest),
-		stats_test(full_exits_are_a_vcpus),
+		stats_test(entries_are_new_pages_or_duplicates),
+		stats_test(a_log_sums_its_vcpus_and_has_the_highest_high_water),
+		stats_test(full_exits_are_counted_per_vcpu),
 		stats_test(stale_entries_are_counted_and_skipped),
 		stats_test(short_resets_are_counted),
 		stats_test(overflows_are_counted),
-		stats_test(what_is_handed_out_is_unacked),
+		stats_test(pages_handed_out_are_unacked),
 		cmocka_unit_test(a_bitmap_has_pages_and_no_entries),
 		stats_test(time_in_ioctls_grows),
-		cmocka_unit_test(time_in_ioctls_is_part_of_the_time),
-		stats_test(structs_of_another_release),
+		cmocka_unit_test(time_in_ioctls_is_part_of_the_time_of_the_calls),
+		stats_test(structs_may_be_of_another_release),
 	};
 
 	return RUN_TESTS("stats", tests);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* vCPUs added, parked, added again, drained in every state. */
+/* vCPUs that are added, parked, added again, and drained in every state. */
 #include "cmocka_all.h"
 #include "ring/drain.h"
 #include "guest.h"
@@ -118,7 +118,7 @@ static bool eio(struct guest *g, int fd, unsigned long request, void *arg, int *
 	return true;
 }
 
-static void a_vm_of_another_process_is_told(void **state)
+static void a_vcpu_of_another_process_is_refused_with_eio(void **state)
 {
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, false);
 
@@ -171,7 +171,7 @@ static void a_removed_vcpu_is_still_harvested(void **state)
 	assert_int_equal(pages[0], 9);
 }
 
-static void an_added_again_vcpu_goes_on_with_its_ring(void **state)
+static void a_vcpu_added_again_continues_with_its_ring(void **state)
 {
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, true), *other = guest_vcpu(&guest, true);
 	uint64_t pages[80];
@@ -207,8 +207,8 @@ static void a_full_ring_is_drained_and_the_vcpu_runs(void **state)
 	assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
 }
 
-/* It takes back its own entries and touches no other ring. */
-static void a_drain_is_of_one_ring(void **state)
+/* A drain resets its own entries and touches no other ring. */
+static void a_drain_touches_one_ring_only(void **state)
 {
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, true), *other = guest_vcpu(&guest, true);
 
@@ -220,7 +220,7 @@ static void a_drain_is_of_one_ring(void **state)
 	assert_int_equal(guest_stats(&guest).pending_bytes, 10 * 4096);
 }
 
-static void a_reset_that_fails_is_told_and_nothing_is_lost(void **state)
+static void a_failed_reset_is_reported_and_loses_nothing(void **state)
 {
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
 	uint64_t pages[PAGES];
@@ -261,13 +261,13 @@ static void a_closed_log_lets_its_vcpus_run(void **state)
 	assert_int_equal(dl_vcpu_stats(vcpu->handle, &stats), -ECANCELED);
 	dl_vcpu_remove(vcpu->handle);
 	vcpu->handle = NULL;
-	/* It may be another file's by now. */
+	/* The descriptor may belong to another file by now. */
 	assert_int_equal(guest.calls_of_vm_fd, calls);
 	assert_int_equal(guest.duplicates, 0);
 }
 
-/* Out of step when the log was closed: it must get into the guest again all the same. */
-static void a_closed_log_brings_its_vcpus_into_step(void **state)
+/* A vCPU whose ring is out of sync when the log is closed must still enter the guest again. */
+static void a_closed_log_resynchronises_its_vcpus(void **state)
 {
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
 	unsigned int calls;
@@ -280,7 +280,7 @@ static void a_closed_log_brings_its_vcpus_into_step(void **state)
 	guest.log = NULL;
 	assert_int_equal(guest.duplicates, 1);
 	calls = guest.calls_of_vm_fd;
-	/* Aborts where it never gets in. */
+	/* Aborts if the vCPU never enters the guest. */
 	assert_int_equal(guest_write(&guest, vcpu, 0, 5), 0);
 	assert_int_equal(guest.calls_of_vm_fd, calls);
 	dl_vcpu_remove(vcpu->handle);
@@ -299,8 +299,8 @@ static void a_close_without_vcpus_duplicates_nothing(void **state)
 	assert_int_equal(guest.duplicates, 0);
 }
 
-/* The kernel goes through the rings in the order of the vCPUs, the harvest in the other. */
-static void a_reset_that_leaves_another_ring_is_made_again(void **state)
+/* The kernel walks the rings in the order of the vCPUs, the harvest in reverse. */
+static void a_reset_that_skips_another_ring_is_repeated(void **state)
 {
 	const struct model_reset_fault cut = { .times = 1, .stop = true, .stop_after_entries = 10 };
 	struct guest_vcpu *first = guest_vcpu(&guest, true), *second = guest_vcpu(&guest, true);
@@ -312,16 +312,16 @@ static void a_reset_that_leaves_another_ring_is_made_again(void **state)
 	assert_int_equal(dl_harvest(guest.log, 0, &pending_bytes), 0);
 	assert_int_equal(guest_stats(&guest).short_resets, 1);
 	assert_int_equal(guest_stats(&guest).entries, 20);
-	/* The batch that was dropped made it all pages. */
+	/* The dropped batch caused a repair, which reports all pages. */
 	assert_int_equal(pending_bytes, PAGES * 4096);
 	assert_int_equal(guest_stats(&guest).new_pages, 20);
 }
 
 /*
- * Getting into step makes a reset, which may be cut short: no other ring's cells may be released by
- * then, or they are taken back unprotected and nobody looks.
+ * A resync makes a reset, which may be cut short. No other ring's cells may be released by then, or
+ * they would be consumed unprotected, and unnoticed.
  */
-static void getting_into_step_takes_nothing_of_other_rings(void **state)
+static void a_resync_consumes_no_cells_of_other_rings(void **state)
 {
 	const struct model_reset_fault cut = {
 		.times = 1, .stop = true, .stop_after_entries = 1, .drop_batch = true
@@ -383,7 +383,7 @@ static void expect_all_pages(uint32_t flags, int n)
 		assert_int_equal(pages[i], i);
 }
 
-/* More than the list keeps side by side. */
+/* More vCPUs than one group of the list holds. */
 __attribute__((unused)) static void many_vcpus_are_harvested_together(void **state)
 {
 	enum { MANY = 2 * VCPU_GROUP + 3 };
@@ -406,12 +406,12 @@ __attribute__((unused)) static void many_vcpus_are_harvested_together(void **sta
 		assert_int_equal(dl_vcpu_add(guest.log, many[i].fd, &again), -EEXIST);
 	for (int i = 0; i < MANY; i++)
 		dl_vcpu_remove(many[i].handle);
-	/* Parked ones too. */
+	/* Includes parked vCPUs. */
 	write_pages(&many[MANY - 1], 0, 1);
 	expect_all_pages(0, 1);
 }
 
-static void in_bitmap_mode_there_is_nothing_to_drain(void **state)
+static void a_drain_does_nothing_in_bitmap_mode(void **state)
 {
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
 	unsigned int resets = guest.resets;
@@ -425,8 +425,8 @@ static void in_bitmap_mode_there_is_nothing_to_drain(void **state)
 	assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
 }
 
-/* More than a group of them, added while others are harvested. */
-static void a_list_grows_by_groups(void **state)
+/* More vCPUs than a group holds, added while others are harvested. */
+static void the_list_of_vcpus_grows_while_it_is_harvested(void **state)
 {
 	enum { MANY = 3 * VCPU_GROUP + 1 };
 	static struct dl_vcpu list[MANY];
@@ -465,28 +465,28 @@ int main(void)
 		bitmap_test(arguments_are_checked),
 		ring_test(only_a_vcpu_is_added),
 		bitmap_test(only_a_vcpu_is_added),
-		ring_test(a_vm_of_another_process_is_told),
+		ring_test(a_vcpu_of_another_process_is_refused_with_eio),
 		ring_test(a_mapping_that_fails_is_an_error),
 		ring_test(a_vcpu_is_added_once),
 		ring_test(a_removed_vcpu_is_still_harvested),
-		ring_test(an_added_again_vcpu_goes_on_with_its_ring),
+		ring_test(a_vcpu_added_again_continues_with_its_ring),
 		ring_test(a_full_ring_is_drained_and_the_vcpu_runs),
-		ring_test(a_drain_is_of_one_ring),
-		ring_test(a_reset_that_fails_is_told_and_nothing_is_lost),
+		ring_test(a_drain_touches_one_ring_only),
+		ring_test(a_failed_reset_is_reported_and_loses_nothing),
 		ring_test(a_full_ring_is_drained_when_logging_is_off),
 		ring_test(a_closed_log_lets_its_vcpus_run),
-		ring_test(a_closed_log_brings_its_vcpus_into_step),
+		ring_test(a_closed_log_resynchronises_its_vcpus),
 		ring_test(a_close_without_vcpus_duplicates_nothing),
-		ring_test(a_reset_that_leaves_another_ring_is_made_again),
-		ring_test(getting_into_step_takes_nothing_of_other_rings),
+		ring_test(a_reset_that_skips_another_ring_is_repeated),
+		ring_test(a_resync_consumes_no_cells_of_other_rings),
 		ring_test(a_close_with_one_vcpu_of_two_duplicates),
 		ring_test(handles_may_be_released_in_any_order),
 		bitmap_test(handles_may_be_released_in_any_order),
-		ring_test(a_list_grows_by_groups),
-#ifndef DLI_TSAN /* which takes 64 locks that one thread holds, and ends at the next */
+		ring_test(the_list_of_vcpus_grows_while_it_is_harvested),
+#ifndef DLI_TSAN /* ThreadSanitizer aborts if one thread holds more than 64 locks */
 		ring_test(many_vcpus_are_harvested_together),
 #endif
-		bitmap_test(in_bitmap_mode_there_is_nothing_to_drain),
+		bitmap_test(a_drain_does_nothing_in_bitmap_mode),
 	};
 
 	return RUN_TESTS("vcpus", tests);
