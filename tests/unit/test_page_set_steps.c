@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A marker and a taker in every order of their steps; a step is an access to shared memory. The
- * page set is compiled in here, and its accesses first let the other side run as far as the schedule
- * says. All orders are sequentially consistent; a machine's reordering is tested by
+ * page set is compiled in here, and its accesses first let the other side run as far as the
+ * schedule says. All orders are sequentially consistent; a machine's reordering is tested by
  * test_page_set_threads.c.
  */
 #include "cmocka_all.h"
