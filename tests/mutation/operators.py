@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The mutations: each operator yields edits, (begin, end, replacement), to a source's text."""
+"""The mutations: each operator yields edits of a source text, as (begin, end, replacement)."""
 
 import collections
 import difflib
@@ -22,7 +22,7 @@ LOCKS = {
     "dli_os_block_signals": "dli_os_restore_signals",
     "_urcu_bp_read_lock": "_urcu_bp_read_unlock",
 }
-# What stands in for a name: the values that a slip could have put there.
+# For each name, the names that could stand there by mistake.
 NAMES = {
     "CELL_CLEAN": ["CELL_RESET"],
     "CELL_DIRTY": ["CELL_CLEAN", "CELL_RESET"],
@@ -82,7 +82,7 @@ COMPOUND = {"|=": ["=", "&="], "&=": ["=", "|="], "+=": ["=", "-="], "-=": ["=",
 
 
 class Text:
-    """One source with its masked form, functions and statements."""
+    """A source with its masked form, functions and statements."""
 
     def __init__(self, name, text):
         self.name, self.text = name, text
@@ -97,7 +97,7 @@ class Text:
         return [(f, s) for f, statements in self.lists for s in statements]
 
     def inside(self, pattern):
-        """Matches of a pattern in the bodies of functions."""
+        """Matches of a pattern within the bodies of functions."""
         for function in self.functions:
             yield from re.compile(pattern).finditer(self.code, function.begin, function.end)
 
@@ -144,7 +144,7 @@ def fix_condition(t):
 
 
 def once(t):
-    """A loop that is gone round once at most: waits and compare-and-swap."""
+    """Runs the body of a loop once at most: waits, compare-and-swap."""
     for _, s in t.statements():
         if s.kind == "while":
             yield [(s.begin, s.begin + len("while"), "if")]
@@ -248,7 +248,7 @@ def change_number(t):
         if value > 1:
             yield [(mark.start(), mark.end(), str(value + 1))]
             yield [(mark.start(), mark.end(), str(value // 2))]
-    # Sizes that are defined, or enumerated.
+    # Sizes that are macros or enumerators.
     for mark in re.finditer(r"(?m)^#define [A-Z_]+ +(\d+)(?=u?$)|\b[A-Z]+_[A-Z_]+ = (\d+)(?=[, ])",
                             t.text):
         if "CAP" not in mark.group() and "EXIT" not in mark.group():
@@ -293,13 +293,13 @@ def apply(text, edits):
 
 
 def line_span(text, begin, end):
-    """The whole lines that hold [begin, end)."""
+    """The span of the lines that contain [begin, end)."""
     stop = text.find("\n", end)
     return text.rfind("\n", 0, begin) + 1, len(text) if stop < 0 else stop
 
 
 def diff(name, text, edits):
-    """Of the lines that change and two on either side; difflib is not at its best on whole files."""
+    """A diff of the changed lines with two lines of context; difflib does badly on whole files."""
     begin, end = line_span(text, min(e[0] for e in edits), max(e[1] for e in edits))
     for _ in range(2):
         begin, end = line_span(text, max(begin - 1, 0), min(end + 1, len(text)))
@@ -311,7 +311,7 @@ def diff(name, text, edits):
 
 
 def describe(text, edits):
-    """What the change is, without where it is, so that it keeps its name when the file changes."""
+    """The change without its position, so that a mutant keeps its id when the file changes."""
     words = []
     for begin, end, new in edits:
         first, last = line_span(text, begin, end)
@@ -320,7 +320,7 @@ def describe(text, edits):
 
 
 def mutants(name, text):
-    """Every mutant of one source, in its order, none twice."""
+    """Every distinct mutant of one source, in the order of its lines."""
     t = Text(name, text)
     seen, counts, found = set(), collections.Counter(), []
     for operator, generate in OPERATORS.items():

@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""What is printed."""
+"""The output of mutants.py."""
 
 import collections
 import re
 
 import operators
+from workshop import say
 
 STATUSES = ["killed", "survived", "equivalent", "stillborn"]
 EXPLAINED_ROW = re.compile(r"^\| `([0-9a-f]{8})` \|", re.MULTILINE)
 
 
-def say(text):
-    print(text, flush=True)
-
-
 def changed(diff):
-    """The lines of a diff that differ, on one line."""
+    """The changed lines of a diff, joined to one line."""
     lines = [line for line in diff.split("\n") if re.match(r"[-+](?![-+]{2})", line)]
     return "  ".join(re.sub(r"\s+", " ", line) for line in lines)
 
@@ -49,7 +46,7 @@ def explained(path):
 
 
 def summary(data, mutants, explanations):
-    """Returns the exit status: 1 where a survivor is not explained."""
+    """Returns the exit status: 1 if a survivor is not explained."""
     known = {m.id for m in mutants}
     entries = {i: e for i, e in data["mutants"].items() if i in known}
     table("file", entries.values(), "file")

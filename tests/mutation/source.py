@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Enough of C to know what a statement is: for sources in the style of lib/, not for all of C."""
+"""Enough of a C parser to find statements in sources in the style of lib/."""
 
 import collections
 import re
 
 Function = collections.namedtuple("Function", "name begin end returns_value")
 
-# A statement's span; conditions are the spans of what stands between its parentheses.
+# A statement's span; conditions are the spans between its parentheses.
 Statement = collections.namedtuple("Statement", "kind begin end conditions lists")
 
 HIDDEN = re.compile(
@@ -30,7 +30,7 @@ def skip_space(code, at):
 
 
 def closing(code, at):
-    """Where the bracket that opens at closes."""
+    """The offset of the bracket that closes the one at an offset."""
     stack = []
     for i in range(at, len(code)):
         if code[i] in CLOSING:
@@ -40,11 +40,11 @@ def closing(code, at):
                 raise ValueError("unbalanced bracket at offset %d" % i)
             if not stack:
                 return i
-    raise ValueError("a bracket that never closes at offset %d" % at)
+    raise ValueError("the bracket at offset %d is never closed" % at)
 
 
 def functions(code):
-    """The functions of masked text; their spans are those of the bodies, without the braces."""
+    """The functions of masked text; a span is that of the body, without the braces."""
     found, at, head = [], 0, 0
     while True:
         next_stop = re.compile(r"[{;]").search(code, at)
@@ -64,7 +64,7 @@ def functions(code):
 
 
 def parse_list(code, at, end):
-    """The statements between two places."""
+    """The statements between two offsets."""
     statements = []
     at = skip_space(code, at)
     while at < end:
@@ -81,7 +81,7 @@ def end_of_simple(code, at):
 
 
 def body_list(statement, code):
-    """What a control statement's body holds, as a list of statements."""
+    """The body of a control statement, as lists of statements."""
     return statement.lists if statement.kind == "block" else [[statement]] + statement.lists
 
 
@@ -123,14 +123,14 @@ def parse(code, at):
 
 
 def statement_lists(code, function):
-    """Every list of statements that stand side by side in a function, outer ones first."""
+    """Every list of adjacent statements in a function, outer lists first."""
     statements = parse_list(code, function.begin, function.end)
     return [statements] + [s for statement in statements for s in statement.lists]
 
 
-# What ends an operand, apart from the brackets around it.
+# An operand ends at one of stops, at a separator or assignment, or at the bracket around it.
 def operand_begin(code, at, stops):
-    """Going left from at: where the operand begins that ends there."""
+    """The offset at which the operand that ends at an offset begins."""
     depth, i = 0, at
     while i > 0:
         c = code[i - 1]
@@ -149,7 +149,7 @@ def operand_begin(code, at, stops):
 
 
 def operand_end(code, at, stops):
-    """Going right from at: where the operand ends that begins there."""
+    """The offset at which the operand that begins at an offset ends."""
     i = at
     while i < len(code):
         c = code[i]

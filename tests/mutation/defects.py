@@ -1,22 +1,11 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Plants defects in a copy of lib/, one at a time, and tells how soon the simulation finds each.
+"""The defects that planted.py plants, one at a time.
 
-A simulation that finds nothing proves something only if it would have found it. What it cannot find,
-as its guests are small, say, names another test's program that has to fail instead; that is built and
-run on the broken copy, too.
+Each is a tuple: its name; the file of lib/; the text that is replaced; the text that replaces it
+(tuples of texts if there are several places); and, unless the simulation finds it, the program in
+tests/ that must fail.
 """
 
-import argparse
-import pathlib
-import re
-import shutil
-import subprocess
-import sys
-import time
-
-# Name, file of lib/, what stands there, what is planted (two tuples: in several places), and for what
-# the simulation does not find: the program in tests/ that does.
 PLANTED = [
     ("an iterator that is freed does not requeue its pages", "api/iter.c",
      "if (!stale && !iter->slots[i]->discarded)", "if (false)"),
@@ -145,7 +134,8 @@ PLANTED = [
      "	    atomic_load_explicit(&reset->overflowed, memory_order_relaxed))", "	    false)",
      "unit/unit-ring_loss"),
     ("nobody looks for dirty cells after the last drain", "ring/drain.c",
-     "		if (harvest->last)\n			dli_ring_check_empty(ring);\n", ""),
+     "		if (harvest->last)\n			dli_ring_check_empty(ring);\n", "",
+     "unit/unit-drain_all"),
     ("a repair's failure to switch on is not told", "slot_logging.c",
      "	return r ? r : on;", "	(void)on;\n	return r;"),
     ("a repair switches nothing off", "slot_logging.c",
@@ -416,128 +406,3 @@ PLANTED = [
      "			*bits = next & (next + 1);\n", "",
      "unit/unit-iter"),
 ]
-
-
-def run(command, **more):
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          universal_newlines=True, check=False, **more)
-
-
-def prepare(source, work):
-    tree = work / "tree"
-    if tree.exists():
-        shutil.rmtree(tree)
-    shutil.copytree(source, tree, ignore=shutil.ignore_patterns(".git", "build*"), symlinks=True)
-    build = work / "build"
-    if build.exists():
-        shutil.rmtree(build)
-    made = run(["meson", "setup", str(build), str(tree), "-Dexamples=false"])
-    if made.returncode:
-        sys.exit(made.stdout)
-    return tree, build
-
-
-def plant(text, old, new):
-    """None where the source is another one by now."""
-    for there, instead in zip(*((x,) if isinstance(x, str) else x for x in (old, new))):
-        if text.count(there) != 1:
-            return None
-        text = text.replace(there, instead)
-    return text
-
-
-def simulate(build, schedules):
-    made = run(["ninja", "-j2", "-C", str(build), "tests/simulation/simulation"])
-    if made.returncode:
-        return "does not compile:\n" + made.stdout, ""
-    try:
-        ran = run([str(build / "tests/simulation/simulation"), "--schedules", str(schedules)],
-                  timeout=120)
-    except subprocess.TimeoutExpired:
-        return "found", "does not end"
-    found = re.search(r"^seed (\d+): ([^:]*): ", ran.stdout, re.M)
-    if found:
-        return f"after {found.group(1)}", found.group(2)
-    if ran.returncode:
-        return "found", f"exit status {ran.returncode}"
-    return "NOT FOUND", ""
-
-
-def hold(tree, build, test):
-    """Another program, and the tests in it that fail. A script reads the sources beside it."""
-    program = tree / "tests" / test
-    if program.suffix != ".py":
-        program = build / "tests" / test
-        made = run(["ninja", "-j2", "-C", str(build), f"tests/{test}"])
-        if made.returncode:
-            return "NOT FOUND", made.stdout
-    try:
-        ran = run([str(program)], timeout=120)
-    except subprocess.TimeoutExpired:
-        return f"held by {test}", "does not end"
-    if not ran.returncode:
-        return "NOT FOUND", f"nor by {test}"
-    failed = re.findall(r"^(?:\[  FAILED  \]|LOST) (\w+)(?:$|: )", ran.stdout, re.M)
-    return f"held by {test}", ", ".join(dict.fromkeys(failed)) or f"exit status {ran.returncode}"
-
-
-def try_one(tree, build, defect, schedules):
-    file, old, new = defect[1:4]
-    path = tree / "lib" / file
-    before = path.read_text()
-    broken = plant(before, old, new)
-    if not broken:
-        return "does not fit the source any more", ""
-    path.write_text(broken)
-    try:
-        when, how = simulate(build, schedules)
-        if when == "NOT FOUND" and len(defect) > 4:
-            when, how = hold(tree, build, defect[4])
-    finally:
-        path.write_text(before)
-    return when, how
-
-
-def check(top):
-    """Whether every defect can be planted, and every other program that is named exists."""
-    wrong = [f"{name}: does not fit lib/{file}" for name, file, old, new, *_ in PLANTED
-             if not plant((top / "lib" / file).read_text(), old, new)]
-    for name, *_, test in (defect for defect in PLANTED if len(defect) > 4):
-        room, program = test.split("/")
-        source = program if program.endswith(".py") else "test_" + program.split("-", 1)[1] + ".c"
-        if not (top / "tests" / room / source).exists():
-            wrong.append(f"{name}: there is no tests/{room}/{source}")
-    print("\n".join(wrong) or f"{len(PLANTED)} defects fit the source")
-    return 1 if wrong else 0
-
-
-def main():
-    top = pathlib.Path(__file__).resolve().parents[2]
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--work", help="a directory for the copy and its build")
-    parser.add_argument("--schedules", type=int, default=20000, help="at most; default %(default)s")
-    parser.add_argument("--only", help="only the defects whose name contains this")
-    parser.add_argument("--check", action="store_true",
-                        help="only see that each defect still fits the source; builds nothing")
-    arguments = parser.parse_args()
-    if arguments.check:
-        return check(top)
-    if not arguments.work:
-        parser.error("--work is needed")
-    work = pathlib.Path(arguments.work)
-    work.mkdir(parents=True, exist_ok=True)
-    tree, build = prepare(top, work)
-    missed = 0
-    for defect in PLANTED:
-        if arguments.only and arguments.only not in defect[0]:
-            continue
-        begin = time.monotonic()
-        when, how = try_one(tree, build, defect, arguments.schedules)
-        missed += not when.startswith(("after", "found", "held"))
-        print(f"| {defect[0]} | {when} | {how} | {time.monotonic() - begin:.0f} s |", flush=True)
-    print(f"{missed} not found")
-    return 1 if missed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Changes the library in one place at a time and sees whether the tests notice.
+"""Changes the library in one place at a time and checks whether the tests notice.
 
-Each mutant of lib/ is compiled in a copy of the tree, outside of it, and the fast tests are run
-until one fails. Outcomes:
+Each mutant of lib/ is compiled in a copy of the tree, and the fast tests run until one fails:
   killed      a test failed, crashed or hung
-  survived    none did
+  survived    every test passed
   equivalent  the compiler made the same objects as from the original
   stillborn   it does not compile
-survivors.md lists survivors that were looked at and why they change nothing that counts; the others
-are printed with their diffs, and make the exit status 1.
+survivors.md lists survivors that have been examined, and why they change nothing that matters. The
+others are printed with their diffs, and make the exit status 1.
 """
 
 import argparse
@@ -26,11 +25,11 @@ sys.dont_write_bytecode = True
 
 import operators  # noqa: E402
 import report  # noqa: E402
-import workshop  # noqa: E402
+from workshop import LIBRARY, TREE, Workshop, say  # noqa: E402
 
-ROOM = pathlib.Path(__file__).resolve().parent
-TREE = ROOM.parents[1]
-EXPLANATIONS = ROOM / "survivors.md"
+EXPLANATIONS = pathlib.Path(__file__).resolve().parent / "survivors.md"
+# The rooms that may kill, the cheap ones first. One that does not exist is not an error.
+ROOMS = ["unit", "tuning", "migrations", "abi", "simulation", "process", "race", "fuzz", "kvm"]
 HANG_SECONDS_MIN = 15
 HANG_FACTOR = 10
 
@@ -39,32 +38,32 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--sample", type=int, metavar="N", help="this many, evenly over the files")
+    chosen.add_argument("--sample", type=int, metavar="N",
+                        help="this many, spread evenly over the files")
     chosen.add_argument("--all", action="store_true", help="every mutant (hours)")
-    chosen.add_argument("--id", action="append", help="this one (may be given several times)")
-    parser.add_argument("--list", action="store_true", help="only print what would be tried")
-    parser.add_argument("--report", action="store_true", help="only print what --results holds")
-    parser.add_argument("--seed", type=int, default=1, help="of the sample (default: 1)")
+    chosen.add_argument("--id", action="append", help="this one (may be repeated)")
+    parser.add_argument("--list", action="store_true", help="only list what would be tried")
+    parser.add_argument("--report", action="store_true", help="only print what --results contains")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the sample (default: 1)")
     parser.add_argument("--only", action="append", metavar="FILE",
                         help="only mutants of this file, as in lib/ring/ring.c or ring.c")
     parser.add_argument("--operator", action="append", choices=operators.OPERATORS)
     parser.add_argument("--results", type=pathlib.Path, metavar="FILE",
-                        help="JSON; what it holds already is not done again")
+                        help="a JSON file; mutants that it already contains are not tried again")
     parser.add_argument("--again", action="store_true",
-                        help="try the survivors of --results that are not explained once more, "
-                        "and nothing else")
-    parser.add_argument("--rooms", default=",".join(workshop.ROOMS),
-                        help="whose tests may kill (default: %(default)s)")
+                        help="only try the unexplained survivors of --results again")
+    parser.add_argument("--rooms", default=",".join(ROOMS),
+                        help="the rooms whose tests may kill (default: %(default)s)")
     parser.add_argument("--work", type=pathlib.Path, metavar="DIR",
-                        help="where to copy and build (default: a temporary directory, kept)")
-    parser.add_argument("--minutes", type=float, help="begin no mutant after this time")
+                        help="where to copy and build (default: a new temporary directory)")
+    parser.add_argument("--minutes", type=float, help="start no mutant after this many minutes")
     parser.add_argument("--memory-mib", type=int, default=32768,
-                        help="address space of a test (default: %(default)s)")
+                        help="limit on the address space of a test (default: %(default)s)")
     return parser.parse_args()
 
 
 def candidates(only, wanted):
-    """All mutants, file by file, and the texts they are of."""
+    """The text of each file, and all mutants in the order of the files."""
     texts, found = {}, []
     for path in sorted((TREE / "lib").rglob("*.[ch]")):
         name = str(path.relative_to(TREE))
@@ -77,7 +76,7 @@ def candidates(only, wanted):
 
 
 def interleave(groups):
-    """One of each in turn, until all are used up."""
+    """Takes one from each group in turn until all are used up."""
     queues = [collections.deque(group) for group in groups]
     while any(queues):
         for queue in queues:
@@ -97,7 +96,7 @@ def shuffled_by(generator, mutants, key):
 
 
 def sample(mutants, n, seed):
-    """Even over the files, and inside a file over the operators."""
+    """A sample spread evenly over the files and, within a file, over the operators."""
     generator = random.Random(seed)
     by_file = collections.defaultdict(list)
     for mutant in mutants:
@@ -105,7 +104,7 @@ def sample(mutants, n, seed):
     queues = [interleave(shuffled_by(generator, group, lambda m: m.operator))
               for group in by_file.values()]
     chosen = [m for _, m in zip(range(n), interleave(queues))]
-    # File by file, which spares compiling.
+    # In the order of the files, so that less is compiled.
     return sorted(chosen, key=lambda m: (m.file, m.line))
 
 
@@ -132,36 +131,40 @@ class Results:
 
 
 class Trial:
-    """Runs mutants against the killers."""
+    """Runs the tests on mutants."""
 
-    def __init__(self, shop, results, rooms):
+    def __init__(self, shop, results, rooms, memory_bytes):
         self.shop, self.results, self.rooms = shop, results, rooms
+        self.memory_bytes, self.without_limit = memory_bytes, set()
         self.killers, self.seconds = [], {}
 
+    def run(self, test, seconds):
+        limit = 0 if test.name in self.without_limit else self.memory_bytes
+        return self.shop.run(test.command, seconds, limit)
+
     def baseline(self):
-        """Only a test that passes on the original can tell anything."""
-        for killer in self.shop.killers(self.rooms):
-            if not self.shop.compile(killer.target):
-                report.say("not used, since it does not build: %s" % killer.name)
+        """Selects the tests that pass on the original: only they can tell anything."""
+        for test in self.shop.tests(self.rooms):
+            if not self.shop.compile(test.target):
+                say("not used, since it does not build: %s" % test.name)
                 continue
-            patience = 10 * HANG_SECONDS_MIN + killer.timeout
-            verdict = self.shop.run(killer, patience)
-            if verdict.killed:
+            patience = 10 * HANG_SECONDS_MIN + test.timeout
+            run = self.run(test, patience)
+            if run.failed:
                 # Some reserve more address space than any limit that would protect the machine.
-                self.shop.without_memory_limit.add(killer.name)
-                verdict = self.shop.run(killer, patience)
-            if verdict.how == "exit 0":
-                self.killers.append(killer)
-                self.seconds[killer.name] = verdict.seconds
+                self.without_limit.add(test.name)
+                run = self.run(test, patience)
+            if run.how == "exit 0":
+                self.killers.append(test)
+                self.seconds[test.name] = run.seconds
             else:
-                report.say("not used, since on the original it ends with %s: %s" %
-                           (verdict.how, killer.name))
+                say("not used, since on the original it ends with %s: %s" % (run.how, test.name))
         self.results.data["baseline"] = self.seconds
         if not self.killers:
             sys.exit("no test can be used")
 
     def in_order(self, mutant, kills):
-        """That file's own unit test, then room by room, what kills much in little time first."""
+        """The file's own unit test first, then room by room the tests that kill most per second."""
         stem = pathlib.Path(mutant.file).stem
 
         def rank(killer):
@@ -173,26 +176,22 @@ class Trial:
         return sorted(self.killers, key=rank)
 
     def judge(self, mutant):
-        if not self.shop.compile_library():
+        if not self.shop.compile(LIBRARY):
             return {"status": "stillborn"}
         if self.shop.is_unchanged():
             return {"status": "equivalent"}
         for killer in self.in_order(mutant, self.results.kills()):
             if not self.shop.compile(killer.target):
                 return {"status": "stillborn"}
-            patience = HANG_SECONDS_MIN + HANG_FACTOR * self.seconds[killer.name]
-            verdict = self.shop.run(killer, patience)
-            if verdict.killed:
-                return {"status": "killed", "killer": killer.name, "how": verdict.how}
+            run = self.run(killer, HANG_SECONDS_MIN + HANG_FACTOR * self.seconds[killer.name])
+            if run.failed:
+                return {"status": "killed", "killer": killer.name, "how": run.how}
         return {"status": "survived", "rooms": self.rooms}
 
     def test(self, mutant, text):
         begin = time.monotonic()
-        try:
-            self.shop.write(mutant.file, operators.apply(text, mutant.edits))
+        with self.shop.broken(mutant.file, operators.apply(text, mutant.edits)):
             entry = self.judge(mutant)
-        finally:
-            self.shop.write(mutant.file, text)
         entry.update(file=mutant.file, line=mutant.line, function=mutant.function,
                      operator=mutant.operator, seconds=round(time.monotonic() - begin, 1),
                      diff=operators.diff(mutant.file, text, mutant.edits))
@@ -213,15 +212,6 @@ def choose(options, mutants, results):
     return [m for m in mutants if m.id not in done or options.list]
 
 
-def work_directory(options):
-    directory = options.work or pathlib.Path(tempfile.mkdtemp(prefix="dirtylog-mutation-"))
-    directory = directory.resolve()
-    if directory == TREE or TREE in directory.parents:
-        sys.exit("--work must not be inside the tree")
-    report.say("working in %s" % directory)
-    return directory
-
-
 def main():
     options = arguments()
     results = Results(options.results)
@@ -234,14 +224,16 @@ def main():
         return 0
     os.nice(10)
     begin = time.monotonic()
-    shop = workshop.Workshop(TREE, work_directory(options), options.memory_mib << 20)
+    shop = Workshop(options.work or tempfile.mkdtemp(prefix="dirtylog-mutation-"))
+    say("working in %s" % shop.directory)
     shop.prepare()
-    trial = Trial(shop, results, options.rooms.split(","))
+    shop.note_objects()
+    trial = Trial(shop, results, options.rooms.split(","), options.memory_mib << 20)
     trial.baseline()
-    report.say("%d mutants of %d, %d tests" % (len(outstanding), len(mutants), len(trial.killers)))
+    say("%d mutants of %d, %d tests" % (len(outstanding), len(mutants), len(trial.killers)))
     for mutant in outstanding:
         if options.minutes and time.monotonic() - begin > 60 * options.minutes:
-            report.say("out of time; the same command goes on from here")
+            say("out of time; the same command continues from here")
             break
         trial.test(mutant, texts[mutant.file])
     return report.summary(results.data, mutants, EXPLANATIONS)
