@@ -66,7 +66,8 @@ class Workshop:
 
     def prepare(self):
         """Copies what differs and sets up the build, so that a later run builds little."""
-        if self.directory in [TREE, *(TREE / part for part in PARTS)]:
+        copied = {TREE / part for part in PARTS}
+        if self.directory == TREE or {self.directory, *self.directory.parents} & copied:
             sys.exit(f"{self.directory} would be copied into itself")
         self.directory.mkdir(parents=True, exist_ok=True)
         self.copy()
