@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""Every execution of a small concurrent program under a memory model.
+"""Enumerates every execution of a small concurrent program under a memory model.
 
 A program is a list of threads; a thread is a generator function that yields operations and receives
-what they read:
+the values that they read:
   ("R", place, order)             a load
   ("W", place, order, value)      a store
   ("U", place, order, function)   a read-modify-write: stores function(old), yields old
   ("F", None, order)              a fence
-or a list of operations, none of which depends on what another of them reads, and receives a list. It
-returns a dict of what it found. Orders are those of C11, "relaxed" to "seq_cst", and for fences "wmb",
-the kernel's smp_wmb().
+or a list of operations, none of which depends on what another of them reads, and receives a list.
+It returns a dict of its results. Orders are those of C11, "relaxed" to "seq_cst", and for fences
+also "wmb", the kernel's smp_wmb().
 
-Executions are graphs: what each thread did, from which store each load reads, and in which order
-the stores to a place came. They are built event by event in all ways, a list's in any order; a
-graph that the model forbids is not built upon. So a load can read from a store that comes later in
-its own thread's future (load buffering), unless that depends on it.
+An execution is a graph: what each thread did, which store each load reads from, and the order of
+the stores to each place. Graphs grow event by event in every possible way, with the operations of a
+list in any order; a graph that the model forbids is not extended. So a load can read a value that
+results from a later store of its own thread (load buffering), unless that store depends on it.
 
 Models:
   c11  C11 as repaired by Lahav and others (PLDI 2017), but with load buffering, which they forbid
-       and compilers and machines do: what may happen on any machine.
-  mca  A multi-copy atomic machine that orders nothing by itself but what ARMv8 orders: acquire,
-       release, fences. Loads, stores and fences only.
+       and compilers and machines do: everything that may happen on some machine.
+  mca  A multi-copy atomic machine that only keeps the order that ARMv8 keeps: acquire, release,
+       fences. Loads, stores and fences only.
 """
 
 RELEASES = {"release", "acq_rel", "seq_cst"}
@@ -51,7 +51,7 @@ def has_loop(n, edges):
 
 
 class Graph:
-    """The relations of one execution, as bit sets: r[a] has bit b where a comes before b."""
+    """The relations of one execution, as bit sets: bit b of r[a] means that a comes before b."""
 
     def __init__(self, threads, stores):
         self.ids = [("first", place) for place in stores]
@@ -94,7 +94,7 @@ class Graph:
         return self.thread[a] is not None and self.thread[a] == self.thread[b]
 
     def atomic(self):
-        """A read-modify-write comes right after what it read."""
+        """Whether each read-modify-write immediately follows the store that it read."""
         for order in self.stores.values():
             for before, at in zip(order, order[1:]):
                 event = self.events[at]
@@ -150,7 +150,7 @@ def c11(g):
 
 
 def sequential(g, sc, hb, eco):
-    """The condition on seq_cst: psc has no cycle."""
+    """The condition on seq_cst: the relation psc has no cycle."""
     n = g.n
     other = [mask(n, lambda b, a=a: g.sb[a] >> b & 1 and g.events[a].place != g.events[b].place)
              for a in range(n)]
@@ -159,7 +159,8 @@ def sequential(g, sc, hb, eco):
     scb = g.union(g.sb, compose(n, compose(n, other, hb), other), same, g.mo, g.fr)
     fences = mask(n, lambda i: g.is_fence(i, {"seq_cst"}))
     events = mask(n, lambda i: i in sc)
-    left = [(1 << i if events >> i & 1 else 0) | (hb[i] if fences >> i & 1 else 0) for i in range(n)]
+    left = [(1 << i if events >> i & 1 else 0) | (hb[i] if fences >> i & 1 else 0)
+            for i in range(n)]
     left = [l | (1 << i if fences >> i & 1 else 0) for i, l in enumerate(left)]
     right = [(1 << i) & events | (hb[i] & fences) for i in range(n)]
     base = compose(n, compose(n, left, scb), right)
@@ -173,7 +174,7 @@ def mask(n, condition):
 
 
 def mca(g):
-    """Coherence of each place, and no cycle of what all processors agree on."""
+    """Coherence of each place, and no cycle in the order that all processors agree on."""
     n = g.n
     in_place = [mask(n, lambda b, a=a: g.sb[a] >> b & 1 and g.events[a].place == g.events[b].place)
                 for a in range(n)]
@@ -186,7 +187,7 @@ def mca(g):
 
 
 def kept(g):
-    """Program order that the machine keeps."""
+    """The part of program order that the machine keeps."""
     order = g.empty()
     for a in range(g.n):
         for b in range(g.n):
@@ -194,7 +195,7 @@ def kept(g):
                 continue
             x, y = g.events[a], g.events[b]
             if "U" in (x.kind, y.kind):
-                raise ValueError("mca knows no read-modify-write")
+                raise ValueError("mca does not support read-modify-writes")
             between = [f for f in range(g.n) if g.sb[a] >> f & 1 and g.sb[f] >> b & 1]
             if (x.kind == "R" and x.order in ACQUIRES or y.kind == "W" and y.order in RELEASES
                     or any(g.is_fence(f, {"seq_cst"}) for f in between)
@@ -207,7 +208,7 @@ MODELS = {"c11": c11, "mca": mca}
 
 
 def open_operations(thread, events):
-    """What the thread can do next: {position: operation}; or None and its result."""
+    """The next operations of a thread as {position: operation}; or None and its result."""
     generator = thread()
     begin = 0
     try:
@@ -245,7 +246,7 @@ def extensions(stores, name, operation, values):
 
 
 def executions(program, first, model):
-    """Yields (results merged, memory at the end) of every complete execution."""
+    """Yields (merged results, final memory) of every complete execution."""
     consistent = MODELS[model]
     outstanding = [([{} for _ in program], {place: (("first", place),) for place in first})]
     known = set()

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Litmus tests whose answers are known, so that executions.py can be believed."""
+"""Litmus tests with known answers, as a test of executions.py."""
 
 import sys
 
-# Nothing is left behind in the tree.
+# Leave no bytecode in the tree.
 sys.dont_write_bytecode = True
 
 from executions import executions  # noqa: E402
@@ -20,7 +20,7 @@ def stores(place, value, order="relaxed", then=()):
 
 
 def message(release, acquire, fences=(None, None)):
-    """MP: whoever sees the flag sees what was written before."""
+    """MP: a reader that sees the flag sees what was written before it."""
 
     def writer():
         yield "W", "x", "relaxed", 1
@@ -38,7 +38,7 @@ def message(release, acquire, fences=(None, None)):
 
 
 def store_buffers(order, fence=None):
-    """SB: both write, then look at the other."""
+    """SB: each thread writes its place, then reads the other's."""
 
     def thread(mine, other, name):
         def run():
@@ -53,14 +53,14 @@ def store_buffers(order, fence=None):
 
 
 def two_writes(order):
-    """2+2W: each writes both places, in opposite order, and the first ones win."""
+    """2+2W: both threads write both places, in opposite order, and the first writes win."""
     return ([stores("x", 1, order, [("W", "y", order, 2)]),
              stores("y", 1, order, [("W", "x", order, 2)])],
             lambda r, end: end["x"] == end["y"] == 1)
 
 
 def independent_readers(load, store):
-    """IRIW: two readers see two writes in different order."""
+    """IRIW: two readers see two writes in different orders."""
 
     def reader(first, second, name):
         def run():
@@ -76,7 +76,7 @@ def independent_readers(load, store):
 
 
 def overwritten(fence):
-    """R: one writes two places, the other overwrites the second and looks at the first."""
+    """R: one thread writes two places, the other overwrites the second and reads the first."""
 
     def other():
         yield "W", "y", "release", 2
@@ -93,7 +93,7 @@ def overwritten(fence):
 
 
 def through_an_update(order):
-    """A release sequence: the flag is read through a read-modify-write of a third thread's."""
+    """A release sequence: the flag is read from a third thread's read-modify-write."""
 
     def writer():
         yield "W", "x", "relaxed", 1
@@ -110,7 +110,7 @@ def through_an_update(order):
 
 
 def through_a_store():
-    """The same through a plain store: no release sequence."""
+    """A plain store in place of the read-modify-write ends the release sequence."""
 
     def writer():
         yield "W", "x", "relaxed", 1
@@ -125,7 +125,7 @@ def through_a_store():
 
 
 def load_buffers(order, depends=False):
-    """LB: both look, then write what the other looked at."""
+    """LB: each thread reads its place, then writes the other's."""
 
     def thread(mine, other, name):
         def run():
@@ -142,7 +142,7 @@ def load_buffers(order, depends=False):
 
 
 def counters():
-    """Two read-modify-writes are never lost."""
+    """Neither of two read-modify-writes is lost."""
 
     def add():
         yield "U", "x", "relaxed", lambda v: v + 1
@@ -150,7 +150,7 @@ def counters():
     return [add, add], lambda r, end: end["x"] != 2
 
 
-# name, program and what is asked of it, model, whether it is possible
+# name, (program, outcome in question), model, whether the outcome is possible
 KNOWN = [
     ("MP relaxed", message("relaxed", "relaxed"), "c11", True),
     ("MP release only", message("release", "relaxed"), "c11", True),

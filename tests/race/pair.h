@@ -3,10 +3,10 @@
 #define RACE_PAIR_H
 
 /*
- * An ordering, seen by ThreadSanitizer. One thread writes a plain variable and publishes; another
- * looks until it sees what was published, and reads the variable. Nothing else orders the two, so
- * where an acquire or a release of the library is missing that is a race, and it is reported on
- * whatever machine and with whatever timing.
+ * A memory order as ThreadSanitizer sees it. One thread writes a plain variable and publishes;
+ * another polls until it sees what was published, and reads the variable. Nothing else orders the
+ * two, so a missing acquire or release in the library is a race, which is reported on every machine
+ * and with any timing.
  */
 
 #include <pthread.h>
@@ -17,15 +17,15 @@
 #include "cmocka_all.h"
 
 struct pair {
-	void (*publish)(void); /* on the calling thread */
-	bool (*seen)(void);    /* on the other, again and again */
+	void (*publish)(void); /* called by the calling thread */
+	bool (*seen)(void);    /* polled by the other */
 	int payload;
-	atomic_bool looking; /* it has looked once, in vain */
+	atomic_bool looking; /* seen() has returned false once */
 };
 
 static inline void pair_look(struct pair *pair)
 {
-	/* Relaxed, as it must not be what orders the two. */
+	/* Relaxed: it must not order the two threads. */
 	atomic_store_explicit(&pair->looking, true, memory_order_relaxed);
 	sched_yield();
 }
@@ -39,7 +39,7 @@ static inline void *pair_observe(void *opaque)
 	return pair->payload == 1 ? NULL : pair;
 }
 
-/* observe: NULL, or in place of the loop around seen(). */
+/* observe: replaces the loop around seen(), unless NULL. */
 static inline void pair_run(struct pair *pair, void *(*observe)(void *pair))
 {
 	pthread_t thread;

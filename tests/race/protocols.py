@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Protocols of lib/ whose ordering no race detector can judge, because all they touch is atomic.
+"""Protocols of lib/ that a race detector cannot judge, because they only touch atomics.
 
-Each is written down here as a small program; the orderings in it are read from the functions of lib/,
-and every execution that the memory model allows is looked at (executions.py). A protocol that can
-lose something is printed as "LOST name: how", and the exit status is 1.
+Each is modelled here as a small program. Its memory orders are read from the functions of lib/, and
+executions.py tries every execution that the memory model allows. A protocol that can lose something
+is printed as "LOST name: how", and the exit status is 1.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-# Nothing is left behind in the tree.
+# Leave no bytecode in the tree.
 sys.dont_write_bytecode = True
 
 from executions import executions  # noqa: E402
@@ -42,7 +42,7 @@ class Source:
         return ORDER.findall(self.body(file, function))
 
     def fence(self, file, function):
-        """The order of its fence, also one that it calls by the name of ring_barrier()."""
+        """The memory order of the fence in a function, which may be a call of ring_barrier()."""
         body = self.body(file, function)
         if re.search(r"\bring_barrier\(", body):
             body = self.body("ring/ring_private.h", "ring_barrier")
@@ -51,7 +51,7 @@ class Source:
 
 
 def mark(o, memory, bit):
-    """set_word(): the leaf, then each summary unless it is there."""
+    """set_word(): sets the leaf, then each summary bit that is not set."""
 
     def thread():
         _, _, mid = yield [("W", memory, "relaxed", 1),
@@ -72,7 +72,7 @@ def clear_top(o):
 
 
 def take(o, bits):
-    """dli_page_set_take() of one chunk, of one block. bits: memory of each bit of the word."""
+    """dli_page_set_take() of one chunk with one block. bits: which memory each bit stands for."""
 
     def thread():
         found = {}
@@ -96,14 +96,14 @@ def take(o, bits):
 
 
 def is_kept(found, end, memory, bit):
-    """The page was copied as it is now, or the next iteration will find it."""
+    """Whether the page was copied in its last version, or the next iteration will find it."""
     return found.get(memory) == 1 or (end["leaf"] & bit and end["mid"] & 1 and end["top"])
 
 
 def mark_and_take(source, firsts, bits, model="c11"):
     o = {name: source.order("pages/page_set_maps.h", function)
-         for name, function in (("set", "set_bits"), ("take", "claim_bits"), ("drop", "clear_summary"),
-                                ("below", "load_below"))}
+         for name, function in (("set", "set_bits"), ("take", "claim_bits"),
+                                ("drop", "clear_summary"), ("below", "load_below"))}
     o["look"], o["set_summary"] = source.orders("pages/page_set_maps.h", "set_summary")
     program = [mark(o, m, b) for m, b in bits.items()] + [take(o, bits)]
     n = 0
@@ -113,13 +113,13 @@ def mark_and_take(source, firsts, bits, model="c11"):
             n += 1
             for memory, bit in bits.items():
                 if not is_kept(found, end, memory, bit):
-                    return n, f"a mark, beginning from leaf {leaf}, mid {mid}, top {top}"
+                    return n, f"a mark, starting from leaf {leaf}, mid {mid}, top {top}"
     return n, None
 
 
 def a_mark_meets_a_take(source):
-    # What a setter or a taker can have left: summaries that lead to nothing, too. Bit 2 of mid: another
-    # block has pages.
+    # Every state that a setter or a taker can leave, including summaries that lead to no page. Bit
+    # 2 of mid: another block has pages.
     firsts = [(leaf, mid, top) for leaf in (0, 1, 2) for mid in (0, 1, 2, 3) for top in (0, 1)
               if top and (mid & 1 or not leaf) or not (leaf or mid)]
     return mark_and_take(source, firsts, {"memory": 1})
@@ -129,21 +129,22 @@ def two_marks_meet_a_take(source):
     return mark_and_take(source, [(4, 1, 1)], {"memory": 1, "other": 2})
 
 
-def a_repair_meets_a_wipe(source):
+def a_repair_meets_a_clear(source):
     """
-    A drain wipes a ring and owes a repair; a harvest sees that it is owed and has the page protected;
-    then the guest writes it, which fills the cell. The wipe must not hit that entry.
+    A drain clears the cells of a ring and requests a repair. A harvest sees the request and
+    protects the page; then the guest writes it, which fills the cell. The clear must not hit that
+    entry.
     """
-    wipe = source.order("ring/cells.h", "cell_clear")
-    owe = source.order("ring/reset.c", "dli_reset_request_repair")
+    clear = source.order("ring/cells.h", "cell_clear")
+    request = source.order("ring/reset.c", "dli_reset_request_repair")
     look = source.order("ring/reset.c", "dli_reset_repair_needed")
 
     def drain():
-        yield [("W", "cell", wipe, 0), ("U", "owed", owe, lambda x: x + 1)]
+        yield [("W", "cell", clear, 0), ("U", "requests", request, lambda x: x + 1)]
 
     def harvest():
-        if (yield "R", "owed", look):
-            # An ioctl, which takes and drops locks.
+        if (yield "R", "requests", look):
+            # An ioctl takes and drops locks.
             yield "U", "protected", "acq_rel", lambda x: 1
 
     def guest():
@@ -153,18 +154,18 @@ def a_repair_meets_a_wipe(source):
         return {"logged": 1}
 
     n = 0
-    first = {"cell": 1, "owed": 0, "protected": 0}
+    first = {"cell": 1, "requests": 0, "protected": 0}
     for found, end in executions([drain, harvest, guest], first, "c11"):
         n += 1
         if found.get("logged") and not end["cell"]:
-            return n, "an entry that was filled after the repair"
+            return n, "an entry that the kernel wrote after the repair"
     return n, None
 
 
-def the_kernel_comes_round(source):
+def the_kernel_laps_the_ring(source):
     """
-    lapped(): cells are released over what an overflowing kernel has just written there. It wrote
-    the cell before them first. On the machines that have rings, not in C11 (see the text there).
+    lapped(): cells are released over entries that an overflowing kernel has just written; it wrote
+    the cell before them first. This holds on machines that have rings, not in C11 (see there).
     """
     release = source.order("ring/cells.h", "cell_release")
     load = source.order("ring/cells.h", "cell_load")
@@ -176,7 +177,7 @@ def the_kernel_comes_round(source):
         return {"seen": (yield steps + [("R", "before", load)])[-1]}
 
     def kernel():
-        # Two kvm_dirty_ring_push() in full would add slot and offset, before a wmb each.
+        # Two calls of kvm_dirty_ring_push(), without the stores of slot and offset before each wmb.
         yield [("W", "before", "relaxed", 1), ("F", None, "wmb"), ("W", "first", "relaxed", 3),
                ("F", None, "wmb"), ("W", "second", "relaxed", 3)]
 
@@ -190,7 +191,7 @@ def the_kernel_comes_round(source):
 
 
 def an_entry_after_a_start(source):
-    """A start says that logging is on, then has pages protected; who drains must note what comes."""
+    """A start sets the state, then protects pages; a drain must keep the entries that follow."""
     state = source.order("pages/slot_table.h", "dli_slots_set_logging")
     look = source.order("pages/slot_table.h", "dli_slots_are_logging")
     load = source.order("ring/cells.h", "cell_load")
@@ -207,17 +208,18 @@ def an_entry_after_a_start(source):
             return {"on": (yield "R", "state", look)}
 
     n = 0
-    for found, _ in executions([start, guest, drain], {"state": 0, "protected": 0, "cell": 0}, "c11"):
+    first = {"state": 0, "protected": 0, "cell": 0}
+    for found, _ in executions([start, guest, drain], first, "c11"):
         n += 1
         if found.get("on") == 0:
-            return n, "an entry that was drained with logging off"
+            return n, "an entry that was drained as if logging were off"
     return n, None
 
 
-def a_harvest_passes_a_drain(source):
+def a_harvest_skips_a_drained_ring(source):
     """
-    A harvest looks at a ring without its lock while its vCPU drains it. Only if it is quiet does it go
-    on; then what was in it is found by the iteration that follows.
+    A harvest reads a ring without its lock while the vCPU drains it. It skips the ring only if the
+    ring is quiet; then the following iteration must find what was in the ring.
     """
     show = source.order("ring/ring.c", "publish_head")
     look, *again = source.orders("ring/cells.h", "ring_is_quiet")
@@ -226,7 +228,7 @@ def a_harvest_passes_a_drain(source):
 
     def drain():
         yield "W", "head", show, 0
-        # By the kernel, in the RESET of this thread: kvm_dirty_gfn_set_invalid().
+        # The kernel, in the RESET of this thread: kvm_dirty_gfn_set_invalid().
         yield "W", "cell", "release", 0
         yield "U", "leaf", mark, lambda x: x | 1
         yield "W", "head", show, 2
@@ -249,29 +251,29 @@ def a_harvest_passes_a_drain(source):
 
 
 def an_acknowledgement_meets_a_stop(source):
-    """A stop says that the session is over and then forgets what was taken. Who misses it knows why."""
+    """A stop ends the session, then drops the pages in flight. Whoever misses them must see why."""
     begin = source.order("api/start_stop.c", "set_logging")
     take = source.order("pages/page_set_maps.h", "claim_bits")
     ask = source.order("log.h", "dli_log_session")
     look = source.order("pages/page_set.c", "is_in_flight")
 
     def stop():
-        yield [("U", "session", begin, lambda x: x + 1), ("U", "taken", take, lambda x: 0)]
+        yield [("U", "session", begin, lambda x: x + 1), ("U", "in_flight", take, lambda x: 0)]
 
     def acknowledge():
-        taken, session = yield [("R", "taken", look), ("R", "session", ask)]
-        return {"wrong": not taken and session == 0}
+        in_flight, session = yield [("R", "in_flight", look), ("R", "session", ask)]
+        return {"wrong": not in_flight and session == 0}
 
     n = 0
-    for found, _ in executions([stop, acknowledge], {"session": 0, "taken": 1}, "c11"):
+    for found, _ in executions([stop, acknowledge], {"session": 0, "in_flight": 1}, "c11"):
         n += 1
         if found["wrong"]:
-            return n, "the reason why a page is not taken any more"
+            return n, "the reason why a page is no longer in flight"
     return n, None
 
 
-PROTOCOLS = [a_mark_meets_a_take, a_harvest_passes_a_drain, an_acknowledgement_meets_a_stop,
-             a_repair_meets_a_wipe, the_kernel_comes_round, an_entry_after_a_start]
+PROTOCOLS = [a_mark_meets_a_take, a_harvest_skips_a_drained_ring, an_acknowledgement_meets_a_stop,
+             a_repair_meets_a_clear, the_kernel_laps_the_ring, an_entry_after_a_start]
 LONG_PROTOCOLS = [two_marks_meet_a_take]
 
 
@@ -279,8 +281,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lib", default=Path(__file__).resolve().parent.parent.parent / "lib",
-                        help="the sources; default: this tree's")
-    parser.add_argument("--long", action="store_true", help="those that take longer, too")
+                        help="the sources to read (default: those of this tree)")
+    parser.add_argument("--long", action="store_true", help="run those that take longer, too")
     args = parser.parse_args()
     source = Source(args.lib)
     lost = 0

@@ -12,13 +12,13 @@ enum { SENDERS = 3, MAX_RUNS = 8 };
 
 struct pass;
 
-/* A sender has a box. Runs in it are copied, and the sender before it acknowledges them. */
+/* The box holds runs that this sender has copied and the previous sender acknowledges. */
 struct sender {
 	struct pass *pass;
 	unsigned int number;
 	pthread_t thread;
 	int result;
-	pthread_mutex_t lock; /* of the box */
+	pthread_mutex_t lock; /* protects the box */
 	struct dl_run box[MAX_RUNS];
 	uint32_t boxed;
 };
@@ -31,8 +31,8 @@ struct pass {
 };
 
 /*
- * One copies at a time: the same memory can be there twice (a slot that was removed, and the one that
- * came in its place), and versions of a page must not overtake each other.
+ * Only one sender copies at a time: the same memory can be in two slots (a removed one and its
+ * successor), and an older version of a page must not overwrite a newer one.
  */
 static pthread_mutex_t copy_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -47,7 +47,7 @@ static void expect_canceled(int result, const char *what)
 {
 	if (result == -ECANCELED)
 		return;
-	print_error("%s: %d\n", what, result);
+	print_error("%s: %d, not 0 or -ECANCELED\n", what, result);
 	abort();
 }
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Everything at once, each on its own thread, and nothing between them but the library and the model
- * kernel: vCPUs that write, are unplugged and come back, new vCPUs, devices that mark, a writer
- * without vCPU, harvesters, passes with several senders that acknowledge each other's runs, slots that
- * come, move and go, cancels and new starts. It ends when the writers have made their writes; then
- * the copy has to equal the memory.
+ * All actors at once, each on its own thread, with only the library and the model kernel between
+ * them: vCPUs that write, are unplugged and plugged again, new vCPUs, devices that mark, a kernel
+ * writer without a vCPU, harvesters, passes with several senders that acknowledge each other's
+ * runs, slots that are set, moved and removed, cancels and restarts. A run ends when the writers
+ * have made their writes; then the copy must equal the memory.
  *
- * The threads have no lock and no counter in common that would order what they do: it would hide a
- * race from ThreadSanitizer.
+ * The threads share no lock and no counter that would order them: it would hide a race from
+ * ThreadSanitizer.
  */
 #include "cmocka_all.h"
 #include "random.h"
@@ -26,13 +26,13 @@ enum {
 	HARVESTERS = 2,
 	MOST_THREADS = 16,
 	PAGES = 260,
-	QUIET_PAGES = 20,   /* of them, which nobody writes: only a start makes them dirty */
+	QUIET_PAGES = 20,   /* of PAGES, never written: only a start makes them dirty */
 	MOVING_PAGES = 130, /* slot 1 */
 	GPA_PAGE = 16,
-	MOVING_GPA_PAGE = 1024, /* and twice this */
+	MOVING_GPA_PAGE = 1024, /* or twice this */
 };
 
-/* Of each writer; and in how many passes, so that a fast one does not end before all have begun. */
+/* Per writer, spread over so many passes: no writer may end before all threads run. */
 static unsigned long writes = 6000, passes = 50;
 
 static struct guest guest;
@@ -46,10 +46,10 @@ static struct actor {
 } actors[MOST_THREADS];
 static unsigned int actor_count;
 
-/* Writers that are not through. Relaxed wherever it is used. */
+/* Writers that have not finished. Always accessed relaxed. */
 static atomic_uint writers_left;
 
-/* What happened, so that a run in which it did not is seen. */
+/* Counts events, so that a run without them is noticed. */
 static struct {
 	atomic_ulong passes, canceled_passes, full_exits, absent, slot_changes, restarts, plugs;
 } seen;
@@ -69,15 +69,15 @@ static bool is_over(void)
 	return !atomic_load_explicit(&writers_left, memory_order_relaxed);
 }
 
-/* So many writes are made. Waits until there were as many passes in proportion. */
+/* After so many writes, waits for the same share of the passes. */
 static void pace(unsigned long made)
 {
 	while (get(&seen.passes) < made * passes / writes)
 		sched_yield();
 }
 
-/* Waits for so many passes from now. */
-static void let_pass(unsigned long n)
+/* Waits for n more passes. */
+static void wait_passes(unsigned long n)
 {
 	unsigned long until = get(&seen.passes) + n;
 
@@ -85,7 +85,7 @@ static void let_pass(unsigned long n)
 		sched_yield();
 }
 
-static void through(void)
+static void writer_done(void)
 {
 	atomic_fetch_sub_explicit(&writers_left, 1, memory_order_relaxed);
 }
@@ -102,7 +102,7 @@ static void expect(int result, int also, const char *what)
 		die(what, result);
 }
 
-/* A value that no other store has, at a place of its own in the page. */
+/* A value that no other store uses; it also selects the place in the page. */
 static uint64_t next_value(struct actor *actor, unsigned long i)
 {
 	return (uint64_t)(actor->number + 1) << 48 | i;
@@ -142,10 +142,10 @@ static void store(struct actor *actor, const struct guest_vcpu *vcpu, uint64_t v
 		count(&seen.full_exits);
 		expect(dl_vcpu_drain(vcpu->handle), 0, "dl_vcpu_drain");
 	}
-	die("a vCPU does not get into the guest any more", 0);
+	die("full exits of one store", GUEST_MAX_EXITS);
 }
 
-/* Its handle goes, its ring stays; and it comes back. */
+/* Removes the handle, which keeps the ring, and adds the vCPU again. */
 static void plug_again(struct guest_vcpu *vcpu)
 {
 	model_vcpu_exit(guest.model, vcpu->fd, KVM_EXIT_INTR);
@@ -170,11 +170,11 @@ static void *run_vcpu(void *opaque)
 	struct actor *actor = opaque;
 
 	run_guest(actor, &guest.vcpus[actor->number], writes);
-	through();
+	writer_done();
 	return NULL;
 }
 
-/* vCPUs that come later, one after the other, and go for good. */
+/* vCPUs that are created later, one after another, and removed for good. */
 static void *run_late_vcpus(void *opaque)
 {
 	struct actor *actor = opaque;
@@ -187,11 +187,11 @@ static void *run_late_vcpus(void *opaque)
 		run_guest(actor, &vcpu, writes / LATE_VCPUS);
 		dl_vcpu_remove(vcpu.handle);
 	}
-	through();
+	writer_done();
 	return NULL;
 }
 
-/* First the memory, then the mark; by address or by slot, also where no slot is at the moment. */
+/* Writes, then marks by address or by slot, even if there is no slot at the moment. */
 static void *run_device(void *opaque)
 {
 	struct actor *actor = opaque;
@@ -211,11 +211,11 @@ static void *run_device(void *opaque)
 			r = dl_slot_mark(guest.log, moving, at, sizeof(value));
 		else
 			r = dl_mark(guest.log, 0, GPA_PAGE * guest.page_bytes + at, sizeof(value));
-		/* Not there, or off: a slot that comes and a start count everything as dirty. */
+		/* Without the slot, or off: setting the slot and a start make all pages dirty. */
 		if (r != -ECANCELED)
 			expect(r, moving ? -ENOENT : 0, "a mark");
 	}
-	through();
+	writer_done();
 	return NULL;
 }
 
@@ -230,7 +230,7 @@ static void *run_kernel_writer(void *opaque)
 		expect(model_kernel_write(guest.model, guest.vm_fd, 0, gpa, &value, sizeof(value)),
 		       -EFAULT, "a kernel's store");
 	}
-	through();
+	writer_done();
 	return NULL;
 }
 
@@ -243,13 +243,13 @@ static void *run_harvester(void *opaque)
 		expect(dl_harvest(guest.log, 0, &pending_bytes), -ECANCELED, "dl_harvest");
 		expect(dl_log_stats(guest.log, &stats), 0, "dl_log_stats");
 		expect(dl_log_harvest_due(guest.log, &due_ns), -ECANCELED, "dl_log_harvest_due");
-		/* Not all the time, or no ring becomes full. */
-		let_pass(1);
+		/* Once per pass: otherwise no ring becomes full. */
+		wait_passes(1);
 	}
 	return NULL;
 }
 
-/* Slot 1 comes, moves and goes, all the while over the same memory, and is there at the end. */
+/* Sets, moves and removes slot 1, always with the same memory. It exists at the end. */
 static void *run_layout(void *opaque)
 {
 	struct actor *actor = opaque;
@@ -266,16 +266,16 @@ static void *run_layout(void *opaque)
 			expect(dl_slot_set(guest.log, &slot), 0, "dl_slot_set");
 		}
 		count(&seen.slot_changes);
-		let_pass(1);
+		wait_passes(1);
 	}
 	return NULL;
 }
 
-/* Cancels the migration and begins it anew: not to the end, as a start makes up for every loss. */
+/* Cancels and restarts the migration. Not until the end: a start would cover every loss. */
 static void *run_cancels(void *opaque)
 {
 	while (!is_over() && get(&seen.passes) < passes / 2) {
-		let_pass(2);
+		wait_passes(2);
 		expect(dl_log_stop(guest.log), 0, "dl_log_stop");
 		expect(dl_log_start(guest.log, 0), 0, "dl_log_start");
 		count(&seen.restarts);
@@ -320,7 +320,7 @@ static void open_all(const struct guest_config *config)
 
 static void run_all(bool has_kernel_writer)
 {
-	/* The vCPUs first: their numbers are those of the guest's. */
+	/* The vCPUs first: an actor's number is its vCPU's index. */
 	for (int i = 0; i < VCPUS; i++)
 		begin(run_vcpu, true);
 	for (int i = 0; i < DEVICES; i++)
@@ -337,7 +337,7 @@ static void run_all(bool has_kernel_writer)
 		pthread_join(actors[i].thread, NULL);
 }
 
-/* Nothing is handed out any more, and the last pass has everything acknowledged. */
+/* The guest is stopped, and the last pass acknowledges every run. */
 static void finish(void)
 {
 	guest_stop(&guest);
@@ -346,7 +346,7 @@ static void finish(void)
 	checker_expect_equal(&checker);
 	print_message(
 		"%lu passes, %lu canceled; %lu restarts, %lu slot changes, %lu plugs, %lu full "
-		"exits, %lu stores to nowhere, %lu overflows\n",
+		"exits, %lu stores without a slot, %lu overflows\n",
 		get(&seen.passes), get(&seen.canceled_passes), get(&seen.restarts),
 		get(&seen.slot_changes), get(&seen.plugs), get(&seen.full_exits), get(&seen.absent),
 		(unsigned long)guest_stats(&guest).overflows);
@@ -363,7 +363,7 @@ static void migrate(const struct guest_config *config, bool has_kernel_writer)
 	finish();
 }
 
-static void rings(void **state)
+static void rings_alone(void **state)
 {
 	migrate(&(struct guest_config){ .model = { .has = MODEL_HAS_RING_ACQ_REL,
 						   .ring_first_index = 0xffffff00 },
@@ -371,7 +371,7 @@ static void rings(void **state)
 		false);
 }
 
-static void rings_that_are_logged_after_the_page_is_mapped(void **state)
+static void rings_with_backup_logged_after_the_page_is_mapped(void **state)
 {
 	migrate(&(struct guest_config){ .model = { .has = MODEL_HAS_RING_ACQ_REL | MODEL_HAS_BACKUP,
 						   .write_order = MODEL_MAP_THEN_LOG },
@@ -379,7 +379,7 @@ static void rings_that_are_logged_after_the_page_is_mapped(void **state)
 		true);
 }
 
-/* Fullness is looked at between batches, so rings overflow and are brought into step again. */
+/* The kernel checks for a full ring only between batches, so rings overflow and are resynced. */
 static void rings_that_overflow(void **state)
 {
 	migrate(&(struct guest_config){ .model = { .has = MODEL_HAS_RING_ACQ_REL,
@@ -407,8 +407,8 @@ static void bitmaps_cleared_as_they_are_read(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(rings),
-		cmocka_unit_test(rings_that_are_logged_after_the_page_is_mapped),
+		cmocka_unit_test(rings_alone),
+		cmocka_unit_test(rings_with_backup_logged_after_the_page_is_mapped),
 		cmocka_unit_test(rings_that_overflow),
 		cmocka_unit_test(bitmaps_cleared_by_hand),
 		cmocka_unit_test(bitmaps_cleared_as_they_are_read),

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A ring between the library and a kernel that is another thread and shares nothing with it but the
- * cells: no lock, no counter. It writes and reads slot and offset plainly and orders them as
- * virt/kvm/dirty_ring.c does: smp_wmb() and the flag's store in kvm_dirty_ring_push(), which is a
- * release here; smp_load_acquire() of the flags in kvm_dirty_gfn_harvested(); smp_store_release() in
- * kvm_dirty_gfn_set_invalid().
+ * A ring between the library and a kernel that is another thread. The two share only the cells: no
+ * lock, no counter. The kernel accesses slot and offset as plain memory and orders them as
+ * virt/kvm/dirty_ring.c does: smp_wmb() and the store of the flags in kvm_dirty_ring_push(), which
+ * is a release here; smp_load_acquire() of the flags in kvm_dirty_gfn_harvested();
+ * smp_store_release() in kvm_dirty_gfn_set_invalid().
  */
 #include "ring/drain.h"
 #include "pages/publish.h"
@@ -34,10 +34,11 @@ static struct kernel {
 	struct kvm_run *run;
 	struct dli_reset reset;
 	struct dli_ring *ring;
-	/* A reset is asked for. Relaxed: the cells must order all the rest. */
+	/* A reset is under way. Relaxed: only the cells must order the two threads. */
 	atomic_bool resetting;
-	unsigned int wrong; /* the kernel thread's own: cells that do not say what was pushed */
-	/* Under the ring's lock. */
+	unsigned int
+		wrong; /* private to the kernel thread: cells that differ from what it pushed */
+	/* Protected by the ring's lock. */
 	unsigned int published, out_of_order;
 } kernel;
 
@@ -78,7 +79,7 @@ static bool is_resetting(void)
 	return atomic_load_explicit(&kernel.resetting, memory_order_relaxed);
 }
 
-/* A vCPU and the reset on whatever CPU, in one. */
+/* Both the vCPU and the CPU that executes the reset. */
 static void *run_kernel(void *unused)
 {
 	unsigned int dirty = 0, reset = 0;
@@ -100,7 +101,7 @@ static void *run_kernel(void *unused)
 	return NULL;
 }
 
-/* The reset is under way elsewhere: it has ended when nothing is released any more. */
+/* The kernel thread does the work; the reset has ended when no released cell is left. */
 static int kernel_ioctl(void *opaque, int fd, unsigned long request, void *arg)
 {
 	if (fd != VM_FD || request != KVM_RESET_DIRTY_RINGS)
@@ -188,8 +189,8 @@ static void *drain(void *unused)
 	return NULL;
 }
 
-/* cell_load() and cell_release(). */
-static void entries_come_whole_and_cells_go_back_read(void **state)
+/* Pairs of cell_load() and cell_release(). */
+static void entries_are_complete_and_cells_are_released_after_the_read(void **state)
 {
 	pthread_t threads[DRAINERS], vcpu;
 
@@ -205,7 +206,7 @@ static void entries_come_whole_and_cells_go_back_read(void **state)
 	assert_int_equal(atomic_load(&kernel.ring->stats.overflows), 0);
 }
 
-/* Fills a ring, and fills it anew where it has been wiped. */
+/* Fills a ring, then fills each cell again once it was cleared. */
 static void *fill_twice(void *unused)
 {
 	for (unsigned int i = 0; i < ENTRIES; i++)
@@ -218,8 +219,8 @@ static void *fill_twice(void *unused)
 	return NULL;
 }
 
-/* cell_clear(): a wiped cell is the kernel's, and was read before. */
-static void wiped_cells_were_read(void **state)
+/* cell_clear(): a cleared cell belongs to the kernel, and was read before. */
+static void cells_are_cleared_after_the_read(void **state)
 {
 	pthread_t vcpu;
 
@@ -255,31 +256,34 @@ static bool cell_is_withdrawn(void)
 	return cell_change(cell_at(kernel.ring, 0), CELL_RESET, CELL_CLEAN);
 }
 
-/* cell_change(), which hands a cell over and takes it back. */
-static void an_offered_cell_was_read(void **state)
+/* cell_change() hands a cell over and takes it back. */
+static void a_cell_is_offered_after_the_read(void **state)
 {
 	pair_run(PAIR(offer_cell, cell_is_offered), NULL);
 }
 
-static void a_withdrawn_cell_is_ours(void **state)
+static void a_withdrawn_cell_belongs_to_the_library(void **state)
 {
 	pair_run(PAIR(release_as_kernel, cell_is_withdrawn), NULL);
 }
 
-static void owe(void)
+static void request_repair(void)
 {
 	ring_request_repair(kernel.ring);
 }
 
-static bool repair_is_wanted(void)
+static bool repair_is_needed(void)
 {
 	return dli_reset_repair_needed(&kernel.reset);
 }
 
-/* dli_reset_request_repair() and dli_reset_repair_needed(): what was dropped is dropped before the repair begins. */
-static void a_repair_comes_after_what_it_is_for(void **state)
+/*
+ * dli_reset_request_repair() and dli_reset_repair_needed(): entries are dropped before the repair
+ * for them begins.
+ */
+static void a_repair_begins_after_its_request(void **state)
 {
-	pair_run(PAIR(owe, repair_is_wanted), NULL);
+	pair_run(PAIR(request_repair, repair_is_needed), NULL);
 }
 
 #define ring_test(function) cmocka_unit_test_setup_teardown(function, open_ring, close_ring)
@@ -287,11 +291,11 @@ static void a_repair_comes_after_what_it_is_for(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		ring_test(entries_come_whole_and_cells_go_back_read),
-		ring_test(wiped_cells_were_read),
-		ring_test(an_offered_cell_was_read),
-		ring_test(a_withdrawn_cell_is_ours),
-		ring_test(a_repair_comes_after_what_it_is_for),
+		ring_test(entries_are_complete_and_cells_are_released_after_the_read),
+		ring_test(cells_are_cleared_after_the_read),
+		ring_test(a_cell_is_offered_after_the_read),
+		ring_test(a_withdrawn_cell_belongs_to_the_library),
+		ring_test(a_repair_begins_after_its_request),
 	};
 
 	if (argc > 1 && !strcmp(argv[1], "--long"))

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Drains and harvests of several threads at once. Each vCPU writes pages of a slot of its own, each
- * page once a round, and its thread drains when the ring is full and harvests now and then; others
- * harvest all the time. A harvest may leave a ring to whoever is at it, or pass over it as quiet, but
- * when it returns, all that had been written before it began is pending: whose pages, nobody else
- * knows better than the thread that wrote them. A round ends with a pass that must find every page.
+ * Drains and harvests by several threads at once. Each vCPU writes the pages of a slot of its own,
+ * each page once per round; its thread drains when the ring is full and harvests now and then, and
+ * other threads harvest all the time. A harvest may leave a ring to the thread that holds it, or
+ * skip it as quiet, but when it returns, every page written before it began must be pending. Each
+ * vCPU's thread checks that for its own pages. A round ends with a pass that must find every page.
  *
- * Inside a round the threads have nothing in common but the library and the model kernel.
+ * Within a round the threads share only the library and the model kernel.
  */
 #include "cmocka_all.h"
 #include "guest.h"
@@ -22,9 +22,9 @@ enum { VCPUS = 4, HARVESTERS = 2, PAGES = 1000, RING_ENTRIES = 256 };
 
 static unsigned int rounds = 10;
 
-/* How seldom, on average, a vCPU's thread harvests, and drains; how often the others harvest, a round. */
+/* Average writes of a vCPU per harvest and per drain; harvests of the others per round. */
 static unsigned int writes_a_harvest, writes_a_drain, harvests_a_round;
-/* Overflows are made good for by pages that nobody wrote. */
+/* After an overflow, pages that were not written are pending too. */
 static bool overflows;
 static struct guest guest;
 
@@ -33,7 +33,7 @@ static struct vcpu {
 	unsigned int number;
 	struct dli_page_set *set;
 	struct random random;
-	uint64_t value; /* of the last store */
+	uint64_t value; /* last one stored */
 	unsigned long harvests;
 } vcpus[VCPUS];
 
@@ -42,7 +42,7 @@ static struct {
 	unsigned long harvests;
 } harvesters[HARVESTERS];
 
-/* Of a round, so that no thread is through before the others begin. Relaxed: no order among them. */
+/* Of this round; they keep the threads at the same pace. Relaxed: they must not order them. */
 static atomic_uint vcpus_at_work;
 static atomic_ulong writes, harvests;
 
@@ -61,7 +61,7 @@ static bool is_over(void)
 	return !atomic_load_explicit(&vcpus_at_work, memory_order_relaxed);
 }
 
-/* What there should be of them by now. */
+/* Harvests that there should be by now. */
 static unsigned long harvests_due(void)
 {
 	return get(&writes) * harvests_a_round / (VCPUS * PAGES);
@@ -69,7 +69,7 @@ static unsigned long harvests_due(void)
 
 static void die(const char *what, unsigned long is, unsigned long should)
 {
-	print_error("%s: %lu, not %lu\n", what, is, should);
+	print_error("%s: %lu, expected %lu\n", what, is, should);
 	abort();
 }
 
@@ -81,8 +81,8 @@ static void harvest(void)
 		die("dl_harvest", (unsigned long)-r, 0);
 }
 
-/* Nothing but this vCPU's writes makes pages of its slot pending, and nobody takes them now. */
-static void harvest_and_look(struct vcpu *vcpu, unsigned long written)
+/* Only this vCPU's writes make pages of its slot pending, and none are claimed during a round. */
+static void harvest_and_check(struct vcpu *vcpu, unsigned long written)
 {
 	unsigned long pending;
 
@@ -115,13 +115,13 @@ static void write_page(struct vcpu *vcpu, uint64_t page)
 			die("a guest's store", (unsigned long)r, 0);
 		drain(vcpu);
 	}
-	die("exits of a vCPU that does not get into the guest", GUEST_MAX_EXITS, 1);
+	die("full exits of one store", GUEST_MAX_EXITS, 1);
 }
 
 static void *run_vcpu(void *opaque)
 {
 	struct vcpu *vcpu = opaque;
-	/* Coprime with PAGES: in another order each round, and seldom neighbours. */
+	/* Coprime with PAGES: another order in each round, and rarely neighbouring pages. */
 	unsigned long step = 7 + 10 * random_below(&vcpu->random, 90);
 
 	for (unsigned long i = 0; i < PAGES; i++) {
@@ -132,18 +132,18 @@ static void *run_vcpu(void *opaque)
 		while (get(&harvests) < harvests_due())
 			sched_yield();
 		if (!random_below(&vcpu->random, writes_a_harvest))
-			harvest_and_look(vcpu, i + 1);
+			harvest_and_check(vcpu, i + 1);
 	}
-	harvest_and_look(vcpu, PAGES);
+	harvest_and_check(vcpu, PAGES);
 	atomic_fetch_sub_explicit(&vcpus_at_work, 1, memory_order_relaxed);
 	return NULL;
 }
 
-static void *run_harvester(void *of_this_thread)
+static void *run_harvester(void *own_harvests)
 {
 	while (!is_over()) {
 		harvest();
-		++*(unsigned long *)of_this_thread;
+		++*(unsigned long *)own_harvests;
 		count(&harvests);
 		while (!is_over() && get(&harvests) > harvests_due())
 			sched_yield();
@@ -188,27 +188,27 @@ static void open_guest(const struct guest_config *config)
 	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
 }
 
-/* A reset that several drains share is asked for by each. */
-static void tell(void)
+/* Each of the drains that share a reset counts it. */
+static void report(void)
 {
-	unsigned long full_exits = 0, asked = 0, own = 0, others = 0;
+	unsigned long full_exits = 0, requested = 0, own = 0, others = 0;
 
 	for (int i = 0; i < VCPUS; i++) {
 		struct dl_stats stats = { .size = sizeof(stats) };
 
 		assert_int_equal(dl_vcpu_stats(guest.vcpus[i].handle, &stats), 0);
-		asked += stats.resets;
+		requested += stats.resets;
 		full_exits += stats.full_exits;
 		own += vcpus[i].harvests;
 	}
 	for (int i = 0; i < HARVESTERS; i++)
 		others += harvesters[i].harvests;
 	print_message(
-		"%lu harvests of vCPUs' threads, %lu of others; %lu full exits; %lu resets, %lu "
-		"asked for by drains; %lu overflows\n",
-		own, others, full_exits, (unsigned long)guest_stats(&guest).resets, asked,
+		"%lu harvests by vCPUs' threads, %lu by others; %lu full exits; %lu resets, %lu "
+		"requested by drains; %lu overflows\n",
+		own, others, full_exits, (unsigned long)guest_stats(&guest).resets, requested,
 		(unsigned long)guest_stats(&guest).overflows);
-	assert_true(asked && others);
+	assert_true(requested && others);
 }
 
 static void run(const struct model_options *model)
@@ -218,11 +218,11 @@ static void run(const struct model_options *model)
 		.options = { .mode = DL_MODE_RING, .ring_entries = RING_ENTRIES } });
 	for (unsigned int i = 0; i < rounds; i++)
 		run_round();
-	tell();
+	report();
 	guest_close(&guest);
 }
 
-static void harvests_all_the_time(void **state)
+static void harvests_race_with_drains(void **state)
 {
 	writes_a_harvest = 100;
 	writes_a_drain = 25;
@@ -232,7 +232,7 @@ static void harvests_all_the_time(void **state)
 				     .ring_first_index = 0xffffff00 });
 }
 
-static void harvests_beside_full_rings(void **state)
+static void harvests_race_with_full_rings(void **state)
 {
 	writes_a_harvest = 500;
 	writes_a_drain = 1000;
@@ -241,8 +241,8 @@ static void harvests_beside_full_rings(void **state)
 	run(&(struct model_options){ .has = MODEL_HAS_RING_ACQ_REL });
 }
 
-/* A harvest may owe a repair for them, but then it makes it, whoever found out. */
-static void harvests_beside_rings_that_overflow(void **state)
+/* A harvest may find that an overflow needs a repair; then it repairs, whoever noticed it. */
+static void harvests_race_with_overflows(void **state)
 {
 	writes_a_harvest = 500;
 	writes_a_drain = 1000;
@@ -256,9 +256,9 @@ static void harvests_beside_rings_that_overflow(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(harvests_all_the_time),
-		cmocka_unit_test(harvests_beside_full_rings),
-		cmocka_unit_test(harvests_beside_rings_that_overflow),
+		cmocka_unit_test(harvests_race_with_drains),
+		cmocka_unit_test(harvests_race_with_full_rings),
+		cmocka_unit_test(harvests_race_with_overflows),
 	};
 
 	if (argc > 1 && !strcmp(argv[1], "--long"))

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Every acquire and release between threads of the library itself, each with the one it pairs with:
- * see pair.h. Those between the library and the kernel are in test_cells.c; those that no race can
- * show are in protocols.py.
+ * Every acquire and release between threads of the library, together with its partner: see pair.h.
+ * Those between the library and the kernel are in test_cells.c; those that no race can show are in
+ * protocols.py.
  */
 #include "pair.h"
 
@@ -44,16 +44,16 @@ static bool vcpu_is_there(void)
 {
 	const struct dl_vcpu *vcpu = dli_vcpu_list_next(&guest.log->vcpus, NULL);
 
-	/* Of the publisher, too: what the new vCPU is. */
+	/* The fields of the new vCPU are published with it. */
 	return vcpu && vcpu->log == guest.log;
 }
 
-static void a_vcpu_is_whole_before_it_is_seen(void **state)
+static void a_vcpu_is_complete_before_it_is_visible(void **state)
 {
 	pair_run(PAIR(add_vcpu, vcpu_is_there), NULL);
 }
 
-/* A list that grows by another group. Its vCPUs need no more of a ring than that there is one. */
+/* A list that grows by a group. Its vCPUs only need a pointer to some ring. */
 static struct {
 	struct dli_vcpu_list list;
 	struct dli_ring ring;
@@ -70,7 +70,7 @@ static bool group_is_there(void)
 	return dli_vcpu_group_next(&grown.list.first);
 }
 
-static void a_group_is_whole_before_it_is_seen(void **state)
+static void a_group_is_complete_before_it_is_visible(void **state)
 {
 	assert_int_equal(dli_vcpu_list_init(&grown.list), 0);
 	for (int i = 0; i <= VCPU_GROUP; i++)
@@ -85,8 +85,8 @@ static void a_group_is_whole_before_it_is_seen(void **state)
 }
 
 /*
- * The table of slots. From before the change until it is seen in one read section: builds for
- * ThreadSanitizer have edges at a section's ends.
+ * The table of slots. One read section covers the whole wait: in builds for ThreadSanitizer the
+ * ends of a section order the threads.
  */
 static void set_slot(void)
 {
@@ -108,12 +108,12 @@ static void *observe_table(void *opaque)
 	return n == 2 && pair->payload == 1 ? NULL : pair;
 }
 
-static void a_table_is_whole_before_it_is_seen(void **state)
+static void a_table_is_complete_before_it_is_visible(void **state)
 {
 	pair_run(PAIR(set_slot, NULL), observe_table);
 }
 
-/* Logging on, and what was before it. */
+/* Logging is on. */
 static void start(void)
 {
 	assert_int_equal(dl_log_start(guest.log, 0), 0);
@@ -124,23 +124,23 @@ static bool is_on(void)
 	return dli_log_is_on(guest.log);
 }
 
-static void what_was_before_a_start_is_seen_when_logging_is_on(void **state)
+static void logging_on_publishes_what_preceded_the_start(void **state)
 {
 	pair_run(PAIR(start, is_on), NULL);
 }
 
-/* The count of starts and stops, which tells an iterator that it is over. */
-static bool session_is_another(void)
+/* The count of starts and stops, by which an iterator sees that its session is over. */
+static bool session_has_changed(void)
 {
 	return dli_log_session(guest.log) != 0;
 }
 
-static void what_was_before_a_start_is_seen_in_its_session(void **state)
+static void a_session_number_publishes_what_preceded_the_start(void **state)
 {
-	pair_run(PAIR(start, session_is_another), NULL);
+	pair_run(PAIR(start, session_has_changed), NULL);
 }
 
-/* A log that is closed. It was never on: that would be another, earlier release of its state. */
+/* The log is closed. It was never on, since a start would be an earlier release of the state. */
 static void close_log(void)
 {
 	dl_log_close(guest.log);
@@ -156,20 +156,20 @@ static bool is_closed(void)
 	return dl_vcpu_stats(handle, &stats) == -ECANCELED;
 }
 
-static void what_was_before_a_close_is_seen_after_it(void **state)
+static void a_closed_log_publishes_what_preceded_the_close(void **state)
 {
 	handle = guest_vcpu(&guest, true)->handle;
 	pair_run(PAIR(close_log, is_closed), NULL);
 }
 
-/* The last reference, whichever that is, frees what the others used. */
+/* Whoever drops the last reference frees what the others used. */
 static void *remove_vcpu(void *vcpu)
 {
 	dl_vcpu_remove(vcpu);
 	return NULL;
 }
 
-static void the_last_handle_frees_a_log_that_all_are_through_with(void **state)
+static void the_last_handle_frees_a_log_after_all_uses(void **state)
 {
 	for (int i = 0; i < LAST_PUTS; i++) {
 		pthread_t thread;
@@ -199,7 +199,7 @@ static void *use_and_put_slot(void *unused)
 	return NULL;
 }
 
-static void the_last_holder_frees_a_slot_that_all_are_through_with(void **state)
+static void the_last_holder_frees_a_slot_after_all_uses(void **state)
 {
 	struct dl_os os = *model_os(guest.model);
 
@@ -218,8 +218,8 @@ static void the_last_holder_frees_a_slot_that_all_are_through_with(void **state)
 }
 
 /*
- * A mark and the taking of its page. What leads to a word is not to order the two, so the last words
- * of a chunk are marked while the taker is on its way to them.
+ * A mark and the claim of its page. The summaries above a word must not be what orders the two, so
+ * the last words of a chunk are marked while the taker is on its way to them.
  */
 enum {
 	WAY_WORDS = 448,
@@ -229,7 +229,7 @@ enum {
 
 static struct {
 	struct dli_page_set *set;
-	int memory[MARKED_PAGES]; /* plain: the mark orders it */
+	int memory[MARKED_PAGES]; /* plain: ordered by the mark */
 	struct dli_batch batch;
 	atomic_uint takes;
 } marked;
@@ -237,10 +237,10 @@ static struct {
 static void *write_and_mark(void *unused)
 {
 	for (unsigned int n = 0; n < MARKED_PAGES; n++) {
-		/* One in each word, and then the next in each. */
+		/* The first page of each word, then the second of each, and so on. */
 		uint64_t page = n % 64 * 64 + n / 64;
 
-		/* Only so many a take, no matter how fast the two are. Relaxed: no order. */
+		/* MARKS_A_TAKE per take, however fast the threads are. Relaxed: no order. */
 		while (n / MARKS_A_TAKE > atomic_load_explicit(&marked.takes, memory_order_relaxed))
 			sched_yield();
 		marked.memory[page] = 1;
@@ -266,7 +266,7 @@ static unsigned int check_batch(const struct dli_batch *batch)
 	return pages;
 }
 
-static void memory_is_written_before_its_page_is_taken(void **state)
+static void memory_is_written_before_its_page_is_claimed(void **state)
 {
 	unsigned int pages = 0;
 	pthread_t marker;
@@ -291,16 +291,16 @@ static void memory_is_written_before_its_page_is_taken(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		pair_test(a_vcpu_is_whole_before_it_is_seen),
-		cmocka_unit_test(a_group_is_whole_before_it_is_seen),
-		pair_test(a_table_is_whole_before_it_is_seen),
-		pair_test(what_was_before_a_start_is_seen_when_logging_is_on),
-		pair_test(what_was_before_a_start_is_seen_in_its_session),
-		pair_test(what_was_before_a_close_is_seen_after_it),
-		cmocka_unit_test(the_last_handle_frees_a_log_that_all_are_through_with),
-		pair_test(the_last_holder_frees_a_slot_that_all_are_through_with),
-		pair_test(memory_is_written_before_its_page_is_taken),
+		pair_test(a_vcpu_is_complete_before_it_is_visible),
+		cmocka_unit_test(a_group_is_complete_before_it_is_visible),
+		pair_test(a_table_is_complete_before_it_is_visible),
+		pair_test(logging_on_publishes_what_preceded_the_start),
+		pair_test(a_session_number_publishes_what_preceded_the_start),
+		pair_test(a_closed_log_publishes_what_preceded_the_close),
+		cmocka_unit_test(the_last_handle_frees_a_log_after_all_uses),
+		pair_test(the_last_holder_frees_a_slot_after_all_uses),
+		pair_test(memory_is_written_before_its_page_is_claimed),
 	};
 
-	return RUN_TESTS("races: orderings in pairs", tests);
+	return RUN_TESTS("races: memory orders in pairs", tests);
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Litmus test of ring_barrier(): a cell is released at the moment at which an overflowing kernel comes
- * round onto it. On x86 too a processor's store can wait while its next load is made, so without the
- * barrier the kernel's entry is released unread and nobody knows. What has to be seen takes two
- * processors at work at once; ThreadSanitizer cannot report it.
+ * Litmus test of ring_barrier(): a cell is released at the moment at which an overflowing kernel
+ * laps the ring and writes it. Even on x86 a store can be delayed past the next load, so without
+ * the barrier the kernel's entry is released unread, unnoticed. Seeing that takes two processors
+ * that run at the same time; ThreadSanitizer cannot report it.
  */
 #include "cmocka_all.h"
 #include "random.h"
@@ -17,7 +17,7 @@
 enum {
 	ENTRIES = 64,
 	HEAD = 32,
-	BEFORE = HEAD - 1, /* in another cache line */
+	BEFORE = HEAD - 1, /* in a different cache line */
 	BALLAST_LINES = 64,
 	LINE_WORDS = 16,
 	SPINS = 800,
@@ -27,8 +27,8 @@ static unsigned int rounds = 10000;
 
 static struct {
 	_Alignas(128) atomic_uint started;
-	_Alignas(128) atomic_uint ended; /* rounds */
-	/* Stores of it that wait for the other's cache keep the one to the cell waiting behind them. */
+	_Alignas(128) atomic_uint ended; /* both in rounds */
+	/* Stores to it wait for the other's cache, and delay the store to the cell that follows. */
 	_Alignas(128) _Atomic uint32_t ballast[BALLAST_LINES][LINE_WORDS];
 	_Alignas(128) struct kvm_dirty_gfn cells[ENTRIES];
 } shared;
@@ -76,7 +76,7 @@ static void *overflow(void *unused)
 	return NULL;
 }
 
-/* One entry that was copied, in the cell behind one that is clean. */
+/* One entry that was copied, in the cell after a clean one. */
 static void prepare(struct dli_ring *ring, struct dli_reset *reset)
 {
 	memset(shared.cells, 0, sizeof(shared.cells));
@@ -108,13 +108,14 @@ static void an_entry_is_not_released_unread(void **state)
 		released = dli_ring_release(&ring, &reset);
 		wait_for(&shared.ended, round);
 		noticed += !released;
-		/* The kernel's store came last: the next look at this cell will find it. */
+		/* The kernel's store came last: the next drain will find it. */
 		later += released && cell_load(cell_at(&ring, HEAD)) == CELL_DIRTY;
 		if (released && cell_load(cell_at(&ring, HEAD)) == CELL_RESET)
-			fail_msg("round %u: an entry was released unread", round);
+			fail_msg("round %u: the kernel's entry was released unread", round);
 	}
 	pthread_join(kernel, NULL);
-	print_message("%u noticed, %u later, of %u\n", noticed, later, rounds);
+	print_message("of %3$u rounds, %1$u noticed the entry and %2$u found it later\n", noticed,
+		      later, rounds);
 }
 
 int main(int argc, char **argv)
@@ -125,5 +126,5 @@ int main(int argc, char **argv)
 
 	if (argc > 1 && !strcmp(argv[1], "--long"))
 		rounds = 2000000;
-	return RUN_TESTS("races: the kernel comes round", tests);
+	return RUN_TESTS("races: the kernel laps the ring", tests);
 }

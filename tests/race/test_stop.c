@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A sender that acknowledges while logging is stopped: it is told so, and nothing else. */
+/* A sender that acknowledges while logging is stopped gets -ECANCELED and no other error. */
 #include "cmocka_all.h"
 #include "guest.h"
 
@@ -17,7 +17,7 @@ static struct dl_iter *iter;
 static struct dl_run run;
 static atomic_uint acknowledged;
 
-/* Page by page. Returns what the first that failed said. */
+/* Acknowledges page by page; returns the first error. */
 static void *acknowledge(void *unused)
 {
 	struct dl_run page = run;
@@ -35,7 +35,7 @@ static void *acknowledge(void *unused)
 	return NULL;
 }
 
-static void a_stop_is_what_an_acknowledgement_reports(void **state)
+static void an_acknowledgement_that_meets_a_stop_is_canceled(void **state)
 {
 	const struct guest_config config = { .options = { .mode = DL_MODE_RING,
 							  .ring_entries = 256 } };
@@ -71,10 +71,10 @@ static void a_stop_is_what_an_acknowledgement_reports(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_stop_is_what_an_acknowledgement_reports),
+		cmocka_unit_test(an_acknowledgement_that_meets_a_stop_is_canceled),
 	};
 
 	if (argc > 1 && atoi(argv[1]))
 		rounds = (unsigned int)atoi(argv[1]);
-	return RUN_TESTS("races: a stop beside acknowledgements", tests);
+	return RUN_TESTS("races: a stop during acknowledgements", tests);
 }
