@@ -114,8 +114,8 @@ static void an_entry_is_not_released_unread(void **state)
 			fail_msg("round %u: the kernel's entry was released unread", round);
 	}
 	pthread_join(kernel, NULL);
-	print_message("of %3$u rounds, %1$u noticed the entry and %2$u found it later\n", noticed,
-		      later, rounds);
+	print_message("%u rounds: %u noticed the entry, %u found it later\n", rounds, noticed,
+		      later);
 }
 
 int main(int argc, char **argv)

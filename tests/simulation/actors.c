@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Who takes part in a run: each is a coroutine that does its operations one after the other. */
+/* The actors of a run: each is a coroutine that performs its operations in order. */
 #include <errno.h>
 #include <string.h>
 
@@ -10,7 +10,7 @@ int session_start(bool clean)
 	int r;
 
 	world.epoch++;
-	/* A clean start takes for granted that all is sent: it is, once the start has returned. */
+	/* A clean start assumes that all memory is sent. It is copied after the start returns. */
 	if (!clean)
 		copy_spoil();
 	world.session_began_at = sim.now;
@@ -81,7 +81,7 @@ static void device_mark(const struct op *op, const struct place *place, uint32_t
 		       -ECANCELED);
 }
 
-/* First written, then marked: page by page, or all at once. */
+/* Writes, then marks: page by page, or all pages at once. */
 static void device_write(const struct op *op)
 {
 	const struct place *place = &world.plan->places[op->slot];
@@ -101,7 +101,7 @@ static void device_write(const struct op *op)
 	log_leave();
 }
 
-/* Marks that mean nothing, over slots that come and go. */
+/* Marks without a write, in slots that may come and go. */
 static void noise_mark(const struct op *op)
 {
 	const struct place *place = &world.plan->places[op->slot];
@@ -120,7 +120,7 @@ static void noise_mark(const struct op *op)
 	log_leave();
 }
 
-/* The kernel itself, without a vCPU, as an ITS does. */
+/* Writes by the kernel without a vCPU, as by an ITS. */
 static void kernel_write(const struct op *op)
 {
 	const struct place *place = &world.plan->places[op->slot];
@@ -157,7 +157,7 @@ static void arm_fault(const struct op *op)
 		fault.error = ENOMEM;
 	if (fault.kind == FAULT_DUP)
 		fault.error = EMFILE;
-	/* A slot ioctl that fails and has done its work is a lie that no caller can see. */
+	/* No caller can cope with a slot ioctl that did its work and then fails. */
 	if (fault.kind == FAULT_REGION || fault.kind == FAULT_ENABLE_CAP)
 		fault.after = false;
 	faults_arm(&fault);
@@ -205,7 +205,7 @@ static bool nobody_uses_the_log(const void *opaque)
 	return !world.log_users;
 }
 
-/* What remains are vCPUs and an iterator: they may go on meanwhile, and afterwards. */
+/* vCPUs and an iterator may remain in use during the close and after it. */
 static void close_log(void)
 {
 	world.closing = true;
@@ -260,7 +260,7 @@ void actor_run(void *opaque)
 	for (uint32_t i = 0; i < actor->ops; i++) {
 		const struct op *op = &plan->ops[actor->first_op + i];
 
-		/* Some do little and would be over before the others have begun. */
+		/* Actors with few operations would end before the others begin. */
 		if (actor->kind != ACTOR_VCPU && op->number >> 20 & 1) {
 			sim.current->stalled_until = sim.now + (op->number >> 21) % 1500;
 			sim_yield(SIM_SITE("idle"));

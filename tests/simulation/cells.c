@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The one loss that the library does not undo, and its proof. A vCPU that overflows goes a whole round
- * during one RESET, and fills a cell in the very moment in which RESET takes that cell back. RESET may
- * then protect the page of the new entry in place of the old one's, or wipe the new entry; and a cell
- * that is wiped so hides that all others are dirty, by which an overflow is told. Once one overflow is
- * known the library counts coming round during a RESET as one too (ring.c, dli_ring_verify()); before
- * the first it does not, since a healthy ring can fill that far.
+ * The one loss that the library does not repair, detected exactly. A vCPU that overflows laps the
+ * ring during one RESET and fills a cell at the moment at which RESET takes that cell back. RESET
+ * may then protect the page of the new entry instead of the old one's, or clear the new entry. A
+ * cell cleared this way also hides the overflow, which shows in all cells being dirty. After a
+ * first known overflow the library treats lapping during a RESET as another (ring.c,
+ * dli_ring_verify()); before that it does not, since a healthy ring can fill that far.
  *
- * So: where a take and a push of the same cell overlap while no overflow is known, the pages of that
- * cell's two entries are excused, and those of the entries that are overwritten until one is known.
- * Nothing else is.
+ * So if a take and a push of the same cell overlap while no overflow is known, the pages of that
+ * cell's two entries are excused, and those of entries that are overwritten until an overflow is
+ * known. Nothing else is excused.
  */
 #include <string.h>
 
 #include "world.h"
 
 static struct kvm_dirty_gfn taken[SIM_TASKS];
-static struct kvm_dirty_gfn covered[SIM_TASKS]; /* what stood where a push is under way */
-static bool is_torn[SIM_TASKS];			/* the push under way */
+static struct kvm_dirty_gfn covered[SIM_TASKS]; /* contents before a push */
+static bool is_torn[SIM_TASKS];			/* the current push */
 
 void cells_begin(void)
 {
@@ -34,7 +34,7 @@ static void excuse(const struct kvm_dirty_gfn *entry, bool only_if_torn)
 		};
 }
 
-/* Both sides are at this cell now. */
+/* Called when either side reaches a cell: are both there now? */
 static void look_for_torn(const struct kvm_dirty_gfn *cell)
 {
 	const struct sim_task *taker = NULL, *pusher = NULL;
@@ -48,8 +48,8 @@ static void look_for_torn(const struct kvm_dirty_gfn *cell)
 	if (!taker || !pusher || is_torn[pusher->id] || insight_overflow_known(world.log))
 		return;
 	world.counts.torn++;
-	sim_trace("a cell is taken and filled at once: excused");
-	/* Not the same where the push had stored the half of its entry when the take began. */
+	sim_trace("a cell is taken and filled at the same time: excused");
+	/* The two differ if the push had stored half of its entry when the take began. */
 	excuse(&taken[taker->id], false);
 	excuse(&covered[pusher->id], false);
 	is_torn[pusher->id] = true;
@@ -78,7 +78,7 @@ void sim_cell_loaded(const void *address, uint64_t value, const char *function)
 	}
 }
 
-/* Of a push into a cell that is not free the slot is stored first, over what stands there. */
+/* A push into a cell that is not free overwrites the slot first. */
 void sim_cell_storing(const void *address, const char *function)
 {
 	const struct kvm_dirty_gfn *cell = sim.current ? sim.current->pushing : NULL;
@@ -97,7 +97,7 @@ void sim_cell_stored(const void *address, const char *function)
 		return;
 	if (is(function, "mk_ring_push")) {
 		look_for_torn(cell);
-		/* Now it is complete. */
+		/* The entry is complete now. */
 		if (is_torn[task->id])
 			excuse(cell, false);
 		is_torn[task->id] = false;

@@ -16,7 +16,7 @@ const char *const fault_names[FAULT_KINDS] = {
 	"vCPU fd is dead",  "no memory",	"dup fails",
 };
 
-/* The cells of each vCPU's ring, as the library has them mapped. */
+/* The cells of each vCPU's ring, as mapped by the library. */
 static struct kvm_dirty_gfn *cells[PLAN_VCPUS];
 
 void faults_note_error(int error)
@@ -46,7 +46,7 @@ void faults_clear(void)
 	sim_allocations_until_failure = 0;
 }
 
-/* Whether this call is one that is to fail. */
+/* Whether this call is to fail. */
 bool faults_meet(uint8_t kind, struct fault *fault)
 {
 	for (uint32_t i = 0; i < world.faults.n; i++) {
@@ -69,7 +69,7 @@ bool faults_meet(uint8_t kind, struct fault *fault)
 	return false;
 }
 
-/* An interruption is nothing that a caller may see: asked again, or EIO. */
+/* A caller never sees an interruption: the call is retried, or fails with EIO. */
 static int failure(const struct fault *fault)
 {
 	bool is_interruption = fault->error == EINTR || fault->error == EAGAIN;
@@ -85,7 +85,7 @@ static int pass_on(int fd, unsigned long request, void *arg)
 	return below->ioctl(below->opaque, fd, request, arg);
 }
 
-/* Fails before or after the work. */
+/* Fails before or after the work is done. */
 static int fail_or_pass_on(uint8_t kind, int fd, unsigned long request, void *arg)
 {
 	struct fault fault;
@@ -114,7 +114,7 @@ static int get_dirty_log(int fd, struct kvm_dirty_log *log)
 	return r < 0 ? r : failure(&fault);
 }
 
-/* Cells that a RESET would take now, in its order. */
+/* The number of cells that a RESET would take now. */
 static uint32_t released_cells(void)
 {
 	uint32_t n = 0;
@@ -134,9 +134,9 @@ static uint32_t released_cells(void)
 }
 
 /*
- * Always with a cell left behind. A batch that is lost at full count (a stop, the freezer or ptrace
- * inside RESET can do that, a signal that is blocked cannot) shows nowhere, and doc/kernel.md says
- * that it is not defended against.
+ * Always leaves a cell behind. A batch that is lost while RESET reports the full count (a stop,
+ * the freezer or ptrace can cause that, a blocked signal cannot) is invisible; doc/kernel.md says
+ * that the library does not defend against it.
  */
 static void misbehave(uint8_t kind, const struct fault *fault)
 {
@@ -159,7 +159,7 @@ static int reset_rings(int fd)
 	int r;
 
 	if (!sim.current->signals_blocked)
-		sim_fail(SIM_MISUSE, "a RESET with signals that are not blocked");
+		sim_fail(SIM_MISUSE, "a RESET while signals are not blocked");
 	if (world.resets_running++)
 		sim_fail(SIM_MISUSE, "two RESETs at once");
 	if (faults_meet(FAULT_RESET_LOST_BATCH, &fault))
@@ -181,7 +181,7 @@ static int slot_call(int fd, unsigned long request, void *arg)
 	int r;
 
 	if (world.slot_calls_running++)
-		sim_fail(SIM_MISUSE, "two of GET, CLEAR and slot ioctls at once");
+		sim_fail(SIM_MISUSE, "two GET, CLEAR or slot ioctls at once");
 	if (request == KVM_GET_DIRTY_LOG)
 		r = get_dirty_log(fd, arg);
 	else if (request == KVM_CLEAR_DIRTY_LOG)
@@ -288,7 +288,7 @@ static int os_dup(void *opaque, int fd)
 	struct fault fault;
 
 	if (fd != world.vm_fd)
-		sim_fail(SIM_MISUSE, "a duplicate of something that is not the VM");
+		sim_fail(SIM_MISUSE, "a dup() of a file descriptor that is not the VM's");
 	if (faults_meet(FAULT_DUP, &fault)) {
 		world.duplicate_failed = true;
 		return failure(&fault);
@@ -300,7 +300,7 @@ static int os_dup(void *opaque, int fd)
 static int os_close(void *opaque, int fd)
 {
 	if (fd != DUPLICATE_FD || !world.duplicates)
-		sim_fail(SIM_MISUSE, "a file descriptor is closed that is not the library's");
+		sim_fail(SIM_MISUSE, "a close() of a file descriptor that is not the library's");
 	world.duplicates--;
 	return 0;
 }
@@ -310,7 +310,7 @@ void faults_os(struct dl_os *os)
 	memset(cells, 0, sizeof(cells));
 	*os = (struct dl_os){
 		.size = sizeof(*os),
-		/* The library is to ask the system, which says SIM_PAGE_BYTES. */
+		/* 0: the library asks the system, which returns SIM_PAGE_BYTES. */
 		.page_bytes = 0,
 		.arch = DL_OS_ARCH_RING_ALONE_SAFE,
 		.ioctl = os_ioctl,

@@ -2,7 +2,7 @@
 #ifndef SIMULATION_FAULTS_H
 #define SIMULATION_FAULTS_H
 
-/* The system calls that the library makes, on their way to the model: checked, and made to fail. */
+/* Checks the system calls of the library on their way to the model, and makes some fail. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -12,14 +12,14 @@
 enum fault_kind {
 	FAULT_RESET_ERROR,
 	FAULT_RESET_SHORT,	/* ends early */
-	FAULT_RESET_LOST_BATCH, /* ends early, and does not protect what it has gathered */
-	FAULT_RESET_LATE_FLUSH, /* long between the lock and the TLB flush */
+	FAULT_RESET_LOST_BATCH, /* ends early, and does not protect its last batch */
+	FAULT_RESET_LATE_FLUSH, /* a long time between unlock and TLB flush */
 	FAULT_GET,
 	FAULT_CLEAR,
 	FAULT_REGION,
 	FAULT_ENABLE_CAP,
 	FAULT_MMAP,
-	FAULT_VCPU_FD, /* it is closed: EBADF */
+	FAULT_VCPU_FD, /* closed: EBADF */
 	FAULT_ALLOCATION,
 	FAULT_DUP,
 	FAULT_KINDS,
@@ -30,7 +30,7 @@ enum { FAULTS_AT_ONCE = 8 };
 struct fault {
 	uint8_t kind;
 	uint8_t skip, times;
-	bool after; /* the work is done all the same */
+	bool after; /* fails after the work is done */
 	int error;
 	uint32_t number;
 };
@@ -38,15 +38,15 @@ struct fault {
 struct faults {
 	struct fault armed[FAULTS_AT_ONCE];
 	uint32_t n;
-	uint64_t errors_met[3]; /* bits: errno values that a caller may see in this run */
+	uint64_t errors_met[3]; /* bit set of the errno values that a caller may see in this run */
 	uint64_t met;
-	bool reset_faulty; /* some reset of this run misbehaved */
+	bool reset_faulty; /* a reset of this run misbehaved */
 };
 
 extern const char *const fault_names[FAULT_KINDS];
 
 void faults_os(struct dl_os *os);
-/* Whether this call is one that is to fail; then *fault tells how. */
+/* Whether this call is to fail; if so, *fault says how. */
 bool faults_meet(uint8_t kind, struct fault *fault);
 void faults_arm(const struct fault *fault);
 void faults_clear(void);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What only the library's internal headers tell; compiled as the library is. */
+/* Reads the library's internal state; compiled like the library. */
 #include "log.h"
 #include "ring/ring_private.h"
 #include "insight.h"
@@ -18,7 +18,7 @@ static uint32_t count_filled(const struct dli_ring *ring)
 	return n;
 }
 
-/* No points in here: it is all of one moment. */
+/* No points in here, so that the result is a snapshot. */
 bool insight_ring(const struct dl_vcpu *vcpu, struct insight_ring *out)
 {
 	const struct dli_ring *ring = vcpu->ring;

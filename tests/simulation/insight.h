@@ -2,7 +2,7 @@
 #ifndef SIMULATION_INSIGHT_H
 #define SIMULATION_INSIGHT_H
 
-/* What only the library's own headers tell. */
+/* The library's internal state, which only its own headers define. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -12,10 +12,11 @@ struct dl_vcpu;
 
 bool insight_overflow_known(const struct dl_log *log);
 
-/* Of a ring that is in step. Cells are counted as the library does. */
+/* A ring that is in sync. Indices count cells as the library does. */
 struct insight_ring {
-	uint32_t head, published; /* the cells before them are copied and released; published */
-	uint32_t filled;	  /* from head on */
+	uint32_t head,
+		published; /* cells before head are copied, those before published also published */
+	uint32_t filled;   /* dirty cells from head on */
 	uint64_t overflows;
 };
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The caller's side of the memory layout: slots are set, moved and removed while all else goes on. */
+/* The caller's memory layout: slots are set, moved and removed while the other actors run. */
 #include <errno.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -16,7 +16,7 @@ static bool is_unlogged(uint32_t p)
 	return is_there(p) && world.places[p].now->no_log;
 }
 
-/* Which memory a pass has to bring over. */
+/* Which memory a pass must transfer. */
 static void set_due(const struct place *place, bool due)
 {
 	for (uint32_t i = 0; i < place->pages; i++)
@@ -52,7 +52,7 @@ static bool has_neighbour(uint32_t p, bool unlogged)
 	return false;
 }
 
-/* The caller's own ioctls, one at a time. */
+/* Serialises the caller's own ioctls. */
 static struct sim_mutex region_lock;
 
 void layout_begin(void)
@@ -76,7 +76,7 @@ static int region_ioctl(const struct kvm_userspace_memory_region *region)
 
 int layout_set_region(void *opaque, uint32_t slot, uint32_t kvm_flags)
 {
-	/* Where it is deleted, and the library not yet told. */
+	/* -ENOENT if the slot is deleted in KVM and dl_slot_remove() has not been called yet. */
 	int r = -ENOENT;
 
 	sim_mutex_lock(&region_lock, "the caller's lock", NULL);
@@ -108,7 +108,7 @@ static struct dl_slot describe(const struct place *place, uint32_t flags, uint64
 	};
 }
 
-/* Flags without the log's: so logging is off for the slot until the library is told. */
+/* Without the log's flags, so the slot is not logged until dl_slot_set() is called. */
 static int set_in_kernel(uint32_t p, const struct dl_slot *slot)
 {
 	struct place_state *state = &world.places[p];
@@ -118,7 +118,7 @@ static int set_in_kernel(uint32_t p, const struct dl_slot *slot)
 	sim_mutex_lock(&region_lock, "the caller's lock", NULL);
 	before = state->region;
 
-	/* A slot that is there is now unlogged, so the library may be told that it has no bitmap. */
+	/* An existing slot is unlogged now, so the library may find that it has no bitmap. */
 	if (state->kernel_has)
 		faults_note_error(ENOENT);
 	state->region = (struct kvm_userspace_memory_region){
@@ -146,7 +146,7 @@ static int delete_in_kernel(uint32_t p)
 	region = world.places[p].region;
 	region.memory_size = 0;
 	region.flags = 0;
-	/* From now on the library may meet a slot that KVM does not know. */
+	/* From now on the library may use a slot that KVM does not have. */
 	faults_note_error(ENOENT);
 	r = region_ioctl(&region);
 	if (!r)
@@ -172,8 +172,8 @@ static struct incarnation *new_incarnation(const struct place *place, const stru
 }
 
 /*
- * Where the caller has made the ioctl, a new slot that the library does not take is told again. One
- * that has moved is known to it "where it is now", error or not: so says the interface.
+ * If the caller made the ioctl, a new slot that the library rejects is set again. A slot that moved
+ * is known to the library "where it is now" even after an error, as the interface says.
  */
 static int tell_set(struct dl_slot *slot, bool by_caller, bool moved)
 {
@@ -203,9 +203,9 @@ static void set_is_done(uint32_t p, struct incarnation *it, const struct dl_slot
 }
 
 /*
- * Nothing of a new slot that is clean counts as dirty, so it has to be equal before; whatever is
- * written from the ioctl on is told. All of another, or of one that moves, is pending when the call
- * returns, so what was sent of it before counts for nothing.
+ * No page of a new clean slot counts as dirty, so the copy must be equal before; writes from the
+ * ioctl on are logged. All pages of any other new slot, or of one that moves, are pending when the
+ * call returns, so the earlier copy of them is spoilt.
  */
 static void prepare_copy(const struct place *place, bool is_clean, bool is_same)
 {
@@ -216,7 +216,7 @@ static void prepare_copy(const struct place *place, bool is_clean, bool is_same)
 		       (size_t)place->pages * PAGE_BYTES);
 }
 
-/* All is as it was, only that the copy was spoilt. */
+/* Nothing has changed, except that the copy was spoilt. */
 static void set_has_failed(uint32_t p, struct incarnation *it, bool moved)
 {
 	const struct place *place = &world.plan->places[p];
@@ -230,7 +230,7 @@ static void set_has_failed(uint32_t p, struct incarnation *it, bool moved)
 		tries++;
 }
 
-/* Two places can have one id: then one of them is there at a time. */
+/* Two places can share an id; then only one of them exists at a time. */
 static bool id_is_taken(uint32_t p)
 {
 	for (uint32_t i = 0; i < world.plan->place_count; i++)
@@ -242,7 +242,7 @@ static bool id_is_taken(uint32_t p)
 
 static uint32_t sound_flags(uint32_t p, uint32_t flags)
 {
-	/* Memory that can be written unlogged is so for all its slots. */
+	/* All slots over the same memory are logged, or none is. */
 	if (is_there(p) ? is_unlogged(p) : has_neighbour(p, true))
 		flags |= DL_SLOT_NO_LOG;
 	else if (is_there(p) || has_neighbour(p, false))
@@ -250,7 +250,7 @@ static uint32_t sound_flags(uint32_t p, uint32_t flags)
 	return flags;
 }
 
-/* KVM knows the slot where the caller makes the ioctls. */
+/* If the caller makes the ioctls, KVM already has the slot. */
 static int tell(uint32_t p, struct dl_slot *slot)
 {
 	struct place_state *state = &world.places[p];
@@ -260,7 +260,7 @@ static int tell(uint32_t p, struct dl_slot *slot)
 
 	if (!moved)
 		it = new_incarnation(&world.plan->places[p], slot);
-	/* The guest can come upon it as soon as it is there; the caller's own, when it was told. */
+	/* The guest may use a slot once it exists; the caller's own, once the library knows it. */
 	if (!moved && !by_caller)
 		state->now = it;
 	r = tell_set(slot, by_caller, moved);
@@ -281,7 +281,7 @@ int layout_set(uint32_t p, uint32_t flags, uint32_t gpa_choice, bool read_only)
 
 	if (!place->pages || id_is_taken(p))
 		return 0;
-	/* KVM cannot change that. */
+	/* KVM cannot change this flag. */
 	if (is_there(p))
 		read_only = world.places[p].now->read_only;
 	slot = describe(place, sound_flags(p, flags), gpa_page, read_only);
@@ -293,8 +293,8 @@ int layout_set(uint32_t p, uint32_t flags, uint32_t gpa_choice, bool read_only)
 	}
 	r = tell(p, &slot);
 	/*
-	 * A session that began meanwhile took nothing for granted. And a guest that comes upon a
-	 * caller's slot before the library is told writes unlogged.
+	 * A session that began meanwhile assumes nothing to be sent. And a guest that writes to a
+	 * caller's slot before the library knows the slot writes unlogged.
 	 */
 	if (!r && is_clean && (epoch != world.epoch || world.plan->set_region))
 		copy_pages(place->block, place->first_page, place->pages);
@@ -327,7 +327,7 @@ int layout_remove(uint32_t p, bool discard)
 
 	if (!it)
 		return 0;
-	/* Two slots over one memory: the other's pages are still wanted. */
+	/* With two slots over the same memory, the pages of the other are still needed. */
 	discard &= !has_neighbour(p, false);
 	if (world.plan->set_region && (r = delete_in_kernel(p)))
 		return r;
@@ -338,7 +338,7 @@ int layout_remove(uint32_t p, bool discard)
 	it->removed_at = sim.now;
 	if (discard)
 		it->discarded_at = sim.now;
-	/* It is handed out once more only if logging was on all the time. */
+	/* Its pages are handed out again only if logging was on all the time. */
 	if (discard || !was_on || epoch != world.epoch || it->no_log)
 		set_due(place, false);
 	settle_due();

@@ -30,8 +30,8 @@ int sim_mutex_init(struct sim_mutex *mutex)
 
 void sim_mutex_destroy(struct sim_mutex *mutex)
 {
-	must_be(mutex->magic == MUTEX_MAGIC, "a lock is destroyed that is none");
-	must_be(!mutex->owner && !mutex->waiters, "a lock is destroyed while it is in use");
+	must_be(mutex->magic == MUTEX_MAGIC, "a mutex is destroyed that is not initialised");
+	must_be(!mutex->owner && !mutex->waiters, "a mutex is destroyed while it is in use");
 	mutex->magic = 0;
 }
 
@@ -42,19 +42,20 @@ static bool mutex_is_free(const void *opaque)
 	return !mutex->owner || mutex->magic != MUTEX_MAGIC;
 }
 
-/* site: a lock of the library's. The model's are points only where somebody has to wait. */
+/* site: NULL for a lock of the model, which is a point only if the task has to wait. */
 void sim_mutex_lock(struct sim_mutex *mutex, const char *name, struct sim_site *site)
 {
 	if (site) {
 		must_be(!sim.current->rcu_depth, "a lock is waited for inside a read section");
 		sim_point(site);
 	}
-	must_be(mutex->magic == MUTEX_MAGIC, "a lock is taken that is none");
-	must_be(mutex->owner != me(), "a lock is taken twice");
+	must_be(mutex->magic == MUTEX_MAGIC, "a mutex is locked that is not initialised");
+	must_be(mutex->owner != me(), "a mutex is locked by its owner");
 	if (mutex->owner) {
 		mutex->waiters++;
 		sim_wait(mutex_is_free, mutex, name, site ? site : SIM_SITE("the model's lock"));
-		must_be(mutex->magic == MUTEX_MAGIC, "a lock is gone that somebody waits for");
+		must_be(mutex->magic == MUTEX_MAGIC,
+			"a mutex is destroyed while a task waits for it");
 		mutex->waiters--;
 	}
 	mutex->owner = me();
@@ -62,8 +63,8 @@ void sim_mutex_lock(struct sim_mutex *mutex, const char *name, struct sim_site *
 
 void sim_mutex_unlock(struct sim_mutex *mutex, struct sim_site *site)
 {
-	must_be(mutex->magic == MUTEX_MAGIC, "a lock is dropped that is none");
-	must_be(mutex->owner == me(), "a lock is dropped that somebody else holds");
+	must_be(mutex->magic == MUTEX_MAGIC, "a mutex is unlocked that is not initialised");
+	must_be(mutex->owner == me(), "a mutex is unlocked by a task that does not own it");
 	mutex->owner = 0;
 	if (mutex->waiters)
 		sim_woken(site);
@@ -72,7 +73,7 @@ void sim_mutex_unlock(struct sim_mutex *mutex, struct sim_site *site)
 int sim_mutex_trylock(struct sim_mutex *mutex, struct sim_site *site)
 {
 	sim_point(site);
-	must_be(mutex->magic == MUTEX_MAGIC, "a lock is tried that is none");
+	must_be(mutex->magic == MUTEX_MAGIC, "a trylock of a mutex that is not initialised");
 	if (mutex->owner)
 		return EBUSY;
 	mutex->owner = me();
@@ -87,8 +88,8 @@ int sim_cond_init(struct sim_cond *cond)
 
 void sim_cond_destroy(struct sim_cond *cond)
 {
-	must_be(cond->magic == COND_MAGIC, "a condition is destroyed that is none");
-	must_be(!cond->waiters, "a condition is destroyed that somebody waits for");
+	must_be(cond->magic == COND_MAGIC, "a condition is destroyed that is not initialised");
+	must_be(!cond->waiters, "a condition is destroyed while it has waiters");
 	cond->magic = 0;
 }
 
@@ -113,7 +114,7 @@ void sim_cond_wait(struct sim_cond *cond, struct sim_mutex *mutex, struct sim_si
 	cond->waiters++;
 	mutex->owner = 0;
 	sim_wait(was_broadcast, &wait, "a condition", site);
-	must_be(cond->magic == COND_MAGIC, "a condition is gone that somebody waits for");
+	must_be(cond->magic == COND_MAGIC, "a condition is destroyed while a task waits for it");
 	cond->waiters--;
 	if (mutex->owner) {
 		mutex->waiters++;
@@ -125,7 +126,7 @@ void sim_cond_wait(struct sim_cond *cond, struct sim_mutex *mutex, struct sim_si
 
 void sim_cond_broadcast(struct sim_cond *cond, struct sim_site *site)
 {
-	must_be(cond->magic == COND_MAGIC, "a condition is told that is none");
+	must_be(cond->magic == COND_MAGIC, "a broadcast to a condition that is not initialised");
 	cond->broadcasts++;
 	if (cond->waiters)
 		sim_woken(site);
@@ -139,7 +140,7 @@ int sim_rwlock_init(struct sim_rwlock *lock)
 
 void sim_rwlock_destroy(struct sim_rwlock *lock)
 {
-	must_be(!lock->writer && !lock->readers, "a lock is destroyed while it is in use");
+	must_be(!lock->writer && !lock->readers, "an rwlock is destroyed while it is in use");
 	lock->magic = 0;
 }
 
@@ -159,14 +160,14 @@ static bool may_write(const void *opaque)
 
 void sim_rwlock_read(struct sim_rwlock *lock, struct sim_site *site)
 {
-	sim_wait(may_read, lock, "to read", site);
+	sim_wait(may_read, lock, "a read lock", site);
 	lock->readers++;
 }
 
 void sim_rwlock_write(struct sim_rwlock *lock, struct sim_site *site)
 {
 	lock->waiting_writers++;
-	sim_wait(may_write, lock, "to write", site);
+	sim_wait(may_write, lock, "a write lock", site);
 	lock->waiting_writers--;
 	lock->writer = me();
 }
@@ -189,12 +190,12 @@ void sim_rcu_read_lock(struct sim_site *site)
 
 void sim_rcu_read_unlock(struct sim_site *site)
 {
-	must_be(sim.current->rcu_depth, "a read section ends that has not begun");
+	must_be(sim.current->rcu_depth, "a read section ends without a beginning");
 	sim_point(site);
 	sim.current->rcu_depth--;
 }
 
-/* The read sections that a grace period has to wait for. */
+/* The read sections that a grace period must wait for. */
 struct readers {
 	uint32_t n;
 	struct {
@@ -228,7 +229,7 @@ void sim_rcu_synchronize(struct sim_site *site)
 		readers.all[readers.n].task = task;
 		readers.all[readers.n++].section = task->rcu_sections;
 	}
-	sim_wait(readers_have_left, &readers, "the readers of before", site);
+	sim_wait(readers_have_left, &readers, "earlier readers", site);
 }
 
 int sim_clock_gettime(clockid_t clock, struct timespec *t)

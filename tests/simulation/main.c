@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The command: many seeds, or one. */
+/* The command line: runs many seeds, or one. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,16 +13,17 @@
 static const char usage[] =
 	"Usage: simulation [option]...\n"
 	"\n"
-	"Runs the library against the model kernel, all its actors as coroutines on one thread, and a\n"
-	"seed says who runs when and what goes wrong. After each run the copy must equal the memory.\n"
+	"Runs the library against the model kernel, with all actors as coroutines on one thread.\n"
+	"A seed determines the schedule and the faults. After each run the copy must equal the\n"
+	"memory.\n"
 	"\n"
-	"  --seed N       one run: prints its plan, its schedule and what came of it\n"
+	"  --seed N       one run: prints its plan, its schedule and its result\n"
 	"  --first N      the first seed of many; default 1\n"
-	"  --schedules N  how many; default 20000, or without limit where --seconds is given\n"
-	"  --seconds N    for so long\n"
-	"  --jobs N       processes; default 1\n"
-	"  --keep-going   tell every failing seed, not only the first\n"
-	"  --shrink       make the failure small before it is told\n"
+	"  --schedules N  number of runs; default 20000, or no limit with --seconds\n"
+	"  --seconds N    stop after this time\n"
+	"  --jobs N       number of processes; default 1\n"
+	"  --keep-going   report every failing seed, not only the first\n"
+	"  --shrink       reduce the failure before it is reported\n"
 	"  --help         this text\n"
 	"\n"
 	"Exit status: 0 if no run failed, 1 if one did, 2 for a wrong option.\n";
@@ -32,7 +33,7 @@ struct arguments {
 	uint64_t seed, first, schedules, seconds, jobs;
 };
 
-/* Of all processes. */
+/* Totals of all processes. */
 struct shared {
 	uint64_t schedules, failures, first_failing, points, switches;
 	uint64_t with_overflow, with_faults, with_torn, excused, sessions, passes, full_exits;
@@ -68,14 +69,14 @@ static void count(const struct world_counts *counts)
 	add(&shared->full_exits, counts->full_exits);
 }
 
-static void tell_failure(uint64_t seed, const struct outcome *outcome)
+static void report_failure(uint64_t seed, const struct outcome *outcome)
 {
 	printf("seed %lu: %s: %s\n", (unsigned long)seed, failure_names[outcome->failure],
 	       outcome->text);
 	fflush(stdout);
 }
 
-/* Every jobs-th seed. */
+/* Runs every jobs-th seed. */
 static void run_many(const struct arguments *a, uint64_t job)
 {
 	uint64_t end_ms = a->seconds ? now_ms() + a->seconds * 1000 : UINT64_MAX;
@@ -92,7 +93,7 @@ static void run_many(const struct arguments *a, uint64_t job)
 			continue;
 		if (!__atomic_fetch_add(&shared->failures, 1, __ATOMIC_RELAXED))
 			shared->first_failing = a->first + i;
-		tell_failure(a->first + i, &outcome);
+		report_failure(a->first + i, &outcome);
 	}
 }
 
@@ -125,9 +126,9 @@ static int run_one(const struct arguments *a)
 	plan_make(&plan, a->seed);
 	plan_print(&plan, stdout);
 	run_plan(&plan, NULL, stdout, &outcome);
-	tell_failure(a->seed, &outcome);
+	report_failure(a->seed, &outcome);
 	if (outcome.failure && a->shrink)
-		shrink_and_tell(&plan, &outcome, a->seconds ? (uint32_t)a->seconds : 60);
+		shrink_and_report(&plan, &outcome, a->seconds ? (uint32_t)a->seconds : 60);
 	return outcome.failure ? 1 : 0;
 }
 
@@ -152,7 +153,8 @@ static int run_all(const struct arguments *a)
 	printf("%lu failed\n", (unsigned long)shared->failures);
 	if (!shared->failures)
 		return 0;
-	printf("again, with its schedule: --seed %lu\n", (unsigned long)shared->first_failing);
+	printf("to repeat it with its schedule: --seed %lu\n",
+	       (unsigned long)shared->first_failing);
 	if (a->shrink) {
 		one.seed = shared->first_failing;
 		one.seconds = 0;

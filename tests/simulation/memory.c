@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Memory and files of one run. Freed memory is poisoned and not used again before the run ends, so
- * that whoever reads it reads nonsense, and whoever writes it is found at the end. Under the address
- * sanitizer each piece is one of its own instead.
+ * Memory and files of one run. Freed memory is poisoned and not reused before the run ends, so
+ * that a read of it returns nonsense and a write to it is found at the end. Under the address
+ * sanitizer every piece is an allocation of its own instead.
  */
 #include "stand_ins.h"
 
@@ -33,7 +33,7 @@ enum {
 struct piece {
 	alignas(16) size_t bytes;
 	uint32_t state;
-	struct piece *next; /* of all */
+	struct piece *next;
 };
 
 struct file {
@@ -62,7 +62,7 @@ static struct piece *piece_new(size_t bytes)
 		return piece;
 	}
 	if (whole > ARENA_BYTES - arena_used)
-		sim_fail(SIM_MEMORY, "the run's memory is used up");
+		sim_fail(SIM_MEMORY, "the memory of the run is exhausted");
 	piece = (struct piece *)(void *)(arena + arena_used);
 	arena_used += whole;
 	return piece;
@@ -175,7 +175,7 @@ int sim_file_new(void)
 	return FIRST_FILE + i;
 }
 
-/* Once a ring is mapped its file keeps its size, so growing needs no care for mappings. */
+/* The file of a mapped ring keeps its size, so a resize never moves mapped memory. */
 int sim_file_resize(int number, size_t bytes)
 {
 	struct file *file = file_of(number);
@@ -209,7 +209,7 @@ void *sim_file_map(int number, size_t bytes, size_t offset_bytes)
 	return file_of(number)->memory + offset_bytes;
 }
 
-/* A file's memory ends with the file. */
+/* The memory of a file is freed with the file. */
 int sim_file_unmap(void *memory)
 {
 	for (int i = 0; i < FILES; i++)

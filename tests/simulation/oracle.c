@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What must hold.
+ * What must hold at the end of a run.
  *
- * At the end of a run: the vCPUs stop, a final harvest and the iteration after it succeed (an
- * injected fault may make either fail, and then it is made again), and the copy equals the memory of
- * every slot that is logged and of every slot that was removed meanwhile and not discarded. No error
- * excuses a page. Only these do not count:
+ * The vCPUs stop; a final harvest and the iteration after it succeed (an injected fault may make
+ * either fail, then it is repeated); and the copy equals the memory of every logged slot and of
+ * every slot that was removed and not discarded. No error excuses a page. The only exceptions are:
  *   - memory of DL_SLOT_NO_LOG slots, and of slots removed with DL_SLOT_DISCARD;
  *   - memory of slots removed while logging was off or was being switched;
  *   - the pages of ring entries that cells.c excuses: torn, before any overflow was known.
- * Then the guest goes on and stores into every page once: what was left writable and unlogged shows
- * now. A second final pass, and the copy equals the memory again.
+ * Then the guest continues and stores into every page once, which shows pages that were left
+ * writable and unlogged. After a second final pass the copy must equal the memory again.
  */
 #include <errno.h>
 #include <string.h>
@@ -26,12 +25,12 @@ void oracle_after_reset(void)
 		    model_vcpu_ring(world.model, world.vcpus[i].fd, &ring))
 			continue;
 		if ((int32_t)(ring.dirty_index - ring.reset_index) < 0)
-			sim_fail(SIM_STUCK_VCPU, "a reset went past the kernel's index: %u, %u",
+			sim_fail(SIM_STUCK_VCPU, "reset index %u is past the dirty index %u",
 				 ring.reset_index, ring.dirty_index);
 	}
 }
 
-/* Whether one of the entries that cells.c excuses named this page of a block. */
+/* Whether an entry that cells.c excuses names this page of a block. */
 static bool is_excused(uint32_t block, uint32_t page)
 {
 	for (uint32_t i = 0; i < world.excuse_count; i++)
@@ -79,7 +78,8 @@ static void page_differs(uint32_t block, uint32_t page, const char *when)
 		return;
 	}
 	describe_state(block, page, states, sizeof(states));
-	sim_fail(SIM_DIFFERS, "%s, block %u page %u differs: generation %lu, by %s at %lu%s", when,
+	sim_fail(SIM_DIFFERS,
+		 "%s, block %u page %u differs: generation %lu, written by %s at %lu%s", when,
 		 block, page, (unsigned long)note->generation, note->by ? note->by : "nobody",
 		 (unsigned long)note->written_at, states);
 }
@@ -100,7 +100,7 @@ static void stop_vcpus(void)
 			model_vcpu_exit(world.model, world.vcpus[i].fd, KVM_EXIT_INTR);
 }
 
-/* Made again after a fault, and in the end there are no faults. */
+/* Whether to repeat a call that failed; after enough tries without further faults. */
 static bool again(uint32_t *tries, const char *call, int r)
 {
 	EXPECT(call, r);
@@ -132,7 +132,8 @@ static void check_counters(uint64_t expected_bytes, uint64_t pages)
 		sim_fail(SIM_RESULT, "%lu bytes were pending, %lu pages were handed out",
 			 (unsigned long)expected_bytes, (unsigned long)pages);
 	if (dl_log_stats(world.log, &stats) || stats.pending_bytes || stats.unacked_bytes)
-		sim_fail(SIM_RESULT, "after a whole pass %lu bytes are pending, %lu handed out",
+		sim_fail(SIM_RESULT,
+			 "after a complete pass %lu bytes are pending, %lu unacknowledged",
 			 (unsigned long)stats.pending_bytes, (unsigned long)stats.unacked_bytes);
 }
 
@@ -143,10 +144,10 @@ static void final_pass(const char *when)
 
 	stop_vcpus();
 	pending_bytes = final_harvest();
-	/* What a fault made pending again is handed out, and counted, twice. */
+	/* Pages that a fault makes pending again are handed out, and counted, twice. */
 	while (!sender_pass(3, UINT32_MAX, 0, &state, &pages)) {
 		if (++tries > MAX_TRIES)
-			sim_fail(SIM_RESULT, "%s, an iteration does not come to its end", when);
+			sim_fail(SIM_RESULT, "%s, an iteration does not end", when);
 		faults_clear();
 	}
 	compare(when);
@@ -167,14 +168,14 @@ static void note_stats(void)
 			overwritten += ring.overwritten_entries;
 	}
 	if (dl_log_stats(world.log, &stats))
-		sim_fail(SIM_RESULT, "no statistics");
+		sim_fail(SIM_RESULT, "dl_log_stats() failed");
 	world.counts.overwritten = overwritten;
 	if (stats.overflows && !world.plan->overflows && !world.faults.reset_faulty)
-		sim_fail(SIM_RESULT, "%lu overflows are told of rings that never ran over",
+		sim_fail(SIM_RESULT, "%lu overflows are reported, but no ring overflowed",
 			 (unsigned long)stats.overflows);
 }
 
-/* Every page once, by one vCPU or another. */
+/* Every page is written once, by a random vCPU. */
 static void go_on(void)
 {
 	const struct plan *plan = world.plan;
@@ -206,7 +207,7 @@ static void release_all(void)
 		EXPECT("dl_log_stop", session_stop());
 	if (!world.closed && close_first)
 		world_close_log();
-	/* Closed or not, the guest goes on. */
+	/* The guest continues, whether the log is closed or not. */
 	go_on();
 	for (uint32_t i = 0; i < PLAN_VCPUS; i++)
 		vcpu_unplug(&world.vcpus[i]);

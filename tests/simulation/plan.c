@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Drawing a run from its seed. Small rings and few pages, so that everything happens in every run. */
+/* Draws a run from its seed. Rings and slots are small, so that much happens in every run. */
 #include "plan.h"
 
 #include <string.h>
@@ -23,7 +23,7 @@ const char *const op_names[OP_CODES] = {
 struct draft {
 	struct plan *plan;
 	uint64_t state;
-	uint32_t favourite; /* the place that is written most */
+	uint32_t favourite; /* the place that is written most often */
 };
 
 static uint32_t below(struct draft *d, uint32_t n)
@@ -72,7 +72,7 @@ static void draw_ring(struct draft *d)
 		between(d, plan->ring_entries / 4, plan->ring_entries - 2 - plan->pml_entries);
 	if (plan->overflows && !one_in(d, 3))
 		plan->batch_writes = between(d, 2, 2 * plan->ring_entries);
-	/* The kernel's begin at 0; close to the wrap, where its cells are the same. */
+	/* The kernel starts at 0, or shortly before the index wraps: the same cells. */
 	plan->ring_first_index = one_in(d, 2) ? 0 : 0 - plan->ring_entries * between(d, 1, 4);
 }
 
@@ -121,7 +121,7 @@ static struct place *add_place(struct draft *d, uint32_t slot, uint32_t block, u
 	place->block = (uint8_t)block;
 	place->first_page = (uint16_t)first;
 	place->pages = (uint16_t)pages;
-	/* Each has two windows of the guest's memory to itself; some touch their neighbour's. */
+	/* Each place has two windows of guest memory of its own; some touch a neighbour. */
 	place->gpa_pages[0] = 16 + 512 * plan->place_count + below(d, 3) * 8;
 	place->gpa_pages[1] = place->gpa_pages[0] + 256 - below(d, 2) * 8;
 	plan->place_count++;
@@ -133,7 +133,7 @@ static uint32_t add_block(struct draft *d)
 	struct plan *plan = d->plan;
 	uint32_t pages = one_in(d, 3) ? between(d, 60, 80) : between(d, 2, 24);
 
-	/* So large that a bitmap has words between others. */
+	/* Large enough for a bitmap of several words. */
 	if (one_in(d, 25))
 		pages = between(d, 130, PLAN_BLOCK_PAGES);
 
@@ -152,11 +152,11 @@ static void draw_memory(struct draft *d, uint32_t slotters)
 		add_place(d, ids[plan->place_count], block, 0, plan->block_pages[block])
 			->is_stable = true;
 	}
-	/* The same memory in another address space. */
+	/* The same memory, in another address space. */
 	if (one_in(d, 4))
 		add_place(d, 1 << 16 | ids[1], block, 0, plan->block_pages[block])->is_stable =
 			true;
-	/* Two slots that come and go over one block each: in halves, or both over the whole. */
+	/* Per slotter, two slots that come and go over one block: two halves, or both all of it. */
 	for (uint32_t i = 0; i < slotters; i++) {
 		uint32_t pages, half;
 		bool halves = one_in(d, 2), same;
@@ -167,7 +167,7 @@ static void draw_memory(struct draft *d, uint32_t slotters)
 		half = halves ? pages / 2 : 0;
 		first = add_place(d, ids[plan->place_count], block, 0, halves ? half : pages);
 		first->owner = (uint8_t)i;
-		/* Or under one id, one after the other. */
+		/* Sometimes both have the same id and exist in turn. */
 		same = one_in(d, 3);
 		add_place(d, same ? first->slot : ids[plan->place_count], block, half,
 			  same ? 1 + below(d, pages - half) : pages - half)
@@ -204,7 +204,7 @@ static bool add_actor(struct draft *d, uint8_t kind, uint32_t number)
 	return true;
 }
 
-/* Where a writer writes: mostly few pages of one place, so that pages are written again and again. */
+/* Chooses what a writer writes: mostly a few pages of one place, so that pages repeat. */
 static void aim(struct draft *d, struct op *op)
 {
 	const struct plan *plan = d->plan;
@@ -255,7 +255,7 @@ static void draw_writers(struct draft *d)
 		for (uint32_t n = between(d, 2, 12); n; n--)
 			aim(d, add_op(d, one_in(d, 4) ? OP_NOISE_MARK : OP_MARK));
 	}
-	/* Its writes go nowhere where a ring has no bitmap beside it. */
+	/* A ring without a backup bitmap does not log its writes. */
 	if ((plan->mode == DL_MODE_BITMAP || plan->backup) && !one_in(d, 3) &&
 	    add_actor(d, ACTOR_KERNEL_WRITER, 0))
 		for (uint32_t n = between(d, 2, 12); n; n--)
@@ -323,7 +323,7 @@ static void draw_faults(struct draft *d)
 
 	uint32_t kind = one_in(d, 4) ? below(d, FAULT_KINDS) : FAULT_KINDS;
 
-	/* A caller that makes the slot ioctls has them fail in its callback too. */
+	/* If the caller makes the slot ioctls, they also fail in its callback. */
 	if (d->plan->set_region && one_in(d, 3))
 		kind = FAULT_REGION;
 	if (one_in(d, 2) || !add_actor(d, ACTOR_FAULTS, 0))
@@ -332,11 +332,11 @@ static void draw_faults(struct draft *d)
 		struct op *op = add_op(d, OP_FAULT);
 
 		op->flags = weighted[below(d, sizeof(weighted))];
-		/* Or of that kind only. */
+		/* All of one kind. */
 		if (kind < FAULT_KINDS)
 			op->flags = (uint16_t)kind;
-		op->page = (uint16_t)below(d, 4);			    /* calls that pass */
-		op->count = (uint8_t)(one_in(d, 3) ? between(d, 2, 4) : 1); /* that do not */
+		op->page = (uint16_t)below(d, 4); /* calls that succeed first */
+		op->count = (uint8_t)(one_in(d, 3) ? between(d, 2, 4) : 1); /* calls that fail */
 	}
 }
 
@@ -396,7 +396,7 @@ static void print_op(const struct plan *plan, const struct op *op, FILE *to)
 	else if (op->code == OP_SET || op->code == OP_REMOVE)
 		fprintf(to, " slot %#x", plan->places[op->slot].slot);
 	else if (op->code == OP_FAULT)
-		fprintf(to, ": %s, after %u, %u times", fault_names[op->flags], op->page,
+		fprintf(to, ": %s, after %u calls, %u times", fault_names[op->flags], op->page,
 			op->count);
 	fputc('\n', to);
 }
@@ -406,7 +406,7 @@ void plan_print(const struct plan *plan, FILE *to)
 	static const char *const orders[] = { "log then store", "map then log", "store then log" };
 
 	fprintf(to,
-		"seed %lu: %s%s, rings of %u (full at %u), %s, looked at every %u, pml %u%s%s%s\n",
+		"seed %lu: %s%s, rings of %u (full at %u), %s, checked every %u, pml %u%s%s%s\n",
 		(unsigned long)plan->seed, plan->mode == DL_MODE_RING ? "ring" : "bitmap",
 		plan->backup ? " and backup" : "", plan->ring_entries, plan->soft_limit_entries,
 		orders[plan->write_order], plan->batch_writes, plan->pml_entries,

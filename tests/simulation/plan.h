@@ -3,8 +3,8 @@
 #define SIMULATION_PLAN_H
 
 /*
- * What a run consists of, all of it drawn from one seed: the kernel, the guest, who takes part and
- * what each does. Parts can be dropped, and the rest stays as it is: that is how a failure shrinks.
+ * The plan of a run, drawn from one seed: the kernel, the guest, the actors and their operations.
+ * Parts can be dropped while the rest stays the same, which is how a failure is reduced.
  */
 
 #include <stdbool.h>
@@ -37,22 +37,22 @@ enum actor_kind {
 
 enum op_code {
 	OP_IDLE, /* a few points */
-	/* A vCPU's. */
-	OP_WRITE,     /* count pages from page on, of slot */
-	OP_UNCHECKED, /* the same, by the kernel on its behalf: full or not */
+	/* Of a vCPU. */
+	OP_WRITE,     /* count pages of slot, from page on */
+	OP_UNCHECKED, /* likewise, but by the kernel on its behalf, even if the ring is full */
 	OP_EXIT,
-	OP_DRAIN,  /* out of the guest, for once or twice */
-	OP_REPLUG, /* removed, and added again */
-	/* A device's. */
-	OP_MARK, /* written and marked; by its slot, or by its address */
+	OP_DRAIN,  /* outside the guest, once or twice */
+	OP_REPLUG, /* remove, and add again */
+	/* Of a device. */
+	OP_MARK, /* write and mark, by slot or by address */
 	OP_NOISE_MARK,
-	/* The memory layout. */
+	/* Of the memory layout. */
 	OP_SET,
 	OP_REMOVE,
-	/* Taking. */
+	/* Of harvesters and senders. */
 	OP_HARVEST,
 	OP_PASS,
-	/* Sessions. */
+	/* Of sessions. */
 	OP_STOP,
 	OP_START,
 	OP_FAULT,
@@ -78,13 +78,13 @@ struct actor {
 	uint16_t first_op, ops;
 };
 
-/* A place for a slot: its id, its memory, where it may lie. */
+/* A place for a slot: its id, its memory and its possible addresses. */
 struct place {
 	uint32_t slot; /* as_id << 16 | id */
 	uint8_t block;
 	uint16_t first_page, pages;
 	uint32_t gpa_pages[2];
-	bool is_stable; /* there from the beginning, and never touched */
+	bool is_stable; /* set from the beginning, and never changed */
 	uint8_t owner;	/* the slotter that sets and removes it */
 };
 
@@ -97,14 +97,14 @@ struct plan {
 	uint32_t pml_entries, ring_first_index;
 	bool backup, delete_unmaps_all, looks_at_ring_on_entry, protects_ranges;
 	/* The caller. */
-	bool set_region;  /* makes the slot ioctls itself */
+	bool set_region;  /* the caller makes the slot ioctls */
 	bool starts_late; /* the canceller starts the first session */
 	bool starts_clean;
 	bool closes_early;
-	bool overflows;	    /* rings may run over */
-	bool is_focused;    /* on that: few others take part */
-	bool slow_calls;    /* others do much while one is in the kernel */
-	bool faults_in_end; /* the last pass still meets faults */
+	bool overflows;	    /* rings may overflow */
+	bool is_focused;    /* on overflows: few other actors */
+	bool slow_calls;    /* other tasks run for long while one is in the kernel */
+	bool faults_in_end; /* there are still faults in the last pass */
 
 	uint32_t vcpus;
 	uint32_t place_count, block_count;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a harvest promises: what was in a ring when it began is published when it returns, whoever
- * published it. Only of rings that are in step all the while, of guests that do not run over them, and
- * of resets without faults: otherwise a repair stands for it, and the end of a run tells.
+ * The promise of a harvest: every entry that was in a ring when it began is published when it
+ * returns, by any thread. This is checked only for rings that stay in sync, for guests that do not
+ * overflow them, and for resets without faults: otherwise a repair covers the entries, and the
+ * oracle checks the result at the end of the run.
  */
 #include "world.h"
 
@@ -34,7 +35,7 @@ void promise_check(const struct promise *promise)
 			continue;
 		if ((int32_t)(ring.published - promised->filled_to) < 0)
 			sim_fail(SIM_PROMISE,
-				 "of a ring %u entries are not published after a harvest",
+				 "%u entries of a ring are not published after a harvest",
 				 promised->filled_to - ring.published);
 	}
 }

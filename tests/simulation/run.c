@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* One run, from an empty world to an empty world. */
+/* Executes one run, from setup to cleanup. */
 #include "run.h"
 
 #include <setjmp.h>
@@ -25,7 +25,7 @@ static void on_crash(int signal)
 }
 #endif
 
-/* The sanitizers tell more about a crash than this could. */
+/* Not under the address sanitizer, which reports more about a crash. */
 static void catch_crashes(void)
 {
 #if !defined(__SANITIZE_ADDRESS__)

@@ -5,20 +5,20 @@
 #include "plan.h"
 #include "world.h"
 
-/* What came of one run. */
+/* The result of one run. */
 struct outcome {
 	enum sim_failure_kind failure;
 	char text[600];
 	struct world_counts counts;
 };
 
-/* script NULL: the plan's policy decides; trace NULL: nothing is told. */
+/* script: the schedule, or NULL for the plan's policy. trace: NULL for none. */
 void run_plan(const struct plan *plan, const struct sim_script *script, FILE *trace,
 	      struct outcome *outcome);
 
 extern const char *const failure_names[];
 
-/* Makes a plan that fails smaller while it fails in the same way, and tells what is left. */
-void shrink_and_tell(struct plan *plan, const struct outcome *outcome, uint32_t seconds);
+/* Reduces a failing plan while it fails in the same way, and prints what is left. */
+void shrink_and_report(struct plan *plan, const struct outcome *outcome, uint32_t seconds);
 
 #endif

@@ -47,7 +47,7 @@ static uint64_t hash_text(uint64_t hash, const char *text)
 	return hash;
 }
 
-/* The name, not the line: a seed means the same after an edit elsewhere in the file. */
+/* By name, not by line, so that a seed keeps its meaning after an edit elsewhere in the file. */
 static uint64_t site_hash(struct sim_site *site)
 {
 	const char *slash = strrchr(site->file, '/');
@@ -111,7 +111,7 @@ void sim_trace(const char *format, ...)
 	fputc('\n', sim.trace);
 }
 
-/* Leaves the stack that is current for another; to NULL: the host's. */
+/* Switches from the current stack to another; NULL is the host's. */
 static void switch_stacks(struct sim_task *from, struct sim_task *to)
 {
 	struct sim_context *a = from ? &from->context : &host, *b = to ? &to->context : &host;
@@ -159,7 +159,7 @@ static bool can_run(struct sim_task *task)
 	return task->state == TASK_READY || task->condition(task->condition_of);
 }
 
-/* Points of the current task up to now. */
+/* Points of the current task so far. */
 static uint32_t own_points(const struct sim_task *task)
 {
 	return (uint32_t)(task->points + (sim.now - task->resumed_at));
@@ -178,7 +178,7 @@ static const struct sim_decision *scripted(struct sim_task *task)
 	return NULL;
 }
 
-/* How many points on the script has task switch. */
+/* The number of points after which the script switches away from task. */
 static uint64_t scripted_gap(const struct sim_task *task)
 {
 	uint32_t points = own_points(task);
@@ -192,7 +192,7 @@ static uint64_t scripted_gap(const struct sim_task *task)
 	return UINT32_MAX;
 }
 
-/* When the generator is to be asked again, now that task runs. */
+/* Sets when the generator decides next, now that task runs. */
 static void plan_next(struct sim_task *task)
 {
 	if (sim.script) {
@@ -209,7 +209,7 @@ static void plan_next(struct sim_task *task)
 		sim.next = sim.limit_points;
 }
 
-/* The one to run; stalled ones only where no other can. */
+/* The task to run next; stalled ones only on request. */
 static struct sim_task *pick_among(const struct sim_task *not_this, bool stalled_too)
 {
 	struct sim_task *ready[SIM_TASKS], *best = NULL;
@@ -227,7 +227,7 @@ static struct sim_task *pick_among(const struct sim_task *not_this, bool stalled
 	}
 	if (n && sim.policy.kind == POLICY_WALK && !sim.script)
 		return ready[random_below(n)];
-	/* A script that says nothing: the first. */
+	/* Without an entry in the script, the first. */
 	return n && sim.script ? ready[0] : best;
 }
 
@@ -238,7 +238,7 @@ static struct sim_task *pick(const struct sim_task *not_this)
 	return task ? task : pick_among(not_this, true);
 }
 
-/* from NULL: the first to run. */
+/* from: NULL if to is the first task to run. */
 static void record(const struct sim_task *from, const struct sim_task *to, bool forced)
 {
 	if (sim.decision_count < SIM_DECISIONS)
@@ -318,7 +318,7 @@ void sim_reschedule(struct sim_site *site)
 		plan_next(task);
 }
 
-static void tell_deadlock(void)
+static void fail_deadlock(void)
 {
 	char text[500];
 	size_t at = 0;
@@ -330,7 +330,7 @@ static void tell_deadlock(void)
 	sim_fail(SIM_DEADLOCK, "deadlock:%s", text);
 }
 
-/* The current task cannot go on. */
+/* The current task cannot continue: runs another. */
 static void leave(struct sim_site *site)
 {
 	struct sim_task *task = sim.current, *to = NULL;
@@ -346,7 +346,7 @@ static void leave(struct sim_site *site)
 	if (!to && task->state != TASK_DONE && can_run(task))
 		return;
 	if (!to)
-		tell_deadlock();
+		fail_deadlock();
 	switch_to(to, true, site);
 }
 
@@ -424,7 +424,7 @@ struct sim_task *sim_spawn(const char *name, uint32_t number, void (*body)(void 
 	return task;
 }
 
-/* Of this phase of the run. */
+/* The first task of this phase of the run. */
 static struct sim_task *scripted_start(struct sim_task *otherwise)
 {
 	for (; sim.script_start < sim.script->n; sim.script_start++) {

@@ -3,11 +3,11 @@
 #define SIMULATION_SCHEDULER_H
 
 /*
- * Coroutines on one thread, and the one generator that says who runs. A switch may happen at every
- * point; points are what the seam (seam.h) puts before the accesses of the code under test, what the
- * model kernel's hook reports, and what the actors add.
+ * Coroutines on one thread, and the random generator that selects which one runs. A switch may
+ * happen at every point: the seam (seam.h) puts one before each access of the code under test, the
+ * model kernel's hook reports more, and the actors add some.
  *
- * Memory is sequentially consistent here: one thread. Weak orderings are not this room's subject.
+ * With one thread, memory is sequentially consistent. tests/race covers weaker memory orders.
  */
 
 #include <stdbool.h>
@@ -17,8 +17,8 @@
 #include "switch.h"
 
 /*
- * A place in the source where a switch may happen. All are in one section, so that a run can look at
- * them before any was reached: which of them are hot must depend on the seed alone.
+ * A place in the source where a switch may happen. All sites are in one section, so that a run can
+ * choose the hot ones before it reaches any: the choice must only depend on the seed.
  */
 struct sim_site {
 	const char *file, *function, *what;
@@ -49,40 +49,40 @@ struct sim_task {
 	char name[20];
 	uint32_t id;
 	enum { TASK_READY, TASK_WAITING, TASK_DONE } state;
-	sim_condition *condition; /* waiting for this to become true */
+	sim_condition *condition; /* what the task waits for */
 	const void *condition_of;
 	const char *waits_for;
-	uint64_t priority;	/* the highest runs, under POLICY_PRIORITY */
-	uint64_t stalled_until; /* point */
+	uint64_t priority;	/* under POLICY_PRIORITY, the highest runs */
+	uint64_t stalled_until; /* in points */
 	uint64_t points, resumed_at;
-	uint32_t cursor; /* of the script */
+	uint32_t cursor; /* in the script */
 	uint32_t rcu_depth, rcu_sections;
 	bool signals_blocked;
 	const void *taking, *pushing; /* ring cells, in the model (cells.c) */
 	struct sim_context context;
-	void *fake_stack; /* the address sanitizer's */
+	void *fake_stack; /* of the address sanitizer */
 	void (*body)(void *opaque);
 	void *opaque;
 };
 
-/* How the generator chooses. */
+/* How the generator selects tasks. */
 struct sim_policy {
 	uint64_t seed;
 	enum {
-		POLICY_WALK,	 /* anybody, after a random number of points */
-		POLICY_PRIORITY, /* always the first in rank; ranks change at a few random points */
+		POLICY_WALK,	 /* a random task, after a random number of points */
+		POLICY_PRIORITY, /* the highest priority; those change at a few points */
 	} kind;
-	uint32_t gap_points;   /* WALK: between switches, on average; 0: only when blocked */
-	uint32_t changes;      /* PRIORITY: how often ranks change ... */
-	uint32_t span_points;  /* ... among so many points */
-	uint32_t hot_share;    /* one site in so many is hot: who comes there is held up. 0: none */
-	uint32_t stall_points; /* for so long at most */
+	uint32_t gap_points;   /* WALK: average between switches; 0: only when blocked */
+	uint32_t changes;      /* PRIORITY: number of changes ... */
+	uint32_t span_points;  /* ... within so many points */
+	uint32_t hot_share;    /* one site in so many is hot and stalls tasks; 0: none */
+	uint32_t stall_points; /* longest stall at a hot site */
 };
 
-/* One switch, as it was made. */
+/* A recorded switch. */
 struct sim_decision {
 	uint8_t from, to;
-	bool forced; /* from could not go on */
+	bool forced; /* from could not continue */
 	bool dropped;
 	uint32_t points; /* of from */
 };
@@ -107,12 +107,12 @@ enum sim_failure_kind {
 
 struct sim_state {
 	uint64_t now;  /* points since the run began */
-	uint64_t next; /* at which the generator is asked */
+	uint64_t next; /* point at which the generator decides next */
 	struct sim_task tasks[SIM_TASKS];
 	uint32_t task_count;
 	struct sim_task *current;
 	struct sim_policy policy;
-	const struct sim_script *script; /* in place of the policy */
+	const struct sim_script *script; /* replaces the policy */
 	uint32_t script_start;
 	uint64_t limit_points;
 	uint64_t random;
@@ -127,25 +127,25 @@ struct sim_state {
 
 extern struct sim_state sim;
 
-/* Before a run. */
+/* Resets the scheduler before a run. */
 void sim_begin(const struct sim_policy *policy, const struct sim_script *script, FILE *trace);
 
 struct sim_task *sim_spawn(const char *name, uint32_t number, void (*body)(void *opaque),
 			   void *opaque);
 
-/* Runs all tasks to their end. False: the run failed, and its tasks are where they were. */
+/* Runs all tasks to their end. Returns false if the run failed; its tasks are abandoned. */
 bool sim_tasks_run(void);
 
-/* In a task: the run has failed. */
+/* Called by a task: fails the run. */
 _Noreturn void sim_fail(enum sim_failure_kind kind, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
-/* In a task: this one cannot do anything useful before another has run. */
+/* Called by a task that can do nothing useful before another task runs. */
 void sim_yield(struct sim_site *site);
 void sim_wait(sim_condition *condition, const void *opaque, const char *what,
 	      struct sim_site *site);
 
-/* Somebody may be able to go on now. */
+/* A waiting task may be able to continue now. */
 void sim_woken(struct sim_site *site);
 
 void sim_reschedule(struct sim_site *site);
@@ -158,7 +158,7 @@ static inline void sim_point(struct sim_site *site)
 
 void sim_trace(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Random numbers that do not disturb the generator's: each user has a state of its own. */
+/* Random numbers with a state per user, independent of the generator. */
 static inline uint64_t sim_random(uint64_t *state)
 {
 	uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);

@@ -3,14 +3,15 @@
 #define SIMULATION_SEAM_H
 
 /*
- * Included by force before every file of lib/ and of the model kernel, which are compiled a second
- * time for this room. What threads share goes through here, so that the generator can switch there:
- *   - C11 atomics: a point before each access. One thread, so a plain access does.
+ * Force-included before every file of lib/ and of the model kernel, which are compiled a second
+ * time for the simulation. It replaces what threads share, so that the generator can switch there:
+ *   - C11 atomics: a point before each access. With one thread, a plain access is enough.
  *   - locks, liburcu: coroutines wait instead of threads.
  *   - memory: counted, poisoned when freed, gone with the run.
  *   - the model's files: plain memory, so that a run makes no system call.
- * SIMULATION_LIBRARY, SIMULATION_MODEL or SIMULATION_CELLS says what is compiled. In the model only
- * the accesses to ring cells (SIMULATION_CELLS) and its hook are points: the rest is its own affair.
+ * SIMULATION_LIBRARY, SIMULATION_MODEL or SIMULATION_CELLS says what is compiled. In the model
+ * only accesses to ring cells (SIMULATION_CELLS) and the hook are points; its other accesses are
+ * not under test.
  */
 
 #include <errno.h>
@@ -53,7 +54,7 @@
 #include <urcu-bp.h>
 #include <urcu/static/urcu-bp.h>
 
-/* Every thread is known. */
+/* Every thread is registered. */
 #undef URCU_TLS
 #define URCU_TLS(name)		  true
 #define urcu_bp_register()	  ((void)0)
@@ -77,9 +78,9 @@
 
 #endif
 
-/* Atomics. The memory order plays no part here. */
+/* Atomics. The memory order is ignored. */
 
-/* The type of what p points to, without _Atomic. */
+/* The type that p points to, without _Atomic. */
 #define sim_plain(p) __typeof__((void)0, *(p))
 
 #undef atomic_load_explicit
@@ -150,7 +151,7 @@
 
 #define atomic_thread_fence(order) sim_access("fence", "")
 
-#ifdef SIMULATION_MODEL /* its files and mappings */
+#ifdef SIMULATION_MODEL /* files and mappings */
 
 #define memfd_create(name, flags) ((void)(name), sim_file_new())
 #define ftruncate(file, bytes)	  sim_file_resize(file, (size_t)(bytes))

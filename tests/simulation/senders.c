@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* Whoever takes pages: harvests, and iterators that several senders read at once. */
+/* Harvests, and iterators that several senders read at once. */
 #include <errno.h>
 
 #include "world.h"
 
 enum { MAX_RUNS = 5 };
 
-/* Joins the live iterator, or begins one. */
+/* Joins the current iterator, or creates one. */
 static bool join(void)
 {
 	struct dl_iter *iter = NULL;
@@ -22,7 +22,7 @@ static bool join(void)
 	r = dl_iter_new(world.log, 0, &iter);
 	log_leave();
 	world.iter_making = false;
-	/* -EBUSY: the one of before is still on its way out. */
+	/* -EBUSY: the previous one is still being freed. */
 	EXPECT("dl_iter_new", r, -ECANCELED, -EBUSY);
 	if (r)
 		return false;
@@ -31,7 +31,7 @@ static bool join(void)
 	return true;
 }
 
-/* All senders' channels are flushed when the last has left. */
+/* The last sender frees the iterator: by then the channels of all are flushed. */
 static void leave(void)
 {
 	struct dl_iter *iter = world.iter;
@@ -52,7 +52,7 @@ static void acknowledge(const struct dl_run *runs, uint32_t n, bool in_parts)
 		EXPECT("dl_iter_ack", r, -ECANCELED);
 		return;
 	}
-	/* Last first, and each in two parts. */
+	/* In reverse order, each run in two parts. */
 	while (n-- && !r) {
 		struct dl_run first = runs[n], rest = runs[n];
 
@@ -69,8 +69,8 @@ static void acknowledge(const struct dl_run *runs, uint32_t n, bool in_parts)
 }
 
 /*
- * Reads until nothing is left or, after give_up_after runs, leaves without acknowledging. ack_share:
- * of so many answers one is not acknowledged; 0: all are. False: it did not come to the end.
+ * Reads until nothing is left or, after give_up_after runs, leaves without acknowledging. One read
+ * in ack_share is not acknowledged; with 0 all are. Returns false if it did not reach the end.
  */
 bool sender_pass(uint32_t max_runs, uint32_t give_up_after, uint32_t ack_share, uint64_t *state,
 		 uint64_t *pages)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A failure made small. First the plan: without this actor, without this operation, does any of some
- * schedules still fail in the same way? Then the schedule of one failing run: without this switch?
+ * Reduces a failure. First the plan: drops an actor or an operation if one of several schedules
+ * still fails in the same way. Then the schedule of one failing run: drops switches.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +36,7 @@ static void keep_decisions(void)
 	memcpy(decisions, sim.decisions, decision_count * sizeof(decisions[0]));
 }
 
-/* Takes a smaller plan over if it still fails, with its own schedule or another. */
+/* Adopts a smaller plan if it still fails, with its own schedule or another. */
 static bool try_plan(struct plan *smaller)
 {
 	uint64_t state = smaller->policy.seed;
@@ -67,7 +67,7 @@ static bool drop_actors(void)
 	return dropped;
 }
 
-/* Operations [first, first + n) of all. */
+/* Drops operations [first, first + n). */
 static bool drop_ops(uint32_t first, uint32_t n)
 {
 	struct plan smaller = best;
@@ -121,7 +121,7 @@ static bool fails_scripted(const struct sim_decision *candidates)
 	return fails(&best, &script);
 }
 
-/* Switches [first, first + n) are not made. */
+/* Drops switches [first, first + n). */
 static bool drop_switches(uint32_t first, uint32_t n)
 {
 	static struct sim_decision candidates[SIM_DECISIONS];
@@ -155,7 +155,7 @@ static bool shrink_schedule(void)
 	return true;
 }
 
-void shrink_and_tell(struct plan *plan, const struct outcome *outcome, uint32_t seconds)
+void shrink_and_report(struct plan *plan, const struct outcome *outcome, uint32_t seconds)
 {
 	struct sim_script script;
 	struct outcome last;
@@ -171,7 +171,7 @@ void shrink_and_tell(struct plan *plan, const struct outcome *outcome, uint32_t 
 	while (!time_is_up() && shrink_plan())
 		;
 	script = (struct sim_script){ .decisions = decisions, .n = decision_count };
-	printf("\nwhat is left of it:\n");
+	printf("\nthe plan that is left:\n");
 	plan_print(&best, stdout);
 	if (shrink_schedule()) {
 		printf("\nthe schedule that is left:\n");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The model lets read sections of one thread nest, by thread-local counters. Here all coroutines are
- * one thread and none nests, so they take the lock each for itself.
+ * The model uses thread-local counters so that read sections of one thread can nest. Coroutines
+ * share one thread and do not nest, so each takes the lock itself.
  */
 #include "internal.h"
 

@@ -2,7 +2,7 @@
 #ifndef SIMULATION_STAND_INS_H
 #define SIMULATION_STAND_INS_H
 
-/* What stands in for locks, liburcu, memory, files and time in the code under test (seam.h). */
+/* Replacements for locks, liburcu, memory, files and time in the code under test (seam.h). */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -19,7 +19,7 @@ struct sim_mutex {
 	uint32_t waiters;
 };
 
-/* Waking by accident, which a real one may do, is left out: who waits looks again anyway. */
+/* No spurious wakeups: every waiter rechecks its condition anyway. */
 struct sim_cond {
 	uint32_t magic;
 	uint32_t waiters;
@@ -55,29 +55,29 @@ void sim_rcu_read_lock(struct sim_site *site);
 void sim_rcu_read_unlock(struct sim_site *site);
 void sim_rcu_synchronize(struct sim_site *site);
 
-/* Memory. Library memory can be made to run out. */
+/* Memory. Allocations of the library can be made to fail. */
 
 void *sim_allocate(size_t bytes, bool of_library);
 void *sim_reallocate(void *memory, size_t bytes);
 void sim_free(void *memory);
 
-/* Pieces that are not given back, and whether one was written to that is. */
+/* The number of pieces not freed, and whether a freed one was written to. */
 uint64_t sim_memory_left(void);
 bool sim_memory_written_after_free(void);
 
-/* Ends the run: all memory and files are gone. */
+/* Ends the run: drops all memory and files. */
 void sim_memory_reset(void);
 
-/* The next allocations of the library so many further on fail. 0: none. */
+/* Allocations of the library until one fails; 0: none fails. */
 extern uint32_t sim_allocations_until_failure;
 
-/* Time that only goes on with points. */
+/* Time, which only advances with points. */
 int sim_clock_gettime(clockid_t clock, struct timespec *t);
 
 /* The smallest ring is a page of entries: with pages this small it has 16. */
 enum { SIM_PAGE_BYTES = 256 };
 
-/* Files: plain memory. */
+/* Files, which are plain memory. */
 
 int sim_file_new(void);
 int sim_file_resize(int file, size_t bytes);
@@ -87,7 +87,7 @@ int sim_file_unmap(void *memory);
 long sim_file_read(int file, void *to, size_t bytes, size_t offset_bytes);
 long sim_file_write(int file, const void *from, size_t bytes, size_t offset_bytes);
 
-/* What the kernel's side does to a cell, so that a push into a cell that is just taken is known. */
+/* Accesses of the kernel's side to a cell: cells.c looks for a push into a cell being taken. */
 void sim_cell_loaded(const void *address, uint64_t value, const char *function);
 void sim_cell_storing(const void *address, const char *function);
 void sim_cell_stored(const void *address, const char *function);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a function call preserves is all that has to be kept. swapcontext() would do, but it also
- * sets the signal mask: a system call for every switch.
+ * Only the registers that a function call preserves must be saved. swapcontext() would do, but it
+ * also sets the signal mask, which is a system call per switch.
  */
 #include "switch.h"
 
@@ -36,7 +36,7 @@ __asm__(".text\n"
 	"	ret\n"
 	".size sim_stack_switch, .-sim_stack_switch\n");
 
-/* As a call would leave it: 8 bytes off a multiple of 16 when entry begins. */
+/* The stack is as after a call: 8 bytes off a multiple of 16 when entry begins. */
 enum { FRAME_WORDS = SAVED_WORDS + 2 };
 
 #else /* __aarch64__ */

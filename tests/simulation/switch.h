@@ -2,7 +2,7 @@
 #ifndef SIMULATION_SWITCH_H
 #define SIMULATION_SWITCH_H
 
-/* Coroutines' stacks: made, and changed without a system call. */
+/* Creates the stacks of coroutines and switches between them without a system call. */
 
 #include <stddef.h>
 
@@ -21,7 +21,7 @@ struct sim_context {
 #endif
 };
 
-/* entry begins when the context is first switched to, and must not return. */
+/* entry runs when the context is first switched to, and must not return. */
 void sim_context_make(struct sim_context *context, void *stack, size_t bytes, void (*entry)(void));
 void sim_context_switch(struct sim_context *from, struct sim_context *to);
 

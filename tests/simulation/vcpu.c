@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Virtual CPUs: they store, come out with a full ring, drain it, and go on. */
+/* vCPUs: they store, exit with a full ring, drain it and continue. */
 #include "world.h"
 
 void vcpu_plug(struct vcpu_state *vcpu)
@@ -9,16 +9,16 @@ void vcpu_plug(struct vcpu_state *vcpu)
 	if (!vcpu->created) {
 		vcpu->fd = model_vcpu_create(world.model, world.vm_fd);
 		if (vcpu->fd < 0)
-			sim_fail(SIM_RESULT, "no vCPU: %d", vcpu->fd);
+			sim_fail(SIM_RESULT, "model_vcpu_create() = %d", vcpu->fd);
 		vcpu->created = true;
 	}
-	/* A fault makes it fail; it must work once the fault is over. */
+	/* A fault may make it fail; it must succeed once the fault is over. */
 	for (int tries = 0; r && log_enter(); tries++) {
 		r = dl_vcpu_add(world.log, vcpu->fd, &vcpu->handle);
 		log_leave();
 		EXPECT("dl_vcpu_add", r);
 		if (r && tries > MAX_TRIES)
-			sim_fail(SIM_RESULT, "dl_vcpu_add() does not work any more: %d", r);
+			sim_fail(SIM_RESULT, "dl_vcpu_add() keeps failing: %d", r);
 		if (r)
 			sim_yield(SIM_SITE("dl_vcpu_add again"));
 	}
@@ -41,19 +41,20 @@ static void drain(struct vcpu_state *vcpu)
 	EXPECT("dl_vcpu_drain", dl_vcpu_drain(vcpu->handle));
 }
 
-/* Whether it may go on trying to get into the guest. */
+/* Whether the vCPU may retry to enter the guest. */
 static bool still_has_hope(struct vcpu_state *vcpu, uint32_t exits)
 {
 	struct model_ring ring;
 
 	if (exits < MAX_EXITS)
 		return !vcpu->is_lost;
-	/* Without a duplicate nothing can be done for it: os.h says so. */
+	/* Without a duplicate of the fd it can never be reset, as os.h says. */
 	vcpu->is_lost = world.closed && world.duplicate_failed;
 	if (vcpu->is_lost)
 		return false;
 	model_vcpu_ring(world.model, vcpu->fd, &ring);
-	sim_fail(SIM_STUCK_VCPU, "a vCPU does not get into the guest any more: indices %u and %u",
+	sim_fail(SIM_STUCK_VCPU,
+		 "a vCPU cannot enter the guest any more: dirty index %u, reset index %u",
 		 ring.dirty_index, ring.reset_index);
 }
 
@@ -110,7 +111,7 @@ static void write_pages(struct vcpu_state *vcpu, const struct op *op, bool unche
 
 static void drain_outside(struct vcpu_state *vcpu, const struct op *op)
 {
-	/* Where it is out with a full ring already, the exit reason stands. */
+	/* If it is already out with a full ring, the exit reason stays. */
 	if (op->number & 1)
 		model_vcpu_exit(world.model, vcpu->fd, KVM_EXIT_IO);
 	else if (!model_vcpu_enter(world.model, vcpu->fd))

@@ -105,7 +105,7 @@ static void open_log(void)
 	world.log = log;
 }
 
-/* In a task of its own, before all others. */
+/* Runs as a task of its own, before all others. */
 void world_setup(void)
 {
 	const struct plan *plan = world.plan;
@@ -138,7 +138,7 @@ void world_end(void)
 	if (sim_memory_written_after_free())
 		sim_fail(SIM_MEMORY, "freed memory was written to");
 	if (sim_memory_left())
-		sim_fail(SIM_MEMORY, "%lu pieces of memory are not freed",
+		sim_fail(SIM_MEMORY, "%lu allocations are not freed",
 			 (unsigned long)sim_memory_left());
 }
 
@@ -167,10 +167,10 @@ void expect_result(const char *call, int r, const int *allowed)
 	for (; *allowed; allowed++)
 		if (r == *allowed)
 			return;
-	sim_fail(SIM_RESULT, "%s = %d (%s), which nothing here explains", call, r, strerror(-r));
+	sim_fail(SIM_RESULT, "%s = %d (%s), which is not expected here", call, r, strerror(-r));
 }
 
-/* Somewhere in the page, so that a copy of a part of it would not do. */
+/* Varies within the page, so that a partial copy is noticed. */
 uint32_t place_in_page(uint64_t generation)
 {
 	return (uint32_t)(generation * 8 * 13 % PAGE_BYTES);
@@ -191,7 +191,7 @@ void copy_pages(uint32_t block, uint32_t first_page, uint32_t pages)
 	enum { PIECE_BYTES = PAGE_BYTES / 2 };
 	size_t at = (size_t)first_page * PAGE_BYTES, end = at + (size_t)pages * PAGE_BYTES;
 
-	/* Piece by piece: read and sent in one moment, so that versions do not overtake each other. */
+	/* Each piece is read and sent at once: an old version must not overwrite a new one. */
 	for (; at < end; at += PIECE_BYTES) {
 		sim_point(SIM_SITE("contents are read"));
 		memcpy(copy[block] + at, memory[block] + at, PIECE_BYTES);
@@ -242,7 +242,7 @@ void copy_run(const struct dl_run *run, const struct incarnation *it)
 		   (uint32_t)(run->bytes / PAGE_BYTES));
 }
 
-/* What was sent before a session counts for nothing in it. */
+/* Pages that were sent before a session do not count in it. */
 void copy_spoil(void)
 {
 	for (uint32_t b = 0; b < world.plan->block_count; b++)

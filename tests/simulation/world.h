@@ -3,8 +3,8 @@
 #define SIMULATION_WORLD_H
 
 /*
- * One run: the model kernel and its guest, the log under test, the copy that the senders make, and
- * what the caller (a VMM) knows of its slots.
+ * The state of one run: the model kernel and its guest, the log under test, the copy that the
+ * senders make, and the slots of the caller (a VMM).
  */
 
 #include <dirtylog/dirtylog.h>
@@ -20,23 +20,23 @@ enum {
 	BLOCK_BYTES = PLAN_BLOCK_PAGES * PAGE_BYTES,
 	INCARNATIONS = 160,
 	EXCUSES = 256,
-	MAX_EXITS = 600, /* full exits of one store: far more than any recovery takes */
-	MAX_TRIES = 40,	 /* of a call that fails for a fault */
+	MAX_EXITS = 600, /* full exits of one store: far more than a recovery takes */
+	MAX_TRIES = 40,	 /* of a call that fails because of a fault */
 };
 
-/* A slot from its creation to its removal. A run that is handed out must fit one. */
+/* A slot from creation to removal. Every run that is handed out must fit one. */
 struct incarnation {
 	const struct place *place;
 	uint64_t gpa_page;
-	uint64_t removed_at;   /* points; 0: it is there */
-	uint64_t discarded_at; /* 0: not */
+	uint64_t removed_at;   /* in points; 0: it exists */
+	uint64_t discarded_at; /* 0: it was not */
 	bool no_log, read_only, is_set;
 };
 
-/* What the caller knows of a place. */
+/* The caller's state of a place. */
 struct place_state {
 	struct incarnation *now; /* NULL: no slot */
-	/* What KVM has, where the caller makes the ioctls. */
+	/* What KVM has, if the caller makes the ioctls. */
 	bool kernel_has;
 	struct kvm_userspace_memory_region region;
 };
@@ -44,20 +44,20 @@ struct place_state {
 struct page_note {
 	uint64_t generation, written_at;
 	const char *by;
-	bool due; /* at the end of a pass the copy has to equal it */
+	bool due; /* the copy must equal it at the end of a pass */
 };
 
 struct excuse {
 	uint32_t slot;
 	uint64_t page;
-	bool only_if_torn; /* counts only where a cell was torn too */
+	bool only_if_torn; /* counts only if a cell was torn, too */
 };
 
 struct vcpu_state {
 	int fd;
 	struct dl_vcpu *handle;
 	bool created;
-	bool is_lost; /* outside the guest for ever, and rightly so */
+	bool is_lost; /* can never enter the guest again, which is correct */
 };
 
 struct world {
@@ -73,12 +73,12 @@ struct world {
 	uint32_t incarnation_count;
 	struct vcpu_state vcpus[PLAN_VCPUS];
 	uint64_t generation;
-	uint64_t chance; /* a generator of random numbers */
+	uint64_t chance; /* state of a random generator */
 	struct page_note notes[PLAN_BLOCKS][PLAN_BLOCK_PAGES];
 
-	/* The session, as the caller sees it. */
+	/* The session as the caller sees it. */
 	bool is_on;
-	uint64_t epoch; /* counts beginnings and ends of starts and stops */
+	uint64_t epoch; /* changes at the beginning and end of each start and stop */
 	uint64_t session_began_at;
 
 	/* The iterator that the senders share. */
@@ -105,7 +105,7 @@ struct world {
 
 extern struct world world;
 
-/* The guest's memory and its copy. */
+/* The memory of the guest and its copy. */
 extern uint8_t memory[PLAN_BLOCKS][BLOCK_BYTES], copy[PLAN_BLOCKS][BLOCK_BYTES];
 
 /* world.c */
@@ -114,19 +114,19 @@ void world_setup(void);
 void world_close_log(void);
 void world_end(void);
 
-/* Of the caller's calls on the log while somebody may close it. False: it is too late. */
+/* Brackets each call on the log, which another task may close. False: it is being closed. */
 bool log_enter(void);
 void log_leave(void);
 
-/* The result is one that this call may have here: 0, one of allowed (0 ends it), a fault's. */
+/* The result must be 0 or more, one of allowed (ended by 0), or the error of a fault. */
 void expect_result(const char *call, int r, const int *allowed);
 #define EXPECT(call, r, ...) expect_result(call, r, (const int[]){ __VA_ARGS__ __VA_OPT__(, ) 0 })
 
-/* Puts a new generation there, as a device does. Returns the page's address. */
+/* Notes that the current task writes the page, and returns the value to write. */
 uint64_t new_generation(uint32_t block, uint32_t page);
 uint32_t place_in_page(uint64_t generation);
 
-/* Copies some of the guest's memory, in pieces. */
+/* Copies some of the memory of the guest, in pieces. */
 void copy_pages(uint32_t block, uint32_t first_page, uint32_t pages);
 const struct incarnation *check_run(const struct dl_run *run, uint64_t read_began_at);
 void copy_run(const struct dl_run *run, const struct incarnation *it);
@@ -145,7 +145,7 @@ int layout_remove(uint32_t place, bool discard);
 int layout_set_region(void *opaque, uint32_t slot, uint32_t kvm_flags);
 void layout_act(const struct op *op);
 void layout_note_session(void);
-uint64_t layout_gpa(uint32_t place); /* 0: it is not there */
+uint64_t layout_gpa(uint32_t place); /* 0: there is no slot */
 
 /* senders.c */
 bool sender_pass(uint32_t max_runs, uint32_t give_up_after, uint32_t ack_share, uint64_t *state,
