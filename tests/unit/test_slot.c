@@ -2,6 +2,7 @@
 /* Memslots set, moved, changed and removed by the library: arguments, errors, pending pages. */
 #include "cmocka_all.h"
 #include "guest.h"
+#include "log.h"
 
 #include <errno.h>
 #include <string.h>
@@ -292,6 +293,26 @@ static void a_new_slot_is_wholly_pending_unless_clean(void **state)
 	assert_int_equal(pending_pages(), 0);
 }
 
+static bool known_when_created;
+
+static bool look_up(struct guest *g, int fd, unsigned long request, void *arg, int *result)
+{
+	if (request == KVM_SET_USER_MEMORY_REGION && *(const uint32_t *)arg == 4)
+		known_when_created = dli_slot_find(dli_slots_table(&g->log->slots), 4);
+	return false;
+}
+
+/* The guest can write, and a drain meet the entry, as soon as KVM has the slot. */
+static void a_new_slot_is_in_the_table_before_kvm_has_it(void **state)
+{
+	struct dl_slot other = guest_slot(&guest, 4, 0, block, 0, 1);
+
+	known_when_created = false;
+	guest.config.intercept = look_up;
+	expect_set(&other, 0);
+	assert_true(known_when_created);
+}
+
 static void a_slot_set_while_logging_is_off_is_not_pending(void **state)
 {
 	assert_int_equal(pending_pages(), 0);
@@ -443,6 +464,8 @@ int main(void)
 		ring_test(a_remove_that_the_kernel_refuses_changes_nothing),
 		ring_test(a_new_slot_is_wholly_pending_unless_clean),
 		bitmap_test(a_new_slot_is_wholly_pending_unless_clean),
+		ring_test(a_new_slot_is_in_the_table_before_kvm_has_it),
+		bitmap_test(a_new_slot_is_in_the_table_before_kvm_has_it),
 		off_test(a_slot_set_while_logging_is_off_is_not_pending),
 		ring_test(a_new_slot_is_created_with_its_flag),
 		bitmap_test(a_new_slot_is_created_with_its_flag),
