@@ -143,7 +143,7 @@ class Trial:
         return self.shop.run(test.command, seconds, limit)
 
     def baseline(self):
-        """Selects the tests that pass on the original: only they can tell anything."""
+        """Selects the tests that pass on the original; no other test proves anything."""
         for test in self.shop.tests(self.rooms):
             if not self.shop.compile(test.target):
                 say("not used, since it does not build: %s" % test.name)

@@ -251,7 +251,7 @@ def a_harvest_skips_a_drained_ring(source):
 
 
 def an_acknowledgement_meets_a_stop(source):
-    """A stop ends the session, then drops the pages in flight. Whoever misses them must see why."""
+    """A stop ends the session, then drops the pages in flight. A sender must see why."""
     begin = source.order("api/start_stop.c", "set_logging")
     take = source.order("pages/page_set_maps.h", "claim_bits")
     ask = source.order("log.h", "dli_log_session")

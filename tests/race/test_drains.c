@@ -241,7 +241,7 @@ static void harvests_race_with_full_rings(void **state)
 	run(&(struct model_options){ .has = MODEL_HAS_RING_ACQ_REL });
 }
 
-/* A harvest may find that an overflow needs a repair; then it repairs, whoever noticed it. */
+/* A harvest that finds a repair requested repairs, whichever thread requested it. */
 static void harvests_race_with_overflows(void **state)
 {
 	writes_a_harvest = 500;

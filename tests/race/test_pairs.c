@@ -162,7 +162,7 @@ static void a_closed_log_publishes_what_preceded_the_close(void **state)
 	pair_run(PAIR(close_log, is_closed), NULL);
 }
 
-/* Whoever drops the last reference frees what the others used. */
+/* The thread that drops the last reference frees what the others used. */
 static void *remove_vcpu(void *vcpu)
 {
 	dl_vcpu_remove(vcpu);
