@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 """Measures how strong the tests are, and writes the table of doc/testing.md.
 
-Without MEASURE it lists what there is. Each measure replaces its own rows of the table and leaves the
-others as they are, with the commit that they were measured at. Some take long: run those that a change
-concerns.
+Without MEASURE it lists what there is. Each measure replaces its own rows of the table and leaves
+the others as they are, with the commit that they were measured at. Some take long: run those that a
+change concerns.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
 DOCUMENT = TOP / "doc/testing.md"
+MUTATION = TOP / "tests/mutation"
 BEGIN, END = "<!-- figures: begin, written by tests/figures.py -->", "<!-- figures: end -->"
 HEAD = ["| what | figure | seconds | at |", "| --- | --- | --- | --- |"]
 
@@ -61,8 +62,8 @@ def suites(args):
         skipped += len(re.findall(r"^\[  SKIPPED \] \w", output, re.M)) or entry["result"] == "SKIP"
         passed += tests
     text = ", ".join(f"{room} {n}" for room, n in sorted(rooms.items()))
-    yield Row("fast suite: tests", f"{passed} in {len(entries)} programs, {failed} programs failed, "
-              f"{skipped} skipped ({text})", seconds)
+    yield Row("fast suite: tests", f"{passed} in {len(entries)} programs, {failed} programs "
+              f"failed, {skipped} skipped ({text})", seconds)
 
 
 def simulation(args):
@@ -73,35 +74,32 @@ def simulation(args):
                  "--jobs", os.cpu_count(), check=False)
     overwritten = re.search(r"(\d+) with cells overwritten, (\d+) with faults", output)
     failed = re.search(r"^(\d+) failed", output, re.M)
-    yield Row("simulation: schedules", f"{args.schedules}, {overwritten.group(1)} with an overflow, "
-              f"{overwritten.group(2)} with faults: {failed.group(1)} failed",
+    yield Row("simulation: schedules", f"{args.schedules}, {overwritten.group(1)} with an "
+              f"overflow, {overwritten.group(2)} with faults: {failed.group(1)} failed",
               time.monotonic() - begin)
-
-
-def script(name):
-    """A tool of the tests, in whichever room it lives."""
-    return next(path for path in (TOP / "tests").rglob(name))
 
 
 def planted(args):
     """every planted defect (an hour)"""
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
-        output = run(script("planted.py"), "--work", work, check=False)
+        output = run(MUTATION / "planted.py", "--work", work, check=False)
     after = [int(n) for n in re.findall(r"^\| .* \| after (\d+) \|", output, re.M)]
     ends = len(re.findall(r"^\| .* \| found \|", output, re.M))
     held = len(re.findall(r"^\| .* \| held by ", output, re.M))
     missed = int(re.search(r"^(\d+) not found", output, re.M).group(1))
-    yield Row("planted defects", f"{len(after) + ends + held + missed}: {len(after) + ends} found by the "
-              f"simulation ({sum(n <= 100 for n in after) + ends} within 100 schedules), {held} by a "
-              f"named program, {missed} not found", time.monotonic() - begin)
+    total, found = len(after) + ends + held + missed, len(after) + ends
+    early = sum(n <= 100 for n in after) + ends
+    yield Row("planted defects", f"{total}: {found} found by the simulation ({early} within 100 "
+              f"schedules), {held} by a named program, {missed} not found",
+              time.monotonic() - begin)
 
 
 def orderings(args):
     """every memory order, weakened (ten minutes)"""
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
-        output = run(script("orderings.py"), "--build-dir", Path(work) / "build", check=False)
+        output = run(MUTATION / "orderings.py", "--build-dir", Path(work) / "build", check=False)
     found = re.search(r"(\d+) weakened, (\d+) reported, (\d+) not", output)
     if not found:
         sys.exit("figures.py: orderings.py ended without a count:\n" + output[-2000:])
@@ -112,9 +110,8 @@ def orderings(args):
 def mutants(args):
     """a sample of mutants, against the unit tests (minutes)"""
     begin = time.monotonic()
-    runner = TOP / "tests/mutation/run.py"
     with tempfile.TemporaryDirectory() as work:
-        output = run(runner if runner.exists() else script("mutants.py"), "--sample", args.mutants,
+        output = run(MUTATION / "mutants.py", "--sample", args.mutants,
                      "--seed", args.seed, "--rooms", "unit,tuning,migrations,simulation",
                      "--work", work, "--results", Path(work) / "results.json", check=False)
     survived, explained = map(int, re.search(
@@ -130,7 +127,8 @@ def coverage(args):
         directory = Path(work) / "coverage"
         run("meson", "setup", directory, TOP, "-Db_coverage=true")
         run("ninja", "-C", directory)
-        run("meson", "test", "-C", directory, "--suite", "fast", "--no-suite", "examples", check=False)
+        run("meson", "test", "-C", directory, "--suite", "fast", "--no-suite", "examples",
+            check=False)
         summary = json.loads(run("gcovr", "-r", TOP, "--object-directory", directory, "--filter",
                                  str(TOP / "lib/"), "--json-summary", cwd=directory))
     yield Row("coverage of lib/", ", ".join(
@@ -148,7 +146,8 @@ def faults(args):
     yield Row("faults: lives with one injected", lives[-1], time.monotonic() - begin)
 
 
-MEASURES = {f.__name__: f for f in (suites, simulation, faults, orderings, planted, mutants, coverage)}
+MEASURES = {f.__name__: f for f in
+            (suites, simulation, faults, orderings, planted, mutants, coverage)}
 
 
 def written_rows(text):
@@ -176,13 +175,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, epilog="measures:\n" + listing,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measure", nargs="*", metavar="MEASURE", choices=[*MEASURES, []])
-    parser.add_argument("--document", action="store_true", help="write the rows into doc/testing.md")
+    parser.add_argument("--document", action="store_true",
+                        help="write the rows into doc/testing.md")
     parser.add_argument("--build-dir", type=Path, default=TOP / "build", metavar="DIR",
                         help="default: build")
     parser.add_argument("--schedules", type=int, default=500000, metavar="N",
                         help="of the simulation; default: %(default)s")
-    parser.add_argument("--mutants", type=int, default=200, metavar="N", help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=1, help="of the mutants; default: %(default)s")
+    parser.add_argument("--mutants", type=int, default=200, metavar="N",
+                        help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=1,
+                        help="of the mutants; default: %(default)s")
     args = parser.parse_args()
     if not args.measure:
         print("Measures; tests/figures.py --help tells more:\n" + listing)

@@ -28,7 +28,7 @@ END
 by_hand() {
   case $1 in
   bench) printf 'tests/bench/run.sh' ;;
-  mutation) printf 'tests/mutation/run.py' ;;
+  mutation) printf 'tests/mutation/mutants.py' ;;
   *) return 1 ;;
   esac
 }
@@ -78,6 +78,8 @@ tests/examples/*           examples
 tests/tools/*              tools
 tests/bench/*              -
 tests/figures.py           -
+tests/mutation/planted.py  simulation
+tests/mutation/defects.py  simulation
 tests/mutation/*           -
 tests/run.sh               tools
 tests/rooms.sh             tools

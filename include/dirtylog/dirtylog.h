@@ -39,9 +39,9 @@
  *   -ENOMEM      no memory
  *   -ECANCELED   logging is off, or the log was closed
  *   any other    the kernel's, from the ioctl that the function's text names
- * Never -EINTR or -EAGAIN: what is answered so is asked again where that is safe, and is -EIO else. A
- * failed call has changed nothing that counts (no pending page is ever lost by one) and can be made
- * again.
+ * Never -EINTR or -EAGAIN: what is answered so is asked again where that is safe, and is -EIO else.
+ * A failed call has changed nothing that counts (no pending page is ever lost by one) and can be
+ * made again.
  *
  * THREADS. Every function may be called from any thread, on the same handle too, except that
  * dl_log_close(), dl_vcpu_remove() and dl_iter_free() are their handle's last call. They take NULL
@@ -64,16 +64,17 @@
  * (liburcu aborts where it is refused), and must not be called inside a liburcu-bp read section of
  * the caller's.
  *
- * A child of fork(2) must not use a handle, nor expect the VM to answer (KVM gives EIO). It may end, or
- * execute something; until then it has the rings mapped, which keeps the VM from being destroyed. A
- * parent that forks and whose child then uses liburcu-bp needs that library's fork hooks.
+ * A child of fork(2) must not use a handle, nor expect the VM to answer (KVM gives EIO). It may
+ * end, or execute something; until then it has the rings mapped, which keeps the VM from being
+ * destroyed. A parent that forks and whose child then uses liburcu-bp needs that library's fork
+ * hooks.
  * doc/embedding.md has the system calls of each function, and more on all of this.
  *
- * STRUCTS. Each struct that begins with size is filled by the caller with sizeof. A larger one
- * than the library knows is accepted while its tail is zero (-E2BIG else), a smaller one, down to
- * the first release's, is read as if zeros followed (below that: -EINVAL). Output structs are
- * filled as far as both sides know. 0 is the safe choice in every field. Sizes are in bytes, so no
- * caller needs the page size.
+ * STRUCTS. Each struct that begins with size is filled by the caller with sizeof. A larger one than
+ * the library knows is accepted while its tail is zero (-E2BIG else), a smaller one, down to the
+ * first release's, is read as if zeros followed (below that: -EINVAL). Output structs are filled as
+ * far as both sides know. 0 is the safe choice in every field. Sizes are in bytes, so no caller
+ * needs the page size.
  */
 
 #include <stddef.h>
@@ -119,7 +120,9 @@ enum {
 	 */
 	DL_BACKUP_AUTO = 0,
 	DL_BACKUP_OFF = 1, /* never: the VM has no in-kernel writer, and the caller knows it */
-	/* The VM has an ITS, say: without it DL_MODE_RING fails and DL_MODE_AUTO takes bitmap mode. */
+	/*
+	 * The VM has an ITS, say: without it DL_MODE_RING fails and DL_MODE_AUTO takes bitmap mode.
+	 */
 	DL_BACKUP_REQUIRED = 2,
 };
 
@@ -237,8 +240,8 @@ uint32_t dl_library_version(void);
  *              what was chosen and why, or what is missing, on failure too.
  * A choice that only opening can refuse (a vCPU or slot that exists already) is not foreseen.
  * Errors: -EINVAL (options; the size of would_be), -E2BIG (options' tail; ring_entries above the
- * kernel's limit), -EBADF (fd is neither), -EOPNOTSUPP (the mode or backup asked for is not to be had);
- * otherwise the kernel's from KVM_CHECK_EXTENSION (-EIO: the VM belongs to another process).
+ * kernel's limit), -EBADF (fd is neither), -EOPNOTSUPP (the mode or backup asked for is not to be
+ * had); otherwise the kernel's from KVM_CHECK_EXTENSION (-EIO: the VM belongs to another process).
  * System calls: KVM_CHECK_EXTENSION on fd. Never blocks. Since 0.1.
  */
 DL_MUST_CHECK int dl_probe(int fd, const struct dl_options *options, struct dl_config *would_be,
@@ -268,9 +271,9 @@ DL_MUST_CHECK int dl_log_open(int vm_fd, const struct dl_options *options, struc
 			      char *why, size_t why_bytes);
 
 /*
- * Closes a log: stops logging if it is on, drains the rings, forgets what is pending. What its
- * vCPU and iterator handles are still asked then is -ECANCELED, except dl_vcpu_drain(), which goes on:
- * a vCPU may still come out with a full ring, or have to be brought into step. For that the library
+ * Closes a log: stops logging if it is on, drains the rings, forgets what is pending. What its vCPU
+ * and iterator handles are still asked then is -ECANCELED, except dl_vcpu_drain(), which goes on: a
+ * vCPU may still come out with a full ring, or have to be brought into step. For that the library
  * duplicates vm_fd where a vCPU was not removed, and closes the duplicate with the last handle; the
  * caller's own vm_fd is not used any more when this returns. Takes NULL.
  * What fails in here is not told to anybody.
@@ -314,20 +317,20 @@ DL_MUST_CHECK int dl_log_start(struct dl_log *log, uint32_t flags);
  * Switches logging off for every slot, empties the rings and discards what is pending and what is
  * handed out. An iterator of before reads -ECANCELED. Does nothing when logging is off.
  * Errors: -EINVAL; -ECANCELED: closed; otherwise the kernel's for a slot that could not be switched
- * off, or from KVM_RESET_DIRTY_RINGS: logging counts as off all the same, and the next stop or start
- * tries again what failed.
+ * off, or from KVM_RESET_DIRTY_RINGS: logging counts as off all the same, and the next stop or
+ * start tries again what failed.
  * System calls and blocking as dl_log_start(). Since 0.1.
  */
 DL_MUST_CHECK int dl_log_stop(struct dl_log *log);
 
 /*
- * Tells when the next dl_harvest() is due so that no ring fills: when the first of them will be half
- * full, at the rate of before the last harvest or of since then. Looks into every ring, so ask again
- * after a time in which one can fill: doc/tuning.md has the loop, and what to expect.
+ * Tells when the next dl_harvest() is due so that no ring fills: when the first of them will be
+ * half full, at the rate of before the last harvest or of since then. Looks into every ring, so ask
+ * again after a time in which one can fill: doc/tuning.md has the loop, and what to expect.
  *   from_now_ns  nanoseconds from now; 0: at once; UINT64_MAX: nothing points to a ring that fills
  *                (bitmap mode, or rings that are empty at this moment)
- * Errors: -EINVAL; -ECANCELED: logging is off, or the log is closed.
- * No system call but clock_gettime(2). Never blocks. Since 0.1.
+ * Errors: -EINVAL; -ECANCELED: logging is off, or the log is closed. No system call but
+ * clock_gettime(2). Never blocks. Since 0.1.
  */
 DL_MUST_CHECK int dl_log_harvest_due(struct dl_log *log, uint64_t *from_now_ns);
 
@@ -339,11 +342,11 @@ DL_MUST_CHECK int dl_log_harvest_due(struct dl_log *log, uint64_t *from_now_ns);
  *   flags      0, or DL_HARVEST_FINAL: the vCPUs are stopped, the in-kernel state is saved; the
  *              backup bitmaps are read too, last. Can be repeated.
  *   pending_bytes  receives how much is pending now; may be NULL
- * Several threads may harvest at once: they share the rings and the resets, and each returns when all
- * that was in a ring before it began is pending. Entries are handed back some thousands at a time, so a
- * vCPU that comes out with a full ring meanwhile does not wait for all of it.
- * After a ring overflowed, the harvest also switches logging off and on for every slot, so that
- * every page is protected again, and then makes every page pending.
+ * Several threads may harvest at once: they share the rings and the resets, and each returns when
+ * all that was in a ring before it began is pending. Entries are handed back some thousands at a
+ * time, so a vCPU that comes out with a full ring meanwhile does not wait for all of it. After a
+ * ring overflowed, the harvest also switches logging off and on for every slot, so that every page
+ * is protected again, and then makes every page pending.
  * Errors: -EINVAL; -ECANCELED: logging is off or the log is closed; otherwise the kernel's from
  * KVM_RESET_DIRTY_RINGS, KVM_GET_DIRTY_LOG or a slot ioctl. After an error nothing is lost (a slot
  * whose bitmap failed counts as wholly dirty) but the pass is not complete: call again.
@@ -366,18 +369,17 @@ int dl_mark(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes);
 
 /*
  * Tells the log of a memslot that is new, moved or given other flags, before the guest may use it.
- * Without DL_SLOT_CALLER_IOCTL the library makes the KVM_SET_USER_MEMORY_REGION.
- * A slot that exists can be moved (another gpa) or given other kvm_flags; KVM can change neither
- * its size nor its hva nor KVM_MEM_READONLY, and neither can this (remove it and set it anew). The
- * slot equal to what it was: 0, nothing is done.
- * While logging, a moved slot is wholly pending when this returns, and so is a new one unless
- * DL_SLOT_CLEAN. The kernel may still report its pages.
+ * Without DL_SLOT_CALLER_IOCTL the library makes the KVM_SET_USER_MEMORY_REGION. A slot that exists
+ * can be moved (another gpa) or given other kvm_flags; KVM can change neither its size nor its hva
+ * nor KVM_MEM_READONLY, and neither can this (remove it and set it anew). The slot equal to what it
+ * was: 0, nothing is done. While logging, a moved slot is wholly pending when this returns, and so
+ * is a new one unless DL_SLOT_CLEAN. The kernel may still report its pages.
  *   slot       copied
- * Errors: -EINVAL (NULL, alignment, size 0, a wrap, unknown flags, KVM_MEM_LOG_DIRTY_PAGES, an id or
- * as_id beyond the kernel's limit, a change that KVM cannot make); -E2BIG; -EEXIST: the range
+ * Errors: -EINVAL (NULL, alignment, size 0, a wrap, unknown flags, KVM_MEM_LOG_DIRTY_PAGES, an id
+ * or as_id beyond the kernel's limit, a change that KVM cannot make); -E2BIG; -EEXIST: the range
  * overlaps another slot of the address space; -ENOMEM; -ECANCELED: closed; otherwise the kernel's.
- * After an error the log is as it was; where the caller made the ioctl itself, a new slot is then not
- * known to the log, and a moved one is, where it is now.
+ * After an error the log is as it was; where the caller made the ioctl itself, a new slot is then
+ * not known to the log, and a moved one is, where it is now.
  * System calls: the slot ioctl or set_region, mmap. May block. Since 0.1.
  */
 DL_MUST_CHECK int dl_slot_set(struct dl_log *log, struct dl_slot *slot);
@@ -389,10 +391,11 @@ DL_MUST_CHECK int dl_slot_set(struct dl_log *log, struct dl_slot *slot);
  *   slot       as_id << 16 | id
  *   flags      DL_SLOT_CALLER_IOCTL, DL_SLOT_DISCARD
  * Errors: -EINVAL; -ENOENT; -ENOMEM; -ECANCELED: closed; otherwise the kernel's (the slot is then
- * still there). With DL_SLOT_CALLER_IOCTL and -ENOMEM the slot is not logged any more, and the call is
- * still to be made again. A KVM_RESET_DIRTY_RINGS that fails is not told: what it should take back is
- * taken back by the next one.
- * System calls: the slot ioctl, KVM_RESET_DIRTY_RINGS, the signal mask around it. May block. Since 0.1.
+ * still there). With DL_SLOT_CALLER_IOCTL and -ENOMEM the slot is not logged any more, and the call
+ * is still to be made again. A KVM_RESET_DIRTY_RINGS that fails is not told: what it should take
+ * back is taken back by the next one.
+ * System calls: the slot ioctl, KVM_RESET_DIRTY_RINGS, the signal mask around it. May block. Since
+ * 0.1.
  */
 DL_MUST_CHECK int dl_slot_remove(struct dl_log *log, uint32_t slot, uint32_t flags);
 
@@ -411,10 +414,10 @@ int dl_slot_mark(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint6
  *   vcpu       receives the handle, owned by the caller
  * A vCPU that was removed and is added again goes on with the ring it had.
  * Errors: -EINVAL; -EBADF: not a vCPU; -EEXIST: this vCPU is there already; -ENOMEM; -ECANCELED:
- * closed; -EIO: the VM belongs to another process. Otherwise mmap's.
- * A vCPU of another VM is not recognised.
- * System calls: mmap of the vCPU, one ioctl on it (of no effect), KVM_RESET_DIRTY_RINGS where the ring
- * holds cells that someone released before. May block. Since 0.1.
+ * closed; -EIO: the VM belongs to another process. Otherwise mmap's. A vCPU of another VM is not
+ * recognised.
+ * System calls: mmap of the vCPU, one ioctl on it (of no effect), KVM_RESET_DIRTY_RINGS where the
+ * ring holds cells that someone released before. May block. Since 0.1.
  */
 DL_MUST_CHECK int dl_vcpu_add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **vcpu);
 
@@ -422,10 +425,11 @@ DL_MUST_CHECK int dl_vcpu_add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **
  * Empties one vCPU's ring. To be called when KVM_RUN of that vCPU has ended with
  * KVM_EXIT_DIRTY_RING_FULL, before it is run again; allowed at other times too, while that vCPU is
  * not inside KVM_RUN. Takes this ring's lock and that around the reset, no other. Works in every
- * state: when logging is off, and when the log is closed, it does what the vCPU needs and notes nothing.
- * A vCPU whose ring overflowed may come back with the same exit several times while this brings the
- * two sides into step again; just call it each time. Where a full exit found little in the ring, the
- * vCPU's kvm_run.exit_reason says KVM_EXIT_INTR when this returns: so an exit is told from the next.
+ * state: when logging is off, and when the log is closed, it does what the vCPU needs and notes
+ * nothing. A vCPU whose ring overflowed may come back with the same exit several times while this
+ * brings the two sides into step again; just call it each time. Where a full exit found little in
+ * the ring, the vCPU's kvm_run.exit_reason says KVM_EXIT_INTR when this returns: so an exit is told
+ * from the next.
  * Errors: -EINVAL; otherwise the kernel's from KVM_RESET_DIRTY_RINGS (nothing is lost).
  * System calls: KVM_RESET_DIRTY_RINGS, the signal mask around it. Allocates nothing. May block for
  * the time of another thread's harvest. Since 0.1.
@@ -462,21 +466,21 @@ DL_MUST_CHECK int dl_iter_new(struct dl_log *log, uint32_t flags, struct dl_iter
  * Returns the number of runs; 0: nothing is left. Errors: -EINVAL (max_runs 0 too); -ECANCELED:
  * logging was stopped or restarted, or the log closed; otherwise the kernel's from
  * KVM_CLEAR_DIRTY_LOG: the pages concerned stay pending, and the next call tries them again. Where
- * some runs were read before it failed, their number is returned, and the error only by the next call.
+ * some runs were read before it failed, their number is returned, and the error only by the next
+ * call.
  * System calls: KVM_CLEAR_DIRTY_LOG in bitmap mode with manual protect, a chunk at a time.
  * Allocates nothing. May block on other readers and on a harvest. Since 0.1.
  */
 DL_MUST_CHECK int dl_iter_read(struct dl_iter *iter, struct dl_run *runs, uint32_t max_runs);
 
 /*
- * Acknowledges runs: their contents are sent, forget them. Any thread, any order, any part of a
- * run (page aligned) in place of the whole.
+ * Acknowledges runs: their contents are sent, forget them. Any thread, any order, any part of a run
+ * (page aligned) in place of the whole.
  *   runs       as read; n_runs of them
  * Errors: -EINVAL: a run that was not handed out by this iterator, or was acknowledged already (the
  * runs before it are acknowledged, it and those after it are not); -ECANCELED: as dl_iter_read().
- * dl_iter_read() prepares some pages ahead of those that it returns: that one of these was not handed
- * out is not noticed.
- * No system call; never blocks. Since 0.1.
+ * dl_iter_read() prepares some pages ahead of those that it returns: that one of these was not
+ * handed out is not noticed. No system call; never blocks. Since 0.1.
  */
 DL_MUST_CHECK int dl_iter_ack(struct dl_iter *iter, const struct dl_run *runs, uint32_t n_runs);
 

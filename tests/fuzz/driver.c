@@ -254,9 +254,9 @@ static int usage(const char *program, int status)
 {
 	fprintf(status ? stderr : stdout,
 		"Usage: %s [--mutations N] [--seed N] [--save FILE] FILE-OR-DIRECTORY...\n"
-		"Runs the target with each file, then with N mutations of them (default: 0), the same\n"
-		"in every run with the same seed; an eighth of them under a sanitizer. What a finding\n"
-		"was found with is written to FILE (default: fuzz-finding).\n",
+		"Runs the target with each file, then with N mutations of them (default: 0), the\n"
+		"same in every run with the same seed; an eighth of them under a sanitizer. The\n"
+		"input of a finding is written to FILE (default: fuzz-finding).\n",
 		program);
 	return status;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The library is unloaded while a thread lives that once called it. Argument: the shared library. The
- * program itself links neither it nor liburcu.
+ * The library is unloaded while a thread lives that once called it. Argument: the shared library.
+ * The program itself links neither it nor liburcu.
  */
 #include <dirtylog/dirtylog.h>
 

@@ -144,8 +144,8 @@ static int run_all(const struct arguments *a)
 	       (unsigned long)(ms / 100 % 10), (unsigned long)(shared->schedules * 60000 / ms),
 	       (unsigned long)(shared->points / (shared->schedules + !shared->schedules)),
 	       (unsigned long)(shared->switches / (shared->schedules + !shared->schedules)));
-	printf("%lu with cells overwritten, %lu with faults, %lu with a torn cell (%lu excused); %lu "
-	       "sessions, %lu passes, %lu full exits\n",
+	printf("%lu with cells overwritten, %lu with faults, %lu with a torn cell (%lu excused); "
+	       "%lu sessions, %lu passes, %lu full exits\n",
 	       (unsigned long)shared->with_overflow, (unsigned long)shared->with_faults,
 	       (unsigned long)shared->with_torn, (unsigned long)shared->excused,
 	       (unsigned long)shared->sessions, (unsigned long)shared->passes,

@@ -59,7 +59,7 @@ wrong_arguments_are_usage_errors() {
   expect_usage_error 'unknown room unit.kvm' unit.kvm
   expect_usage_error 'unknown room ;' ''
   expect_usage_error 'bench has no tests; tests/bench/run.sh' bench
-  expect_usage_error 'mutation has no tests; tests/mutation/run.py' tests/mutation/
+  expect_usage_error 'mutation has no tests; tests/mutation/mutants.py' tests/mutation/
   expect_usage_error 'unknown option --nonsense' --nonsense
   expect_usage_error 'unknown option --changed=' --changed=
   expect_usage_error 'unknown variant odd' --variant odd
@@ -139,7 +139,7 @@ changes_choose_rooms() {
   expect_rooms doc/embedding.md "process lint"
   expect_rooms doc/architecture.md "lint"
   expect_rooms README.md "abi lint"
-  expect_rooms tests/mutation/run.py "lint"
+  expect_rooms tests/mutation/mutants.py "lint"
   expect_rooms tests/run.sh "tools lint"
   git checkout -q main
 }

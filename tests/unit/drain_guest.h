@@ -3,8 +3,8 @@
 #define UNIT_DRAIN_GUEST_H
 
 /*
- * A guest with rings whose log is on, and a look into its resets: for programs about several threads
- * that drain at once.
+ * A guest with rings whose log is on, and a look into its resets: for programs about several
+ * threads that drain at once.
  */
 
 #include "cmocka_all.h"

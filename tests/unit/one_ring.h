@@ -3,8 +3,8 @@
 #define UNIT_ONE_RING_H
 
 /*
- * One ring with both of its ends: the kernel's, written by hand, and the library's. What
- * the library publishes comes here, in place of pages/publish.c. For programs of which every test has
+ * One ring with both of its ends: the kernel's, written by hand, and the library's. What the
+ * library publishes comes here, in place of pages/publish.c. For programs of which every test has
  * such a ring to itself.
  */
 

@@ -77,7 +77,9 @@ static void let_two_meet(int first)
 	}
 }
 
-/* A reset for that may be cut short, and nobody looks then what it has left or dropped of others. */
+/*
+ * A reset for that may be cut short, and nobody looks then what it has left or dropped of others.
+ */
 static void parties_get_into_step_before_any_is_released(void **state)
 {
 	for (int first = 0; first < 2; first++) {

@@ -2,15 +2,14 @@
 /*
  * Watches the functions of the library that need a lock or a read section (with --wrap, or with
  * locks_seam.h if they are in headers): each public call must hold the locks that they need. There
- * is one thread, so a lock that is held is its own. A forgotten lock shows here every time; whether
- * the locks suffice is for the tests with threads.
+ * is one thread: a lock that is held is its own. A forgotten lock always shows here; whether the
+ * locks suffice is for the tests with threads.
  */
 #include "cmocka_all.h"
 #include "guest.h"
 #define LOCKS_WATCHER
 #include "locks_seam.h"
 #include "log.h"
-#include "pages/publish.h"
 #include "ring/ring_private.h"
 
 #include <errno.h>

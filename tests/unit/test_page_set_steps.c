@@ -228,10 +228,9 @@ static void run_schedule(uint64_t pending)
 static void expect_page(uint64_t pending)
 {
 	if (copy != memory)
-		fail_msg(
-			"pending %lu, steps of the marker before %u, %u, %u, %u, %u: the mark is lost",
-			(unsigned long)pending, schedule[0], schedule[1], schedule[2], schedule[3],
-			schedule[4]);
+		fail_msg("a mark is lost: pending %lu, marker's steps before %u, %u, %u, %u, %u",
+			 (unsigned long)pending, schedule[0], schedule[1], schedule[2], schedule[3],
+			 schedule[4]);
 }
 
 /*

@@ -128,7 +128,9 @@ static void what_a_failed_reset_left_is_told_later_and_once(void **state)
 	assert_int_equal(drain(), 0);
 	expect_sunk(0, 90);
 	assert_int_equal(side->reset_index, 90);
-	/* Another ring's drain may have had these taken back meanwhile, and not all of them well. */
+	/*
+	 * Another ring's drain may have had these taken back meanwhile, and not all of them well.
+	 */
 	assert_true(dli_reset_repair_needed(&reset_lock));
 	assert_int_equal(drain(), 0);
 	assert_int_equal(sunk.n, 90);

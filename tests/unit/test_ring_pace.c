@@ -129,7 +129,9 @@ static void of_a_used_ring_nothing_is_known_at_first(void **state)
 	expect_pace(30, 50);
 }
 
-/* What every kernel lets into a ring before it wants it emptied; the smallest ring is one of tests. */
+/*
+ * What every kernel lets into a ring before it wants it emptied; the smallest ring is one of tests.
+ */
 static void the_room_is_what_every_kernel_lets_in(void **state)
 {
 	static const struct {

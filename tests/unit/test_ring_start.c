@@ -141,12 +141,14 @@ static void migrate_with_used_ring_of_zeroes(uint32_t index, uint32_t pages, uin
 }
 
 /*
- * Nothing tells it from an unused one, but that the kernel does not go on at the first cell. What it
- * writes may be found late. It must be handed out by the final pass, and the vCPU must run.
+ * Nothing tells it from an unused one, but that the kernel does not go on at the first cell. What
+ * it writes may be found late. It must be handed out by the final pass, and the vCPU must run.
  */
 static void a_used_ring_of_zeroes_loses_nothing(void **state)
 {
-	/* Around the borders of a quarter of the ring, which is offered at once, and of the limit. */
+	/*
+	 * Around the borders of a quarter of the ring, which is offered at once, and of the limit.
+	 */
 	static const uint32_t indices[] = { 1, 2, 63, 64, 65, 128, 191, 192, 193, 254, 255 };
 	static const uint32_t pages[] = { 1, 2, 100, 191, 192, 193, 255, 256, 700 };
 	static const uint32_t pages_a_pass[] = { 1, 7, 50, 256, UINT32_MAX };
