@@ -58,7 +58,10 @@ struct dl_os {
 	/* munmap(2). */
 	int (*munmap)(void *opaque, void *addr, size_t bytes);
 
-	/* pthread_sigmask(3). set or old may be NULL. */
+	/*
+	 * rt_sigprocmask(2), of the kernel's 64 signals: those that the C library keeps for itself
+	 * included, which pthread_sigmask(3) leaves out. set or old may be NULL.
+	 */
 	int (*signal_mask)(void *opaque, int how, const sigset_t *set, sigset_t *old);
 
 	/*

@@ -7,8 +7,10 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -47,9 +49,22 @@ static int system_munmap(void *opaque, void *addr, size_t bytes)
 	return r;
 }
 
+/* The kernel's set has a bit a signal, 64 in all. */
+enum { SIGSET_BYTES = 8 };
+
+/*
+ * The system call itself: pthread_sigmask() leaves out the two signals that the C library keeps for
+ * set*id() and for cancellation, and either of them cuts a reset short.
+ */
 static int system_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
 {
-	return -pthread_sigmask(how, set, old);
+	int before = errno;
+	int r = (int)syscall(SYS_rt_sigprocmask, how, set, old, (size_t)SIGSET_BYTES);
+
+	if (r < 0)
+		r = -errno;
+	errno = before;
+	return r;
 }
 
 static int system_dup(void *opaque, int fd)
@@ -197,7 +212,9 @@ int dli_os_block_signals(const struct dl_os *os, sigset_t *before)
 {
 	sigset_t all;
 
-	sigfillset(&all);
+	/* sigfillset() leaves out the C library's own two. */
+	memset(&all, 0xff, sizeof(all));
+	memset(before, 0, sizeof(*before));
 	return os->signal_mask(os->opaque, SIG_BLOCK, &all, before);
 }
 

@@ -392,6 +392,32 @@ static void signals_do_not_cut_a_reset_short(void **state)
 	assert_int_equal(rig_stats(rig).overflows, 0);
 }
 
+/* The C library has every other thread make the system call too, in a handler of its own signal. */
+static int set_group_step(struct worker *worker)
+{
+	(void)worker;
+	return setgid(getgid()) ? -errno : 0;
+}
+
+/* The C library's own two signals cut a reset short as any other does, and it hides them from masks. */
+static void set_id_calls_do_not_cut_a_reset_short(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING, GUEST_USER, 1, 4096);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, 2 * PAGES);
+
+	(void)state;
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_count_all(rig, slot);
+	rig_start_worker(rig, 0, set_group_step);
+	while (atomic_load(&rig->workers[0].steps) < 3000)
+		rig_passes(rig, 1);
+	rig_end_workers(rig);
+	rig_passes(rig, 2);
+	rig_finish(rig);
+	assert_int_equal(rig_stats(rig).short_resets, 0);
+	assert_int_equal(rig_stats(rig).overflows, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -411,6 +437,7 @@ int main(void)
 		rig_test(a_fork_does_not_affect_the_migration),
 		rig_test(vcpu_add_in_a_child_fails_with_eio),
 		rig_test(signals_do_not_cut_a_reset_short),
+		rig_test(set_id_calls_do_not_cut_a_reset_short),
 	};
 
 	return rig_run_tests("session", tests);
