@@ -3,6 +3,7 @@
 
 #include "log.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,22 +36,28 @@ no_reading:
 	return r;
 }
 
-struct dl_log *dli_log_new(int vm_fd, const struct dl_options *options)
+int dli_log_new(int vm_fd, const struct dl_options *options, struct dl_log **out)
 {
 	struct dl_log *log = dli_allocate(1, sizeof(*log));
+	int r;
 
 	if (!log)
-		return NULL;
-	log->vm.os = dli_os_or_system(options->os);
-	log->vm.fd = vm_fd;
+		return -ENOMEM;
+	r = dli_vm_open(&log->vm, dli_os_or_system(options->os), vm_fd);
+	if (r) {
+		free(log);
+		return r;
+	}
 	log->set_region = options->set_region;
 	log->opaque = options->opaque;
 	atomic_init(&log->references, 1);
 	if (init_objects(log)) {
+		dli_vm_close(&log->vm);
 		free(log);
-		return NULL;
+		return -ENOMEM;
 	}
-	return log;
+	*out = log;
+	return 0;
 }
 
 void dli_log_get(struct dl_log *log)
@@ -68,6 +75,7 @@ void dli_log_put(struct dl_log *log)
 	dli_slots_fini(&log->slots);
 	dli_bitmap_release(&log->buffer, log->vm.os);
 	dli_reset_fini(&log->reset);
+	dli_vm_close(&log->vm);
 	pthread_mutex_destroy(&log->lock);
 	pthread_mutex_destroy(&log->reading);
 	free(log);

@@ -65,8 +65,8 @@ static inline uint64_t dli_log_session(const struct dl_log *log)
 	return atomic_load_explicit(&log->session, memory_order_acquire);
 }
 
-/* Allocates a log whose capabilities are still unknown. NULL: out of memory. */
-struct dl_log *dli_log_new(int vm_fd, const struct dl_options *options);
+/* Makes the log of a VM that is not probed yet. Fails if vm_fd cannot be duplicated, or -ENOMEM. */
+int dli_log_new(int vm_fd, const struct dl_options *options, struct dl_log **out);
 
 void dli_log_get(struct dl_log *log);
 void dli_log_put(struct dl_log *log);

@@ -251,7 +251,8 @@ DL_MUST_CHECK int dl_probe(int fd, const struct dl_options *options, struct dl_c
  * Opens the dirty log of a VM: chooses the mode and enables the rings and the backup bitmap.
  * To be called after KVM_CREATE_VM, before the first vCPU and the first memslot are created; in
  * bitmap mode at any time.
- *   vm_fd      the VM; stays the caller's and must stay open until dl_log_close()
+ *   vm_fd      the VM; stays the caller's, and may be closed when this returns: the library
+ *              duplicates it, so the VM lives until the log's last handle is released
  *   options    NULL: all automatic
  *   log        receives the handle, owned by the caller
  *   why        as for dl_probe()
@@ -262,10 +263,11 @@ DL_MUST_CHECK int dl_probe(int fd, const struct dl_options *options, struct dl_c
  * exists. The last, and one of what is enabled after it (manual protect is switched off, which no
  * known kernel refuses), are the failures that change something: the rings stay enabled, as the
  * kernel has no way back, and the VM can then only be logged by rings. -EINVAL also where the
- * host's minimum ring is larger than ring_entries (with Intel PML: 1024). -ENOMEM.
- * System calls: as dl_probe(); KVM_GET_API_VERSION; KVM_ENABLE_CAP of the rings, the backup bitmap
- * and manual protect; KVM_RESET_DIRTY_RINGS, to learn whether somebody enabled the rings. May block
- * (liburcu). Since 0.1.
+ * host's minimum ring is larger than ring_entries (with Intel PML: 1024). -ENOMEM. -EMFILE and
+ * -ENFILE: vm_fd cannot be duplicated.
+ * System calls: fcntl(2) F_DUPFD_CLOEXEC; as dl_probe(); KVM_GET_API_VERSION; KVM_ENABLE_CAP of the
+ * rings, the backup bitmap and manual protect; KVM_RESET_DIRTY_RINGS, to learn whether somebody
+ * enabled the rings. May block (liburcu). Since 0.1.
  */
 DL_MUST_CHECK int dl_log_open(int vm_fd, const struct dl_options *options, struct dl_log **log,
 			      char *why, size_t why_bytes);
@@ -273,11 +275,9 @@ DL_MUST_CHECK int dl_log_open(int vm_fd, const struct dl_options *options, struc
 /*
  * Closes a log: stops logging if it is on, drains the rings, forgets what is pending. What its vCPU
  * and iterator handles are still asked then is -ECANCELED, except dl_vcpu_drain(), which goes on: a
- * vCPU may still come out with a full ring, or have to be brought into step. For that the library
- * duplicates vm_fd where a vCPU was not removed, and closes the duplicate with the last handle; the
- * caller's own vm_fd is not used any more when this returns. Takes NULL.
- * What fails in here is not told to anybody.
- * System calls: as dl_log_stop(), munmap, fcntl(2) F_DUPFD_CLOEXEC. May block. Since 0.1.
+ * vCPU may still come out with a full ring, or have to be brought into step. Takes NULL.
+ * Errors are ignored.
+ * System calls: as dl_log_stop(), munmap, close(2) with the last handle. May block. Since 0.1.
  */
 void dl_log_close(struct dl_log *log);
 

@@ -65,8 +65,9 @@ struct dl_os {
 	int (*signal_mask)(void *opaque, int how, const sigset_t *set, sigset_t *old);
 
 	/*
-	 * fcntl(2) F_DUPFD_CLOEXEC, and close(2) of the duplicate. Both may be NULL; then a vCPU
-	 * whose ring overflowed stays outside the guest once its log is closed.
+	 * fcntl(2) F_DUPFD_CLOEXEC, and close(2) of the duplicate. Both may be NULL; then the
+	 * caller's descriptor must stay open until dl_log_close(), and a vCPU whose ring overflowed
+	 * stays outside the guest after it.
 	 */
 	int (*dup)(void *opaque, int fd);
 	int (*close)(void *opaque, int fd);

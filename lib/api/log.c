@@ -112,15 +112,14 @@ static int check_rings_off(struct dl_log *log)
 	return -EBUSY;
 }
 
-static int choose_mode(struct dl_log *log, const struct dl_options *options)
+static int choose_mode(struct dl_log *log, int vm_fd, const struct dl_options *options)
 {
 	int r = dli_caps_probe(log->vm.os, log->vm.fd, &log->caps);
 
 	if (!r && dli_caps_is_system_fd(log->vm.os, log->vm.fd))
 		r = -EBADF;
 	if (r) {
-		snprintf(log->reason, sizeof(log->reason), "file descriptor %d is not a VM",
-			 log->vm.fd);
+		snprintf(log->reason, sizeof(log->reason), "file descriptor %d is not a VM", vm_fd);
 		return r;
 	}
 	r = dli_caps_choose(&log->caps, options, log->reason, sizeof(log->reason));
@@ -148,12 +147,15 @@ int dl_log_open(int vm_fd, const struct dl_options *options, struct dl_log **out
 		return r;
 	if (!out)
 		return -EINVAL;
-	log = dli_log_new(vm_fd, &o);
-	if (!log) {
-		copy_reason(why, why_bytes, "out of memory");
-		return -ENOMEM;
-	}
-	r = choose_mode(log, &o);
+	r = dli_log_new(vm_fd, &o, &log);
+	if (r == -ENOMEM)
+		dli_say(why, why_bytes, "out of memory");
+	else if (r)
+		dli_say(why, why_bytes, "file descriptor %d cannot be duplicated: %s", vm_fd,
+			strerrordesc_np(-r));
+	if (r)
+		return r;
+	r = choose_mode(log, vm_fd, &o);
 	copy_reason(why, why_bytes, log->reason);
 	if (r) {
 		dli_log_put(log);
@@ -176,7 +178,7 @@ void dl_log_close(struct dl_log *log)
 	(void)dli_stop_logging(log);
 	/* Pairs with dli_log_is_closed(). */
 	atomic_store_explicit(&log->closed, true, memory_order_release);
-	dli_reset_close(&log->reset, dli_vcpu_list_in_use(&log->vcpus));
+	dli_reset_close(&log->reset, log->vm.own_fd && dli_vcpu_list_in_use(&log->vcpus));
 	pthread_mutex_unlock(&log->lock);
 	pthread_mutex_unlock(&log->reading);
 	dli_log_put(log);

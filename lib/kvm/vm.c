@@ -3,6 +3,26 @@
 
 #include "kvm/vm.h"
 
+#include <errno.h>
+
+int dli_vm_open(struct dli_vm *vm, const struct dl_os *os, int fd)
+{
+	int r = dli_os_dup(os, fd);
+
+	if (r < 0 && r != -EOPNOTSUPP)
+		return r;
+	vm->os = os;
+	vm->own_fd = r >= 0;
+	vm->fd = vm->own_fd ? r : fd;
+	return 0;
+}
+
+void dli_vm_close(struct dli_vm *vm)
+{
+	if (vm->own_fd)
+		dli_os_close(vm->os, vm->fd);
+}
+
 static void add_time_since(struct dli_vm *vm, uint64_t begin_ns)
 {
 	atomic_fetch_add_explicit(&vm->slot_ioctl_ns, dli_os_now_ns() - begin_ns,

@@ -24,8 +24,6 @@ int dli_reset_init(struct dli_reset *reset, const struct dl_os *os, int vm_fd)
 
 void dli_reset_fini(struct dli_reset *reset)
 {
-	if (reset->own_fd)
-		dli_os_close(reset->os, reset->vm_fd);
 	pthread_cond_destroy(&reset->changed);
 	pthread_mutex_destroy(&reset->lock);
 }
@@ -52,16 +50,9 @@ static void leave_section(struct dli_reset *reset)
 
 void dli_reset_close(struct dli_reset *reset, bool needed)
 {
-	int fd = needed ? dli_os_dup(reset->os, reset->vm_fd) : -EBADF;
-
 	pthread_mutex_lock(&reset->lock);
 	wait_for_section(reset, NULL);
-	if (fd < 0) {
-		reset->closed = true;
-	} else {
-		reset->vm_fd = fd;
-		reset->own_fd = true;
-	}
+	reset->closed = !needed;
 	pthread_mutex_unlock(&reset->lock);
 }
 

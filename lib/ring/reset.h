@@ -30,7 +30,6 @@ struct dli_reset {
 	pthread_cond_t changed;
 	bool busy; /* a thread is in the section */
 	bool closed;
-	bool own_fd; /* vm_fd is a duplicate */
 	int vm_fd;
 	struct dli_reset_request *queue;
 	/* An overflow was certain once: signs that a healthy kernel can show count from now on. */
@@ -47,10 +46,7 @@ struct dli_reset {
 int dli_reset_init(struct dli_reset *reset, const struct dl_os *os, int vm_fd);
 void dli_reset_fini(struct dli_reset *reset);
 
-/*
- * After this no call uses the caller's file descriptor of the VM. needed: some vCPU may still have
- * to be drained, so its ring is reset through a duplicate, if one can be had.
- */
+/* The log is closed. needed: some vCPU may still have to be drained, so its ring is still reset. */
 void dli_reset_close(struct dli_reset *reset, bool needed);
 
 /* Enters the section; -ECANCELED if the log is closed. */

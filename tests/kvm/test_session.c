@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
@@ -392,6 +393,32 @@ static void signals_do_not_cut_a_reset_short(void **state)
 	assert_int_equal(rig_stats(rig).overflows, 0);
 }
 
+/*
+ * The number of the caller's descriptor may come to name another VM. That VM must not get this
+ * one's slots, as it would by the ioctls that switch logging on and off.
+ */
+static void a_reused_descriptor_is_another_vms(void **state)
+{
+	struct rig *rig = open_rig(DL_MODE_RING, GUEST_USER, 1, 4096);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	struct kvm_dirty_log get = { .slot = 0, .dirty_bitmap = calloc(PAGES / 64, 8) };
+	struct machine other;
+	int r;
+
+	(void)state;
+	assert_non_null(get.dirty_bitmap);
+	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_write(rig, 0, &(struct rig_range){ slot, 0, PAGES, false }, 1);
+	assert_int_equal(machine_open(&other), 0);
+	assert_int_equal(dup2(other.vm_fd, rig->machine.vm_fd), rig->machine.vm_fd);
+	rig_passes(rig, 1);
+	assert_int_equal(dl_log_stop(rig->log), 0);
+	r = ioctl(other.vm_fd, KVM_GET_DIRTY_LOG, &get);
+	assert_true(r < 0 && errno == ENOENT);
+	machine_close(&other);
+	free(get.dirty_bitmap);
+}
+
 /* The C library has every other thread make the system call too, in a handler of its own signal. */
 static int set_group_step(struct worker *worker)
 {
@@ -399,7 +426,10 @@ static int set_group_step(struct worker *worker)
 	return setgid(getgid()) ? -errno : 0;
 }
 
-/* The C library's own two signals cut a reset short as any other does, and it hides them from masks. */
+/*
+ * The C library's own two signals cut a reset short as any other does, and it hides them from
+ * masks.
+ */
 static void set_id_calls_do_not_cut_a_reset_short(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_RING, GUEST_USER, 1, 4096);
@@ -438,6 +468,7 @@ int main(void)
 		rig_test(vcpu_add_in_a_child_fails_with_eio),
 		rig_test(signals_do_not_cut_a_reset_short),
 		rig_test(set_id_calls_do_not_cut_a_reset_short),
+		rig_test(a_reused_descriptor_is_another_vms),
 	};
 
 	return rig_run_tests("session", tests);

@@ -59,6 +59,8 @@ const struct call_row call_rows[] = {
 	IOCTL(OPEN, KVM_GET_API_VERSION),
 	IOCTL(OPEN, KVM_ENABLE_CAP),
 	IOCTL(OPEN, KVM_RESET_DIRTY_RINGS),
+	CALL(OPEN, fcntl),
+	RARE(OPEN, close),
 	MALLOC(OPEN),
 
 	IOCTL(SLOTS, KVM_SET_USER_MEMORY_REGION),
@@ -119,7 +121,6 @@ const struct call_row call_rows[] = {
 	IOCTL(CLOSE, KVM_SET_USER_MEMORY_REGION),
 	IOCTL(CLOSE, KVM_RESET_DIRTY_RINGS),
 	CALL(CLOSE, rt_sigprocmask),
-	RARE(CLOSE, fcntl),
 	RARE(CLOSE, munmap),
 	RARE(CLOSE, close),
 	GRACE_PERIOD(CLOSE),

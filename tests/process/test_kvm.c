@@ -434,53 +434,12 @@ static void a_failed_open_can_be_retried(void **state)
 	}
 }
 
-/* Counts the VM descriptors of this process, and checks that they are close-on-exec. */
-static unsigned int vm_descriptors(void)
-{
-	DIR *directory = opendir("/proc/self/fd");
-	struct dirent *entry;
-	unsigned int count = 0;
-
-	assert_non_null(directory);
-	while ((entry = readdir(directory))) {
-		char path[64] = "", target[64] = "";
-
-		snprintf(path, sizeof(path), "/proc/self/fd/%.16s", entry->d_name);
-		if (readlink(path, target, sizeof(target) - 1) < 0 || !strstr(target, "kvm-vm"))
-			continue;
-		count++;
-		assert_int_equal(fcntl(atoi(entry->d_name), F_GETFD), FD_CLOEXEC);
-	}
-	closedir(directory);
-	return count;
-}
-
-static void no_vm_descriptor_survives_an_exec(void **state)
-{
-	const struct rig_config config = { .mode = DL_MODE_RING, .vcpus = 1 };
-	struct rig *rig = rig_new(&config);
-
-	(void)state;
-	rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
-	assert_int_equal(vm_descriptors(), 1);
-	close(STDIN_FILENO);
-	dl_log_close(rig->log);
-	rig->log = NULL;
-	assert_int_equal(vm_descriptors(), 2);
-	assert_int_equal(fcntl(STDIN_FILENO, F_GETFD), -1); /* no standard stream */
-	dl_vcpu_remove(rig->vcpus[0].log);
-	rig->vcpus[0].log = NULL;
-	assert_int_equal(vm_descriptors(), 1);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		rig_test(ring_every_call_can_be_retried),
 		rig_test(bitmap_every_call_can_be_retried),
 		rig_test(a_failed_open_can_be_retried),
-		rig_test(no_vm_descriptor_survives_an_exec),
 	};
 	/* The seccomp listener cannot be removed, so these come last. */
 	const struct CMUnitTest filtered[] = {

@@ -201,8 +201,8 @@ static void check_caller(int fd)
 {
 	if (sim.current->rcu_depth)
 		sim_fail(SIM_MISUSE, "a system call inside a read section");
-	if (fd == world.vm_fd && world.closed)
-		sim_fail(SIM_MISUSE, "the VM's fd is used after dl_log_close() returned");
+	if (fd == world.vm_fd)
+		sim_fail(SIM_MISUSE, "the caller's fd is used: its number may name another VM");
 }
 
 static int vcpu_call(int fd, unsigned long request, void *arg)
@@ -218,11 +218,10 @@ static int os_ioctl(void *opaque, int fd, unsigned long request, void *arg)
 
 	check_caller(fd);
 	sim_point(SIM_SITE("ioctl"));
-	if (fd == DUPLICATE_FD && world.duplicates)
-		fd = world.vm_fd;
-	if (fd != world.vm_fd)
-		r = vcpu_call(fd, request, arg);
-	else if (request == KVM_RESET_DIRTY_RINGS && world.log)
+	if (fd != DUPLICATE_FD || !world.duplicates)
+		return vcpu_call(fd, request, arg);
+	fd = world.vm_fd;
+	if (request == KVM_RESET_DIRTY_RINGS && world.log)
 		r = reset_rings(fd);
 	else if (request == KVM_GET_DIRTY_LOG || request == KVM_CLEAR_DIRTY_LOG ||
 		 request == KVM_SET_USER_MEMORY_REGION)

@@ -318,7 +318,6 @@ static void draw_faults(struct draft *d)
 		FAULT_MMAP,
 		FAULT_VCPU_FD,
 		FAULT_ALLOCATION,
-		FAULT_DUP,
 	};
 
 	uint32_t kind = one_in(d, 4) ? below(d, FAULT_KINDS) : FAULT_KINDS;

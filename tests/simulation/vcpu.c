@@ -47,11 +47,7 @@ static bool still_has_hope(struct vcpu_state *vcpu, uint32_t exits)
 	struct model_ring ring;
 
 	if (exits < MAX_EXITS)
-		return !vcpu->is_lost;
-	/* Without a duplicate of the fd it can never be reset, as os.h says. */
-	vcpu->is_lost = world.closed && world.duplicate_failed;
-	if (vcpu->is_lost)
-		return false;
+		return true;
 	model_vcpu_ring(world.model, vcpu->fd, &ring);
 	sim_fail(SIM_STUCK_VCPU,
 		 "a vCPU cannot enter the guest any more: dirty index %u, reset index %u",

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "world.h"
 
+#include <errno.h>
 #include <stdalign.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,8 +99,15 @@ static void open_log(void)
 		.set_region = plan->set_region ? layout_set_region : NULL,
 	};
 	struct dl_log *log;
-	int r = dl_log_open(world.vm_fd, &options, &log, world.why, sizeof(world.why));
+	int r;
 
+	if (!sim_below(&world.chance, 16))
+		faults_arm(&(struct fault){ .kind = FAULT_DUP, .times = 1, .error = EMFILE });
+	r = dl_log_open(world.vm_fd, &options, &log, world.why, sizeof(world.why));
+
+	/* The descriptor could not be duplicated: nothing has happened yet. */
+	if (r && world.duplicate_failed)
+		r = dl_log_open(world.vm_fd, &options, &log, world.why, sizeof(world.why));
 	if (r)
 		sim_fail(SIM_RESULT, "dl_log_open() = %d: %s", r, world.why);
 	world.log = log;

@@ -57,7 +57,6 @@ struct vcpu_state {
 	int fd;
 	struct dl_vcpu *handle;
 	bool created;
-	bool is_lost; /* can never enter the guest again, which is correct */
 };
 
 struct world {

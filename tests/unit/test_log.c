@@ -338,6 +338,26 @@ static void the_config_may_be_of_another_release(void **state)
 	guest_close(&guest);
 }
 
+/* The caller may close its own, and the number may then name another VM. */
+static void an_open_log_does_not_use_the_callers_descriptor(void **state)
+{
+	struct guest_vcpu *vcpu;
+	unsigned int calls;
+
+	guest_open(&guest, NULL);
+	guest_add_slot(&guest, 0, 0, 4);
+	vcpu = guest_vcpu(&guest, true);
+	calls = guest.calls_of_vm_fd;
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_int_equal(guest_write(&guest, vcpu, 0, 1), 0);
+	assert_int_equal(guest_pass(&guest, DL_HARVEST_FINAL, (uint64_t[4]){ 0 }, 4), 4);
+	assert_int_equal(dl_slot_remove(guest.log, 0, 0), 0);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	assert_int_equal(guest.calls_of_vm_fd, calls);
+	assert_int_equal(guest.duplicates, 1);
+	guest_close(&guest);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -361,6 +381,7 @@ int main(void)
 		cmocka_unit_test(an_arch_that_needs_the_backup_gets_it_or_bitmap_mode),
 		cmocka_unit_test(describe_is_like_snprintf),
 		cmocka_unit_test(the_config_may_be_of_another_release),
+		cmocka_unit_test(an_open_log_does_not_use_the_callers_descriptor),
 	};
 
 	return RUN_TESTS("log", tests);
