@@ -10,7 +10,7 @@
 struct dli_vm {
 	const struct dl_os *os;
 	int fd;
-	bool own_fd; /* a duplicate; otherwise the caller's, if the table of system calls has no dup */
+	bool own_fd; /* fd is a duplicate; otherwise the table of system calls has no dup */
 	_Atomic uint64_t slot_ioctl_ns;
 };
 
