@@ -116,12 +116,11 @@ int device_save(struct device *device, struct device_state *state)
 static bool record_matches(const struct machine *machine, uint64_t offset, uint64_t generation,
 			   char *why, size_t why_bytes)
 {
-	static const struct record untouched;
 	uint64_t gpa = layout_gpa(&machine->layout, offset);
 	struct record expected = record_make(gpa, WRITER, generation), found;
 
 	memcpy(&found, machine->memory + offset, sizeof(found));
-	if (!memcmp(&found, generation ? &expected : &untouched, sizeof(found)))
+	if (!memcmp(&found, &expected, sizeof(found)))
 		return true;
 	snprintf(why, why_bytes,
 		 "the device found damage at %#" PRIx64 ": generation %" PRIu64

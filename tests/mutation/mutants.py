@@ -43,6 +43,8 @@ def arguments():
     chosen.add_argument("--all", action="store_true", help="every mutant (hours)")
     chosen.add_argument("--id", action="append", help="this one (may be repeated)")
     parser.add_argument("--list", action="store_true", help="only list what would be tried")
+    parser.add_argument("--check", action="store_true",
+                        help="only see that each row of survivors.md names a mutant")
     parser.add_argument("--report", action="store_true", help="only print what --results contains")
     parser.add_argument("--seed", type=int, default=1, help="seed of the sample (default: 1)")
     parser.add_argument("--only", action="append", metavar="FILE",
@@ -216,6 +218,8 @@ def main():
     options = arguments()
     results = Results(options.results)
     texts, mutants = candidates(options.only, options.operator)
+    if options.check:
+        return report.check(mutants, EXPLANATIONS)
     if options.report:
         return report.summary(results.data, mutants, EXPLANATIONS)
     outstanding = choose(options, mutants, results)

@@ -45,6 +45,16 @@ def explained(path):
     return set(EXPLAINED_ROW.findall(path.read_text())) if path.exists() else set()
 
 
+def check(mutants, explanations):
+    """Returns the exit status: 1 if a row explains a mutant that is gone."""
+    known = {m.id for m in mutants}
+    stale = [i for i in sorted(explained(explanations)) if i not in known]
+    for i in stale:
+        say("%s: %s explains a mutant that does not exist" % (i, explanations.name))
+    say("%d mutants, %d explained" % (len(known), len(explained(explanations)) - len(stale)))
+    return 1 if stale else 0
+
+
 def summary(data, mutants, explanations):
     """Returns the exit status: 1 if a survivor is not explained."""
     known = {m.id for m in mutants}
