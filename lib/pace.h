@@ -14,7 +14,10 @@ struct dli_pace {
 	_Atomic uint64_t span_entries;	  /* entries of the fastest vCPU in that span */
 };
 
-/* Records that the rings were just emptied. first: by a start, so no span ends here. */
+/*
+ * Records that all rings have just been drained. first is true when logging has just begun: then
+ * there is no earlier harvest, and no interval to measure.
+ */
 void dli_pace_note(struct dli_pace *pace, struct dli_vcpu_list *vcpus, bool first);
 
 /* Nanoseconds until the next harvest is due; UINT64_MAX if no ring is filling. */

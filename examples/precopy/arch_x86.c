@@ -40,7 +40,7 @@ _Static_assert(sizeof(struct x86_state) <= sizeof(struct vcpu_state),
 
 void arch_open(struct machine *machine)
 {
-	/* Needed by Intel processors without unrestricted guest mode; harmless on others. */
+	/* Required on Intel processors without unrestricted guest; harmless on other x86. */
 	(void)ioctl(machine->vm_fd, KVM_SET_TSS_ADDR, 0xfffbd000ul);
 }
 

@@ -28,7 +28,10 @@ struct source {
 /* Describes the guest; waits until the destination has created a machine for it. */
 int handover_hello(struct source *source);
 
-/* Sends vCPUs and devices after the final pass. On success the destination can run the guest. */
+/*
+ * Called after the final pass: sends the state of the vCPUs and devices. After a success the
+ * destination has everything that it needs to run the guest.
+ */
 int handover_state(struct source *source);
 
 /* Has every page compared. Differing pages are no error; the report lists them. */

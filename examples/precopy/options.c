@@ -384,7 +384,7 @@ int options_parse(struct options *options, int argc, char **argv)
 		.destination_fd = -1,
 	};
 	while ((option = getopt_long(argc, argv, "", long_options, &index)) != -1) {
-		if (option == '?') /* getopt_long() has printed the error */
+		if (option == '?') /* getopt_long() already printed the error */
 			return usage_error("invalid options");
 		if (option == OPT_HELP) {
 			fputs(help_text, stdout);

@@ -44,7 +44,7 @@ struct options {
 
 /* Exit statuses, documented by --help. */
 enum {
-	STATUS_MOVED = 0,   /* migrated: no page differs and the guest is healthy */
+	STATUS_MOVED = 0,   /* the migration succeeded: all pages match and the guest is healthy */
 	STATUS_CORRUPT = 1, /* pages differ or the guest found damage */
 	STATUS_USAGE = 2,
 	STATUS_FAILED = 3, /* the migration failed */

@@ -68,7 +68,7 @@ static uint64_t pending_bytes_of(struct dl_log *log)
 	return pages * log->caps.page_bytes;
 }
 
-/* The work that follows a drain of all rings. */
+/* After all rings are drained: records the pace, and repairs if that was requested. */
 static int finish_rings(struct dl_log *log)
 {
 	dli_pace_note(&log->pace, &log->vcpus, false);

@@ -16,7 +16,7 @@ struct dl_iter {
 	uint64_t session;
 	uint32_t at;	     /* index of the current slot */
 	uint64_t next_block; /* in its page set */
-	uint32_t word;	     /* in the batch: the first that is not handed out */
+	uint32_t word;	     /* index in the batch of the next word to hand out */
 	struct dli_batch batch;
 	uint64_t clear_words[PAGE_SET_CHUNK_WORDS];
 	uint32_t n;

@@ -166,8 +166,10 @@ static int change(struct dl_log *log, const struct dl_slot *s, struct dli_slot *
 	}
 	dli_slot_table_free(dli_slots_publish(&log->slots, table));
 	/*
-	 * Ignore CLEAN: logging was off for a moment after the caller's ioctl, and writes from
-	 * before a move may still be in a vCPU's PML buffer, under addresses that no slot has now.
+	 * Everything counts as dirty, DL_SLOT_CLEAN or not. After the caller's
+	 * KVM_SET_USER_MEMORY_REGION logging was off until now. And if the slot has moved, a vCPU's
+	 * PML buffer may still hold guest addresses of its old place, which no slot covers any
+	 * more.
 	 */
 	if (dli_log_is_on(log) && (moved || by_caller) && dli_slot_is_loggable(slot))
 		dli_page_set_mark_all(slot->set);

@@ -34,7 +34,7 @@ int dli_os_ioctl(const struct dl_os *os, int fd, unsigned long request, void *ar
  */
 int dli_os_ioctl_once(const struct dl_os *os, int fd, unsigned long request, void *arg);
 
-/* As dli_os_ioctl(), for a request whose argument is a number. */
+/* Like dli_os_ioctl(), for a request whose argument is a number. */
 int dli_os_ioctl_value(const struct dl_os *os, int fd, unsigned long request, unsigned long value);
 
 /* Maps bytes of fd, shared. */

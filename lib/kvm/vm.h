@@ -24,7 +24,7 @@ void dli_vm_close(struct dli_vm *vm);
 /* An ioctl on one slot of the VM, timed: KVM_SET_USER_MEMORY_REGION, KVM_CLEAR_DIRTY_LOG. */
 int dli_vm_slot_ioctl(struct dli_vm *vm, unsigned long request, void *arg);
 
-/* The same, never repeated: the ioctl may have done part of its work when it fails. */
+/* Like dli_vm_slot_ioctl(), but never retried: the ioctl may have done part of its work. */
 int dli_vm_slot_ioctl_once(struct dli_vm *vm, unsigned long request, void *arg);
 
 #endif

@@ -58,7 +58,11 @@ static inline _Atomic uint64_t *leaf_of(const struct bitmap *map, uint64_t word)
 	return &map->leaf[word + word / BLOCK_WORDS * BLOCK_WORDS];
 }
 
-/* Pairs with claim_bits(); coming before set_summary(), also with clear_summary(). */
+/*
+ * Sets leaf bits. The exchange in claim_bits() acquires what this releases. The store also comes
+ * before the load in set_summary(), which is the order that clear_summary() and load_below() rely
+ * on.
+ */
 static inline uint64_t set_bits(_Atomic uint64_t *word, uint64_t bits)
 {
 	return atomic_fetch_or_explicit(word, bits, memory_order_seq_cst);
@@ -93,7 +97,10 @@ static inline void add_pages(struct bitmap *map, int64_t pages)
 	atomic_fetch_add_explicit(&map->pages, pages, memory_order_relaxed);
 }
 
-/* Call after the leaf bits of the block are set. */
+/*
+ * Called after the block's leaf bits are set: a summary bit that comes first could be cleared by a
+ * taker that finds no leaf bit yet, and the page would never be found again.
+ */
 static inline void set_block_summary(struct bitmap *map, uint64_t block)
 {
 	uint64_t mid = block / 64;

@@ -3,7 +3,8 @@
 #define DLI_CELLS_H
 
 /*
- * One cell of a ring, and the only acquire and release of its flags. The partner is
+ * A cell is one of the fixed places of a ring (a struct kvm_dirty_gfn); an entry is what the kernel
+ * has put into it. Here are the only acquire and release of a cell's flags. Their partners are in
  * virt/kvm/dirty_ring.c, named at each.
  */
 
@@ -46,7 +47,7 @@ static inline void cell_release(struct kvm_dirty_gfn *cell)
 	atomic_store_explicit(cell_flags(cell), CELL_RESET, memory_order_release);
 }
 
-/* As cell_release(), but the kernel may refill the cell at once: kvm_dirty_ring_push(). */
+/* Like cell_release(), but the kernel may refill the cell at once: kvm_dirty_ring_push(). */
 static inline void cell_clear(struct kvm_dirty_gfn *cell)
 {
 	atomic_store_explicit(cell_flags(cell), CELL_CLEAN, memory_order_release);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Emptying one ring, or all. */
+/* Draining one vCPU's ring, or all rings: copy, release, reset, publish. */
 
 #include "ring/drain.h"
 

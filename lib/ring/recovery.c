@@ -13,9 +13,11 @@
  *   - A vCPU that is kept outside by a full ring fills nothing. In its own full exit dirty is ahead
  *     of reset by at least the limit, provided that nothing could be taken back since. So a block
  *     of released cells smaller than the limit cannot make reset overtake dirty, which would keep
- *     the vCPU outside for ever. Offering block after block finds the one that the reset index is
- *     in, and moves the index to that block's end: once a full exit, until the kernel lets the vCPU
- *     in (dli_ring_nudge).
+ *     the vCPU outside for ever. Every cell outside the block is clean or dirty, so a reset stops
+ *     at the block's end at the latest. Offering block after block finds the one that the reset
+ *     index is in, and moves the index to that block's end: once a full exit, until the kernel lets
+ *     the vCPU in (dli_ring_nudge). Any release of a cell in between disarms the nudge: the next
+ *     full exit then proves nothing.
  * The wiped entries are lost, and the pages of overwritten entries were never protected again: the
  * next harvest repairs the whole VM for that (ring_request_repair).
  *
@@ -24,7 +26,10 @@
 
 #include "ring/ring_private.h"
 
-/* The kernel writes kvm_run before it returns to this vCPU's thread. */
+/*
+ * KVM writes kvm_run before KVM_RUN returns on the vCPU's thread, so that thread needs no ordering
+ * here. Another thread may drain the ring too, and then reads a stale value at worst.
+ */
 static _Atomic uint32_t *exit_reason(struct dli_ring *ring)
 {
 	return (_Atomic uint32_t *)&ring->run->exit_reason;
@@ -43,8 +48,8 @@ bool dli_ring_found_little(const struct dli_ring *ring)
 
 /*
  * The exit reason survives a KVM_RUN that does not reach the guest, so the next drain could take
- * this exit for another one. Only an exit that found little must be told apart; to the VMM it then
- * looks interrupted.
+ * this exit for another one. So it is overwritten after an exit that found little, which to the VMM
+ * then looks interrupted.
  */
 void dli_ring_arm_nudge(struct dli_ring *ring)
 {
@@ -111,7 +116,7 @@ static void offer(struct dli_ring *ring, uint32_t first, uint32_t count)
  */
 static bool withdraw(struct dli_ring *ring, uint32_t first, uint32_t count, uint32_t *next)
 {
-	bool taken = false, kernel_lapped = false;
+	bool consumed = false, kernel_lapped = false;
 
 	for (uint32_t i = 0; i < count; i++) {
 		if (cell_change(cell_at(ring, first + i), CELL_RESET, CELL_CLEAN) ||
@@ -119,11 +124,11 @@ static bool withdraw(struct dli_ring *ring, uint32_t first, uint32_t count, uint
 			continue;
 		kernel_lapped |= cell_load(cell_at(ring, first + i - 1)) == CELL_DIRTY;
 		*next = first + i + 1;
-		taken = true;
+		consumed = true;
 	}
 	if (kernel_lapped)
 		ring_request_repair(ring);
-	return taken;
+	return consumed;
 }
 
 int dli_ring_resync(struct dli_ring *ring, struct dli_reset *reset)
@@ -159,7 +164,7 @@ int dli_ring_nudge(struct dli_ring *ring, struct dli_reset *reset)
 	first = ring->reset_index_hint;
 	for (uint32_t offered = 0; offered <= ring->entries && r >= 0; offered += block) {
 		offer(ring, first + offered, block);
-		/* A reset that fails may have consumed some before: the cells tell. */
+		/* A reset that fails may have consumed some cells before: withdraw() finds them. */
 		r = dli_reset_rings(reset);
 		if (withdraw(ring, first + offered, block, &ring->reset_index_hint))
 			break;

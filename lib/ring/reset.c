@@ -28,7 +28,7 @@ void dli_reset_fini(struct dli_reset *reset)
 	pthread_mutex_destroy(&reset->lock);
 }
 
-/* Waits until the section is free, or the request, if any, is done. With the lock held. */
+/* Called with reset->lock held. Waits until the section is free, or the request is done. */
 static void wait_for_section(struct dli_reset *reset, const struct dli_reset_request *request)
 {
 	int state;
@@ -65,7 +65,8 @@ int dli_reset_rings(struct dli_reset *reset)
 	uint64_t begin_ns = dli_os_now_ns();
 	sigset_t before;
 	/*
-	 * If that is refused, by a seccomp filter for example: no reset is better than a short one.
+	 * If the signals cannot be blocked (a seccomp filter may refuse it), skip the reset: one
+	 * that is cut short would take entries back unprotected.
 	 */
 	int r = dli_os_block_signals(reset->os, &before);
 
@@ -101,7 +102,7 @@ void dli_reset_end(struct dli_reset *reset)
 	pthread_mutex_unlock(&reset->lock);
 }
 
-/* With the lock held. */
+/* Called with reset->lock held. Marks the batch as done and leaves the section. */
 static void end_batch(struct dli_reset *reset, struct dli_reset_request *batch)
 {
 	for (; batch; batch = batch->next)
@@ -109,7 +110,7 @@ static void end_batch(struct dli_reset *reset, struct dli_reset_request *batch)
 	leave_section(reset);
 }
 
-/* With the lock held. Takes the queue; NULL if the log is closed. */
+/* Called with reset->lock held. Enters the section with the queue; NULL if the log is closed. */
 static struct dli_reset_request *begin_batch(struct dli_reset *reset)
 {
 	struct dli_reset_request *batch = reset->queue;

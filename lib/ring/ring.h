@@ -38,7 +38,7 @@ void dli_ring_lock(struct dli_ring *ring);
 bool dli_ring_trylock(struct dli_ring *ring);
 void dli_ring_unlock(struct dli_ring *ring);
 
-/* All that follow: with the ring's lock held. */
+/* The functions below, down to dli_ring_stats(), are called with the ring's lock held. */
 
 /* Links the rings of one request. */
 struct dli_ring *dli_ring_next(const struct dli_ring *ring);

@@ -9,7 +9,7 @@ static uint32_t count_filled(struct dli_ring *ring)
 	uint64_t oldest = atomic_load_explicit(&ring->oldest, memory_order_relaxed);
 	uint32_t head = (uint32_t)oldest, low = 1, high = ring->entries;
 
-	/* Look at the first cell by itself: most rings are empty. */
+	/* Most rings are empty, and then the first cell is all that is read. */
 	if (oldest == UINT64_MAX || cell_load(cell_at(ring, head)) != CELL_DIRTY)
 		return 0;
 	while (low < high) {

@@ -37,7 +37,7 @@ struct dli_ring {
 	 */
 	struct dli_dirty_word *words;
 	uint32_t released_entries, released_words, copied_words;
-	_Atomic uint64_t entries_seen; /* written under the lock */
+	_Atomic uint64_t entries_seen; /* by the last harvest; written under lock */
 	_Atomic uint64_t oldest;       /* head for lockless readers; UINT64_MAX: unknown */
 	dli_ring_head *published_head; /* NULL: the ring is in no list */
 	struct dli_ring *next;	       /* in the request that holds the lock */

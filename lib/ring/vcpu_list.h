@@ -52,13 +52,13 @@ static inline struct dli_vcpu_group *dli_vcpu_group_next(const struct dli_vcpu_g
 	return atomic_load_explicit(&group->next, memory_order_acquire);
 }
 
-/* Appends a vCPU that has a ring. Under the lock. */
+/* Appends a vCPU that has a ring. Called with vcpus->lock held. */
 int dli_vcpu_list_append(struct dli_vcpu_list *vcpus, struct dl_vcpu *vcpu);
 
 /* The vCPU after vcpu, or the first one for NULL. NULL: there are no more. */
 struct dl_vcpu *dli_vcpu_list_next(const struct dli_vcpu_list *vcpus, const struct dl_vcpu *vcpu);
 
-/* The vCPU that has the same ring as a new mapping of it, or NULL. Under the lock. */
+/* Finds the vCPU with the same ring as a new mapping, or NULL. Called with vcpus->lock held. */
 struct dl_vcpu *dli_vcpu_list_find(struct dli_vcpu_list *vcpus, struct dli_ring *ring);
 
 /*
