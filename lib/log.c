@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static int init_objects(struct dl_log *log)
 {
@@ -36,6 +37,26 @@ no_reading:
 	return r;
 }
 
+static int init_alive(struct dl_log *log)
+{
+	uint32_t page_bytes = dli_os_page_bytes(log->vm.os);
+	void *page;
+	int r = dli_os_reserve(log->vm.os, page_bytes, &page);
+
+	if (r)
+		return r;
+	/* Before Linux 4.14 there is no such advice, and a child is not noticed. */
+	(void)dli_os_advise(log->vm.os, page, page_bytes, MADV_WIPEONFORK);
+	log->alive = page;
+	*log->alive = 1;
+	return 0;
+}
+
+static void fini_alive(struct dl_log *log)
+{
+	dli_os_unmap(log->vm.os, (void *)log->alive, dli_os_page_bytes(log->vm.os));
+}
+
 int dli_log_new(int vm_fd, const struct dl_options *options, struct dl_log **out)
 {
 	struct dl_log *log = dli_allocate(1, sizeof(*log));
@@ -51,13 +72,20 @@ int dli_log_new(int vm_fd, const struct dl_options *options, struct dl_log **out
 	log->set_region = options->set_region;
 	log->opaque = options->opaque;
 	atomic_init(&log->references, 1);
-	if (init_objects(log)) {
-		dli_vm_close(&log->vm);
-		free(log);
-		return -ENOMEM;
-	}
+	r = init_alive(log);
+	if (r)
+		goto no_alive;
+	r = init_objects(log);
+	if (r)
+		goto no_objects;
 	*out = log;
 	return 0;
+no_objects:
+	fini_alive(log);
+no_alive:
+	dli_vm_close(&log->vm);
+	free(log);
+	return r;
 }
 
 void dli_log_get(struct dl_log *log)
@@ -75,6 +103,7 @@ void dli_log_put(struct dl_log *log)
 	dli_slots_fini(&log->slots);
 	dli_bitmap_release(&log->buffer, log->vm.os);
 	dli_reset_fini(&log->reset);
+	fini_alive(log);
 	dli_vm_close(&log->vm);
 	pthread_mutex_destroy(&log->lock);
 	pthread_mutex_destroy(&log->reading);

@@ -19,6 +19,8 @@
 
 struct dl_log {
 	struct dli_vm vm;
+	/* In a page of its own that fork(2) wipes in the child: 1, or 0 there. */
+	volatile uint32_t *alive;
 	struct dli_caps caps;
 	int (*set_region)(void *opaque, uint32_t slot, uint32_t kvm_flags);
 	void *opaque;
@@ -52,6 +54,12 @@ static inline bool dli_log_is_on(const struct dl_log *log)
 static inline bool dli_log_is_closed(const struct dl_log *log)
 {
 	return atomic_load_explicit(&log->closed, memory_order_acquire);
+}
+
+/* A child of fork(2) has a copy of the log that must not touch what it shares: rings and the VM. */
+static inline bool dli_log_in_child(const struct dl_log *log)
+{
+	return !*log->alive;
 }
 
 static inline bool dli_log_is_ring(const struct dl_log *log)

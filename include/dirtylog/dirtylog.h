@@ -47,10 +47,9 @@
  * dl_log_close(), dl_vcpu_remove() and dl_iter_free() are their handle's last call. They take NULL
  * and always consume the handle. Handles may be released in any order. A function that "may block"
  * waits for another thread's ioctl on the same VM, or for an RCU grace period; none sleeps by
- * itself. Functions that make KVM_RESET_DIRTY_RINGS block all signals of the calling thread around
- * it; where that is refused, the reset is not made, and the refusal is the call's error. The
- * library starts no thread, installs no handler and prints nothing. Not to be called from a signal
- * handler.
+ * itself. Functions that take locks block asynchronous signals meanwhile, and all signals around
+ * KVM_RESET_DIRTY_RINGS; if blocking is refused, that is the call's error. The library starts no
+ * thread, installs no handler and prints nothing. Not to be called from a signal handler.
  *
  * No function is a cancellation point, nor is set_region while the library calls it; a thread whose
  * cancellation is asynchronous must not be inside one. Neither longjmp() nor an exception may leave
@@ -64,10 +63,9 @@
  * (liburcu aborts where it is refused), and must not be called inside a liburcu-bp read section of
  * the caller's.
  *
- * A child of fork(2) must not use a handle, nor expect the VM to answer (KVM gives EIO). It may
- * end, or execute something; until then it has the rings mapped, which keeps the VM from being
- * destroyed. A parent that forks and whose child then uses liburcu-bp needs that library's fork
- * hooks.
+ * In a child of fork(2) every call returns -EIO, and those that return nothing do nothing. Until it
+ * ends or executes something it keeps the VM from being destroyed. A parent that forks and whose
+ * child then uses liburcu-bp needs that library's fork hooks.
  * doc/embedding.md has the system calls of each function, and more on all of this.
  *
  * STRUCTS. Each struct that begins with size is filled by the caller with sizeof. A larger one than

@@ -71,6 +71,12 @@ struct dl_os {
 	 */
 	int (*dup)(void *opaque, int fd);
 	int (*close)(void *opaque, int fd);
+
+	/*
+	 * madvise(2) with MADV_DONTFORK, MADV_WIPEONFORK and MADV_POPULATE_READ. May be NULL; then
+	 * calls in a child of fork(2), and vCPUs of other VMs, are not noticed.
+	 */
+	int (*madvise)(void *opaque, void *addr, size_t bytes, int advice);
 };
 
 #ifdef __cplusplus

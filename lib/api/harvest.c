@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* dl_harvest(), dl_log_harvest_due(). */
 
+#include "call.h"
 #include "pages/bitmap_merge.h"
 #include "ring/drain.h"
 #include "slot_logging.h"
@@ -95,10 +96,14 @@ static int harvest(struct dl_log *log, bool last, int rings)
 int dl_harvest(struct dl_log *log, uint32_t flags, uint64_t *pending_bytes)
 {
 	bool last = flags & DL_HARVEST_FINAL;
+	struct dli_call call;
 	int rings = 0, r;
 
 	if (!log || flags & ~(uint32_t)DL_HARVEST_FINAL)
 		return -EINVAL;
+	r = dli_call_begin(&call, log);
+	if (r)
+		return r;
 	/* Drain before taking the lock, so that concurrent harvests share the rings. */
 	if (dli_log_is_ring(log) && dli_log_is_on(log))
 		rings = dli_drain_all(&log->vcpus, &log->reset, last, &log->slots);
@@ -107,6 +112,7 @@ int dl_harvest(struct dl_log *log, uint32_t flags, uint64_t *pending_bytes)
 	if (!r && pending_bytes)
 		*pending_bytes = pending_bytes_of(log);
 	pthread_mutex_unlock(&log->lock);
+	dli_call_end(&call);
 	return r;
 }
 
@@ -114,6 +120,8 @@ int dl_log_harvest_due(struct dl_log *log, uint64_t *from_now_ns)
 {
 	if (!log || !from_now_ns)
 		return -EINVAL;
+	if (dli_log_in_child(log))
+		return -EIO;
 	if (!dli_log_is_on(log))
 		return -ECANCELED;
 	*from_now_ns = dli_pace_until_due(&log->pace, &log->vcpus);

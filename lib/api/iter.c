@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* dl_iter_*(): hands out pending pages as runs. */
 
-#include "log.h"
+#include "call.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -67,15 +67,20 @@ static int iter_new(struct dl_log *log, struct dl_iter **out)
 
 int dl_iter_new(struct dl_log *log, uint32_t flags, struct dl_iter **iter)
 {
+	struct dli_call call;
 	int r;
 
 	if (!log || !iter || flags)
 		return -EINVAL;
+	r = dli_call_begin(&call, log);
+	if (r)
+		return r;
 	pthread_mutex_lock(&log->reading);
 	pthread_mutex_lock(&log->lock);
 	r = iter_new(log, iter);
 	pthread_mutex_unlock(&log->lock);
 	pthread_mutex_unlock(&log->reading);
+	dli_call_end(&call);
 	return r;
 }
 
@@ -273,14 +278,18 @@ static int read_runs(struct dl_iter *iter, struct dl_run *runs, uint32_t max_run
 
 int dl_iter_read(struct dl_iter *iter, struct dl_run *runs, uint32_t max_runs)
 {
-	int r = -ECANCELED;
+	struct dli_call call;
+	int r;
 
 	if (!iter || !runs || !max_runs || max_runs > INT32_MAX)
 		return -EINVAL;
+	r = dli_call_begin(&call, iter->log);
+	if (r)
+		return r;
 	pthread_mutex_lock(&iter->log->reading);
-	if (!is_stale(iter))
-		r = read_runs(iter, runs, max_runs);
+	r = is_stale(iter) ? -ECANCELED : read_runs(iter, runs, max_runs);
 	pthread_mutex_unlock(&iter->log->reading);
+	dli_call_end(&call);
 	return r;
 }
 
@@ -324,6 +333,8 @@ int dl_iter_ack(struct dl_iter *iter, const struct dl_run *runs, uint32_t n_runs
 
 	if (!iter || (!runs && n_runs))
 		return -EINVAL;
+	if (dli_log_in_child(iter->log))
+		return -EIO;
 	if (is_stale(iter))
 		return -ECANCELED;
 	while (i < n_runs && ack_run(iter, &runs[i], &acked))
@@ -351,16 +362,19 @@ static void release_slots(struct dl_iter *iter)
 
 void dl_iter_free(struct dl_iter *iter)
 {
+	struct dli_call call;
 	struct dl_log *log;
 
-	if (!iter)
+	if (!iter || dli_log_in_child(iter->log))
 		return;
 	log = iter->log;
+	(void)dli_call_begin(&call, log);
 	pthread_mutex_lock(&log->reading);
 	pthread_mutex_lock(&log->lock);
 	release_slots(iter);
 	pthread_mutex_unlock(&log->lock);
 	pthread_mutex_unlock(&log->reading);
 	free(iter);
+	dli_call_end(&call);
 	dli_log_put(log);
 }

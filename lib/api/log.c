@@ -4,6 +4,7 @@
 #include "api/abi.h"
 #include "api/options.h"
 #include "api/start_stop.h"
+#include "call.h"
 #include "kvm/uapi.h"
 #include "log.h"
 #include "pages/rcu.h"
@@ -148,13 +149,11 @@ int dl_log_open(int vm_fd, const struct dl_options *options, struct dl_log **out
 	if (!out)
 		return -EINVAL;
 	r = dli_log_new(vm_fd, &o, &log);
-	if (r == -ENOMEM)
-		dli_say(why, why_bytes, "out of memory");
-	else if (r)
-		dli_say(why, why_bytes, "file descriptor %d cannot be duplicated: %s", vm_fd,
-			strerrordesc_np(-r));
-	if (r)
+	if (r) {
+		dli_say(why, why_bytes, "no memory, or no duplicate of file descriptor %d: %s",
+			vm_fd, strerrordesc_np(-r));
 		return r;
+	}
 	r = choose_mode(log, vm_fd, &o);
 	copy_reason(why, why_bytes, log->reason);
 	if (r) {
@@ -170,8 +169,11 @@ int dl_log_open(int vm_fd, const struct dl_options *options, struct dl_log **out
 
 void dl_log_close(struct dl_log *log)
 {
-	if (!log)
+	struct dli_call call;
+
+	if (!log || dli_log_in_child(log))
 		return;
+	(void)dli_call_begin(&call, log);
 	pthread_mutex_lock(&log->reading);
 	pthread_mutex_lock(&log->lock);
 	/* Ignore failures: the log is gone for the caller, and with it dl_log_describe(). */
@@ -181,6 +183,7 @@ void dl_log_close(struct dl_log *log)
 	dli_reset_close(&log->reset, log->vm.own_fd && dli_vcpu_list_in_use(&log->vcpus));
 	pthread_mutex_unlock(&log->lock);
 	pthread_mutex_unlock(&log->reading);
+	dli_call_end(&call);
 	dli_log_put(log);
 }
 
@@ -190,6 +193,8 @@ int dl_log_config(const struct dl_log *log, struct dl_config *is)
 
 	if (!log || !is)
 		return -EINVAL;
+	if (dli_log_in_child(log))
+		return -EIO;
 	dli_caps_config(&log->caps, &config);
 	return dli_abi_write(is, sizeof(config), &config, sizeof(config));
 }
@@ -197,15 +202,20 @@ int dl_log_config(const struct dl_log *log, struct dl_config *is)
 int dl_log_describe(const struct dl_log *log, char *text, size_t text_bytes)
 {
 	pthread_mutex_t *lock;
-	int n;
+	struct dli_call call;
+	int n, r;
 
 	if (!log || (!text && text_bytes))
 		return -EINVAL;
 	/* const covers the caller's view of the log, not its lock. */
 	lock = (pthread_mutex_t *)&log->lock;
+	r = dli_call_begin(&call, log);
+	if (r)
+		return r;
 	pthread_mutex_lock(lock);
 	n = snprintf(text, text_bytes, "%s%s%s", log->reason,
 		     log->last_failure[0] ? "; last failure: " : "", log->last_failure);
 	pthread_mutex_unlock(lock);
+	dli_call_end(&call);
 	return n;
 }

@@ -47,6 +47,8 @@ int dl_mark(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes)
 
 	if (!log || gpa + bytes < gpa)
 		return -EINVAL;
+	if (dli_log_in_child(log))
+		return -EIO;
 	dli_rcu_read_lock();
 	if (!dli_log_is_on(log))
 		r = -ECANCELED;
@@ -78,6 +80,8 @@ int dl_slot_mark(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint6
 
 	if (!log || offset_bytes + bytes < offset_bytes)
 		return -EINVAL;
+	if (dli_log_in_child(log))
+		return -EIO;
 	dli_rcu_read_lock();
 	r = dli_log_is_on(log) ? mark_slot(log, slot, offset_bytes, bytes) : -ECANCELED;
 	dli_rcu_read_unlock();

@@ -2,6 +2,7 @@
 /* dl_slot_set(), dl_slot_remove(): change the memslots, also while logging. */
 
 #include "api/abi.h"
+#include "call.h"
 #include "kvm/memslot.h"
 #include "kvm/uapi.h"
 #include "ring/drain.h"
@@ -190,6 +191,7 @@ static int set(struct dl_log *log, const struct dl_slot *s)
 
 int dl_slot_set(struct dl_log *log, struct dl_slot *slot)
 {
+	struct dli_call call;
 	struct dl_slot s;
 	int r;
 
@@ -200,9 +202,13 @@ int dl_slot_set(struct dl_log *log, struct dl_slot *slot)
 		return r;
 	if (!valid_slot(log, &s))
 		return -EINVAL;
+	r = dli_call_begin(&call, log);
+	if (r)
+		return r;
 	pthread_mutex_lock(&log->lock);
 	r = set(log, &s);
 	pthread_mutex_unlock(&log->lock);
+	dli_call_end(&call);
 	return r;
 }
 
@@ -275,15 +281,20 @@ static int remove_slot(struct dl_log *log, uint32_t number, uint32_t flags)
 
 int dl_slot_remove(struct dl_log *log, uint32_t slot, uint32_t flags)
 {
+	struct dli_call call;
 	int r;
 
 	if (!log || flags & ~REMOVE_FLAGS)
 		return -EINVAL;
+	r = dli_call_begin(&call, log);
+	if (r)
+		return r;
 	/* Wait for a reader of the slot: the caller may free its memory when this returns. */
 	pthread_mutex_lock(&log->reading);
 	pthread_mutex_lock(&log->lock);
 	r = remove_slot(log, slot, flags);
 	pthread_mutex_unlock(&log->lock);
 	pthread_mutex_unlock(&log->reading);
+	dli_call_end(&call);
 	return r;
 }

@@ -3,6 +3,7 @@
 
 #include "api/start_stop.h"
 
+#include "call.h"
 #include "kvm/uapi.h"
 #include "pages/rcu.h"
 #include "ring/drain.h"
@@ -121,13 +122,18 @@ static int start(struct dl_log *log, uint32_t flags)
 
 int dl_log_start(struct dl_log *log, uint32_t flags)
 {
+	struct dli_call call;
 	int r;
 
 	if (!log || flags & ~(uint32_t)DL_START_CLEAN)
 		return -EINVAL;
+	r = dli_call_begin(&call, log);
+	if (r)
+		return r;
 	pthread_mutex_lock(&log->lock);
 	r = start(log, flags);
 	pthread_mutex_unlock(&log->lock);
+	dli_call_end(&call);
 	return r;
 }
 
@@ -152,15 +158,19 @@ int dli_stop_logging(struct dl_log *log)
 
 int dl_log_stop(struct dl_log *log)
 {
-	int r = -ECANCELED;
+	struct dli_call call;
+	int r;
 
 	if (!log)
 		return -EINVAL;
+	r = dli_call_begin(&call, log);
+	if (r)
+		return r;
 	pthread_mutex_lock(&log->reading);
 	pthread_mutex_lock(&log->lock);
-	if (!dli_log_is_closed(log))
-		r = dli_stop_logging(log);
+	r = dli_log_is_closed(log) ? -ECANCELED : dli_stop_logging(log);
 	pthread_mutex_unlock(&log->lock);
 	pthread_mutex_unlock(&log->reading);
+	dli_call_end(&call);
 	return r;
 }

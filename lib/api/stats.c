@@ -2,7 +2,7 @@
 /* dl_log_stats(), dl_vcpu_stats(). */
 
 #include "api/abi.h"
-#include "log.h"
+#include "call.h"
 
 static uint64_t get(const _Atomic uint64_t *counter)
 {
@@ -46,6 +46,8 @@ int dl_log_stats(const struct dl_log *log, struct dl_stats *out)
 {
 	struct dl_stats stats = { .size = sizeof(stats) };
 	pthread_mutex_t *lock;
+	struct dli_call call;
+	int r;
 
 	if (!log || !out)
 		return -EINVAL;
@@ -58,9 +60,13 @@ int dl_log_stats(const struct dl_log *log, struct dl_stats *out)
 	stats.resets = get(&log->reset.resets);
 	stats.short_resets = get(&log->reset.short_resets);
 	stats.ioctl_ns = get(&log->reset.ioctl_ns) + get(&log->vm.slot_ioctl_ns);
+	r = dli_call_begin(&call, log);
+	if (r)
+		return r;
 	pthread_mutex_lock(lock);
 	add_sets(log, &stats);
 	pthread_mutex_unlock(lock);
+	dli_call_end(&call);
 	return dli_abi_write(out, sizeof(stats), &stats, sizeof(stats));
 }
 
@@ -70,6 +76,8 @@ int dl_vcpu_stats(const struct dl_vcpu *vcpu, struct dl_stats *out)
 
 	if (!vcpu || !out)
 		return -EINVAL;
+	if (dli_log_in_child(vcpu->log))
+		return -EIO;
 	if (dli_log_is_closed(vcpu->log))
 		return -ECANCELED;
 	if (vcpu->ring) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* dl_vcpu_add(), dl_vcpu_drain(), dl_vcpu_remove(). */
 
-#include "log.h"
+#include "call.h"
 #include "pages/rcu.h"
 #include "ring/drain.h"
 
@@ -86,25 +86,37 @@ static int add_with_ring(struct dl_log *log, int vcpu_fd, struct dl_vcpu **out)
 	return r;
 }
 
+static int add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **out)
+{
+	int r = check_vcpu(log, vcpu_fd);
+
+	if (r)
+		return r;
+	if (dli_log_is_ring(log)) {
+		r = add_with_ring(log, vcpu_fd, out);
+	} else {
+		*out = vcpu_new(log, NULL);
+		r = *out ? 0 : -ENOMEM;
+	}
+	if (!r)
+		dli_log_get(log);
+	return r;
+}
+
 int dl_vcpu_add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **out)
 {
 	struct dl_vcpu *vcpu = NULL;
+	struct dli_call call;
 	int r;
 
 	if (!log || !out)
 		return -EINVAL;
-	r = check_vcpu(log, vcpu_fd);
+	r = dli_call_begin(&call, log);
+	if (!r)
+		r = add(log, vcpu_fd, &vcpu);
+	dli_call_end(&call);
 	if (r)
 		return r;
-	if (dli_log_is_ring(log)) {
-		r = add_with_ring(log, vcpu_fd, &vcpu);
-	} else {
-		vcpu = vcpu_new(log, NULL);
-		r = vcpu ? 0 : -ENOMEM;
-	}
-	if (r)
-		return r;
-	dli_log_get(log);
 	/* Registers this thread, usually the vCPU's own, with liburcu: not in its first drain. */
 	dli_rcu_read_lock();
 	dli_rcu_read_unlock();
@@ -114,24 +126,30 @@ int dl_vcpu_add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **out)
 
 int dl_vcpu_drain(struct dl_vcpu *vcpu)
 {
+	struct dli_call call;
 	int r;
 
 	if (!vcpu)
 		return -EINVAL;
 	if (!vcpu->ring)
-		return 0;
-	r = dli_drain_ring(vcpu->ring, &vcpu->log->reset, &vcpu->log->slots);
+		return dli_log_in_child(vcpu->log) ? -EIO : 0;
+	r = dli_call_begin(&call, vcpu->log);
+	if (!r)
+		r = dli_drain_ring(vcpu->ring, &vcpu->log->reset, &vcpu->log->slots);
+	dli_call_end(&call);
 	/* A closed log is no reason for a vCPU to stop. */
 	return r == -ECANCELED ? 0 : r;
 }
 
 void dl_vcpu_remove(struct dl_vcpu *vcpu)
 {
+	struct dli_call call;
 	struct dl_log *log;
 
-	if (!vcpu)
+	if (!vcpu || dli_log_in_child(vcpu->log))
 		return;
 	log = vcpu->log;
+	(void)dli_call_begin(&call, log);
 	if (vcpu->ring) {
 		pthread_mutex_lock(&log->vcpus.lock);
 		vcpu->parked = true;
@@ -139,5 +157,6 @@ void dl_vcpu_remove(struct dl_vcpu *vcpu)
 	} else {
 		free(vcpu);
 	}
+	dli_call_end(&call);
 	dli_log_put(log);
 }

@@ -91,6 +91,15 @@ static int system_close(void *opaque, int fd)
 	return r;
 }
 
+static int system_madvise(void *opaque, void *addr, size_t bytes, int advice)
+{
+	int before = errno;
+	int r = madvise(addr, bytes, advice) ? -errno : 0;
+
+	errno = before;
+	return r;
+}
+
 static const struct dl_os system_os = {
 	.size = sizeof(struct dl_os),
 	.ioctl = system_ioctl,
@@ -99,6 +108,7 @@ static const struct dl_os system_os = {
 	.signal_mask = system_signal_mask,
 	.dup = system_dup,
 	.close = system_close,
+	.madvise = system_madvise,
 };
 
 const struct dl_os *dli_os_or_system(const struct dl_os *os)
@@ -202,10 +212,24 @@ int dli_os_reserve(const struct dl_os *os, size_t bytes, void **addr)
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, addr);
 }
 
+int dli_os_advise(const struct dl_os *os, void *addr, size_t bytes, int advice)
+{
+	return os->madvise ? os->madvise(os->opaque, addr, bytes, advice) : -EOPNOTSUPP;
+}
+
 void dli_os_unmap(const struct dl_os *os, void *addr, size_t bytes)
 {
 	if (addr)
 		(void)os->munmap(os->opaque, addr, bytes);
+}
+
+static int block(const struct dl_os *os, const sigset_t *set, sigset_t *before)
+{
+	int r;
+
+	memset(before, 0, sizeof(*before));
+	r = os->signal_mask(os->opaque, SIG_BLOCK, set, before);
+	return r == -EINTR || r == -EAGAIN ? -EIO : r;
 }
 
 int dli_os_block_signals(const struct dl_os *os, sigset_t *before)
@@ -214,8 +238,22 @@ int dli_os_block_signals(const struct dl_os *os, sigset_t *before)
 
 	/* sigfillset() leaves out the C library's own two. */
 	memset(&all, 0xff, sizeof(all));
-	memset(before, 0, sizeof(*before));
-	return os->signal_mask(os->opaque, SIG_BLOCK, &all, before);
+	return block(os, &all, before);
+}
+
+int dli_os_block_async_signals(const struct dl_os *os, sigset_t *before)
+{
+	static const int open_signals[] = {
+		SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, 32, 33
+	};
+	uint64_t mask = ~UINT64_C(0);
+	sigset_t set;
+
+	for (size_t i = 0; i < sizeof(open_signals) / sizeof(open_signals[0]); i++)
+		mask &= ~(UINT64_C(1) << (open_signals[i] - 1));
+	memset(&set, 0, sizeof(set));
+	memcpy(&set, &mask, sizeof(mask));
+	return block(os, &set, before);
 }
 
 void dli_os_restore_signals(const struct dl_os *os, const sigset_t *before)

@@ -44,10 +44,19 @@ int dli_os_map(const struct dl_os *os, int fd, uint64_t offset_bytes, size_t byt
 /* Reserves zeroed address space; each page gets memory when it is first touched. */
 int dli_os_reserve(const struct dl_os *os, size_t bytes, void **addr);
 
+/* Advice about mapped memory. -EOPNOTSUPP if the table has no madvise. */
+int dli_os_advise(const struct dl_os *os, void *addr, size_t bytes, int advice);
+
 void dli_os_unmap(const struct dl_os *os, void *addr, size_t bytes);
 
 /* Blocks every signal of this thread. After an error the mask is unchanged. */
 int dli_os_block_signals(const struct dl_os *os, sigset_t *before);
+
+/*
+ * Blocks asynchronous signals only: not those that a thread raises itself, nor the C library's own
+ * two. After an error the mask is unchanged.
+ */
+int dli_os_block_async_signals(const struct dl_os *os, sigset_t *before);
 
 /* Restores the mask. */
 void dli_os_restore_signals(const struct dl_os *os, const sigset_t *before);

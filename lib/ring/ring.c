@@ -25,6 +25,9 @@ static int map_vcpu(struct dli_ring *ring, int vcpu_fd)
 	if (r)
 		return r;
 	ring->cells = addr;
+	/* A child that kept them would keep the VM from being destroyed. */
+	(void)dli_os_advise(ring->os, ring->run, ring->run_bytes, MADV_DONTFORK);
+	(void)dli_os_advise(ring->os, ring->cells, ring->cells_bytes, MADV_DONTFORK);
 	return 0;
 }
 

@@ -122,6 +122,16 @@ static int real_dup(void *opaque, int fd)
 	return r < 0 ? -errno : r;
 }
 
+static int real_madvise(void *opaque, void *addr, size_t bytes, int advice)
+{
+	int saved = errno;
+	int r = madvise(addr, bytes, advice) ? -errno : 0;
+
+	(void)opaque;
+	errno = saved;
+	return r;
+}
+
 static int real_close(void *opaque, int fd)
 {
 	(void)opaque;
@@ -140,6 +150,7 @@ void spy_init(struct spy *spy)
 		.signal_mask = real_signal_mask,
 		.dup = real_dup,
 		.close = real_close,
+		.madvise = real_madvise,
 	};
 }
 

@@ -211,6 +211,17 @@ static int os_close(void *opaque, int fd)
 	return 0;
 }
 
+/* Real memory, so real advice. */
+static int os_madvise(void *opaque, void *addr, size_t bytes, int advice)
+{
+	int saved_errno = errno;
+	int r = madvise(addr, bytes, advice) ? -errno : 0;
+
+	(void)opaque;
+	errno = saved_errno;
+	return r;
+}
+
 static void fill_defaults(struct model_options *options)
 {
 	if (!options->has)
@@ -256,6 +267,7 @@ struct model *model_new(const struct model_options *options)
 		.signal_mask = os_signal_mask,
 		.dup = os_dup,
 		.close = os_close,
+		.madvise = os_madvise,
 	};
 	return model;
 }

@@ -34,8 +34,9 @@ PLANTED = [
     ("a chunk is claimed without the log's lock", "api/iter.c",
      "\tpthread_mutex_lock(lock);\n\twhile (iter->at < iter->n)", "\twhile (iter->at < iter->n)"),
     ("two threads read an iterator at once", "api/iter.c",
-     "\tpthread_mutex_lock(&iter->log->reading);\n\tif (!is_stale(iter))",
-     "\tif (!is_stale(iter))"),
+     ("\tpthread_mutex_lock(&iter->log->reading);\n\tr = is_stale(iter)",
+      "read_runs(iter, runs, max_runs);\n\tpthread_mutex_unlock(&iter->log->reading);\n"),
+     ("\tr = is_stale(iter)", "read_runs(iter, runs, max_runs);\n")),
     ("the pages of a removed slot are not marked", "api/slot.c",
      "\tif (dli_slot_is_loggable(slot))\n\t\tdli_page_set_mark_all(slot->set);\n"
      "\tslot->logged = false;",
@@ -173,8 +174,8 @@ PLANTED = [
      "\tpthread_mutex_unlock(lock);\n\treturn r;",
      "\tif (r >= 0)\n\t\tpthread_mutex_unlock(lock);\n\treturn r;"),
     ("a stop takes its locks in the wrong order", "api/start_stop.c",
-     "\tpthread_mutex_lock(&log->reading);\n\tpthread_mutex_lock(&log->lock);\n\tif (!dli_log",
-     "\tpthread_mutex_lock(&log->lock);\n\tpthread_mutex_lock(&log->reading);\n\tif (!dli_log"),
+     "\tpthread_mutex_lock(&log->reading);\n\tpthread_mutex_lock(&log->lock);\n\tr = dli_log",
+     "\tpthread_mutex_lock(&log->lock);\n\tpthread_mutex_lock(&log->reading);\n\tr = dli_log"),
     # Reset requests that share a reset.
     ("only one request of a batch is released", "ring/drain.c",
      "\tfor (request = batch; request; request = request->next)\n"

@@ -60,6 +60,8 @@ const struct call_row call_rows[] = {
 	IOCTL(OPEN, KVM_ENABLE_CAP),
 	IOCTL(OPEN, KVM_RESET_DIRTY_RINGS),
 	CALL(OPEN, fcntl),
+	CALL(OPEN, mmap),
+	CALL(OPEN, madvise),
 	RARE(OPEN, close),
 	MALLOC(OPEN),
 
@@ -78,6 +80,7 @@ const struct call_row call_rows[] = {
 	IOCTL(VCPUS, KVM_RESET_DIRTY_RINGS),
 	CALL(VCPUS, mmap),
 	CALL(VCPUS, munmap),
+	CALL(VCPUS, madvise),
 	CALL(VCPUS, rt_sigprocmask),
 	RARE(VCPUS, close),
 	MALLOC(VCPUS),
@@ -107,14 +110,17 @@ const struct call_row call_rows[] = {
 	LOCKS(DRAIN),
 	CLOCK(DRAIN),
 
+	CALL(ITERATION, rt_sigprocmask),
 	RARE(ITERATION, close),
 	MALLOC(ITERATION),
 	LOCKS(ITERATION),
 
 	IOCTL(READ, KVM_CLEAR_DIRTY_LOG),
+	CALL(READ, rt_sigprocmask),
 	LOCKS(READ),
 	CLOCK(READ),
 
+	CALL(QUERY, rt_sigprocmask),
 	LOCKS(QUERY),
 	CLOCK(QUERY),
 

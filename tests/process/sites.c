@@ -119,6 +119,19 @@ static int site_dup(void *opaque, int fd)
 	return r;
 }
 
+static int site_madvise(void *opaque, void *addr, size_t bytes, int advice)
+{
+	struct sites *sites = opaque, *before = inside;
+	int r = sites_pass(sites, SITE_MADVISE);
+
+	if (r)
+		return r;
+	inside = NULL;
+	r = sites->below.madvise(sites->below.opaque, addr, bytes, advice);
+	inside = before;
+	return r;
+}
+
 static int site_close(void *opaque, int fd)
 {
 	struct sites *sites = opaque, *before = inside;
@@ -145,6 +158,7 @@ void sites_init(struct sites *sites, const struct dl_os *below, const struct sit
 	sites->os.munmap = site_munmap;
 	sites->os.signal_mask = site_signal_mask;
 	sites->os.dup = site_dup;
+	sites->os.madvise = site_madvise;
 	sites->os.close = site_close;
 	if (fault)
 		sites->fault = *fault;
@@ -159,6 +173,7 @@ static const struct {
 	{ SITE_MUNMAP, "munmap" },
 	{ SITE_SIGNAL_MASK, "signal mask" },
 	{ SITE_DUP, "dup" },
+	{ SITE_MADVISE, "madvise" },
 	{ SITE_CLOSE, "close" },
 	{ SITE_SET_REGION, "set_region" },
 	{ SITE_ALLOCATION, "allocation" },

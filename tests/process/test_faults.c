@@ -46,6 +46,7 @@ static struct errors errors_of(unsigned long request)
 	case SITE_MUNMAP:
 	case SITE_SIGNAL_MASK:
 	case SITE_DUP:
+	case SITE_MADVISE:
 	case SITE_CLOSE:
 		return ERRORS(few_errors);
 	default:
@@ -172,7 +173,8 @@ static void remove_without_memory(uint32_t mode, unsigned int allocation)
 	assert_int_equal(dl_log_start(guest.log, 0), 0);
 	assert_int_equal(
 		guest.os.ioctl(guest.os.opaque, guest.vm_fd, KVM_SET_USER_MEMORY_REGION, &gone), 0);
-	sites.fault = (struct site_fault){ sites.count + allocation, 1, ENOMEM, false };
+	/* The first site of the call is the signal mask. */
+	sites.fault = (struct site_fault){ sites.count + 1 + allocation, 1, ENOMEM, false };
 	sites_enter(&sites);
 	assert_int_equal(dl_slot_remove(guest.log, 1, DL_SLOT_CALLER_IOCTL), -ENOMEM);
 	sites_leave();

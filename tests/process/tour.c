@@ -119,11 +119,14 @@ static bool may_ignore(enum tour_call call, unsigned long request, int error, in
 	switch (request) {
 	case SITE_MUNMAP:
 	case SITE_CLOSE:
-	case SITE_DUP:
+	case SITE_MADVISE: /* forks are not noticed then */
 		return true;
 	case KVM_GET_API_VERSION: /* fails on a VM descriptor anyway */
 		return true;
-	case SITE_SIGNAL_MASK: /* before a reset, which is then not made */
+	case SITE_SIGNAL_MASK:
+		/* A call that returns nothing goes on; a removal goes on without its reset. */
+		return call == TOUR_SLOT_REMOVE || call == TOUR_CLOSE || call == TOUR_ITER_FREE ||
+		       call == TOUR_VCPU_REMOVE;
 	case KVM_RESET_DIRTY_RINGS:
 		if (call == TOUR_OPEN) /* fails on a VM without rings anyway */
 			return error == EINVAL || error == ENOTTY;

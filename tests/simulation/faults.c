@@ -304,6 +304,12 @@ static int os_close(void *opaque, int fd)
 	return 0;
 }
 
+/* No simulated process forks. */
+static int os_madvise(void *opaque, void *addr, size_t bytes, int advice)
+{
+	return 0;
+}
+
 void faults_os(struct dl_os *os)
 {
 	memset(cells, 0, sizeof(cells));
@@ -318,5 +324,6 @@ void faults_os(struct dl_os *os)
 		.signal_mask = os_signal_mask,
 		.dup = os_dup,
 		.close = os_close,
+		.madvise = os_madvise,
 	};
 }

@@ -79,6 +79,11 @@ enum { SIM_PAGE_BYTES = 256 };
 
 /* Files, which are plain memory. */
 
+static inline int sim_no_advice(void)
+{
+	return 0;
+}
+
 int sim_file_new(void);
 int sim_file_resize(int file, size_t bytes);
 int sim_file_close(int file);

@@ -42,6 +42,14 @@ static int watched_dup(void *opaque, int fd)
 	return fd | DUPLICATE;
 }
 
+static int watched_madvise(void *opaque, void *addr, size_t bytes, int advice)
+{
+	const struct guest *guest = opaque;
+	const struct dl_os *below = model_os(guest->model);
+
+	return below->madvise(below->opaque, addr, bytes, advice);
+}
+
 static int watched_close(void *opaque, int fd)
 {
 	struct guest *guest = opaque;
@@ -111,6 +119,7 @@ void guest_new(struct guest *guest, const struct guest_config *config)
 	guest->os.munmap = watched_munmap;
 	guest->os.signal_mask = watched_signal_mask;
 	guest->os.dup = watched_dup;
+	guest->os.madvise = watched_madvise;
 	guest->os.close = watched_close;
 	guest->page_bytes = guest->os.page_bytes;
 	guest->vm_fd = model_vm_create(guest->model);

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/* What surrounds a public call that takes locks. */
+
+#include "call.h"
+
+#include <errno.h>
+
+int dli_call_begin(struct dli_call *call, const struct dl_log *log)
+{
+	int r;
+
+	call->os = log->vm.os;
+	call->blocked = false;
+	if (dli_log_in_child(log))
+		return -EIO;
+	r = dli_os_block_async_signals(call->os, &call->signals);
+	call->blocked = !r;
+	return r;
+}
+
+void dli_call_end(const struct dli_call *call)
+{
+	if (call->blocked)
+		dli_os_restore_signals(call->os, &call->signals);
+}

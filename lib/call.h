@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DLI_CALL_H
+#define DLI_CALL_H
+
+#include "log.h"
+
+/*
+ * What surrounds a public call that takes locks. Asynchronous signals are blocked from begin to
+ * end: a VMM may park a vCPU's thread in a signal handler, and a thread that is parked with a lock
+ * held would stop every other thread that needs the lock. Signals that the thread raises itself
+ * (SIGSEGV and the like) stay open, and so do the two that the C library keeps for itself.
+ */
+struct dli_call {
+	const struct dl_os *os;
+	sigset_t signals;
+	bool blocked;
+};
+
+/* -EIO in a child of fork(2). Otherwise an error is that of blocking the signals. */
+int dli_call_begin(struct dli_call *call, const struct dl_log *log);
+
+/* Restores the signals, if they were blocked. */
+void dli_call_end(const struct dli_call *call);
+
+#endif

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+/* A child of fork(2) gets -EIO from every call, and cannot disturb the log of its parent. */
+#include "cmocka_all.h"
+#include "guest.h"
+
+#include <errno.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { PAGES = 40, ENTRIES = 256 };
+
+static struct guest guest;
+static struct guest_vcpu *vcpu;
+static struct dl_iter *iter;
+
+static void open_guest(uint32_t mode)
+{
+	guest_open(&guest,
+		   &(struct guest_config){ .options = { .mode = mode, .ring_entries = ENTRIES } });
+	guest_add_slot(&guest, 0, 0, PAGES);
+	vcpu = guest_vcpu(&guest, true);
+	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
+}
+
+/* The number of the first call that does not return -EIO, or 0. */
+static int make_every_call(void)
+{
+	struct dl_config config = { .size = sizeof(config) };
+	struct dl_stats stats = { .size = sizeof(stats) };
+	struct dl_slot slot = { .size = sizeof(slot), .bytes = guest.page_bytes };
+	struct dl_run run = { .bytes = guest.page_bytes };
+	struct dl_vcpu *added;
+	struct dl_iter *other;
+	uint64_t ns;
+	const int results[] = {
+		dl_log_config(guest.log, &config),
+		dl_log_describe(guest.log, NULL, 0),
+		dl_log_stats(guest.log, &stats),
+		dl_log_harvest_due(guest.log, &ns),
+		dl_log_start(guest.log, 0),
+		dl_log_stop(guest.log),
+		dl_harvest(guest.log, 0, NULL),
+		dl_harvest(guest.log, DL_HARVEST_FINAL, NULL),
+		dl_mark(guest.log, 0, 0, 1),
+		dl_slot_mark(guest.log, 0, 0, 1),
+		dl_slot_set(guest.log, &slot),
+		dl_slot_remove(guest.log, 0, 0),
+		dl_vcpu_add(guest.log, vcpu->fd, &added),
+		dl_vcpu_drain(vcpu->handle),
+		dl_vcpu_stats(vcpu->handle, &stats),
+		dl_iter_new(guest.log, 0, &other),
+		dl_iter_read(iter, &run, 1),
+		dl_iter_ack(iter, &run, 1),
+	};
+
+	for (unsigned int i = 0; i < sizeof(results) / sizeof(results[0]); i++)
+		if (results[i] != -EIO)
+			return (int)i + 1;
+	return 0;
+}
+
+/* Exit handlers and finalizers release what they have. */
+static void release_everything(void)
+{
+	dl_iter_free(iter);
+	dl_vcpu_remove(vcpu->handle);
+	dl_log_close(guest.log);
+}
+
+static void a_child_cannot_disturb(uint32_t mode)
+{
+	uint64_t pages[PAGES];
+	int status;
+	pid_t child;
+
+	open_guest(mode);
+	for (uint64_t page = 0; page < PAGES; page += 2)
+		assert_int_equal(guest_write(&guest, vcpu, 0, page), 0);
+	child = fork();
+	assert_true(child >= 0);
+	if (!child) {
+		int wrong = make_every_call();
+
+		release_everything();
+		_exit(wrong);
+	}
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFEXITED(status));
+	if (WEXITSTATUS(status))
+		fail_msg("in a child, call %d did not return -EIO", WEXITSTATUS(status));
+	dl_iter_free(iter);
+	assert_int_equal(guest_pass(&guest, 0, pages, PAGES), PAGES / 2);
+	guest_close(&guest);
+}
+
+static void ring_a_child_cannot_disturb(void **state)
+{
+	a_child_cannot_disturb(DL_MODE_RING);
+}
+
+static void bitmap_a_child_cannot_disturb(void **state)
+{
+	a_child_cannot_disturb(DL_MODE_BITMAP);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(ring_a_child_cannot_disturb),
+		cmocka_unit_test(bitmap_a_child_cannot_disturb),
+	};
+
+	return RUN_TESTS("process: forks", tests);
+}
