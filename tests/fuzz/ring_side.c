@@ -36,7 +36,7 @@ static bool joins_batch(struct batch *b, uint32_t slot, uint64_t page)
 	return true;
 }
 
-static void on_taken(struct fake_rings *rings, uint32_t slot, uint64_t offset)
+static void on_consumed(struct fake_rings *rings, uint32_t slot, uint64_t offset)
 {
 	struct world *w = rings->opaque;
 
@@ -189,7 +189,7 @@ void side_init(struct world *w, uint8_t shape, uint8_t habits)
 	fake_rings_init(&w->kernel, entries, entries - reserved, 0u - entries * (habits % 4));
 	w->emulated = habits & 4;
 	w->kernel.no_request = habits & 8;
-	w->kernel.on_taken = on_taken;
+	w->kernel.on_consumed = on_consumed;
 	w->kernel.on_protect = on_protect;
 	w->kernel.on_reset = on_reset;
 	w->kernel.opaque = w;

@@ -16,28 +16,29 @@ static struct kvm_dirty_gfn *cell_at(struct fake_rings *rings, struct fake_ring 
 	return &ring->cells[index & (rings->entries - 1)];
 }
 
-/* Returns whether the reset has to end here. */
-static bool take_cells(struct fake_rings *rings, struct fake_ring *ring, bool cut, uint32_t *taken)
+/* True if the reset ends early here. */
+static bool reset_cells(struct fake_rings *rings, struct fake_ring *ring, bool is_short,
+			uint32_t *consumed)
 {
 	for (;;) {
 		struct kvm_dirty_gfn *cell = cell_at(rings, ring, ring->reset_index);
 
-		if (cut && *taken == rings->short_entries)
+		if (is_short && *consumed == rings->short_entries)
 			return true;
 		if (!(load_flags(cell) & CELL_RESET))
 			return false;
 		if (ring->reset_index == ring->dirty_index)
 			rings->overshot = true;
 		ring->reset_index++;
-		++*taken;
-		if (rings->on_taken)
-			rings->on_taken(rings, cell->slot, cell->offset);
+		++*consumed;
+		if (rings->on_consumed)
+			rings->on_consumed(rings, cell->slot, cell->offset);
 		__atomic_store_n(&cell->flags, 0, __ATOMIC_RELEASE);
 	}
 }
 
-/* So many that a reset which ends before has left something behind. */
-static uint32_t takeable(struct fake_rings *rings)
+/* Released cells that a complete reset would consume. */
+static uint32_t count_released(struct fake_rings *rings)
 {
 	uint32_t n = 0;
 
@@ -54,27 +55,27 @@ static uint32_t takeable(struct fake_rings *rings)
 
 static int reset_rings(struct fake_rings *rings)
 {
-	uint32_t taken = 0;
-	bool cut, ended = false;
+	uint32_t consumed = 0;
+	bool is_short, ended = false;
 
 	rings->resets++;
 	if (rings->reset_errors) {
 		rings->reset_errors--;
 		return rings->reset_error;
 	}
-	cut = rings->short_resets && takeable(rings) > rings->short_entries;
+	is_short = rings->short_resets && count_released(rings) > rings->short_entries;
 	if (rings->short_resets)
 		rings->short_resets--;
 	if (rings->on_reset)
 		rings->on_reset(rings, false);
 	for (int i = 0; i < FAKE_RINGS && !ended; i++) {
-		ended = take_cells(rings, &rings->rings[i], cut, &taken);
+		ended = reset_cells(rings, &rings->rings[i], is_short, &consumed);
 		if (rings->on_protect)
 			rings->on_protect(rings, ended);
 	}
 	if (rings->on_reset)
 		rings->on_reset(rings, true);
-	return (int)taken;
+	return (int)consumed;
 }
 
 static int rings_ioctl(struct fake_os *fake, int fd, unsigned long request, void *arg)
@@ -168,9 +169,9 @@ void fake_ring_push(struct fake_rings *rings, struct fake_ring *ring, uint32_t s
 
 bool fake_ring_enter(struct fake_rings *rings, struct fake_ring *ring)
 {
-	bool asked = rings->no_request || ring->request;
+	bool checked = rings->no_request || ring->request;
 
-	if (asked && is_full(rings, ring)) {
+	if (checked && is_full(rings, ring)) {
 		__atomic_store_n(&ring->run->exit_reason, KVM_EXIT_DIRTY_RING_FULL,
 				 __ATOMIC_RELAXED);
 		return false;

@@ -7,38 +7,38 @@
 #include <string.h>
 
 struct fake_rings kernel;
-struct fake_ring *side;
+struct fake_ring *kernel_ring;
 struct dli_reset reset_lock;
 struct dli_ring *ring;
-struct sunk sunk;
+struct published published;
 
 enum { SLOT = 5 };
 
 struct dli_publish_result dli_publish(struct dli_slots *slots, const struct dli_dirty_word *words,
 				      uint32_t n)
 {
-	uint32_t before = sunk.n;
+	uint32_t before = published.n;
 
-	if (sunk.instead) {
-		sunk.instead(words, n);
+	if (published.override) {
+		published.override(words, n);
 		return (struct dli_publish_result){ 0 };
 	}
 	assert_true(n > 0);
-	/* There is room for a word a cell, and none for words that say nothing. */
+	/* A ring has room for one word a cell, so no word may be empty. */
 	for (uint32_t i = 0; i < n; i++)
 		assert_true(words[i].bits != 0);
 	FOR_EACH_PAGE(words, n, slot, page)
 	{
-		assert_true(sunk.n < MAX_SUNK);
-		sunk.offsets[sunk.n] = page;
-		sunk.slots[sunk.n++] = slot;
+		assert_true(published.n < MAX_PUBLISHED);
+		published.offsets[published.n] = page;
+		published.slots[published.n++] = slot;
 	}
-	n = sunk.n - before;
-	sunk.calls++;
-	sunk.resets_before = kernel.resets;
+	n = published.n - before;
+	published.calls++;
+	published.resets_before = kernel.resets;
 	return (struct dli_publish_result){ .new_pages = n - 1,
 					    .stale = n > 2,
-					    .outside = sunk.outside };
+					    .outside = published.outside };
 }
 
 void open_ring(void)
@@ -49,9 +49,9 @@ void open_ring(void)
 
 int setup_unopened(void **state)
 {
-	memset(&sunk, 0, sizeof(sunk));
+	memset(&published, 0, sizeof(published));
 	fake_rings_init(&kernel, ENTRIES, SOFT_LIMIT, 0);
-	side = &kernel.rings[0];
+	kernel_ring = &kernel.rings[0];
 	ring = NULL;
 	memset(&reset_lock, 0, sizeof(reset_lock));
 	return dli_reset_init(&reset_lock, &kernel.fake.os, FAKE_VM_FD);
@@ -76,7 +76,7 @@ int teardown(void **state)
 void push(uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
-		fake_ring_push(&kernel, side, SLOT, side->pushed);
+		fake_ring_push(&kernel, kernel_ring, SLOT, kernel_ring->pushed);
 }
 
 int drain(void)
@@ -89,12 +89,12 @@ const struct dli_ring_stats *stats(void)
 	return dli_ring_stats(ring);
 }
 
-void expect_sunk(uint64_t first, uint32_t n)
+void expect_published(uint64_t first, uint32_t n)
 {
-	assert_int_equal(sunk.n, n);
+	assert_int_equal(published.n, n);
 	for (uint32_t i = 0; i < n; i++) {
-		assert_int_equal(sunk.offsets[i], first + i);
-		assert_int_equal(sunk.slots[i], SLOT);
+		assert_int_equal(published.offsets[i], first + i);
+		assert_int_equal(published.slots[i], SLOT);
 	}
 	assert_false(kernel.overshot);
 }

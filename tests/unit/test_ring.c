@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* One ring, its cells written by hand: what is read, what is written, and when it is told. */
+/* Draining one ring: which cells are read, which are written, and when pages are published. */
 #include "one_ring.h"
 #include "random.h"
 
@@ -12,50 +12,50 @@ static void an_empty_ring_costs_no_ioctl(void **state)
 {
 	assert_int_equal(drain(), 0);
 	assert_int_equal(kernel.resets, 0);
-	assert_int_equal(sunk.calls, 0);
+	assert_int_equal(published.calls, 0);
 }
 
-static void entries_arrive_in_order_and_once(void **state)
+static void entries_are_published_in_order_and_once(void **state)
 {
 	push(100);
 	assert_int_equal(drain(), 0);
-	expect_sunk(0, 100);
+	expect_published(0, 100);
 	assert_int_equal(kernel.resets, 1);
-	assert_int_equal(side->reset_index, 100);
+	assert_int_equal(kernel_ring->reset_index, 100);
 	assert_int_equal(drain(), 0);
-	assert_int_equal(sunk.n, 100);
+	assert_int_equal(published.n, 100);
 	push(190);
 	assert_int_equal(drain(), 0);
-	expect_sunk(0, 290);
-	assert_int_equal(side->reset_index, side->dirty_index);
+	expect_published(0, 290);
+	assert_int_equal(kernel_ring->reset_index, kernel_ring->dirty_index);
 	assert_false(dli_reset_repair_needed(&reset_lock));
 }
 
-static void entries_are_told_only_after_the_reset(void **state)
+static void entries_are_published_only_after_the_reset(void **state)
 {
 	push(3);
 	assert_int_equal(drain(), 0);
-	assert_int_equal(sunk.calls, 1);
-	assert_int_equal(sunk.resets_before, 1);
+	assert_int_equal(published.calls, 1);
+	assert_int_equal(published.resets_before, 1);
 }
 
-/* KVM looks at RESET only, so a cell that says both would be handed back twice. */
-static void only_dirty_alone_is_dirty(void **state)
+/* KVM tests the RESET bit only, so releasing a cell with both bits set would release it twice. */
+static void only_the_dirty_flag_alone_makes_a_cell_dirty(void **state)
 {
 	static const uint32_t others[] = { 0, 2, 3, 4, 5, 0x80000001, 0x101, UINT32_MAX };
 
 	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
-		side->cells[0] = (struct kvm_dirty_gfn){ others[i], 1, 2 };
-		side->cells[1] = (struct kvm_dirty_gfn){ CELL_DIRTY, 3, 4 };
+		kernel_ring->cells[0] = (struct kvm_dirty_gfn){ others[i], 1, 2 };
+		kernel_ring->cells[1] = (struct kvm_dirty_gfn){ CELL_DIRTY, 3, 4 };
 		dli_ring_lock(ring);
 		dli_ring_copy(ring);
 		assert_int_equal(ring->copied, 0);
 		assert_false(dli_ring_release(ring, &reset_lock));
 		dli_ring_unlock(ring);
-		assert_int_equal(side->cells[0].flags, others[i]);
-		assert_int_equal(side->cells[1].flags, CELL_DIRTY);
+		assert_int_equal(kernel_ring->cells[0].flags, others[i]);
+		assert_int_equal(kernel_ring->cells[1].flags, CELL_DIRTY);
 	}
-	side->cells[0].flags = CELL_DIRTY;
+	kernel_ring->cells[0].flags = CELL_DIRTY;
 	dli_ring_copy(ring);
 	assert_int_equal(ring->copied, 2);
 }
@@ -67,13 +67,13 @@ static void slot_and_offset_are_never_written(void **state)
 
 	for (int round = 0; round < 20; round++) {
 		for (uint64_t n = random_below(&random, SOFT_LIMIT); n; n--)
-			fake_ring_push(&kernel, side, (uint32_t)random_next(&random),
+			fake_ring_push(&kernel, kernel_ring, (uint32_t)random_next(&random),
 				       random_next(&random));
-		memcpy(before, side->cells, sizeof(before));
+		memcpy(before, kernel_ring->cells, sizeof(before));
 		assert_int_equal(drain(), 0);
 		for (uint32_t i = 0; i < ENTRIES; i++) {
-			assert_int_equal(side->cells[i].slot, before[i].slot);
-			assert_int_equal(side->cells[i].offset, before[i].offset);
+			assert_int_equal(kernel_ring->cells[i].slot, before[i].slot);
+			assert_int_equal(kernel_ring->cells[i].offset, before[i].offset);
 		}
 	}
 }
@@ -86,72 +86,71 @@ static void push_more_at_the_end(struct fake_rings *rings, bool ends)
 		push(3);
 }
 
-static void nothing_is_released_that_was_not_read(void **state)
+static void a_cell_that_was_not_read_is_not_released(void **state)
 {
 	push(10);
 	kernel.on_reset = push_more_at_the_end;
 	assert_int_equal(drain(), 0);
 	kernel.on_reset = NULL;
-	expect_sunk(0, 10);
-	assert_int_equal(side->reset_index, 10);
+	expect_published(0, 10);
+	assert_int_equal(kernel_ring->reset_index, 10);
 	for (uint32_t i = 10; i < 20; i++)
-		assert_int_equal(side->cells[i].flags, CELL_DIRTY);
+		assert_int_equal(kernel_ring->cells[i].flags, CELL_DIRTY);
 	assert_int_equal(drain(), 0);
-	expect_sunk(0, 20);
+	expect_published(0, 20);
 	assert_false(kernel.overshot);
 }
 
 static void indices_wrap(void **state)
 {
-	/* The first cell, nearly 2^32 entries later. */
-	ring->head = side->dirty_index = side->reset_index = UINT32_MAX - 2 * ENTRIES + 1;
+	/* The first cell again, after nearly 2^32 entries. */
+	ring->head = kernel_ring->dirty_index = kernel_ring->reset_index =
+		UINT32_MAX - 2 * ENTRIES + 1;
 	for (int i = 0; i < 10; i++) {
 		push(100);
 		assert_int_equal(drain(), 0);
 	}
-	expect_sunk(0, 1000);
-	assert_true(side->dirty_index < 1000);
-	assert_int_equal(ring->head, side->dirty_index);
+	expect_published(0, 1000);
+	assert_true(kernel_ring->dirty_index < 1000);
+	assert_int_equal(ring->head, kernel_ring->dirty_index);
 	assert_false(dli_reset_repair_needed(&reset_lock));
 }
 
-static void what_a_failed_reset_left_is_told_later_and_once(void **state)
+static void entries_of_a_failed_reset_are_published_later_and_once(void **state)
 {
 	push(50);
 	kernel.reset_errors = 2;
 	kernel.reset_error = -EIO;
 	assert_int_equal(drain(), -EIO);
-	assert_int_equal(sunk.n, 0);
+	assert_int_equal(published.n, 0);
 	push(40);
 	assert_int_equal(drain(), -EIO);
-	assert_int_equal(sunk.n, 0);
+	assert_int_equal(published.n, 0);
 	assert_int_equal(drain(), 0);
-	expect_sunk(0, 90);
-	assert_int_equal(side->reset_index, 90);
-	/*
-	 * Another ring's drain may have had these taken back meanwhile, and not all of them well.
-	 */
+	expect_published(0, 90);
+	assert_int_equal(kernel_ring->reset_index, 90);
+	/* Another ring's drain may have reset these cells meanwhile, and cut that reset short. */
 	assert_true(dli_reset_repair_needed(&reset_lock));
 	assert_int_equal(drain(), 0);
-	assert_int_equal(sunk.n, 90);
+	assert_int_equal(published.n, 90);
 }
 
-/* The vCPU goes on as far as it can while no reset succeeds: room for the whole ring is enough. */
-static void failed_resets_never_lose_room(void **state)
+/* The vCPU runs as far as it can while resets fail. The buffer of one ring must suffice. */
+static void failed_resets_do_not_exhaust_the_buffer(void **state)
 {
 	kernel.reset_errors = 20;
 	kernel.reset_error = -EIO;
 	for (int i = 0; i < 20; i++) {
-		if (side->dirty_index - side->reset_index < SOFT_LIMIT)
+		if (kernel_ring->dirty_index - kernel_ring->reset_index < SOFT_LIMIT)
 			push(11);
 		assert_int_equal(drain(), -EIO);
 	}
 	assert_int_equal(drain(), 0);
-	expect_sunk(0, (uint32_t)side->pushed);
-	assert_int_equal(side->reset_index, side->dirty_index);
+	expect_published(0, (uint32_t)kernel_ring->pushed);
+	assert_int_equal(kernel_ring->reset_index, kernel_ring->dirty_index);
 }
 
-static void statistics_count(void **state)
+static void statistics_are_counted(void **state)
 {
 	push(100);
 	assert_int_equal(drain(), 0);
@@ -166,37 +165,37 @@ static void statistics_count(void **state)
 	assert_int_equal(dli_ring_take_recent(ring), 130);
 	assert_int_equal(dli_ring_take_recent(ring), 0);
 	push(SOFT_LIMIT);
-	assert_false(fake_ring_enter(&kernel, side));
+	assert_false(fake_ring_enter(&kernel, kernel_ring));
 	assert_int_equal(drain(), 0);
 	assert_int_equal(stats()->full_exits, 1);
-	assert_true(fake_ring_enter(&kernel, side));
+	assert_true(fake_ring_enter(&kernel, kernel_ring));
 	assert_int_equal(dli_ring_take_recent(ring), SOFT_LIMIT);
 }
 
-/* A vCPU may be asked to drain as often as one likes; that is no overflow. */
-static void a_drain_too_many_is_harmless(void **state)
+/* Repeated drains of a full ring must not look like an overflow. */
+static void extra_drains_are_harmless(void **state)
 {
 	uint32_t total = 0;
 
 	for (int i = 0; i < 30; i++) {
 		push(SOFT_LIMIT);
 		total += SOFT_LIMIT;
-		assert_false(fake_ring_enter(&kernel, side));
+		assert_false(fake_ring_enter(&kernel, kernel_ring));
 		for (int n = 0; n <= i % 5; n++)
 			assert_int_equal(drain(), 0);
-		assert_true(fake_ring_enter(&kernel, side));
-		expect_sunk(0, total);
+		assert_true(fake_ring_enter(&kernel, kernel_ring));
+		expect_published(0, total);
 	}
 	assert_int_equal(stats()->overflows, 0);
 	assert_false(dli_reset_repair_needed(&reset_lock));
 }
 
-/* Another thread empties the ring just before its vCPU, which came out for that, asks for it. */
+/* A harvest empties the ring between the vCPU's full exit and its own drain. */
 static void a_harvest_before_the_drain_is_harmless(void **state)
 {
 	for (int i = 0; i < 30; i++) {
 		push(SOFT_LIMIT);
-		assert_false(fake_ring_enter(&kernel, side));
+		assert_false(fake_ring_enter(&kernel, kernel_ring));
 		dli_ring_lock(ring);
 		dli_ring_copy(ring);
 		assert_int_equal(dli_reset_begin(&reset_lock), 0);
@@ -208,14 +207,14 @@ static void a_harvest_before_the_drain_is_harmless(void **state)
 		dli_ring_unlock(ring);
 		for (int n = 0; n < i % 4; n++)
 			assert_int_equal(drain(), 0);
-		assert_true(fake_ring_enter(&kernel, side));
+		assert_true(fake_ring_enter(&kernel, kernel_ring));
 	}
-	expect_sunk(0, 30 * SOFT_LIMIT);
+	expect_published(0, 30 * SOFT_LIMIT);
 	assert_int_equal(stats()->overflows, 0);
 	assert_false(dli_reset_repair_needed(&reset_lock));
 }
 
-static void after_close_nothing_is_asked_of_the_kernel(void **state)
+static void a_drain_after_close_makes_no_ioctl(void **state)
 {
 	unsigned int before;
 
@@ -224,25 +223,25 @@ static void after_close_nothing_is_asked_of_the_kernel(void **state)
 	before = kernel.fake.ioctls;
 	assert_int_equal(drain(), -ECANCELED);
 	assert_int_equal(kernel.fake.ioctls, before);
-	assert_int_equal(sunk.n, 0);
+	assert_int_equal(published.n, 0);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		ring_test(an_empty_ring_costs_no_ioctl),
-		ring_test(entries_arrive_in_order_and_once),
-		ring_test(entries_are_told_only_after_the_reset),
-		ring_test(only_dirty_alone_is_dirty),
+		ring_test(entries_are_published_in_order_and_once),
+		ring_test(entries_are_published_only_after_the_reset),
+		ring_test(only_the_dirty_flag_alone_makes_a_cell_dirty),
 		ring_test(slot_and_offset_are_never_written),
-		ring_test(nothing_is_released_that_was_not_read),
+		ring_test(a_cell_that_was_not_read_is_not_released),
 		ring_test(indices_wrap),
-		ring_test(what_a_failed_reset_left_is_told_later_and_once),
-		ring_test(failed_resets_never_lose_room),
-		ring_test(statistics_count),
-		ring_test(a_drain_too_many_is_harmless),
+		ring_test(entries_of_a_failed_reset_are_published_later_and_once),
+		ring_test(failed_resets_do_not_exhaust_the_buffer),
+		ring_test(statistics_are_counted),
+		ring_test(extra_drains_are_harmless),
 		ring_test(a_harvest_before_the_drain_is_harmless),
-		ring_test(after_close_nothing_is_asked_of_the_kernel),
+		ring_test(a_drain_after_close_makes_no_ioctl),
 	};
 
 	return RUN_TESTS("ring", tests);

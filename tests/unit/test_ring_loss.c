@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What one ring may have lost, and the repair that is owed for it: resets that end early, a kernel
- * that goes round, and what is no entry.
+ * A ring that may have lost entries requests a repair: after a reset that ended early, after the
+ * kernel has lapped the ring, and after an entry that names no page of its slot.
  */
 #include "one_ring.h"
 
 #define ring_test(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
-static void a_short_reset_is_made_again_and_owes_a_repair(void **state)
+static void a_short_reset_is_retried_and_requests_a_repair(void **state)
 {
 	push(50);
 	kernel.short_resets = 1;
 	kernel.short_entries = 20;
 	assert_int_equal(drain(), 0);
-	expect_sunk(0, 50);
+	expect_published(0, 50);
 	assert_int_equal(kernel.resets, 2);
 	assert_int_equal(stats()->short_resets, 1);
 	assert_int_equal(stats()->overflows, 0);
@@ -23,8 +23,8 @@ static void a_short_reset_is_made_again_and_owes_a_repair(void **state)
 	assert_false(dli_reset_repair_needed(&reset_lock));
 }
 
-/* What comes up between the look and the repair is not repaired by it. */
-static void a_repair_pays_only_for_what_was_seen(void **state)
+/* A loss after dli_reset_repair_needed() needs another repair. */
+static void a_repair_covers_only_losses_known_before_it(void **state)
 {
 	kernel.short_entries = 0;
 	for (int i = 0; i < 2; i++) {
@@ -40,7 +40,7 @@ static void a_repair_pays_only_for_what_was_seen(void **state)
 	assert_false(dli_reset_repair_needed(&reset_lock));
 }
 
-static void a_reset_without_end_is_out_of_step(void **state)
+static void a_ring_whose_reset_never_completes_is_desynced(void **state)
 {
 	push(50);
 	kernel.short_resets = 1000;
@@ -49,33 +49,33 @@ static void a_reset_without_end_is_out_of_step(void **state)
 	assert_true(kernel.resets < 100);
 	assert_int_equal(stats()->overflows, 1);
 	assert_true(dli_reset_repair_needed(&reset_lock));
-	/* It is wiped: there is nothing more to take back. */
+	/* The ring is wiped: no cell is left to reset. */
 	kernel.resets = 0;
 	assert_int_equal(drain(), 0);
 	assert_int_equal(kernel.resets, 0);
 }
 
-static void every_cell_dirty_is_an_overflow(void **state)
+static void a_ring_with_every_cell_dirty_has_overflowed(void **state)
 {
 	push(ENTRIES);
 	assert_int_equal(drain(), 0);
 	assert_int_equal(stats()->overflows, 1);
 	assert_true(dli_reset_repair_needed(&reset_lock));
 	assert_true(atomic_load(&reset_lock.overflowed));
-	assert_int_equal(sunk.n, 0);
+	assert_int_equal(published.n, 0);
 }
 
-static void one_cell_less_is_none(void **state)
+static void a_ring_with_one_clean_cell_has_not_overflowed(void **state)
 {
 	push(ENTRIES - 1);
 	assert_int_equal(drain(), 0);
-	expect_sunk(0, ENTRIES - 1);
+	expect_published(0, ENTRIES - 1);
 	assert_int_equal(stats()->overflows, 0);
 	assert_false(dli_reset_repair_needed(&reset_lock));
 }
 
-/* Cells 40 to 139, of a ring that is locked and was handed back up to there. */
-static void copy_a_hundred(void)
+/* Copies cells 40 to 139 of a ring that was reset up to cell 40, and keeps it locked. */
+static void copy_100_cells(void)
 {
 	push(40);
 	assert_int_equal(drain(), 0);
@@ -84,7 +84,7 @@ static void copy_a_hundred(void)
 	dli_ring_copy(ring);
 }
 
-/* What was copied is told by nobody: the repair sends it. */
+/* The copied entries are not published: the repair covers their pages. */
 static void expect_overflow_at_release(void)
 {
 	assert_int_equal(dli_reset_begin(&reset_lock), 0);
@@ -92,34 +92,35 @@ static void expect_overflow_at_release(void)
 	dli_reset_end(&reset_lock);
 	dli_ring_publish(ring, NULL);
 	dli_ring_unlock(ring);
-	expect_sunk(0, 40);
+	expect_published(0, 40);
 	assert_int_equal(stats()->overflows, 1);
 	assert_true(dli_reset_repair_needed(&reset_lock));
 }
 
-/* Between the look at the cells and their release the kernel went round, onto the same cells. */
-static void going_round_while_reading_is_an_overflow(void **state)
+/* The kernel laps the ring between the copy and the release, and fills the same cells again. */
+static void lapping_between_copy_and_release_is_an_overflow(void **state)
 {
-	copy_a_hundred();
+	copy_100_cells();
 	push(ENTRIES - 100 + 10);
 	expect_overflow_at_release();
 }
 
-/* The same, where a reset was at the cell before when the kernel filled it, and made it clean. */
-static void going_round_behind_a_clean_cell_is_an_overflow(void **state)
+/* As above, but a reset has cleaned the cell in front, which would have shown it. */
+static void lapping_is_detected_with_the_cell_in_front_clean(void **state)
 {
-	copy_a_hundred();
+	copy_100_cells();
 	push(ENTRIES - 100 + 1);
-	side->cells[39].flags = CELL_CLEAN;
+	kernel_ring->cells[39].flags = CELL_CLEAN;
 	expect_overflow_at_release();
 }
 
-/* The same, where the first cell says nothing: the page that stood there was written again. */
-static void going_round_onto_the_same_page_is_an_overflow(void **state)
+/* As above, but the first copied cell shows nothing: it holds the same page again. */
+static void lapping_is_detected_with_the_same_page_at_the_head(void **state)
 {
-	copy_a_hundred();
+	copy_100_cells();
 	push(ENTRIES - 100);
-	fake_ring_push(&kernel, side, side->cells[40].slot, side->cells[40].offset);
+	fake_ring_push(&kernel, kernel_ring, kernel_ring->cells[40].slot,
+		       kernel_ring->cells[40].offset);
 	expect_overflow_at_release();
 }
 
@@ -138,44 +139,44 @@ static void a_released_cell_that_is_dirty_again_is_an_overflow(void **state)
 	assert_true(dli_reset_repair_needed(&reset_lock));
 }
 
-static void push_round_to_the_head(struct fake_rings *rings, bool ends)
+static void push_up_to_the_head(struct fake_rings *rings, bool ends)
 {
 	if (ends)
 		push(ENTRIES - 100);
 }
 
-/* A healthy kernel can do that too: it counts where one is known to go further. */
-static void coming_round_during_a_reset_counts_after_an_overflow(void **state)
+/* A healthy kernel may do this, too, so it requests a repair only after an overflow. */
+static void a_full_ring_after_a_reset_is_suspect_only_after_an_overflow(void **state)
 {
 	for (int overflowed = 0; overflowed < 2; overflowed++) {
 		atomic_store(&reset_lock.overflowed, overflowed);
 		push(100);
-		kernel.on_reset = push_round_to_the_head;
+		kernel.on_reset = push_up_to_the_head;
 		assert_int_equal(drain(), 0);
 		kernel.on_reset = NULL;
 		assert_int_equal(dli_reset_repair_needed(&reset_lock), overflowed);
 		assert_int_equal(stats()->overflows, 0);
 		assert_int_equal(drain(), 0);
 	}
-	expect_sunk(0, 2 * ENTRIES);
+	expect_published(0, 2 * ENTRIES);
 }
 
-/* The kernel then protects none of what it took back together with that entry. */
-static void an_entry_outside_its_slot_owes_a_repair(void **state)
+/* The kernel then protects no page of the batch that this entry is in. */
+static void an_entry_outside_its_slot_requests_a_repair(void **state)
 {
 	push(3);
-	sunk.outside = true;
+	published.outside = true;
 	assert_int_equal(drain(), 0);
 	assert_true(dli_reset_repair_needed(&reset_lock));
 }
 
-static void what_is_left_when_all_has_stopped_was_missed(void **state)
+static void an_entry_left_in_the_final_pass_requests_a_repair(void **state)
 {
 	push(10);
 	assert_int_equal(drain(), 0);
 	dli_ring_check_empty(ring);
 	assert_false(dli_reset_repair_needed(&reset_lock));
-	side->cells[200].flags = CELL_DIRTY;
+	kernel_ring->cells[200].flags = CELL_DIRTY;
 	dli_ring_check_empty(ring);
 	assert_true(dli_reset_repair_needed(&reset_lock));
 }
@@ -183,18 +184,18 @@ static void what_is_left_when_all_has_stopped_was_missed(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		ring_test(a_short_reset_is_made_again_and_owes_a_repair),
-		ring_test(a_repair_pays_only_for_what_was_seen),
-		ring_test(a_reset_without_end_is_out_of_step),
-		ring_test(every_cell_dirty_is_an_overflow),
-		ring_test(one_cell_less_is_none),
-		ring_test(going_round_while_reading_is_an_overflow),
-		ring_test(going_round_behind_a_clean_cell_is_an_overflow),
-		ring_test(going_round_onto_the_same_page_is_an_overflow),
+		ring_test(a_short_reset_is_retried_and_requests_a_repair),
+		ring_test(a_repair_covers_only_losses_known_before_it),
+		ring_test(a_ring_whose_reset_never_completes_is_desynced),
+		ring_test(a_ring_with_every_cell_dirty_has_overflowed),
+		ring_test(a_ring_with_one_clean_cell_has_not_overflowed),
+		ring_test(lapping_between_copy_and_release_is_an_overflow),
+		ring_test(lapping_is_detected_with_the_cell_in_front_clean),
+		ring_test(lapping_is_detected_with_the_same_page_at_the_head),
 		ring_test(a_released_cell_that_is_dirty_again_is_an_overflow),
-		ring_test(coming_round_during_a_reset_counts_after_an_overflow),
-		ring_test(an_entry_outside_its_slot_owes_a_repair),
-		ring_test(what_is_left_when_all_has_stopped_was_missed),
+		ring_test(a_full_ring_after_a_reset_is_suspect_only_after_an_overflow),
+		ring_test(an_entry_outside_its_slot_requests_a_repair),
+		ring_test(an_entry_left_in_the_final_pass_requests_a_repair),
 	};
 
 	return RUN_TESTS("ring loss", tests);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What is told of a ring to who does not hold its lock: how full it is, and how fast it fills. */
+/* dli_ring_pace(): how full a ring is and how fast it fills, read without the ring's lock. */
 #include "cmocka_all.h"
 #include "ring/drain.h"
 #include "pages/publish.h"
@@ -11,7 +11,7 @@
 enum { ENTRIES = 256, SOFT_LIMIT = 192 };
 
 static struct fake_rings kernel;
-static struct fake_ring *side;
+static struct fake_ring *kernel_ring;
 static struct dli_reset reset_lock;
 static struct dli_ring *ring;
 
@@ -24,7 +24,7 @@ struct dli_publish_result dli_publish(struct dli_slots *slots, const struct dli_
 static void begin(uint32_t entries)
 {
 	fake_rings_init(&kernel, entries, entries * 3 / 4, 0);
-	side = &kernel.rings[0];
+	kernel_ring = &kernel.rings[0];
 	memset(&reset_lock, 0, sizeof(reset_lock));
 	assert_int_equal(dli_reset_init(&reset_lock, &kernel.fake.os, FAKE_VM_FD), 0);
 }
@@ -60,7 +60,7 @@ static int teardown(void **state)
 static void push(uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
-		fake_ring_push(&kernel, side, 0, side->pushed);
+		fake_ring_push(&kernel, kernel_ring, 0, kernel_ring->pushed);
 }
 
 static void drain(void)
@@ -76,8 +76,8 @@ static void expect_pace(uint32_t filled, uint64_t since)
 	assert_int_equal(pace.since, since);
 }
 
-/* With the beginning at every place, so that some runs go over the ring's end. */
-static void what_is_in_the_ring_is_counted(void **state)
+/* The runs begin at varying cells, so that some of them wrap. */
+static void entries_in_the_ring_are_counted(void **state)
 {
 	uint64_t drained = 0;
 
@@ -92,7 +92,7 @@ static void what_is_in_the_ring_is_counted(void **state)
 	expect_pace(ENTRIES, drained + ENTRIES);
 }
 
-static void who_asks_for_what_is_recent_begins_anew(void **state)
+static void dli_ring_take_recent_restarts_the_count(void **state)
 {
 	push(50);
 	drain();
@@ -105,8 +105,8 @@ static void who_asks_for_what_is_recent_begins_anew(void **state)
 	expect_pace(0, 0);
 }
 
-/* The cell at which it was before says nothing then. */
-static void of_a_ring_that_is_out_of_step_nothing_is_known(void **state)
+/* The cell at the previous head says nothing then. */
+static void a_desynced_ring_reports_no_pace(void **state)
 {
 	push(ENTRIES + 10);
 	drain();
@@ -117,7 +117,7 @@ static void of_a_ring_that_is_out_of_step_nothing_is_known(void **state)
 	expect_pace(30, 50);
 }
 
-static void of_a_used_ring_nothing_is_known_at_first(void **state)
+static void a_used_ring_reports_no_pace_before_its_first_drain(void **state)
 {
 	end();
 	begin(ENTRIES);
@@ -129,10 +129,8 @@ static void of_a_used_ring_nothing_is_known_at_first(void **state)
 	expect_pace(30, 50);
 }
 
-/*
- * What every kernel lets into a ring before it wants it emptied; the smallest ring is one of tests.
- */
-static void the_room_is_what_every_kernel_lets_in(void **state)
+/* The entries that every kernel accepts before a full exit. Only tests use a ring of 64. */
+static void room_is_what_every_kernel_accepts(void **state)
 {
 	static const struct {
 		uint32_t entries, room;
@@ -152,11 +150,11 @@ static void the_room_is_what_every_kernel_lets_in(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		pace_test(what_is_in_the_ring_is_counted),
-		pace_test(who_asks_for_what_is_recent_begins_anew),
-		pace_test(of_a_ring_that_is_out_of_step_nothing_is_known),
-		pace_test(of_a_used_ring_nothing_is_known_at_first),
-		pace_test(the_room_is_what_every_kernel_lets_in),
+		pace_test(entries_in_the_ring_are_counted),
+		pace_test(dli_ring_take_recent_restarts_the_count),
+		pace_test(a_desynced_ring_reports_no_pace),
+		pace_test(a_used_ring_reports_no_pace_before_its_first_drain),
+		pace_test(room_is_what_every_kernel_accepts),
 	};
 
 	return RUN_TESTS("ring_pace", tests);

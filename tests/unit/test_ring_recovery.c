@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Small migrations over two rings that overflow, with every step of a harvest interleaved with the
- * guest's: what the copy lacks at the end must have been owed as a repair, the vCPU must come into
- * the guest again, and a ring that never overflowed must never be suspected.
+ * Small migrations over two rings that overflow, with guest stores between all steps of a harvest.
+ * No page is lost: each is published or covered by a repair. Every vCPU enters the guest again. A
+ * ring that never overflowed never requests a repair.
  */
 #include "cmocka_all.h"
 #include "ring/drain.h"
@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAGES = 96, MAX_EXITS = 100, MAX_TAKEN = 4096 };
+enum { PAGES = 96, MAX_EXITS = 100, MAX_CONSUMED = 4096 };
 
 struct world {
 	struct fake_rings kernel;
@@ -27,19 +27,19 @@ struct world {
 	struct dli_vcpu_list vcpus;
 	bool in_guest[FAKE_RINGS];
 	struct random random;
-	uint32_t batch;	  /* stores between two looks at the ring; > 1: it may overflow */
+	uint32_t batch;	  /* stores between two checks for a full ring; > 1: it may overflow */
 	bool misbehaving; /* resets fail or end early */
-	bool emulated;	  /* a store is logged whether the page is protected or not */
+	bool emulated;	  /* stores are logged even if the page is not protected */
 	bool stopped;
 
 	uint32_t memory[PAGES], copy[PAGES];
 	bool is_protected[PAGES], pending[PAGES];
-	uint32_t taken[MAX_TAKEN], n_taken; /* by the reset under way, not yet protected */
+	uint32_t consumed[MAX_CONSUMED], n_consumed; /* by this reset, not yet protected */
 	unsigned int repairs;
 };
 
 static struct world world;
-/* One thread: nothing for the thread sanitizer to see, which takes twenty times as long. */
+/* There is one thread only, so ThreadSanitizer finds nothing and takes twenty times as long. */
 #ifdef __SANITIZE_THREAD__
 static uint64_t seeds = 100;
 #else
@@ -57,7 +57,7 @@ static void store(struct world *w, int vcpu)
 	w->is_protected[page] = false;
 }
 
-/* What happens in the guest between any two steps of the harvester. */
+/* The guest runs between any two steps of a harvest. */
 static void guest(struct world *w)
 {
 	for (int vcpu = 0; vcpu < FAKE_RINGS; vcpu++) {
@@ -76,13 +76,13 @@ static void guest(struct world *w)
 	}
 }
 
-static void on_taken(struct fake_rings *rings, uint32_t slot, uint64_t offset)
+static void on_consumed(struct fake_rings *rings, uint32_t slot, uint64_t offset)
 {
 	struct world *w = rings->opaque;
 
-	assert_true(w->n_taken < MAX_TAKEN && offset < PAGES);
-	w->taken[w->n_taken++] = (uint32_t)offset;
-	/* The guest goes on while the kernel takes back, as far as a whole round of the ring. */
+	assert_true(w->n_consumed < MAX_CONSUMED && offset < PAGES);
+	w->consumed[w->n_consumed++] = (uint32_t)offset;
+	/* The guest runs during the reset, and may lap the ring. */
 	if (w->batch > 1 && !random_below(&w->random, 8))
 		guest(w);
 }
@@ -92,12 +92,12 @@ static void on_protect(struct fake_rings *rings, bool ends_early)
 	struct world *w = rings->opaque;
 	uint32_t lost = ends_early ? 5 : 0;
 
-	for (uint32_t i = 0; i + lost < w->n_taken; i++)
-		w->is_protected[w->taken[i]] = true;
-	w->n_taken = 0;
+	for (uint32_t i = 0; i + lost < w->n_consumed; i++)
+		w->is_protected[w->consumed[i]] = true;
+	w->n_consumed = 0;
 }
 
-/* The vCPU whose drain this is stands still: its run is over. */
+/* A vCPU that drains is outside the guest, so guest() skips it. */
 static void on_reset(struct fake_rings *rings, bool ends)
 {
 	guest(rings->opaque);
@@ -121,16 +121,16 @@ static void repair(struct world *w)
 	dli_reset_repaired(&w->reset);
 }
 
-static void all_rings(struct world *w, void (*step)(struct dli_ring *ring))
+static void for_all_rings(struct world *w, void (*step)(struct dli_ring *ring))
 {
 	for (int i = 0; i < FAKE_RINGS; i++)
 		step(w->rings[i]);
 	guest(w);
 }
 
-static void hand_back(struct world *w)
+static void reset_step_by_step(struct world *w)
 {
-	bool needed = false, again = false;
+	bool needed = false, retried = false;
 
 	assert_int_equal(dli_reset_begin(&w->reset), 0);
 	for (int i = 0; i < FAKE_RINGS; i++)
@@ -143,8 +143,8 @@ static void hand_back(struct world *w)
 		assert_true(dli_reset_rings(&w->reset) >= 0);
 		needed = false;
 		for (int i = 0; i < FAKE_RINGS; i++)
-			needed |= !dli_ring_verify(w->rings[i], &w->reset, again);
-		again = true;
+			needed |= !dli_ring_verify(w->rings[i], &w->reset, retried);
+		retried = true;
 		guest(w);
 	}
 	dli_reset_end(&w->reset);
@@ -163,13 +163,13 @@ static void copy_ring(struct dli_ring *ring)
 	dli_ring_copy(ring);
 }
 
-/* As dli_drain_all(), with the guest between all steps. */
+/* dli_drain_all(), with the guest running between all steps. */
 static void drain_step_by_step(struct world *w)
 {
-	all_rings(w, dli_ring_lock);
-	all_rings(w, copy_ring);
-	hand_back(w);
-	all_rings(w, publish);
+	for_all_rings(w, dli_ring_lock);
+	for_all_rings(w, copy_ring);
+	reset_step_by_step(w);
+	for_all_rings(w, publish);
 }
 
 static void harvest(struct world *w)
@@ -180,7 +180,7 @@ static void harvest(struct world *w)
 		r = dli_drain_all(&w->vcpus, &w->reset, w->stopped, NULL);
 	else
 		drain_step_by_step(w);
-	/* A harvest that fails is made again. */
+	/* A harvest that failed is retried later. */
 	if (!r && dli_reset_repair_needed(&w->reset))
 		repair(w);
 	assert_true(r == 0 || r == -EIO);
@@ -198,12 +198,13 @@ static void copy_pending(struct world *w)
 	}
 }
 
-/* A vCPU that is out comes back in, draining after each full exit. */
+/* Enters the guest, with a drain after each full exit. */
 static void run(struct world *w, int vcpu)
 {
-	struct fake_ring *side = &w->kernel.rings[vcpu];
+	struct fake_ring *kernel_ring = &w->kernel.rings[vcpu];
 
-	for (int exits = 0; !(w->in_guest[vcpu] = fake_ring_enter(&w->kernel, side)); exits++) {
+	for (int exits = 0; !(w->in_guest[vcpu] = fake_ring_enter(&w->kernel, kernel_ring));
+	     exits++) {
 		int r;
 
 		assert_true(exits < MAX_EXITS);
@@ -225,7 +226,7 @@ static void add_vcpus(struct world *w)
 
 static void begin(struct world *w, uint64_t seed, bool overflowing, bool misbehaving)
 {
-	/* More than a quarter of the ring is what a full one holds; Intel's of 1024 holds 448. */
+	/* A full ring holds more than a quarter of its cells; Intel's of 1024 holds 448. */
 	static const uint32_t sizes[] = { 16, 32, 64 };
 	uint32_t entries, reserved;
 
@@ -237,11 +238,11 @@ static void begin(struct world *w, uint64_t seed, bool overflowing, bool misbeha
 	w->batch = 1;
 	if (overflowing)
 		w->batch = 2 + (uint32_t)random_below(&w->random, 2 * entries);
-	/* A healthy kernel keeps room for what comes before the vCPU is out: here for nothing. */
+	/* A healthy kernel reserves cells for the entries until the vCPU exits; here none come. */
 	w->emulated = random_below(&w->random, 2);
 	fake_rings_init(&w->kernel, entries, entries - reserved, 0);
 	w->kernel.no_request = random_below(&w->random, 2);
-	w->kernel.on_taken = on_taken;
+	w->kernel.on_consumed = on_consumed;
 	w->kernel.on_protect = on_protect;
 	w->kernel.on_reset = on_reset;
 	w->kernel.opaque = w;
@@ -282,9 +283,11 @@ static void expect_equal(struct world *w, uint64_t seed)
 {
 	for (uint32_t page = 0; page < PAGES; page++)
 		if (w->copy[page] != w->memory[page])
-			fail_msg("seed %lu: page %u differs", (unsigned long)seed, page);
+			fail_msg("seed %lu: page %u differs from the copy", (unsigned long)seed,
+				 page);
 	if (w->kernel.overshot)
-		fail_msg("seed %lu: a reset went past the kernel's index", (unsigned long)seed);
+		fail_msg("seed %lu: a reset consumed a cell that the kernel had not filled",
+			 (unsigned long)seed);
 }
 
 static void finish(struct world *w)
@@ -295,7 +298,7 @@ static void finish(struct world *w)
 	copy_pending(w);
 }
 
-/* Returns how often cells were overwritten. */
+/* Returns the number of overwritten cells. */
 static uint64_t migrate(uint64_t seed, bool overflowing, bool misbehaving)
 {
 	struct world *w = &world;
@@ -318,28 +321,28 @@ static uint64_t migrate(uint64_t seed, bool overflowing, bool misbehaving)
 	expect_equal(w, seed);
 	overwritten = w->kernel.rings[0].overwritten + w->kernel.rings[1].overwritten;
 	if (!overflowing && !misbehaving && w->repairs)
-		fail_msg("seed %lu: a healthy ring was repaired", (unsigned long)seed);
+		fail_msg("seed %lu: a repair, though no ring overflowed", (unsigned long)seed);
 	end(w);
 	return overwritten;
 }
 
-static void healthy_rings_are_never_suspected(void **state)
+static void healthy_rings_request_no_repair(void **state)
 {
 	for (uint64_t seed = 1; seed <= seeds; seed++)
 		assert_int_equal(migrate(seed, false, false), 0);
 }
 
-static void nothing_is_lost_by_resets_that_misbehave(void **state)
+static void failed_and_short_resets_lose_nothing(void **state)
 {
 	for (uint64_t seed = 1; seed <= seeds; seed++)
 		migrate(seed, false, true);
 }
 
 /*
- * A harvest releases the cells of both rings and its reset fails. The first ring's own drain resets
- * next: it takes all of the first ring, and of the second a part, unprotected.
+ * A harvest releases the cells of both rings, and its reset fails. The next reset, for the first
+ * ring's own drain, consumes all of the first ring, and part of the second without protecting it.
  */
-static void a_failed_reset_and_a_short_one(void **state)
+static void a_short_reset_after_a_failed_one_requests_a_repair(void **state)
 {
 	struct world *w = &world;
 
@@ -360,7 +363,7 @@ static void a_failed_reset_and_a_short_one(void **state)
 	end(w);
 }
 
-static void nothing_is_lost_by_overflows(void **state)
+static void overflows_lose_nothing(void **state)
 {
 	uint64_t overwritten = 0;
 
@@ -369,7 +372,7 @@ static void nothing_is_lost_by_overflows(void **state)
 	assert_true(overwritten > 20 * seeds);
 }
 
-static void nothing_is_lost_by_both(void **state)
+static void overflows_with_failed_and_short_resets_lose_nothing(void **state)
 {
 	for (uint64_t seed = 1; seed <= seeds; seed++)
 		migrate(seed, true, true);
@@ -378,11 +381,11 @@ static void nothing_is_lost_by_both(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(healthy_rings_are_never_suspected),
-		cmocka_unit_test(nothing_is_lost_by_resets_that_misbehave),
-		cmocka_unit_test(a_failed_reset_and_a_short_one),
-		cmocka_unit_test(nothing_is_lost_by_overflows),
-		cmocka_unit_test(nothing_is_lost_by_both),
+		cmocka_unit_test(healthy_rings_request_no_repair),
+		cmocka_unit_test(failed_and_short_resets_lose_nothing),
+		cmocka_unit_test(a_short_reset_after_a_failed_one_requests_a_repair),
+		cmocka_unit_test(overflows_lose_nothing),
+		cmocka_unit_test(overflows_with_failed_and_short_resets_lose_nothing),
 	};
 
 	if (argc > 1 && !strcmp(argv[1], "--long"))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Where a ring lies, and where its reader begins, also in one that somebody used before or that
- * overflowed.
+ * Opening a ring: where it is mapped, and at which cell its reader begins, also in a ring that was
+ * used before or has overflowed.
  */
 #include "one_ring.h"
 #include "ring/vcpu_list.h"
@@ -14,63 +14,64 @@ enum { FD = FAKE_VCPU_FD, MAX_EXITS = 64 };
 
 #define start_test(function) cmocka_unit_test_setup_teardown(function, setup_unopened, teardown)
 
-/* What a reader did that is gone now. */
+/* A former reader released n cells. */
 static void consume(uint32_t n, bool and_reset)
 {
 	for (uint32_t i = 0; i < n; i++)
-		side->cells[(side->reset_index + i) & (ENTRIES - 1)].flags = CELL_RESET;
+		kernel_ring->cells[(kernel_ring->reset_index + i) & (ENTRIES - 1)].flags =
+			CELL_RESET;
 	if (and_reset)
 		assert_int_equal(
 			kernel.fake.os.ioctl(&kernel.fake, FAKE_VM_FD, KVM_RESET_DIRTY_RINGS, NULL),
 			n);
 }
 
-static void an_unread_run_is_read_from_its_beginning(void **state)
+static void a_used_ring_is_read_from_its_first_dirty_cell(void **state)
 {
 	push(150);
 	consume(150, true);
 	push(60);
 	open_ring();
 	assert_int_equal(drain(), 0);
-	expect_sunk(150, 60);
+	expect_published(150, 60);
 	push(100);
 	assert_int_equal(drain(), 0);
-	expect_sunk(150, 160);
-	assert_int_equal(side->reset_index, side->dirty_index);
+	expect_published(150, 160);
+	assert_int_equal(kernel_ring->reset_index, kernel_ring->dirty_index);
 }
 
-/* Nothing but a flag tells that it was used: all was about the first page of slot 0. */
-static void entries_of_zeroes_are_entries(void **state)
+/* All entries name page 0 of slot 0, so only a flag shows that the ring was used. */
+static void entries_of_zeroes_show_that_the_ring_was_used(void **state)
 {
 	for (int i = 0; i < 6; i++)
-		fake_ring_push(&kernel, side, 0, 0);
+		fake_ring_push(&kernel, kernel_ring, 0, 0);
 	consume(5, true);
 	open_ring();
 	assert_int_equal(drain(), 0);
-	assert_int_equal(sunk.n, 1);
-	assert_int_equal(sunk.slots[0], 0);
-	assert_int_equal(sunk.offsets[0], 0);
-	sunk.n = 0;
+	assert_int_equal(published.n, 1);
+	assert_int_equal(published.slots[0], 0);
+	assert_int_equal(published.offsets[0], 0);
+	published.n = 0;
 	push(20);
 	assert_int_equal(drain(), 0);
-	expect_sunk(6, 20);
-	assert_int_equal(side->reset_index, side->dirty_index);
+	expect_published(6, 20);
+	assert_int_equal(kernel_ring->reset_index, kernel_ring->dirty_index);
 }
 
-static void released_cells_of_zeroes_are_used_ones(void **state)
+static void released_cells_of_zeroes_show_that_the_ring_was_used(void **state)
 {
 	for (int i = 0; i < 3; i++)
-		fake_ring_push(&kernel, side, 0, 0);
+		fake_ring_push(&kernel, kernel_ring, 0, 0);
 	consume(3, false);
 	open_ring();
-	assert_int_equal(side->reset_index, 3);
-	side->pushed = 0;
+	assert_int_equal(kernel_ring->reset_index, 3);
+	kernel_ring->pushed = 0;
 	push(20);
 	assert_int_equal(drain(), 0);
-	expect_sunk(0, 20);
+	expect_published(0, 20);
 }
 
-/* A VMM over one ring, as far as it asks for what was written. */
+/* The VMM's part of a migration over one ring. */
 static struct {
 	struct dli_vcpu_list vcpus;
 	struct dl_vcpu vcpu;
@@ -85,36 +86,36 @@ static void hand_out(const struct dli_dirty_word *words, uint32_t n)
 
 static void harvest(bool last)
 {
-	sunk.instead = hand_out;
+	published.override = hand_out;
 	assert_int_equal(dli_drain_all(&vmm.vcpus, &reset_lock, last, NULL), 0);
 	if (!dli_reset_repair_needed(&reset_lock))
 		return;
-	memset(vmm.handed_out, true, side->pushed);
+	memset(vmm.handed_out, true, kernel_ring->pushed);
 	dli_reset_repaired(&reset_lock);
 }
 
-/* The next page is new: only its own entry, or a repair after it, can have it handed out. */
+/* Each page is written once: only its entry or a later repair can hand it out. */
 static void write_page(void)
 {
-	for (int exits = 0; !fake_ring_enter(&kernel, side); exits++) {
+	for (int exits = 0; !fake_ring_enter(&kernel, kernel_ring); exits++) {
 		assert_true(exits < MAX_EXITS);
-		sunk.instead = hand_out;
+		published.override = hand_out;
 		assert_int_equal(dli_drain_ring(ring, &reset_lock, NULL), 0);
 	}
 	push(1);
 }
 
-/* All about the first page of slot 0, and all taken back. */
+/* All entries name page 0 of slot 0, and all are reset. */
 static void make_used_ring_of_zeroes(uint32_t index)
 {
 	static const struct kvm_dirty_gfn zeroes[ENTRIES];
 
 	for (uint32_t i = 0; i < index; i++)
-		fake_ring_push(&kernel, side, 0, 0);
+		fake_ring_push(&kernel, kernel_ring, 0, 0);
 	consume(index, true);
-	assert_memory_equal(side->cells, zeroes, sizeof(zeroes));
-	assert_int_equal(side->reset_index, index);
-	side->pushed = 0;
+	assert_memory_equal(kernel_ring->cells, zeroes, sizeof(zeroes));
+	assert_int_equal(kernel_ring->reset_index, index);
+	kernel_ring->pushed = 0;
 }
 
 static void migrate_with_used_ring_of_zeroes(uint32_t index, uint32_t pages, uint32_t pages_a_pass)
@@ -134,21 +135,19 @@ static void migrate_with_used_ring_of_zeroes(uint32_t index, uint32_t pages, uin
 	harvest(true);
 	for (uint32_t i = 0; i < pages; i++)
 		if (!vmm.handed_out[i])
-			fail_msg("index %u: of %u pages, %u a pass, page %u is lost", index, pages,
+			fail_msg("index %u, %u pages, %u a pass: page %u is lost", index, pages,
 				 pages_a_pass, i);
 	pthread_mutex_destroy(&vmm.vcpus.lock);
 	teardown(NULL);
 }
 
 /*
- * Nothing tells it from an unused one, but that the kernel does not go on at the first cell. What
- * it writes may be found late. It must be handed out by the final pass, and the vCPU must run.
+ * Such a ring looks unused, but the kernel does not continue at the first cell. Entries may be
+ * found late, yet the final pass must hand out every page, and the vCPU must run.
  */
 static void a_used_ring_of_zeroes_loses_nothing(void **state)
 {
-	/*
-	 * Around the borders of a quarter of the ring, which is offered at once, and of the limit.
-	 */
+	/* Around the limit, and around a quarter of the ring, which is offered at once. */
 	static const uint32_t indices[] = { 1, 2, 63, 64, 65, 128, 191, 192, 193, 254, 255 };
 	static const uint32_t pages[] = { 1, 2, 100, 191, 192, 193, 255, 256, 700 };
 	static const uint32_t pages_a_pass[] = { 1, 7, 50, 256, UINT32_MAX };
@@ -160,29 +159,29 @@ static void a_used_ring_of_zeroes_loses_nothing(void **state)
 								 pages_a_pass[p]);
 }
 
-static void a_run_over_the_end_is_found(void **state)
+static void entries_that_wrap_are_read_from_the_first(void **state)
 {
 	push(190);
 	consume(190, true);
 	push(120);
 	open_ring();
 	assert_int_equal(drain(), 0);
-	expect_sunk(190, 120);
-	assert_int_equal(side->reset_index, side->dirty_index);
+	expect_published(190, 120);
+	assert_int_equal(kernel_ring->reset_index, kernel_ring->dirty_index);
 }
 
-static void what_was_released_is_reset_first(void **state)
+static void released_cells_are_reset_first(void **state)
 {
 	push(100);
 	consume(40, false);
 	open_ring();
-	assert_int_equal(side->reset_index, 40);
+	assert_int_equal(kernel_ring->reset_index, 40);
 	assert_int_equal(drain(), 0);
-	expect_sunk(40, 60);
-	assert_int_equal(side->reset_index, 100);
+	expect_published(40, 60);
+	assert_int_equal(kernel_ring->reset_index, 100);
 }
 
-static void a_reset_that_fails_is_an_error(void **state)
+static void a_failed_reset_fails_the_opening(void **state)
 {
 	push(10);
 	consume(10, false);
@@ -202,52 +201,52 @@ static void an_empty_used_ring_waits_for_its_first_entry(void **state)
 	consume(77, true);
 	open_ring();
 	assert_int_equal(drain(), 0);
-	expect_sunk(0, 0);
+	expect_published(0, 0);
 	push(5);
 	assert_int_equal(drain(), 0);
-	expect_sunk(77, 5);
-	assert_int_equal(side->reset_index, 82);
+	expect_published(77, 5);
+	assert_int_equal(kernel_ring->reset_index, 82);
 }
 
-/* Nobody read it: full to the soft limit, from the first cell on. */
-static void a_full_one_is_read_and_its_vcpu_runs(void **state)
+/* The ring had no reader: it is full up to the soft limit, from the first cell on. */
+static void a_full_ring_is_read_and_its_vcpu_runs(void **state)
 {
 	push(SOFT_LIMIT);
 	open_ring();
-	assert_false(fake_ring_enter(&kernel, side));
+	assert_false(fake_ring_enter(&kernel, kernel_ring));
 	assert_int_equal(drain(), 0);
-	expect_sunk(0, SOFT_LIMIT);
-	assert_true(fake_ring_enter(&kernel, side));
+	expect_published(0, SOFT_LIMIT);
+	assert_true(fake_ring_enter(&kernel, kernel_ring));
 }
 
-/* No cell says where to begin. The vCPU must run again, and a repair must be owed. */
-static void an_overflowed_one_is_recovered(void **state)
+/* No cell shows where to begin. The vCPU must run again, and a repair is needed. */
+static void an_overflowed_ring_is_recovered(void **state)
 {
 	push(ENTRIES + 30);
 	open_ring();
-	for (int exits = 0; !fake_ring_enter(&kernel, side); exits++) {
+	for (int exits = 0; !fake_ring_enter(&kernel, kernel_ring); exits++) {
 		assert_true(exits < MAX_EXITS);
 		assert_int_equal(drain(), 0);
 	}
 	assert_true(dli_reset_repair_needed(&reset_lock));
-	sunk.n = 0;
+	published.n = 0;
 	push(50);
 	assert_int_equal(drain(), 0);
-	expect_sunk(ENTRIES + 30, 50);
+	expect_published(ENTRIES + 30, 50);
 	push(100);
 	assert_int_equal(drain(), 0);
-	expect_sunk(ENTRIES + 30, 150);
+	expect_published(ENTRIES + 30, 150);
 }
 
-/* The kernel has cell 5 in hand, and goes round as far as that cell itself. */
-static void push_onto_what_is_being_taken(struct fake_rings *rings, uint32_t slot, uint64_t offset)
+/* While the kernel resets cell 5, the vCPU laps the ring up to that cell. */
+static void push_onto_the_cell_being_reset(struct fake_rings *rings, uint32_t slot, uint64_t offset)
 {
-	if (side->reset_index == 6)
+	if (kernel_ring->reset_index == 6)
 		push(ENTRIES - 5);
 }
 
-/* What it writes into the cell is gone when the cell is clean: nobody is told of that page. */
-static void coming_round_while_cells_are_offered_owes_a_repair(void **state)
+/* The reset then cleans the cell, which destroys the new entry in it. */
+static void lapping_while_cells_are_offered_requests_a_repair(void **state)
 {
 	open_ring();
 	push(ENTRIES + 10);
@@ -255,27 +254,27 @@ static void coming_round_while_cells_are_offered_owes_a_repair(void **state)
 	assert_true(dli_reset_repair_needed(&reset_lock));
 	dli_reset_repaired(&reset_lock);
 	push(1);
-	kernel.on_taken = push_onto_what_is_being_taken;
+	kernel.on_consumed = push_onto_the_cell_being_reset;
 	assert_int_equal(drain(), 0);
-	assert_int_equal(sunk.n, 1 + ENTRIES - 5 - 1);
+	assert_int_equal(published.n, 1 + ENTRIES - 5 - 1);
 	assert_true(dli_reset_repair_needed(&reset_lock));
 }
 
-/* A cell that stayed offered would be taken before it is filled: its vCPU would never run again. */
-static void what_is_offered_in_vain_is_taken_back(void **state)
+/* A cell left released would be reset before it is filled, and keep the vCPU out for ever. */
+static void cells_offered_in_vain_are_withdrawn(void **state)
 {
 	open_ring();
 	push(ENTRIES);
 	assert_int_equal(drain(), 0);
 	push(1);
-	/* The kernel's two indices are at the same cell, which is dirty: it takes none. */
+	/* Both of the kernel's indices are at the same dirty cell, so the reset consumes none. */
 	assert_int_equal(drain(), 0);
-	expect_sunk(ENTRIES, 1);
+	expect_published(ENTRIES, 1);
 	for (int i = 0; i < ENTRIES; i++)
-		assert_int_equal(side->cells[i].flags, CELL_CLEAN);
+		assert_int_equal(kernel_ring->cells[i].flags, CELL_CLEAN);
 }
 
-static void the_ring_lies_behind_64_host_pages(void **state)
+static void the_ring_is_mapped_at_64_host_pages(void **state)
 {
 	static const uint32_t pages[] = { 4096, 16384, 65536 };
 
@@ -283,7 +282,7 @@ static void the_ring_lies_behind_64_host_pages(void **state)
 		struct dli_ring *other = NULL;
 
 		kernel.fake.os.page_bytes = pages[i];
-		/* The fake answers at exactly that place and length only. */
+		/* The fake accepts exactly this offset and length. */
 		assert_int_equal(dli_ring_new(&kernel.fake.os, FD, ENTRIES, &reset_lock, &other),
 				 0);
 		dli_ring_free(other);
@@ -291,7 +290,7 @@ static void the_ring_lies_behind_64_host_pages(void **state)
 	kernel.fake.os.page_bytes = 4096;
 }
 
-static void a_mapping_that_fails_leaves_nothing(void **state)
+static void a_failed_mapping_leaves_nothing(void **state)
 {
 	long before = kernel.fake.maps_live;
 
@@ -310,7 +309,7 @@ static void a_mapping_that_fails_leaves_nothing(void **state)
 	dli_ring_free(NULL);
 }
 
-static void the_same_ring_is_known_by_its_memory(void **state)
+static void a_second_mapping_of_a_ring_is_recognized(void **state)
 {
 	static const uint32_t flags[] = { CELL_CLEAN, CELL_DIRTY, CELL_RESET };
 	struct dli_ring *same, *other;
@@ -319,37 +318,37 @@ static void the_same_ring_is_known_by_its_memory(void **state)
 	assert_int_equal(dli_ring_new(&kernel.fake.os, FD, ENTRIES, &reset_lock, &same), 0);
 	assert_int_equal(dli_ring_new(&kernel.fake.os, FD + 1, ENTRIES, &reset_lock, &other), 0);
 	for (size_t i = 0; i < 3; i++) {
-		side->cells[0].flags = flags[i];
+		kernel_ring->cells[0].flags = flags[i];
 		assert_true(dli_ring_same(same, ring));
 		assert_false(dli_ring_same(other, ring));
-		assert_int_equal(side->cells[0].flags, flags[i]);
+		assert_int_equal(kernel_ring->cells[0].flags, flags[i]);
 		assert_int_equal(kernel.rings[1].cells[0].flags, 0);
 	}
-	/* A bit that is there already proves nothing. */
-	side->cells[0].flags = 4;
+	/* A bit that was set before proves nothing. */
+	kernel_ring->cells[0].flags = 4;
 	assert_false(dli_ring_same(other, ring));
 	dli_ring_free(same);
 	dli_ring_free(other);
 }
 
 /*
- * Twice out with little in the ring is what moves the kernel on. Not where the way into step was
- * open and its reset failed: that failure is the answer.
+ * Two full exits that find little nudge the kernel. Not if a resync was possible and its reset
+ * failed: the drain returns that failure.
  */
-static void a_failure_on_the_way_into_step_is_told(void **state)
+static void a_failed_resync_is_returned(void **state)
 {
 	open_ring();
 	push(ENTRIES + 10);
 	assert_int_equal(drain(), 0);
-	assert_false(fake_ring_enter(&kernel, side));
+	assert_false(fake_ring_enter(&kernel, kernel_ring));
 	assert_int_equal(drain(), 0);
-	assert_false(fake_ring_enter(&kernel, side));
+	assert_false(fake_ring_enter(&kernel, kernel_ring));
 	push(1);
 	kernel.reset_errors = 1;
 	kernel.reset_error = -EIO;
 	assert_int_equal(drain(), -EIO);
 	assert_int_equal(kernel.reset_errors, 0);
-	for (int exits = 0; !fake_ring_enter(&kernel, side); exits++) {
+	for (int exits = 0; !fake_ring_enter(&kernel, kernel_ring); exits++) {
 		assert_true(exits < MAX_EXITS);
 		assert_int_equal(drain(), 0);
 	}
@@ -359,22 +358,22 @@ static void a_failure_on_the_way_into_step_is_told(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		start_test(an_unread_run_is_read_from_its_beginning),
-		start_test(entries_of_zeroes_are_entries),
-		start_test(released_cells_of_zeroes_are_used_ones),
+		start_test(a_used_ring_is_read_from_its_first_dirty_cell),
+		start_test(entries_of_zeroes_show_that_the_ring_was_used),
+		start_test(released_cells_of_zeroes_show_that_the_ring_was_used),
 		cmocka_unit_test(a_used_ring_of_zeroes_loses_nothing),
-		start_test(a_run_over_the_end_is_found),
-		start_test(what_was_released_is_reset_first),
-		start_test(a_reset_that_fails_is_an_error),
+		start_test(entries_that_wrap_are_read_from_the_first),
+		start_test(released_cells_are_reset_first),
+		start_test(a_failed_reset_fails_the_opening),
 		start_test(an_empty_used_ring_waits_for_its_first_entry),
-		start_test(a_full_one_is_read_and_its_vcpu_runs),
-		start_test(an_overflowed_one_is_recovered),
-		start_test(coming_round_while_cells_are_offered_owes_a_repair),
-		start_test(what_is_offered_in_vain_is_taken_back),
-		start_test(the_ring_lies_behind_64_host_pages),
-		start_test(a_mapping_that_fails_leaves_nothing),
-		start_test(the_same_ring_is_known_by_its_memory),
-		start_test(a_failure_on_the_way_into_step_is_told),
+		start_test(a_full_ring_is_read_and_its_vcpu_runs),
+		start_test(an_overflowed_ring_is_recovered),
+		start_test(lapping_while_cells_are_offered_requests_a_repair),
+		start_test(cells_offered_in_vain_are_withdrawn),
+		start_test(the_ring_is_mapped_at_64_host_pages),
+		start_test(a_failed_mapping_leaves_nothing),
+		start_test(a_second_mapping_of_a_ring_is_recognized),
+		start_test(a_failed_resync_is_returned),
 	};
 
 	return RUN_TESTS("ring start", tests);
