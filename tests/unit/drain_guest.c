@@ -6,18 +6,18 @@
 #include <sched.h>
 
 struct guest guest;
-void (*in_reset)(void), (*after_reset)(void);
+void (*before_reset)(void), (*after_reset)(void);
 int reset_error;
 
 static bool intercept(struct guest *g, int fd, unsigned long request, void *arg, int *result)
 {
-	void (*now)(void) = in_reset;
+	void (*hook)(void) = before_reset;
 
 	if (request != KVM_RESET_DIRTY_RINGS)
 		return false;
-	in_reset = NULL;
-	if (now)
-		now();
+	before_reset = NULL;
+	if (hook)
+		hook();
 	if (after_reset) {
 		const struct dl_os *os = model_os(g->model);
 
@@ -38,7 +38,7 @@ int setup(void **state)
 		.intercept = intercept,
 	};
 
-	in_reset = after_reset = NULL;
+	before_reset = after_reset = NULL;
 	reset_error = 0;
 	guest_open(&guest, &config);
 	guest_add_slot(&guest, 0, 0, PAGES * GUEST_VCPUS);

@@ -3,8 +3,8 @@
 #define UNIT_DRAIN_GUEST_H
 
 /*
- * A guest with rings whose log is on, and a look into its resets: for programs about several
- * threads that drain at once.
+ * A fixture for tests in which several threads drain at once: a guest with rings whose log is on,
+ * and hooks around its resets.
  */
 
 #include "cmocka_all.h"
@@ -15,9 +15,9 @@ enum { PAGES = 4096, ENTRIES = 4096 };
 
 extern struct guest guest;
 
-/* Called before the next reset, and behind it. */
-extern void (*in_reset)(void), (*after_reset)(void);
-extern int reset_error; /* of the next one */
+/* Called once, before and after the next reset. */
+extern void (*before_reset)(void), (*after_reset)(void);
+extern int reset_error; /* result of the next reset; 0: the kernel's */
 
 int setup(void **state);
 int teardown(void **state);
@@ -27,7 +27,7 @@ int teardown(void **state);
 struct dli_reset *reset(void);
 struct dli_ring *ring_of(int vcpu);
 
-/* Each vCPU has pages of its own. */
+/* The vCPU writes its first pages; no page belongs to two vCPUs. */
 void write_pages(int vcpu, uint64_t pages);
 uint64_t pending_pages(void);
 
@@ -36,7 +36,7 @@ void harvest(void);
 /* Waits until that many requests are queued. */
 void wait_for_requests(unsigned int requests);
 
-/* As after an overflow, but what the ring has is sound: both sides only have to find each other. */
+/* As after an overflow, but the ring's entries are sound: it only has to be resynced. */
 void desync_ring(int vcpu);
 
 #endif

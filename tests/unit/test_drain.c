@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Drains that meet, each of one ring: what they share, in which order, who is told of a failure. */
+/* Concurrent drains of single rings share a reset, its order of steps, and its failure. */
 #include "drain_guest.h"
 #include "ring/ring_private.h"
 
@@ -13,7 +13,7 @@ static void *drain_thread(void *vcpu)
 	return (void *)(intptr_t)dl_vcpu_drain(vcpu);
 }
 
-static void let_drains_meet(pthread_t *threads)
+static void drain_concurrently(pthread_t *threads)
 {
 	assert_int_equal(dli_reset_begin(reset()), 0);
 	for (int i = 0; i < DRAINS; i++) {
@@ -35,12 +35,12 @@ static void expect_all_return(pthread_t *threads, int result)
 	}
 }
 
-static void drains_that_meet_share_a_reset(void **state)
+static void concurrent_drains_share_a_reset(void **state)
 {
 	uint64_t resets = guest_stats(&guest).resets;
 	pthread_t threads[DRAINS];
 
-	let_drains_meet(threads);
+	drain_concurrently(threads);
 	expect_all_return(threads, 0);
 	assert_int_equal(guest_stats(&guest).resets, resets + 1);
 	assert_int_equal(pending_pages(), 10 * DRAINS);
@@ -54,8 +54,8 @@ static void look_at_cell(void)
 	was_released = cell_load(watched) == CELL_RESET;
 }
 
-/* The drains of two vCPUs, of which first comes first. The next reset is watched. */
-static void let_two_meet(int first)
+/* Two vCPUs drain at once, first queues first. Looks at the watched cell before the reset. */
+static void drain_two_concurrently(int first)
 {
 	const int order[] = { first, !first };
 	pthread_t threads[2];
@@ -67,7 +67,7 @@ static void let_two_meet(int first)
 		assert_int_equal(pthread_create(&threads[i], NULL, drain_thread, vcpu), 0);
 		wait_for_requests(i + 1);
 	}
-	in_reset = look_at_cell;
+	before_reset = look_at_cell;
 	dli_reset_end(reset());
 	for (int i = 0; i < 2; i++) {
 		void *r;
@@ -77,10 +77,8 @@ static void let_two_meet(int first)
 	}
 }
 
-/*
- * A reset for that may be cut short, and nobody looks then what it has left or dropped of others.
- */
-static void parties_get_into_step_before_any_is_released(void **state)
+/* A resync's reset may be cut short, and what it then leaves or drops of others goes unnoticed. */
+static void rings_are_resynced_before_any_cell_is_released(void **state)
 {
 	for (int first = 0; first < 2; first++) {
 		write_pages(0, 10);
@@ -88,26 +86,26 @@ static void parties_get_into_step_before_any_is_released(void **state)
 		desync_ring(0);
 		watched = cell_at(ring_of(1), ring_of(1)->head);
 		was_released = false;
-		let_two_meet(first);
-		assert_null(in_reset);
+		drain_two_concurrently(first);
+		assert_null(before_reset);
 		assert_false(was_released);
 		assert_int_equal(guest_stats(&guest).entries, 20 * (first + 1));
 	}
 }
 
-static void a_shared_failure_is_everybodys(void **state)
+static void a_failed_shared_reset_fails_every_drain(void **state)
 {
 	pthread_t threads[DRAINS];
 
 	reset_error = -EIO;
-	let_drains_meet(threads);
+	drain_concurrently(threads);
 	expect_all_return(threads, -EIO);
-	/* The harvest takes it up again, and repairs for what the failed one may have dropped. */
+	/* The harvest retries, and repairs what the failed reset may have dropped. */
 	harvest();
 	assert_int_equal(pending_pages(), PAGES * GUEST_VCPUS);
 }
 
-static void one_with_nothing_is_not_told_of_a_failure(void **state)
+static void a_drain_of_an_empty_ring_ignores_a_failed_reset(void **state)
 {
 	pthread_t threads[2];
 	void *r;
@@ -129,10 +127,10 @@ static void one_with_nothing_is_not_told_of_a_failure(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		drain_test(drains_that_meet_share_a_reset),
-		drain_test(parties_get_into_step_before_any_is_released),
-		drain_test(a_shared_failure_is_everybodys),
-		drain_test(one_with_nothing_is_not_told_of_a_failure),
+		drain_test(concurrent_drains_share_a_reset),
+		drain_test(rings_are_resynced_before_any_cell_is_released),
+		drain_test(a_failed_shared_reset_fails_every_drain),
+		drain_test(a_drain_of_an_empty_ring_ignores_a_failed_reset),
 	};
 
 	return RUN_TESTS("drain", tests);

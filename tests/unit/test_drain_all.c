@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Harvests: what they pass over, how several share the rings, what they let go of and wait for. */
+/* Harvests skip quiet rings, share the others, unlock them early, and wait for running drains. */
 #include "drain_guest.h"
 #include "pages/publish.h"
 #include "ring/ring_private.h"
@@ -8,20 +8,20 @@
 #include <pthread.h>
 #include <sched.h>
 
-enum { FILLED = 3000, OUT_OF_STEP = 3 };
+enum { FILLED = 3000, DESYNCED = 3 };
 
-static void a_harvest_brings_every_ring_into_step(void **state)
+static void a_harvest_resyncs_every_ring(void **state)
 {
-	for (int i = 0; i < OUT_OF_STEP; i++) {
+	for (int i = 0; i < DESYNCED; i++) {
 		write_pages(i, 10);
 		desync_ring(i);
 	}
 	harvest();
-	assert_int_equal(pending_pages(), 10 * OUT_OF_STEP);
+	assert_int_equal(pending_pages(), 10 * DESYNCED);
 }
 
-/* Who passes by looks at no more than that. */
-static void a_ring_that_somebody_has_or_that_is_out_of_step_is_not_quiet(void **state)
+/* A harvest decides by ring_is_quiet() alone whether it skips a ring. */
+static void a_locked_or_desynced_ring_is_not_quiet(void **state)
 {
 	struct dl_vcpu *vcpu = guest.vcpus[0].handle;
 	const dli_ring_head *head = &vcpu->group->heads[vcpu->index];
@@ -45,8 +45,8 @@ static void expect_not_quiet(void)
 	assert_false(ring_is_quiet(&vcpu->group->heads[vcpu->index]));
 }
 
-/* What is on its way to the sets is not in the ring any more. */
-static void a_ring_that_is_drained_is_not_quiet(void **state)
+/* Entries in transit to the page sets have left the ring already. */
+static void a_ring_being_drained_is_not_quiet(void **state)
 {
 	struct dl_vcpu *vcpu = guest.vcpus[0].handle;
 	const dli_ring_head *head = &vcpu->group->heads[vcpu->index];
@@ -58,14 +58,14 @@ static void a_ring_that_is_drained_is_not_quiet(void **state)
 	after_reset = expect_not_quiet;
 	assert_int_equal(dl_vcpu_drain(vcpu), 0);
 	assert_null(after_reset);
-	/* A harvest is to count what the drain found. */
+	/* The next harvest has to count the drain's entries. */
 	assert_false(ring_is_quiet(head));
 	harvest();
 	assert_true(ring_is_quiet(head));
 }
 
-/* As by a vCPU's own drain, so by a harvest: another harvest must not pass over it. */
-static void a_ring_that_is_harvested_is_not_quiet(void **state)
+/* As above, with a harvest as the drain: another harvest must not skip the ring. */
+static void a_ring_being_harvested_is_not_quiet(void **state)
 {
 	harvest();
 	write_pages(0, 10);
@@ -75,8 +75,8 @@ static void a_ring_that_is_harvested_is_not_quiet(void **state)
 	assert_int_equal(pending_pages(), 10);
 }
 
-/* One that a failed reset left with released cells, and with pages that are still to be told. */
-static void a_ring_that_owes_something_is_not_quiet(void **state)
+/* A failed reset leaves released cells, and pages that are not published yet. */
+static void a_ring_with_unpublished_pages_is_not_quiet(void **state)
 {
 	struct dl_vcpu *vcpu = guest.vcpus[0].handle;
 	const dli_ring_head *head = &vcpu->group->heads[vcpu->index];
@@ -106,8 +106,8 @@ static void expect_second_returns(void)
 	assert_int_equal((intptr_t)r, 0);
 }
 
-/* Somebody has them all the while: a harvest that wanted one would not come back. */
-static void quiet_rings_are_passed_over(void **state)
+/* Their locks are held, so a harvest that waited for one would never return. */
+static void quiet_rings_are_skipped(void **state)
 {
 	harvest();
 	for (int i = 1; i < GUEST_VCPUS; i++)
@@ -120,8 +120,8 @@ static void quiet_rings_are_passed_over(void **state)
 	assert_int_equal(pending_pages(), 5);
 }
 
-/* A dirty cell behind a clean one is no sign while vCPUs run. In the final pass it is. */
-static void the_final_pass_looks_through_quiet_rings(void **state)
+/* A dirty cell after a clean one means a loss only in the final pass. */
+static void the_final_pass_searches_quiet_rings(void **state)
 {
 	struct dli_ring *ring = ring_of(2);
 
@@ -133,7 +133,7 @@ static void the_final_pass_looks_through_quiet_rings(void **state)
 	assert_int_equal(pending_pages(), PAGES * GUEST_VCPUS);
 }
 
-/* The first rings of a harvest are free again while it has the last ones reset. */
+/* Rings that are unlocked during the second reset of a harvest. */
 static unsigned int free_rings;
 
 static void count_free_rings(void)
@@ -146,21 +146,21 @@ static void count_free_rings(void)
 	}
 }
 
-static void count_in_the_next(void)
+static void count_in_next_reset(void)
 {
-	in_reset = count_free_rings;
+	before_reset = count_free_rings;
 }
 
-static void a_harvest_lets_go_of_what_it_has_done(void **state)
+static void a_harvest_unlocks_rings_that_it_has_reset(void **state)
 {
 	uint64_t resets = guest_stats(&guest).resets;
 
 	for (int i = 0; i < GUEST_VCPUS; i++)
 		write_pages(i, FILLED);
 	free_rings = 0;
-	in_reset = count_in_the_next;
+	before_reset = count_in_next_reset;
 	harvest();
-	/* Three rings are enough for one reset. */
+	/* Three rings fill one reset. */
 	assert_int_equal(guest_stats(&guest).resets, resets + 3);
 	assert_int_equal(free_rings, GUEST_VCPUS - 3);
 	assert_int_equal(pending_pages(), FILLED * GUEST_VCPUS);
@@ -176,8 +176,8 @@ static uint64_t resets_of_a_harvest(void)
 	return guest_stats(&guest).resets - resets;
 }
 
-/* A vCPU that came out full may do so again, and then waits for no more than that. */
-static void a_harvest_does_less_at_once_after_a_full_exit(void **state)
+/* A vCPU that had a full exit may have another: smaller resets limit its wait. */
+static void a_harvest_resets_fewer_rings_at_once_after_a_full_exit(void **state)
 {
 	harvest();
 	ring_of(0)->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
@@ -191,7 +191,7 @@ static void a_harvest_does_less_at_once_after_a_full_exit(void **state)
 static void begin_second_harvest(void)
 {
 	assert_int_equal(pthread_create(&second, NULL, harvest_thread, NULL), 0);
-	/* It has collected the rings that the first has not, and waits for their reset. */
+	/* It has collected the rings that the first harvest has not, and waits for their reset. */
 	wait_for_requests(1);
 }
 
@@ -199,7 +199,7 @@ static void two_harvests_share_the_rings(void **state)
 {
 	for (int i = 0; i < GUEST_VCPUS; i++)
 		write_pages(i, FILLED);
-	in_reset = begin_second_harvest;
+	before_reset = begin_second_harvest;
 	harvest();
 	expect_second_returns();
 	assert_int_equal(pending_pages(), FILLED * GUEST_VCPUS);
@@ -208,16 +208,16 @@ static void two_harvests_share_the_rings(void **state)
 
 static atomic_bool published;
 
-static void *harvest_and_look(void *unused)
+static void *harvest_and_read_published(void *unused)
 {
 	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
 	return (void *)(intptr_t)atomic_load(&published);
 }
 
-/* All of a drain but its end. */
+/* A drain without its last step. */
 static void begin_drain(struct dli_ring *ring)
 {
-	/* Not waited for, as another is held already. */
+	/* Block on no ring lock while holding another. */
 	assert_true(dli_ring_trylock(ring));
 	dli_ring_copy(ring);
 	assert_int_equal(dli_reset_begin(reset()), 0);
@@ -233,7 +233,7 @@ static void end_drain(struct dli_ring *ring)
 	dli_ring_unlock(ring);
 }
 
-/* What drains have was in their rings when the harvest began. */
+/* The entries in transit were in the rings when the harvest began, so it waits for them. */
 static void expect_wait_for(int vcpu, int other)
 {
 	void *late;
@@ -245,8 +245,8 @@ static void expect_wait_for(int vcpu, int other)
 	atomic_store(&published, false);
 	begin_drain(ring_of(vcpu));
 	begin_drain(ring_of(other));
-	assert_int_equal(pthread_create(&second, NULL, harvest_and_look, NULL), 0);
-	/* It takes what it can get. Then it could return, if it did not wait. */
+	assert_int_equal(pthread_create(&second, NULL, harvest_and_read_published, NULL), 0);
+	/* It drains the free ring first. A harvest that did not wait would return now. */
 	while (atomic_load(&dli_ring_stats(ring_of(1))->new_pages) < 20)
 		sched_yield();
 	end_drain(ring_of(vcpu));
@@ -272,15 +272,15 @@ static void a_harvest_waits_for_drains_of_any_ring(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		drain_test(a_harvest_brings_every_ring_into_step),
-		drain_test(a_ring_that_somebody_has_or_that_is_out_of_step_is_not_quiet),
-		drain_test(a_ring_that_is_drained_is_not_quiet),
-		drain_test(a_ring_that_is_harvested_is_not_quiet),
-		drain_test(a_ring_that_owes_something_is_not_quiet),
-		drain_test(quiet_rings_are_passed_over),
-		drain_test(the_final_pass_looks_through_quiet_rings),
-		drain_test(a_harvest_lets_go_of_what_it_has_done),
-		drain_test(a_harvest_does_less_at_once_after_a_full_exit),
+		drain_test(a_harvest_resyncs_every_ring),
+		drain_test(a_locked_or_desynced_ring_is_not_quiet),
+		drain_test(a_ring_being_drained_is_not_quiet),
+		drain_test(a_ring_being_harvested_is_not_quiet),
+		drain_test(a_ring_with_unpublished_pages_is_not_quiet),
+		drain_test(quiet_rings_are_skipped),
+		drain_test(the_final_pass_searches_quiet_rings),
+		drain_test(a_harvest_unlocks_rings_that_it_has_reset),
+		drain_test(a_harvest_resets_fewer_rings_at_once_after_a_full_exit),
 		drain_test(two_harvests_share_the_rings),
 		drain_test(a_harvest_waits_for_drains),
 		drain_test(a_harvest_waits_for_drains_of_any_ring),
