@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* KVM_RESET_DIRTY_RINGS: one at a time, with signals blocked, and none after close. */
+/*
+ * KVM_RESET_DIRTY_RINGS: called by one thread at a time, with signals blocked, not after close.
+ * Requests that wait are completed together.
+ */
 #include "cmocka_all.h"
 #include "fake_os.h"
 #include "ring/reset.h"
@@ -14,7 +17,7 @@ static struct fake_os fake;
 static struct dli_reset reset;
 static int answer, wanted_fd;
 static atomic_int inside;
-static bool masked, met;
+static bool masked, overlapped;
 
 static int mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
 {
@@ -36,7 +39,7 @@ static int kernel(struct fake_os *os, int fd, unsigned long request, void *arg)
 	if (fd != wanted_fd || request != KVM_RESET_DIRTY_RINGS || arg || !masked)
 		return -ENOTTY;
 	if (atomic_fetch_add(&inside, 1))
-		met = true;
+		overlapped = true;
 	sched_yield();
 	atomic_fetch_sub(&inside, 1);
 	return answer;
@@ -50,7 +53,7 @@ static int setup(void **state)
 	reset = (struct dli_reset){ 0 };
 	answer = 0;
 	wanted_fd = VM_FD;
-	masked = met = false;
+	masked = overlapped = false;
 	return dli_reset_init(&reset, &fake.os, VM_FD);
 }
 
@@ -62,7 +65,7 @@ static int teardown(void **state)
 
 #define reset_test(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
-static void signals_are_blocked_around_it(void **state)
+static void signals_are_blocked_during_a_reset(void **state)
 {
 	answer = 17;
 	assert_int_equal(dli_reset_begin(&reset), 0);
@@ -71,7 +74,7 @@ static void signals_are_blocked_around_it(void **state)
 	assert_false(masked);
 }
 
-static void a_failure_is_passed_on_with_signals_as_before(void **state)
+static void a_failed_reset_restores_signals_and_is_returned(void **state)
 {
 	answer = -EIO;
 	assert_int_equal(dli_reset_begin(&reset), 0);
@@ -82,7 +85,7 @@ static void a_failure_is_passed_on_with_signals_as_before(void **state)
 	dli_reset_end(&reset);
 }
 
-static void it_is_counted(void **state)
+static void resets_are_counted(void **state)
 {
 	assert_int_equal(dli_reset_begin(&reset), 0);
 	for (int i = 0; i < 5; i++)
@@ -91,17 +94,17 @@ static void it_is_counted(void **state)
 	assert_int_equal(reset.resets, 5);
 }
 
-static void after_close_the_section_is_not_entered(void **state)
+static void after_close_the_section_cannot_be_entered(void **state)
 {
 	dli_reset_close(&reset, false);
 	assert_int_equal(dli_reset_begin(&reset), -ECANCELED);
-	/* It is free all the same. */
+	/* The failed call has not occupied the section. */
 	assert_int_equal(dli_reset_begin(&reset), -ECANCELED);
 	assert_int_equal(fake.ioctls, 0);
 }
 
 /* A vCPU may still exit with a full ring. */
-static void after_close_it_is_entered_if_needed(void **state)
+static void after_close_the_section_can_be_entered_if_needed(void **state)
 {
 	dli_reset_close(&reset, true);
 	answer = 3;
@@ -121,7 +124,7 @@ static void *reset_often(void *unused)
 	return NULL;
 }
 
-static void two_are_never_inside_at_once(void **state)
+static void one_thread_at_a_time_is_in_the_section(void **state)
 {
 	pthread_t threads[THREADS];
 
@@ -129,7 +132,7 @@ static void two_are_never_inside_at_once(void **state)
 		pthread_create(&threads[i], NULL, reset_often, NULL);
 	for (int i = 0; i < THREADS; i++)
 		pthread_join(threads[i], NULL);
-	assert_false(met);
+	assert_false(overlapped);
 	assert_int_equal(reset.resets, THREADS * ROUNDS);
 }
 
@@ -140,7 +143,7 @@ static struct dli_reset_request waiters[WAITERS];
 static unsigned int batches, requests_done;
 static atomic_int running;
 
-/* Wakes the waiters meanwhile, as a spurious wakeup would. */
+/* Causes a spurious wakeup of the waiters. */
 static void run_batch(struct dli_reset_request *batch)
 {
 	atomic_fetch_add(&running, 1);
@@ -166,7 +169,7 @@ static int submit(struct dli_reset_request *request)
 	return request->result;
 }
 
-/* A cancellation is pending, which a wait must not take: the caller has rings locked. */
+/* The wait must not act on the pending cancellation: the caller has rings locked. */
 static void *submit_while_cancelled(void *request)
 {
 	int r;
@@ -175,12 +178,12 @@ static void *submit_while_cancelled(void *request)
 	r = submit(request);
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
 	if (atomic_load(&running))
-		met = true;
+		overlapped = true;
 	return (void *)(intptr_t)r;
 }
 
-/* Begins them one by one, each when the one before waits. */
-static void let_them_wait(pthread_t *threads)
+/* Starts the waiters one by one, each when the one before waits. */
+static void start_waiters(pthread_t *threads)
 {
 	batches = requests_done = 0;
 	assert_int_equal(dli_reset_begin(&reset), 0);
@@ -211,24 +214,24 @@ static void expect_all_join(pthread_t *threads, int result)
 	assert_false(reset.busy);
 }
 
-static void who_waits_is_served_by_one_and_waits_for_it(void **state)
+static void waiting_requests_are_completed_in_one_batch(void **state)
 {
 	pthread_t threads[WAITERS];
 
-	let_them_wait(threads);
+	start_waiters(threads);
 	dli_reset_end(&reset);
 	expect_all_join(threads, 7);
 	assert_int_equal(batches, 1);
 	assert_int_equal(requests_done, WAITERS);
-	assert_false(met);
+	assert_false(overlapped);
 }
 
-static void who_waits_when_it_is_closed_is_told(void **state)
+static void waiting_requests_are_cancelled_by_close(void **state)
 {
 	pthread_t threads[WAITERS];
 
-	let_them_wait(threads);
-	/* As dli_reset_close() does it, which would wait here. */
+	start_waiters(threads);
+	/* dli_reset_close() would wait here. */
 	pthread_mutex_lock(&reset.lock);
 	reset.closed = true;
 	pthread_mutex_unlock(&reset.lock);
@@ -237,7 +240,7 @@ static void who_waits_when_it_is_closed_is_told(void **state)
 	assert_int_equal(batches, 0);
 }
 
-static void who_comes_alone_is_served_at_once(void **state)
+static void a_lone_request_is_completed_at_once(void **state)
 {
 	struct dli_reset_request request = { 0 };
 
@@ -251,28 +254,28 @@ static void who_comes_alone_is_served_at_once(void **state)
 
 static atomic_bool closing;
 
-static void *close_it(void *unused)
+static void *close_reset(void *unused)
 {
 	atomic_store(&closing, true);
 	dli_reset_close(&reset, false);
 	return NULL;
 }
 
-/* Whoever is in the section has the file descriptor until it leaves. */
-static void a_close_waits_for_who_is_inside(void **state)
+/* A thread in the section uses the file descriptor until it leaves. */
+static void close_waits_for_the_thread_in_the_section(void **state)
 {
 	pthread_t thread;
 	bool closed = false;
 
 	atomic_store(&closing, false);
 	assert_int_equal(dli_reset_begin(&reset), 0);
-	pthread_create(&thread, NULL, close_it, NULL);
+	pthread_create(&thread, NULL, close_reset, NULL);
 	while (!atomic_load(&closing))
 		sched_yield();
 	for (int i = 0; i < 1000; i++) {
 		pthread_mutex_lock(&reset.lock);
 		closed |= reset.closed;
-		/* For no reason. */
+		/* A spurious wakeup. */
 		pthread_cond_broadcast(&reset.changed);
 		pthread_mutex_unlock(&reset.lock);
 		sched_yield();
@@ -286,16 +289,16 @@ static void a_close_waits_for_who_is_inside(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		reset_test(signals_are_blocked_around_it),
-		reset_test(a_failure_is_passed_on_with_signals_as_before),
-		reset_test(it_is_counted),
-		reset_test(after_close_the_section_is_not_entered),
-		reset_test(after_close_it_is_entered_if_needed),
-		reset_test(two_are_never_inside_at_once),
-		reset_test(who_waits_is_served_by_one_and_waits_for_it),
-		reset_test(who_waits_when_it_is_closed_is_told),
-		reset_test(who_comes_alone_is_served_at_once),
-		reset_test(a_close_waits_for_who_is_inside),
+		reset_test(signals_are_blocked_during_a_reset),
+		reset_test(a_failed_reset_restores_signals_and_is_returned),
+		reset_test(resets_are_counted),
+		reset_test(after_close_the_section_cannot_be_entered),
+		reset_test(after_close_the_section_can_be_entered_if_needed),
+		reset_test(one_thread_at_a_time_is_in_the_section),
+		reset_test(waiting_requests_are_completed_in_one_batch),
+		reset_test(waiting_requests_are_cancelled_by_close),
+		reset_test(a_lone_request_is_completed_at_once),
+		reset_test(close_waits_for_the_thread_in_the_section),
 	};
 
 	return RUN_TESTS("reset", tests);
