@@ -2,7 +2,7 @@
 #ifndef UNIT_RANDOM_H
 #define UNIT_RANDOM_H
 
-/* Random numbers that are the same in every run, so that a failure can be reproduced. */
+/* Pseudo-random numbers; the same in every run, so that failures can be reproduced. */
 
 #include <stdint.h>
 
