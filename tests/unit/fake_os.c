@@ -8,7 +8,7 @@
 
 enum { MAX_GUARDED = 64 };
 
-/* Of a guarded mapping: where it really begins and how long it is, with the page behind it. */
+/* Guarded mappings. begin and bytes include the padding and the inaccessible page. */
 static struct {
 	void *addr, *begin;
 	size_t bytes;

@@ -3,9 +3,9 @@
 #define UNIT_FAKE_OS_H
 
 /*
- * A struct dl_os for unit tests of the lower rooms: anonymous memory is real and counted, while the
- * test itself answers ioctls and mappings of file descriptors. It is not the model kernel
- * (tests/model), which answers as KVM does and leaves a test no choice of the answer.
+ * A struct dl_os for unit tests of the lower rooms: anonymous memory is real and counted; the test
+ * itself supplies the results of ioctls and of mappings of file descriptors. The model kernel
+ * (tests/model), which behaves as KVM does, leaves a test no choice of the result.
  */
 
 #include <stdbool.h>
@@ -19,27 +19,27 @@ enum { FAKE_DUPLICATE_FD = 12345 };
 struct fake_os {
 	struct dl_os os;
 
-	/* NULL: every ioctl answers -ENOTTY. */
+	/* NULL: every ioctl fails with -ENOTTY. */
 	int (*ioctl)(struct fake_os *fake, int fd, unsigned long request, void *arg);
-	/* A mapping of fd; NULL: -EBADF. */
+	/* Maps fd; NULL: fails with -EBADF. */
 	int (*map)(struct fake_os *fake, int fd, uint64_t offset_bytes, size_t bytes, void **addr);
-	/* Whether it dealt with an address that map() gave; NULL: it never did. */
+	/* True if addr came from map(), and nothing is left to unmap; may be NULL. */
 	bool (*unmap)(struct fake_os *fake, void *addr);
 	void *opaque;
 
-	unsigned int maps_that_succeed; /* of all kinds, before the next one fails ... */
-	int map_error;			/* ... with this, a negative errno value; 0: none fails */
-	bool guarded;			/* anonymous memory ends where it was asked to end */
+	unsigned int maps_that_succeed; /* of any kind, before one fails with map_error */
+	int map_error;			/* a negative errno value; 0: no mapping fails */
+	bool guarded;			/* an inaccessible page follows anonymous memory */
 
 	unsigned int ioctls, masks;
-	int dup_result; /* 0: a number of its own */
-	int duplicates; /* that are open */
+	int dup_result; /* 0: FAKE_DUPLICATE_FD */
+	int duplicates; /* open ones */
 	long maps_live; /* maps less munmaps */
 };
 
 void fake_os_init(struct fake_os *fake);
 
-/* Bytes of this process that are in memory now. */
+/* Resident memory of this process. */
 uint64_t resident_bytes(void);
 
 #endif
