@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the kernel has, what is chosen of it, and the reason that is given. */
+/* Probing: the kernel's capabilities, the mode that is chosen from them, and the reason given. */
 #include "kvm/caps.h"
 #include "cmocka_all.h"
 #include "fake_os.h"
@@ -17,7 +17,7 @@ static char why[400];
 static struct {
 	uint32_t has;
 	int ring_bytes, slot_ids, address_spaces;
-	int refusal; /* not 0: of every capability but that of slot ids */
+	int refusal; /* the error of all queries except KVM_CAP_NR_MEMSLOTS; 0: none */
 } kernel;
 
 static int check_extension(unsigned long cap)
@@ -55,7 +55,7 @@ static int kernel_ioctl(struct fake_os *os, int fd, unsigned long request, void 
 		return check_extension((unsigned long)arg);
 	}
 	/* A probe changes nothing. */
-	fail_msg("request %#lx", request);
+	fail_msg("a probe made the ioctl %#lx", request);
 	return -ENOTTY;
 }
 
@@ -90,7 +90,7 @@ static int probe(const struct dl_options *options, struct dl_config *config)
 	return dl_probe(VM_FD, options, config, why, sizeof(why));
 }
 
-static void what_the_kernel_has_is_told(void **state)
+static void capabilities_of_the_kernel_are_reported(void **state)
 {
 	const struct dl_options options = options_of(DL_MODE_BITMAP, 0, 0);
 	struct dl_config config;
@@ -98,7 +98,7 @@ static void what_the_kernel_has_is_told(void **state)
 	for (uint32_t has = 0; has <= ALL; has++) {
 		bool rings = has & (DL_HAS_RING_TSO | DL_HAS_RING_ACQ_REL);
 
-		/* INITIALLY_SET without the other is not a thing that kernels have. */
+		/* No kernel has INITIALLY_SET without MANUAL_PROTECT. */
 		if (has & DL_HAS_INITIALLY_SET && !(has & DL_HAS_MANUAL_PROTECT))
 			continue;
 		kernel.has = has;
@@ -111,7 +111,7 @@ static void what_the_kernel_has_is_told(void **state)
 	}
 }
 
-static void limits_of_slots_are_told(void **state)
+static void slot_limits_are_reported(void **state)
 {
 	struct dli_caps caps;
 
@@ -125,10 +125,10 @@ static void limits_of_slots_are_told(void **state)
 	assert_int_equal(caps.address_spaces, 1);
 }
 
-/* The rule, as the header has it: 0 a ring, 1 a ring with backup, 2 bitmap, or an error. */
-static int ruled(uint32_t has, bool safe, uint32_t mode, uint32_t backup)
+/* The header's rule. 0: ring; 1: ring with backup; 2: bitmap; otherwise an error. */
+static int expected_choice(uint32_t has, bool safe, uint32_t mode, uint32_t backup)
 {
-	bool ring = has & (DL_HAS_RING_TSO | DL_HAS_RING_ACQ_REL), beside = has & DL_HAS_BACKUP;
+	bool ring = has & (DL_HAS_RING_TSO | DL_HAS_RING_ACQ_REL), has_backup = has & DL_HAS_BACKUP;
 	int refused = mode == DL_MODE_RING ? -EOPNOTSUPP : 2;
 
 	if (mode == DL_MODE_BITMAP)
@@ -137,20 +137,20 @@ static int ruled(uint32_t has, bool safe, uint32_t mode, uint32_t backup)
 		return refused;
 	if (backup == DL_BACKUP_OFF)
 		return 0;
-	if (beside)
+	if (has_backup)
 		return 1;
 	if (backup == DL_BACKUP_REQUIRED || !safe)
 		return refused;
 	return 0;
 }
 
-static void the_choice_follows_the_rule(void **state)
+static void the_choice_follows_the_documented_rule(void **state)
 {
 	for (uint32_t n = 0; n < 8 * 2 * 3 * 3; n++) {
 		uint32_t has = n % 8, mode = n / 16 % 3, backup = n / 48;
 		bool safe = n / 8 % 2;
 		const struct dl_options options = options_of(mode, backup, 0);
-		int rule = ruled(has, safe, mode, backup), r;
+		int rule = expected_choice(has, safe, mode, backup), r;
 		struct dl_config config;
 
 		kernel.has = has;
@@ -187,7 +187,7 @@ static void the_reason_names_what_was_chosen(void **state)
 	assert_non_null(strstr(why, "no dirty rings"));
 }
 
-static void a_short_why_is_cut_and_ended(void **state)
+static void the_reason_is_cut_to_its_buffer_and_terminated(void **state)
 {
 	const struct dl_options options = options_of(DL_MODE_AUTO, 0, 0);
 	char whole[400], cut[8];
@@ -237,7 +237,7 @@ static void the_default_ring_fits_the_kernel_and_the_page(void **state)
 	assert_int_equal(probe(&options, &config), 0);
 	assert_int_equal(config.ring_entries, 4096);
 	assert_int_equal(config.page_bytes, 65536);
-	/* Less than one host page of entries. */
+	/* The entries fill less than a host page. */
 	assert_int_equal(probe(&small, &config), -EINVAL);
 }
 
@@ -283,7 +283,7 @@ static void longer_options_must_end_in_zeros(void **state)
 	assert_true(strlen(why) > 10);
 }
 
-static void the_config_may_be_of_another_release(void **state)
+static void a_larger_config_is_filled_and_a_smaller_one_refused(void **state)
 {
 	const struct dl_options options = options_of(DL_MODE_AUTO, 0, 0);
 	struct {
@@ -301,7 +301,7 @@ static void the_config_may_be_of_another_release(void **state)
 	assert_non_null(strstr(why, "size"));
 }
 
-static void either_fd_of_kvm_is_asked_and_no_other(void **state)
+static void the_system_and_vm_descriptors_are_accepted_and_no_other(void **state)
 {
 	const struct dl_options options = options_of(DL_MODE_AUTO, 0, 0);
 	struct dl_config system = { .size = sizeof(system) }, vm = { .size = sizeof(vm) };
@@ -316,9 +316,8 @@ static void either_fd_of_kvm_is_asked_and_no_other(void **state)
 	assert_int_equal(dl_probe(-1, NULL, NULL, why, sizeof(why)), -EBADF);
 }
 
-/* A kernel that knows the capability, but not the bit that makes CLEAR useful. */
-/* Nothing is taken for absent because of it, nor for present by the bits of an errno value. */
-static void an_error_is_no_answer(void **state)
+/* A failed query must not read as absent, nor the bits of its errno value as present. */
+static void a_failed_query_fails_the_probe(void **state)
 {
 	static const int errors[] = { -EIO, -EPERM, -ENOTTY, -EINVAL };
 	static const int results[] = { -EIO, -EPERM, -EBADF, -EBADF };
@@ -330,7 +329,8 @@ static void an_error_is_no_answer(void **state)
 	}
 }
 
-static void manual_protect_is_its_first_bit(void **state)
+/* A kernel that knows the capability, but not the bit that makes CLEAR useful. */
+static void manual_protect_requires_bit_0_of_its_capability(void **state)
 {
 	const struct dl_options options = options_of(DL_MODE_BITMAP, 0, 0);
 	struct dl_config config;
@@ -343,19 +343,19 @@ static void manual_protect_is_its_first_bit(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		caps_test(what_the_kernel_has_is_told),
-		caps_test(limits_of_slots_are_told),
-		caps_test(the_choice_follows_the_rule),
+		caps_test(capabilities_of_the_kernel_are_reported),
+		caps_test(slot_limits_are_reported),
+		caps_test(the_choice_follows_the_documented_rule),
 		caps_test(the_reason_names_what_was_chosen),
-		caps_test(a_short_why_is_cut_and_ended),
+		caps_test(the_reason_is_cut_to_its_buffer_and_terminated),
 		caps_test(ring_sizes_have_limits),
 		caps_test(the_default_ring_fits_the_kernel_and_the_page),
 		caps_test(options_are_checked),
 		caps_test(longer_options_must_end_in_zeros),
-		caps_test(the_config_may_be_of_another_release),
-		caps_test(either_fd_of_kvm_is_asked_and_no_other),
-		caps_test(an_error_is_no_answer),
-		caps_test(manual_protect_is_its_first_bit),
+		caps_test(a_larger_config_is_filled_and_a_smaller_one_refused),
+		caps_test(the_system_and_vm_descriptors_are_accepted_and_no_other),
+		caps_test(a_failed_query_fails_the_probe),
+		caps_test(manual_protect_requires_bit_0_of_its_capability),
 	};
 
 	return RUN_TESTS("caps", tests);
