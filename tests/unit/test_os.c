@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The real table of system calls: results, and nothing left in errno. */
+/* The system's own dl_os table: its results, and that it leaves errno alone. */
 #include "cmocka_all.h"
 #include "kvm/os.h"
 
@@ -23,7 +23,7 @@ static int setup(void **state)
 	return 0;
 }
 
-/* Whatever a test did, no call may have touched errno. */
+/* No call may change errno. */
 static int teardown(void **state)
 {
 	return errno == EXDEV ? 0 : -1;
@@ -31,7 +31,7 @@ static int teardown(void **state)
 
 #define os_test(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
-static void the_system_is_what_null_means(void **state)
+static void null_selects_the_system(void **state)
 {
 	struct dl_os other = *os;
 
@@ -47,7 +47,7 @@ static void a_failed_ioctl_is_a_negative_errno_value(void **state)
 	assert_int_equal(dli_os_ioctl_value(os, -1, FIONREAD, 0), -EBADF);
 }
 
-static void an_ioctl_gets_its_argument(void **state)
+static void an_ioctl_receives_its_argument(void **state)
 {
 	int ends[2], bytes = -1, before;
 
@@ -62,7 +62,7 @@ static void an_ioctl_gets_its_argument(void **state)
 	errno = EXDEV;
 }
 
-static void reserved_memory_is_zero_and_comes_when_touched(void **state)
+static void reserved_memory_is_zero_and_allocated_on_access(void **state)
 {
 	const size_t bytes = (size_t)1 << 40;
 	unsigned char *memory = NULL;
@@ -101,7 +101,7 @@ static void a_file_is_mapped_shared(void **state)
 	close(fd);
 }
 
-static void a_duplicate_is_the_same_file(void **state)
+static void a_duplicate_refers_to_the_same_file(void **state)
 {
 	int ends[2], fd;
 
@@ -116,7 +116,7 @@ static void a_duplicate_is_the_same_file(void **state)
 	close(ends[0]);
 }
 
-static void a_duplicate_is_no_standard_stream(void **state)
+static void a_duplicate_never_becomes_a_standard_stream(void **state)
 {
 	int before = errno, saved = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 100), fd;
 
@@ -129,7 +129,7 @@ static void a_duplicate_is_no_standard_stream(void **state)
 	dli_os_close(os, fd);
 }
 
-/* Returns only where the request to end has waited. */
+/* Returns fd only if the pending cancellation does not act in the close. */
 static void *close_while_cancelled(void *fd)
 {
 	int unused;
@@ -140,7 +140,7 @@ static void *close_while_cancelled(void *fd)
 	return fd;
 }
 
-static void a_close_is_no_cancellation_point(void **state)
+static void a_close_is_not_a_cancellation_point(void **state)
 {
 	int fd = dli_os_dup(os, STDERR_FILENO), before = errno;
 	pthread_t thread;
@@ -152,8 +152,8 @@ static void a_close_is_no_cancellation_point(void **state)
 	assert_ptr_equal(result, &fd);
 }
 
-/* The teardown looks at errno. */
-static void what_fails_tells_so_and_leaves_errno(void **state)
+/* The teardown checks errno. */
+static void failures_are_returned_and_leave_errno(void **state)
 {
 	sigset_t set;
 
@@ -164,7 +164,7 @@ static void what_fails_tells_so_and_leaves_errno(void **state)
 	assert_int_equal(os->signal_mask(os->opaque, 99, &set, NULL), -EINVAL);
 }
 
-/* As the kernel has it, which the C library's functions do not tell of its own two signals. */
+/* The kernel's mask; the C library hides its own two signals from its callers. */
 static uint64_t blocked_signals(void)
 {
 	uint64_t mask = 0;
@@ -178,7 +178,7 @@ static uint64_t bit_of(int signal)
 	return UINT64_C(1) << (signal - 1);
 }
 
-static void every_signal_is_blocked_and_the_mask_comes_back(void **state)
+static void every_signal_is_blocked_and_the_mask_restored(void **state)
 {
 	const uint64_t never_blocked = bit_of(SIGKILL) | bit_of(SIGSTOP);
 	sigset_t one, before;
@@ -192,7 +192,7 @@ static void every_signal_is_blocked_and_the_mask_comes_back(void **state)
 	assert_int_equal(blocked_signals(), bit_of(SIGWINCH));
 }
 
-static void time_goes_on(void **state)
+static void the_clock_is_the_monotonic_one(void **state)
 {
 	struct timespec before, after;
 	uint64_t now_ns;
@@ -204,7 +204,7 @@ static void time_goes_on(void **state)
 	assert_true(now_ns <= (uint64_t)after.tv_sec * 1000000000 + (uint64_t)after.tv_nsec);
 }
 
-static void the_page_size_is_the_tables_or_the_systems(void **state)
+static void the_page_size_defaults_to_the_systems(void **state)
 {
 	struct dl_os table = *os;
 
@@ -213,7 +213,7 @@ static void the_page_size_is_the_tables_or_the_systems(void **state)
 	assert_int_equal(dli_os_page_bytes(&table), 65536);
 }
 
-static void the_architecture_can_be_said(void **state)
+static void the_architecture_can_be_overridden(void **state)
 {
 	struct dl_os table = *os;
 
@@ -228,7 +228,7 @@ static void the_architecture_can_be_said(void **state)
 #endif
 }
 
-static void a_table_of_another_release_is_refused(void **state)
+static void an_invalid_table_is_refused(void **state)
 {
 	static const uint32_t bad_pages[] = { 1, 2048, 4095, 4097, 12288 };
 	struct dl_os table = *os;
@@ -263,21 +263,21 @@ static void a_table_of_another_release_is_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		os_test(the_system_is_what_null_means),
+		os_test(null_selects_the_system),
 		os_test(a_failed_ioctl_is_a_negative_errno_value),
-		os_test(an_ioctl_gets_its_argument),
-		os_test(reserved_memory_is_zero_and_comes_when_touched),
+		os_test(an_ioctl_receives_its_argument),
+		os_test(reserved_memory_is_zero_and_allocated_on_access),
 		os_test(a_failed_mapping_is_an_error),
 		os_test(a_file_is_mapped_shared),
-		os_test(a_duplicate_is_the_same_file),
-		os_test(a_duplicate_is_no_standard_stream),
-		os_test(a_close_is_no_cancellation_point),
-		os_test(what_fails_tells_so_and_leaves_errno),
-		os_test(every_signal_is_blocked_and_the_mask_comes_back),
-		os_test(time_goes_on),
-		os_test(the_page_size_is_the_tables_or_the_systems),
-		os_test(the_architecture_can_be_said),
-		os_test(a_table_of_another_release_is_refused),
+		os_test(a_duplicate_refers_to_the_same_file),
+		os_test(a_duplicate_never_becomes_a_standard_stream),
+		os_test(a_close_is_not_a_cancellation_point),
+		os_test(failures_are_returned_and_leave_errno),
+		os_test(every_signal_is_blocked_and_the_mask_restored),
+		os_test(the_clock_is_the_monotonic_one),
+		os_test(the_page_size_defaults_to_the_systems),
+		os_test(the_architecture_can_be_overridden),
+		os_test(an_invalid_table_is_refused),
 	};
 
 	return RUN_TESTS("os", tests);
