@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG of one slot: sizes, byte order, failures. */
+/* KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG of one slot: sizes, byte order and failures. */
 #include "kvm/bitmap.h"
 #include "cmocka_all.h"
 #include "fake_os.h"
@@ -16,7 +16,7 @@ static int answer;
 static struct kvm_dirty_log get;
 static struct kvm_clear_dirty_log clear;
 
-/* Page 1 of the first word and page 8 of the second, as the kernel writes them: bytes. */
+/* Page 1 of the first word and page 8 of the second, in the kernel's byte order. */
 static const unsigned char kernel_bytes[16] = { 2, 0, 0, 0, 0, 0, 0, 0, 0, 1 };
 
 static int kernel(struct fake_os *os, int fd, unsigned long request, void *arg)
@@ -53,7 +53,7 @@ static struct dli_vm vm = { .os = &fake.os, .fd = VM_FD };
 
 #define bitmap_test(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
-static void words_are_whole(void **state)
+static void bits_are_rounded_up_to_words(void **state)
 {
 	assert_int_equal(dli_bitmap_words(1), 1);
 	assert_int_equal(dli_bitmap_words(64), 1);
@@ -62,7 +62,7 @@ static void words_are_whole(void **state)
 	assert_int_equal(dli_bitmap_words((UINT64_C(1) << 31) - 1), 1 << 25);
 }
 
-static void get_asks_for_the_slot_and_reads_little_endian(void **state)
+static void get_names_the_slot_and_reads_little_endian(void **state)
 {
 	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 100), 0);
 	assert_int_equal(dli_bitmap_get(&vm, 1 << 16 | 3, buffer.words), 0);
@@ -82,7 +82,7 @@ static void clear_names_its_pages_and_writes_little_endian(void **state)
 	assert_int_equal(clear.num_pages, 100);
 }
 
-static void failures_are_passed_on(void **state)
+static void failures_are_returned(void **state)
 {
 	uint64_t words[2] = { 2, 256 };
 
@@ -93,7 +93,7 @@ static void failures_are_passed_on(void **state)
 	assert_int_equal(dli_bitmap_clear(&vm, 0, 0, 100, words), -EFAULT);
 }
 
-/* A GET whose buffer is not there fails after it has cleared: so it is there before. */
+/* A GET that cannot write its buffer fails after it has cleared the log. */
 static void the_buffer_is_resident(void **state)
 {
 	const uint64_t pages = UINT64_C(1) << 28, bytes = pages / 8;
@@ -122,7 +122,7 @@ static void the_buffer_grows_and_never_shrinks(void **state)
 	assert_int_equal(fake.maps_live, 1);
 }
 
-static void without_memory_the_old_buffer_stays(void **state)
+static void a_failed_reserve_keeps_the_old_buffer(void **state)
 {
 	const uint64_t *words;
 
@@ -137,13 +137,13 @@ static void without_memory_the_old_buffer_stays(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		bitmap_test(words_are_whole),
-		bitmap_test(get_asks_for_the_slot_and_reads_little_endian),
+		bitmap_test(bits_are_rounded_up_to_words),
+		bitmap_test(get_names_the_slot_and_reads_little_endian),
 		bitmap_test(clear_names_its_pages_and_writes_little_endian),
-		bitmap_test(failures_are_passed_on),
+		bitmap_test(failures_are_returned),
 		bitmap_test(the_buffer_is_resident),
 		bitmap_test(the_buffer_grows_and_never_shrinks),
-		bitmap_test(without_memory_the_old_buffer_stays),
+		bitmap_test(a_failed_reserve_keeps_the_old_buffer),
 	};
 
 	return RUN_TESTS("bitmap", tests);
