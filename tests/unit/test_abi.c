@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Structs that cross the ABI, older and newer than the library. */
+/* Structs of callers that are older or newer than the library are read and written correctly. */
 #include "api/abi.h"
 #include "cmocka_all.h"
 
@@ -20,7 +20,7 @@ static __attribute__((noinline)) int write_struct(void *theirs, const struct own
 	return dli_abi_write(theirs, FIRST_BYTES, own, sizeof(*own));
 }
 
-static void the_same_size_is_copied(void **state)
+static void a_struct_of_the_same_size_is_copied(void **state)
 {
 	const struct own theirs = { sizeof(theirs), 1, 2, 3 };
 	struct own own = { 0 };
@@ -29,7 +29,7 @@ static void the_same_size_is_copied(void **state)
 	assert_memory_equal(&own, &theirs, sizeof(own));
 }
 
-static void a_smaller_one_reads_as_zeros(void **state)
+static void missing_fields_of_a_smaller_struct_read_as_zeros(void **state)
 {
 	const struct own theirs = { FIRST_BYTES, 1, 2, 3 };
 	struct own own = { 0 };
@@ -40,7 +40,7 @@ static void a_smaller_one_reads_as_zeros(void **state)
 	assert_int_equal(own.b | own.c, 0);
 }
 
-static void below_the_first_release_is_refused(void **state)
+static void a_struct_smaller_than_the_first_release_is_refused(void **state)
 {
 	struct own theirs = { FIRST_BYTES - 1, 1, 2, 3 }, own = { 0 };
 
@@ -51,7 +51,7 @@ static void below_the_first_release_is_refused(void **state)
 	assert_int_equal(read_struct(&own, &theirs), -EINVAL);
 }
 
-static void a_larger_one_must_end_in_zeros(void **state)
+static void a_larger_struct_must_end_in_zeros(void **state)
 {
 	struct {
 		struct own known;
@@ -68,7 +68,7 @@ static void a_larger_one_must_end_in_zeros(void **state)
 	}
 }
 
-static void output_goes_as_far_as_both_know(void **state)
+static void output_fills_the_known_fields_and_zeros_the_rest(void **state)
 {
 	const struct own own = { sizeof(own), 1, 2, 3 };
 	struct {
@@ -94,11 +94,11 @@ static void output_goes_as_far_as_both_know(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(the_same_size_is_copied),
-		cmocka_unit_test(a_smaller_one_reads_as_zeros),
-		cmocka_unit_test(below_the_first_release_is_refused),
-		cmocka_unit_test(a_larger_one_must_end_in_zeros),
-		cmocka_unit_test(output_goes_as_far_as_both_know),
+		cmocka_unit_test(a_struct_of_the_same_size_is_copied),
+		cmocka_unit_test(missing_fields_of_a_smaller_struct_read_as_zeros),
+		cmocka_unit_test(a_struct_smaller_than_the_first_release_is_refused),
+		cmocka_unit_test(a_larger_struct_must_end_in_zeros),
+		cmocka_unit_test(output_fills_the_known_fields_and_zeros_the_rest),
 	};
 
 	return RUN_TESTS("abi", tests);
