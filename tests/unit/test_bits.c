@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The arithmetic of words, bit by bit. */
+/* Bit arithmetic on words, against counting bit by bit. */
 #include "cmocka_all.h"
 #include "pages/bits.h"
 #include "random.h"
@@ -27,7 +27,7 @@ static void bits_are_counted(void **state)
 	for (int i = 0; i < 10000; i++) {
 		uint64_t bits = random_next(&random);
 
-		/* Few, half and most of them. */
+		/* About half of the bits, few, and most. */
 		assert_int_equal(count_bits(bits), count_one_by_one(bits));
 		bits &= random_next(&random) & random_next(&random);
 		assert_int_equal(count_bits(bits), count_one_by_one(bits));
@@ -35,14 +35,14 @@ static void bits_are_counted(void **state)
 	}
 }
 
-static void a_part_counts_as_one(void **state)
+static void division_rounds_up(void **state)
 {
 	assert_int_equal(divide_up(0, 64), 0);
 	assert_int_equal(divide_up(1, 64), 1);
 	assert_int_equal(divide_up(63, 64), 1);
 	assert_int_equal(divide_up(64, 64), 1);
 	assert_int_equal(divide_up(65, 64), 2);
-	/* Where n + by - 1 is too much. */
+	/* n + by - 1 would overflow. */
 	assert_true(divide_up(UINT64_MAX, 64) == UINT64_C(1) << 58);
 }
 
@@ -56,8 +56,8 @@ static void expect_range(uint64_t word, uint64_t first_page, uint64_t end_page)
 	assert_true(range_bits(word, first_page, end_page) == expected);
 }
 
-/* Of the words that it has pages in, as all callers ask. */
-static void a_range_has_its_pages_and_no_other(void **state)
+/* Callers only ask for words that contain pages of the range. */
+static void range_bits_are_exactly_the_pages_of_the_range(void **state)
 {
 	for (uint64_t first = 128; first < 320; first++)
 		for (uint64_t end = first + 1; end <= 320; end++)
@@ -69,8 +69,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(bits_are_counted),
-		cmocka_unit_test(a_part_counts_as_one),
-		cmocka_unit_test(a_range_has_its_pages_and_no_other),
+		cmocka_unit_test(division_rounds_up),
+		cmocka_unit_test(range_bits_are_exactly_the_pages_of_the_range),
 	};
 
 	return RUN_TESTS("bits", tests);
