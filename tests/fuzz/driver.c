@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Runs a target without libFuzzer: every file of the corpus, then a number of mutations of them
- * that are the same in every run. What a finding was found with is kept in a file.
+ * Runs a target without libFuzzer: every file of the corpus, then mutations of them, which are the
+ * same in every run. The input of a finding is written to a file.
  */
 #include "fuzz.h"
 
@@ -13,9 +13,9 @@
 
 enum {
 	MAX_FILES = 4096,
-	MAX_BYTES = 4096,     /* of an input */
-	PATIENCE_S = 30,      /* for one input; sanitizers and slow machines included */
-	SANITIZERS_SHARE = 8, /* they are so many times slower, or more */
+	MAX_BYTES = 4096,	/* of an input */
+	INPUT_SECONDS_MAX = 30, /* also with sanitizers and on slow machines */
+	SANITIZER_SLOWDOWN = 8, /* at least */
 };
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -40,44 +40,44 @@ static uint8_t current[MAX_BYTES];
 static size_t current_bytes;
 static const char *save_as = "fuzz-finding";
 
-static uint64_t state = 0x9e3779b97f4a7c15;
+static uint64_t random_state = 0x9e3779b97f4a7c15;
 
 static uint32_t below(uint32_t limit)
 {
-	state ^= state << 13;
-	state ^= state >> 7;
-	state ^= state << 17;
-	return (uint32_t)((state * UINT64_C(0x2545f4914f6cdd1d) >> 33) % limit);
+	random_state ^= random_state << 13;
+	random_state ^= random_state >> 7;
+	random_state ^= random_state << 17;
+	return (uint32_t)((random_state * UINT64_C(0x2545f4914f6cdd1d) >> 33) % limit);
 }
 
-/* In a signal handler: only what may be called there. */
-static void keep(void)
+/* Runs in a signal handler. */
+static void save_current(void)
 {
-	static const char said[] = "the input is kept in ";
+	static const char message[] = "the input is in ";
 	int fd = open(save_as, O_WRONLY | O_CREAT | O_TRUNC, 0666);
 
 	if (fd < 0 || write(fd, current, current_bytes) != (ssize_t)current_bytes)
 		return;
 	close(fd);
-	if (write(2, said, sizeof(said) - 1) < 0 || write(2, save_as, strlen(save_as)) < 0 ||
+	if (write(2, message, sizeof(message) - 1) < 0 || write(2, save_as, strlen(save_as)) < 0 ||
 	    write(2, "\n", 1) < 0)
 		return;
 }
 
 static void on_finding(int number)
 {
-	static const char said[] = "the input does not come to an end\n";
+	static const char message[] = "timeout: the input does not terminate\n";
 
-	if (number == SIGALRM && write(2, said, sizeof(said) - 1) < 0)
+	if (number == SIGALRM && write(2, message, sizeof(message) - 1) < 0)
 		_exit(1);
-	keep();
+	save_current();
 	_exit(1);
 }
 
-/* The sanitizers' own way of dying does not pass by the handlers above. */
+/* Sanitizers exit without a signal. */
 void __sanitizer_set_death_callback(void (*callback)(void)) __attribute__((weak));
 
-static void watch(void)
+static void install_handlers(void)
 {
 	static const int numbers[] = { SIGABRT, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGALRM };
 	struct sigaction action = { .sa_handler = on_finding };
@@ -87,18 +87,18 @@ static void watch(void)
 		if (!SANITIZED || numbers[i] == SIGALRM || numbers[i] == SIGABRT)
 			sigaction(numbers[i], &action, NULL);
 	if (__sanitizer_set_death_callback)
-		__sanitizer_set_death_callback(keep);
+		__sanitizer_set_death_callback(save_current);
 }
 
 static void run_current(void)
 {
-	/* Of its own length, so that a read behind the end is seen. */
+	/* An exact-size copy, so that a read past the end is detected. */
 	uint8_t *data = malloc(current_bytes ? current_bytes : 1);
 
 	if (!data)
 		exit(1);
 	memcpy(data, current, current_bytes);
-	alarm(PATIENCE_S);
+	alarm(INPUT_SECONDS_MAX);
 	LLVMFuzzerTestOneInput(data, current_bytes);
 	free(data);
 }
@@ -120,7 +120,7 @@ static void read_file(const char *path)
 	fclose(stream);
 }
 
-static int no_dots(const struct dirent *entry)
+static int is_visible(const struct dirent *entry)
 {
 	return entry->d_name[0] != '.';
 }
@@ -130,7 +130,7 @@ static void read_path(const char *path)
 {
 	struct dirent **entries;
 	char name[4096];
-	int n = scandir(path, &entries, no_dots, alphasort);
+	int n = scandir(path, &entries, is_visible, alphasort);
 
 	if (n < 0) {
 		read_file(path);
@@ -163,7 +163,7 @@ static void insert_bytes(size_t at, const uint8_t *from, size_t bytes)
 	current_bytes += bytes;
 }
 
-/* A piece of another file, in place of what is here or before it. */
+/* Inserts a piece of another file at this position, or overwrites with it. */
 static void splice_file(size_t at)
 {
 	const struct file *other = &files[below(file_count)];
@@ -226,7 +226,7 @@ static void mutate_once(void)
 	}
 }
 
-static void take_file(unsigned int number)
+static void load_file(unsigned int number)
 {
 	memcpy(current, files[number].data, files[number].bytes);
 	current_bytes = files[number].bytes;
@@ -235,7 +235,7 @@ static void take_file(unsigned int number)
 static void replay_all(void)
 {
 	for (unsigned int i = 0; i < file_count; i++) {
-		take_file(i);
+		load_file(i);
 		run_current();
 	}
 }
@@ -243,7 +243,7 @@ static void replay_all(void)
 static void mutate_all(unsigned long mutations)
 {
 	for (unsigned long i = 0; i < mutations; i++) {
-		take_file(below(file_count));
+		load_file(below(file_count));
 		for (uint32_t n = 1 + below(8); n; n--)
 			mutate_once();
 		run_current();
@@ -254,8 +254,8 @@ static int usage(const char *program, int status)
 {
 	fprintf(status ? stderr : stdout,
 		"Usage: %s [--mutations N] [--seed N] [--save FILE] FILE-OR-DIRECTORY...\n"
-		"Runs the target with each file, then with N mutations of them (default: 0), the\n"
-		"same in every run with the same seed; an eighth of them under a sanitizer. The\n"
+		"Runs the target with each file, then with N mutations of them (default: 0), an\n"
+		"eighth of that under a sanitizer. The same seed gives the same mutations. The\n"
 		"input of a finding is written to FILE (default: fuzz-finding).\n",
 		program);
 	return status;
@@ -283,7 +283,7 @@ int main(int argc, char **argv)
 		else if (!strcmp(argv[i], "--mutations"))
 			mutations = strtoul(argv[++i], NULL, 0);
 		else if (!strcmp(argv[i], "--seed"))
-			state += strtoul(argv[++i], NULL, 0);
+			random_state += strtoul(argv[++i], NULL, 0);
 		else if (!strcmp(argv[i], "--save"))
 			save_as = argv[++i];
 		else
@@ -291,10 +291,10 @@ int main(int argc, char **argv)
 	}
 	if (!file_count)
 		return usage(argv[0], 2);
-	watch();
+	install_handlers();
 	LLVMFuzzerInitialize(&argc, &argv);
 	replay_all();
-	mutations /= SANITIZED ? SANITIZERS_SHARE : 1;
+	mutations /= SANITIZED ? SANITIZER_SLOWDOWN : 1;
 	mutate_all(mutations);
 	dprintf(1, "%u files and %lu mutations of them: no finding\n", file_count, mutations);
 	clean_up();

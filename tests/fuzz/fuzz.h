@@ -3,9 +3,9 @@
 #define FUZZ_FUZZ_H
 
 /*
- * What the targets have in common. Each is one file with LLVMFuzzerTestOneInput(), linked with
- * libFuzzer or with driver.c, and takes its input for a script: bytes that say what happens next.
- * An input that has ended reads as zeros.
+ * Shared by all fuzz targets. A target is one file with LLVMFuzzerTestOneInput(), linked with
+ * libFuzzer or with driver.c. Its input is a script: each byte decides what happens next. Past its
+ * end an input reads as zeros.
  */
 
 #include <stdbool.h>
@@ -18,7 +18,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
-/* Beside the memory, sanitizers cannot keep notes of address space without end. */
+/* Sanitizers cannot shadow huge address ranges. */
 #if defined(__SANITIZE_THREAD__)
 #define FUZZ_TSAN 1
 #elif defined(__has_feature)
@@ -27,7 +27,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv);
 #endif
 #endif
 
-/* A finding. Not by way of stderr, which a target may have taken for itself. */
+/* Reports a finding. By dprintf(), since a target may have redirected stderr. */
 #define expect(condition, ...)                                                   \
 	do {                                                                     \
 		if (!(condition)) {                                              \
@@ -38,7 +38,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv);
 		}                                                                \
 	} while (0)
 
-/* With FUZZ_TRACE in the environment, what an input says and what came of it. */
+/* Set FUZZ_TRACE in the environment to print the steps of an input and their results. */
 static inline bool is_traced(void)
 {
 	static int traced = -1;
@@ -67,7 +67,7 @@ static inline uint8_t input_u8(struct input *in)
 	return *in->at++;
 }
 
-/* Of so many bytes, the lowest first. */
+/* A little-endian number of that many bytes. */
 static inline uint64_t input_number(struct input *in, unsigned int bytes)
 {
 	uint64_t number = 0;
@@ -78,8 +78,8 @@ static inline uint64_t input_number(struct input *in, unsigned int bytes)
 }
 
 /*
- * A number of 64 bits of which most are small or near a power of two: where the limits are. One
- * byte, or nine.
+ * A 64-bit number, mostly small or near a power of two, since limits are there. Reads one byte or
+ * nine.
  */
 static inline uint64_t input_wild(struct input *in)
 {
