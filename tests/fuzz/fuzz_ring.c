@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Rings whose kernel side does what the input says: pushes in order, overflows, resets that fail or
- * end early, any bytes in any cell, between any two steps of the library. Around them a small
- * migration, as in test_ring_recovery.c, which tells whether a page was lost:
- *   - what the copy lacks at the end must have been owed as a repair. The one excuse is an entry
- *     that was destroyed in its cell before the library could read it;
- *   - a vCPU whose ring nobody scribbled on gets into the guest again;
- *   - a ring that nobody scribbled on and that never overflowed is never suspected.
+ * Rings whose kernel side the input drives: pushes, overflows, resets that fail or end early, any
+ * bytes in any cell, between any two steps of the library. A small migration over them, as in
+ * test_ring_recovery.c, shows that
+ *   - no page is lost: the copy equals the memory after repairs. The only excuse is an entry that
+ *     was destroyed in its cell before the library could read it;
+ *   - a vCPU enters the guest again unless its ring was scribbled on;
+ *   - a ring that was not reopened requests a repair only after an overflow, a reset that
+ *     misbehaved, or scribbling.
  */
 #include "ring_world.h"
 #include "ring/drain.h"
@@ -20,22 +21,22 @@ struct world world;
 struct dli_publish_result dli_publish(struct dli_slots *slots, const struct dli_dirty_word *words,
 				      uint32_t n)
 {
-	struct dli_publish_result sunk = { 0 };
+	struct dli_publish_result result = { 0 };
 	struct world *w = &world;
 
 	expect(n && n <= w->kernel.entries, "%u words", n);
 	FOR_EACH_PAGE(words, n, slot, page)
 	{
 		if (slot || page >= PAGES) {
-			sunk.stale++;
-			sunk.outside |= !slot;
+			result.stale++;
+			result.outside |= !slot;
 			continue;
 		}
-		sunk.new_pages += !w->pending[page];
+		result.new_pages += !w->pending[page];
 		w->pending[page] = true;
-		trace("  sunk: page %llu\n", (unsigned long long)page);
+		trace("  published: page %llu\n", (unsigned long long)page);
 	}
-	return sunk;
+	return result;
 }
 
 static void protect_and_mark_all(struct world *w)
@@ -43,7 +44,7 @@ static void protect_and_mark_all(struct world *w)
 	memset(w->is_protected, true, sizeof(w->is_protected));
 	memset(w->excused, false, sizeof(w->excused));
 	w->tainted = false;
-	side_meanwhile(w);
+	kernel_interleave(w);
 	memset(w->pending, true, sizeof(w->pending));
 }
 
@@ -55,24 +56,24 @@ static void repair(struct world *w)
 	dli_reset_repaired(&w->reset);
 }
 
-static void all_rings(struct world *w, void (*step)(struct dli_ring *ring))
+static void for_all_rings(struct world *w, void (*step)(struct dli_ring *ring))
 {
 	for (int i = 0; i < FAKE_RINGS; i++)
 		step(w->rings[i]);
-	side_meanwhile(w);
+	kernel_interleave(w);
 }
 
-/* As in vcpus.c. */
-static int hand_back(struct world *w)
+/* The batch of a harvest, as in lib/ring/drain.c. */
+static int reset_in_steps(struct world *w)
 {
-	bool needed = false, again = false;
+	bool needed = false, retried = false;
 
 	for (int i = 0; i < FAKE_RINGS; i++)
 		dli_ring_recover(w->rings[i], &w->reset);
-	side_meanwhile(w);
+	kernel_interleave(w);
 	for (int i = 0; i < FAKE_RINGS; i++)
 		needed |= dli_ring_release(w->rings[i], &w->reset);
-	side_meanwhile(w);
+	kernel_interleave(w);
 	while (needed) {
 		int r = dli_reset_rings(&w->reset);
 
@@ -82,10 +83,10 @@ static int hand_back(struct world *w)
 			return r;
 		needed = false;
 		for (int i = 0; i < FAKE_RINGS; i++)
-			needed |= !dli_ring_verify(w->rings[i], &w->reset, again);
-		expect(!needed || !again, "it resets for ever");
-		again = true;
-		side_meanwhile(w);
+			needed |= !dli_ring_verify(w->rings[i], &w->reset, retried);
+		expect(!needed || !retried, "a second reset left released cells");
+		retried = true;
+		kernel_interleave(w);
 	}
 	return 0;
 }
@@ -103,23 +104,23 @@ static void copy_ring(struct dli_ring *ring)
 	dli_ring_copy(ring);
 }
 
-/* As dli_drain_all(), with the kernel's side going on between all steps. */
+/* dli_drain_all(), with the kernel's side running between all steps. */
 static int drain_step_by_step(struct world *w)
 {
 	int r;
 
-	all_rings(w, dli_ring_lock);
-	all_rings(w, copy_ring);
+	for_all_rings(w, dli_ring_lock);
+	for_all_rings(w, copy_ring);
 	r = dli_reset_begin(&w->reset);
 	if (!r) {
-		r = hand_back(w);
+		r = reset_in_steps(w);
 		dli_reset_end(&w->reset);
 	}
-	all_rings(w, publish);
+	for_all_rings(w, publish);
 	return r;
 }
 
-/* Returns whether it went through. */
+/* True if the harvest succeeded. */
 static bool harvest(struct world *w, bool in_steps)
 {
 	int r;
@@ -158,16 +159,17 @@ static void drain(struct world *w, int vcpu)
 	expect(r == 0 || r == -EIO || (r == -ECANCELED && w->closed), "%d", r);
 }
 
-/* A vCPU that is out comes back in, draining after each full exit. */
+/* Enters the guest, with a drain after each full exit. */
 static void run(struct world *w, int vcpu)
 {
-	struct fake_ring *side = &w->kernel.rings[vcpu];
+	struct fake_ring *kernel_ring = &w->kernel.rings[vcpu];
 
 	if (w->dead[vcpu] || w->in_guest[vcpu])
 		return;
-	for (int exits = 0; !(w->in_guest[vcpu] = fake_ring_enter(&w->kernel, side)); exits++) {
+	for (int exits = 0; !(w->in_guest[vcpu] = fake_ring_enter(&w->kernel, kernel_ring));
+	     exits++) {
 		if (exits == MAX_EXITS) {
-			expect(w->scribbled[vcpu], "vCPU %d does not get in", vcpu);
+			expect(w->scribbled[vcpu], "vCPU %d cannot enter the guest", vcpu);
 			w->dead[vcpu] = true;
 			return;
 		}
@@ -186,7 +188,7 @@ static void add_ring(struct world *w, int i)
 	w->list[i].ring = w->rings[i];
 }
 
-/* As when a log is closed and another opened: the rings are as they are, everything is dirty. */
+/* A log is closed and another one opened: the rings stay as they are, all pages are dirty. */
 static void restart(struct world *w)
 {
 	if (w->closed)
@@ -204,7 +206,7 @@ static void restart(struct world *w)
 	protect_and_mark_all(w);
 }
 
-/* After it entries are for nobody; the vCPUs go on all the same. */
+/* Entries are lost from now on; the vCPUs continue. */
 static void close_log(struct world *w, bool needed)
 {
 	if (w->closed)
@@ -222,13 +224,13 @@ static void step(struct world *w)
 
 	switch (what >> 1 & 31) {
 	case 0 ... 7:
-		side_stores(w, vcpu, input_u8(&w->in), 1 + (what >> 6) * 5u, true);
+		kernel_stores(w, vcpu, input_u8(&w->in), 1 + (what >> 6) * 5u, true);
 		break;
 	case 8 ... 9:
-		side_stores(w, vcpu, input_u8(&w->in), input_u8(&w->in), true);
+		kernel_stores(w, vcpu, input_u8(&w->in), input_u8(&w->in), true);
 		break;
 	case 10:
-		side_stores(w, vcpu, input_u8(&w->in), input_u8(&w->in), false);
+		kernel_stores(w, vcpu, input_u8(&w->in), input_u8(&w->in), false);
 		break;
 	case 11 ... 14:
 		run(w, vcpu);
@@ -246,10 +248,10 @@ static void step(struct world *w)
 		copy_pending(w);
 		break;
 	case 28:
-		side_misbehave(w);
+		kernel_misbehave(w);
 		break;
 	case 29:
-		side_scribble(w, vcpu);
+		kernel_scribble(w, vcpu);
 		break;
 	case 30:
 		if (input_u8(&w->in) == 0x5a)
@@ -266,16 +268,16 @@ static void begin(struct world *w)
 {
 	uint8_t shape = input_u8(&w->in), habits = input_u8(&w->in);
 
-	side_init(w, shape, habits);
+	kernel_init(w, shape, habits);
 	expect(!dli_reset_init(&w->reset, &w->kernel.fake.os, FAKE_VM_FD), "no lock");
 	expect(!dli_vcpu_list_init(&w->vcpus), "no lock");
 	if (habits & 16)
-		side_use_before(w, &w->kernel.rings[0]);
+		kernel_use_ring(w, &w->kernel.rings[0]);
 	for (int i = 0; i < 8 && habits & 32; i++)
-		side_scribble(w, i & 1);
+		kernel_scribble(w, i & 1);
 	for (int i = 0; i < FAKE_RINGS; i++) {
 		add_ring(w, i);
-		expect(!dli_vcpu_list_append(&w->vcpus, &w->list[i]), "no place");
+		expect(!dli_vcpu_list_append(&w->vcpus, &w->list[i]), "no memory");
 	}
 	protect_and_mark_all(w);
 }
@@ -286,8 +288,8 @@ static void end(struct world *w)
 		dli_ring_free(w->rings[i]);
 	pthread_mutex_destroy(&w->vcpus.lock);
 	dli_reset_fini(&w->reset);
-	expect(!w->kernel.fake.maps_live, "%ld mappings are left", w->kernel.fake.maps_live);
-	expect(!w->kernel.fake.duplicates, "a duplicate is left");
+	expect(!w->kernel.fake.maps_live, "%ld mappings leaked", w->kernel.fake.maps_live);
+	expect(!w->kernel.fake.duplicates, "a duplicate of a descriptor leaked");
 	fake_rings_free(&w->kernel);
 }
 
@@ -296,12 +298,13 @@ static void expect_nothing_lost(struct world *w)
 	bool scribbled = w->scribbled[0] || w->scribbled[1];
 
 	for (uint32_t page = 0; page < PAGES && !w->tainted; page++)
-		expect(w->copy[page] == w->memory[page] || w->excused[page], "page %u is lost",
-		       page);
+		expect(w->copy[page] == w->memory[page] || w->excused[page],
+		       "page %u differs from the copy", page);
 	if (scribbled || w->restarted)
 		return;
-	expect(!w->kernel.overshot, "a reset went past the kernel's index");
-	expect(!w->repairs || w->filled || w->misbehaved, "a healthy ring was repaired");
+	expect(!w->kernel.overshot, "a reset consumed a cell that the kernel had not filled");
+	expect(!w->repairs || w->filled || w->misbehaved,
+	       "a repair, though no ring overflowed and no reset misbehaved");
 }
 
 static void finish(struct world *w)
@@ -309,7 +312,7 @@ static void finish(struct world *w)
 	int tries = 0;
 
 	w->in.left = 0;
-	/* Whoever can run, does once more; then all stand still. */
+	/* Every vCPU that can run does so once more, before all stop. */
 	for (int i = 0; i < FAKE_RINGS; i++)
 		run(w, i);
 	w->stopped = true;

@@ -2,7 +2,7 @@
 #ifndef FUZZ_RING_WORLD_H
 #define FUZZ_RING_WORLD_H
 
-/* Two rings, the kernel's side of them, and the migration around both. For fuzz_ring.c. */
+/* fuzz_ring.c's rings, their kernel side, and the migration over them. */
 
 #include "fuzz.h"
 
@@ -18,7 +18,7 @@ enum {
 	FINAL_TRIES = 8,
 };
 
-/* What a reset has gathered and not yet protected: one word of pages, as in the kernel. */
+/* Pages that a reset has consumed and not protected yet: one word, as in the kernel. */
 struct batch {
 	uint32_t slot;
 	uint64_t page, mask;
@@ -33,42 +33,39 @@ struct world {
 	struct dl_vcpu list[FAKE_RINGS];
 	struct dli_vcpu_list vcpus;
 	bool in_guest[FAKE_RINGS], dead[FAKE_RINGS];
-	bool emulated; /* a store is logged whether the page is protected or not */
+	bool emulated; /* stores are logged even if the page is not protected */
 	bool stopped, closed;
 
 	uint32_t memory[PAGES], copy[PAGES];
 	bool is_protected[PAGES], pending[PAGES];
 	struct batch batch;
 
-	/* What the kernel did wrong so far. */
+	/* The kernel's misbehaviour so far. */
 	bool scribbled[FAKE_RINGS], filled, misbehaved, restarted;
 	bool excused[PAGES];
-	bool tainted; /* scribbled on inside a step: nothing can be said until the next repair */
-	bool inside;  /* a step of the library */
+	bool tainted; /* scribbled on during a step: loss is possible until the next repair */
+	bool inside;  /* in a call of the library */
 	unsigned int repairs;
 };
 
 extern struct world world;
 
-/* ring_side.c: the kernel's side. The shape of the rings and the kernel's habits. */
-void side_init(struct world *w, uint8_t shape, uint8_t habits);
+/* ring_kernel.c: the kernel's side. shape: of the rings; habits: of the kernel. */
+void kernel_init(struct world *w, uint8_t shape, uint8_t habits);
 
-/*
- * Stores to so many pages. checked: the vCPU comes out as soon as its ring is full, not only at the
- * end.
- */
-void side_stores(struct world *w, int vcpu, uint32_t page, uint32_t count, bool checked);
+/* Stores to count pages. exit_at_full: exits once the ring is full, not only at the end. */
+void kernel_stores(struct world *w, int vcpu, uint32_t page, uint32_t count, bool exit_at_full);
 
-/* Any bytes in some cell, or in what KVM_RUN says. */
-void side_scribble(struct world *w, int vcpu);
+/* Writes any bytes into some cell, or into the exit reason. */
+void kernel_scribble(struct world *w, int vcpu);
 
-/* What happens between two steps of the library. */
-void side_meanwhile(struct world *w);
+/* Acts between two steps of the library, as the input says. */
+void kernel_interleave(struct world *w);
 
-/* Some of the next resets fail or end early. */
-void side_misbehave(struct world *w);
+/* Lets some of the next resets fail or end early. */
+void kernel_misbehave(struct world *w);
 
-/* A reader that is gone has left the ring so: some cells dirty, some released, some reset. */
-void side_use_before(struct world *w, struct fake_ring *side);
+/* Leaves the ring as a former reader would: some cells dirty, some released. */
+void kernel_use_ring(struct world *w, struct fake_ring *ring);
 
 #endif

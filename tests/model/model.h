@@ -6,7 +6,7 @@
  * The model kernel: KVM's dirty logging in user space, behind struct dl_os. It follows KVM in
  * its locks, orderings, TLB flushes and errno values, and the differential tests compare it with
  * the real kernel. The other imitations in tests/ keep a small part of that: unit/fake_os.h lets a
- * test choose each result, unit/fake_rings.h and fuzz/ring_side.c have rings and one thread,
+ * test choose each result, unit/fake_rings.h and fuzz/ring_kernel.c have rings and one thread,
  * bench/kernel.h costs next to nothing, and tuning/world.h runs in virtual time.
  *
  *	struct model *model = model_new(NULL);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The kernel's side of the fuzzed rings: which pages are protected, and the batches of a reset, on
- * top of unit/fake_rings.c. It is not the model kernel (tests/model), which has locks and threads:
- * a fuzzer runs many inputs a second, in one thread, and must repeat each of them exactly.
+ * The kernel's side of the fuzzed rings: protected pages and the batches of a reset, on top of
+ * unit/fake_rings.c. The model kernel (tests/model) has locks and threads, but a fuzzer runs many
+ * inputs a second, in one thread, and must be able to repeat each one exactly.
  */
 #include "ring_world.h"
 
@@ -10,29 +10,30 @@
 
 static void protect_batch(struct world *w)
 {
-	struct batch *b = &w->batch;
-	uint64_t last = b->mask ? 63 - (uint64_t)__builtin_clzll(b->mask) : 0;
+	struct batch *batch = &w->batch;
+	uint64_t last = batch->mask ? 63 - (uint64_t)__builtin_clzll(batch->mask) : 0;
 
-	/* Nothing of a batch that has a page outside the slot in it. */
-	if (b->mask && !b->slot && b->page + last >= b->page && b->page + last < PAGES)
+	/* A batch with a page outside the slot protects nothing. */
+	if (batch->mask && !batch->slot && batch->page + last >= batch->page &&
+	    batch->page + last < PAGES)
 		for (uint64_t bit = 0; bit <= last; bit++)
-			if (b->mask >> bit & 1)
-				w->is_protected[b->page + bit] = true;
-	b->mask = 0;
+			if (batch->mask >> bit & 1)
+				w->is_protected[batch->page + bit] = true;
+	batch->mask = 0;
 }
 
-static bool joins_batch(struct batch *b, uint32_t slot, uint64_t page)
+static bool joins_batch(struct batch *batch, uint32_t slot, uint64_t page)
 {
-	uint64_t back = b->page - page;
+	uint64_t back = batch->page - page;
 
-	if (!b->mask || slot != b->slot)
+	if (!batch->mask || slot != batch->slot)
 		return false;
-	if (page - b->page < 64)
+	if (page - batch->page < 64)
 		return true;
-	if (back >= 64 || b->mask << back >> back != b->mask)
+	if (back >= 64 || batch->mask << back >> back != batch->mask)
 		return false;
-	b->page = page;
-	b->mask <<= back;
+	batch->page = page;
+	batch->mask <<= back;
 	return true;
 }
 
@@ -60,38 +61,39 @@ static void on_protect(struct fake_rings *rings, bool ends_early)
 
 static void store(struct world *w, int vcpu, uint32_t page)
 {
-	struct fake_ring *side = &w->kernel.rings[vcpu];
+	struct fake_ring *kernel_ring = &w->kernel.rings[vcpu];
 
 	w->memory[page]++;
 	if (!w->is_protected[page] && !w->emulated)
 		return;
-	trace("  vCPU %d: page %u at %u\n", vcpu, page, side->dirty_index);
-	/* The library may just be reading what was scribbled there. */
-	if (w->scribbled[vcpu] && side->cells[side->dirty_index & (w->kernel.entries - 1)].flags)
+	trace("  vCPU %d: page %u at %u\n", vcpu, page, kernel_ring->dirty_index);
+	/* The library may be reading the scribbled cell right now, and release the new entry. */
+	if (w->scribbled[vcpu] &&
+	    kernel_ring->cells[kernel_ring->dirty_index & (w->kernel.entries - 1)].flags)
 		w->excused[page] = true;
-	fake_ring_push(&w->kernel, side, 0, page);
-	w->filled |= side->dirty_index - side->reset_index >= w->kernel.entries;
+	fake_ring_push(&w->kernel, kernel_ring, 0, page);
+	w->filled |= kernel_ring->dirty_index - kernel_ring->reset_index >= w->kernel.entries;
 	w->is_protected[page] = false;
 }
 
-void side_stores(struct world *w, int vcpu, uint32_t page, uint32_t count, bool checked)
+void kernel_stores(struct world *w, int vcpu, uint32_t page, uint32_t count, bool exit_at_full)
 {
-	struct fake_ring *side = &w->kernel.rings[vcpu];
+	struct fake_ring *kernel_ring = &w->kernel.rings[vcpu];
 
 	while (count-- && w->in_guest[vcpu] && !w->stopped) {
 		store(w, vcpu, page++ % PAGES);
-		if (checked || !count)
-			w->in_guest[vcpu] = fake_ring_enter(&w->kernel, side);
+		if (exit_at_full || !count)
+			w->in_guest[vcpu] = fake_ring_enter(&w->kernel, kernel_ring);
 	}
 }
 
-/* Whether the kernel has filled this cell and not yet taken it back. */
-static bool is_in_use(const struct world *w, const struct fake_ring *side, uint32_t cell)
+/* True if the kernel has filled this cell and not reset it yet. */
+static bool is_in_use(const struct world *w, const struct fake_ring *kernel_ring, uint32_t cell)
 {
-	uint32_t used = side->dirty_index - side->reset_index;
+	uint32_t used = kernel_ring->dirty_index - kernel_ring->reset_index;
 
 	return used > w->kernel.entries ||
-	       ((cell - side->reset_index) & (w->kernel.entries - 1)) < used;
+	       ((cell - kernel_ring->reset_index) & (w->kernel.entries - 1)) < used;
 }
 
 static uint32_t scribbled_flags(struct input *in)
@@ -101,17 +103,17 @@ static uint32_t scribbled_flags(struct input *in)
 	return byte < 248 ? byte % 8 : (uint32_t)input_wild(in);
 }
 
-void side_scribble(struct world *w, int vcpu)
+void kernel_scribble(struct world *w, int vcpu)
 {
-	struct fake_ring *side = &w->kernel.rings[vcpu];
+	struct fake_ring *kernel_ring = &w->kernel.rings[vcpu];
 	uint32_t at = input_u8(&w->in) % w->kernel.entries;
-	struct kvm_dirty_gfn *cell = &side->cells[at];
+	struct kvm_dirty_gfn *cell = &kernel_ring->cells[at];
 	uint8_t what = input_u8(&w->in);
 
 	uint32_t flags = what & 1 ? scribbled_flags(&w->in) : cell->flags;
 
-	/* Flags that no side knows, and that the kernel does not take for a release, are seen. */
-	if (is_in_use(w, side, at) && cell->offset < PAGES && !cell->slot &&
+	/* The library notices unknown flags, unless the kernel reads them as a release. */
+	if (is_in_use(w, kernel_ring, at) && cell->offset < PAGES && !cell->slot &&
 	    (!(flags & ~(uint32_t)3) || flags & CELL_RESET))
 		w->excused[cell->offset] = true;
 	w->scribbled[vcpu] = true;
@@ -125,10 +127,11 @@ void side_scribble(struct world *w, int vcpu)
 	trace("  scribbled on cell %u of ring %d: %#x %u %#llx\n", at, vcpu, cell->flags,
 	      cell->slot, (unsigned long long)cell->offset);
 	if (what & 8)
-		side->run->exit_reason = what & 16 ? KVM_EXIT_DIRTY_RING_FULL : input_u8(&w->in);
+		kernel_ring->run->exit_reason =
+			what & 16 ? KVM_EXIT_DIRTY_RING_FULL : input_u8(&w->in);
 }
 
-void side_meanwhile(struct world *w)
+void kernel_interleave(struct world *w)
 {
 	uint8_t what = input_u8(&w->in);
 	int vcpu = what & 1;
@@ -136,15 +139,15 @@ void side_meanwhile(struct world *w)
 	if (what < 160)
 		return;
 	if (what >= 250)
-		side_scribble(w, vcpu);
+		kernel_scribble(w, vcpu);
 	else
-		side_stores(w, vcpu, input_u8(&w->in), (what >> 2 & 15) + 1, !(what & 2));
+		kernel_stores(w, vcpu, input_u8(&w->in), (what >> 2 & 15) + 1, !(what & 2));
 }
 
-/* The vCPU whose drain this is stands still: its run is over. */
+/* A vCPU that drains is outside the guest, so it stores nothing. */
 static void on_reset(struct fake_rings *rings, bool ends)
 {
-	side_meanwhile(rings->opaque);
+	kernel_interleave(rings->opaque);
 }
 
 static int any_fd_ioctl(struct fake_os *fake, int fd, unsigned long request, void *arg)
@@ -152,7 +155,7 @@ static int any_fd_ioctl(struct fake_os *fake, int fd, unsigned long request, voi
 	return world.kernel_ioctl(fake, fd == FAKE_DUPLICATE_FD ? FAKE_VM_FD : fd, request, arg);
 }
 
-void side_misbehave(struct world *w)
+void kernel_misbehave(struct world *w)
 {
 	uint8_t what = input_u8(&w->in);
 
@@ -164,28 +167,29 @@ void side_misbehave(struct world *w)
 		w->kernel.short_resets = 1 + (what >> 1) % 3;
 		w->kernel.short_entries = what >> 3;
 	}
-	trace("%u resets fail, %u end after %u\n", w->kernel.reset_errors, w->kernel.short_resets,
-	      w->kernel.short_entries);
+	trace("%u resets fail, %u end after %u cells\n", w->kernel.reset_errors,
+	      w->kernel.short_resets, w->kernel.short_entries);
 }
 
-void side_use_before(struct world *w, struct fake_ring *side)
+void kernel_use_ring(struct world *w, struct fake_ring *kernel_ring)
 {
 	uint32_t pushed = input_u8(&w->in) % (w->kernel.soft_limit + 1);
 	uint32_t released = input_u8(&w->in) % (pushed + 1);
 
 	for (uint32_t i = 0; i < pushed; i++)
-		fake_ring_push(&w->kernel, side, 0, i % PAGES);
+		fake_ring_push(&w->kernel, kernel_ring, 0, i % PAGES);
 	for (uint32_t i = 0; i < released; i++)
-		side->cells[(side->reset_index + i) & (w->kernel.entries - 1)].flags = CELL_RESET;
+		kernel_ring->cells[(kernel_ring->reset_index + i) & (w->kernel.entries - 1)].flags =
+			CELL_RESET;
 	w->restarted = true;
 }
 
-void side_init(struct world *w, uint8_t shape, uint8_t habits)
+void kernel_init(struct world *w, uint8_t shape, uint8_t habits)
 {
 	uint32_t entries = 16u << shape % 3;
 	uint32_t reserved = 2 + (uint32_t)(shape >> 2) % (entries / 2 - 2);
 
-	/* Indices that are about to wrap, too. */
+	/* Some indices begin just below 2^32. */
 	fake_rings_init(&w->kernel, entries, entries - reserved, 0u - entries * (habits % 4));
 	w->emulated = habits & 4;
 	w->kernel.no_request = habits & 8;
