@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The page set against plain bitmaps: what is marked, taken, acknowledged, given back, folded back
- * and cleared must be the same pages in both after every step, in sets of up to 2^38 pages. Pages
- * are used in a few windows of the set, wherever the input puts them; elsewhere there must be none.
+ * The page set against plain bitmaps: marking, taking, acknowledging, unclaiming, requeueing and
+ * clearing pages must give the same result in both, step by step, in sets of up to 2^38 pages. The
+ * input chooses a few windows of the set; pages outside them are never marked and must not appear.
  */
 #include "fuzz.h"
 
@@ -13,9 +13,9 @@ enum {
 	WINDOWS = 4,
 	WINDOW_WORDS = 3 * PAGE_SET_CHUNK_WORDS + 5,
 	READERS = 3,
-	BLOCK_WORDS = 64, /* of which all or none are taken */
+	BLOCK_WORDS = 64, /* taken all or none */
 	MAX_STEPS = 600,
-	HUGE_WALKS = 3, /* over summaries of megabytes */
+	HUGE_WALKS = 3, /* of summaries of megabytes, which are slow */
 };
 
 #ifdef FUZZ_TSAN
@@ -24,14 +24,14 @@ enum {
 #define MOST_PAGES (UINT64_C(1) << 38)
 #endif
 
-/* Part of a plain bitmap: words [first_word, first_word + words). */
+/* The part [first_word, first_word + words) of a plain bitmap. */
 struct window {
 	uint64_t first_word, words;
-	uint64_t pending[WINDOW_WORDS], taken[WINDOW_WORDS];
+	uint64_t pending[WINDOW_WORDS], in_flight[WINDOW_WORDS];
 };
 
 struct reader {
-	uint64_t cursor; /* block */
+	uint64_t cursor; /* in blocks */
 	bool holds;
 	struct dli_batch batch;
 };
@@ -87,11 +87,11 @@ static void add_window(uint64_t first_word)
 	if (window->words > WINDOW_WORDS)
 		window->words = WINDOW_WORDS;
 	memset(window->pending, 0, sizeof(window->pending));
-	memset(window->taken, 0, sizeof(window->taken));
+	memset(window->in_flight, 0, sizeof(window->in_flight));
 	window_count++;
 }
 
-/* Rising parts of the set; the last one at its end. */
+/* Windows in ascending order; the last one at the end of the set. */
 static void choose_windows(struct input *in)
 {
 	uint64_t words = set_words(), at = 0;
@@ -113,13 +113,13 @@ static struct window *window_of(uint64_t word)
 	return NULL;
 }
 
-/* The bits of a word that are pages of the set. */
+/* The bits of a word that have pages in the set. */
 static uint64_t valid_bits(uint64_t word)
 {
 	return word == pages / 64 ? (UINT64_C(1) << pages % 64) - 1 : ~UINT64_C(0);
 }
 
-/* A word of some window. */
+/* A word in some window. */
 static uint64_t choose_word(struct input *in)
 {
 	const struct window *window = &windows[input_u8(in) % window_count];
@@ -127,7 +127,7 @@ static uint64_t choose_word(struct input *in)
 	return window->first_word + input_number(in, 2) % window->words;
 }
 
-/* Pages of one window. The range may be empty. */
+/* A range inside one window, possibly empty. */
 static void choose_range(struct input *in, uint64_t *first_page, uint64_t *count)
 {
 	uint64_t word = choose_word(in), end_page;
@@ -147,14 +147,14 @@ static void choose_range(struct input *in, uint64_t *first_page, uint64_t *count
 		*count = end_page - *first_page;
 }
 
-static uint64_t count_bits(bool taken)
+static uint64_t count_bits(bool in_flight)
 {
 	uint64_t bits = 0;
 
 	for (unsigned int i = 0; i < window_count; i++)
 		for (uint64_t word = 0; word < windows[i].words; word++)
-			bits += (uint64_t)__builtin_popcountll(taken ? windows[i].taken[word]
-								     : windows[i].pending[word]);
+			bits += (uint64_t)__builtin_popcountll(
+				in_flight ? windows[i].in_flight[word] : windows[i].pending[word]);
 	return bits;
 }
 
@@ -163,13 +163,13 @@ static void expect_counts(void)
 	uint64_t pending = count_bits(false);
 	uint64_t counted = pending > uncounted ? pending - uncounted : 0;
 
-	expect(dli_page_set_pending_pages(set) == counted, "%llu pages pending, not %llu",
+	expect(dli_page_set_pending_pages(set) == counted, "%llu pages are pending, expected %llu",
 	       (unsigned long long)dli_page_set_pending_pages(set), (unsigned long long)counted);
-	expect(dli_page_set_in_flight_pages(set) == count_bits(true), "%llu pages taken",
+	expect(dli_page_set_in_flight_pages(set) == count_bits(true), "%llu pages are in flight",
 	       (unsigned long long)dli_page_set_in_flight_pages(set));
 }
 
-/* Returns how many are new. */
+/* Returns the number of new pages. */
 static uint64_t plain_mark(uint64_t word, uint64_t bits)
 {
 	struct window *window = window_of(word);
@@ -198,11 +198,11 @@ static void mark_word(struct input *in)
 	if (!bits)
 		return;
 	new_pages = dli_page_set_mark_word(set, word, bits);
-	expect(new_pages == plain_mark(word, bits), "%u new pages", new_pages);
+	expect(new_pages == plain_mark(word, bits), "%u pages are new", new_pages);
 	uncounted += new_pages;
 }
 
-/* Several markers add theirs up and tell later. */
+/* Markers count their new pages in batches. */
 static void count_marks(void)
 {
 	dli_page_set_count(set, uncounted);
@@ -216,20 +216,20 @@ static void mark_range(struct input *in)
 	choose_range(in, &first_page, &count);
 	for (uint64_t word = first_page / 64; word * 64 < first_page + count; word++)
 		new_pages += plain_mark(word, bits_between(word, first_page, first_page + count));
-	expect(dli_page_set_mark_range(set, first_page, count) == new_pages, "not %llu new pages",
-	       (unsigned long long)new_pages);
+	expect(dli_page_set_mark_range(set, first_page, count) == new_pages,
+	       "expected %llu new pages", (unsigned long long)new_pages);
 }
 
 static void mark_all(void)
 {
 	uint64_t new_pages = 0;
 
-	/* Only where one window is the whole set. */
+	/* Only possible if one window covers the whole set. */
 	if (windows[0].words != set_words())
 		return;
 	for (uint64_t word = 0; word < set_words(); word++)
 		new_pages += plain_mark(word, valid_bits(word));
-	expect(dli_page_set_mark_all(set) == new_pages, "not %llu new pages",
+	expect(dli_page_set_mark_all(set) == new_pages, "expected %llu new pages",
 	       (unsigned long long)new_pages);
 }
 
@@ -243,7 +243,7 @@ static bool may_walk(void)
 	return true;
 }
 
-/* Whether anything is pending in words [from, end). */
+/* True if a page is pending in words [from, end). */
 static bool is_pending(uint64_t from, uint64_t end)
 {
 	for (unsigned int i = 0; i < window_count; i++)
@@ -254,22 +254,22 @@ static bool is_pending(uint64_t from, uint64_t end)
 	return false;
 }
 
-/* What the batch says is just what was pending there; it is taken now. */
-static void plain_take(const struct dli_batch *batch)
+/* The batch must be exactly the pages pending in its words; moves them to in_flight. */
+static void expect_and_take(const struct dli_batch *batch)
 {
-	expect(batch->n && batch->n <= PAGE_SET_CHUNK_WORDS, "%u words", batch->n);
+	expect(batch->n && batch->n <= PAGE_SET_CHUNK_WORDS, "a batch of %u words", batch->n);
 	for (uint32_t i = 0; i < batch->n; i++) {
 		uint64_t word = batch->word[i], at;
 		struct window *window = window_of(word);
 
-		expect(window, "word %llu", (unsigned long long)word);
+		expect(window, "word %llu is in no window", (unsigned long long)word);
 		expect(!i || word > batch->word[i - 1], "words out of order");
 		at = word - window->first_word;
 		expect(batch->bits[i] && batch->bits[i] == window->pending[at],
-		       "word %llu: taken %#llx", (unsigned long long)word,
+		       "word %llu: %#llx is not what was pending", (unsigned long long)word,
 		       (unsigned long long)batch->bits[i]);
 		window->pending[at] = 0;
-		window->taken[at] |= batch->bits[i];
+		window->in_flight[at] |= batch->bits[i];
 	}
 }
 
@@ -287,27 +287,27 @@ static void take(struct reader *reader, bool one_chunk)
 	if (!may_walk())
 		return;
 	reader->holds = dli_page_set_take(set, &reader->cursor, one_chunk, &reader->batch);
-	expect(reader->holds == any, "taken: %d", reader->holds);
+	expect(reader->holds == any, "dli_page_set_take() returned %d", reader->holds);
 	if (!any) {
 		reader->cursor = 0;
 		return;
 	}
-	plain_take(batch);
+	expect_and_take(batch);
 	last = batch->word[batch->n - 1];
 	until = first_word_of(reader->cursor);
-	expect(batch->word[0] >= from && last < until, "words that were not asked for");
-	/* All of a chunk, or all there is unless there was no room for a block. */
+	expect(batch->word[0] >= from && last < until, "words outside the requested range");
+	/* All of the chunk; or all that is pending, unless the batch has no room for a block. */
 	if (one_chunk) {
 		expect(batch->word[0] / PAGE_SET_CHUNK_WORDS == last / PAGE_SET_CHUNK_WORDS,
-		       "two chunks");
+		       "the words are of two chunks");
 		until = (last / PAGE_SET_CHUNK_WORDS + 1) * PAGE_SET_CHUNK_WORDS;
 	} else if (batch->n <= PAGE_SET_CHUNK_WORDS - BLOCK_WORDS) {
 		until = UINT64_MAX;
 	}
-	expect(!is_pending(from, until), "words were passed over");
+	expect(!is_pending(from, until), "pending words were skipped");
 }
 
-static void give_back(struct reader *reader)
+static void unclaim(struct reader *reader)
 {
 	const struct dli_batch *batch = &reader->batch;
 
@@ -318,7 +318,7 @@ static void give_back(struct reader *reader)
 		struct window *window = window_of(batch->word[i]);
 
 		plain_mark(batch->word[i], batch->bits[i]);
-		window->taken[batch->word[i] - window->first_word] &= ~batch->bits[i];
+		window->in_flight[batch->word[i] - window->first_word] &= ~batch->bits[i];
 	}
 	reader->holds = false;
 	reader->cursor = batch->word[0] / BLOCK_WORDS;
@@ -326,21 +326,23 @@ static void give_back(struct reader *reader)
 
 static void ack_pages(uint64_t first_page, uint64_t count)
 {
-	uint64_t end_page = first_page + count, word, gone = 0;
+	uint64_t end_page = first_page + count, word, acked = 0;
 	bool all = true;
 
 	for (word = first_page / 64; word * 64 < end_page; word++)
 		all &= !(bits_between(word, first_page, end_page) &
-			 ~window_of(word)->taken[word - window_of(word)->first_word]);
-	expect(dli_page_set_ack(set, first_page, count, &gone) == all, "all taken: %d", all);
-	expect(gone == (all ? count : 0), "%llu gone", (unsigned long long)gone);
-	dli_page_set_count_acked(set, gone);
+			 ~window_of(word)->in_flight[word - window_of(word)->first_word]);
+	expect(dli_page_set_ack(set, first_page, count, &acked) == all,
+	       "an acknowledgement did not return %d", all);
+	expect(acked == (all ? count : 0), "%llu pages were acknowledged",
+	       (unsigned long long)acked);
+	dli_page_set_count_acked(set, acked);
 	for (word = first_page / 64; all && word * 64 < end_page; word++)
-		window_of(word)->taken[word - window_of(word)->first_word] &=
+		window_of(word)->in_flight[word - window_of(word)->first_word] &=
 			~bits_between(word, first_page, end_page);
 }
 
-/* A word of what the reader has, or a part of it, as a run would be. */
+/* Acknowledges the first run in one word of the reader's batch. */
 static void ack_word(struct reader *reader, struct input *in)
 {
 	const struct dli_batch *batch = &reader->batch;
@@ -370,7 +372,7 @@ static void mark_batch(struct input *in)
 		batch.bits[batch.n++] = bits;
 		new_pages += plain_mark(word, bits);
 	}
-	expect(dli_page_set_mark_batch(set, &batch) == new_pages, "not %llu new pages",
+	expect(dli_page_set_mark_batch(set, &batch) == new_pages, "expected %llu new pages",
 	       (unsigned long long)new_pages);
 }
 
@@ -382,15 +384,15 @@ static void ack_range(struct input *in)
 	ack_pages(first_page, count);
 }
 
-static void fold_back(void)
+static void requeue(void)
 {
 	if (!may_walk())
 		return;
 	dli_page_set_requeue(set);
 	for (unsigned int i = 0; i < window_count; i++)
 		for (uint64_t word = 0; word < windows[i].words; word++) {
-			windows[i].pending[word] |= windows[i].taken[word];
-			windows[i].taken[word] = 0;
+			windows[i].pending[word] |= windows[i].in_flight[word];
+			windows[i].in_flight[word] = 0;
 		}
 }
 
@@ -402,7 +404,7 @@ static void clear(void)
 	dli_page_set_clear(set);
 	for (unsigned int i = 0; i < window_count; i++) {
 		memset(windows[i].pending, 0, sizeof(windows[i].pending));
-		memset(windows[i].taken, 0, sizeof(windows[i].taken));
+		memset(windows[i].in_flight, 0, sizeof(windows[i].in_flight));
 	}
 }
 
@@ -431,10 +433,10 @@ static void step(struct input *in)
 		ack_range(in);
 		break;
 	case 24:
-		give_back(reader);
+		unclaim(reader);
 		break;
 	case 25 ... 26:
-		fold_back();
+		requeue();
 		break;
 	case 27:
 		mark_all();
@@ -454,17 +456,17 @@ static void step(struct input *in)
 	}
 }
 
-/* Everything that is left comes out, once, and nothing else. */
+/* All remaining pages are taken, each once, and no others. */
 static void take_the_rest(void)
 {
 	count_marks();
 	walks_left = WINDOWS * WINDOW_WORDS;
-	fold_back();
+	requeue();
 	readers[0].cursor = 0;
 	do
 		take(&readers[0], false);
 	while (readers[0].holds);
-	expect(!is_pending(0, UINT64_MAX), "pages were left behind");
+	expect(!is_pending(0, UINT64_MAX), "pages are still pending");
 	expect_counts();
 }
 
@@ -484,12 +486,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	uncounted = 0;
 	walks_left = HUGE_WALKS;
 	if (dli_page_set_new(&fake.os, pages, &set))
-		return 0; /* no address space for so many */
+		return 0; /* not enough address space */
 	for (int i = 0; i < MAX_STEPS && in.left; i++)
 		step(&in);
 	expect_counts();
 	take_the_rest();
 	dli_page_set_free(set);
-	expect(!fake.maps_live, "%ld mappings are left", fake.maps_live);
+	expect(!fake.maps_live, "%ld mappings leaked", fake.maps_live);
 	return 0;
 }
