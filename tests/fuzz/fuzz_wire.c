@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * precopy's wire protocol with a peer that says anything: to the destination, all of it as the
- * program runs it, on the model kernel; to the source, wherever it listens. Neither crashes, waits
- * for ever, takes more memory than it was allowed, writes outside the guest's memory, or tells the
- * terminal what is not text; what the destination answers is the protocol, in its order.
+ * precopy's wire protocol against a peer that sends anything. The destination runs completely, on
+ * the model kernel; the source runs wherever it reads from the peer. Neither crashes, waits for
+ * ever, allocates more memory than it may, writes outside the guest's memory, or prints anything
+ * but text. The destination's answers follow the protocol.
  */
 #include "peer.h"
 
@@ -16,48 +16,49 @@
 enum { SOURCE_PAGES = 64, TEXT_BYTES = 1 << 16 };
 
 static char text[TEXT_BYTES];
-static FILE *told;
+static FILE *output;
 
-/* What both sides print. */
-static void listen_to_output(void)
+/* Begins to record the output. */
+static void record_output(void)
 {
 	memset(text, 0, sizeof(text));
-	rewind(told);
+	rewind(output);
 }
 
 static void expect_text(void)
 {
-	fflush(told);
+	fflush(output);
 	for (const char *at = text; at < text + TEXT_BYTES && *at; at++)
-		expect(*at == '\n' || (*at >= ' ' && *at <= '~'), "it prints character %#x",
+		expect(*at == '\n' || (*at >= ' ' && *at <= '~'), "it prints the character %#x",
 		       (unsigned char)*at);
 }
 
 static void begin_peer(struct input *in, const struct layout *layout, bool to_source)
 {
 	static const size_t chunks[] = { STREAM_BYTES, 4096, 100, 24, 1 };
-	uint8_t manners = input_u8(in), moods = input_u8(in), gone = input_u8(in);
+	uint8_t behaviour = input_u8(in), flaws = input_u8(in), gone = input_u8(in);
 
 	peer.bytes = peer.at = peer.sent_bytes = 0;
 	peer.repeated_bytes = peer.passed_ns = 0;
 	peer.mapped_bytes = peer.allocated_bytes = 0;
 	peer.guests = 0;
-	peer.chunk_bytes = chunks[manners % 5];
-	/* A destination may listen to a source for ever: there can always be another pass. */
-	peer.end = (manners >> 4) % (to_source ? 4 : 3);
-	peer.moods = moods;
+	peer.chunk_bytes = chunks[behaviour % 5];
+	/* PEER_REPEATS is for the source only: a destination may read for ever, pass after pass. */
+	peer.end = (behaviour >> 4) % (to_source ? 4 : 3);
+	peer.flaws = flaws;
 	peer.gone_after_bytes = gone < 128 ? SIZE_MAX : (gone - 128u) * 24;
 	peer.layout = layout;
-	peer_say(in, to_source);
+	peer_make_stream(in, to_source);
 }
 
-/* One frame that the destination sent. 0: what is left is none. */
+/* Reads a frame that the destination sent. Returns its length; 0 if no whole one is left. */
 static size_t read_frame(size_t at, struct wire_header *header)
 {
 	if (peer.sent_bytes - at < sizeof(*header))
 		return 0;
 	memcpy(header, peer.sent + at, sizeof(*header));
-	expect(header->magic == 0x706d4c44 && !header->reserved, "it sends no frame");
+	expect(header->magic == 0x706d4c44 && !header->reserved,
+	       "it sends something that is no frame");
 	if (peer.sent_bytes - at - sizeof(*header) < header->payload_bytes)
 		return 0;
 	return sizeof(*header) + header->payload_bytes;
@@ -70,7 +71,7 @@ static void expect_refusal(const uint8_t *why, uint32_t bytes)
 		expect(why[i] >= ' ' && why[i] <= '~', "a refusal with character %#x", why[i]);
 }
 
-/* Each answer in its place, REFUSED as the last word if at all. Returns the last type. */
+/* The answers are in order, and REFUSED can only be the last one. Returns the last type. */
 static uint32_t expect_protocol(void)
 {
 	static const uint32_t lengths[WIRE_TYPES] = {
@@ -78,24 +79,24 @@ static uint32_t expect_protocol(void)
 	};
 	static const uint32_t order[] = { 0, WIRE_WELCOME, WIRE_READY, WIRE_PROOF, WIRE_RESULT };
 	struct wire_header header;
-	unsigned int place = 0;
+	unsigned int position = 0;
 	uint64_t passes = 0;
 	uint32_t last = 0;
 
 	for (size_t at = 0, n; (n = read_frame(at, &header)); at += n) {
-		expect(last != WIRE_REFUSED && last != WIRE_RESULT, "more after the last word");
+		expect(last != WIRE_REFUSED && last != WIRE_RESULT, "an answer after the last one");
 		last = header.type;
 		if (last == WIRE_REFUSED) {
 			expect_refusal(peer.sent + at + sizeof(header), header.payload_bytes);
 		} else if (last == WIRE_PASS_DONE) {
-			expect(place == 1 && !header.payload_bytes &&
+			expect(position == 1 && !header.payload_bytes &&
 				       header.offset_bytes == ++passes,
-			       "a pass out of place");
+			       "PASS_DONE at the wrong time or with a wrong number");
 		} else {
-			expect(place + 1 < sizeof(order) / sizeof(order[0]) &&
-				       last == order[++place] &&
+			expect(position + 1 < sizeof(order) / sizeof(order[0]) &&
+				       last == order[++position] &&
 				       header.payload_bytes == lengths[last],
-			       "answer %u in place %u", last, place);
+			       "answer %u at position %u", last, position);
 		}
 	}
 	return last;
@@ -113,17 +114,17 @@ static void fuzz_destination(struct input *in, const struct layout *layout)
 	begin_peer(in, layout, false);
 	status = destination_run(&options, PEER_FD);
 	last = expect_protocol();
-	fflush(told);
+	fflush(output);
 	trace("status %d, the last answer is %u\n%s", status, last, text);
 	expect(status == STATUS_FAILED || status == STATUS_CORRUPT || status == STATUS_MOVED,
 	       "exit status %d", status);
-	expect(status == STATUS_FAILED || peer.guests, "its memory was not watched");
+	expect(status == STATUS_FAILED || peer.guests, "the guest's memory was not guarded");
 	expect(status == STATUS_FAILED || last == WIRE_RESULT || peer.gone_after_bytes < SIZE_MAX,
 	       "exit status %d without a result", status);
 	expect(status != STATUS_FAILED || last != WIRE_RESULT, "it failed after the result");
 }
 
-/* As source.c does it with a guest, from the first word to the last. */
+/* The steps of a migration in source.c, without a guest. */
 static int migrate(struct source *source)
 {
 	int r = handover_hello(source);
@@ -165,18 +166,18 @@ static void fuzz_source(struct input *in, const struct layout *layout)
 	if (migrate(&source))
 		source_wire_error(&source);
 	status = report_end(&source.report);
-	fflush(told);
+	fflush(output);
 	trace("status %d\n%s", status, text);
 	expect(status != STATUS_MOVED || (source.report.proved && source.report.has_result),
-	       "moved without a proof");
+	       "it reports a move without a proof");
 	report_free(&source.report);
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
-	told = fmemopen(text, sizeof(text), "w");
-	expect(told, "no memory");
-	stdout = stderr = told;
+	output = fmemopen(text, sizeof(text), "w");
+	expect(output, "no memory");
+	stdout = stderr = output;
 	return 0;
 }
 
@@ -188,7 +189,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 
 	expect(!layout_make(&layout, LAYOUT_MIN_BYTES, 64 << 10, VCPUS, 4096, why, sizeof(why)),
 	       "%s", why);
-	listen_to_output();
+	record_output();
 	if (input_u8(&in) & 1)
 		fuzz_source(&in, &layout);
 	else

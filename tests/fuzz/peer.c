@@ -8,10 +8,10 @@
 #include <time.h>
 #include <unistd.h>
 
-/* By far enough for what is fixed: the model kernel, the rooms of the program. */
+/* Ample for all fixed allocations, of the model kernel and of the program. */
 #define OTHER_BYTES (UINT64_C(8) << 20)
 #define HUGE_BYTES  (UINT64_C(2) << 20)
-/* What no program reads of a peer that never comes to the point. */
+/* A program that has read this much would read from a pointless peer for ever. */
 #define ENDLESS_BYTES (UINT64_C(64) << 20)
 
 ssize_t __real_recv(int fd, void *to, size_t bytes, int flags);
@@ -37,20 +37,20 @@ void *__wrap_calloc(size_t count, size_t bytes);
 
 struct peer peer;
 
-/* The guest's memory with pages on both sides that nobody may touch. */
+/* The guest's memory, between inaccessible pages. */
 static struct {
 	char *room, *memory;
 	size_t room_bytes;
 } guarded;
 
-/* Every so many calls one is interrupted, or finds nothing. */
-static bool is_moody(void)
+/* True if this call is to fail with EINTR or EAGAIN. */
+static bool fails_now(void)
 {
 	static unsigned int calls;
 
-	if (!(peer.moods & 3) || calls++ % (2 + (peer.moods >> 2 & 3)))
+	if (!(peer.flaws & 3) || calls++ % (2 + (peer.flaws >> 2 & 3)))
 		return false;
-	errno = peer.moods & 1 ? EINTR : EAGAIN;
+	errno = peer.flaws & 1 ? EINTR : EAGAIN;
 	return true;
 }
 
@@ -72,7 +72,7 @@ ssize_t __wrap_recv(int fd, void *to, size_t bytes, int flags)
 {
 	if (fd != PEER_FD)
 		return __real_recv(fd, to, bytes, flags);
-	if (is_moody())
+	if (fails_now())
 		return -1;
 	if (peer.at == peer.bytes && peer.end == PEER_REPEATS && peer.bytes)
 		peer.at = 0;
@@ -85,7 +85,7 @@ ssize_t __wrap_recv(int fd, void *to, size_t bytes, int flags)
 	memcpy(to, peer.stream + peer.at, bytes);
 	peer.at += bytes;
 	peer.repeated_bytes += bytes;
-	expect(peer.repeated_bytes < ENDLESS_BYTES, "it listens for ever");
+	expect(peer.repeated_bytes < ENDLESS_BYTES, "it reads from the peer for ever");
 	return (ssize_t)bytes;
 }
 
@@ -107,11 +107,11 @@ ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags)
 
 	if (fd != PEER_FD)
 		return __real_sendmsg(fd, message, flags);
-	expect(flags & MSG_NOSIGNAL, "a peer that goes would kill it");
-	if (is_moody())
+	expect(flags & MSG_NOSIGNAL, "SIGPIPE would kill it when the peer closes");
+	if (fails_now())
 		return -1;
 	if (peer.sent_bytes >= peer.gone_after_bytes || peer.sent_bytes == SENT_BYTES) {
-		errno = peer.moods & 16 ? ECONNRESET : EPIPE;
+		errno = peer.flaws & 16 ? ECONNRESET : EPIPE;
 		return -1;
 	}
 	for (size_t i = 0; i < message->msg_iovlen; i++) {
@@ -129,7 +129,7 @@ int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout_ms)
 {
 	if (count != 1 || fds->fd != PEER_FD)
 		return __real_poll(fds, count, timeout_ms);
-	expect(timeout_ms >= 0, "it waits for ever");
+	expect(timeout_ms >= 0, "poll() without a timeout");
 	if (fds->events & POLLIN && peer.at == peer.bytes && peer.end == PEER_FALLS_SILENT) {
 		peer.passed_ns += (uint64_t)timeout_ms * 1000000;
 		return 0;
@@ -138,7 +138,7 @@ int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout_ms)
 	return 1;
 }
 
-/* Silence takes no time here. */
+/* Adds the time that poll() has skipped. */
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 {
 	int r = __real_clock_gettime(clock, now);
@@ -154,7 +154,7 @@ int __wrap_close(int fd)
 	return fd == PEER_FD ? 0 : __real_close(fd);
 }
 
-/* What is to be aligned inside what is asked for begins where that begins. */
+/* The result is aligned, so a caller that aligns inside the mapping begins at its start. */
 static void *map_guarded(size_t bytes)
 {
 	size_t room_bytes = bytes + 2 * HUGE_BYTES;
@@ -183,7 +183,7 @@ void *__wrap_mmap(void *addr, size_t bytes, int prot, int flags, int fd, off_t o
 	return is_guest ? map_guarded(bytes) : __real_mmap(addr, bytes, prot, flags, fd, offset);
 }
 
-/* What it is called where files may be large. */
+/* The name of mmap() with 64-bit file offsets. */
 void *__wrap_mmap64(void *addr, size_t bytes, int prot, int flags, int fd, off_t offset)
 {
 	return __wrap_mmap(addr, bytes, prot, flags, fd, offset);

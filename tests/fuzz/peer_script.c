@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the peer says: frames that are right, and frames that are not. */
+/* The peer's stream: valid and invalid frames. */
 #include "peer.h"
 
 #include "device.h"
@@ -9,11 +9,11 @@ enum {
 	PAGE_BYTES = 4096,
 	HASHES = WIRE_MAX_HASHES,
 	STATE_BYTES = sizeof(struct vcpu_state),
-	MAX_STEPS = 100, /* some have the whole memory looked at */
+	MAX_STEPS = 100, /* some make the program read the whole memory */
 };
 
 static uint8_t payload[WIRE_MAX_BYTES + PAGE_BYTES];
-static uint64_t order_hashes[VCPUS]; /* of the pages that were sent; 0: none was */
+static uint64_t control_hashes[VCPUS]; /* of the control pages that were sent; 0: none */
 
 static void add(const void *from, size_t bytes)
 {
@@ -40,7 +40,7 @@ void peer_frame(uint32_t type, uint64_t offset_bytes, const void *from, uint32_t
 	add(from, bytes);
 }
 
-/* Where limits are: the end of the guest's memory, the end of numbers, and anywhere. */
+/* A number near a limit: the end of the guest's memory or of 64 bits; or any number. */
 static uint64_t edge(struct input *in)
 {
 	uint8_t kind = input_u8(in);
@@ -128,23 +128,23 @@ static void state(struct input *in)
 	peer_frame(WIRE_DEVICE, 0, &writes, sizeof(writes));
 }
 
-/* As of pages that are all zero, but for those that a vCPU takes its orders from. */
+/* The hashes of zero pages, except for the vCPUs' control pages that were sent. */
 static void hashes(uint64_t first_page, uint64_t count)
 {
 	static const uint8_t page[PAGE_BYTES];
-	static uint64_t of_zeros;
-	uint64_t right[HASHES], first_order = layout_control_offset(peer.layout, 0) / PAGE_BYTES;
+	static uint64_t zero_hash;
+	uint64_t right[HASHES], first_control = layout_control_offset(peer.layout, 0) / PAGE_BYTES;
 
-	if (!of_zeros)
-		of_zeros = page_hash(page, PAGE_BYTES);
+	if (!zero_hash)
+		zero_hash = page_hash(page, PAGE_BYTES);
 	while (count) {
 		uint64_t n = count < HASHES ? count : HASHES;
 
 		for (uint64_t i = 0; i < n; i++) {
-			uint64_t vcpu = first_page + i - first_order;
+			uint64_t vcpu = first_page + i - first_control;
 
-			right[i] =
-				vcpu < VCPUS && order_hashes[vcpu] ? order_hashes[vcpu] : of_zeros;
+			right[i] = vcpu < VCPUS && control_hashes[vcpu] ? control_hashes[vcpu]
+									: zero_hash;
 		}
 		peer_frame(WIRE_HASHES, first_page * PAGE_BYTES, right, (uint32_t)n * 8);
 		first_page += n;
@@ -152,7 +152,7 @@ static void hashes(uint64_t first_page, uint64_t count)
 	}
 }
 
-/* More of them, or fewer, than a frame may have; or not a whole number. */
+/* Any number of bytes: too many or too few hashes, or a part of one. */
 static void spoiled_hashes(struct input *in)
 {
 	uint64_t offset = input_u8(in) & 1 ? edge(in) : 0;
@@ -160,7 +160,7 @@ static void spoiled_hashes(struct input *in)
 	peer_frame(WIRE_HASHES, offset, payload, (uint32_t)input_number(in, 2) % (4 * 8 * HASHES));
 }
 
-/* Near where a slot begins or ends, or anywhere. */
+/* An address near a slot's begin or end; or any address. */
 static uint64_t guest_address(struct input *in)
 {
 	uint8_t kind = input_u8(in);
@@ -171,7 +171,7 @@ static uint64_t guest_address(struct input *in)
 	return slot->gpa + (kind & 64 ? slot->bytes : 0) + (kind >> 3 & 7) * 8 - 32;
 }
 
-/* A page that a vCPU of the guest takes its orders from. */
+/* The control page of a vCPU, with some words replaced. */
 static void control(struct input *in)
 {
 	uint8_t how = input_u8(in), vcpu = how % VCPUS;
@@ -185,7 +185,7 @@ static void control(struct input *in)
 
 		words[word] = guest_address(in);
 	}
-	order_hashes[vcpu] = page_hash(payload, PAGE_BYTES);
+	control_hashes[vcpu] = page_hash(payload, PAGE_BYTES);
 	peer_frame(WIRE_PAGES, layout_control_offset(peer.layout, vcpu), payload, PAGE_BYTES);
 }
 
@@ -207,7 +207,7 @@ static void raw(struct input *in)
 	}
 }
 
-/* In what was said so far. */
+/* Flips a bit near the end of the stream so far. */
 static void flip(struct input *in)
 {
 	size_t back = 1 + input_number(in, 2) % 256;
@@ -228,7 +228,7 @@ static void refused(struct input *in)
 	peer_frame(WIRE_REFUSED, 0, payload, bytes);
 }
 
-static void say_to_destination(struct input *in)
+static void add_for_destination(struct input *in)
 {
 	switch (input_u8(in) % 26) {
 	case 0 ... 1:
@@ -315,7 +315,7 @@ static void proof(struct input *in, uint64_t guest_pages)
 	peer_frame(WIRE_PROOF, 0, &proof, sizeof(proof));
 }
 
-static void say_to_source(struct input *in)
+static void add_for_source(struct input *in)
 {
 	switch (input_u8(in) % 16) {
 	case 0 ... 1:
@@ -348,12 +348,12 @@ static void say_to_source(struct input *in)
 	}
 }
 
-void peer_say(struct input *in, bool to_source)
+void peer_make_stream(struct input *in, bool to_source)
 {
-	memset(order_hashes, 0, sizeof(order_hashes));
+	memset(control_hashes, 0, sizeof(control_hashes));
 	for (int i = 0; i < MAX_STEPS && in->left && peer.bytes < STREAM_BYTES; i++)
 		if (to_source)
-			say_to_source(in);
+			add_for_source(in);
 		else
-			say_to_destination(in);
+			add_for_destination(in);
 }
