@@ -3,8 +3,8 @@
 #define FUZZ_CALLS_H
 
 /*
- * A VM of the model kernel with its log, and beside it what a caller knows: its slots, its memory
- * and a copy of it. For fuzz_calls.c.
+ * For fuzz_calls.c: a VM of the model kernel with its log, and the state of a caller, which has
+ * slots, memory and a copy of the memory.
  */
 
 #include "fuzz.h"
@@ -14,16 +14,16 @@
 #include "model.h"
 
 enum {
-	ARENA_BYTES = 2 << 20, /* memory behind good slots */
+	ARENA_BYTES = 2 << 20, /* memory of valid slots */
 	ARENA_PAGES = ARENA_BYTES / 4096,
 	MAX_SLOTS = 16,
 	VCPUS = 2,
 	ADDRESS_SPACES = 2,
 	SLOT_IDS = 12,
-	/* More would only be slow: a set of so many pages is written bit by bit. */
+	/* Larger sets are slow to write, bit by bit. */
 	MAX_SLOT_PAGES = 1 << 16,
 	MAX_HANDED = 64,
-	TAIL_BYTES = 64, /* behind the structs that are handed in */
+	TAIL_BYTES = 64, /* after the structs that are passed in */
 };
 
 struct range {
@@ -44,15 +44,15 @@ struct world {
 	int vcpu_fds[VCPUS];
 	struct dl_vcpu *vcpus[VCPUS];
 
-	struct dl_slot slots[MAX_SLOTS]; /* as the log has them; flags: NO_LOG alone */
+	struct dl_slot slots[MAX_SLOTS]; /* those of the log; flags: NO_LOG only */
 	unsigned int slot_count;
-	const struct dl_slot *being_set; /* by the call under way */
+	const struct dl_slot *being_set; /* by the current call */
 	bool on, closed;
 
 	uint8_t *arena;
-	uint64_t value; /* of the last store: each is new */
+	uint64_t value; /* of the last store; never repeats */
 	uint64_t copy[ARENA_PAGES];
-	bool excused[ARENA_PAGES]; /* written where nobody looks, or given up by the caller */
+	bool excused[ARENA_PAGES]; /* not logged, or discarded by the caller */
 
 	struct dl_iter *iter;
 	bool iter_over; /* its session has ended */
@@ -62,7 +62,7 @@ struct world {
 
 extern struct world world;
 
-/* calls_options.c: opens the log, after attempts with any options. */
+/* calls_options.c: tries to open the log with any options, then opens it with plain ones. */
 void world_open(struct world *w);
 
 /* calls_world.c */
@@ -79,13 +79,13 @@ void world_read_all(struct world *w);
 void world_check_equal(struct world *w);
 void world_close(struct world *w);
 
-/* What a call that fails must leave as it is. */
+/* The state that a failed call must not change. */
 struct snapshot {
 	struct dl_stats stats;
 	char text[512];
-	uint64_t pending;   /* a number made of all that is pending */
-	uint64_t regions;   /* ioctls */
-	uint64_t addresses; /* of the kernel's slots */
+	uint64_t pending;      /* a hash of the pending runs */
+	uint64_t regions;      /* KVM_SET_USER_MEMORY_REGION calls */
+	uint64_t kernel_slots; /* a hash of the kernel's slots */
 };
 
 void world_snapshot(struct world *w, struct snapshot *snapshot);

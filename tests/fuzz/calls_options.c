@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_probe and dl_log_open with any options, and the choice that must come of them. */
+/* dl_probe() and dl_log_open() with any options, checked against the choice that they must make. */
 #include "calls.h"
 
 #include <errno.h>
@@ -8,7 +8,7 @@
 
 enum { ENTRY_BYTES = 16, DEFAULT_ENTRIES = 16384, SAFE_ENTRIES = 1024, WHY_BYTES = 300 };
 
-/* The options, and what a larger struct of the future would have behind them. */
+/* The options, with the tail that a larger struct of a later release would have. */
 struct long_options {
 	struct dl_options options;
 	uint8_t tail[TAIL_BYTES];
@@ -27,7 +27,7 @@ static int set_region(void *opaque, uint32_t slot, uint32_t kvm_flags)
 
 	if (!s || s->slot != slot)
 		s = world_slot(w, slot);
-	expect(s, "slot %#x is not known", slot);
+	expect(s, "slot %#x is unknown", slot);
 	return world_region(w, s, s->bytes, kvm_flags);
 }
 
@@ -89,7 +89,7 @@ static struct choice expected_choice(const struct world *w, const struct long_op
 	return choice;
 }
 
-/* What only opening finds: the kernel refuses rings, as a vCPU exists or its minimum is larger. */
+/* The kernel refuses rings on opening: a vCPU exists, or its minimum is larger. */
 static void after_refusal(const struct dl_options *o, struct choice *choice)
 {
 	if (o->mode == DL_MODE_AUTO) {
@@ -119,7 +119,7 @@ static void choose_kernel(struct world *w)
 		.slot_ids = SLOT_IDS,
 		.address_spaces = ADDRESS_SPACES,
 	};
-	/* INITIALLY_SET is a flag of the other. */
+	/* INITIALLY_SET is a bit of the MANUAL_PROTECT capability. */
 	if (!(w->kernel.has & MODEL_HAS_MANUAL_PROTECT))
 		w->kernel.has &= ~(uint32_t)MODEL_HAS_INITIALLY_SET;
 	if (!w->kernel.has)
@@ -187,12 +187,12 @@ static void expect_config(const struct dl_config *is, const struct choice *choic
 	       "mode %u, backup %u, %u entries", is->mode, is->backup, is->ring_entries);
 }
 
-/* A text of so many bytes at most, ended; and none behind it. */
-static void expect_told(const char *why, size_t bytes, bool failed)
+/* The reason is terminated and within its buffer of that many bytes. */
+static void expect_reason(const char *why, size_t bytes, bool failed)
 {
-	expect(!bytes || memchr(why, '\0', bytes), "the reason has no end");
-	expect(why[bytes] == '#', "the reason is too long");
-	expect(!failed || bytes < 2 || *why, "no reason is told");
+	expect(!bytes || memchr(why, '\0', bytes), "the reason is not terminated");
+	expect(why[bytes] == '#', "the reason is written past its buffer");
+	expect(!failed || bytes < 2 || *why, "a failure without a reason");
 }
 
 static void probe(struct world *w, const struct long_options *any, const struct choice *choice)
@@ -207,25 +207,25 @@ static void probe(struct world *w, const struct long_options *any, const struct 
 	if (how & 32)
 		config.size = input_u8(&w->in) % sizeof(config);
 	r = dl_probe(fd, &any->options, &config, why, why_bytes);
-	expect_told(why, why_bytes, r);
-	/* Of two mistakes either may be told. */
-	expect(r == (how & 32 ? -EINVAL : choice->error) || (r && r == choice->error), "%d, not %d",
-	       r, choice->error);
+	expect_reason(why, why_bytes, r);
+	/* With two mistakes, either error is right. */
+	expect(r == (how & 32 ? -EINVAL : choice->error) || (r && r == choice->error),
+	       "%d, expected %d", r, choice->error);
 	if (!r)
 		expect_config(&config, choice);
 }
 
-/* A slot that is there while the log is opened. */
+/* A slot that exists while the log is opened. */
 static void early_slot(struct world *w, bool exists)
 {
 	struct dl_slot slot = { .gpa = UINT64_C(1) << 40, .hva = (uintptr_t)w->arena };
 
-	expect(!world_region(w, &slot, exists ? w->page_bytes : 0, 0), "slot");
+	expect(!world_region(w, &slot, exists ? w->page_bytes : 0, 0), "the slot is not set");
 }
 
-/* A vCPU or a slot is there before the log is: the kernel then has its reasons to refuse. */
-static void come_late(struct world *w, const struct dl_options *o, struct choice *choice,
-		      bool has_slot, bool has_vcpu)
+/* Creates a vCPU or a slot before the log is opened, which can make the kernel refuse rings. */
+static void add_before_open(struct world *w, const struct dl_options *o, struct choice *choice,
+			    bool has_slot, bool has_vcpu)
 {
 	uint32_t least = 64 + w->kernel.pml_entries;
 
@@ -241,7 +241,7 @@ static void come_late(struct world *w, const struct dl_options *o, struct choice
 		choice->error = -EBUSY;
 }
 
-/* With any options. On success it is the log that is used. */
+/* Opens the log with any options. On success this is the log that is fuzzed. */
 static void try_to_open(struct world *w)
 {
 	struct long_options any;
@@ -249,18 +249,18 @@ static void try_to_open(struct world *w)
 	struct dl_os os;
 	char why[WHY_BYTES];
 	uint64_t enabled;
-	uint8_t late;
+	uint8_t early;
 	int r;
 
 	choose_os(w, &os);
 	choose_options(w, &any, &os);
 	choice = expected_choice(w, &any);
 	probe(w, &any, &choice);
-	late = input_u8(&w->in) % 16;
-	come_late(w, &any.options, &choice, late == 2, late == 1);
+	early = input_u8(&w->in) % 16;
+	add_before_open(w, &any.options, &choice, early == 2, early == 1);
 	enabled = model_calls(w->model, KVM_ENABLE_CAP);
 	memset(why, '#', sizeof(why));
-	/* The table has to outlive the log. */
+	/* The log needs a table that outlives it. */
 	if (any.options.os && !choice.error) {
 		if (os.arch != model_os(w->model)->arch)
 			return;
@@ -268,15 +268,15 @@ static void try_to_open(struct world *w)
 	}
 	r = dl_log_open(w->vm_fd, &any.options, &w->log, why, WHY_BYTES - 1);
 	trace("open: %d, %s\n", r, why);
-	if (late == 2)
+	if (early == 2)
 		early_slot(w, false);
-	expect_told(why, WHY_BYTES - 1, r);
-	expect(r == choice.error, "%d, not %d: %s", r, choice.error, why);
+	expect_reason(why, WHY_BYTES - 1, r);
+	expect(r == choice.error, "%d, expected %d: %s", r, choice.error, why);
 	if (r) {
-		expect(!w->log, "it failed and there is a log");
+		expect(!w->log, "a failed open returns a log");
 		expect(r == -EBUSY || choice.mode == DL_MODE_RING ||
 			       model_calls(w->model, KVM_ENABLE_CAP) == enabled,
-		       "it failed and the kernel was told something");
+		       "a failed open has enabled a capability");
 		return;
 	}
 	w->by_callback = any.options.set_region;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_slot_set, dl_slot_remove, dl_mark, dl_slot_mark with any values, and what must come of it. */
+/* dl_slot_set(), dl_slot_remove(), dl_mark() and dl_slot_mark() with any values. */
 #include "calls.h"
 
 #include <errno.h>
 
 enum {
 	KERNEL_DECIDES = 1, /* 0 or -EINVAL */
-	TOO_LARGE,	    /* right, and too slow to be tried */
+	TOO_LARGE,	    /* valid, but too slow to try */
 };
 
 #define KVM_PAGES_LIMIT ((UINT64_C(1) << 31) - 1)
@@ -20,7 +20,7 @@ static bool overlaps_other(struct world *w, const struct dl_slot *s)
 
 		if (other->slot >> 16 != s->slot >> 16 || other->slot == s->slot)
 			continue;
-		/* Last bytes, as an end may be 2^64. */
+		/* Compares last bytes, since an end may be 2^64. */
 		if (s->gpa <= other->gpa + (other->bytes - 1) &&
 		    other->gpa <= s->gpa + (s->bytes - 1))
 			return true;
@@ -28,7 +28,7 @@ static bool overlaps_other(struct world *w, const struct dl_slot *s)
 	return false;
 }
 
-static bool sound(const struct world *w, const struct dl_slot *s)
+static bool is_valid(const struct world *w, const struct dl_slot *s)
 {
 	uint64_t page_bytes = w->page_bytes;
 
@@ -42,7 +42,7 @@ static bool sound(const struct world *w, const struct dl_slot *s)
 	       s->bytes / page_bytes <= KVM_PAGES_LIMIT;
 }
 
-/* As the header says it. */
+/* The result that the header documents. */
 static int expected_set(struct world *w, const struct dl_slot *s, bool tail)
 {
 	const struct dl_slot *old;
@@ -51,9 +51,9 @@ static int expected_set(struct world *w, const struct dl_slot *s, bool tail)
 		return -EINVAL;
 	if (tail)
 		return -E2BIG;
-	if (!sound(w, s))
+	if (!is_valid(w, s))
 		return -EINVAL;
-	/* KVM has none that ends at 2^64; whose word it is does not matter. */
+	/* KVM accepts no slot that ends at 2^64; either side may refuse it. */
 	if (!(s->gpa + s->bytes))
 		return KERNEL_DECIDES;
 	if (overlaps_other(w, s))
@@ -72,7 +72,7 @@ static int expected_set(struct world *w, const struct dl_slot *s, bool tail)
 	return !old && w->slot_count == MAX_SLOTS ? TOO_LARGE : 0;
 }
 
-/* One that is right, mostly; where several say the same they meet. */
+/* Mostly a valid slot. The few numbers and addresses make slots collide. */
 static void choose_slot(struct world *w, struct dl_slot *s)
 {
 	struct input *in = &w->in;
@@ -101,7 +101,7 @@ static void choose_slot(struct world *w, struct dl_slot *s)
 	s->flags |= number & 128 ? DL_SLOT_CALLER_IOCTL : 0;
 }
 
-/* Just behind another, just before it, or on its last page. */
+/* Moves the slot to just after another one, just before it, or onto its last page. */
 static void put_beside(struct world *w, struct dl_slot *s, uint8_t where)
 {
 	const struct dl_slot *other;
@@ -155,8 +155,8 @@ static void spoil(struct world *w, struct dl_slot *s)
 	}
 }
 
-/* Follows what the log has done. */
-static void note_set(struct world *w, const struct dl_slot *s)
+/* Applies a successful dl_slot_set() to the caller's state. */
+static void apply_set(struct world *w, const struct dl_slot *s)
 {
 	struct dl_slot *old = world_slot(w, s->slot);
 	bool is_new = !old, moved = old && old->gpa != s->gpa;
@@ -178,7 +178,7 @@ static int caller_ioctl(struct world *w, const struct dl_slot *s)
 {
 	const struct dl_slot *old = world_slot(w, s->slot);
 
-	/* Nothing that would need an ioctl. */
+	/* Nothing changes, so no ioctl is needed. */
 	if (old && old->gpa == s->gpa && old->kvm_flags == s->kvm_flags)
 		return 0;
 	return world_region(w, s, s->bytes, s->kvm_flags);
@@ -216,10 +216,10 @@ void slots_set(struct world *w)
 	w->being_set = NULL;
 	trace("set slot %#x, flags %#x, %#llx bytes at %#llx: %d\n", arg.slot.slot, arg.slot.flags,
 	      (unsigned long long)arg.slot.bytes, (unsigned long long)arg.slot.gpa, r);
-	expect(expected == KERNEL_DECIDES ? !r || r == -EINVAL : r == expected, "%d, not %d", r,
-	       expected);
+	expect(expected == KERNEL_DECIDES ? !r || r == -EINVAL : r == expected, "%d, expected %d",
+	       r, expected);
 	if (!r)
-		note_set(w, &arg.slot);
+		apply_set(w, &arg.slot);
 	else if (expected != KERNEL_DECIDES || !(arg.slot.flags & DL_SLOT_CALLER_IOCTL))
 		world_expect_same(w, &before);
 }
@@ -244,12 +244,12 @@ void slots_remove(struct world *w)
 	else if (!slot)
 		expected = -ENOENT;
 	else if (flags & DL_SLOT_CALLER_IOCTL)
-		expect(!world_region(w, slot, 0, 0), "it was there");
+		expect(!world_region(w, slot, 0, 0), "the slot cannot be removed");
 	if (expected)
 		world_snapshot(w, &before);
 	r = dl_slot_remove(w->log, number, flags);
 	trace("remove slot %#x: %d\n", number, r);
-	expect(r == expected, "%d, not %d", r, expected);
+	expect(r == expected, "%d, expected %d", r, expected);
 	if (r) {
 		world_expect_same(w, &before);
 		return;
@@ -259,7 +259,7 @@ void slots_remove(struct world *w)
 	*slot = w->slots[--w->slot_count];
 }
 
-/* The slot that has the address, and where the next one begins or this ends. */
+/* The slot at the address. *until: its last byte or, without one, the last before the next slot. */
 static struct dl_slot *slot_at(struct world *w, uint32_t as_id, uint64_t gpa, uint64_t *until)
 {
 	*until = UINT64_MAX;
@@ -278,7 +278,7 @@ static struct dl_slot *slot_at(struct world *w, uint32_t as_id, uint64_t gpa, ui
 	return NULL;
 }
 
-/* A device writes all pages of the range that there are. Whether they are all. */
+/* A device writes the pages of the range. True if all of the range is in slots. */
 static bool device_writes(struct world *w, uint32_t as_id, uint64_t gpa, uint64_t bytes)
 {
 	uint64_t last = gpa + (bytes - 1), until;
@@ -313,7 +313,7 @@ static void mark_by_address(struct world *w, uint32_t as_id, uint64_t gpa, uint6
 	r = dl_mark(w->log, as_id, gpa, bytes);
 	trace("mark %u %#llx %#llx: %d\n", as_id, (unsigned long long)gpa,
 	      (unsigned long long)bytes, r);
-	expect(r == expected, "%d, not %d", r, expected);
+	expect(r == expected, "%d, expected %d", r, expected);
 }
 
 static void mark_by_slot(struct world *w, uint32_t number, uint64_t offset, uint64_t bytes)
@@ -333,7 +333,7 @@ static void mark_by_slot(struct world *w, uint32_t number, uint64_t offset, uint
 	r = dl_slot_mark(w->log, number, offset, bytes);
 	trace("mark slot %#x %#llx %#llx: %d\n", number, (unsigned long long)offset,
 	      (unsigned long long)bytes, r);
-	expect(r == expected, "%d, not %d", r, expected);
+	expect(r == expected, "%d, expected %d", r, expected);
 }
 
 void slots_mark(struct world *w)

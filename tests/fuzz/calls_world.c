@@ -33,7 +33,7 @@ bool world_in_arena(const struct world *w, uint64_t hva)
 	return hva - (uintptr_t)w->arena < ARENA_BYTES;
 }
 
-/* Of each page the first eight bytes are used. */
+/* The first eight bytes of a page; the others are unused. */
 uint64_t *world_memory(const struct world *w, uint64_t hva)
 {
 	uint64_t offset = (hva - (uintptr_t)w->arena) / w->page_bytes * w->page_bytes;
@@ -64,8 +64,8 @@ void world_equalize(struct world *w, const struct dl_slot *slot)
 
 void world_copy_run(struct world *w, const struct dl_run *run)
 {
-	expect(run->bytes && !((run->bytes | run->offset_bytes) % w->page_bytes), "a run of %llu",
-	       (unsigned long long)run->bytes);
+	expect(run->bytes && !((run->bytes | run->offset_bytes) % w->page_bytes),
+	       "a run of %llu bytes", (unsigned long long)run->bytes);
 	for (uint64_t at = 0; at < run->bytes; at += w->page_bytes) {
 		uint64_t page = world_arena_page(w, run->hva + at);
 
@@ -76,7 +76,7 @@ void world_copy_run(struct world *w, const struct dl_run *run)
 	}
 }
 
-/* By a vCPU; by the kernel itself where that is recorded and vcpu is none. */
+/* Stores by a vCPU or, if vcpu is VCPUS, by the kernel itself if the mode records that. */
 void world_store(struct world *w, const struct dl_slot *slot, uint64_t page, int vcpu)
 {
 	uint64_t gpa = slot->gpa + page * w->page_bytes, hva = slot->hva + page * w->page_bytes;
@@ -95,7 +95,7 @@ void world_store(struct world *w, const struct dl_slot *slot, uint64_t page, int
 
 		while ((r = model_vcpu_write(w->model, w->vcpu_fds[vcpu], as_id, gpa, &w->value,
 					     8)) == KVM_EXIT_DIRTY_RING_FULL) {
-			expect(++exits < MAX_EXITS, "vCPU %d does not get in", vcpu);
+			expect(++exits < MAX_EXITS, "vCPU %d cannot enter the guest", vcpu);
 			expect(!dl_vcpu_drain(w->vcpus[vcpu]), "drain");
 		}
 	}
@@ -105,7 +105,7 @@ void world_store(struct world *w, const struct dl_slot *slot, uint64_t page, int
 	trace("  stored %#llx by %d\n", (unsigned long long)gpa, vcpu);
 }
 
-static void iterate(struct world *w, uint64_t *number, bool ack)
+static void iterate(struct world *w, uint64_t *hash, bool ack)
 {
 	struct dl_run runs[16];
 	struct dl_iter *iter;
@@ -114,10 +114,10 @@ static void iterate(struct world *w, uint64_t *number, bool ack)
 	expect(!r, "%d", r);
 	while ((n = dl_iter_read(iter, runs, 16)) > 0) {
 		for (int i = 0; i < n; i++) {
-			*number = (*number ^ runs[i].slot ^ runs[i].bytes << 20 ^ runs[i].hva) *
-				  UINT64_C(0x9e3779b97f4a7c15);
-			*number = (*number ^ runs[i].offset_bytes ^ runs[i].gpa << 9) *
-				  UINT64_C(0x2545f4914f6cdd1d);
+			*hash = (*hash ^ runs[i].slot ^ runs[i].bytes << 20 ^ runs[i].hva) *
+				UINT64_C(0x9e3779b97f4a7c15);
+			*hash = (*hash ^ runs[i].offset_bytes ^ runs[i].gpa << 9) *
+				UINT64_C(0x2545f4914f6cdd1d);
 			if (ack)
 				world_copy_run(w, &runs[i]);
 		}
@@ -128,25 +128,25 @@ static void iterate(struct world *w, uint64_t *number, bool ack)
 	dl_iter_free(iter);
 }
 
-/* What is pending goes to the copy. */
+/* Copies all pending pages. */
 void world_read_all(struct world *w)
 {
-	uint64_t number = 0;
+	uint64_t hash = 0;
 
-	iterate(w, &number, true);
+	iterate(w, &hash, true);
 }
 
-/* The slots that the kernel has, as far as they have pages with a state. */
-static uint64_t kernel_slots(struct world *w)
+/* A hash of which slots the kernel has. */
+static uint64_t hash_kernel_slots(struct world *w)
 {
-	uint64_t number = 0;
+	uint64_t hash = 0;
 	uint8_t state;
 
 	for (uint32_t as_id = 0; as_id < ADDRESS_SPACES; as_id++)
 		for (uint32_t id = 0; id < SLOT_IDS; id++)
-			number = number * 3 + !model_page_states(w->model, w->vm_fd,
-								 as_id << 16 | id, 0, 1, &state);
-	return number;
+			hash = hash * 3 + !model_page_states(w->model, w->vm_fd, as_id << 16 | id,
+							     0, 1, &state);
+	return hash;
 }
 
 void world_snapshot(struct world *w, struct snapshot *snapshot)
@@ -154,11 +154,11 @@ void world_snapshot(struct world *w, struct snapshot *snapshot)
 	memset(snapshot, 0, sizeof(*snapshot));
 	snapshot->stats.size = sizeof(snapshot->stats);
 	expect(!dl_log_stats(w->log, &snapshot->stats), "stats");
-	/* Time passes, whatever the call does. */
+	/* Time passes even if the call changes nothing. */
 	snapshot->stats.ioctl_ns = 0;
 	expect(dl_log_describe(w->log, snapshot->text, sizeof(snapshot->text)) > 0, "describe");
 	snapshot->regions = model_calls(w->model, KVM_SET_USER_MEMORY_REGION);
-	snapshot->addresses = kernel_slots(w);
+	snapshot->kernel_slots = hash_kernel_slots(w);
 	if (w->on && !w->iter)
 		iterate(w, &snapshot->pending, false);
 }
@@ -169,14 +169,14 @@ void world_expect_same(struct world *w, const struct snapshot *before)
 
 	world_snapshot(w, &now);
 	expect(!memcmp(&now.stats, &before->stats, sizeof(now.stats)), "the counters changed");
-	expect(now.pending == before->pending, "what is pending changed");
-	expect(now.addresses == before->addresses, "the kernel's slots changed");
-	/* What the kernel refused is told. */
+	expect(now.pending == before->pending, "the pending pages changed");
+	expect(now.kernel_slots == before->kernel_slots, "the kernel's slots changed");
+	/* The text may name an ioctl that the kernel refused. */
 	if (now.regions == before->regions)
-		expect(!strcmp(now.text, before->text), "it says: %s", now.text);
+		expect(!strcmp(now.text, before->text), "the description changed: %s", now.text);
 }
 
-/* The final pass, and the question. */
+/* The final pass, after which the copy must equal the memory. */
 void world_check_equal(struct world *w)
 {
 	int r;
@@ -190,7 +190,7 @@ void world_check_equal(struct world *w)
 		uint64_t hva = (uintptr_t)w->arena + page * w->page_bytes;
 
 		expect(w->excused[page] || w->copy[page] == *world_memory(w, hva),
-		       "page %llu of the memory is lost", (unsigned long long)page);
+		       "page %llu differs from the copy", (unsigned long long)page);
 	}
 }
 
@@ -209,7 +209,7 @@ static void expect_closed(struct world *w)
 	expect(dl_iter_ack(w->iter, &run, 1) == -ECANCELED, "ack");
 }
 
-/* The handles in the order that the input says. */
+/* Closes the handles in the order that the input says. */
 void world_close(struct world *w)
 {
 	uint8_t order = input_u8(&w->in);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The public calls, on the model kernel, with any arguments and in any order. What is wrong must be
- * refused as the header says it and change nothing: counters, description, what is pending, the
- * kernel's slots. What is right must work; at the end the copy equals the memory.
+ * The public calls, on the model kernel, with any arguments and in any order. An invalid call fails
+ * with the error that the header documents and changes nothing: no counter, description, pending
+ * page or slot of the kernel. A valid call succeeds. At the end the copy equals the memory.
  */
 #include "calls.h"
 
@@ -28,7 +28,7 @@ static void start(struct world *w)
 		world_snapshot(w, &before);
 	r = dl_log_start(w->log, flags);
 	trace("start %u: %d\n", flags, r);
-	expect(r == expected, "%d, not %d", r, expected);
+	expect(r == expected, "%d, expected %d", r, expected);
 	if (r) {
 		world_expect_same(w, &before);
 		return;
@@ -72,9 +72,9 @@ static void harvest(struct world *w)
 		model_vcpu_exit(w->model, w->vcpu_fds[i], KVM_EXIT_INTR);
 	r = dl_harvest(w->log, flags, how & 2 ? &bytes : NULL);
 	trace("harvest %u: %d\n", flags, r);
-	expect(r == expected, "%d, not %d", r, expected);
-	expect(r || !(how & 2) || !(bytes % w->page_bytes), "%llu bytes are pending",
-	       (unsigned long long)bytes);
+	expect(r == expected, "%d, expected %d", r, expected);
+	expect(r || !(how & 2) || !(bytes % w->page_bytes),
+	       "%llu bytes are pending, no whole pages", (unsigned long long)bytes);
 }
 
 static void iter_new(struct world *w)
@@ -92,7 +92,7 @@ static void iter_new(struct world *w)
 		expected = -EBUSY;
 	r = dl_iter_new(w->log, flags, &iter);
 	trace("iter_new: %d\n", r);
-	expect(r == expected && !r == !!iter, "%d, not %d", r, expected);
+	expect(r == expected && !r == !!iter, "%d, expected %d", r, expected);
 	if (r)
 		return;
 	w->iter = iter;
@@ -142,7 +142,7 @@ static const struct range *range_with(const struct range *ranges, unsigned int c
 	return NULL;
 }
 
-/* Whether all of it was handed out, and none of it acknowledged. */
+/* True if the whole run was handed out, and no page of it acknowledged yet. */
 static bool may_ack(const struct world *w, const struct dl_run *run)
 {
 	uint64_t page_bytes = w->page_bytes;
@@ -185,15 +185,15 @@ static void spoil_run(struct world *w, struct dl_run *run)
 	}
 }
 
-/* Pages that lie in what the iterator has read ahead it does not refuse: the caller's own doing. */
-static void acked_unseen(struct world *w, const struct dl_run *run)
+/* The iterator accepts pages that it has read ahead; the caller loses them by its own fault. */
+static void excuse_unseen(struct world *w, const struct dl_run *run)
 {
 	const struct range *any = NULL;
 
 	for (unsigned int i = 0; i < w->handed_count && !any; i++)
 		if (w->handed[i].reserved == run->reserved)
 			any = &w->handed[i];
-	expect(any, "a run of a slot of which nothing was handed out is acknowledged");
+	expect(any, "a run is acknowledged, but no page of its slot was handed out");
 	for (uint64_t at = 0; at < run->bytes; at += w->page_bytes) {
 		uint64_t hva = any->hva - any->offset_bytes + run->offset_bytes + at;
 
@@ -230,9 +230,9 @@ static void iter_ack(struct world *w)
 	r = dl_iter_ack(w->iter, &run, 1);
 	trace("ack slot %#x %#llx: %d\n", run.slot, (unsigned long long)run.offset_bytes, r);
 	if (r || expected == -ECANCELED || !w->iter)
-		expect(r == expected, "%d, not %d", r, expected);
+		expect(r == expected, "%d, expected %d", r, expected);
 	else if (expected)
-		acked_unseen(w, &run);
+		excuse_unseen(w, &run);
 	if (!r)
 		w->acked[w->acked_count++] =
 			(struct range){ run.slot, run.reserved, run.offset_bytes, run.bytes, 0 };
@@ -261,21 +261,21 @@ static void stores(struct world *w)
 static void vcpu_calls(struct world *w)
 {
 	uint8_t how = input_u8(&w->in);
-	struct dl_vcpu *again = NULL;
+	struct dl_vcpu *second = NULL;
 	int i = how & 1, r;
 
 	if (how & 2)
 		expect(!dl_vcpu_drain(w->vcpus[i]), "drain");
 	if (how & 4) {
-		r = dl_vcpu_add(w->log, w->vm_fd, &again);
+		r = dl_vcpu_add(w->log, w->vm_fd, &second);
 		expect(r == -EBADF, "%d", r);
 	}
 	if (how & 8) {
-		/* In bitmap mode there is nothing by which it would be known. */
-		r = dl_vcpu_add(w->log, w->vcpu_fds[i], &again);
+		/* In bitmap mode a second handle of a vCPU cannot be recognized. */
+		r = dl_vcpu_add(w->log, w->vcpu_fds[i], &second);
 		expect(r == (w->config.mode == DL_MODE_RING ? -EEXIST : 0), "%d", r);
 		if (!r)
-			dl_vcpu_remove(again);
+			dl_vcpu_remove(second);
 	}
 	if (how & 16) {
 		model_vcpu_exit(w->model, w->vcpu_fds[i], KVM_EXIT_INTR);
@@ -285,8 +285,8 @@ static void vcpu_calls(struct world *w)
 	}
 }
 
-/* Structs that are filled, of any size. */
-static void questions(struct world *w)
+/* Calls that fill structs and texts of any size, and calls with NULL. */
+static void fill_structs(struct world *w)
 {
 	uint8_t size = input_u8(&w->in), text_bytes = input_u8(&w->in);
 	uint8_t out[256 + 8], text[256 + 1];
@@ -305,10 +305,10 @@ static void questions(struct world *w)
 			     : 0),
 	       "%d", r);
 	for (size_t i = r ? 4 : size; i < sizeof(out); i++)
-		expect(out[i] == '#', "it writes behind the end");
+		expect(out[i] == '#', "it writes past the end of the struct");
 	r = dl_log_describe(w->log, (char *)text, text_bytes);
 	expect(r > 0 && text[text_bytes] == '#', "%d", r);
-	expect(!text_bytes || memchr(text, 0, text_bytes), "the text has no end");
+	expect(!text_bytes || memchr(text, 0, text_bytes), "the text is not terminated");
 	r = dl_log_harvest_due(w->log, &due);
 	expect(r == (w->on ? 0 : -ECANCELED), "%d", r);
 	expect(dl_log_start(NULL, 0) == -EINVAL && dl_log_stop(NULL) == -EINVAL &&
@@ -316,7 +316,7 @@ static void questions(struct world *w)
 		       dl_slot_set(w->log, NULL) == -EINVAL &&
 		       dl_iter_new(w->log, 0, NULL) == -EINVAL && dl_vcpu_drain(NULL) == -EINVAL &&
 		       dl_log_stats(w->log, NULL) == -EINVAL,
-	       "NULL");
+	       "NULL is not refused");
 }
 
 static void step(struct world *w)
@@ -360,7 +360,7 @@ static void step(struct world *w)
 		vcpu_calls(w);
 		break;
 	case 31:
-		questions(w);
+		fill_structs(w);
 		break;
 	}
 }
