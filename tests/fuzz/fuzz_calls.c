@@ -185,7 +185,7 @@ static void spoil_run(struct world *w, struct dl_run *run)
 	}
 }
 
-/* The iterator accepts pages that it has read ahead; the caller loses them by its own fault. */
+/* The iterator accepts pages that it has read ahead; the caller then loses them. */
 static void excuse_unseen(struct world *w, const struct dl_run *run)
 {
 	const struct range *any = NULL;

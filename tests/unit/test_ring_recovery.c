@@ -2,7 +2,7 @@
 /*
  * Small migrations over two rings that overflow, with guest stores between all steps of a harvest.
  * No page is lost: each is published or covered by a repair. Every vCPU enters the guest again. A
- * ring that never overflowed never requests a repair.
+ * healthy ring never requests a repair.
  */
 #include "cmocka_all.h"
 #include "ring/drain.h"
