@@ -412,8 +412,8 @@ int dl_slot_mark(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint6
  *   vcpu       receives the handle, owned by the caller
  * A vCPU that was removed and is added again goes on with the ring it had.
  * Errors: -EINVAL; -EBADF: not a vCPU; -EEXIST: this vCPU is there already; -ENOMEM; -ECANCELED:
- * closed; -EIO: the VM belongs to another process. Otherwise mmap's. A vCPU of another VM is not
- * recognised.
+ * closed; -EIO: the VM belongs to another process. Otherwise mmap's. A vCPU of another VM is
+ * recognised, with -EBADF, only if that VM's rings are smaller or absent.
  * System calls: mmap of the vCPU, one ioctl on it (of no effect), KVM_RESET_DIRTY_RINGS where the
  * ring holds cells that someone released before. May block. Since 0.1.
  */

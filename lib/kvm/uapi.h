@@ -18,6 +18,10 @@
 #define KVM_EXIT_DIRTY_RING_FULL 31
 #endif
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
 /*
  * Offset of a vCPU's ring in its file, in host pages: the same on every architecture with rings. In
  * linux/kvm.h it is 0 for an architecture that had none when the headers were made.

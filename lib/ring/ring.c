@@ -25,6 +25,14 @@ static int map_vcpu(struct dli_ring *ring, int vcpu_fd)
 	if (r)
 		return r;
 	ring->cells = addr;
+	/*
+	 * KVM maps any offset and refuses at the first touch. A vCPU of a VM whose rings are
+	 * smaller, or of one without rings, is no vCPU of this VM. Before Linux 5.14 this advice is
+	 * -EINVAL.
+	 */
+	r = dli_os_advise(ring->os, ring->cells, ring->cells_bytes, MADV_POPULATE_READ);
+	if (r == -EFAULT)
+		return -EBADF;
 	/* A child that kept them would keep the VM from being destroyed. */
 	(void)dli_os_advise(ring->os, ring->run, ring->run_bytes, MADV_DONTFORK);
 	(void)dli_os_advise(ring->os, ring->cells, ring->cells_bytes, MADV_DONTFORK);

@@ -278,6 +278,33 @@ static void harvest_is_due_while_rings_fill(void **state)
 	}
 }
 
+/* KVM maps the ring of such a vCPU at any length, and raises SIGBUS at the first touch. */
+static void vcpus_of_other_vms_are_recognised_by_their_rings(void **state)
+{
+	static const uint32_t ring_entries[] = { 0, 1024 };
+	struct rig *rig = open_rig(DL_MODE_RING, 1);
+
+	(void)state;
+	assert_true(rig->log_config.ring_entries > 1024);
+	for (unsigned int i = 0; i < 2; i++) {
+		struct dl_options options = { .size = sizeof(options), .mode = DL_MODE_BITMAP };
+		struct machine_vcpu *vcpu;
+		struct machine other;
+		struct dl_vcpu *added;
+		struct dl_log *log;
+
+		options.ring_entries = ring_entries[i];
+		if (ring_entries[i])
+			options.mode = DL_MODE_RING;
+		assert_int_equal(machine_open(&other), 0);
+		assert_int_equal(dl_log_open(other.vm_fd, &options, &log, NULL, 0), 0);
+		assert_int_equal(machine_add_vcpu(&other, &vcpu), 0);
+		assert_int_equal(dl_vcpu_add(rig->log, vcpu->fd, &added), -EBADF);
+		dl_log_close(log);
+		machine_close(&other);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -293,6 +320,7 @@ int main(void)
 		rig_test(concurrent_resets_kernel_guest),
 		rig_test(vcpu_statistics_match_the_writes),
 		rig_test(harvest_is_due_while_rings_fill),
+		rig_test(vcpus_of_other_vms_are_recognised_by_their_rings),
 	};
 
 	return rig_run_tests("vcpus", tests);
