@@ -77,6 +77,12 @@ struct dl_os {
 	 * calls in a child of fork(2), and vCPUs of other VMs, are not noticed.
 	 */
 	int (*madvise)(void *opaque, void *addr, size_t bytes, int advice);
+
+	/*
+	 * mprotect(2) with PROT_NONE. May be NULL; then a slot that was replaced by a larger one
+	 * behind the library makes the kernel write past the end of a buffer.
+	 */
+	int (*mprotect)(void *opaque, void *addr, size_t bytes, int prot);
 };
 
 #ifdef __cplusplus

@@ -27,8 +27,8 @@ static int repair(struct dl_log *log)
 
 static int harvest_bitmap(struct dl_log *log, struct dli_slot *slot)
 {
-	int r = dli_bitmap_get(&log->vm, slot->slot, log->buffer.words);
-	uint64_t new_pages;
+	uint64_t *words = dli_bitmap_at(&log->buffer, slot->pages), new_pages;
+	int r = dli_bitmap_get(&log->vm, slot->slot, words);
 
 	if (r < 0) {
 		/* GET may fail after it has cleared the kernel's bits. */
@@ -36,7 +36,7 @@ static int harvest_bitmap(struct dl_log *log, struct dli_slot *slot)
 		dli_page_set_mark_all(slot->set);
 		return r;
 	}
-	new_pages = dli_page_set_merge(slot->set, log->buffer.words);
+	new_pages = dli_page_set_merge(slot->set, words);
 	atomic_fetch_add_explicit(&log->bitmap_new_pages, new_pages, memory_order_relaxed);
 	return 0;
 }

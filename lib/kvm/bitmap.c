@@ -10,31 +10,32 @@
 
 int dli_bitmap_reserve(struct dli_bitmap_buffer *buffer, const struct dl_os *os, uint64_t pages)
 {
-	size_t bytes = dli_bitmap_words(pages) * sizeof(uint64_t);
-	void *words;
+	size_t page_bytes = dli_os_page_bytes(os),
+	       bytes = dli_bitmap_words(pages) * sizeof(uint64_t);
+	void *memory;
 	int r;
 
+	bytes = (bytes + page_bytes - 1) / page_bytes * page_bytes;
 	if (bytes <= buffer->bytes)
 		return 0;
-	r = dli_os_reserve(os, bytes, &words);
+	r = dli_os_reserve(os, bytes + page_bytes, &memory);
 	if (r)
 		return r;
+	(void)dli_os_forbid(os, (char *)memory + bytes, page_bytes);
 	/*
 	 * A GET that cannot write here fails after it has cleared the kernel's bits. So the memory
 	 * is resident beforehand, and is not freed while logging.
 	 */
-	memset(words, 0, bytes);
+	memset(memory, 0, bytes);
 	dli_bitmap_release(buffer, os);
-	buffer->words = words;
-	buffer->bytes = bytes;
+	*buffer = (struct dli_bitmap_buffer){ memory, bytes, page_bytes };
 	return 0;
 }
 
 void dli_bitmap_release(struct dli_bitmap_buffer *buffer, const struct dl_os *os)
 {
-	dli_os_unmap(os, buffer->words, buffer->bytes);
-	buffer->words = NULL;
-	buffer->bytes = 0;
+	dli_os_unmap(os, buffer->memory, buffer->bytes + buffer->guard_bytes);
+	*buffer = (struct dli_bitmap_buffer){ 0 };
 }
 
 int dli_bitmap_get(struct dli_vm *vm, uint32_t slot, uint64_t *words)

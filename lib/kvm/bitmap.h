@@ -10,8 +10,9 @@
 
 /* A resident buffer for the bitmap of the largest slot. */
 struct dli_bitmap_buffer {
-	uint64_t *words;
-	size_t bytes;
+	void *memory;
+	size_t bytes;	    /* usable, a multiple of the page size; a guard page follows */
+	size_t guard_bytes; /* one page */
 };
 
 static inline uint64_t dli_bitmap_words(uint64_t pages)
@@ -22,6 +23,16 @@ static inline uint64_t dli_bitmap_words(uint64_t pages)
 /* Makes room for a slot of that many pages. The buffer never shrinks. */
 int dli_bitmap_reserve(struct dli_bitmap_buffer *buffer, const struct dl_os *os, uint64_t pages);
 void dli_bitmap_release(struct dli_bitmap_buffer *buffer, const struct dl_os *os);
+
+/*
+ * Where the bitmap of a slot of that many pages goes: up against the guard page. If the VMM has
+ * replaced the slot by a larger one behind the library, the kernel's GET then fails with -EFAULT
+ * instead of overwriting other memory.
+ */
+static inline uint64_t *dli_bitmap_at(const struct dli_bitmap_buffer *buffer, uint64_t pages)
+{
+	return (uint64_t *)((char *)buffer->memory + buffer->bytes) - dli_bitmap_words(pages);
+}
 
 /* KVM_GET_DIRTY_LOG of a whole slot. words are in the kernel's byte order: dli_bitmap_word(). */
 int dli_bitmap_get(struct dli_vm *vm, uint32_t slot, uint64_t *words);

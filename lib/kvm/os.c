@@ -100,6 +100,15 @@ static int system_madvise(void *opaque, void *addr, size_t bytes, int advice)
 	return r;
 }
 
+static int system_mprotect(void *opaque, void *addr, size_t bytes, int prot)
+{
+	int before = errno;
+	int r = mprotect(addr, bytes, prot) ? -errno : 0;
+
+	errno = before;
+	return r;
+}
+
 static const struct dl_os system_os = {
 	.size = sizeof(struct dl_os),
 	.ioctl = system_ioctl,
@@ -109,6 +118,7 @@ static const struct dl_os system_os = {
 	.dup = system_dup,
 	.close = system_close,
 	.madvise = system_madvise,
+	.mprotect = system_mprotect,
 };
 
 const struct dl_os *dli_os_or_system(const struct dl_os *os)
@@ -215,6 +225,11 @@ int dli_os_reserve(const struct dl_os *os, size_t bytes, void **addr)
 int dli_os_advise(const struct dl_os *os, void *addr, size_t bytes, int advice)
 {
 	return os->madvise ? os->madvise(os->opaque, addr, bytes, advice) : -EOPNOTSUPP;
+}
+
+int dli_os_forbid(const struct dl_os *os, void *addr, size_t bytes)
+{
+	return os->mprotect ? os->mprotect(os->opaque, addr, bytes, PROT_NONE) : -EOPNOTSUPP;
 }
 
 void dli_os_unmap(const struct dl_os *os, void *addr, size_t bytes)

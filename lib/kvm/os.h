@@ -47,6 +47,9 @@ int dli_os_reserve(const struct dl_os *os, size_t bytes, void **addr);
 /* Advice about mapped memory. -EOPNOTSUPP if the table has no madvise. */
 int dli_os_advise(const struct dl_os *os, void *addr, size_t bytes, int advice);
 
+/* Makes an access to mapped memory a fault. -EOPNOTSUPP if the table has no mprotect. */
+int dli_os_forbid(const struct dl_os *os, void *addr, size_t bytes);
+
 void dli_os_unmap(const struct dl_os *os, void *addr, size_t bytes);
 
 /* Blocks every signal of this thread. After an error the mask is unchanged. */

@@ -132,6 +132,16 @@ static int real_madvise(void *opaque, void *addr, size_t bytes, int advice)
 	return r;
 }
 
+static int real_mprotect(void *opaque, void *addr, size_t bytes, int prot)
+{
+	int saved = errno;
+	int r = mprotect(addr, bytes, prot) ? -errno : 0;
+
+	(void)opaque;
+	errno = saved;
+	return r;
+}
+
 static int real_close(void *opaque, int fd)
 {
 	(void)opaque;
@@ -151,6 +161,7 @@ void spy_init(struct spy *spy)
 		.dup = real_dup,
 		.close = real_close,
 		.madvise = real_madvise,
+		.mprotect = real_mprotect,
 	};
 }
 

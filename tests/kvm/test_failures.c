@@ -333,6 +333,39 @@ static void backup_bitmap_is_read_after_the_rings(void **state)
 	assert_true(last_reset < first_get);
 }
 
+/*
+ * The VMM breaks its promise and replaces the slot by one that is 64 times as large: the kernel
+ * writes that one's bitmap. The harvest must fail, report the slot, and leave the memory behind its
+ * buffer alone.
+ */
+static void a_slot_replaced_by_a_larger_one_fails_the_harvest(void **state)
+{
+	enum { SMALL = 4096 * 8, LARGE = 64 * SMALL };
+	struct rig *rig = open_rig(DL_MODE_BITMAP);
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, SMALL);
+	size_t bytes = (size_t)LARGE * rig->page_bytes;
+	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint64_t pending_bytes;
+
+	(void)state;
+	assert_ptr_not_equal(memory, MAP_FAILED);
+	assert_int_equal(dl_log_start(rig->log, DL_START_CLEAN), 0);
+	assert_int_equal(machine_set_region(&rig->machine, 0, 0, slot->gpa, 0, slot->memory), 0);
+	assert_int_equal(machine_set_region(&rig->machine, 0, KVM_MEM_LOG_DIRTY_PAGES, slot->gpa,
+					    bytes, memory),
+			 0);
+	assert_int_equal(dl_harvest(rig->log, 0, NULL), -EFAULT);
+	/* As it was again. */
+	assert_int_equal(machine_set_region(&rig->machine, 0, 0, slot->gpa, 0, memory), 0);
+	assert_int_equal(machine_set_region(&rig->machine, 0, KVM_MEM_LOG_DIRTY_PAGES, slot->gpa,
+					    slot->bytes, slot->memory),
+			 0);
+	assert_int_equal(dl_harvest(rig->log, 0, &pending_bytes), 0);
+	assert_int_equal(pending_bytes, slot->bytes);
+	munmap(memory, bytes);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -346,6 +379,7 @@ int main(void)
 		rig_test(stop_that_fails_at_a_slot),
 		rig_test(failing_slot_calls_change_nothing),
 		rig_test(backup_bitmap_is_read_after_the_rings),
+		rig_test(a_slot_replaced_by_a_larger_one_fails_the_harvest),
 	};
 
 	return rig_run_tests("failures", tests);

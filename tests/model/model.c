@@ -222,6 +222,16 @@ static int os_madvise(void *opaque, void *addr, size_t bytes, int advice)
 	return r;
 }
 
+static int os_mprotect(void *opaque, void *addr, size_t bytes, int prot)
+{
+	int saved_errno = errno;
+	int r = mprotect(addr, bytes, prot) ? -errno : 0;
+
+	(void)opaque;
+	errno = saved_errno;
+	return r;
+}
+
 static void fill_defaults(struct model_options *options)
 {
 	if (!options->has)
@@ -268,6 +278,7 @@ struct model *model_new(const struct model_options *options)
 		.dup = os_dup,
 		.close = os_close,
 		.madvise = os_madvise,
+		.mprotect = os_mprotect,
 	};
 	return model;
 }

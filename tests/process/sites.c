@@ -132,6 +132,19 @@ static int site_madvise(void *opaque, void *addr, size_t bytes, int advice)
 	return r;
 }
 
+static int site_mprotect(void *opaque, void *addr, size_t bytes, int prot)
+{
+	struct sites *sites = opaque, *before = inside;
+	int r = sites_pass(sites, SITE_MPROTECT);
+
+	if (r)
+		return r;
+	inside = NULL;
+	r = sites->below.mprotect(sites->below.opaque, addr, bytes, prot);
+	inside = before;
+	return r;
+}
+
 static int site_close(void *opaque, int fd)
 {
 	struct sites *sites = opaque, *before = inside;
@@ -159,6 +172,7 @@ void sites_init(struct sites *sites, const struct dl_os *below, const struct sit
 	sites->os.signal_mask = site_signal_mask;
 	sites->os.dup = site_dup;
 	sites->os.madvise = site_madvise;
+	sites->os.mprotect = site_mprotect;
 	sites->os.close = site_close;
 	if (fault)
 		sites->fault = *fault;
@@ -174,6 +188,7 @@ static const struct {
 	{ SITE_SIGNAL_MASK, "signal mask" },
 	{ SITE_DUP, "dup" },
 	{ SITE_MADVISE, "madvise" },
+	{ SITE_MPROTECT, "mprotect" },
 	{ SITE_CLOSE, "close" },
 	{ SITE_SET_REGION, "set_region" },
 	{ SITE_ALLOCATION, "allocation" },

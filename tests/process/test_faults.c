@@ -47,6 +47,7 @@ static struct errors errors_of(unsigned long request)
 	case SITE_SIGNAL_MASK:
 	case SITE_DUP:
 	case SITE_MADVISE:
+	case SITE_MPROTECT:
 	case SITE_CLOSE:
 		return ERRORS(few_errors);
 	default:

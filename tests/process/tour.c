@@ -119,7 +119,8 @@ static bool may_ignore(enum tour_call call, unsigned long request, int error, in
 	switch (request) {
 	case SITE_MUNMAP:
 	case SITE_CLOSE:
-	case SITE_MADVISE: /* forks are not noticed then */
+	case SITE_MADVISE:  /* forks are not noticed then */
+	case SITE_MPROTECT: /* nor slots that the VMM replaced */
 		return true;
 	case KVM_GET_API_VERSION: /* fails on a VM descriptor anyway */
 		return true;

@@ -160,6 +160,7 @@
 	((void)(protection), (void)(flags), sim_file_map(file, bytes, (size_t)(offset)))
 #define munmap(memory, bytes)		  ((void)(bytes), sim_file_unmap(memory))
 #define madvise(memory, bytes, advice)	  sim_no_advice()
+#define mprotect(memory, bytes, prot)	  sim_no_advice()
 #define pread(file, to, bytes, offset)	  sim_file_read(file, to, bytes, (size_t)(offset))
 #define pwrite(file, from, bytes, offset) sim_file_write(file, from, bytes, (size_t)(offset))
 

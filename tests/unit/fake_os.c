@@ -122,6 +122,11 @@ static int fake_close(void *opaque, int fd)
 	return 0;
 }
 
+static int fake_mprotect(void *opaque, void *addr, size_t bytes, int prot)
+{
+	return mprotect(addr, bytes, prot) ? -errno : 0;
+}
+
 void fake_os_init(struct fake_os *fake)
 {
 	*fake = (struct fake_os){
@@ -134,7 +139,8 @@ void fake_os_init(struct fake_os *fake)
 			.munmap = fake_munmap,
 			.signal_mask = fake_signal_mask,
 			.dup = fake_dup,
-			.close = fake_close },
+			.close = fake_close,
+			.mprotect = fake_mprotect },
 	};
 }
 

@@ -50,6 +50,14 @@ static int watched_madvise(void *opaque, void *addr, size_t bytes, int advice)
 	return below->madvise(below->opaque, addr, bytes, advice);
 }
 
+static int watched_mprotect(void *opaque, void *addr, size_t bytes, int prot)
+{
+	const struct guest *guest = opaque;
+	const struct dl_os *below = model_os(guest->model);
+
+	return below->mprotect(below->opaque, addr, bytes, prot);
+}
+
 static int watched_close(void *opaque, int fd)
 {
 	struct guest *guest = opaque;
@@ -120,6 +128,7 @@ void guest_new(struct guest *guest, const struct guest_config *config)
 	guest->os.signal_mask = watched_signal_mask;
 	guest->os.dup = watched_dup;
 	guest->os.madvise = watched_madvise;
+	guest->os.mprotect = watched_mprotect;
 	guest->os.close = watched_close;
 	guest->page_bytes = guest->os.page_bytes;
 	guest->vm_fd = model_vm_create(guest->model);

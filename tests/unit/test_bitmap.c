@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { VM_FD = 7 };
 
@@ -46,7 +47,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	dli_bitmap_release(&buffer, &fake.os);
-	return buffer.words || buffer.bytes || fake.maps_live ? -1 : 0;
+	return buffer.memory || buffer.bytes || fake.maps_live ? -1 : 0;
 }
 
 static struct dli_vm vm = { .os = &fake.os, .fd = VM_FD };
@@ -64,12 +65,15 @@ static void bits_are_rounded_up_to_words(void **state)
 
 static void get_names_the_slot_and_reads_little_endian(void **state)
 {
+	uint64_t *words;
+
 	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 100), 0);
-	assert_int_equal(dli_bitmap_get(&vm, 1 << 16 | 3, buffer.words), 0);
+	words = dli_bitmap_at(&buffer, 100);
+	assert_int_equal(dli_bitmap_get(&vm, 1 << 16 | 3, words), 0);
 	assert_int_equal(get.slot, 1 << 16 | 3);
-	assert_ptr_equal(get.dirty_bitmap, buffer.words);
-	assert_int_equal(dli_bitmap_word(buffer.words[0]), 2);
-	assert_int_equal(dli_bitmap_word(buffer.words[1]), 256);
+	assert_ptr_equal(get.dirty_bitmap, words);
+	assert_int_equal(dli_bitmap_word(words[0]), 2);
+	assert_int_equal(dli_bitmap_word(words[1]), 256);
 }
 
 static void clear_names_its_pages_and_writes_little_endian(void **state)
@@ -104,34 +108,68 @@ static void the_buffer_is_resident(void **state)
 	assert_true(resident_bytes() - before >= bytes);
 }
 
+static size_t buffer_page_bytes(void)
+{
+	return dli_os_page_bytes(&fake.os);
+}
+
+/* True if the kernel can read the byte, as it could write it. */
+static bool is_accessible(const void *address)
+{
+	int ends[2], r;
+
+	assert_int_equal(pipe(ends), 0);
+	r = (int)write(ends[1], address, 1);
+	close(ends[0]);
+	close(ends[1]);
+	return r == 1;
+}
+
+static void every_bitmap_ends_at_the_guard_page(void **state)
+{
+	static const uint64_t pages[] = { 1, 64, 65, 4096 * 8 - 1, 4096 * 8 };
+
+	fake.os.page_bytes = 0; /* the system's, which mprotect(2) wants */
+	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 4096 * 8), 0);
+	for (unsigned int i = 0; i < sizeof(pages) / sizeof(pages[0]); i++) {
+		const uint64_t *words = dli_bitmap_at(&buffer, pages[i]);
+
+		assert_true((const void *)words >= buffer.memory);
+		assert_true(is_accessible(words + dli_bitmap_words(pages[i]) - 1));
+		assert_false(is_accessible(words + dli_bitmap_words(pages[i])));
+	}
+}
+
 static void the_buffer_grows_and_never_shrinks(void **state)
 {
-	const uint64_t *words;
+	const uint64_t page_pages = (uint64_t)buffer_page_bytes() * 8;
+	const void *memory;
 
 	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 10), 0);
-	assert_int_equal(buffer.bytes, 8);
-	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 1000), 0);
-	assert_int_equal(buffer.bytes, 128);
-	words = buffer.words;
+	assert_int_equal(buffer.bytes, buffer_page_bytes());
+	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, page_pages + 1), 0);
+	assert_int_equal(buffer.bytes, 2 * buffer_page_bytes());
+	memory = buffer.memory;
 	fake.map_error = -ENOMEM;
-	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 1000), 0);
+	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, page_pages + 1), 0);
 	fake.map_error = 0;
 	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 1), 0);
-	assert_ptr_equal(buffer.words, words);
-	assert_int_equal(buffer.bytes, 128);
+	assert_ptr_equal(buffer.memory, memory);
+	assert_int_equal(buffer.bytes, 2 * buffer_page_bytes());
 	assert_int_equal(fake.maps_live, 1);
 }
 
 static void a_failed_reserve_keeps_the_old_buffer(void **state)
 {
-	const uint64_t *words;
+	const uint64_t page_pages = (uint64_t)buffer_page_bytes() * 8;
+	const void *memory;
 
-	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 64), 0);
-	words = buffer.words;
+	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, page_pages), 0);
+	memory = buffer.memory;
 	fake.map_error = -ENOMEM;
-	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 65), -ENOMEM);
-	assert_ptr_equal(buffer.words, words);
-	assert_int_equal(buffer.bytes, 8);
+	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, page_pages + 1), -ENOMEM);
+	assert_ptr_equal(buffer.memory, memory);
+	assert_int_equal(buffer.bytes, buffer_page_bytes());
 }
 
 int main(void)
@@ -142,6 +180,7 @@ int main(void)
 		bitmap_test(clear_names_its_pages_and_writes_little_endian),
 		bitmap_test(failures_are_returned),
 		bitmap_test(the_buffer_is_resident),
+		bitmap_test(every_bitmap_ends_at_the_guard_page),
 		bitmap_test(the_buffer_grows_and_never_shrinks),
 		bitmap_test(a_failed_reserve_keeps_the_old_buffer),
 	};
