@@ -162,6 +162,16 @@ void *dli_allocate(size_t n, size_t bytes)
 	return memory;
 }
 
+void *dli_allocate_dirty(size_t n, size_t bytes)
+{
+	volatile int *error = &errno;
+	int before = *error;
+	void *memory = malloc(n * bytes);
+
+	*error = before;
+	return memory;
+}
+
 /*
  * KVM returns neither for the requests made here, but a layer in between may. Not for ever: that
  * would be a hang, with locks held.

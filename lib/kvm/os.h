@@ -17,6 +17,9 @@ uint32_t dli_os_page_bytes(const struct dl_os *os);
 /* Zeroed memory, or NULL; errno is untouched. Release it with free(). */
 void *dli_allocate(size_t n, size_t bytes);
 
+/* The same, not zeroed. */
+void *dli_allocate_dirty(size_t n, size_t bytes);
+
 /* True if a ring records every vCPU write without the backup bitmap. */
 bool dli_os_ring_alone_safe(const struct dl_os *os);
 

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { ID_STEP = 64 };
+
 #ifdef DLI_TSAN
 atomic_uint dli_rcu_edge;
 #endif
@@ -48,6 +50,7 @@ void dli_slot_put(struct dli_slot *slot)
 	free(slot);
 }
 
+/* The caller fills by_id and ranges. */
 static struct dli_slot_table *table_new(uint32_t ranges, uint32_t address_spaces, uint32_t ids)
 {
 	struct dli_slot_table *table = dli_allocate(1, sizeof(*table));
@@ -57,8 +60,8 @@ static struct dli_slot_table *table_new(uint32_t ranges, uint32_t address_spaces
 	table->ids = ids;
 	table->address_spaces = address_spaces;
 	/* One more than needed, so that an empty table is no special case. */
-	table->by_id = dli_allocate((size_t)address_spaces * ids + 1, sizeof(*table->by_id));
-	table->ranges = dli_allocate(ranges + 1, sizeof(*table->ranges));
+	table->by_id = dli_allocate_dirty((size_t)address_spaces * ids + 1, sizeof(*table->by_id));
+	table->ranges = dli_allocate_dirty((size_t)ranges + 1, sizeof(*table->ranges));
 	if (!table->by_id || !table->ranges) {
 		dli_slot_table_free(table);
 		return NULL;
@@ -130,17 +133,64 @@ bool dli_slot_overlaps(const struct dli_slot_table *table, const struct dli_slot
 	return false;
 }
 
-static void append(struct dli_slot_table *table, struct dli_slot *slot, uint64_t gpa)
-{
-	uint32_t as_id = slot->slot >> 16, id = slot->slot & 0xffff;
-
-	table->ranges[table->n++] = (struct dli_slot_range){ as_id, gpa, slot };
-	table->by_id[as_id * table->ids + id] = slot;
-}
-
 static uint32_t larger(uint32_t a, uint32_t b)
 {
 	return a > b ? a : b;
+}
+
+static struct dli_slot **entry_of(const struct dli_slot_table *table, const struct dli_slot *slot)
+{
+	return &table->by_id[(slot->slot >> 16) * table->ids + (slot->slot & 0xffff)];
+}
+
+/* Row by row, as the new table may have room for more ids. */
+static void copy_ids(struct dli_slot_table *table, const struct dli_slot_table *old)
+{
+	for (uint32_t as_id = 0; as_id < table->address_spaces; as_id++) {
+		uint32_t n = as_id < old->address_spaces ? old->ids : 0;
+		struct dli_slot **row = table->by_id + (size_t)as_id * table->ids;
+
+		memcpy(row, old->by_id + (size_t)as_id * old->ids, n * sizeof(*row));
+		memset(row + n, 0, (table->ids - n) * sizeof(*row));
+	}
+}
+
+/* The first range whose address is not below gpa. */
+static uint32_t find_position(const struct dli_slot_table *table, uint32_t as_id, uint64_t gpa)
+{
+	uint32_t low = 0, high = table->n;
+
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+		const struct dli_slot_range *range = &table->ranges[middle];
+
+		if (range->as_id < as_id || (range->as_id == as_id && range->gpa < gpa))
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static void take_out(struct dli_slot_table *table, const struct dli_slot *slot)
+{
+	uint32_t i = 0;
+
+	while (table->ranges[i].slot != slot)
+		i++;
+	memmove(&table->ranges[i], &table->ranges[i + 1],
+		(--table->n - i) * sizeof(table->ranges[0]));
+	*entry_of(table, slot) = NULL;
+}
+
+static void put_in(struct dli_slot_table *table, struct dli_slot *slot, uint64_t gpa)
+{
+	uint32_t as_id = slot->slot >> 16, i = find_position(table, as_id, gpa);
+
+	memmove(&table->ranges[i + 1], &table->ranges[i],
+		(table->n++ - i) * sizeof(table->ranges[0]));
+	table->ranges[i] = (struct dli_slot_range){ as_id, gpa, slot };
+	*entry_of(table, slot) = slot;
 }
 
 struct dli_slot_table *dli_slots_prepare(const struct dli_slots *slots, struct dli_slot *remove,
@@ -148,28 +198,23 @@ struct dli_slot_table *dli_slots_prepare(const struct dli_slots *slots, struct d
 {
 	const struct dli_slot_table *old = dli_slots_table(slots);
 	uint32_t address_spaces = old->address_spaces, ids = old->ids;
-	uint32_t as_id = add ? add->slot >> 16 : 0;
 	struct dli_slot_table *table;
 
 	if (add) {
-		address_spaces = larger(address_spaces, as_id + 1);
-		ids = larger(ids, (add->slot & 0xffff) + 1);
+		address_spaces = larger(address_spaces, (add->slot >> 16) + 1);
+		/* Some at a time, so that most copies are of whole blocks of memory. */
+		ids = larger(ids, ((add->slot & 0xffff) / ID_STEP + 1) * ID_STEP);
 	}
 	table = table_new(old->n + 1, address_spaces, ids);
 	if (!table)
 		return NULL;
-	for (uint32_t i = 0; i < old->n; i++) {
-		const struct dli_slot_range *range = &old->ranges[i];
-
-		if (add && (range->as_id > as_id || (range->as_id == as_id && range->gpa > gpa))) {
-			append(table, add, gpa);
-			add = NULL;
-		}
-		if (range->slot != remove)
-			append(table, range->slot, range->gpa);
-	}
+	copy_ids(table, old);
+	memcpy(table->ranges, old->ranges, old->n * sizeof(old->ranges[0]));
+	table->n = old->n;
+	if (remove)
+		take_out(table, remove);
 	if (add)
-		append(table, add, gpa);
+		put_in(table, add, gpa);
 	return table;
 }
 
