@@ -20,9 +20,6 @@ PREFIX = re.compile(r"^_?dli?_")
 # The compiler's and the sanitizers' own.
 RESERVED = re.compile(r"^(__|\.|_GLOBAL_)")
 
-# A ring is one object in several files, which share its struct and call each other.
-PAIRS = {frozenset(("ring/ring.c", "ring/recovery.c"))}
-
 
 def room_of(name):
     """The rank of a file's room, 0 at the top; None if it is in no known room."""
@@ -76,7 +73,7 @@ def circles(edges, verb):
             grown |= bool(more)
     return [f"{a} and {b} {verb} each other, perhaps by way of others"
             for a in sorted(reach) for b in sorted(reach[a])
-            if a < b and a in reach.get(b, set()) and frozenset((a, b)) not in PAIRS]
+            if a < b and a in reach.get(b, set())]
 
 
 def members_of(library, files):
