@@ -17,7 +17,8 @@ static char why[400];
 static struct {
 	uint32_t has;
 	int ring_bytes, slot_ids, address_spaces;
-	int refusal; /* the error of all queries except KVM_CAP_NR_MEMSLOTS; 0: none */
+	int refusal;	  /* the error of all queries except KVM_CAP_NR_MEMSLOTS; 0: none */
+	int ring_refusal; /* the error of KVM_CAP_DIRTY_LOG_RING; 0: none */
 } kernel;
 
 static int check_extension(unsigned long cap)
@@ -25,6 +26,8 @@ static int check_extension(unsigned long cap)
 	int manual = (kernel.has & DL_HAS_MANUAL_PROTECT ? 1 : 0) |
 		     (kernel.has & DL_HAS_INITIALLY_SET ? 2 : 0);
 
+	if (kernel.ring_refusal && cap == KVM_CAP_DIRTY_LOG_RING)
+		return kernel.ring_refusal;
 	if (kernel.refusal && cap != KVM_CAP_NR_MEMSLOTS)
 		return kernel.refusal;
 	switch (cap) {
@@ -67,7 +70,7 @@ static int setup(void **state)
 	kernel.ring_bytes = 1 << 20;
 	kernel.slot_ids = 32764;
 	kernel.address_spaces = 2;
-	kernel.refusal = 0;
+	kernel.refusal = kernel.ring_refusal = 0;
 	strcpy(why, "?");
 	return 0;
 }
@@ -329,6 +332,16 @@ static void a_failed_query_fails_the_probe(void **state)
 	}
 }
 
+/* The later ones may only be its consequences. */
+static void a_probe_returns_its_first_error(void **state)
+{
+	const struct dl_options options = options_of(DL_MODE_AUTO, DL_BACKUP_AUTO, 0);
+
+	kernel.address_spaces = -EPERM;
+	kernel.ring_refusal = -EIO;
+	assert_int_equal(dl_probe(VM_FD, &options, NULL, why, sizeof(why)), -EPERM);
+}
+
 /* A kernel that knows the capability, but not the bit that makes CLEAR useful. */
 static void manual_protect_requires_bit_0_of_its_capability(void **state)
 {
@@ -355,6 +368,7 @@ int main(void)
 		caps_test(a_larger_config_is_filled_and_a_smaller_one_refused),
 		caps_test(the_system_and_vm_descriptors_are_accepted_and_no_other),
 		caps_test(a_failed_query_fails_the_probe),
+		caps_test(a_probe_returns_its_first_error),
 		caps_test(manual_protect_requires_bit_0_of_its_capability),
 	};
 

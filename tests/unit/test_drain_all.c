@@ -166,6 +166,30 @@ static void a_harvest_unlocks_rings_that_it_has_reset(void **state)
 	assert_int_equal(pending_pages(), FILLED * GUEST_VCPUS);
 }
 
+static void fail_with_another_error(void)
+{
+	reset_error = -ENXIO;
+}
+
+static void fail_the_next_reset_too(void)
+{
+	before_reset = fail_with_another_error;
+}
+
+/* The later ones may only be its consequences. */
+static void a_harvest_returns_its_first_error(void **state)
+{
+	for (int i = 0; i < GUEST_VCPUS; i++)
+		write_pages(i, FILLED);
+	reset_error = -EIO;
+	before_reset = fail_the_next_reset_too;
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), -EIO);
+	assert_null(before_reset);
+	assert_int_equal(reset_error, 0);
+	harvest();
+	assert_int_equal(pending_pages(), PAGES * GUEST_VCPUS);
+}
+
 static uint64_t resets_of_a_harvest(void)
 {
 	uint64_t resets = guest_stats(&guest).resets;
@@ -280,6 +304,7 @@ int main(void)
 		drain_test(quiet_rings_are_skipped),
 		drain_test(the_final_pass_searches_quiet_rings),
 		drain_test(a_harvest_unlocks_rings_that_it_has_reset),
+		drain_test(a_harvest_returns_its_first_error),
 		drain_test(a_harvest_resets_fewer_rings_at_once_after_a_full_exit),
 		drain_test(two_harvests_share_the_rings),
 		drain_test(a_harvest_waits_for_drains),

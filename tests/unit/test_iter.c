@@ -293,6 +293,58 @@ static void pages_that_were_not_handed_out_cannot_be_acknowledged(void **state)
 	dl_iter_free(iter);
 }
 
+static void a_gap_in_a_run_cannot_be_acknowledged(void **state)
+{
+	struct dl_iter *iter = iter_new();
+	struct dl_run runs[2];
+
+	mark(0, 64);
+	mark(128, 64);
+	assert_int_equal(dl_iter_read(iter, runs, 2), 2);
+	runs[0].bytes = 192 * UINT64_C(4096);
+	assert_int_equal(dl_iter_ack(iter, runs, 1), -EINVAL);
+	dl_iter_free(iter);
+}
+
+/* Its memory is kept only to be handed out. */
+static void a_removed_slot_comes_before_the_others(void **state)
+{
+	struct dl_slot other = {
+		.size = sizeof(other), .slot = 1, .gpa = 0, .bytes = 4096, .hva = 4096
+	};
+	struct dl_iter *iter;
+	struct dl_run run;
+
+	assert_int_equal(dl_slot_set(guest.log, &other), 0);
+	assert_int_equal(dl_slot_remove(guest.log, 2, 0), 0);
+	iter = iter_new();
+	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+	assert_int_equal(run.slot, 2);
+	dl_iter_free(iter);
+}
+
+/* Its pages were taken in one batch before the move. */
+static void runs_after_a_move_have_the_new_address(void **state)
+{
+	struct dl_slot moved = { .size = sizeof(moved),
+				 .slot = 2,
+				 .gpa = UINT64_C(1) << 36,
+				 .bytes = PAGES * UINT64_C(4096),
+				 .hva = UINT64_C(1) << 40 };
+	struct dl_iter *iter = iter_new();
+	struct dl_run run;
+
+	mark(0, 1);
+	mark(2, 1);
+	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+	expect_run(&run, 0, 1);
+	assert_int_equal(dl_slot_set(guest.log, &moved), 0);
+	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+	assert_int_equal(run.offset_bytes, 2 * 4096);
+	assert_int_equal(run.gpa, moved.gpa + 2 * 4096);
+	dl_iter_free(iter);
+}
+
 static void pages_marked_ahead_of_the_iterator_are_read_and_behind_it_are_not(void **state)
 {
 	struct dl_iter *iter;
@@ -402,6 +454,9 @@ int main(void)
 		ring_test(unread_pages_are_pending_again),
 		ring_test(part_of_a_run_can_be_acknowledged),
 		ring_test(pages_that_were_not_handed_out_cannot_be_acknowledged),
+		ring_test(a_gap_in_a_run_cannot_be_acknowledged),
+		ring_test(a_removed_slot_comes_before_the_others),
+		ring_test(runs_after_a_move_have_the_new_address),
 		ring_test(pages_marked_ahead_of_the_iterator_are_read_and_behind_it_are_not),
 		ring_test(an_acknowledgement_leaves_a_new_mark_alone),
 		ring_test(many_readers_get_each_page_once),

@@ -221,13 +221,18 @@ static void a_kernel_that_refuses_a_slot_leaves_the_log_as_it_was(void **state)
 static void a_kernel_that_refuses_a_move_leaves_the_slot_in_place(void **state)
 {
 	struct dl_slot moved = slot;
+	unsigned int regions;
 
 	moved.gpa = 0;
+	moved.kvm_flags = 1u << 5;
 	fail_once(KVM_SET_USER_MEMORY_REGION, ENOMEM);
 	expect_set(&moved, -ENOMEM);
 	assert_int_equal(dl_mark(guest.log, 0, 0, 1), -ENOENT);
 	assert_int_equal(dl_mark(guest.log, 0, slot.gpa, 1), 0);
 	expect_pass(GPA_PAGE, 1);
+	regions = guest.regions;
+	expect_set(&slot, 0);
+	assert_int_equal(guest.regions, regions); /* it has these flags already */
 }
 
 static void a_page_set_without_memory_is_an_error(void **state)
@@ -339,6 +344,7 @@ static void a_removed_slot_is_handed_out_once_more(void **state)
 	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
 	assert_int_equal(pending_pages(), PAGES);
 	expect_pass(GPA_PAGE, PAGES);
+	assert_null(guest.log->slots.retired);
 	assert_int_equal(guest_drain(&guest, pages, PAGES), 0);
 }
 
@@ -430,6 +436,9 @@ static void memory_that_cannot_be_logged_is_left_alone(void **state)
 	assert_int_equal(guest.regions, regions + 1);
 	assert_int_equal(pending_pages(), PAGES);
 	expect_pass(GPA_PAGE, PAGES);
+	other.gpa = 50 * (uint64_t)guest.page_bytes;
+	expect_set(&other, 0);
+	assert_int_equal(pending_pages(), 0);
 	assert_int_equal(dl_slot_remove(guest.log, 4, 0), 0);
 	assert_int_equal(pending_pages(), 0);
 }

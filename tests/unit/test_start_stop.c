@@ -2,6 +2,7 @@
 /* Start and stop: the ioctls, their order, and the state after a failure. */
 #include "cmocka_all.h"
 #include "guest.h"
+#include "log.h"
 
 #include <errno.h>
 #include <string.h>
@@ -354,6 +355,16 @@ static void a_reset_that_fails_fails_start_and_stop(void **state)
 	guest_close(&guest);
 }
 
+/* Switching logging on protects every page, which is what a repair is for. */
+static void a_clean_start_serves_a_repair_requested_before(void **state)
+{
+	begin_ring();
+	dli_reset_request_repair(&guest.log->reset);
+	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	assert_int_equal(guest_pass(&guest, 0, NULL, 0), 0);
+	guest_close(&guest);
+}
+
 static void calls_while_off_are_canceled(void **state)
 {
 	struct dl_iter *iter;
@@ -385,6 +396,7 @@ int main(void)
 		cmocka_unit_test(rings_do_not_fill_after_the_drain_of_a_stop),
 		cmocka_unit_test(an_iterator_from_before_a_stop_is_canceled),
 		cmocka_unit_test(a_reset_that_fails_fails_start_and_stop),
+		cmocka_unit_test(a_clean_start_serves_a_repair_requested_before),
 		cmocka_unit_test(calls_while_off_are_canceled),
 	};
 
