@@ -2,7 +2,7 @@
 /* A page set's pending and in-flight pages, compared with two plain arrays. */
 #include "cmocka_all.h"
 #include "fake_os.h"
-#include "pages/page_set.h"
+#include "pages/page_set_maps.h"
 #include "random.h"
 
 #include <errno.h>
@@ -317,6 +317,25 @@ static void a_new_set_is_empty(void **state)
 	end(&s);
 }
 
+/* A marker that a taker overtook sets its summary when the page is gone already. */
+static void a_summary_that_leads_to_nothing_is_passed(void **state)
+{
+	const uint64_t page = 2 * PAGE_SET_CHUNK_PAGES;
+
+	for (int one_chunk = 0; one_chunk < 2; one_chunk++) {
+		struct subject s;
+		uint64_t block = 0;
+
+		begin(&s, page + 1, 1);
+		set_block_summary(&s.set->pending, 0);
+		dli_page_set_mark_range(s.set, page, 1);
+		assert_true(dli_page_set_take(s.set, &block, one_chunk, &s.batch));
+		assert_int_equal(s.batch.n, 1);
+		assert_int_equal(s.batch.word[0], page / 64);
+		end(&s);
+	}
+}
+
 /* At every border where a summary enters another bit or word. */
 static void a_range_marks_exactly_its_pages(void **state)
 {
@@ -425,6 +444,7 @@ static void a_sparse_set_is_small(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_summary_that_leads_to_nothing_is_passed),
 		cmocka_unit_test(a_new_set_is_empty),
 		cmocka_unit_test(a_range_marks_exactly_its_pages),
 		cmocka_unit_test(mark_all_marks_every_page_and_none_past_the_end),
