@@ -42,6 +42,14 @@ def build(args, *targets):
     run("ninja", "-C", args.build_dir, *targets)
 
 
+def find(pattern, output):
+    """The groups of a pattern. The output may have taken an hour: do not lose it."""
+    found = re.search(pattern, output, re.M)
+    if not found:
+        sys.exit(f"figures.py: nothing like {pattern!r} in what was printed:\n{output[-2000:]}")
+    return found.groups()
+
+
 def suites(args):
     """what the fast suite counts, room by room"""
     build(args)
@@ -72,11 +80,10 @@ def simulation(args):
     begin = time.monotonic()
     output = run(args.build_dir / "tests/simulation/simulation", "--schedules", args.schedules,
                  "--jobs", os.cpu_count(), check=False)
-    overwritten = re.search(r"(\d+) with cells overwritten, (\d+) with faults", output)
-    failed = re.search(r"^(\d+) failed", output, re.M)
-    yield Row("simulation: schedules", f"{args.schedules}, {overwritten.group(1)} with an "
-              f"overflow, {overwritten.group(2)} with faults: {failed.group(1)} failed",
-              time.monotonic() - begin)
+    overwritten, faulty = find(r"(\d+) with cells overwritten, (\d+) with faults", output)
+    failed, = find(r"^(\d+) failed", output)
+    yield Row("simulation: schedules", f"{args.schedules}, {overwritten} with an overflow, "
+              f"{faulty} with faults: {failed} failed", time.monotonic() - begin)
 
 
 def planted(args):
@@ -87,7 +94,7 @@ def planted(args):
     after = [int(n) for n in re.findall(r"^\| .* \| after (\d+) \|", output, re.M)]
     ends = len(re.findall(r"^\| .* \| found \|", output, re.M))
     held = len(re.findall(r"^\| .* \| held by ", output, re.M))
-    missed = int(re.search(r"^(\d+) not found", output, re.M).group(1))
+    missed = int(*find(r"^(\d+) not found", output))
     total, found = len(after) + ends + held + missed, len(after) + ends
     early = sum(n <= 100 for n in after) + ends
     yield Row("planted defects", f"{total}: {found} found by the simulation ({early} within 100 "
@@ -100,10 +107,8 @@ def orderings(args):
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
         output = run(MUTATION / "orderings.py", "--build-dir", Path(work) / "build", check=False)
-    found = re.search(r"(\d+) weakened, (\d+) reported, (\d+) not", output)
-    if not found:
-        sys.exit("figures.py: orderings.py ended without a count:\n" + output[-2000:])
-    yield Row("memory orders", f"{found.group(1)} weakened, {found.group(2)} reported",
+    weakened, reported = find(r"(\d+) weakened, (\d+) reported", output)
+    yield Row("memory orders", f"{weakened} weakened, {reported} reported",
               time.monotonic() - begin)
 
 
@@ -114,8 +119,7 @@ def mutants(args):
         output = run(MUTATION / "mutants.py", "--sample", args.mutants,
                      "--seed", args.seed, "--rooms", "unit,tuning,migrations,simulation",
                      "--work", work, "--results", Path(work) / "results.json", check=False)
-    survived, explained = map(int, re.search(
-        r"(\d+) survived, of which (\d+) are explained", output).groups())
+    survived, explained = find(r"(\d+) survived, of which (\d+) are explained", output)
     yield Row(f"mutants, a sample of {args.mutants} (seed {args.seed})",
               f"{survived} survived, {explained} of them explained", time.monotonic() - begin)
 
@@ -142,7 +146,7 @@ def faults(args):
     build(args, "tests/process/process-faults")
     begin = time.monotonic()
     output = run(args.build_dir / "tests/process/process-faults", "--long")
-    tours = re.search(r"^(\d+) tours with a fault", output, re.M).group(1)
+    tours, = find(r"^(\d+) tours with a fault", output)
     yield Row("faults: tours with one injected", tours, time.monotonic() - begin)
 
 
