@@ -161,6 +161,8 @@ static void failures_are_returned_and_leave_errno(void **state)
 	assert_int_equal(os->munmap(os->opaque, (void *)1, 1), -EINVAL);
 	assert_int_equal(os->close(os->opaque, -1), -EBADF);
 	assert_int_equal(os->dup(os->opaque, -1), -EBADF);
+	assert_int_equal(os->madvise(os->opaque, (void *)1, 1, MADV_NORMAL), -EINVAL);
+	assert_int_equal(os->mprotect(os->opaque, (void *)1, 1, PROT_NONE), -EINVAL);
 	assert_int_equal(os->signal_mask(os->opaque, 99, &set, NULL), -EINVAL);
 }
 

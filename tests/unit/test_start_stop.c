@@ -365,6 +365,48 @@ static void a_clean_start_serves_a_repair_requested_before(void **state)
 	guest_close(&guest);
 }
 
+static int refuse_mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
+{
+	return -EPERM;
+}
+
+/* A thread that could be parked in a handler while it holds a lock must not take one. */
+static void calls_fail_if_signals_cannot_be_blocked(void **state)
+{
+	struct dl_iter *iter = NULL, *second = NULL;
+	int (*mask)(void *, int, const sigset_t *, sigset_t *);
+	struct guest_vcpu *added, *other;
+	struct dl_stats stats = { .size = sizeof(stats) };
+	struct dl_slot slot;
+	struct dl_run run;
+
+	begin_ring();
+	added = guest_vcpu(&guest, true);
+	other = guest_vcpu(&guest, false);
+	slot = guest_slot(&guest, 7, 7000, &guest.blocks[0], 0, 1);
+	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
+	mask = guest.os.signal_mask;
+	guest.os.signal_mask = refuse_mask;
+	assert_int_equal(dl_harvest(guest.log, 0, NULL), -EPERM);
+	assert_int_equal(dl_iter_read(iter, &run, 1), -EPERM);
+	assert_int_equal(dl_iter_new(guest.log, 0, &second), -EPERM);
+	assert_null(second);
+	assert_int_equal(dl_slot_set(guest.log, &slot), -EPERM);
+	assert_int_equal(dl_slot_remove(guest.log, 0, 0), -EPERM);
+	assert_int_equal(dl_vcpu_add(guest.log, other->fd, &other->handle), -EPERM);
+	assert_null(other->handle);
+	assert_int_equal(dl_vcpu_drain(added->handle), -EPERM);
+	assert_int_equal(dl_log_start(guest.log, 0), -EPERM);
+	assert_int_equal(dl_log_stop(guest.log), -EPERM);
+	assert_int_equal(dl_log_stats(guest.log, &stats), -EPERM);
+	guest.os.signal_mask = mask;
+	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+	dl_iter_free(iter);
+	assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
+	guest_close(&guest);
+}
+
 static void calls_while_off_are_canceled(void **state)
 {
 	struct dl_iter *iter;
@@ -397,6 +439,7 @@ int main(void)
 		cmocka_unit_test(an_iterator_from_before_a_stop_is_canceled),
 		cmocka_unit_test(a_reset_that_fails_fails_start_and_stop),
 		cmocka_unit_test(a_clean_start_serves_a_repair_requested_before),
+		cmocka_unit_test(calls_fail_if_signals_cannot_be_blocked),
 		cmocka_unit_test(calls_while_off_are_canceled),
 	};
 
