@@ -334,16 +334,16 @@ static void backup_bitmap_is_read_after_the_rings(void **state)
 }
 
 /*
- * The VMM breaks its promise and replaces the slot by one that is 64 times as large: the kernel
- * writes that one's bitmap. The harvest must fail, report the slot, and leave the memory behind its
- * buffer alone.
+ * The VMM breaks its promise and replaces the slot by one whose bitmap is 16 times as large as the
+ * library's buffer, which is a page. The harvest must fail, report the slot, and leave the memory
+ * behind its buffer alone.
  */
 static void a_slot_replaced_by_a_larger_one_fails_the_harvest(void **state)
 {
-	enum { SMALL = 4096 * 8, LARGE = 64 * SMALL };
 	struct rig *rig = open_rig(DL_MODE_BITMAP);
-	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, SMALL);
-	size_t bytes = (size_t)LARGE * rig->page_bytes;
+	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
+	size_t bitmap_bytes = (size_t)16 * rig->page_bytes;
+	size_t bytes = bitmap_bytes * 8 * rig->page_bytes;
 	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	uint64_t pending_bytes;
