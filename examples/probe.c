@@ -32,7 +32,7 @@ struct request {
 struct report {
 	struct utsname host;
 	const char *device;
-	int error;		  /* negative errno: the query failed or the request was refused */
+	int error;		  /* negative errno: the query failed or was refused */
 	bool has_offered;	  /* offered is valid */
 	struct dl_config offered; /* with default options */
 	struct dl_config chosen;  /* with the options of the command line */

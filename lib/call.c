@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What surrounds a public call that takes locks. */
+/* The beginning and the end of every public call that takes locks. */
 
 #include "call.h"
 

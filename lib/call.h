@@ -5,10 +5,10 @@
 #include "log.h"
 
 /*
- * What surrounds a public call that takes locks. Asynchronous signals are blocked from begin to
- * end: a VMM may park a vCPU's thread in a signal handler, and a thread that is parked with a lock
- * held would stop every other thread that needs the lock. Signals that the thread raises itself
- * (SIGSEGV and the like) stay open, and so do the two that the C library keeps for itself.
+ * Every public call that takes locks blocks asynchronous signals from begin to end: a VMM may park
+ * a vCPU's thread in a signal handler, and a thread that is parked with a lock held would stop
+ * every other thread that needs the lock. Signals that the thread raises itself (SIGSEGV and the
+ * like) stay open, and so do the two that the C library keeps for itself.
  */
 struct dli_call {
 	const struct dl_os *os;

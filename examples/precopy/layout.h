@@ -39,7 +39,7 @@ struct layout {
 	uint64_t control_offset;     /* struct guest_control, one page per vCPU */
 	uint64_t page_tables_offset; /* of the guest, 4 KiB each */
 	uint64_t page_tables_bytes;
-	uint64_t device_offset;	     /* the device's state page, then LAYOUT_DEVICE_PAGES pages */
+	uint64_t device_offset;	     /* a state page, then LAYOUT_DEVICE_PAGES pages */
 	uint64_t generations_offset; /* one table per vCPU */
 	uint64_t generations_bytes;  /* size of one table */
 	/* In the other two: */

@@ -124,7 +124,7 @@ enum {
 	DL_BACKUP_REQUIRED = 2,
 };
 
-/* What the kernel has: dl_config.has. Since 0.1. */
+/* Bits of dl_config.has: capabilities of the kernel. Since 0.1. */
 enum {
 	DL_HAS_RING_TSO = 1,	   /* KVM_CAP_DIRTY_LOG_RING */
 	DL_HAS_RING_ACQ_REL = 2,   /* KVM_CAP_DIRTY_LOG_RING_ACQ_REL */
@@ -150,8 +150,8 @@ enum { DL_HARVEST_FINAL = 1 /* the vCPUs are stopped: rings, then bitmaps, last 
 
 /*
  * A run of adjacent dirty pages of one slot. Frozen: it will never grow.
- * The same memory twice in one iteration is possible only where the VM has it twice (a slot that
- * was removed and another that took its place; two address spaces).
+ * An iteration returns memory twice only if the VM maps it twice: in two address spaces, or by a
+ * slot that was removed and another that replaced it.
  */
 struct dl_run {
 	uint64_t gpa;	       /* guest physical address of the first byte */
@@ -162,7 +162,7 @@ struct dl_run {
 	uint32_t reserved;     /* the library's; give it back to dl_iter_ack() as it was */
 };
 
-/* What a caller wants of dl_log_open() and dl_probe(). All zero but size: automatic. */
+/* Options of dl_log_open() and dl_probe(). If only size is set, the library chooses. */
 struct dl_options {
 	uint32_t size;		/* sizeof(struct dl_options) */
 	uint32_t flags;		/* 0 */
@@ -181,7 +181,7 @@ struct dl_options {
 	void *opaque; /* set_region's first argument */
 };
 
-/* What the kernel offers and what is, or would be, in use. */
+/* The capabilities of the kernel, and the configuration that is, or would be, in use. */
 struct dl_config {
 	uint32_t size;		   /* sizeof(struct dl_config) */
 	uint32_t has;		   /* DL_HAS_* bits */
@@ -219,7 +219,7 @@ struct dl_stats {
 	uint64_t high_water_entries; /* most entries found in one ring at once */
 	uint64_t ioctl_ns;	     /* time inside RESET, GET, CLEAR and slot ioctls */
 	uint64_t pending_bytes;	     /* now known dirty and not handed out (0 for a vCPU) */
-	uint64_t unacked_bytes;	     /* now handed out, or read ahead for it, and not acknowledged
+	uint64_t unacked_bytes;	     /* now handed out or read ahead, and not acknowledged
 				      * (0 for a vCPU) */
 };
 

@@ -26,7 +26,7 @@
 extern "C" {
 #endif
 
-/* What the library assumes of the host's KVM and no capability reports. */
+/* A property of the host's KVM that no capability reports. */
 enum {
 	DL_OS_ARCH_NATIVE = 0, /* decided by the architecture that the library was built for */
 	/*

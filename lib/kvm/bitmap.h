@@ -25,9 +25,9 @@ int dli_bitmap_reserve(struct dli_bitmap_buffer *buffer, const struct dl_os *os,
 void dli_bitmap_release(struct dli_bitmap_buffer *buffer, const struct dl_os *os);
 
 /*
- * Where the bitmap of a slot of that many pages goes: up against the guard page. If the VMM has
- * replaced the slot by a larger one behind the library, the kernel's GET then fails with -EFAULT
- * instead of overwriting other memory.
+ * Returns the place for the bitmap of a slot of that many pages. It ends at the guard page: if the
+ * VMM has replaced the slot by a larger one behind the library, KVM_GET_DIRTY_LOG fails with
+ * -EFAULT instead of overwriting other memory.
  */
 static inline uint64_t *dli_bitmap_at(const struct dli_bitmap_buffer *buffer, uint64_t pages)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the kernel offers, and the choice of mode with its reason. */
+/* Probes the kernel's capabilities, and chooses a mode with a reason. */
 
 #include "kvm/caps.h"
 

@@ -6,7 +6,7 @@
 
 #include "kvm/os.h"
 
-/* What the kernel offers, and what is chosen. */
+/* The capabilities of the kernel, and the configuration chosen from them. */
 struct dli_caps {
 	uint32_t has;		   /* DL_HAS_* */
 	uint32_t ring_max_entries; /* 0: no rings */

@@ -30,7 +30,7 @@ struct dli_ring {
 	uint32_t before_released;	   /* the cell before that */
 	uint32_t reset_index_hint; /* RING_DESYNCED: where the kernel's reset index may be */
 	bool reset_pending;	   /* released, and no reset has taken the cells back yet */
-	bool nudge_armed;	   /* the last full exit found little; no cell was released since */
+	bool nudge_armed;	   /* the last full exit found little; no release since */
 	/*
 	 * The copied entries, merged into words since neighbours mostly follow each other. Sized
 	 * for one word a cell: first the words of released cells, then those of copied ones.

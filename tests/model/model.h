@@ -230,7 +230,7 @@ enum model_point {
 
 struct model_event {
 	enum model_point point;
-	int fd;		       /* of the call, or of the vCPU that writes or whose ring is reset */
+	int fd;		       /* of the call, or of the vCPU that writes or is reset */
 	unsigned long request; /* the call's, or 0 */
 	void *arg;	       /* the call's */
 	int result;	       /* MODEL_AFTER_CALL: 0, a count, or a negative errno value */

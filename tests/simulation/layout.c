@@ -16,7 +16,7 @@ static bool is_unlogged(uint32_t p)
 	return is_there(p) && world.places[p].now->no_log;
 }
 
-/* Which memory a pass must transfer. */
+/* Notes whether passes must transfer the memory of a place. */
 static void set_due(const struct place *place, bool due)
 {
 	for (uint32_t i = 0; i < place->pages; i++)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What must hold at the end of a run.
+ * Checks the end of a run.
  *
  * The vCPUs stop; a final harvest and the iteration after it succeed (an injected fault may make
  * either fail, then it is repeated); and the copy equals the memory of every logged slot and of

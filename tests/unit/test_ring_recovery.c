@@ -27,7 +27,7 @@ struct world {
 	struct dli_vcpu_list vcpus;
 	bool in_guest[FAKE_RINGS];
 	struct random random;
-	uint32_t batch;	  /* stores between two checks for a full ring; > 1: it may overflow */
+	uint32_t batch;	  /* stores between checks for a full ring; > 1: it may overflow */
 	bool misbehaving; /* resets fail or end early */
 	bool emulated;	  /* stores are logged even if the page is not protected */
 	bool stopped;
