@@ -300,6 +300,18 @@ int guest_pass(struct guest *guest, uint32_t flags, uint64_t *gpa_pages, int max
 	return guest_drain(guest, gpa_pages, max_pages);
 }
 
+void guest_fail_region(struct guest *guest, uint32_t slot, uint32_t skip, uint32_t times)
+{
+	const struct model_fault fault = { .request = KVM_SET_USER_MEMORY_REGION,
+					   .skip = skip,
+					   .times = times,
+					   .error = ENOMEM,
+					   .only_slot = true,
+					   .slot = slot };
+
+	assert_int_equal(model_fault(guest->model, &fault), 0);
+}
+
 struct dl_stats guest_stats(const struct guest *guest)
 {
 	struct dl_stats stats = { .size = sizeof(stats) };

@@ -111,6 +111,9 @@ int guest_pass(struct guest *guest, uint32_t flags, uint64_t *gpa_pages, int max
 /* A pass without the harvest. */
 int guest_drain(struct guest *guest, uint64_t *gpa_pages, int max_pages);
 
+/* KVM_SET_USER_MEMORY_REGION of the slot fails with -ENOMEM times times, after skip successes. */
+void guest_fail_region(struct guest *guest, uint32_t slot, uint32_t skip, uint32_t times);
+
 struct dl_stats guest_stats(const struct guest *guest);
 
 #endif

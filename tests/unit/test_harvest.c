@@ -349,18 +349,6 @@ static void the_final_pass_protects_all_pages_too(void **state)
 	guest_close(&guest);
 }
 
-static void fail_slot(uint32_t slot, uint32_t skip, uint32_t times)
-{
-	const struct model_fault fault = { .request = KVM_SET_USER_MEMORY_REGION,
-					   .skip = skip,
-					   .times = times,
-					   .error = ENOMEM,
-					   .only_slot = true,
-					   .slot = slot };
-
-	assert_int_equal(model_fault(guest.model, &fault), 0);
-}
-
 /* Whichever step of a repair fails, the next harvest completes it. */
 static void a_failed_repair_is_retried(void **state)
 {
@@ -369,7 +357,7 @@ static void a_failed_repair_is_retried(void **state)
 			begin(BACKUP, DL_MODE_RING, 256);
 			overflow(0);
 			guest_kernel_write(&guest, 3);
-			fail_slot(slot, skip, 1);
+			guest_fail_region(&guest, slot, skip, 1);
 			assert_int_equal(dl_harvest(guest.log, 0, NULL), -ENOMEM);
 			guest_kernel_write(&guest, OTHER_PAGE + 3);
 			assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
@@ -386,7 +374,7 @@ static void a_slot_that_stays_off_fails_every_harvest(void **state)
 {
 	begin(0, DL_MODE_RING, 256);
 	overflow(0);
-	fail_slot(1, 1, 0);
+	guest_fail_region(&guest, 1, 1, 0);
 	for (int i = 0; i < 3; i++)
 		assert_int_equal(dl_harvest(guest.log, i ? DL_HARVEST_FINAL : 0, NULL), -ENOMEM);
 	model_faults_clear(guest.model);

@@ -60,18 +60,6 @@ static void begin_ring(void)
 	begin(0, DL_MODE_RING);
 }
 
-static void fail_region(uint32_t slot, uint32_t skip, uint32_t times)
-{
-	const struct model_fault fault = { .request = KVM_SET_USER_MEMORY_REGION,
-					   .skip = skip,
-					   .times = times,
-					   .error = ENOMEM,
-					   .only_slot = true,
-					   .slot = slot };
-
-	assert_int_equal(model_fault(guest.model, &fault), 0);
-}
-
 /* Whether the model logs the slot: a kernel write appears in the bitmap, otherwise GET fails. */
 static bool is_logged(uint32_t slot)
 {
@@ -192,7 +180,7 @@ static void a_failed_slot_is_named_and_the_others_are_switched_off_again(void **
 	char text[600];
 
 	begin(0, DL_MODE_BITMAP);
-	fail_region(1, 0, 1);
+	guest_fail_region(&guest, 1, 0, 1);
 	assert_int_equal(dl_log_start(guest.log, 0), -ENOMEM);
 	for (uint32_t i = 0; i < SLOTS; i++)
 		assert_false(is_logged(i));
@@ -214,7 +202,7 @@ static void logging_is_off_even_after_a_failed_stop(void **state)
 
 	begin(0, DL_MODE_BITMAP);
 	assert_int_equal(dl_log_start(guest.log, 0), 0);
-	fail_region(0, 0, 1);
+	guest_fail_region(&guest, 0, 0, 1);
 	assert_int_equal(dl_log_stop(guest.log), -ENOMEM);
 	assert_true(is_logged(0));
 	assert_false(is_logged(1));
@@ -234,7 +222,7 @@ static void a_start_after_a_failed_stop_switches_off_first(void **state)
 {
 	begin(0, DL_MODE_BITMAP);
 	assert_int_equal(dl_log_start(guest.log, 0), 0);
-	fail_region(2, 0, 2);
+	guest_fail_region(&guest, 2, 0, 2);
 	assert_int_equal(dl_log_stop(guest.log), -ENOMEM);
 	assert_int_equal(dl_log_start(guest.log, 0), -ENOMEM);
 	assert_int_equal(dl_harvest(guest.log, 0, NULL), -ECANCELED);
