@@ -6,6 +6,7 @@
 #include "kvm/uapi.h"
 
 #include <endian.h>
+#include <errno.h>
 #include <string.h>
 
 int dli_bitmap_reserve(struct dli_bitmap_buffer *buffer, const struct dl_os *os, uint64_t pages)
@@ -21,7 +22,12 @@ int dli_bitmap_reserve(struct dli_bitmap_buffer *buffer, const struct dl_os *os,
 	r = dli_os_reserve(os, bytes + page_bytes, &memory);
 	if (r)
 		return r;
-	(void)dli_os_forbid(os, (char *)memory + bytes, page_bytes);
+	/* -EOPNOTSUPP: a table of the first release, which has no mprotect. */
+	r = dli_os_forbid(os, (char *)memory + bytes, page_bytes);
+	if (r && r != -EOPNOTSUPP) {
+		dli_os_unmap(os, memory, bytes + page_bytes);
+		return r;
+	}
 	/*
 	 * A GET that cannot write here fails after it has cleared the kernel's bits. So the memory
 	 * is resident beforehand, and is not freed while logging.

@@ -140,6 +140,20 @@ static void every_bitmap_ends_at_the_guard_page(void **state)
 	}
 }
 
+static int refuse_mprotect(void *opaque, void *addr, size_t bytes, int prot)
+{
+	return -EACCES;
+}
+
+/* Without a guard, a GET of a larger slot would overwrite other memory unnoticed. */
+static void a_buffer_without_its_guard_is_an_error(void **state)
+{
+	fake.os.mprotect = refuse_mprotect;
+	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 10), -EACCES);
+	assert_null(buffer.memory);
+	assert_int_equal(fake.maps_live, 0);
+}
+
 static void the_buffer_grows_and_never_shrinks(void **state)
 {
 	const uint64_t page_pages = (uint64_t)buffer_page_bytes() * 8;
@@ -181,6 +195,7 @@ int main(void)
 		bitmap_test(failures_are_returned),
 		bitmap_test(the_buffer_is_resident),
 		bitmap_test(every_bitmap_ends_at_the_guard_page),
+		bitmap_test(a_buffer_without_its_guard_is_an_error),
 		bitmap_test(the_buffer_grows_and_never_shrinks),
 		bitmap_test(a_failed_reserve_keeps_the_old_buffer),
 	};
