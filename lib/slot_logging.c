@@ -58,10 +58,10 @@ int dli_slot_logging_set(struct dl_log *log, struct dli_slot *slot, bool on)
 int dli_slot_logging_set_all(struct dl_log *log, bool on)
 {
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	struct dli_slot *slot;
 	int first = 0;
 
-	for (uint32_t i = 0; i < table->n; i++) {
-		struct dli_slot *slot = table->ranges[i].slot;
+	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
 		int r;
 
 		if (slot->logged == on || slot->deleted || !dli_slot_is_loggable(slot))
@@ -88,9 +88,9 @@ int dli_slot_logging_restart(struct dl_log *log)
 int dli_slot_logging_resume(struct dl_log *log)
 {
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	struct dli_slot *slot;
 
-	for (uint32_t i = 0; i < table->n; i++) {
-		struct dli_slot *slot = table->ranges[i].slot;
+	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
 		int r;
 
 		if (slot->logged || slot->deleted || !dli_slot_is_loggable(slot))
@@ -106,10 +106,10 @@ int dli_slot_logging_resume(struct dl_log *log)
 /* Whether a logged slot of a lower address space already covers this memory. */
 static bool is_alias(const struct dli_slot_table *table, const struct dli_slot *slot)
 {
-	for (uint32_t i = 0; i < table->n; i++) {
-		const struct dli_slot *other = table->ranges[i].slot;
+	const struct dli_slot *other;
 
-		if (table->ranges[i].as_id >= slot->slot >> 16)
+	for (struct dli_slot_walk walk = dli_slot_walk(table); (other = dli_slot_next(&walk));) {
+		if (other->slot >> 16 >= slot->slot >> 16)
 			return false;
 		if (other->logged && other->hva <= slot->hva &&
 		    slot->hva + slot->bytes <= other->hva + other->bytes)
@@ -121,11 +121,9 @@ static bool is_alias(const struct dli_slot_table *table, const struct dli_slot *
 void dli_mark_all_slots(struct dl_log *log)
 {
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	struct dli_slot *slot;
 
-	for (uint32_t i = 0; i < table->n; i++) {
-		struct dli_slot *slot = table->ranges[i].slot;
-
+	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));)
 		if (slot->logged && !is_alias(table, slot))
 			dli_page_set_mark_all(slot->set);
-	}
 }

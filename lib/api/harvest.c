@@ -45,10 +45,10 @@ static int harvest_bitmap(struct dl_log *log, struct dli_slot *slot)
 static int harvest_bitmaps(struct dl_log *log)
 {
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	struct dli_slot *slot;
 	int first = 0;
 
-	for (uint32_t i = 0; i < table->n; i++) {
-		struct dli_slot *slot = table->ranges[i].slot;
+	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
 		int r = slot->logged ? harvest_bitmap(log, slot) : 0;
 
 		if (r && !first)
@@ -60,11 +60,12 @@ static int harvest_bitmaps(struct dl_log *log)
 static uint64_t pending_bytes_of(struct dl_log *log)
 {
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	struct dli_slot *slot;
 	uint64_t pages = 0;
 
-	for (uint32_t i = 0; i < table->n; i++)
-		pages += dli_page_set_pending_pages(table->ranges[i].slot->set);
-	for (struct dli_slot *slot = log->slots.retired; slot; slot = slot->next_retired)
+	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));)
+		pages += dli_page_set_pending_pages(slot->set);
+	for (slot = log->slots.retired; slot; slot = slot->next_retired)
 		pages += dli_page_set_pending_pages(slot->set);
 	return pages * log->caps.page_bytes;
 }

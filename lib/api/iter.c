@@ -35,12 +35,13 @@ static uint32_t count_slots(const struct dl_log *log)
 static void hold_slots(struct dl_iter *iter)
 {
 	const struct dli_slot_table *table = dli_slots_table(&iter->log->slots);
+	struct dli_slot *slot;
 
 	/* Retired slots first: their memory is kept only to be handed out. */
-	for (struct dli_slot *slot = iter->log->slots.retired; slot; slot = slot->next_retired)
+	for (slot = iter->log->slots.retired; slot; slot = slot->next_retired)
 		iter->slots[iter->n++] = slot;
-	for (uint32_t i = 0; i < table->n; i++)
-		iter->slots[iter->n++] = table->ranges[i].slot;
+	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));)
+		iter->slots[iter->n++] = slot;
 	for (uint32_t i = 0; i < iter->n; i++)
 		dli_slot_get(iter->slots[i]);
 }

@@ -20,9 +20,10 @@ static int drain_rings(struct dl_log *log)
 static void discard_pages(struct dl_log *log)
 {
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	struct dli_slot *slot;
 
-	for (uint32_t i = 0; i < table->n; i++)
-		dli_page_set_clear(table->ranges[i].slot->set);
+	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));)
+		dli_page_set_clear(slot->set);
 	dli_slots_sweep(&log->slots, true);
 }
 
@@ -63,13 +64,14 @@ static int set_manual_protect(struct dl_log *log, uint32_t flags)
 static int reserve_buffer(struct dl_log *log)
 {
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	struct dli_slot *slot;
 	uint64_t most = 0;
 
 	if (dli_log_is_ring(log) && !log->caps.backup)
 		return 0;
-	for (uint32_t i = 0; i < table->n; i++)
-		if (table->ranges[i].slot->pages > most)
-			most = table->ranges[i].slot->pages;
+	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));)
+		if (slot->pages > most)
+			most = slot->pages;
 	return most ? dli_bitmap_reserve(&log->buffer, log->vm.os, most) : 0;
 }
 

@@ -29,12 +29,13 @@ static void add_sets(const struct dl_log *log, struct dl_stats *stats)
 {
 	const struct dli_slot_table *table = dli_slots_table(&log->slots);
 	uint64_t pending = 0, in_flight = 0;
+	const struct dli_slot *slot;
 
-	for (uint32_t i = 0; i < table->n; i++) {
-		pending += dli_page_set_pending_pages(table->ranges[i].slot->set);
-		in_flight += dli_page_set_in_flight_pages(table->ranges[i].slot->set);
+	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
+		pending += dli_page_set_pending_pages(slot->set);
+		in_flight += dli_page_set_in_flight_pages(slot->set);
 	}
-	for (const struct dli_slot *slot = log->slots.retired; slot; slot = slot->next_retired) {
+	for (slot = log->slots.retired; slot; slot = slot->next_retired) {
 		pending += dli_page_set_pending_pages(slot->set);
 		in_flight += dli_page_set_in_flight_pages(slot->set);
 	}

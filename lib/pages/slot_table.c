@@ -91,11 +91,12 @@ int dli_slots_init(struct dli_slots *slots)
 void dli_slots_fini(struct dli_slots *slots)
 {
 	struct dli_slot_table *table = dli_slots_table(slots);
+	struct dli_slot *slot;
 
 	if (!table)
 		return;
-	for (uint32_t i = 0; i < table->n; i++)
-		dli_slot_put(table->ranges[i].slot);
+	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));)
+		dli_slot_put(slot);
 	dli_slot_table_free(table);
 }
 

@@ -74,6 +74,25 @@ static inline void dli_slots_set_logging(struct dli_slots *slots, bool on)
 	atomic_store_explicit(&slots->logging, on, memory_order_release);
 }
 
+/* Goes through the slots of a table by address space and address. */
+struct dli_slot_walk {
+	const struct dli_slot_table *table;
+	uint32_t next;
+};
+
+static inline struct dli_slot_walk dli_slot_walk(const struct dli_slot_table *table)
+{
+	return (struct dli_slot_walk){ .table = table };
+}
+
+/* NULL: there are no more. */
+static inline struct dli_slot *dli_slot_next(struct dli_slot_walk *walk)
+{
+	if (walk->next == walk->table->n)
+		return NULL;
+	return walk->table->ranges[walk->next++].slot;
+}
+
 static inline struct dli_slot *dli_slot_find(const struct dli_slot_table *table, uint32_t slot)
 {
 	uint32_t as_id = slot >> 16, id = slot & 0xffff;

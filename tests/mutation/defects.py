@@ -146,9 +146,8 @@ PLANTED = [
     ("a harvest drops the error of the rings", "api/harvest.c",
      "\treturn rings ? rings : bitmaps;", "\treturn bitmaps;"),
     ("pending bytes leave out removed slots", "api/harvest.c",
-     "\tfor (struct dli_slot *slot = log->slots.retired; slot; slot = slot->next_retired)\n"
-     "\t\tpages +=",
-     "\tfor (struct dli_slot *slot = NULL; slot; slot = slot->next_retired)\n\t\tpages +="),
+     "\tfor (slot = log->slots.retired; slot; slot = slot->next_retired)\n\t\tpages +=",
+     "\tfor (slot = NULL; slot; slot = slot->next_retired)\n\t\tpages +="),
     ("the address space of a ring entry is ignored", "pages/slot_table.h",
      "\tuint32_t as_id = slot >> 16, id = slot & 0xffff;",
      "\tuint32_t as_id = 0, id = slot & 0xffff;"),

@@ -230,11 +230,12 @@ static void check_refused_backup(struct tour *tour)
 static void check_all_off(struct tour *tour)
 {
 	const struct dli_slot_table *table = dli_slots_table(&tour->guest.log->slots);
+	const struct dli_slot *slot;
 
-	for (uint32_t i = 0; i < table->n; i++)
-		if (table->ranges[i].slot->logged)
+	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));)
+		if (slot->logged)
 			tour_problem(tour, "slot %#x is logged after a start that failed",
-				     table->ranges[i].slot->slot);
+				     slot->slot);
 }
 
 bool tour_again(struct tour *tour, struct tour_attempt *attempt, int r)
