@@ -116,7 +116,7 @@ static int kvm_run(struct vcpu *vcpu)
 		if (vcpu->run->exit_reason != KVM_EXIT_DIRTY_RING_FULL)
 			return arch_doorbell(vcpu);
 		/* The vCPU cannot run until its ring has been drained. */
-		r = dl_vcpu_drain(vcpu->log_vcpu);
+		r = dl_vcpu_drain(vcpu->log_vcpu, 0);
 		if (r)
 			return vcpu_fail(vcpu, r, "dl_vcpu_drain: %s", strerror(-r));
 	}

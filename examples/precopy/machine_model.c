@@ -111,7 +111,7 @@ static int guest_store(struct vcpu *vcpu, uint64_t gpa, const void *data, size_t
 			return r ? vcpu_fail(vcpu, r, "cannot store to guest memory: %s",
 					     strerror(-r))
 				 : 0;
-		r = dl_vcpu_drain(vcpu->log_vcpu);
+		r = dl_vcpu_drain(vcpu->log_vcpu, 0);
 		if (r)
 			return vcpu_fail(vcpu, r, "dl_vcpu_drain: %s", strerror(-r));
 	}

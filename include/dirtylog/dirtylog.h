@@ -104,14 +104,14 @@ struct dl_iter; /* one iteration over what is pending */
 struct dl_os;	/* dirtylog/os.h: the table of system calls */
 
 /* How pages are logged. Since 0.1. */
-enum {
+enum dl_mode {
 	DL_MODE_AUTO = 0,   /* the best that is safe here: ring, else bitmap */
 	DL_MODE_RING = 1,   /* rings, or fail */
 	DL_MODE_BITMAP = 2, /* KVM_GET_DIRTY_LOG alone */
 };
 
 /* The backup bitmap beside the rings, for writes made while no vCPU runs. Since 0.1. */
-enum {
+enum dl_backup {
 	/*
 	 * On where the kernel has it. Where it has not, and a ring alone is not safe (all but x86
 	 * and LoongArch), DL_MODE_AUTO takes bitmap mode and DL_MODE_RING fails.
@@ -125,7 +125,7 @@ enum {
 };
 
 /* Bits of dl_config.has: capabilities of the kernel. Since 0.1. */
-enum {
+enum dl_has {
 	DL_HAS_RING_TSO = 1,	   /* KVM_CAP_DIRTY_LOG_RING */
 	DL_HAS_RING_ACQ_REL = 2,   /* KVM_CAP_DIRTY_LOG_RING_ACQ_REL */
 	DL_HAS_BACKUP = 4,	   /* KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP */
@@ -134,7 +134,7 @@ enum {
 };
 
 /* dl_slot.flags, and the flags of dl_slot_remove(). Since 0.1. */
-enum {
+enum dl_slot_flag {
 	DL_SLOT_CLEAN = 1, /* set, while logging: do not count the new slot's memory as dirty */
 	/* set, remove: the caller already made the ioctl; only tell, and each before the next. */
 	DL_SLOT_CALLER_IOCTL = 2,
@@ -143,10 +143,12 @@ enum {
 };
 
 /* Flags of dl_log_start(). Since 0.1. */
-enum { DL_START_CLEAN = 1 /* nothing counts as dirty at first */ };
+enum dl_start_flag { DL_START_CLEAN = 1 /* nothing counts as dirty at first */ };
 
 /* Flags of dl_harvest(). Since 0.1. */
-enum { DL_HARVEST_FINAL = 1 /* the vCPUs are stopped: rings, then bitmaps, last */ };
+enum dl_harvest_flag {
+	DL_HARVEST_FINAL = 1 /* the vCPUs are stopped: rings, then bitmaps, last */
+};
 
 /*
  * A run of adjacent dirty pages of one slot. Frozen: it will never grow.
@@ -166,8 +168,8 @@ struct dl_run {
 struct dl_options {
 	uint32_t size;		/* sizeof(struct dl_options) */
 	uint32_t flags;		/* 0 */
-	uint32_t mode;		/* DL_MODE_* */
-	uint32_t backup;	/* DL_BACKUP_* */
+	uint32_t mode;		/* enum dl_mode */
+	uint32_t backup;	/* enum dl_backup */
 	uint32_t ring_entries;	/* of each vCPU's ring, a power of two; 0: a good size */
 	uint32_t reserved;	/* 0 */
 	const struct dl_os *os; /* system calls; NULL: the real ones. Not copied. */
@@ -184,7 +186,7 @@ struct dl_options {
 /* The capabilities of the kernel, and the configuration that is, or would be, in use. */
 struct dl_config {
 	uint32_t size;		   /* sizeof(struct dl_config) */
-	uint32_t has;		   /* DL_HAS_* bits */
+	uint32_t has;		   /* enum dl_has */
 	uint32_t mode;		   /* DL_MODE_RING or DL_MODE_BITMAP */
 	uint32_t backup;	   /* 1: the backup bitmap is in use beside the rings */
 	uint32_t ring_entries;	   /* of each ring; 0 in bitmap mode */
@@ -380,7 +382,7 @@ int dl_mark(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes);
  * not known to the log, and a moved one is, where it is now.
  * System calls: the slot ioctl or set_region, mmap. May block. Since 0.1.
  */
-DL_MUST_CHECK int dl_slot_set(struct dl_log *log, struct dl_slot *slot);
+DL_MUST_CHECK int dl_slot_set(struct dl_log *log, const struct dl_slot *slot);
 
 /*
  * Removes a memslot. While logging, its memory is handed out by the iterator once more, whole:
@@ -409,15 +411,18 @@ int dl_slot_mark(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint6
  * Adds a vCPU: maps its ring, whole, before it becomes visible to harvests. To be called before the
  * vCPU's first KVM_RUN. In bitmap mode there is nothing to map, and it may come at any time.
  *   vcpu_fd    used only during this call; stays the caller's
+ *   cookie     the caller's: an index, a pointer. Kept for a later call.
+ *   flags      0
  *   vcpu       receives the handle, owned by the caller
- * A vCPU that was removed and is added again goes on with the ring it had.
+ * A vCPU that was removed and is added again goes on with the ring it had, and the new cookie.
  * Errors: -EINVAL; -EBADF: not a vCPU; -EEXIST: this vCPU is there already; -ENOMEM; -ECANCELED:
  * closed; -EIO: the VM belongs to another process. Otherwise mmap's. A vCPU of another VM is
  * recognised, with -EBADF, only if that VM's rings are smaller or absent.
  * System calls: mmap of the vCPU, one ioctl on it (of no effect), KVM_RESET_DIRTY_RINGS where the
  * ring holds cells that someone released before. May block. Since 0.1.
  */
-DL_MUST_CHECK int dl_vcpu_add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **vcpu);
+DL_MUST_CHECK int dl_vcpu_add(struct dl_log *log, int vcpu_fd, uint64_t cookie, uint32_t flags,
+			      struct dl_vcpu **vcpu);
 
 /*
  * Empties one vCPU's ring. To be called when KVM_RUN of that vCPU has ended with
@@ -428,11 +433,12 @@ DL_MUST_CHECK int dl_vcpu_add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **
  * brings the two sides into step again; just call it each time. Where a full exit found little in
  * the ring, the vCPU's kvm_run.exit_reason says KVM_EXIT_INTR when this returns: so an exit is told
  * from the next.
+ *   flags      0
  * Errors: -EINVAL; otherwise the kernel's from KVM_RESET_DIRTY_RINGS (nothing is lost).
  * System calls: KVM_RESET_DIRTY_RINGS, the signal mask around it. Allocates nothing. May block for
  * the time of another thread's harvest. Since 0.1.
  */
-DL_MUST_CHECK int dl_vcpu_drain(struct dl_vcpu *vcpu);
+DL_MUST_CHECK int dl_vcpu_drain(struct dl_vcpu *vcpu, uint32_t flags);
 
 /*
  * Fills stats with one vCPU's counters. Errors: -EINVAL, -ECANCELED: log closed. No system call.

@@ -27,7 +27,7 @@ extern "C" {
 #endif
 
 /* A property of the host's KVM that no capability reports. */
-enum {
+enum dl_os_arch {
 	DL_OS_ARCH_NATIVE = 0, /* decided by the architecture that the library was built for */
 	/*
 	 * A ring without the backup bitmap records every write that a vCPU makes (x86, LoongArch).
@@ -41,7 +41,7 @@ enum {
 struct dl_os {
 	uint32_t size;	     /* sizeof(struct dl_os) */
 	uint32_t page_bytes; /* host page size, a power of two; 0: ask the system */
-	uint32_t arch;	     /* DL_OS_ARCH_* */
+	uint32_t arch;	     /* enum dl_os_arch */
 	uint32_t reserved;   /* 0 */
 	void *opaque;	     /* the first argument of every function below */
 

@@ -189,7 +189,7 @@ static int set(struct dl_log *log, const struct dl_slot *s)
 	return slot ? change(log, s, slot) : create(log, s);
 }
 
-int dl_slot_set(struct dl_log *log, struct dl_slot *slot)
+int dl_slot_set(struct dl_log *log, const struct dl_slot *slot)
 {
 	struct dli_call call;
 	struct dl_slot s;

@@ -33,7 +33,7 @@ static int check_vcpu(const struct dl_log *log, int vcpu_fd)
 	return 0;
 }
 
-static struct dl_vcpu *vcpu_new(struct dl_log *log, struct dli_ring *ring)
+static struct dl_vcpu *vcpu_new(struct dl_log *log, struct dli_ring *ring, uint64_t cookie)
 {
 	struct dl_vcpu *vcpu = dli_allocate(1, sizeof(*vcpu));
 
@@ -41,11 +41,12 @@ static struct dl_vcpu *vcpu_new(struct dl_log *log, struct dli_ring *ring)
 		return NULL;
 	vcpu->log = log;
 	vcpu->ring = ring;
+	vcpu->cookie = cookie;
 	return vcpu;
 }
 
 /* Takes ownership of the ring, or frees it. */
-static int admit(struct dl_log *log, struct dli_ring *ring, struct dl_vcpu **out)
+static int admit(struct dl_log *log, struct dli_ring *ring, uint64_t cookie, struct dl_vcpu **out)
 {
 	struct dl_vcpu *vcpu = dli_vcpu_list_find(&log->vcpus, ring);
 	int r;
@@ -55,10 +56,11 @@ static int admit(struct dl_log *log, struct dli_ring *ring, struct dl_vcpu **out
 		if (!vcpu->parked)
 			return -EEXIST;
 		vcpu->parked = false;
+		vcpu->cookie = cookie;
 		*out = vcpu;
 		return 0;
 	}
-	vcpu = vcpu_new(log, ring);
+	vcpu = vcpu_new(log, ring, cookie);
 	if (!vcpu) {
 		dli_ring_free(ring);
 		return -ENOMEM;
@@ -73,7 +75,7 @@ static int admit(struct dl_log *log, struct dli_ring *ring, struct dl_vcpu **out
 	return 0;
 }
 
-static int add_with_ring(struct dl_log *log, int vcpu_fd, struct dl_vcpu **out)
+static int add_with_ring(struct dl_log *log, int vcpu_fd, uint64_t cookie, struct dl_vcpu **out)
 {
 	struct dli_ring *ring;
 	int r = dli_ring_new(log->vm.os, vcpu_fd, log->caps.ring_entries, &log->reset, &ring);
@@ -81,21 +83,21 @@ static int add_with_ring(struct dl_log *log, int vcpu_fd, struct dl_vcpu **out)
 	if (r)
 		return r;
 	pthread_mutex_lock(&log->vcpus.lock);
-	r = admit(log, ring, out);
+	r = admit(log, ring, cookie, out);
 	pthread_mutex_unlock(&log->vcpus.lock);
 	return r;
 }
 
-static int add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **out)
+static int add(struct dl_log *log, int vcpu_fd, uint64_t cookie, struct dl_vcpu **out)
 {
 	int r = check_vcpu(log, vcpu_fd);
 
 	if (r)
 		return r;
 	if (dli_log_is_ring(log)) {
-		r = add_with_ring(log, vcpu_fd, out);
+		r = add_with_ring(log, vcpu_fd, cookie, out);
 	} else {
-		*out = vcpu_new(log, NULL);
+		*out = vcpu_new(log, NULL, cookie);
 		r = *out ? 0 : -ENOMEM;
 	}
 	if (!r)
@@ -103,17 +105,18 @@ static int add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **out)
 	return r;
 }
 
-int dl_vcpu_add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **out)
+int dl_vcpu_add(struct dl_log *log, int vcpu_fd, uint64_t cookie, uint32_t flags,
+		struct dl_vcpu **out)
 {
 	struct dl_vcpu *vcpu = NULL;
 	struct dli_call call;
 	int r;
 
-	if (!log || !out)
+	if (!log || flags || !out)
 		return -EINVAL;
 	r = dli_call_begin(&call, log);
 	if (!r)
-		r = add(log, vcpu_fd, &vcpu);
+		r = add(log, vcpu_fd, cookie, &vcpu);
 	dli_call_end(&call);
 	if (r)
 		return r;
@@ -124,12 +127,12 @@ int dl_vcpu_add(struct dl_log *log, int vcpu_fd, struct dl_vcpu **out)
 	return 0;
 }
 
-int dl_vcpu_drain(struct dl_vcpu *vcpu)
+int dl_vcpu_drain(struct dl_vcpu *vcpu, uint32_t flags)
 {
 	struct dli_call call;
 	int r;
 
-	if (!vcpu)
+	if (!vcpu || flags)
 		return -EINVAL;
 	if (!vcpu->ring)
 		return dli_log_in_child(vcpu->log) ? -EIO : 0;

@@ -15,7 +15,8 @@
 struct dl_vcpu {
 	struct dl_log *log;
 	struct dli_ring *ring; /* NULL in bitmap mode */
-	bool parked;	       /* under dli_vcpu_list.lock */
+	uint64_t cookie;       /* the caller's; under dli_vcpu_list.lock, as parked */
+	bool parked;
 	/* Position in the list. */
 	struct dli_vcpu_group *group;
 	uint32_t index;

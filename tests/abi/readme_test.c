@@ -48,7 +48,7 @@ static void guest_write(uint32_t page)
 
 	guest.value++;
 	while (model_vcpu_write(guest.model, guest.vcpu_fd, 0, gpa, &guest.value, 8))
-		assert_int_equal(dl_vcpu_drain(guest.vcpu), 0);
+		assert_int_equal(dl_vcpu_drain(guest.vcpu, 0), 0);
 }
 
 static void device_write(void)
@@ -119,7 +119,7 @@ static int setup(void **state)
 	slot.hva = (uintptr_t)guest.memory;
 	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
 	guest.vcpu_fd = model_vcpu_create(guest.model, guest.vm_fd);
-	assert_int_equal(dl_vcpu_add(guest.log, guest.vcpu_fd, &guest.vcpu), 0);
+	assert_int_equal(dl_vcpu_add(guest.log, guest.vcpu_fd, 0, 0, &guest.vcpu), 0);
 	return 0;
 }
 

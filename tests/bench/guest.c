@@ -118,8 +118,10 @@ void guest_open(struct bench_guest *guest, uint32_t mode, bool timed)
 	bench_check(machine_load_guest(&guest->machine), "the guest's code");
 	bench_check(machine_add_vcpu(&guest->machine, &guest->vcpu), "a vCPU");
 	bench_check(machine_add_vcpu(&guest->machine, &guest->other), "a vCPU");
-	bench_check(dl_vcpu_add(guest->log, guest->vcpu->fd, &guest->handles[0]), "dl_vcpu_add");
-	bench_check(dl_vcpu_add(guest->log, guest->other->fd, &guest->handles[1]), "dl_vcpu_add");
+	bench_check(dl_vcpu_add(guest->log, guest->vcpu->fd, 0, 0, &guest->handles[0]),
+		    "dl_vcpu_add");
+	bench_check(dl_vcpu_add(guest->log, guest->other->fd, 0, 0, &guest->handles[1]),
+		    "dl_vcpu_add");
 	add_memory(guest);
 	bench_check(dl_log_start(guest->log, DL_START_CLEAN), "dl_log_start");
 }

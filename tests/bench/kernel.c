@@ -149,7 +149,8 @@ static void add_vcpu(struct kernel *kernel, uint32_t i)
 	ring->run = zeroed_pages(KERNEL_PAGE_BYTES);
 	if (kernel->entries)
 		ring->cells = zeroed_pages(kernel->entries * sizeof(ring->cells[0]));
-	bench_check(dl_vcpu_add(kernel->log, FIRST_VCPU_FD + (int)i, &ring->vcpu), "dl_vcpu_add");
+	bench_check(dl_vcpu_add(kernel->log, FIRST_VCPU_FD + (int)i, 0, 0, &ring->vcpu),
+		    "dl_vcpu_add");
 }
 
 /* KVM supports no slots of 8 TiB or more. */

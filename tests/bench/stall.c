@@ -218,7 +218,7 @@ static void drain(uint32_t v)
 		scene.kernel.rings[v].run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
 		actor_clock(true);
 		if (scene.is_ours)
-			bench_check(dl_vcpu_drain(scene.kernel.rings[v].vcpu), "dl_vcpu_drain");
+			bench_check(dl_vcpu_drain(scene.kernel.rings[v].vcpu, 0), "dl_vcpu_drain");
 		else
 			empty_all_rings();
 		actor_clock(false);

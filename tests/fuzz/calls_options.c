@@ -319,6 +319,6 @@ void world_open(struct world *w)
 		open_plainly(w);
 	for (int i = 0; i < VCPUS; i++) {
 		w->vcpu_fds[i] = model_vcpu_create(w->model, w->vm_fd);
-		expect(!dl_vcpu_add(w->log, w->vcpu_fds[i], &w->vcpus[i]), "vCPU %d", i);
+		expect(!dl_vcpu_add(w->log, w->vcpu_fds[i], 0, 0, &w->vcpus[i]), "vCPU %d", i);
 	}
 }

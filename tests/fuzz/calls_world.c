@@ -96,7 +96,7 @@ void world_store(struct world *w, const struct dl_slot *slot, uint64_t page, int
 		while ((r = model_vcpu_write(w->model, w->vcpu_fds[vcpu], as_id, gpa, &w->value,
 					     8)) == KVM_EXIT_DIRTY_RING_FULL) {
 			expect(++exits < MAX_EXITS, "vCPU %d cannot enter the guest", vcpu);
-			expect(!dl_vcpu_drain(w->vcpus[vcpu]), "drain");
+			expect(!dl_vcpu_drain(w->vcpus[vcpu], 0), "drain");
 		}
 	}
 	expect(r == (slot->kvm_flags & KVM_MEM_READONLY ? -EFAULT : 0), "store: %d", r);
@@ -200,7 +200,7 @@ static void expect_closed(struct world *w)
 	struct dl_run run = { 0 };
 
 	for (int i = 0; i < VCPUS; i++) {
-		expect(!dl_vcpu_drain(w->vcpus[i]), "drain");
+		expect(!dl_vcpu_drain(w->vcpus[i], 0), "drain");
 		expect(dl_vcpu_stats(w->vcpus[i], &stats) == -ECANCELED, "stats");
 	}
 	if (!w->iter)

@@ -265,14 +265,14 @@ static void vcpu_calls(struct world *w)
 	int i = how & 1, r;
 
 	if (how & 2)
-		expect(!dl_vcpu_drain(w->vcpus[i]), "drain");
+		expect(!dl_vcpu_drain(w->vcpus[i], 0), "drain");
 	if (how & 4) {
-		r = dl_vcpu_add(w->log, w->vm_fd, &second);
+		r = dl_vcpu_add(w->log, w->vm_fd, 0, 0, &second);
 		expect(r == -EBADF, "%d", r);
 	}
 	if (how & 8) {
 		/* In bitmap mode a second handle of a vCPU cannot be recognized. */
-		r = dl_vcpu_add(w->log, w->vcpu_fds[i], &second);
+		r = dl_vcpu_add(w->log, w->vcpu_fds[i], 0, 0, &second);
 		expect(r == (w->config.mode == DL_MODE_RING ? -EEXIST : 0), "%d", r);
 		if (!r)
 			dl_vcpu_remove(second);
@@ -280,7 +280,7 @@ static void vcpu_calls(struct world *w)
 	if (how & 16) {
 		model_vcpu_exit(w->model, w->vcpu_fds[i], KVM_EXIT_INTR);
 		dl_vcpu_remove(w->vcpus[i]);
-		r = dl_vcpu_add(w->log, w->vcpu_fds[i], &w->vcpus[i]);
+		r = dl_vcpu_add(w->log, w->vcpu_fds[i], 0, 0, &w->vcpus[i]);
 		expect(!r, "%d", r);
 	}
 }
@@ -314,8 +314,8 @@ static void fill_structs(struct world *w)
 	expect(dl_log_start(NULL, 0) == -EINVAL && dl_log_stop(NULL) == -EINVAL &&
 		       dl_harvest(NULL, 0, NULL) == -EINVAL && dl_mark(NULL, 0, 0, 0) == -EINVAL &&
 		       dl_slot_set(w->log, NULL) == -EINVAL &&
-		       dl_iter_new(w->log, 0, NULL) == -EINVAL && dl_vcpu_drain(NULL) == -EINVAL &&
-		       dl_log_stats(w->log, NULL) == -EINVAL,
+		       dl_iter_new(w->log, 0, NULL) == -EINVAL &&
+		       dl_vcpu_drain(NULL, 0) == -EINVAL && dl_log_stats(w->log, NULL) == -EINVAL,
 	       "NULL is not refused");
 }
 

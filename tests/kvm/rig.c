@@ -248,13 +248,13 @@ static int drain(void *opaque)
 {
 	struct rig_vcpu *vcpu = opaque;
 
-	return vcpu->log ? dl_vcpu_drain(vcpu->log) : MACHINE_FULL;
+	return vcpu->log ? dl_vcpu_drain(vcpu->log, 0) : MACHINE_FULL;
 }
 
 void rig_vcpu_add(struct rig *rig, struct rig_vcpu *vcpu)
 {
 	assert_null(vcpu->log);
-	assert_int_equal(dl_vcpu_add(rig->log, vcpu->machine->fd, &vcpu->log), 0);
+	assert_int_equal(dl_vcpu_add(rig->log, vcpu->machine->fd, 0, 0, &vcpu->log), 0);
 }
 
 struct rig_vcpu *rig_vcpu(struct rig *rig, bool add)

@@ -160,7 +160,7 @@ static void expect_no_vcpu(struct dl_log *log, int fd, int expected)
 {
 	struct dl_vcpu *vcpu = NULL;
 
-	assert_int_equal(dl_vcpu_add(log, fd, &vcpu), expected);
+	assert_int_equal(dl_vcpu_add(log, fd, 0, 0, &vcpu), expected);
 	assert_null(vcpu);
 }
 
@@ -173,13 +173,13 @@ static void wrong_vcpus(const struct scene *scene)
 
 	assert_int_equal(pipe(ends), 0);
 	expect_no_vcpu(NULL, rig->machine.vcpus[0].fd, -EINVAL);
-	assert_int_equal(dl_vcpu_add(rig->log, rig->machine.vcpus[0].fd, NULL), -EINVAL);
+	assert_int_equal(dl_vcpu_add(rig->log, rig->machine.vcpus[0].fd, 0, 0, NULL), -EINVAL);
 	expect_no_vcpu(rig->log, -1, -EBADF);
 	expect_no_vcpu(rig->log, null, -EBADF);
 	expect_no_vcpu(rig->log, ends[0], -EBADF);
 	expect_no_vcpu(rig->log, rig->machine.kvm_fd, -EBADF);
 	expect_no_vcpu(rig->log, rig->machine.vm_fd, -EBADF);
-	assert_int_equal(dl_vcpu_drain(NULL), -EINVAL);
+	assert_int_equal(dl_vcpu_drain(NULL, 0), -EINVAL);
 	assert_int_equal(dl_vcpu_stats(NULL, &stats), -EINVAL);
 	assert_int_equal(dl_vcpu_stats(rig->vcpus[0].log, NULL), -EINVAL);
 	assert_int_equal(dl_vcpu_stats(rig->vcpus[0].log, &stats), -EINVAL);
@@ -258,7 +258,7 @@ static void calls_while_not_logging(const struct scene *scene)
 	assert_int_equal(dl_mark(log, 0, scene->slot->gpa, 1), -ECANCELED);
 	assert_int_equal(dl_slot_mark(log, 0, 0, 1), -ECANCELED);
 	assert_int_equal(dl_log_stop(log), 0);
-	assert_int_equal(dl_vcpu_drain(scene->rig->vcpus[0].log), 0);
+	assert_int_equal(dl_vcpu_drain(scene->rig->vcpus[0].log, 0), 0);
 }
 
 static void all_wrong_calls(const struct scene *scene)

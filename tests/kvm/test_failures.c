@@ -175,7 +175,7 @@ static void failing_reset_loses_no_page(void **state)
 		fault.executed = round % 2;
 		assert_int_equal(dl_harvest(rig->log, 0, NULL), -ENOMEM);
 		if (round & 2)
-			assert_int_equal(dl_vcpu_drain(rig->vcpus[0].log), -ENOMEM);
+			assert_int_equal(dl_vcpu_drain(rig->vcpus[0].log, 0), -ENOMEM);
 		fault.times = 0;
 		assert_int_equal(checker_drain(&rig->checker, 1), 0);
 		rig_write(rig, 0, &range, 2 * round + 1);

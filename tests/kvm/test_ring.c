@@ -55,7 +55,7 @@ static void harvests_of_an_empty_ring_release_no_cell(void **state)
 	assert_int_equal(dl_log_start(rig->log, 0), 0);
 	for (int i = 0; i < 3 * ENTRIES; i++) {
 		assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
-		assert_int_equal(dl_vcpu_drain(rig->vcpus[0].log), 0);
+		assert_int_equal(dl_vcpu_drain(rig->vcpus[0].log, 0), 0);
 	}
 	for (uint64_t value = 1; value < 4; value++)
 		rig_write(rig, 0, &range, value);

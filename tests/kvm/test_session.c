@@ -271,7 +271,7 @@ static void handles_of_a_closed_log_return_canceled(void **state)
 	assert_int_equal(dl_iter_read(iter, &run, 1), -ECANCELED);
 	assert_int_equal(dl_iter_ack(iter, &run, 1), -ECANCELED);
 	assert_int_equal(dl_vcpu_stats(rig->vcpus[0].log, &stats), -ECANCELED);
-	assert_int_equal(dl_vcpu_drain(rig->vcpus[0].log), 0);
+	assert_int_equal(dl_vcpu_drain(rig->vcpus[0].log, 0), 0);
 	rig_write(rig, 0, &range, 2);
 	dl_iter_free(iter);
 }
@@ -355,7 +355,7 @@ static void vcpu_add_in_a_child_fails_with_eio(void **state)
 	child = fork();
 	assert_true(child >= 0);
 	if (!child)
-		_exit(dl_vcpu_add(rig->log, vcpu->machine->fd, &added) == -EIO ? 0 : 1);
+		_exit(dl_vcpu_add(rig->log, vcpu->machine->fd, 0, 0, &added) == -EIO ? 0 : 1);
 	assert_int_equal(waitpid(child, &status, 0), child);
 	assert_true(WIFEXITED(status));
 	assert_int_equal(WEXITSTATUS(status), 0);

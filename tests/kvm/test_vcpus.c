@@ -99,7 +99,8 @@ static void parked_vcpu_continues_its_ring(void **state)
 		rig_write(rig, 1, &range, round);
 		park(rig, 1);
 		rig_vcpu_add(rig, &rig->vcpus[1]);
-		assert_int_equal(dl_vcpu_add(rig->log, rig->vcpus[1].machine->fd, &again), -EEXIST);
+		assert_int_equal(dl_vcpu_add(rig->log, rig->vcpus[1].machine->fd, 0, 0, &again),
+				 -EEXIST);
 		if (round % 4 == 3) {
 			rig_pass(rig, 0);
 			checker_expect_equal(&rig->checker);
@@ -299,7 +300,7 @@ static void vcpus_of_other_vms_are_recognised_by_their_rings(void **state)
 		assert_int_equal(machine_open(&other), 0);
 		assert_int_equal(dl_log_open(other.vm_fd, &options, &log, NULL, 0), 0);
 		assert_int_equal(machine_add_vcpu(&other, &vcpu), 0);
-		assert_int_equal(dl_vcpu_add(rig->log, vcpu->fd, &added), -EBADF);
+		assert_int_equal(dl_vcpu_add(rig->log, vcpu->fd, 0, 0, &added), -EBADF);
 		dl_log_close(log);
 		machine_close(&other);
 	}

@@ -227,7 +227,7 @@ static void no_page_is_handed_out_before_the_reset(void **state)
 	write_pages(7, 1);
 	assert_int_equal(dl_iter_new(guest->log, 0, &open_iter), 0);
 	early_pages = -1;
-	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	assert_int_equal(early_pages, 0);
 	dl_iter_free(open_iter);
 	open_iter = NULL;
@@ -289,7 +289,7 @@ static void a_drain_completes_a_reset_that_took_nothing(void **state)
 	begin(1);
 	write_pages(0, SOFT_LIMIT - 1);
 	model_reset_fault(guest->model, &cut);
-	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	assert_int_equal(ring_of(0).reset_index, SOFT_LIMIT - 1);
 	write_pages(0, SOFT_LIMIT - 1);
 	end();
@@ -373,7 +373,7 @@ static void *drain_second(void *opaque)
 	int n;
 
 	is_second = true;
-	if (dl_vcpu_drain(guest->vcpus[1].handle) || dl_iter_new(guest->log, 0, &iter))
+	if (dl_vcpu_drain(guest->vcpus[1].handle, 0) || dl_iter_new(guest->log, 0, &iter))
 		return opaque;
 	while ((n = dl_iter_read(iter, runs, 8)) > 0)
 		for (int i = 0; i < n; i++)
@@ -432,7 +432,7 @@ static void a_second_reset_waits_for_the_first(void **state)
 	atomic_store(&second.first_took_all, false);
 	atomic_store(&second.stale_pages, 0);
 	second.armed = true;
-	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	assert_false(second.armed);
 	pthread_join(second.other, &failed);
 	assert_null(failed);
@@ -467,7 +467,7 @@ static void slot_and_offset_of_a_cell_stay(void **state)
 		write_pages((uint64_t)round * 20, 150);
 		memcpy(before, cells, sizeof(before));
 		if (round % 2)
-			assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+			assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 		else
 			migration_pass(&migration);
 		for (int i = 0; i < ENTRIES; i++) {

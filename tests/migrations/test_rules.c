@@ -181,7 +181,7 @@ static void a_failing_reset_is_reported_by_each_call(void **state)
 	write_pages(0, 10);
 	assert_int_equal(model_fault(guest->model, &fault), 0);
 	assert_int_equal(dl_harvest(guest->log, 0, NULL), -EIO);
-	assert_int_equal(dl_vcpu_drain(vcpu->handle), -EIO);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), -EIO);
 	assert_int_equal(dl_log_stop(guest->log), -EIO);
 	model_faults_clear(guest->model);
 	assert_int_equal(dl_log_stop(guest->log), 0);

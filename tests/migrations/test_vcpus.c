@@ -94,8 +94,9 @@ static void plugging_does_not_disturb_the_others(void **state)
 		dl_vcpu_remove(vcpu->handle);
 		guest_vcpu_add(guest, vcpu);
 		migration_run_vcpu(&migration, vcpu);
-		assert_int_equal(dl_vcpu_add(guest->log, vcpu->fd, &(struct dl_vcpu *){ NULL }),
-				 -EEXIST);
+		assert_int_equal(
+			dl_vcpu_add(guest->log, vcpu->fd, 0, 0, &(struct dl_vcpu *){ NULL }),
+			-EEXIST);
 	}
 	migration_pass(&migration);
 	end();

@@ -58,7 +58,7 @@ static int vcpus(struct subject *subject)
 	struct rig_vcpu *vcpu = &subject->rig->vcpus[0];
 
 	dl_vcpu_remove(vcpu->log);
-	return dl_vcpu_add(subject->rig->log, vcpu->machine->fd, &vcpu->log);
+	return dl_vcpu_add(subject->rig->log, vcpu->machine->fd, 0, 0, &vcpu->log);
 }
 
 static int restart(struct subject *subject)
@@ -78,7 +78,7 @@ static int harvest(struct subject *subject)
 
 static int drain(struct subject *subject)
 {
-	return dl_vcpu_drain(subject->rig->vcpus[0].log);
+	return dl_vcpu_drain(subject->rig->vcpus[0].log, 0);
 }
 
 static int mark(struct subject *subject)
@@ -357,13 +357,13 @@ static bool run_with_a_fault(uint32_t mode, unsigned int n)
 	vcpu = rig_vcpu(rig, false);
 	range.slot = slot;
 	calls_before_fault = n;
-	RETRY(dl_vcpu_add(rig->log, vcpu->machine->fd, &vcpu->log));
+	RETRY(dl_vcpu_add(rig->log, vcpu->machine->fd, 0, 0, &vcpu->log));
 	RETRY(rig_slot_set(rig, slot, 0, 0));
 	RETRY(rig_slot_set(rig, other, 0, 0));
 	RETRY(dl_log_start(rig->log, 0));
 	pass_with_a_fault(rig, 0);
 	rig_write(rig, 0, &range, n);
-	RETRY(dl_vcpu_drain(vcpu->log));
+	RETRY(dl_vcpu_drain(vcpu->log, 0));
 	pass_with_a_fault(rig, 0);
 	RETRY(rig_slot_remove(rig, other, 0));
 	rig_write(rig, 0, &range, 2ull * n);

@@ -75,7 +75,7 @@ static void expect_no_wait(void *(*call)(void *unused))
 static void *drain(void *unused)
 {
 	may_be_parked = true;
-	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	return NULL;
 }
 

@@ -48,7 +48,7 @@ static void store(struct tour *tour, const struct guest_vcpu *vcpu, uint32_t as_
 		}
 		if (!vcpu->handle)
 			break;
-		TOUR(tour, TOUR_DRAIN, dl_vcpu_drain(vcpu->handle));
+		TOUR(tour, TOUR_DRAIN, dl_vcpu_drain(vcpu->handle, 0));
 	}
 	tour_problem(tour, "a vCPU cannot enter the guest");
 	longjmp(tour->abandon, 1);
@@ -192,7 +192,7 @@ static void add_vcpu(struct tour *tour, unsigned int i)
 {
 	struct guest_vcpu *vcpu = &tour->guest.vcpus[i];
 
-	TOUR(tour, TOUR_VCPU_ADD, dl_vcpu_add(tour->guest.log, vcpu->fd, &vcpu->handle));
+	TOUR(tour, TOUR_VCPU_ADD, dl_vcpu_add(tour->guest.log, vcpu->fd, 0, 0, &vcpu->handle));
 }
 
 static void remove_vcpu(struct tour *tour, unsigned int i)
@@ -276,7 +276,7 @@ static void writes_and_marks(struct tour *tour)
 	for (uint64_t page = 3; page < 12; page++)
 		tour_write(tour, page & 1, 0, page);
 	tour_write(tour, 1, 1, 60);
-	TOUR(tour, TOUR_DRAIN, dl_vcpu_drain(guest->vcpus[0].handle));
+	TOUR(tour, TOUR_DRAIN, dl_vcpu_drain(guest->vcpus[0].handle, 0));
 	memset(guest->blocks[SMALL].memory + 3000, (int)guest->value, 100);
 	TOUR(tour, TOUR_MARK, dl_mark(guest->log, 0, first_page_of(SMALL) * 4096 + 3000, 100));
 	memset(guest->blocks[BIG].memory + 70 * 4096, (int)guest->value, 10);
@@ -428,7 +428,7 @@ static void close_log(struct tour *tour)
 	/* The handles keep the log alive, and a vCPU with a full ring can still be drained. */
 	for (uint64_t page = 0; page < BIG_PAGES; page++)
 		store(tour, &guest->vcpus[2], 0, page);
-	TOUR(tour, TOUR_DRAIN, dl_vcpu_drain(guest->vcpus[0].handle));
+	TOUR(tour, TOUR_DRAIN, dl_vcpu_drain(guest->vcpus[0].handle, 0));
 	for (unsigned int i = 1; i < 3; i++)
 		remove_vcpu(tour, i);
 	remove_vcpu(tour, 0);

@@ -140,7 +140,7 @@ static void store(struct actor *actor, const struct guest_vcpu *vcpu, uint64_t v
 			return;
 		}
 		count(&seen.full_exits);
-		expect(dl_vcpu_drain(vcpu->handle), 0, "dl_vcpu_drain");
+		expect(dl_vcpu_drain(vcpu->handle, 0), 0, "dl_vcpu_drain");
 	}
 	die("full exits of one store", GUEST_MAX_EXITS);
 }
@@ -150,7 +150,7 @@ static void plug_again(struct guest_vcpu *vcpu)
 {
 	model_vcpu_exit(guest.model, vcpu->fd, KVM_EXIT_INTR);
 	dl_vcpu_remove(vcpu->handle);
-	expect(dl_vcpu_add(guest.log, vcpu->fd, &vcpu->handle), 0, "dl_vcpu_add");
+	expect(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &vcpu->handle), 0, "dl_vcpu_add");
 	count(&seen.plugs);
 }
 
@@ -182,7 +182,7 @@ static void *run_late_vcpus(void *opaque)
 	for (unsigned long i = 0; i < LATE_VCPUS; i++) {
 		struct guest_vcpu vcpu = { .fd = model_vcpu_create(guest.model, guest.vm_fd) };
 
-		expect(dl_vcpu_add(guest.log, vcpu.fd, &vcpu.handle), 0, "dl_vcpu_add");
+		expect(dl_vcpu_add(guest.log, vcpu.fd, 0, 0, &vcpu.handle), 0, "dl_vcpu_add");
 		actor->number += MOST_THREADS;
 		run_guest(actor, &vcpu, writes / LATE_VCPUS);
 		dl_vcpu_remove(vcpu.handle);

@@ -95,7 +95,7 @@ static void harvest_and_check(struct vcpu *vcpu, unsigned long written)
 
 static void drain(const struct vcpu *vcpu)
 {
-	int r = dl_vcpu_drain(guest.vcpus[vcpu->number].handle);
+	int r = dl_vcpu_drain(guest.vcpus[vcpu->number].handle, 0);
 
 	if (r)
 		die("dl_vcpu_drain", (unsigned long)-r, 0);

@@ -14,7 +14,7 @@ void vcpu_plug(struct vcpu_state *vcpu)
 	}
 	/* A fault may make it fail; it must succeed once the fault is over. */
 	for (int tries = 0; r && log_enter(); tries++) {
-		r = dl_vcpu_add(world.log, vcpu->fd, &vcpu->handle);
+		r = dl_vcpu_add(world.log, vcpu->fd, 0, 0, &vcpu->handle);
 		log_leave();
 		EXPECT("dl_vcpu_add", r);
 		if (r && tries > MAX_TRIES)
@@ -38,7 +38,7 @@ void vcpu_unplug(struct vcpu_state *vcpu)
 
 static void drain(struct vcpu_state *vcpu)
 {
-	EXPECT("dl_vcpu_drain", dl_vcpu_drain(vcpu->handle));
+	EXPECT("dl_vcpu_drain", dl_vcpu_drain(vcpu->handle, 0));
 }
 
 /* Whether the vCPU may retry to enter the guest. */

@@ -81,7 +81,7 @@ static int on_full(void *opaque)
 {
 	struct vcpu *vcpu = opaque;
 	uint64_t begin_ns = now_ns();
-	int r = dl_vcpu_drain(vcpu->log);
+	int r = dl_vcpu_drain(vcpu->log, 0);
 
 	atomic_fetch_add(&vcpu->drain_ns, now_ns() - begin_ns);
 	return r;
@@ -94,7 +94,7 @@ static void add_vcpu(struct trial *trial, unsigned int i)
 	check(machine_add_vcpu(&trial->machine, &vcpu->machine), "adding a vCPU");
 	vcpu->machine->on_full = on_full;
 	vcpu->machine->opaque = vcpu;
-	check(dl_vcpu_add(trial->log, vcpu->machine->fd, &vcpu->log), "dl_vcpu_add");
+	check(dl_vcpu_add(trial->log, vcpu->machine->fd, 0, 0, &vcpu->log), "dl_vcpu_add");
 }
 
 static void add_memory(struct trial *trial)

@@ -274,7 +274,7 @@ static void drain(struct world *world, struct world_vcpu *vcpu, uint64_t full_ns
 	if (world->clock_ns < world->rings_free_at_ns)
 		world->clock_ns = world->rings_free_at_ns;
 	world->draining = vcpu;
-	check(dl_vcpu_drain(vcpu->handle), "dl_vcpu_drain");
+	check(dl_vcpu_drain(vcpu->handle, 0), "dl_vcpu_drain");
 	world->draining = NULL;
 	vcpu->held = 0;
 	vcpu->at_ns = world->clock_ns;
@@ -358,7 +358,7 @@ static void add_vcpus(struct world *world)
 
 		vcpu->run = zeroed_pages(PAGE_BYTES);
 		vcpu->cells = zeroed_pages(world->config.ring_entries * sizeof(*vcpu->cells));
-		check(dl_vcpu_add(world->log, FIRST_VCPU_FD + (int)i, &vcpu->handle),
+		check(dl_vcpu_add(world->log, FIRST_VCPU_FD + (int)i, 0, 0, &vcpu->handle),
 		      "dl_vcpu_add");
 	}
 }

@@ -221,7 +221,7 @@ struct guest_vcpu *guest_vcpu(struct guest *guest, bool add)
 
 void guest_vcpu_add(struct guest *guest, struct guest_vcpu *vcpu)
 {
-	assert_int_equal(dl_vcpu_add(guest->log, vcpu->fd, &vcpu->handle), 0);
+	assert_int_equal(dl_vcpu_add(guest->log, vcpu->fd, 0, 0, &vcpu->handle), 0);
 }
 
 /* Anywhere in the page, so that copying only a part of it fails. */
@@ -242,7 +242,7 @@ int guest_write(struct guest *guest, struct guest_vcpu *vcpu, uint32_t as_id, ui
 			return r;
 		atomic_fetch_add(&vcpu->full_exits, 1);
 		/* Ignore an error: it leaves the ring as it is, and the vCPU exits again. */
-		(void)!dl_vcpu_drain(vcpu->handle);
+		(void)!dl_vcpu_drain(vcpu->handle, 0);
 	}
 	print_error("a vCPU still cannot enter the guest\n");
 	abort();

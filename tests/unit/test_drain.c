@@ -10,7 +10,7 @@ enum { DRAINS = 3 };
 
 static void *drain_thread(void *vcpu)
 {
-	return (void *)(intptr_t)dl_vcpu_drain(vcpu);
+	return (void *)(intptr_t)dl_vcpu_drain(vcpu, 0);
 }
 
 static void drain_concurrently(pthread_t *threads)

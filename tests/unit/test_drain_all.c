@@ -56,7 +56,7 @@ static void a_ring_being_drained_is_not_quiet(void **state)
 	write_pages(0, 10);
 	assert_false(ring_is_quiet(head));
 	after_reset = expect_not_quiet;
-	assert_int_equal(dl_vcpu_drain(vcpu), 0);
+	assert_int_equal(dl_vcpu_drain(vcpu, 0), 0);
 	assert_null(after_reset);
 	/* The next harvest has to count the drain's entries. */
 	assert_false(ring_is_quiet(head));
@@ -205,10 +205,10 @@ static void a_harvest_resets_fewer_rings_at_once_after_a_full_exit(void **state)
 {
 	harvest();
 	ring_of(0)->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
-	assert_int_equal(dl_vcpu_drain(guest.vcpus[0].handle), 0);
+	assert_int_equal(dl_vcpu_drain(guest.vcpus[0].handle, 0), 0);
 	assert_int_equal(resets_of_a_harvest(), GUEST_VCPUS / 2);
 	assert_int_equal(resets_of_a_harvest(), 3);
-	assert_int_equal(dl_vcpu_drain(guest.vcpus[0].handle), 0);
+	assert_int_equal(dl_vcpu_drain(guest.vcpus[0].handle, 0), 0);
 	assert_int_equal(resets_of_a_harvest(), 3);
 }
 

@@ -374,7 +374,7 @@ static void every_call_holds_what_it_needs(void **state)
 	assert_int_equal(guest_write(&guest, vcpu, 0, 5), 0);
 	assert_int_equal(dl_mark(guest.log, 0, 7 * 4096, 1), 0);
 	assert_int_equal(dl_slot_mark(guest.log, 0, 9 * 4096, 1), 0);
-	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	expect_locked(0);
 	assert_int_equal(guest_write(&guest, vcpu, 0, 6), 0);
 	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, &pending_bytes), 0);
@@ -454,7 +454,7 @@ static void a_drain_takes_only_two_locks(void **state)
 	pthread_mutex_lock(&guest.log->lock);
 	pthread_mutex_lock(&guest.log->vcpus.lock);
 	pthread_mutex_lock(&others->lock);
-	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	pthread_mutex_unlock(&others->lock);
 	pthread_mutex_unlock(&guest.log->vcpus.lock);
 	pthread_mutex_unlock(&guest.log->lock);

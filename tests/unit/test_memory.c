@@ -142,7 +142,7 @@ static int open_log(void)
 
 static int add_vcpu(void)
 {
-	return dl_vcpu_add(guest.log, vcpu->fd, &vcpu->handle);
+	return dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &vcpu->handle);
 }
 
 static int set_slot(void)
@@ -235,7 +235,7 @@ static void add_without_memory(struct guest_vcpu *added, unsigned int n)
 	long live = atomic_load(&memory.live);
 
 	begin_at(n);
-	assert_int_equal(dl_vcpu_add(guest.log, added->fd, &added->handle), -ENOMEM);
+	assert_int_equal(dl_vcpu_add(guest.log, added->fd, 0, 0, &added->handle), -ENOMEM);
 	end();
 	assert_int_equal(atomic_load(&memory.calls), n);
 	assert_null(added->handle);
@@ -327,7 +327,7 @@ static void harvesting_and_reading_allocate_nothing(void **state)
 		write_all();
 		assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
 		begin_at(0);
-		assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+		assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 		assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
 		assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
 		assert_int_equal(dl_mark(guest.log, 0, 4096, 1 << 20), 0);
@@ -354,8 +354,8 @@ static void calls_that_fail_early_leak_nothing(void **state)
 	slot.hva += 4096;
 	assert_int_equal(dl_slot_set(guest.log, &slot), -EINVAL);
 	assert_int_equal(dl_slot_remove(guest.log, 1, 0), 0);
-	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, &again), -EEXIST);
-	assert_int_equal(dl_vcpu_add(guest.log, guest.vm_fd, &again), -EBADF);
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &again), -EEXIST);
+	assert_int_equal(dl_vcpu_add(guest.log, guest.vm_fd, 0, 0, &again), -EBADF);
 	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
 	assert_int_equal(dl_iter_new(guest.log, 0, &second), -EBUSY);
 	assert_int_equal(dl_iter_read(iter, &run, 1), 1);

@@ -382,9 +382,9 @@ static void calls_fail_if_signals_cannot_be_blocked(void **state)
 	assert_null(second);
 	assert_int_equal(dl_slot_set(guest.log, &slot), -EPERM);
 	assert_int_equal(dl_slot_remove(guest.log, 0, 0), -EPERM);
-	assert_int_equal(dl_vcpu_add(guest.log, other->fd, &other->handle), -EPERM);
+	assert_int_equal(dl_vcpu_add(guest.log, other->fd, 0, 0, &other->handle), -EPERM);
 	assert_null(other->handle);
-	assert_int_equal(dl_vcpu_drain(added->handle), -EPERM);
+	assert_int_equal(dl_vcpu_drain(added->handle, 0), -EPERM);
 	assert_int_equal(dl_log_start(guest.log, 0), -EPERM);
 	assert_int_equal(dl_log_stop(guest.log), -EPERM);
 	assert_int_equal(dl_log_stats(guest.log, &stats), -EPERM);

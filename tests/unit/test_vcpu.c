@@ -91,24 +91,27 @@ static void arguments_are_checked(void **state)
 	struct dl_vcpu *handle = NULL;
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, false);
 
-	assert_int_equal(dl_vcpu_add(NULL, vcpu->fd, &handle), -EINVAL);
-	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, NULL), -EINVAL);
-	assert_int_equal(dl_vcpu_drain(NULL), -EINVAL);
+	assert_int_equal(dl_vcpu_add(NULL, vcpu->fd, 0, 0, &handle), -EINVAL);
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, NULL), -EINVAL);
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 1, &handle), -EINVAL);
+	assert_int_equal(dl_vcpu_drain(NULL, 0), -EINVAL);
 	assert_int_equal(dl_vcpu_stats(NULL, NULL), -EINVAL);
 	dl_vcpu_remove(NULL);
 	assert_null(handle);
 	guest_vcpu_add(&guest, vcpu);
 	assert_int_equal(dl_vcpu_stats(vcpu->handle, NULL), -EINVAL);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 1), -EINVAL);
 }
 
 static void only_a_vcpu_is_added(void **state)
 {
 	struct dl_vcpu *handle = NULL;
 
-	assert_int_equal(dl_vcpu_add(guest.log, guest.vm_fd, &handle), -EBADF);
-	assert_int_equal(dl_vcpu_add(guest.log, model_system_fd(guest.model), &handle), -EBADF);
-	assert_int_equal(dl_vcpu_add(guest.log, -1, &handle), -EBADF);
-	assert_int_equal(dl_vcpu_add(guest.log, 0, &handle), -EBADF);
+	assert_int_equal(dl_vcpu_add(guest.log, guest.vm_fd, 0, 0, &handle), -EBADF);
+	assert_int_equal(dl_vcpu_add(guest.log, model_system_fd(guest.model), 0, 0, &handle),
+			 -EBADF);
+	assert_int_equal(dl_vcpu_add(guest.log, -1, 0, 0, &handle), -EBADF);
+	assert_int_equal(dl_vcpu_add(guest.log, 0, 0, 0, &handle), -EBADF);
 	assert_null(handle);
 }
 
@@ -123,7 +126,7 @@ static void a_vcpu_of_another_process_is_refused_with_eio(void **state)
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, false);
 
 	guest.config.intercept = eio;
-	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, &vcpu->handle), -EIO);
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &vcpu->handle), -EIO);
 	guest.config.intercept = NULL;
 	assert_null(vcpu->handle);
 	guest_vcpu_add(&guest, vcpu);
@@ -135,10 +138,10 @@ static void a_mapping_that_fails_is_an_error(void **state)
 	uint64_t unmapped = model_calls(guest.model, MODEL_CALL_MUNMAP);
 
 	fail_once(MODEL_CALL_MMAP_VCPU, 0, ENOMEM);
-	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, &vcpu->handle), -ENOMEM);
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &vcpu->handle), -ENOMEM);
 	assert_int_equal(model_calls(guest.model, MODEL_CALL_MUNMAP), unmapped);
 	fail_once(MODEL_CALL_MMAP_VCPU, 1, ENFILE);
-	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, &vcpu->handle), -ENFILE);
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &vcpu->handle), -ENFILE);
 	assert_int_equal(model_calls(guest.model, MODEL_CALL_MUNMAP), unmapped + 1);
 	guest_vcpu_add(&guest, vcpu);
 }
@@ -148,12 +151,23 @@ static void a_vcpu_is_added_once(void **state)
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, true), *other = guest_vcpu(&guest, true);
 	struct dl_vcpu *handle = NULL;
 
-	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, &handle), -EEXIST);
-	assert_int_equal(dl_vcpu_add(guest.log, other->fd, &handle), -EEXIST);
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &handle), -EEXIST);
+	assert_int_equal(dl_vcpu_add(guest.log, other->fd, 0, 0, &handle), -EEXIST);
 	assert_null(handle);
 	write_pages(vcpu, 0, 1);
-	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, &handle), -EEXIST);
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &handle), -EEXIST);
 	assert_int_equal(guest_pass(&guest, 0, &(uint64_t){ 0 }, 1), 1);
+}
+
+static void a_vcpu_keeps_the_cookie_of_its_last_adding(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, false);
+
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 1ull << 40, 0, &vcpu->handle), 0);
+	assert_int_equal(vcpu->handle->cookie, 1ull << 40);
+	dl_vcpu_remove(vcpu->handle);
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 7, 0, &vcpu->handle), 0);
+	assert_int_equal(vcpu->handle->cookie, 7);
 }
 
 static void a_removed_vcpu_is_still_harvested(void **state)
@@ -184,8 +198,9 @@ static void a_vcpu_added_again_continues_with_its_ring(void **state)
 		if (round % 3 == 0)
 			assert_int_equal(guest_pass(&guest, 0, pages, 80), 25);
 		guest_vcpu_add(&guest, vcpu);
-		assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, &(struct dl_vcpu *){ NULL }),
-				 -EEXIST);
+		assert_int_equal(
+			dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &(struct dl_vcpu *){ NULL }),
+			-EEXIST);
 		if (round % 3)
 			assert_int_equal(guest_pass(&guest, 0, pages, 80), 25);
 	}
@@ -200,7 +215,7 @@ static void a_full_ring_is_drained_and_the_vcpu_runs(void **state)
 
 	fill(vcpu);
 	assert_int_equal(model_vcpu_enter(guest.model, vcpu->fd), KVM_EXIT_DIRTY_RING_FULL);
-	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	assert_int_equal(model_vcpu_enter(guest.model, vcpu->fd), 0);
 	assert_int_equal(ring_of(vcpu).reset_index, SOFT_LIMIT);
 	assert_int_equal(stats_of(vcpu).full_exits, 1);
@@ -214,7 +229,7 @@ static void a_drain_touches_one_ring_only(void **state)
 
 	write_pages(vcpu, 0, 10);
 	write_pages(other, 10, 10);
-	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	assert_int_equal(ring_of(vcpu).reset_index, 10);
 	assert_int_equal(ring_of(other).reset_index, 0);
 	assert_int_equal(guest_stats(&guest).pending_bytes, 10 * 4096);
@@ -227,9 +242,9 @@ static void a_failed_reset_is_reported_and_loses_nothing(void **state)
 
 	write_pages(vcpu, 0, 10);
 	fail_once(KVM_RESET_DIRTY_RINGS, 0, EIO);
-	assert_int_equal(dl_vcpu_drain(vcpu->handle), -EIO);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), -EIO);
 	assert_int_equal(guest_stats(&guest).pending_bytes, 0);
-	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	assert_true(guest_pass(&guest, 0, pages, PAGES) >= 10);
 }
 
@@ -239,7 +254,7 @@ static void a_full_ring_is_drained_when_logging_is_off(void **state)
 
 	fill(vcpu);
 	assert_int_equal(dl_log_stop(guest.log), 0);
-	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	assert_int_equal(model_vcpu_enter(guest.model, vcpu->fd), 0);
 	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
 	assert_int_equal(guest_pass(&guest, 0, NULL, 0), 0);
@@ -253,9 +268,9 @@ static void a_closed_log_lets_its_vcpus_run(void **state)
 	fill(vcpu);
 	dl_log_close(guest.log);
 	guest.log = NULL;
-	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	assert_int_equal(model_vcpu_enter(guest.model, vcpu->fd), 0);
-	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	assert_int_equal(dl_vcpu_stats(vcpu->handle, &stats), -ECANCELED);
 	dl_vcpu_remove(vcpu->handle);
 	vcpu->handle = NULL;
@@ -396,7 +411,7 @@ __attribute__((unused)) static void many_vcpus_are_harvested_together(void **sta
 	assert_int_equal(guest_stats(&guest).entries, 3 * MANY);
 	assert_int_equal(stats_of(&many[MANY - 1]).entries, 3);
 	for (int i = 0; i < MANY; i++)
-		assert_int_equal(dl_vcpu_add(guest.log, many[i].fd, &again), -EEXIST);
+		assert_int_equal(dl_vcpu_add(guest.log, many[i].fd, 0, 0, &again), -EEXIST);
 	for (int i = 0; i < MANY; i++)
 		dl_vcpu_remove(many[i].handle);
 	/* Includes parked vCPUs. */
@@ -410,7 +425,7 @@ static void a_drain_does_nothing_in_bitmap_mode(void **state)
 	unsigned int resets = guest.resets;
 
 	write_pages(vcpu, 0, 400);
-	assert_int_equal(dl_vcpu_drain(vcpu->handle), 0);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	assert_int_equal(guest.resets, resets);
 	assert_int_equal(stats_of(vcpu).entries, 0);
 	dl_vcpu_remove(vcpu->handle);
@@ -461,6 +476,8 @@ int main(void)
 		ring_test(a_vcpu_of_another_process_is_refused_with_eio),
 		ring_test(a_mapping_that_fails_is_an_error),
 		ring_test(a_vcpu_is_added_once),
+		ring_test(a_vcpu_keeps_the_cookie_of_its_last_adding),
+		bitmap_test(a_vcpu_keeps_the_cookie_of_its_last_adding),
 		ring_test(a_removed_vcpu_is_still_harvested),
 		ring_test(a_vcpu_added_again_continues_with_its_ring),
 		ring_test(a_full_ring_is_drained_and_the_vcpu_runs),
