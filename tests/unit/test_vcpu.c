@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* vCPUs that are added, parked, added again, and drained in every state. */
+/* vCPUs that are parked, added again, and drained in every state. */
 #include "cmocka_all.h"
 #include "ring/drain.h"
 #include "guest.h"
@@ -84,90 +84,6 @@ static struct dl_stats stats_of(const struct guest_vcpu *vcpu)
 
 	assert_int_equal(dl_vcpu_stats(vcpu->handle, &stats), 0);
 	return stats;
-}
-
-static void arguments_are_checked(void **state)
-{
-	struct dl_vcpu *handle = NULL;
-	struct guest_vcpu *vcpu = guest_vcpu(&guest, false);
-
-	assert_int_equal(dl_vcpu_add(NULL, vcpu->fd, 0, 0, &handle), -EINVAL);
-	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, NULL), -EINVAL);
-	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 1, &handle), -EINVAL);
-	assert_int_equal(dl_vcpu_drain(NULL, 0), -EINVAL);
-	assert_int_equal(dl_vcpu_stats(NULL, NULL), -EINVAL);
-	dl_vcpu_remove(NULL);
-	assert_null(handle);
-	guest_vcpu_add(&guest, vcpu);
-	assert_int_equal(dl_vcpu_stats(vcpu->handle, NULL), -EINVAL);
-	assert_int_equal(dl_vcpu_drain(vcpu->handle, 1), -EINVAL);
-}
-
-static void only_a_vcpu_is_added(void **state)
-{
-	struct dl_vcpu *handle = NULL;
-
-	assert_int_equal(dl_vcpu_add(guest.log, guest.vm_fd, 0, 0, &handle), -EBADF);
-	assert_int_equal(dl_vcpu_add(guest.log, model_system_fd(guest.model), 0, 0, &handle),
-			 -EBADF);
-	assert_int_equal(dl_vcpu_add(guest.log, -1, 0, 0, &handle), -EBADF);
-	assert_int_equal(dl_vcpu_add(guest.log, 0, 0, 0, &handle), -EBADF);
-	assert_null(handle);
-}
-
-static bool eio(struct guest *g, int fd, unsigned long request, void *arg, int *result)
-{
-	*result = -EIO;
-	return true;
-}
-
-static void a_vcpu_of_another_process_is_refused_with_eio(void **state)
-{
-	struct guest_vcpu *vcpu = guest_vcpu(&guest, false);
-
-	guest.config.intercept = eio;
-	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &vcpu->handle), -EIO);
-	guest.config.intercept = NULL;
-	assert_null(vcpu->handle);
-	guest_vcpu_add(&guest, vcpu);
-}
-
-static void a_mapping_that_fails_is_an_error(void **state)
-{
-	struct guest_vcpu *vcpu = guest_vcpu(&guest, false);
-	uint64_t unmapped = model_calls(guest.model, MODEL_CALL_MUNMAP);
-
-	fail_once(MODEL_CALL_MMAP_VCPU, 0, ENOMEM);
-	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &vcpu->handle), -ENOMEM);
-	assert_int_equal(model_calls(guest.model, MODEL_CALL_MUNMAP), unmapped);
-	fail_once(MODEL_CALL_MMAP_VCPU, 1, ENFILE);
-	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &vcpu->handle), -ENFILE);
-	assert_int_equal(model_calls(guest.model, MODEL_CALL_MUNMAP), unmapped + 1);
-	guest_vcpu_add(&guest, vcpu);
-}
-
-static void a_vcpu_is_added_once(void **state)
-{
-	struct guest_vcpu *vcpu = guest_vcpu(&guest, true), *other = guest_vcpu(&guest, true);
-	struct dl_vcpu *handle = NULL;
-
-	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &handle), -EEXIST);
-	assert_int_equal(dl_vcpu_add(guest.log, other->fd, 0, 0, &handle), -EEXIST);
-	assert_null(handle);
-	write_pages(vcpu, 0, 1);
-	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &handle), -EEXIST);
-	assert_int_equal(guest_pass(&guest, 0, &(uint64_t){ 0 }, 1), 1);
-}
-
-static void a_vcpu_keeps_the_cookie_of_its_last_adding(void **state)
-{
-	struct guest_vcpu *vcpu = guest_vcpu(&guest, false);
-
-	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 1ull << 40, 0, &vcpu->handle), 0);
-	assert_int_equal(vcpu->handle->cookie, 1ull << 40);
-	dl_vcpu_remove(vcpu->handle);
-	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 7, 0, &vcpu->handle), 0);
-	assert_int_equal(vcpu->handle->cookie, 7);
 }
 
 static void a_removed_vcpu_is_still_harvested(void **state)
@@ -469,15 +385,6 @@ static void the_list_of_vcpus_grows_while_it_is_harvested(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		ring_test(arguments_are_checked),
-		bitmap_test(arguments_are_checked),
-		ring_test(only_a_vcpu_is_added),
-		bitmap_test(only_a_vcpu_is_added),
-		ring_test(a_vcpu_of_another_process_is_refused_with_eio),
-		ring_test(a_mapping_that_fails_is_an_error),
-		ring_test(a_vcpu_is_added_once),
-		ring_test(a_vcpu_keeps_the_cookie_of_its_last_adding),
-		bitmap_test(a_vcpu_keeps_the_cookie_of_its_last_adding),
 		ring_test(a_removed_vcpu_is_still_harvested),
 		ring_test(a_vcpu_added_again_continues_with_its_ring),
 		ring_test(a_full_ring_is_drained_and_the_vcpu_runs),
