@@ -117,7 +117,12 @@ enum dl_backup {
 	 * and LoongArch), DL_MODE_AUTO takes bitmap mode and DL_MODE_RING fails.
 	 */
 	DL_BACKUP_AUTO = 0,
-	DL_BACKUP_OFF = 1, /* never: the VM has no in-kernel writer, and the caller knows it */
+	/*
+	 * The VM has no in-kernel writer, and the caller knows it. vCPU writes are never lost by
+	 * it: where a ring alone is not safe, DL_MODE_AUTO takes bitmap mode and DL_MODE_RING
+	 * fails.
+	 */
+	DL_BACKUP_OFF = 1,
 	/*
 	 * The VM has an ITS, say: without it DL_MODE_RING fails and DL_MODE_AUTO takes bitmap mode.
 	 */

@@ -32,7 +32,8 @@ enum dl_os_arch {
 	/*
 	 * A ring without the backup bitmap records every write that a vCPU makes (x86, LoongArch).
 	 * Elsewhere the architecture's code asks "is there a bitmap?" to decide whether huge
-	 * mappings are split, so that a ring alone loses ordinary writes.
+	 * mappings are split, so that a ring alone loses ordinary writes. Claimed where it is not
+	 * true, with DL_BACKUP_OFF, it shows that loss.
 	 */
 	DL_OS_ARCH_RING_ALONE_SAFE = 1,
 	DL_OS_ARCH_RING_NEEDS_BACKUP = 2,

@@ -121,10 +121,14 @@ static const char *ring_obstacle(const struct dli_caps *caps, uint32_t backup)
 		return "this kernel has no dirty rings";
 	if (backup == DL_BACKUP_REQUIRED && !has_backup)
 		return "the backup bitmap is required, and this kernel has none beside its rings";
-	if (backup == DL_BACKUP_AUTO && !has_backup && !caps->ring_alone_safe)
-		return "this kernel has no backup bitmap beside its rings, without which they lose "
+	if (caps->ring_alone_safe || (has_backup && backup != DL_BACKUP_OFF))
+		return NULL;
+	/* Without a bitmap, KVM there does not split huge mappings: one entry for many pages. */
+	if (backup == DL_BACKUP_OFF)
+		return "the backup bitmap is off as requested, and without it rings lose vCPU "
 		       "writes to huge pages on this architecture";
-	return NULL;
+	return "this kernel has no backup bitmap beside its rings, without which they lose vCPU "
+	       "writes to huge pages on this architecture";
 }
 
 static const char *bitmap_kind(const struct dli_caps *caps)

@@ -52,8 +52,8 @@ static bool ring_possible(const struct world *w, const struct dl_options *o)
 		return false;
 	if (o->backup == DL_BACKUP_REQUIRED)
 		return has_backup;
-	return o->backup == DL_BACKUP_OFF || has_backup ||
-	       o->os->arch == DL_OS_ARCH_RING_ALONE_SAFE;
+	return o->os->arch == DL_OS_ARCH_RING_ALONE_SAFE ||
+	       (has_backup && o->backup != DL_BACKUP_OFF);
 }
 
 static struct choice expected_choice(const struct world *w, const struct long_options *any)

@@ -199,15 +199,21 @@ static void backup_must_be_enabled_before_memslots(void **state)
 	expect_open(&ring, backup ? -EBUSY : 0);
 }
 
-/* Without the backup bitmap, memslots may exist already. */
+/* Without the backup bitmap, memslots may exist already; where a ring alone is safe. */
 static void rings_without_backup_may_follow_memslots(void **state)
 {
 	struct dl_options ring = options_for(DL_MODE_RING);
+	struct spy spy;
 
 	(void)state;
 	need_rings();
+	spy_init(&spy);
+	ring.os = &spy.os;
 	ring.backup = DL_BACKUP_OFF;
 	assert_int_equal(machine_load_guest(&machine), 0);
+	spy.os.arch = DL_OS_ARCH_RING_NEEDS_BACKUP;
+	expect_open(&ring, -EOPNOTSUPP);
+	spy.os.arch = DL_OS_ARCH_RING_ALONE_SAFE;
 	expect_open(&ring, 0);
 }
 

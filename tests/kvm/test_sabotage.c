@@ -239,6 +239,7 @@ static void missing_log_flag_loses_pages(void **state)
 
 	(void)state;
 	spy_init(&spy);
+	spy.os.arch = DL_OS_ARCH_RING_ALONE_SAFE; /* otherwise refused on arm64 */
 	spy.intercept = regions_without_logging;
 	rig = rig_new(&config);
 	slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);

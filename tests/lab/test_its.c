@@ -222,13 +222,20 @@ static void bitmap_reports_a_save_once(void **state)
 	save_is_reported(DL_MODE_BITMAP, DL_BACKUP_AUTO);
 }
 
-/* Hazard 19 of doc/kernel.md: the writes that the backup bitmap exists for. */
+/*
+ * Hazard 19 of doc/kernel.md: the writes that the backup bitmap exists for. The library refuses
+ * rings without it on this architecture, so it has to be told that this is another.
+ */
 static void without_backup_a_save_is_lost(void **state)
 {
-	struct scene scene = open_scene(DL_MODE_RING, DL_BACKUP_OFF, NULL);
+	static struct spy spy; /* outlives a test that fails, as the rig does */
+	struct scene scene;
 	struct outcome outcome;
 
 	(void)state;
+	spy_init(&spy);
+	spy.os.arch = DL_OS_ARCH_RING_ALONE_SAFE;
+	scene = open_scene(DL_MODE_RING, DL_BACKUP_OFF, &spy);
 	save(&scene);
 	outcome = finish(&scene);
 	expect_all_tables(&outcome, &scene);

@@ -246,9 +246,15 @@ static void auto_avoids_a_ring_that_loses_huge_pages(void **state)
 	begin_with(&config, DL_START_CLEAN);
 	write_pages(0, 200);
 	end();
-	/* With the ring forced and the backup off pages are lost, and the checker sees it. */
-	config.options.mode = DL_MODE_RING;
+	/* This says that there is no in-kernel writer, and no more. */
+	config.model.has = BACKUP;
 	config.options.backup = DL_BACKUP_OFF;
+	begin_with(&config, DL_START_CLEAN);
+	write_pages(0, 200);
+	end();
+	/* With a false claim about the architecture pages are lost, and the checker sees it. */
+	config.model.arch = DL_OS_ARCH_RING_ALONE_SAFE;
+	config.options.mode = DL_MODE_RING;
 	begin_with(&config, DL_START_CLEAN);
 	write_pages(0, 200);
 	assert_int_equal(final_harvest(), 0);

@@ -138,13 +138,9 @@ static int expected_choice(uint32_t has, bool safe, uint32_t mode, uint32_t back
 		return 2;
 	if (!ring)
 		return refused;
-	if (backup == DL_BACKUP_OFF)
-		return 0;
-	if (has_backup)
+	if (has_backup && backup != DL_BACKUP_OFF)
 		return 1;
-	if (backup == DL_BACKUP_REQUIRED || !safe)
-		return refused;
-	return 0;
+	return backup == DL_BACKUP_REQUIRED || !safe ? refused : 0;
 }
 
 static void the_choice_follows_the_documented_rule(void **state)
@@ -188,6 +184,22 @@ static void the_reason_names_what_was_chosen(void **state)
 	kernel.has = 0;
 	assert_int_equal(probe(&automatic, &config), 0);
 	assert_non_null(strstr(why, "no dirty rings"));
+}
+
+static void backup_off_is_no_licence_to_lose_vcpu_writes(void **state)
+{
+	const struct dl_options automatic = options_of(DL_MODE_AUTO, DL_BACKUP_OFF, 0);
+	const struct dl_options ring = options_of(DL_MODE_RING, DL_BACKUP_OFF, 0);
+	struct dl_config config;
+
+	fake.os.arch = DL_OS_ARCH_RING_NEEDS_BACKUP;
+	assert_int_equal(probe(&automatic, &config), 0);
+	assert_int_equal(config.mode, DL_MODE_BITMAP);
+	assert_non_null(strstr(why, "off as requested"));
+	assert_non_null(strstr(why, "huge pages"));
+	assert_int_equal(probe(&ring, &config), -EOPNOTSUPP);
+	assert_non_null(strstr(why, "off as requested"));
+	assert_non_null(strstr(why, "huge pages"));
 }
 
 static void the_reason_is_cut_to_its_buffer_and_terminated(void **state)
@@ -360,6 +372,7 @@ int main(void)
 		caps_test(slot_limits_are_reported),
 		caps_test(the_choice_follows_the_documented_rule),
 		caps_test(the_reason_names_what_was_chosen),
+		caps_test(backup_off_is_no_licence_to_lose_vcpu_writes),
 		caps_test(the_reason_is_cut_to_its_buffer_and_terminated),
 		caps_test(ring_sizes_have_limits),
 		caps_test(the_default_ring_fits_the_kernel_and_the_page),
