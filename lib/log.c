@@ -3,6 +3,8 @@
 
 #include "log.h"
 
+#include "kvm/error_text.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -112,7 +114,9 @@ void dli_log_put(struct dl_log *log)
 
 void dli_log_note_failure(struct dl_log *log, const char *what, uint32_t slot, int error)
 {
+	char text[ERROR_TEXT_BYTES];
+
 	snprintf(log->last_failure, sizeof(log->last_failure),
 		 "%s for slot %u of address space %u: %s", what, slot & 0xffff, slot >> 16,
-		 strerrordesc_np(-error));
+		 dli_error_text(error, text));
 }

@@ -5,6 +5,7 @@
 #include "api/options.h"
 #include "api/start_stop.h"
 #include "call.h"
+#include "kvm/error_text.h"
 #include "kvm/uapi.h"
 #include "log.h"
 #include "pages/rcu.h"
@@ -29,6 +30,8 @@ static int enable_cap(struct dl_log *log, uint32_t cap, uint64_t arg)
 /* EINVAL has several causes; the ring size narrows them down. */
 static int ring_refused(struct dl_log *log, const struct dl_options *options, int r)
 {
+	char text[ERROR_TEXT_BYTES];
+
 	if (r == -EINVAL && options->mode == DL_MODE_AUTO) {
 		snprintf(log->reason, sizeof(log->reason),
 			 "bitmap: the kernel refused rings of %u entries, as it does once a vCPU "
@@ -46,7 +49,7 @@ static int ring_refused(struct dl_log *log, const struct dl_options *options, in
 		return -EBUSY;
 	}
 	snprintf(log->reason, sizeof(log->reason), "the kernel refused rings of %u entries: %s%s",
-		 log->caps.ring_entries, strerrordesc_np(-r),
+		 log->caps.ring_entries, dli_error_text(r, text),
 		 r == -EINVAL ? " (a vCPU exists already, or this host's smallest ring is larger)"
 			      : "");
 	return r;
@@ -54,6 +57,7 @@ static int ring_refused(struct dl_log *log, const struct dl_options *options, in
 
 static int enable_backup(struct dl_log *log)
 {
+	char text[ERROR_TEXT_BYTES];
 	int r = enable_cap(log, KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP, 0);
 
 	if (!r)
@@ -61,12 +65,13 @@ static int enable_backup(struct dl_log *log)
 	snprintf(log->reason, sizeof(log->reason),
 		 "the rings are on and stay so, but the kernel refused the backup bitmap: %s",
 		 r == -EINVAL ? "a memslot exists already; open the log before the first one is set"
-			      : strerrordesc_np(-r));
+			      : dli_error_text(r, text));
 	return r == -EINVAL ? -EBUSY : r;
 }
 
 static int enable_rings(struct dl_log *log, const struct dl_options *options)
 {
+	char text[ERROR_TEXT_BYTES];
 	struct dli_caps *caps = &log->caps;
 	uint32_t cap = caps->has & DL_HAS_RING_ACQ_REL ? KVM_CAP_DIRTY_LOG_RING_ACQ_REL
 						       : KVM_CAP_DIRTY_LOG_RING;
@@ -89,13 +94,14 @@ static int enable_rings(struct dl_log *log, const struct dl_options *options)
 			log->reason, sizeof(log->reason),
 			"the rings are on and stay so, but manual protection could not be switched "
 			"off: %s",
-			strerrordesc_np(-r));
+			dli_error_text(r, text));
 	return r;
 }
 
 /* Probes with a reset: the kernel refuses it without rings, and it consumes no unreleased entry. */
 static int check_rings_off(struct dl_log *log)
 {
+	char text[ERROR_TEXT_BYTES];
 	int r;
 
 	if (!log->caps.ring_max_entries)
@@ -105,7 +111,7 @@ static int check_rings_off(struct dl_log *log)
 		return 0;
 	if (r < 0) {
 		snprintf(log->reason, sizeof(log->reason), "the VM does not answer a reset: %s",
-			 strerrordesc_np(-r));
+			 dli_error_text(r, text));
 		return r;
 	}
 	snprintf(log->reason, sizeof(log->reason),
@@ -140,6 +146,7 @@ static void copy_reason(char *why, size_t why_bytes, const char *reason)
 int dl_log_open(int vm_fd, const struct dl_options *options, struct dl_log **out, char *why,
 		size_t why_bytes)
 {
+	char text[ERROR_TEXT_BYTES];
 	struct dl_options o;
 	struct dl_log *log;
 	int r = dli_options_read(options, &o, why, why_bytes);
@@ -151,7 +158,7 @@ int dl_log_open(int vm_fd, const struct dl_options *options, struct dl_log **out
 	r = dli_log_new(vm_fd, &o, &log);
 	if (r) {
 		dli_say(why, why_bytes, "no memory, or no duplicate of file descriptor %d: %s",
-			vm_fd, strerrordesc_np(-r));
+			vm_fd, dli_error_text(r, text));
 		return r;
 	}
 	r = choose_mode(log, vm_fd, &o);

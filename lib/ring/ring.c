@@ -291,7 +291,7 @@ static void release_copied(struct dli_ring *ring)
 	struct kvm_dirty_gfn *first = cell_at(ring, ring->head);
 	struct kvm_dirty_gfn *turn = ring->cells + ring->entries;
 
-	if (ring->copied <= turn - first) {
+	if (ring->copied <= (size_t)(turn - first)) {
 		release_cells(first, first + ring->copied);
 	} else {
 		release_cells(first, turn);
