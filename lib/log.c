@@ -71,6 +71,7 @@ int dli_log_new(int vm_fd, const struct dl_options *options, struct dl_log **out
 		free(log);
 		return r;
 	}
+	log->pace.os = log->vm.os;
 	log->set_region = options->set_region;
 	log->opaque = options->opaque;
 	atomic_init(&log->references, 1);

@@ -16,7 +16,7 @@ static uint64_t get(const _Atomic uint64_t *value)
 
 void dli_pace_note(struct dli_pace *pace, struct dli_vcpu_list *vcpus, bool first)
 {
-	uint64_t now_ns = dli_os_now_ns();
+	uint64_t now_ns = dli_os_now_ns(pace->os);
 	uint64_t span_ns = first ? 0 : now_ns - get(&pace->harvested_at_ns);
 
 	atomic_store_explicit(&pace->span_entries, dli_vcpu_list_take_fastest(vcpus),
@@ -54,7 +54,7 @@ uint64_t dli_pace_until_due(const struct dli_pace *pace, const struct dli_vcpu_l
 
 	/* Load the harvest's time before the clock: the difference must not be negative. */
 	harvested_ns = get(&pace->harvested_at_ns);
-	since_ns = dli_os_now_ns() - harvested_ns;
+	since_ns = dli_os_now_ns(pace->os) - harvested_ns;
 	span_ns = get(&pace->span_ns);
 	if (span_ns)
 		before_per_ns = (double)get(&pace->span_entries) / (double)span_ns;

@@ -9,6 +9,7 @@
  * another thread may be harvesting.
  */
 struct dli_pace {
+	const struct dl_os *os;		  /* for its clock */
 	_Atomic uint64_t harvested_at_ns; /* end of the last harvest */
 	_Atomic uint64_t span_ns;	  /* from the harvest before it; 0 if there was none */
 	_Atomic uint64_t span_entries;	  /* entries of the fastest vCPU in that span */

@@ -26,6 +26,10 @@
 extern "C" {
 #endif
 
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC visibility push(default)
+#endif
+
 /* A property of the host's KVM that no capability reports. */
 enum dl_os_arch {
 	DL_OS_ARCH_NATIVE = 0, /* decided by the architecture that the library was built for */
@@ -84,7 +88,29 @@ struct dl_os {
 	 * behind the library makes the kernel write past the end of a buffer.
 	 */
 	int (*mprotect)(void *opaque, void *addr, size_t bytes, int prot);
+
+	/*
+	 * timerfd_create(2) of CLOCK_MONOTONIC, non-blocking and close-on-exec, and
+	 * timerfd_settime(2) with one expiration from_now_ns from now; 0 disarms. Setting also
+	 * takes back an expiration that nobody has read. Both may be NULL, and so may close; then
+	 * dl_log_fd() is -EOPNOTSUPP.
+	 */
+	int (*timer)(void *opaque);
+	int (*timer_set)(void *opaque, int fd, uint64_t from_now_ns);
+
+	/* clock_gettime(2) of CLOCK_MONOTONIC, in nanoseconds. NULL: the real clock. */
+	uint64_t (*now_ns)(void *opaque);
 };
+
+/*
+ * Returns the table of the real system calls, so that a copy of it can replace one of them. Its
+ * functions ignore opaque. No system call; never blocks. Since 0.2.
+ */
+const struct dl_os *dl_os_system(void);
+
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC visibility pop
+#endif
 
 #ifdef __cplusplus
 }

@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -109,6 +110,44 @@ static int system_mprotect(void *opaque, void *addr, size_t bytes, int prot)
 	return r;
 }
 
+/* Never 0 to 2, for the reason that system_dup() has. */
+static int system_timer(void *opaque)
+{
+	int before = errno;
+	int r = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC), low = r;
+
+	if (r < 0) {
+		r = -errno;
+	} else if (r <= STDERR_FILENO) {
+		r = system_dup(opaque, low);
+		system_close(opaque, low);
+	}
+	errno = before;
+	return r;
+}
+
+enum { SECOND_NS = 1000000000 };
+
+static int system_timer_set(void *opaque, int fd, uint64_t from_now_ns)
+{
+	const struct itimerspec once = { .it_value = { .tv_sec = (time_t)(from_now_ns / SECOND_NS),
+						       .tv_nsec =
+							       (long)(from_now_ns % SECOND_NS) } };
+	int before = errno;
+	int r = timerfd_settime(fd, 0, &once, NULL) ? -errno : 0;
+
+	errno = before;
+	return r;
+}
+
+static uint64_t system_now_ns(void *opaque)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * SECOND_NS + (uint64_t)t.tv_nsec;
+}
+
 static const struct dl_os system_os = {
 	.size = sizeof(struct dl_os),
 	.ioctl = system_ioctl,
@@ -119,7 +158,15 @@ static const struct dl_os system_os = {
 	.close = system_close,
 	.madvise = system_madvise,
 	.mprotect = system_mprotect,
+	.timer = system_timer,
+	.timer_set = system_timer_set,
+	.now_ns = system_now_ns,
 };
+
+const struct dl_os *dl_os_system(void)
+{
+	return &system_os;
+}
 
 const struct dl_os *dli_os_or_system(const struct dl_os *os)
 {
@@ -296,10 +343,25 @@ void dli_os_close(const struct dl_os *os, int fd)
 	(void)os->close(os->opaque, fd);
 }
 
-uint64_t dli_os_now_ns(void)
+/* Nothing but a layer in between returns -EINTR or -EAGAIN here. */
+static int without_retry(int r)
 {
-	struct timespec t;
+	return r == -EINTR || r == -EAGAIN ? -EIO : r;
+}
 
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+int dli_os_timer(const struct dl_os *os)
+{
+	if (!os->timer || !os->timer_set || !os->close)
+		return -EOPNOTSUPP;
+	return without_retry(os->timer(os->opaque));
+}
+
+int dli_os_timer_set(const struct dl_os *os, int fd, uint64_t from_now_ns)
+{
+	return without_retry(os->timer_set(os->opaque, fd, from_now_ns));
+}
+
+uint64_t dli_os_now_ns(const struct dl_os *os)
+{
+	return os->now_ns ? os->now_ns(os->opaque) : system_now_ns(NULL);
 }

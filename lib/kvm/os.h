@@ -71,6 +71,12 @@ void dli_os_restore_signals(const struct dl_os *os, const sigset_t *before);
 int dli_os_dup(const struct dl_os *os, int fd);
 void dli_os_close(const struct dl_os *os, int fd);
 
-uint64_t dli_os_now_ns(void);
+/* A timer, which dli_os_close() closes. -EOPNOTSUPP if the table has none, or no close. */
+int dli_os_timer(const struct dl_os *os);
+
+/* One expiration from_now_ns from now, in place of what was set before; 0: none. */
+int dli_os_timer_set(const struct dl_os *os, int fd, uint64_t from_now_ns);
+
+uint64_t dli_os_now_ns(const struct dl_os *os);
 
 #endif

@@ -62,7 +62,7 @@ void dli_reset_close(struct dli_reset *reset, bool needed)
  */
 int dli_reset_rings(struct dli_reset *reset)
 {
-	uint64_t begin_ns = dli_os_now_ns();
+	uint64_t begin_ns = dli_os_now_ns(reset->os);
 	sigset_t before;
 	/*
 	 * If the signals cannot be blocked (a seccomp filter may refuse it), skip the reset: one
@@ -75,7 +75,7 @@ int dli_reset_rings(struct dli_reset *reset)
 	/* Not repeated: it may have taken back a part, unprotected. Callers request a repair. */
 	r = dli_os_ioctl_once(reset->os, reset->vm_fd, KVM_RESET_DIRTY_RINGS, NULL);
 	dli_os_restore_signals(reset->os, &before);
-	atomic_fetch_add_explicit(&reset->ioctl_ns, dli_os_now_ns() - begin_ns,
+	atomic_fetch_add_explicit(&reset->ioctl_ns, dli_os_now_ns(reset->os) - begin_ns,
 				  memory_order_relaxed);
 	atomic_fetch_add_explicit(&reset->resets, 1, memory_order_relaxed);
 	return r;

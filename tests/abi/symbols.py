@@ -4,6 +4,7 @@
 less; header, library and build agree on the version. Arguments: library, header, version script,
 version, soversion."""
 
+import os
 import re
 import subprocess
 import sys
@@ -16,10 +17,15 @@ def run(*command):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def declared_in_header(path):
-    with open(path, encoding="utf-8") as header:
-        text = re.sub(r"/\*.*?\*/", "", header.read(), flags=re.S)
-    return set(re.findall(r"^(?:DL_MUST_CHECK )?\w+ (dl_\w+)\(", text, flags=re.M))
+def declared_in(path):
+    """In dirtylog.h, and in os.h beside it."""
+    found = set()
+    for name in (path, os.path.join(os.path.dirname(path), "os.h")):
+        with open(name, encoding="utf-8") as header:
+            text = re.sub(r"/\*.*?\*/", "", header.read(), flags=re.S)
+        found |= set(re.findall(r"^(?:DL_MUST_CHECK )?(?:const )?(?:struct )?\w+ \*?(dl_\w+)\(",
+                                text, flags=re.M))
+    return found
 
 
 def named_in_script(path):
@@ -69,7 +75,7 @@ def dynamic_section(library, soversion):
 
 
 def main(library, header, script, version, soversion):
-    declared, named = declared_in_header(header), named_in_script(script)
+    declared, named = declared_in(header), named_in_script(script)
     exported = exported_by(library)
     faults = (
         differences("declared, not exported", declared, exported)

@@ -2,12 +2,9 @@
 #include "spy.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 int spy_ioctl(int fd, unsigned long request, void *arg)
@@ -98,71 +95,13 @@ static int noted_mmap(void *opaque, int fd, uint64_t offset_bytes, size_t bytes,
 	return r;
 }
 
-static int real_munmap(void *opaque, void *addr, size_t bytes)
-{
-	int saved = errno;
-	int r = munmap(addr, bytes) < 0 ? -errno : 0;
-
-	(void)opaque;
-	errno = saved;
-	return r;
-}
-
-static int real_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
-{
-	(void)opaque;
-	return syscall(SYS_rt_sigprocmask, how, set, old, 8) ? -errno : 0;
-}
-
-static int real_dup(void *opaque, int fd)
-{
-	int r = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-
-	(void)opaque;
-	return r < 0 ? -errno : r;
-}
-
-static int real_madvise(void *opaque, void *addr, size_t bytes, int advice)
-{
-	int saved = errno;
-	int r = madvise(addr, bytes, advice) ? -errno : 0;
-
-	(void)opaque;
-	errno = saved;
-	return r;
-}
-
-static int real_mprotect(void *opaque, void *addr, size_t bytes, int prot)
-{
-	int saved = errno;
-	int r = mprotect(addr, bytes, prot) ? -errno : 0;
-
-	(void)opaque;
-	errno = saved;
-	return r;
-}
-
-static int real_close(void *opaque, int fd)
-{
-	(void)opaque;
-	return close(fd) ? -errno : 0;
-}
-
 void spy_init(struct spy *spy)
 {
 	memset(spy, 0, sizeof(*spy));
-	spy->os = (struct dl_os){
-		.size = sizeof(spy->os),
-		.opaque = spy,
-		.ioctl = counted_ioctl,
-		.mmap = noted_mmap,
-		.munmap = real_munmap,
-		.signal_mask = real_signal_mask,
-		.dup = real_dup,
-		.close = real_close,
-		.madvise = real_madvise,
-		.mprotect = real_mprotect,
-	};
+	spy->os = *dl_os_system();
+	spy->os.opaque = spy;
+	spy->os.ioctl = counted_ioctl;
+	spy->os.mmap = noted_mmap;
 }
 
 void spy_pretend(struct spy *spy, int capability, int value)

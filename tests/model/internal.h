@@ -33,6 +33,7 @@
 #define MAX_FAULTS	16
 #define MAX_REQUESTS	32
 #define MAX_PML_ENTRIES 512
+#define MAX_TIMERS	8
 
 /* MMU state and dirty bits of LEAF_PAGES pages; allocated when the first one is touched. */
 struct page_leaf {
@@ -117,6 +118,11 @@ struct model_vm {
 	size_t stale_count, stale_room;
 };
 
+struct model_timer {
+	bool open, armed;
+	uint64_t expires_ns;
+};
+
 struct model {
 	struct model_options options;
 	struct dl_os os;
@@ -137,6 +143,8 @@ struct model {
 	struct model_reset_fault reset_fault;
 	uint32_t resets_matched;
 	bool reset_faulty;
+	struct model_timer timers[MAX_TIMERS];
+	_Atomic uint64_t virtual_ns;
 };
 
 /* An ioctl in progress. */
@@ -210,6 +218,12 @@ void mk_ring_free(struct model_vcpu *vcpu);
 void mk_ring_push(struct model_vcpu *vcpu, uint32_t slot, uint64_t page);
 bool mk_ring_is_full(struct model_vcpu *vcpu);
 int mk_reset_rings(struct model_vm *vm);
+
+/* timer.c: for struct dl_os; closing is false if fd is no timer. */
+int mk_timer(void *opaque);
+int mk_timer_set(void *opaque, int fd, uint64_t from_now_ns);
+uint64_t mk_now_ns(void *opaque);
+bool mk_timer_close(struct model *model, int fd);
 
 /* bitmap.c */
 int mk_get_dirty_log(struct model_vm *vm, const struct model_call *call);

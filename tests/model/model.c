@@ -197,7 +197,7 @@ static int os_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *
 	return result;
 }
 
-/* The model's file descriptors are plain numbers that are never closed. */
+/* The model's file descriptors are plain numbers, and only timers are ever closed. */
 static int os_dup(void *opaque, int fd)
 {
 	(void)opaque;
@@ -206,8 +206,7 @@ static int os_dup(void *opaque, int fd)
 
 static int os_close(void *opaque, int fd)
 {
-	(void)opaque;
-	(void)fd;
+	(void)mk_timer_close(opaque, fd);
 	return 0;
 }
 
@@ -266,6 +265,7 @@ struct model *model_new(const struct model_options *options)
 	fill_defaults(&model->options);
 	pthread_mutex_init(&model->lock, NULL);
 	pthread_mutex_init(&model->call_lock, NULL);
+	atomic_init(&model->virtual_ns, 1000000000);
 	model->os = (struct dl_os){
 		.size = sizeof(model->os),
 		.page_bytes = model->options.page_bytes,
@@ -279,6 +279,9 @@ struct model *model_new(const struct model_options *options)
 		.close = os_close,
 		.madvise = os_madvise,
 		.mprotect = os_mprotect,
+		.timer = mk_timer,
+		.timer_set = mk_timer_set,
+		.now_ns = mk_now_ns,
 	};
 	return model;
 }

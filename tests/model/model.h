@@ -95,6 +95,7 @@ struct model_options {
 	bool delete_unmaps_all;
 	/* arm64: a batch protects every page from its first to its last. */
 	bool protects_ranges;
+	bool virtual_clock;   /* begins at one second, and only model_advance() moves it */
 	bool has_guest_memfd; /* KVM_SET_USER_MEMORY_REGION2 and KVM_MEM_GUEST_MEMFD exist */
 
 	void (*hook)(void *opaque, const struct model_event *event);
@@ -171,12 +172,22 @@ struct model_ring {
 
 int model_vcpu_ring(struct model *model, int vcpu_fd, struct model_ring *ring);
 
+/*
+ * Moves the virtual clock on. A timer tells how long it has left: UINT64_MAX if it is not armed, 0
+ * if it has expired, which makes its descriptor readable until it is set again.
+ */
+void model_advance(struct model *model, uint64_t ns);
+uint64_t model_timer_left(struct model *model, int fd);
+bool model_is_timer(struct model *model, int fd); /* an open one */
+
 /* Calls other than ioctls, for faults, counters and events. */
 enum {
 	MODEL_CALL_MMAP = 1,  /* all mmaps */
 	MODEL_CALL_MMAP_VCPU, /* those of a vCPU fd */
 	MODEL_CALL_MUNMAP,
 	MODEL_CALL_SIGMASK,
+	MODEL_CALL_TIMER,
+	MODEL_CALL_TIMER_SET,
 };
 
 /* The number of calls since model_new(), on all fds, including those that failed. */

@@ -160,6 +160,43 @@ static int site_close(void *opaque, int fd)
 	return failure ? failure : r;
 }
 
+static int site_timer(void *opaque)
+{
+	struct sites *sites = opaque, *before = inside;
+	int r = sites_pass(sites, SITE_TIMER);
+
+	if (r)
+		return r;
+	cross(sites, SITE_TIMER, true);
+	inside = NULL;
+	r = sites->below.timer(sites->below.opaque);
+	inside = before;
+	cross(sites, SITE_TIMER, false);
+	sites->duplicates += r >= 0;
+	return r;
+}
+
+static int site_timer_set(void *opaque, int fd, uint64_t from_now_ns)
+{
+	struct sites *sites = opaque, *before = inside;
+	int failure = sites_pass(sites, SITE_TIMER_SET), r = 0;
+
+	cross(sites, SITE_TIMER_SET, true);
+	inside = NULL;
+	if (!failure || sites->fault.executed)
+		r = sites->below.timer_set(sites->below.opaque, fd, from_now_ns);
+	inside = before;
+	cross(sites, SITE_TIMER_SET, false);
+	return failure ? failure : r;
+}
+
+static uint64_t site_now_ns(void *opaque)
+{
+	const struct sites *sites = opaque;
+
+	return sites->below.now_ns(sites->below.opaque);
+}
+
 void sites_init(struct sites *sites, const struct dl_os *below, const struct site_fault *fault)
 {
 	memset(sites, 0, sizeof(*sites));
@@ -174,6 +211,9 @@ void sites_init(struct sites *sites, const struct dl_os *below, const struct sit
 	sites->os.madvise = site_madvise;
 	sites->os.mprotect = site_mprotect;
 	sites->os.close = site_close;
+	sites->os.timer = site_timer;
+	sites->os.timer_set = site_timer_set;
+	sites->os.now_ns = site_now_ns;
 	if (fault)
 		sites->fault = *fault;
 }
@@ -190,6 +230,8 @@ static const struct {
 	{ SITE_MADVISE, "madvise" },
 	{ SITE_MPROTECT, "mprotect" },
 	{ SITE_CLOSE, "close" },
+	{ SITE_TIMER, "timer" },
+	{ SITE_TIMER_SET, "timer set" },
 	{ SITE_SET_REGION, "set_region" },
 	{ SITE_ALLOCATION, "allocation" },
 	{ KVM_CHECK_EXTENSION, "CHECK_EXTENSION" },

@@ -116,15 +116,46 @@ static int fake_close(void *opaque, int fd)
 {
 	struct fake_os *fake = opaque;
 
-	if (fd != FAKE_DUPLICATE_FD)
+	if (fd == FAKE_TIMER_FD)
+		fake->timers--;
+	else if (fd == FAKE_DUPLICATE_FD)
+		fake->duplicates--;
+	else
 		return -EBADF;
-	fake->duplicates--;
 	return 0;
 }
 
 static int fake_mprotect(void *opaque, void *addr, size_t bytes, int prot)
 {
 	return mprotect(addr, bytes, prot) ? -errno : 0;
+}
+
+static uint64_t fake_now_ns(void *opaque)
+{
+	const struct fake_os *fake = opaque;
+
+	return fake->now_ns;
+}
+
+static int fake_timer(void *opaque)
+{
+	struct fake_os *fake = opaque;
+
+	if (fake->timer_result)
+		return fake->timer_result;
+	fake->timers++;
+	return FAKE_TIMER_FD;
+}
+
+static int fake_timer_set(void *opaque, int fd, uint64_t from_now_ns)
+{
+	struct fake_os *fake = opaque;
+
+	if (fd != FAKE_TIMER_FD)
+		return -EBADF;
+	fake->timer_sets++;
+	fake->timer_ns = from_now_ns;
+	return fake->timer_set_result;
 }
 
 void fake_os_init(struct fake_os *fake)
@@ -140,7 +171,11 @@ void fake_os_init(struct fake_os *fake)
 			.signal_mask = fake_signal_mask,
 			.dup = fake_dup,
 			.close = fake_close,
-			.mprotect = fake_mprotect },
+			.mprotect = fake_mprotect,
+			.timer = fake_timer,
+			.timer_set = fake_timer_set,
+			.now_ns = fake_now_ns },
+		.now_ns = 1000000000,
 	};
 }
 

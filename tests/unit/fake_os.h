@@ -14,7 +14,7 @@
 
 #include <dirtylog/os.h>
 
-enum { FAKE_DUPLICATE_FD = 12345 };
+enum { FAKE_DUPLICATE_FD = 12345, FAKE_TIMER_FD = 12346 };
 
 struct fake_os {
 	struct dl_os os;
@@ -32,9 +32,15 @@ struct fake_os {
 	bool guarded;			/* an inaccessible page follows anonymous memory */
 
 	unsigned int ioctls, masks;
-	int dup_result; /* 0: FAKE_DUPLICATE_FD */
-	int duplicates; /* open ones */
-	long maps_live; /* maps less munmaps */
+	int dup_result;	      /* 0: FAKE_DUPLICATE_FD */
+	int duplicates;	      /* open ones */
+	uint64_t now_ns;      /* the clock, which only the test moves */
+	int timer_result;     /* 0: FAKE_TIMER_FD */
+	int timer_set_result; /* of setting it, which happens all the same */
+	int timers;	      /* open ones */
+	unsigned int timer_sets;
+	uint64_t timer_ns; /* as last set; 0: disarmed */
+	long maps_live;	   /* maps less munmaps */
 };
 
 void fake_os_init(struct fake_os *fake);

@@ -58,10 +58,36 @@ static int watched_mprotect(void *opaque, void *addr, size_t bytes, int prot)
 	return below->mprotect(below->opaque, addr, bytes, prot);
 }
 
+static int watched_timer(void *opaque)
+{
+	const struct dl_os *below = model_os(((struct guest *)opaque)->model);
+
+	return below->timer(below->opaque);
+}
+
+static int watched_timer_set(void *opaque, int fd, uint64_t from_now_ns)
+{
+	struct guest *guest = opaque;
+	const struct dl_os *below = model_os(guest->model);
+
+	atomic_fetch_add(&guest->timer_sets, 1);
+	return below->timer_set(below->opaque, fd, from_now_ns);
+}
+
+static uint64_t watched_now_ns(void *opaque)
+{
+	const struct dl_os *below = model_os(((struct guest *)opaque)->model);
+
+	return below->now_ns(below->opaque);
+}
+
 static int watched_close(void *opaque, int fd)
 {
 	struct guest *guest = opaque;
+	const struct dl_os *below = model_os(guest->model);
 
+	if (model_is_timer(guest->model, fd))
+		return below->close(below->opaque, fd);
 	assert_true(fd & DUPLICATE);
 	assert_true(atomic_fetch_sub(&guest->duplicates, 1) > 0);
 	return 0;
@@ -130,6 +156,9 @@ void guest_new(struct guest *guest, const struct guest_config *config)
 	guest->os.madvise = watched_madvise;
 	guest->os.mprotect = watched_mprotect;
 	guest->os.close = watched_close;
+	guest->os.timer = watched_timer;
+	guest->os.timer_set = watched_timer_set;
+	guest->os.now_ns = watched_now_ns;
 	guest->page_bytes = guest->os.page_bytes;
 	guest->vm_fd = model_vm_create(guest->model);
 	assert_true(guest->vm_fd > 0);

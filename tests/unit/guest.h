@@ -66,8 +66,9 @@ struct guest {
 	atomic_ulong value; /* of the last store; each store writes a new one */
 	atomic_uint resets, gets, clears, regions, enables;
 	atomic_uint calls_of_vm_fd; /* not through its duplicate */
-	atomic_int duplicates;	    /* open ones */
-	atomic_int mappings;	    /* the library's */
+	atomic_uint timer_sets;
+	atomic_int duplicates; /* open ones */
+	atomic_int mappings;   /* the library's */
 };
 
 /* guest_new() creates a model and a VM, guest_open() a log too. NULL config: all defaults. */

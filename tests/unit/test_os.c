@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -36,6 +37,7 @@ static void null_selects_the_system(void **state)
 	struct dl_os other = *os;
 
 	assert_true(dli_os_valid(os));
+	assert_ptr_equal(os, dl_os_system());
 	assert_ptr_equal(dli_os_or_system(&other), &other);
 }
 
@@ -170,6 +172,7 @@ static void failures_are_returned_and_leave_errno(void **state)
 	assert_int_equal(os->dup(os->opaque, -1), -EBADF);
 	assert_int_equal(os->madvise(os->opaque, (void *)1, 1, MADV_NORMAL), -EINVAL);
 	assert_int_equal(os->mprotect(os->opaque, (void *)1, 1, PROT_NONE), -EINVAL);
+	assert_int_equal(os->timer_set(os->opaque, -1, 1), -EBADF);
 	assert_int_equal(os->signal_mask(os->opaque, 99, &set, NULL), -EINVAL);
 }
 
@@ -207,10 +210,108 @@ static void the_clock_is_the_monotonic_one(void **state)
 	uint64_t now_ns;
 
 	clock_gettime(CLOCK_MONOTONIC, &before);
-	now_ns = dli_os_now_ns();
+	now_ns = dli_os_now_ns(os);
 	clock_gettime(CLOCK_MONOTONIC, &after);
 	assert_true(now_ns >= (uint64_t)before.tv_sec * 1000000000 + (uint64_t)before.tv_nsec);
 	assert_true(now_ns <= (uint64_t)after.tv_sec * 1000000000 + (uint64_t)after.tv_nsec);
+}
+
+static uint64_t thirty_later(void *opaque)
+{
+	return *(uint64_t *)opaque + 30;
+}
+
+static void a_table_may_have_a_clock_of_its_own(void **state)
+{
+	struct dl_os table = *os;
+	uint64_t begin_ns = 60;
+
+	table.opaque = &begin_ns;
+	table.now_ns = thirty_later;
+	assert_int_equal(dli_os_now_ns(&table), 90);
+	table.now_ns = NULL;
+	assert_true(dli_os_now_ns(&table) >= 1000);
+	assert_true(dli_os_now_ns(&table) <= dli_os_now_ns(os));
+}
+
+static bool is_readable(int fd, int timeout_ms)
+{
+	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
+	int r = poll(&poll_fd, 1, timeout_ms);
+
+	assert_in_range(r, 0, 1);
+	return r;
+}
+
+static void a_timer_is_readable_from_its_expiration_on(void **state)
+{
+	uint64_t begin_ns = dli_os_now_ns(os);
+	int timer = dli_os_timer(os);
+
+	assert_true(timer > STDERR_FILENO);
+	assert_int_equal(fcntl(timer, F_GETFD), FD_CLOEXEC);
+	assert_true(fcntl(timer, F_GETFL) & O_NONBLOCK);
+	assert_false(is_readable(timer, 0));
+	assert_int_equal(dli_os_timer_set(os, timer, 3000000), 0);
+	assert_true(is_readable(timer, -1));
+	assert_true(dli_os_now_ns(os) - begin_ns >= 3000000);
+	/* Setting takes back the expiration that nobody read. */
+	assert_int_equal(dli_os_timer_set(os, timer, UINT64_MAX), 0);
+	assert_false(is_readable(timer, 0));
+	assert_int_equal(dli_os_timer_set(os, timer, 1), 0);
+	assert_true(is_readable(timer, -1));
+	assert_int_equal(dli_os_timer_set(os, timer, 0), 0);
+	assert_false(is_readable(timer, 0));
+	dli_os_close(os, timer);
+	assert_int_equal(fcntl(timer, F_GETFD), -1);
+	assert_int_equal(errno, EBADF);
+	errno = EXDEV;
+}
+
+static void a_timer_never_becomes_a_standard_stream(void **state)
+{
+	int saved = dup(STDIN_FILENO), timer;
+
+	close(STDIN_FILENO);
+	errno = EXDEV;
+	timer = dli_os_timer(os);
+	assert_true(timer > STDERR_FILENO);
+	assert_int_equal(fcntl(timer, F_GETFD), FD_CLOEXEC);
+	assert_int_equal(fcntl(STDIN_FILENO, F_GETFD), -1);
+	dup2(saved, STDIN_FILENO);
+	close(saved);
+	dli_os_close(os, timer);
+	errno = EXDEV;
+}
+
+static int interrupted_timer(void *opaque)
+{
+	return -EINTR;
+}
+
+static int busy_timer_set(void *opaque, int fd, uint64_t from_now_ns)
+{
+	return -EAGAIN;
+}
+
+static void a_table_without_timers_has_none(void **state)
+{
+	struct dl_os table = *os;
+
+	table.timer = NULL;
+	assert_true(dli_os_valid(&table));
+	assert_int_equal(dli_os_timer(&table), -EOPNOTSUPP);
+	table = *os;
+	table.timer_set = NULL;
+	assert_int_equal(dli_os_timer(&table), -EOPNOTSUPP);
+	table = *os;
+	table.close = NULL;
+	assert_int_equal(dli_os_timer(&table), -EOPNOTSUPP);
+	table.close = os->close;
+	table.timer = interrupted_timer;
+	table.timer_set = busy_timer_set;
+	assert_int_equal(dli_os_timer(&table), -EIO);
+	assert_int_equal(dli_os_timer_set(&table, 0, 1), -EIO);
 }
 
 static void the_page_size_defaults_to_the_systems(void **state)
@@ -284,6 +385,10 @@ int main(void)
 		os_test(failures_are_returned_and_leave_errno),
 		os_test(every_signal_is_blocked_and_the_mask_restored),
 		os_test(the_clock_is_the_monotonic_one),
+		os_test(a_table_may_have_a_clock_of_its_own),
+		os_test(a_timer_is_readable_from_its_expiration_on),
+		os_test(a_timer_never_becomes_a_standard_stream),
+		os_test(a_table_without_timers_has_none),
 		os_test(the_page_size_defaults_to_the_systems),
 		os_test(the_architecture_can_be_overridden),
 		os_test(an_invalid_table_is_refused),
