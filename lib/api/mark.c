@@ -22,19 +22,17 @@ static void mark_bytes(const struct dl_log *log, struct dli_slot *slot, uint64_t
 /* Marks the parts of [gpa, end) that exist. False if some do not. */
 static bool mark_ranges(const struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t end)
 {
-	const struct dli_slot_table *table = dli_slots_table(&log->slots);
-	uint32_t i = dli_slot_range_at(table, as_id, gpa);
+	struct dli_slot_walk walk = dli_slot_walk_from(dli_slots_table(&log->slots), as_id, gpa);
+	const struct dli_index_entry *range;
 	uint64_t reached = gpa;
 
-	for (; i < table->n && table->ranges[i].as_id == as_id; i++) {
-		const struct dli_slot_range *range = &table->ranges[i];
-		uint64_t range_end = range->gpa + range->slot->bytes;
-		uint64_t from = gpa > range->gpa ? gpa : range->gpa;
-		uint64_t to = end < range_end ? end : range_end;
+	while ((range = dli_slot_next_range(&walk)) && range->key.as_id == as_id) {
+		uint64_t from = gpa > range->key.address ? gpa : range->key.address;
+		uint64_t to = end < range->end ? end : range->end;
 
 		if (from >= end)
 			break;
-		mark_bytes(log, range->slot, from - range->gpa, to - range->gpa);
+		mark_bytes(log, range->slot, from - range->key.address, to - range->key.address);
 		if (from == reached)
 			reached = to;
 	}

@@ -3,13 +3,15 @@
 #define DLI_SLOTS_H
 
 #include "pages/page_set.h"
+#include "pages/slot_index.h"
 
 #include <stdatomic.h>
 
 /*
- * The memslots, and the table that finds them by number and by address. The table is replaced as a
- * whole: readers use it inside an RCU read section, writers hold the log's lock. The slot object is
- * what identifies a slot, since numbers are reused; it lives until the last reference is dropped.
+ * The memslots, and the table that finds them by number, by guest address and by host address.
+ * Readers use a table inside an RCU read section; writers hold the log's lock and replace it by one
+ * that shares most of its memory (slot_parts.h). The slot object is what identifies a slot, since
+ * numbers are reused; it lives until the last reference is dropped.
  */
 struct dli_slot {
 	uint32_t slot;	/* as_id << 16 | id */
@@ -26,19 +28,28 @@ struct dli_slot {
 	struct dli_slot *next_retired;
 };
 
-/* A slot's range of guest addresses. Ranges are sorted by address space and address. */
-struct dli_slot_range {
-	uint32_t as_id;
-	uint64_t gpa;
+enum { DLI_ID_BLOCK = 128 };
+
+struct dli_slot_place {
 	struct dli_slot *slot;
+	uint64_t gpa; /* in this table; the slot's own may be ahead of it */
+};
+
+/* Slots of one address space by id. */
+struct dli_id_block {
+	struct dli_part part;
+	uint32_t n; /* places that are taken */
+	struct dli_slot_place places[DLI_ID_BLOCK];
 };
 
 struct dli_slot_table {
 	uint32_t n;
-	uint32_t ids; /* entries of by_id for each address space */
+	uint32_t id_blocks; /* for each address space */
 	uint32_t address_spaces;
-	struct dli_slot **by_id; /* [as_id * ids + id] */
-	struct dli_slot_range *ranges;
+	struct dli_id_block **by_id; /* [as_id * id_blocks + id / DLI_ID_BLOCK]; NULL: no slots */
+	struct dli_index by_gpa, by_hva;
+	struct dli_parts parts; /* how it differs from the table that it was prepared from */
+	struct dli_part *last;	/* freed with the table: what no other has */
 };
 
 struct dli_slots {
@@ -74,50 +85,91 @@ static inline void dli_slots_set_logging(struct dli_slots *slots, bool on)
 	atomic_store_explicit(&slots->logging, on, memory_order_release);
 }
 
+static inline struct dli_slot *dli_slot_find(const struct dli_slot_table *table, uint32_t slot)
+{
+	uint32_t as_id = slot >> 16, id = slot & 0xffff;
+
+	const struct dli_id_block *block;
+
+	if (as_id >= table->address_spaces || id / DLI_ID_BLOCK >= table->id_blocks)
+		return NULL;
+	block = table->by_id[as_id * table->id_blocks + id / DLI_ID_BLOCK];
+	return block ? block->places[id % DLI_ID_BLOCK].slot : NULL;
+}
+
 /* Goes through the slots of a table by address space and address. */
 struct dli_slot_walk {
-	const struct dli_slot_table *table;
-	uint32_t next;
+	struct dli_index_position at;
 };
 
 static inline struct dli_slot_walk dli_slot_walk(const struct dli_slot_table *table)
 {
-	return (struct dli_slot_walk){ .table = table };
+	return (struct dli_slot_walk){ .at = { .index = &table->by_gpa } };
+}
+
+/* Begins with the first slot of the address space that ends after gpa, then as dli_slot_walk(). */
+static inline struct dli_slot_walk dli_slot_walk_from(const struct dli_slot_table *table,
+						      uint32_t as_id, uint64_t gpa)
+{
+	return (struct dli_slot_walk){ dli_index_after(&table->by_gpa, as_id, gpa) };
+}
+
+/* The slot's range of guest addresses, where key.as_id is the address space. NULL: no more. */
+static inline const struct dli_index_entry *dli_slot_next_range(struct dli_slot_walk *walk)
+{
+	return dli_index_next(&walk->at);
 }
 
 /* NULL: there are no more. */
 static inline struct dli_slot *dli_slot_next(struct dli_slot_walk *walk)
 {
-	if (walk->next == walk->table->n)
-		return NULL;
-	return walk->table->ranges[walk->next++].slot;
+	const struct dli_index_entry *range = dli_slot_next_range(walk);
+
+	return range ? range->slot : NULL;
 }
 
-static inline struct dli_slot *dli_slot_find(const struct dli_slot_table *table, uint32_t slot)
+/* Goes through the slots that map any of [hva, hva + bytes), by host address. Not for 0 bytes. */
+struct dli_slot_hva_walk {
+	struct dli_index_search search;
+};
+
+static inline struct dli_slot_hva_walk dli_slot_hva_walk(const struct dli_slot_table *table,
+							 uint64_t hva, uint64_t bytes)
 {
-	uint32_t as_id = slot >> 16, id = slot & 0xffff;
-
-	if (as_id >= table->address_spaces || id >= table->ids)
-		return NULL;
-	return table->by_id[as_id * table->ids + id];
+	return (struct dli_slot_hva_walk){ dli_index_search(&table->by_hva, hva, hva + bytes) };
 }
 
-/* Index of the first range of the address space that ends after gpa; table->n if there is none. */
-uint32_t dli_slot_range_at(const struct dli_slot_table *table, uint32_t as_id, uint64_t gpa);
+/* NULL: there are no more. */
+static inline struct dli_slot *dli_slot_hva_next(struct dli_slot_hva_walk *walk)
+{
+	const struct dli_index_entry *range = dli_index_found(&walk->search);
 
-/* True if the range overlaps a slot other than except. */
+	return range ? range->slot : NULL;
+}
+
+/* True if the range of guest addresses overlaps a slot other than except. */
 bool dli_slot_overlaps(const struct dli_slot_table *table, const struct dli_slot *except,
 		       uint32_t as_id, uint64_t gpa, uint64_t bytes);
 
+/* True if a slot other than except, of any address space, maps any of these host addresses. */
+bool dli_slot_hva_overlaps(const struct dli_slot_table *table, const struct dli_slot *except,
+			   uint64_t hva, uint64_t bytes);
+
 /*
- * Copies the table without the slot remove and with the slot add at gpa; both may be NULL. The copy
- * has no effect until dli_slots_publish(). NULL: no memory.
+ * Makes a table without the slot remove and with the slot add at gpa; both may be NULL. It has no
+ * effect until dli_slots_publish(). A slot's number, bytes and hva do not change while it is in a
+ * table. NULL: no memory.
  */
 struct dli_slot_table *dli_slots_prepare(const struct dli_slots *slots, struct dli_slot *remove,
 					 struct dli_slot *add, uint64_t gpa);
+
+/* Frees a table that is prepared or replaced; never the slots. */
 void dli_slot_table_free(struct dli_slot_table *table);
 
-/* Replaces the table by a prepared one. Returns the old one, after its last reader. */
+/*
+ * Replaces the table by one that was prepared from it, or by the one before, which undoes a change.
+ * Returns the old one, after its last reader.
+ */
 struct dli_slot_table *dli_slots_publish(struct dli_slots *slots, struct dli_slot_table *table);
 
 /*

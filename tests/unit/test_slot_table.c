@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The slot table: lookup by id and by address, replacement as a whole. */
+/* The slot table: lookup by id and by address, replacement as a whole, readers meanwhile. */
 #include "cmocka_all.h"
 #include "fake_os.h"
 #include "random.h"
@@ -48,6 +48,15 @@ static void publish(struct dli_slot *without, struct dli_slot *with, uint64_t gp
 	dli_slot_table_free(dli_slots_publish(&slots, table));
 }
 
+/* The slot of the first range of the address space that ends after gpa. */
+static struct dli_slot *slot_at(const struct dli_slot_table *table, uint32_t as_id, uint64_t gpa)
+{
+	struct dli_slot_walk walk = dli_slot_walk_from(table, as_id, gpa);
+	const struct dli_index_entry *range = dli_slot_next_range(&walk);
+
+	return range && range->key.as_id == as_id ? range->slot : NULL;
+}
+
 static struct dli_slot *add(uint32_t number, uint64_t first_page, uint64_t pages)
 {
 	struct dli_slot *slot = slot_new(number, pages);
@@ -87,8 +96,9 @@ static void an_empty_table_finds_nothing(void **state)
 	assert_int_equal(table->n, 0);
 	assert_null(dli_slot_find(table, 0));
 	assert_null(dli_slot_find(table, UINT32_MAX));
-	assert_int_equal(dli_slot_range_at(table, 0, 0), 0);
+	assert_null(slot_at(table, 0, 0));
 	assert_false(dli_slot_overlaps(table, NULL, 0, 0, PAGE_BYTES));
+	assert_false(dli_slot_hva_overlaps(table, NULL, 0, UINT64_MAX));
 }
 
 static void address_spaces_are_separate(void **state)
@@ -100,9 +110,10 @@ static void address_spaces_are_separate(void **state)
 	assert_ptr_equal(dli_slot_find(table, 1 << 16 | 5), smm);
 	assert_null(dli_slot_find(table, 2 << 16 | 5));
 	assert_null(dli_slot_find(table, 4));
-	assert_ptr_equal(table->ranges[dli_slot_range_at(table, 0, PAGE_BYTES)].slot, normal);
-	assert_ptr_equal(table->ranges[dli_slot_range_at(table, 1, PAGE_BYTES)].slot, smm);
-	assert_int_equal(dli_slot_range_at(table, 2, 0), table->n);
+	assert_ptr_equal(slot_at(table, 0, PAGE_BYTES), normal);
+	assert_ptr_equal(slot_at(table, 1, PAGE_BYTES), smm);
+	assert_null(slot_at(table, 0, 10 * PAGE_BYTES));
+	assert_null(slot_at(table, 2, 0));
 	assert_false(dli_slot_overlaps(table, smm, 1, 0, PAGE_BYTES));
 	assert_true(dli_slot_overlaps(table, smm, 0, 0, PAGE_BYTES));
 }
@@ -161,17 +172,84 @@ static void a_moved_slot_is_found_at_its_new_address(void **state)
 {
 	struct dli_slot *slot = add(0, 10, 10), *other = add(1, 30, 10);
 	const struct dli_slot_table *table;
+	const struct dli_index_entry *range;
+	struct dli_slot_walk walk;
 
 	publish(slot, slot, 50 * PAGE_BYTES);
 	table = dli_slots_table(&slots);
 	assert_int_equal(table->n, 2);
-	assert_ptr_equal(table->ranges[0].slot, other);
-	assert_ptr_equal(table->ranges[1].slot, slot);
-	assert_int_equal(table->ranges[1].gpa, 50 * PAGE_BYTES);
+	walk = dli_slot_walk(table);
+	assert_ptr_equal(dli_slot_next(&walk), other);
+	range = dli_slot_next_range(&walk);
+	assert_ptr_equal(range->slot, slot);
+	assert_int_equal(range->key.address, 50 * PAGE_BYTES);
+	assert_null(dli_slot_next(&walk));
+	assert_null(dli_slot_next(&walk));
 	assert_ptr_equal(dli_slot_find(table, 0), slot);
 	assert_false(dli_slot_overlaps(table, NULL, 0, 10 * PAGE_BYTES, 10 * PAGE_BYTES));
 	publish(slot, slot, 0);
-	assert_ptr_equal(dli_slots_table(&slots)->ranges[0].slot, slot);
+	walk = dli_slot_walk(dli_slots_table(&slots));
+	assert_ptr_equal(dli_slot_next(&walk), slot);
+}
+
+/* Its own gpa is the new one already, as when there was no memory for a table that says so. */
+static void a_slot_is_removed_from_where_the_table_has_it(void **state)
+{
+	struct dli_slot *slot = add(0, 10, 10), *other = add(1, 30, 10);
+
+	atomic_store(&slot->gpa, 50 * PAGE_BYTES);
+	publish(slot, NULL, 0);
+	assert_int_equal(dli_slots_table(&slots)->n, 1);
+	assert_false(dli_slot_overlaps(dli_slots_table(&slots), other, 0, 0, 100 * PAGE_BYTES));
+	dli_slot_put(slot);
+}
+
+static struct dli_slot *map(uint32_t number, uint64_t gpa_page, uint64_t hva_page, uint64_t pages)
+{
+	struct dli_slot *slot = slot_new(number, pages);
+
+	slot->hva = hva_page * PAGE_BYTES;
+	publish(NULL, slot, gpa_page * PAGE_BYTES);
+	return slot;
+}
+
+/* Expects exactly these slots, by host address. */
+static void expect_hva(uint64_t hva, uint64_t bytes, int n, struct dli_slot *const *expected)
+{
+	struct dli_slot_hva_walk walk = dli_slot_hva_walk(dli_slots_table(&slots), hva, bytes);
+
+	for (int i = 0; i < n; i++)
+		assert_ptr_equal(dli_slot_hva_next(&walk), expected[i]);
+	assert_null(dli_slot_hva_next(&walk));
+	assert_int_equal(dli_slot_hva_overlaps(dli_slots_table(&slots), NULL, hva, bytes), n > 0);
+}
+
+#define EXPECT_HVA(hva, bytes, ...)                                                \
+	expect_hva(hva, bytes, sizeof((void *[]){ __VA_ARGS__ }) / sizeof(void *), \
+		   (struct dli_slot *[]){ __VA_ARGS__ })
+
+static void all_slots_that_map_host_memory_are_found(void **state)
+{
+	struct dli_slot *ram = map(0, 0, 100, 50), *smm = map(1 << 16, 7, 100, 50);
+	struct dli_slot *part = map(1, 200, 120, 10), *over = map(2, 300, 140, 20);
+	const struct dli_slot_table *table = dli_slots_table(&slots);
+
+	EXPECT_HVA(100 * PAGE_BYTES, 1, ram, smm);
+	EXPECT_HVA(125 * PAGE_BYTES, PAGE_BYTES, ram, smm, part);
+	EXPECT_HVA(130 * PAGE_BYTES - 1, 1, ram, smm, part);
+	EXPECT_HVA(130 * PAGE_BYTES, 1, ram, smm);
+	EXPECT_HVA(150 * PAGE_BYTES - 1, 2, ram, smm, over);
+	EXPECT_HVA(150 * PAGE_BYTES, 1, over);
+	EXPECT_HVA(0, UINT64_MAX, ram, smm, part, over);
+	expect_hva(100 * PAGE_BYTES - 1, 1, 0, NULL);
+	expect_hva(160 * PAGE_BYTES, 100 * PAGE_BYTES, 0, NULL);
+	assert_false(dli_slot_hva_overlaps(table, over, 150 * PAGE_BYTES, PAGE_BYTES));
+	assert_true(dli_slot_hva_overlaps(table, ram, 100 * PAGE_BYTES, PAGE_BYTES));
+	publish(ram, ram, 1000 * PAGE_BYTES);
+	EXPECT_HVA(100 * PAGE_BYTES, 1, ram, smm);
+	publish(ram, NULL, 0);
+	EXPECT_HVA(100 * PAGE_BYTES, 1, smm);
+	dli_slot_put(ram);
 }
 
 enum { IDS = 12, SPACES = 2, PLACES = 64 };
@@ -191,19 +269,15 @@ static void compare(const struct plain *plain)
 					 plain->by_id[as_id][id]);
 		for (uint64_t page = 0; page < PLACES; page++) {
 			uint64_t gpa = page * PAGE_BYTES;
-			uint32_t i = dli_slot_range_at(table, as_id, gpa);
-			bool covers = i < table->n && table->ranges[i].gpa <= gpa;
+			struct dli_slot_walk walk = dli_slot_walk_from(table, as_id, gpa);
+			const struct dli_index_entry *range = dli_slot_next_range(&walk);
+			bool covers =
+				range && range->key.as_id == as_id && range->key.address <= gpa;
 
-			assert_ptr_equal(covers ? table->ranges[i].slot : NULL,
-					 plain->at[as_id][page]);
+			assert_ptr_equal(covers ? range->slot : NULL, plain->at[as_id][page]);
 			assert_int_equal(dli_slot_overlaps(table, NULL, as_id, gpa, PAGE_BYTES),
 					 plain->at[as_id][page] != NULL);
 		}
-	}
-	for (uint32_t i = 1; i < table->n; i++) {
-		const struct dli_slot_range *a = &table->ranges[i - 1], *b = a + 1;
-
-		assert_true(a->as_id < b->as_id || (a->as_id == b->as_id && a->gpa < b->gpa));
 	}
 }
 
@@ -318,7 +392,8 @@ static void *read_tables(void *unused)
 			if (slot)
 				sum += dli_page_set_mark_word(slot->set, 0, 1);
 		}
-		sum += dli_slot_range_at(table, 0, 20 * PAGE_BYTES);
+		sum += dli_slot_overlaps(table, NULL, 0, 20 * PAGE_BYTES, 5 * PAGE_BYTES);
+		sum += dli_slot_hva_overlaps(table, NULL, 0, PAGE_BYTES);
 		dli_rcu_read_unlock();
 	}
 	return (void *)(uintptr_t)sum;
@@ -353,6 +428,8 @@ int main(void)
 		slots_test(neighbours_do_not_overlap),
 		slots_test(a_prepared_table_that_is_abandoned_changes_nothing),
 		slots_test(a_moved_slot_is_found_at_its_new_address),
+		slots_test(a_slot_is_removed_from_where_the_table_has_it),
+		slots_test(all_slots_that_map_host_memory_are_found),
 		slots_test(random_changes_match_a_plain_array),
 		slots_test(a_retired_slot_stays_while_it_has_pages),
 		slots_test(readers_never_see_a_freed_table),
