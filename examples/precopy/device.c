@@ -36,18 +36,14 @@ static int write_and_mark(struct device *device, uint64_t offset, const void *da
 			  bool by_slot)
 {
 	struct machine *machine = device->machine;
-	int r;
 
 	memcpy(machine->memory + offset, data, bytes);
 	if (!device->log || device->skip_marks)
 		return 0;
 	/* Slot 0 begins at offset 0. A VMM uses whichever of the two addresses it has at hand. */
 	if (by_slot)
-		r = dl_slot_mark(device->log, 0, offset, bytes);
-	else
-		r = dl_mark(device->log, 0, layout_gpa(&machine->layout, offset), bytes);
-	/* Logging is off: there is nothing to mark. */
-	return r == -ECANCELED ? 0 : r;
+		return dl_mark_slot(device->log, 0, offset, bytes);
+	return dl_mark_gpa(device->log, 0, layout_gpa(&machine->layout, offset), bytes);
 }
 
 static int write_record(struct device *device)

@@ -148,7 +148,7 @@ static int stop_guest(struct source *source)
 	device_stop(&source->device);
 	r = device_save(&source->device, &source->device_state);
 	if (r)
-		return fail(source, r, "dl_mark");
+		return fail(source, r, "dl_mark_gpa");
 	return 0;
 }
 

@@ -21,8 +21,8 @@
  *     KVM_RESET_DIRTY_RINGS and KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, and owns the flag
  *     KVM_MEM_LOG_DIRTY_PAGES;
  *   - a page's contents are read after dl_iter_read() has returned it, not before;
- *   - memory that the VMM itself (or a device model, vhost, VFIO) writes is marked with dl_mark()
- *     or dl_slot_mark(): first written, then marked, then the guest is told;
+ *   - memory that the VMM itself (or a device model, vhost, VFIO) writes is marked with one of
+ *     dl_mark_*(): first written, then marked, then the guest is told;
  *   - versions of one page do not overtake each other: whoever sends on several channels flushes
  *     them all between passes;
  *   - before the final harvest the vCPUs are stopped, their pending I/O is completed, devices and
@@ -55,8 +55,8 @@
  * cancellation is asynchronous must not be inside one. Neither longjmp() nor an exception may leave
  * set_region or a function of struct dl_os.
  *
- * liburcu (bp flavour) is inside: a thread's first call of dl_mark(), dl_slot_mark(), dl_harvest()
- * or dl_vcpu_drain() registers it there (a lock, the signal mask, now and then mmap or mremap:
+ * liburcu (bp flavour) is inside: a thread's first call of dl_mark_*(), dl_harvest() or
+ * dl_vcpu_drain() registers it there (a lock, the signal mask, now and then mmap or mremap:
  * liburcu aborts the process where there is no memory for it); dl_log_open() and dl_vcpu_add() do
  * it early for the thread that calls them. A thread that ends is taken off by itself. Functions
  * that wait for a grace period make membarrier(2), which a filter of system calls must allow
@@ -102,6 +102,7 @@ struct dl_log;	/* the dirty log of one VM */
 struct dl_vcpu; /* one vCPU of it */
 struct dl_iter; /* one iteration over what is pending */
 struct dl_os;	/* dirtylog/os.h: the table of system calls */
+struct iovec;	/* <sys/uio.h> */
 
 /* How pages are logged. Since 0.1. */
 enum dl_mode {
@@ -362,15 +363,39 @@ DL_MUST_CHECK int dl_log_harvest_due(struct dl_log *log, uint64_t *from_now_ns);
 DL_MUST_CHECK int dl_harvest(struct dl_log *log, uint32_t flags, uint64_t *pending_bytes);
 
 /*
- * Makes pages pending that the VMM wrote: every page of address space as_id that the range
- * touches. Write the memory first, then mark. Ends before the final harvest begins.
- *   gpa, bytes the range; needs no alignment; 0 bytes mark nothing
- * Returns 0; -ENOENT where part of the range lies in no slot (what lies in one is marked);
- * -ECANCELED where logging is off; -EINVAL where the range wraps. A page is never left unmarked for
- * a lack of memory. No system call; never blocks (registers the thread at its first call).
- * Since 0.1.
+ * Makes pages pending that the VMM or a device wrote: every page of address space as_id that the
+ * range touches. Write the memory first, then mark, then notify the guest; the last mark comes
+ * before the final harvest.
+ *   gpa, bytes  the range; needs no alignment; 0 bytes mark nothing
+ * Returns 0, also while logging is off; -ENOENT: part of the range lies in no slot, the rest is
+ * marked; -EINVAL: the range wraps. Memory of a DL_SLOT_NO_LOG slot is found but not recorded.
+ * Never blocks, allocates or makes a system call (but see liburcu, above). Since 0.2.
  */
-int dl_mark(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes);
+int dl_mark_gpa(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes);
+
+/*
+ * As dl_mark_gpa(), for a range of one slot, whatever its guest address. Since 0.2.
+ *   slot  as_id << 16 | id
+ * -ENOENT: no such slot, or part of the range lies behind its end; the rest is marked.
+ */
+int dl_mark_slot(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint64_t bytes);
+
+/*
+ * As dl_mark_gpa(), for memory of this process, in every slot that maps it: for a VMM that has a
+ * pointer and not a guest address. Since 0.2.
+ * -ENOENT: no slot maps part of the range; the rest is marked.
+ */
+int dl_mark_hva(struct dl_log *log, const void *address, uint64_t bytes);
+
+/*
+ * As dl_mark_hva(), for bytes of a scattered buffer: what readv(2) returned is bytes, and
+ * offset_bytes is what earlier calls read into the same vectors. Since 0.2.
+ * -ENOENT: no slot maps part of it, or the vectors have fewer bytes than that; the rest is marked,
+ * since an unmarked write would be lost, and a mark too many is sent once more.
+ * -EINVAL, nothing is marked: offset_bytes + bytes or a vector wraps, or iov is NULL.
+ */
+int dl_mark_iov(struct dl_log *log, const struct iovec *iov, uint32_t n_iov, uint64_t offset_bytes,
+		uint64_t bytes);
 
 /*
  * Tells the log of a memslot that is new, moved or given other flags, before the guest may use it.
@@ -403,14 +428,6 @@ DL_MUST_CHECK int dl_slot_set(struct dl_log *log, const struct dl_slot *slot);
  * 0.1.
  */
 DL_MUST_CHECK int dl_slot_remove(struct dl_log *log, uint32_t slot, uint32_t flags);
-
-/*
- * As dl_mark(), for a range of one slot. Since 0.1.
- *   slot       as_id << 16 | id
- * Returns 0; -ENOENT: no such slot, or part of the range lies behind its end (what lies inside is
- * marked); -ECANCELED; -EINVAL.
- */
-int dl_slot_mark(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint64_t bytes);
 
 /*
  * Adds a vCPU: maps its ring, whole, before it becomes visible to harvests. To be called before the

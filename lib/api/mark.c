@@ -1,18 +1,31 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_mark(), dl_slot_mark(): pages that the VMM wrote itself. */
+/* dl_mark_*(): pages that the VMM or a device wrote. */
 
 #include "log.h"
 #include "pages/rcu.h"
 
 #include <errno.h>
+#include <sys/uio.h>
 
-/* Marks bytes [from, to) of a slot. */
+static uint64_t lower(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+static uint64_t higher(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+/* Marks bytes [from, to) of a slot. Nobody asks for the pages of one that KVM cannot log. */
 static void mark_bytes(const struct dl_log *log, struct dli_slot *slot, uint64_t from, uint64_t to)
 {
 	uint32_t page_shift = (uint32_t)__builtin_ctz(log->caps.page_bytes);
 	uint64_t first = from >> page_shift, last = (to - 1) >> page_shift;
 	uint64_t bits = ~UINT64_C(0) << first % 64 & ~UINT64_C(0) >> (63 - last % 64);
 
+	if (slot->flags & DL_SLOT_NO_LOG)
+		return;
 	if (first / 64 == last / 64)
 		dli_page_set_count(slot->set, dli_page_set_mark_word(slot->set, first / 64, bits));
 	else
@@ -27,8 +40,7 @@ static bool mark_ranges(const struct dl_log *log, uint32_t as_id, uint64_t gpa, 
 	uint64_t reached = gpa;
 
 	while ((range = dli_slot_next_range(&walk)) && range->key.as_id == as_id) {
-		uint64_t from = gpa > range->key.address ? gpa : range->key.address;
-		uint64_t to = end < range->end ? end : range->end;
+		uint64_t from = higher(gpa, range->key.address), to = lower(end, range->end);
 
 		if (from >= end)
 			break;
@@ -39,7 +51,7 @@ static bool mark_ranges(const struct dl_log *log, uint32_t as_id, uint64_t gpa, 
 	return reached == end;
 }
 
-int dl_mark(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes)
+int dl_mark_gpa(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes)
 {
 	int r = 0;
 
@@ -48,9 +60,7 @@ int dl_mark(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes)
 	if (dli_log_in_child(log))
 		return -EIO;
 	dli_rcu_read_lock();
-	if (!dli_log_is_on(log))
-		r = -ECANCELED;
-	else if (bytes && !mark_ranges(log, as_id, gpa, gpa + bytes))
+	if (bytes && dli_log_is_on(log) && !mark_ranges(log, as_id, gpa, gpa + bytes))
 		r = -ENOENT;
 	dli_rcu_read_unlock();
 	return r;
@@ -68,11 +78,11 @@ static int mark_slot(const struct dl_log *log, uint32_t number, uint64_t offset_
 		return 0;
 	if (offset_bytes >= slot->bytes)
 		return -ENOENT;
-	mark_bytes(log, slot, offset_bytes, end < slot->bytes ? end : slot->bytes);
+	mark_bytes(log, slot, offset_bytes, lower(end, slot->bytes));
 	return end > slot->bytes ? -ENOENT : 0;
 }
 
-int dl_slot_mark(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint64_t bytes)
+int dl_mark_slot(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint64_t bytes)
 {
 	int r;
 
@@ -81,7 +91,92 @@ int dl_slot_mark(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint6
 	if (dli_log_in_child(log))
 		return -EIO;
 	dli_rcu_read_lock();
-	r = dli_log_is_on(log) ? mark_slot(log, slot, offset_bytes, bytes) : -ECANCELED;
+	r = dli_log_is_on(log) ? mark_slot(log, slot, offset_bytes, bytes) : 0;
+	dli_rcu_read_unlock();
+	return r;
+}
+
+/* Marks what slots map of [hva, end), which is not empty. False if no slot maps some of it. */
+static bool mark_host_bytes(const struct dl_log *log, uint64_t hva, uint64_t end)
+{
+	struct dli_slot_hva_walk walk =
+		dli_slot_hva_walk(dli_slots_table(&log->slots), hva, end - hva);
+	uint64_t reached = hva;
+	struct dli_slot *slot;
+
+	while ((slot = dli_slot_hva_next(&walk))) {
+		uint64_t from = higher(hva, slot->hva), to = lower(end, slot->hva + slot->bytes);
+
+		mark_bytes(log, slot, from - slot->hva, to - slot->hva);
+		if (from <= reached)
+			reached = higher(reached, to);
+	}
+	return reached == end;
+}
+
+int dl_mark_hva(struct dl_log *log, const void *address, uint64_t bytes)
+{
+	uint64_t hva = (uintptr_t)address;
+	int r = 0;
+
+	if (!log || hva + bytes < hva)
+		return -EINVAL;
+	if (dli_log_in_child(log))
+		return -EIO;
+	dli_rcu_read_lock();
+	if (bytes && dli_log_is_on(log) && !mark_host_bytes(log, hva, hva + bytes))
+		r = -ENOENT;
+	dli_rcu_read_unlock();
+	return r;
+}
+
+static bool valid_vectors(const struct iovec *iov, uint32_t n_iov)
+{
+	uint64_t total = 0;
+
+	if (!iov && n_iov)
+		return false;
+	for (uint32_t i = 0; i < n_iov; i++) {
+		uint64_t hva = (uintptr_t)iov[i].iov_base, bytes = iov[i].iov_len;
+
+		if (hva + bytes < hva || total + bytes < total)
+			return false;
+		total += bytes;
+	}
+	return true;
+}
+
+/* False if some of the bytes are in no slot, or beyond the vectors. */
+static bool mark_vectors(const struct dl_log *log, const struct iovec *iov, uint32_t n_iov,
+			 uint64_t offset_bytes, uint64_t bytes)
+{
+	bool all = true;
+
+	for (uint32_t i = 0; i < n_iov && bytes; i++) {
+		uint64_t skipped = lower(offset_bytes, iov[i].iov_len);
+		uint64_t part = lower(bytes, iov[i].iov_len - skipped);
+		uint64_t hva = (uintptr_t)iov[i].iov_base + skipped;
+
+		offset_bytes -= skipped;
+		bytes -= part;
+		if (part && !mark_host_bytes(log, hva, hva + part))
+			all = false;
+	}
+	return all && !bytes;
+}
+
+int dl_mark_iov(struct dl_log *log, const struct iovec *iov, uint32_t n_iov, uint64_t offset_bytes,
+		uint64_t bytes)
+{
+	int r = 0;
+
+	if (!log || offset_bytes + bytes < offset_bytes || !valid_vectors(iov, n_iov))
+		return -EINVAL;
+	if (dli_log_in_child(log))
+		return -EIO;
+	dli_rcu_read_lock();
+	if (dli_log_is_on(log) && !mark_vectors(log, iov, n_iov, offset_bytes, bytes))
+		r = -ENOENT;
 	dli_rcu_read_unlock();
 	return r;
 }

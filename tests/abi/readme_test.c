@@ -57,7 +57,7 @@ static void device_write(void)
 
 	guest.value++;
 	model_copy(guest.memory + offset_bytes, &guest.value, 8);
-	assert_int_equal(dl_mark(guest.log, 0, GUEST_GPA + offset_bytes, 8), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, GUEST_GPA + offset_bytes, 8), 0);
 }
 
 /* During each send the guest writes, half as much each time, and so does a device. */

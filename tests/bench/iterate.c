@@ -29,9 +29,9 @@ static void set_runs(void *unused)
 	scene.iter = NULL;
 	(void)kernel_iterate(&scene.kernel);
 	for (uint64_t page = 0; page < PAGES; page += 2 * scene.run_pages)
-		bench_check(dl_slot_mark(scene.kernel.log, 0, page * KERNEL_PAGE_BYTES,
+		bench_check(dl_mark_slot(scene.kernel.log, 0, page * KERNEL_PAGE_BYTES,
 					 scene.run_pages * KERNEL_PAGE_BYTES),
-			    "dl_slot_mark");
+			    "dl_mark_slot");
 	bench_check(dl_iter_new(scene.kernel.log, 0, &scene.iter), "dl_iter_new");
 }
 

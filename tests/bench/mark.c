@@ -23,10 +23,10 @@ static void *mark_pages(void *which)
 	uint64_t first = (uint64_t)(uintptr_t)which * APART_PAGES;
 
 	for (uint32_t i = 0; i < MARKS; i++)
-		bench_check(dl_slot_mark(kernel.log, 0,
+		bench_check(dl_mark_slot(kernel.log, 0,
 					 (first + i * 67u % PLACES) * KERNEL_PAGE_BYTES,
 					 KERNEL_PAGE_BYTES),
-			    "dl_slot_mark");
+			    "dl_mark_slot");
 	return NULL;
 }
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_slot_set(), dl_slot_remove(), dl_mark() and dl_slot_mark() with any values. */
+/* dl_slot_set(), dl_slot_remove() and dl_mark_*() with any values. */
 #include "calls.h"
 
 #include <errno.h>
+#include <sys/uio.h>
 
 enum {
 	KERNEL_DECIDES = 1, /* 0 or -EINVAL */
@@ -289,6 +290,9 @@ static bool device_writes(struct world *w, uint32_t as_id, uint64_t gpa, uint64_
 
 		until = until < last ? until : last;
 		all &= slot != NULL;
+		/* Marks of memory that KVM cannot log are not recorded. */
+		if (slot && slot->flags & DL_SLOT_NO_LOG)
+			slot = NULL;
 		for (uint64_t at = gpa / w->page_bytes; slot && at <= until / w->page_bytes; at++) {
 			uint64_t hva = slot->hva + (at * w->page_bytes - slot->gpa);
 
@@ -306,11 +310,9 @@ static void mark_by_address(struct world *w, uint32_t as_id, uint64_t gpa, uint6
 
 	if (gpa + bytes < gpa)
 		expected = -EINVAL;
-	else if (!w->on)
-		expected = -ECANCELED;
-	else if (bytes && !device_writes(w, as_id, gpa, bytes))
+	else if (bytes && w->on && !device_writes(w, as_id, gpa, bytes))
 		expected = -ENOENT;
-	r = dl_mark(w->log, as_id, gpa, bytes);
+	r = dl_mark_gpa(w->log, as_id, gpa, bytes);
 	trace("mark %u %#llx %#llx: %d\n", as_id, (unsigned long long)gpa,
 	      (unsigned long long)bytes, r);
 	expect(r == expected, "%d, expected %d", r, expected);
@@ -324,14 +326,115 @@ static void mark_by_slot(struct world *w, uint32_t number, uint64_t offset, uint
 	if (offset + bytes < offset)
 		expected = -EINVAL;
 	else if (!w->on)
-		expected = -ECANCELED;
+		expected = 0;
 	else if (!slot || (bytes && (offset >= slot->bytes || bytes > slot->bytes - offset)))
 		expected = -ENOENT;
 	if (w->on && slot && expected != -EINVAL && bytes && offset < slot->bytes)
 		device_writes(w, number >> 16, slot->gpa + offset,
 			      bytes < slot->bytes - offset ? bytes : slot->bytes - offset);
-	r = dl_slot_mark(w->log, number, offset, bytes);
+	r = dl_mark_slot(w->log, number, offset, bytes);
 	trace("mark slot %#x %#llx %#llx: %d\n", number, (unsigned long long)offset,
+	      (unsigned long long)bytes, r);
+	expect(r == expected, "%d, expected %d", r, expected);
+}
+
+/* A device writes the bytes, through every slot that maps them. True if some slot maps each. */
+static bool device_writes_hva(struct world *w, uint64_t hva, uint64_t bytes)
+{
+	uint64_t last = (hva + (bytes - 1)) / w->page_bytes;
+	bool all = true;
+
+	for (uint64_t page = hva / w->page_bytes; page <= last; page++) {
+		uint64_t at = page * w->page_bytes;
+		bool mapped = false, logged = false;
+
+		for (unsigned int i = 0; i < w->slot_count; i++) {
+			const struct dl_slot *slot = &w->slots[i];
+
+			if (at < slot->hva || at - slot->hva >= slot->bytes)
+				continue;
+			mapped = true;
+			logged |= !(slot->flags & DL_SLOT_NO_LOG);
+		}
+		all &= mapped;
+		if (logged && world_in_arena(w, at))
+			*world_memory(w, at) = ++w->value;
+	}
+	return all;
+}
+
+/* An address in the arena or just outside it: elsewhere is no memory to write. */
+static uint64_t some_address(struct world *w, struct input *in)
+{
+	return (uintptr_t)w->arena - w->page_bytes +
+	       input_number(in, 4) % (ARENA_BYTES + 2 * w->page_bytes);
+}
+
+static void mark_by_hva(struct world *w, uint64_t hva, uint64_t bytes)
+{
+	int expected = 0, r;
+
+	if (hva + bytes < hva)
+		expected = -EINVAL;
+	else if (bytes > 2 * ARENA_BYTES)
+		return; /* slow to compare */
+	else if (bytes && w->on && !device_writes_hva(w, hva, bytes))
+		expected = -ENOENT;
+	r = dl_mark_hva(w->log, (void *)(uintptr_t)hva, bytes);
+	trace("mark hva %#llx %#llx: %d\n", (unsigned long long)hva, (unsigned long long)bytes, r);
+	expect(r == expected, "%d, expected %d", r, expected);
+}
+
+static bool vectors_wrap(const struct iovec *iov, uint32_t n)
+{
+	uint64_t total = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		if ((uintptr_t)iov[i].iov_base > UINT64_MAX - iov[i].iov_len ||
+		    total > UINT64_MAX - iov[i].iov_len)
+			return true;
+		total += iov[i].iov_len;
+	}
+	return false;
+}
+
+/* Byte by byte of the vectors as if they were one buffer, in pieces that lie in one vector. */
+static bool device_writes_vectors(struct world *w, const struct iovec *iov, uint32_t n,
+				  uint64_t offset, uint64_t bytes)
+{
+	uint64_t begin = 0;
+	bool all = true;
+
+	for (uint32_t i = 0; i < n; begin += iov[i++].iov_len) {
+		uint64_t from = offset > begin ? offset : begin, to = begin + iov[i].iov_len;
+
+		to = offset + bytes < to ? offset + bytes : to;
+		if (from < to &&
+		    !device_writes_hva(w, (uintptr_t)iov[i].iov_base + from - begin, to - from))
+			all = false;
+	}
+	return all && (!bytes || offset + bytes <= begin);
+}
+
+static void mark_by_iov(struct world *w, uint64_t offset, uint64_t bytes)
+{
+	struct input *in = &w->in;
+	struct iovec iov[4];
+	uint32_t n = input_u8(in) % 5;
+	int expected = 0, r;
+
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t length = input_number(in, 2);
+
+		iov[i].iov_base = (void *)(uintptr_t)some_address(w, in);
+		iov[i].iov_len = length == 0xffff ? SIZE_MAX - 5 : length;
+	}
+	if (offset + bytes < offset || vectors_wrap(iov, n))
+		expected = -EINVAL;
+	else if (w->on && !device_writes_vectors(w, iov, n, offset, bytes))
+		expected = -ENOENT;
+	r = dl_mark_iov(w->log, iov, n, offset, bytes);
+	trace("mark iov %u %#llx %#llx: %d\n", n, (unsigned long long)offset,
 	      (unsigned long long)bytes, r);
 	expect(r == expected, "%d, expected %d", r, expected);
 }
@@ -352,7 +455,11 @@ void slots_mark(struct world *w)
 		bytes = input_wild(in);
 	if (!w->on)
 		world_snapshot(w, &before);
-	if (how & 4)
+	if (how & 128 && how < 168)
+		mark_by_hva(w, how & 1 ? offset : some_address(w, in), bytes);
+	else if (how & 128 && how < 200)
+		mark_by_iov(w, offset, bytes);
+	else if (how & 4)
 		mark_by_slot(w, slot && how < 200 ? slot->slot : (uint32_t)input_wild(in), offset,
 			     bytes);
 	else if (slot && how < 200)

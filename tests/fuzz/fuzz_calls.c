@@ -312,7 +312,11 @@ static void fill_structs(struct world *w)
 	r = dl_log_harvest_due(w->log, &due);
 	expect(r == (w->on ? 0 : -ECANCELED), "%d", r);
 	expect(dl_log_start(NULL, 0) == -EINVAL && dl_log_stop(NULL) == -EINVAL &&
-		       dl_harvest(NULL, 0, NULL) == -EINVAL && dl_mark(NULL, 0, 0, 0) == -EINVAL &&
+		       dl_harvest(NULL, 0, NULL) == -EINVAL &&
+		       dl_mark_gpa(NULL, 0, 0, 0) == -EINVAL &&
+		       dl_mark_slot(NULL, 0, 0, 0) == -EINVAL &&
+		       dl_mark_hva(NULL, NULL, 0) == -EINVAL &&
+		       dl_mark_iov(NULL, NULL, 0, 0, 0) == -EINVAL &&
 		       dl_slot_set(w->log, NULL) == -EINVAL &&
 		       dl_iter_new(w->log, 0, NULL) == -EINVAL &&
 		       dl_vcpu_drain(NULL, 0) == -EINVAL && dl_log_stats(w->log, NULL) == -EINVAL,

@@ -201,7 +201,7 @@ static void device_writes(struct life *life)
 	uint64_t offset = write_memory(life, slot);
 
 	if (life->logging)
-		assert_int_equal(dl_mark(life->rig->log, 0, slot->gpa + offset, 1), 0);
+		assert_int_equal(dl_mark_gpa(life->rig->log, 0, slot->gpa + offset, 1), 0);
 }
 
 void wait_for_guests(struct life *life)

@@ -144,16 +144,16 @@ static void wrong_marks(const struct scene *scene)
 	struct dl_log *log = scene->rig->log;
 	uint64_t gpa = scene->slot->gpa;
 
-	assert_int_equal(dl_mark(NULL, 0, gpa, 1), -EINVAL);
-	assert_int_equal(dl_mark(log, 0, gpa, UINT64_MAX), -EINVAL);
-	assert_int_equal(dl_mark(log, 0, UINT64_MAX, 2), -EINVAL);
-	assert_int_equal(dl_mark(log, 0, 1ull << 40, 1), -ENOENT);
-	assert_int_equal(dl_mark(log, 9, gpa, 1), -ENOENT);
-	assert_int_equal(dl_mark(log, 0, gpa, 0), 0);
-	assert_int_equal(dl_slot_mark(NULL, 0, 0, 1), -EINVAL);
-	assert_int_equal(dl_slot_mark(log, 0, 1, UINT64_MAX), -EINVAL);
-	assert_int_equal(dl_slot_mark(log, 7, 0, 1), -ENOENT);
-	assert_int_equal(dl_slot_mark(log, 0, scene->slot->bytes, 1), -ENOENT);
+	assert_int_equal(dl_mark_gpa(NULL, 0, gpa, 1), -EINVAL);
+	assert_int_equal(dl_mark_gpa(log, 0, gpa, UINT64_MAX), -EINVAL);
+	assert_int_equal(dl_mark_gpa(log, 0, UINT64_MAX, 2), -EINVAL);
+	assert_int_equal(dl_mark_gpa(log, 0, 1ull << 40, 1), -ENOENT);
+	assert_int_equal(dl_mark_gpa(log, 9, gpa, 1), -ENOENT);
+	assert_int_equal(dl_mark_gpa(log, 0, gpa, 0), 0);
+	assert_int_equal(dl_mark_slot(NULL, 0, 0, 1), -EINVAL);
+	assert_int_equal(dl_mark_slot(log, 0, 1, UINT64_MAX), -EINVAL);
+	assert_int_equal(dl_mark_slot(log, 7, 0, 1), -ENOENT);
+	assert_int_equal(dl_mark_slot(log, 0, scene->slot->bytes, 1), -ENOENT);
 }
 
 static void expect_no_vcpu(struct dl_log *log, int fd, int expected)
@@ -255,8 +255,10 @@ static void calls_while_not_logging(const struct scene *scene)
 	assert_int_equal(dl_log_harvest_due(log, &value), -ECANCELED);
 	assert_int_equal(dl_iter_new(log, 0, &iter), -ECANCELED);
 	assert_null(iter);
-	assert_int_equal(dl_mark(log, 0, scene->slot->gpa, 1), -ECANCELED);
-	assert_int_equal(dl_slot_mark(log, 0, 0, 1), -ECANCELED);
+	assert_int_equal(dl_mark_gpa(log, 0, scene->slot->gpa, 1), 0);
+	assert_int_equal(dl_mark_slot(log, 0, 0, 1), 0);
+	assert_int_equal(dl_mark_slot(log, 77, 0, 1), 0);
+	assert_int_equal(dl_mark_hva(log, log, 1), 0);
 	assert_int_equal(dl_log_stop(log), 0);
 	assert_int_equal(dl_vcpu_drain(scene->rig->vcpus[0].log, 0), 0);
 }

@@ -281,9 +281,9 @@ static void failing_slot_calls_change_nothing(void **state)
 	moved.gpa *= 4;
 	assert_int_equal(rig_slot_set(rig, &moved, 0, 0), -ENOSPC);
 	assert_int_equal(fault.times, 0);
-	assert_int_equal(dl_slot_mark(rig->log, 2, 0, 1), -ENOENT);
-	assert_int_equal(dl_mark(rig->log, 0, moved.gpa, 1), -ENOENT);
-	assert_int_equal(dl_mark(rig->log, 0, leaving->gpa, 1), 0);
+	assert_int_equal(dl_mark_slot(rig->log, 2, 0, 1), -ENOENT);
+	assert_int_equal(dl_mark_gpa(rig->log, 0, moved.gpa, 1), -ENOENT);
+	assert_int_equal(dl_mark_gpa(rig->log, 0, leaving->gpa, 1), 0);
 	rig_passes(rig, 1);
 	rig_stop(rig);
 	rig_write(rig, 0, &range, 1);

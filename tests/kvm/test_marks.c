@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_mark() and dl_slot_mark(): pages that the VMM writes are reported like those of the guest. */
+/* dl_mark_*(): pages that the VMM writes are reported like those of the guest. */
 #include "rig.h"
 
 #include <errno.h>
 #include <string.h>
+#include <sys/uio.h>
 
 enum {
 	PAGES = 300,
@@ -41,7 +42,7 @@ static uint64_t mark(const struct scene *scene, uint64_t gpa, uint64_t bytes, in
 {
 	uint64_t pages;
 
-	assert_int_equal(dl_mark(scene->rig->log, 0, gpa, bytes), expected);
+	assert_int_equal(dl_mark_gpa(scene->rig->log, 0, gpa, bytes), expected);
 	pages = pending_pages(scene);
 	rig_pass(scene->rig, 0);
 	return pages;
@@ -52,7 +53,7 @@ static uint64_t slot_mark(const struct scene *scene, uint32_t slot, uint64_t off
 {
 	uint64_t pages;
 
-	assert_int_equal(dl_slot_mark(scene->rig->log, slot, offset, bytes), expected);
+	assert_int_equal(dl_mark_slot(scene->rig->log, slot, offset, bytes), expected);
 	pages = pending_pages(scene);
 	rig_pass(scene->rig, 0);
 	return pages;
@@ -93,12 +94,43 @@ static void the_part_inside_a_slot_is_marked(const struct scene *scene)
 	assert_int_equal(mark(scene, UINT64_MAX, 2, -EINVAL), 0);
 }
 
+/* By pointers into the memory that the slots map, which lies apart from each other's. */
+static void host_memory_is_marked(const struct scene *scene)
+{
+	struct dl_log *log = scene->rig->log;
+	const uint64_t page_bytes = scene->rig->page_bytes;
+	const struct iovec iov[] = {
+		{ scene->far->memory + page_bytes - 1, 3 },
+		{ scene->low->memory + 10 * page_bytes, 5 * page_bytes },
+	};
+
+	memset(scene->high->memory + 3 * page_bytes, 0x77, 2 * page_bytes);
+	assert_int_equal(dl_mark_hva(log, scene->high->memory + 3 * page_bytes, 2 * page_bytes), 0);
+	assert_int_equal(pending_pages(scene), 2);
+	rig_pass(scene->rig, 0);
+	assert_int_equal(dl_mark_hva(log, scene, sizeof(*scene)), -ENOENT);
+	memset(iov[0].iov_base, 0x78, iov[0].iov_len);
+	memset(iov[1].iov_base, 0x78, page_bytes);
+	assert_int_equal(dl_mark_iov(log, iov, 2, 0, 3 + page_bytes), 0);
+	assert_int_equal(pending_pages(scene), 3);
+	rig_pass(scene->rig, 0);
+	/* The rest of the vectors, in a second call; then more than they hold. */
+	memset(scene->low->memory + 11 * page_bytes, 0x79, 4 * page_bytes);
+	assert_int_equal(dl_mark_iov(log, iov, 2, 3 + page_bytes, 4 * page_bytes), 0);
+	assert_int_equal(pending_pages(scene), 4);
+	rig_pass(scene->rig, 0);
+	assert_int_equal(dl_mark_iov(log, iov, 2, 3 + 4 * page_bytes, 4 * page_bytes), -ENOENT);
+	assert_int_equal(pending_pages(scene), 1);
+	rig_pass(scene->rig, 0);
+}
+
 static void marks_report_pages(uint32_t mode)
 {
 	struct scene scene = open_scene(mode, NULL);
 
 	marks_cover_whole_pages(&scene);
 	the_part_inside_a_slot_is_marked(&scene);
+	host_memory_is_marked(&scene);
 	rig_finish(scene.rig);
 }
 
@@ -122,7 +154,7 @@ static void unmarked_device_writes_are_not_reported(void **state)
 	memset(scene.low->memory, 0x77, scene.rig->page_bytes);
 	rig_pass(scene.rig, DL_HARVEST_FINAL);
 	assert_int_equal(checker_differing_pages(&scene.rig->checker), 1);
-	assert_int_equal(dl_mark(scene.rig->log, 0, scene.low->gpa, 1), 0);
+	assert_int_equal(dl_mark_gpa(scene.rig->log, 0, scene.low->gpa, 1), 0);
 	rig_finish(scene.rig);
 }
 
@@ -135,9 +167,11 @@ static int device_step(struct worker *worker)
 	uint64_t offset = step * 7 % PAGES * rig->page_bytes + worker->index;
 
 	low->memory[offset]++;
-	if (step % 2)
-		return dl_mark(rig->log, 0, low->gpa + offset, 1);
-	return dl_slot_mark(rig->log, low->slot, offset, 1);
+	if (step % 3 == 1)
+		return dl_mark_gpa(rig->log, 0, low->gpa + offset, 1);
+	if (step % 3 == 2)
+		return dl_mark_hva(rig->log, low->memory + offset, 1);
+	return dl_mark_slot(rig->log, low->slot, offset, 1);
 }
 
 /* Device threads and vCPUs write to the same pages while passes run. */
@@ -208,13 +242,13 @@ static void marks_reach_the_right_address_space(void **state)
 	assert_int_equal(smm->block->pages_sent, SMALL_PAGES);
 	memset(smm->memory, 1, scene.rig->page_bytes);
 	sent = scene.low->block->pages_sent;
-	assert_int_equal(dl_mark(scene.rig->log, 1, smm->gpa, 1), 0);
+	assert_int_equal(dl_mark_gpa(scene.rig->log, 1, smm->gpa, 1), 0);
 	rig_pass(scene.rig, 0);
 	assert_int_equal(smm->block->pages_sent, SMALL_PAGES + 1);
 	assert_int_equal(scene.low->block->pages_sent, sent);
 	memset(scene.low->memory, 1, scene.rig->page_bytes);
-	assert_int_equal(dl_slot_mark(scene.rig->log, 4, 0, 1), 0);
-	assert_int_equal(dl_mark(scene.rig->log, 1, scene.high->gpa, 1), -ENOENT);
+	assert_int_equal(dl_mark_slot(scene.rig->log, 4, 0, 1), 0);
+	assert_int_equal(dl_mark_gpa(scene.rig->log, 1, scene.high->gpa, 1), -ENOENT);
 	rig_pass(scene.rig, 0);
 	assert_int_equal(scene.low->block->pages_sent, sent + 1);
 	assert_int_equal(smm->block->pages_sent, SMALL_PAGES + 1);
@@ -244,7 +278,13 @@ static void an_alias_is_sent_once(void **state)
 	assert_int_equal(scene.high->block->pages_sent, sent + SMALL_PAGES);
 	/* A mark through the alias reports the page, too. */
 	memset(scene.high->memory, 1, 1);
-	assert_int_equal(dl_mark(scene.rig->log, 1, alias.gpa, 1), 0);
+	assert_int_equal(dl_mark_gpa(scene.rig->log, 1, alias.gpa, 1), 0);
+	assert_int_equal(pending_pages(&scene), 1);
+	rig_pass(scene.rig, 0);
+	/* A mark by host address is one in each of the two slots. */
+	memset(scene.high->memory, 2, 1);
+	assert_int_equal(dl_mark_hva(scene.rig->log, scene.high->memory, 1), 0);
+	assert_int_equal(pending_pages(&scene), 2);
 	rig_finish(scene.rig);
 }
 

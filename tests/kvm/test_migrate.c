@@ -75,7 +75,7 @@ static void device_writes(struct rig *rig, const struct rig_slot *slot, unsigned
 	uint64_t offset = page * rig->page_bytes;
 
 	memset(slot->memory + offset, (int)round, 8);
-	assert_int_equal(dl_mark(rig->log, slot->slot >> 16, slot->gpa + offset + 1, 2), 0);
+	assert_int_equal(dl_mark_gpa(rig->log, slot->slot >> 16, slot->gpa + offset + 1, 2), 0);
 }
 
 static void migrate(void **state)

@@ -178,7 +178,7 @@ static void slot_moves(const struct variant *variant)
 		assert_int_equal(machine_stop(rig->vcpus[1].machine), MACHINE_STOPPED);
 		rig_write(rig, 1, &range, (uint64_t)round);
 		rig_count(rig, 1, &range);
-		assert_int_equal(dl_mark(rig->log, 0, goes->gpa, 1), 0);
+		assert_int_equal(dl_mark_gpa(rig->log, 0, goes->gpa, 1), 0);
 	}
 	rig_finish(rig);
 }
@@ -232,7 +232,7 @@ static void slot_turns_read_only(const struct variant *variant)
 	set_slot(rig, variant, rom, KVM_MEM_READONLY);
 	/* The host fills a ROM as a device does: it writes, then marks. */
 	memset(rom->memory, 0x5a, rom->bytes);
-	assert_int_equal(dl_slot_mark(rig->log, 1, 0, rom->bytes), 0);
+	assert_int_equal(dl_mark_slot(rig->log, 1, 0, rom->bytes), 0);
 	rig_finish(rig);
 }
 

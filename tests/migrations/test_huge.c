@@ -90,7 +90,7 @@ static void touch(struct guest *guest, struct random *random, uint64_t *pages)
 		if (i < WRITES)
 			assert_int_equal(guest_write(guest, &guest->vcpus[0], 0, page), 0);
 		else
-			assert_int_equal(dl_mark(guest->log, 0, page * 4096, 1), 0);
+			assert_int_equal(dl_mark_gpa(guest->log, 0, page * 4096, 1), 0);
 	}
 }
 

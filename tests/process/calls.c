@@ -140,6 +140,10 @@ const size_t call_row_count = sizeof(call_rows) / sizeof(call_rows[0]);
 #define QUERY_CALLS \
 	"dl_log_config, dl_log_describe, dl_log_stats, dl_vcpu_stats, dl_log_harvest_due"
 
+#define MARK_CALLS                                              \
+	"dl_mark_gpa, dl_mark_slot, dl_mark_hva, dl_mark_iov, " \
+	"dl_iter_ack, dl_library_version"
+
 static const char *const class_names[CLASSES] = {
 	[CLASS_OUTSIDE] = "outside",
 	[CLASS_FIRST] = "a thread's first call, on top of the call's own",
@@ -150,7 +154,7 @@ static const char *const class_names[CLASSES] = {
 	[CLASS_SESSION] = "dl_log_start, dl_log_stop",
 	[CLASS_HARVEST] = "dl_harvest",
 	[CLASS_DRAIN] = "dl_vcpu_drain",
-	[CLASS_MARK] = "dl_mark, dl_slot_mark, dl_iter_ack, dl_library_version",
+	[CLASS_MARK] = MARK_CALLS,
 	[CLASS_ITERATION] = "dl_iter_new, dl_iter_free",
 	[CLASS_READ] = "dl_iter_read",
 	[CLASS_QUERY] = QUERY_CALLS,

@@ -103,7 +103,7 @@ static void *mark_once(void *opaque)
 	int r;
 
 	errno = EXDEV;
-	r = dl_mark(guest.log, 0, 0, 1);
+	r = dl_mark_gpa(guest.log, 0, 0, 1);
 	return (void *)(intptr_t)(r || errno != EXDEV);
 }
 

@@ -83,9 +83,9 @@ static int drain(struct subject *subject)
 
 static int mark(struct subject *subject)
 {
-	int r = dl_mark(subject->rig->log, 0, GUEST_DATA_GPA, 1);
+	int r = dl_mark_gpa(subject->rig->log, 0, GUEST_DATA_GPA, 1);
 
-	return r ? r : dl_slot_mark(subject->rig->log, 0, 5000, 5000);
+	return r ? r : dl_mark_slot(subject->rig->log, 0, 5000, 5000);
 }
 
 static int iteration(struct subject *subject)
@@ -201,7 +201,7 @@ static void *act_under_filter(void *opaque)
 	struct filtered_act *filtered = opaque;
 	struct subject *subject = filtered->subject;
 
-	(void)!dl_mark(subject->rig->log, 0, 0, 0);
+	(void)!dl_mark_gpa(subject->rig->log, 0, 0, 0);
 	free(malloc(1));
 	filtered->result = calls_enforce(acts[filtered->act].class, filtered->without);
 	if (!filtered->result)

@@ -28,7 +28,8 @@ static const enum call_class class_of[TOUR_CALLS] = {
 	[TOUR_START] = CLASS_SESSION,	    [TOUR_STOP] = CLASS_SESSION,
 	[TOUR_HARVEST] = CLASS_HARVEST,	    [TOUR_HARVEST_FINAL] = CLASS_HARVEST,
 	[TOUR_DRAIN] = CLASS_DRAIN,	    [TOUR_MARK] = CLASS_MARK,
-	[TOUR_SLOT_MARK] = CLASS_MARK,	    [TOUR_ITER_NEW] = CLASS_ITERATION,
+	[TOUR_MARK_SLOT] = CLASS_MARK,	    [TOUR_MARK_HVA] = CLASS_MARK,
+	[TOUR_MARK_IOV] = CLASS_MARK,	    [TOUR_ITER_NEW] = CLASS_ITERATION,
 	[TOUR_ITER_READ] = CLASS_READ,	    [TOUR_ITER_ACK] = CLASS_MARK,
 	[TOUR_ITER_FREE] = CLASS_ITERATION, [TOUR_CLOSE] = CLASS_CLOSE,
 };
@@ -112,7 +113,7 @@ static void *mark_once(void *opaque)
 	int r;
 
 	recorder_enter(CLASS_FIRST);
-	r = dl_mark(shared->guest.log, 0, 0, 1);
+	r = dl_mark_gpa(shared->guest.log, 0, 0, 1);
 	recorder_enter(CLASS_OUTSIDE);
 	/* Wait for the others, so that liburcu needs memory for all threads at once. */
 	pthread_barrier_wait(&shared->all_marked);
@@ -158,9 +159,9 @@ static void steady_calls_allocate_nothing(void **state)
 	static const long memory[] = { SYS_brk,	     SYS_mmap,	 SYS_mremap,
 				       SYS_mprotect, SYS_munmap, SYS_madvise };
 	static const enum tour_call steady[] = {
-		TOUR_HARVEST,	TOUR_HARVEST_FINAL, TOUR_DRAIN,	     TOUR_MARK,
-		TOUR_SLOT_MARK, TOUR_ITER_READ,	    TOUR_ITER_ACK,   TOUR_CONFIG,
-		TOUR_DESCRIBE,	TOUR_LOG_STATS,	    TOUR_VCPU_STATS, TOUR_DUE,
+		TOUR_HARVEST,  TOUR_HARVEST_FINAL, TOUR_DRAIN,	    TOUR_MARK,	   TOUR_MARK_SLOT,
+		TOUR_MARK_HVA, TOUR_MARK_IOV,	   TOUR_ITER_READ,  TOUR_ITER_ACK, TOUR_CONFIG,
+		TOUR_DESCRIBE, TOUR_LOG_STATS,	   TOUR_VCPU_STATS, TOUR_DUE,
 	};
 
 	for (size_t i = 0; i < sizeof(steady) / sizeof(steady[0]); i++)

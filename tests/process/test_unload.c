@@ -18,7 +18,7 @@ static const char *library;
 static struct {
 	__typeof__(dl_log_open) *log_open;
 	__typeof__(dl_log_close) *log_close;
-	__typeof__(dl_mark) *mark;
+	__typeof__(dl_mark_gpa) *mark;
 } calls;
 
 static sem_t marked, unloaded;
@@ -54,7 +54,7 @@ static void a_thread_outlives_dlclose(void **state)
 		fail_msg("%s", dlerror());
 	calls.log_open = load(handle, "dl_log_open");
 	calls.log_close = load(handle, "dl_log_close");
-	calls.mark = load(handle, "dl_mark");
+	calls.mark = load(handle, "dl_mark_gpa");
 	sem_init(&marked, 0, 0);
 	sem_init(&unloaded, 0, 0);
 	assert_int_equal(calls.log_open(model_vm_create(model), &options, &log, NULL, 0), 0);

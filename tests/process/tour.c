@@ -22,8 +22,9 @@ static const char *const call_names[TOUR_CALLS] = {
 	[TOUR_VCPU_ADD] = "dl_vcpu_add",     [TOUR_VCPU_REMOVE] = "dl_vcpu_remove",
 	[TOUR_START] = "dl_log_start",	     [TOUR_STOP] = "dl_log_stop",
 	[TOUR_HARVEST] = "dl_harvest",	     [TOUR_HARVEST_FINAL] = "dl_harvest (final)",
-	[TOUR_DRAIN] = "dl_vcpu_drain",	     [TOUR_MARK] = "dl_mark",
-	[TOUR_SLOT_MARK] = "dl_slot_mark",   [TOUR_ITER_NEW] = "dl_iter_new",
+	[TOUR_DRAIN] = "dl_vcpu_drain",	     [TOUR_MARK] = "dl_mark_gpa",
+	[TOUR_MARK_SLOT] = "dl_mark_slot",   [TOUR_MARK_HVA] = "dl_mark_hva",
+	[TOUR_MARK_IOV] = "dl_mark_iov",     [TOUR_ITER_NEW] = "dl_iter_new",
 	[TOUR_ITER_READ] = "dl_iter_read",   [TOUR_ITER_ACK] = "dl_iter_ack",
 	[TOUR_ITER_FREE] = "dl_iter_free",   [TOUR_CLOSE] = "dl_log_close",
 };

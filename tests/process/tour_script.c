@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 
 enum {
 	BIG_PAGES = 76, /* more than a ring holds */
@@ -272,15 +273,25 @@ static void stop(struct tour *tour)
 static void writes_and_marks(struct tour *tour)
 {
 	struct guest *guest = &tour->guest;
+	const struct iovec scattered[] = {
+		{ .iov_base = guest->blocks[BIG].memory + 74 * 4096, .iov_len = 10 },
+		{ .iov_base = guest->blocks[SMALL].memory, .iov_len = 10 },
+	};
 
 	for (uint64_t page = 3; page < 12; page++)
 		tour_write(tour, page & 1, 0, page);
 	tour_write(tour, 1, 1, 60);
 	TOUR(tour, TOUR_DRAIN, dl_vcpu_drain(guest->vcpus[0].handle, 0));
 	memset(guest->blocks[SMALL].memory + 3000, (int)guest->value, 100);
-	TOUR(tour, TOUR_MARK, dl_mark(guest->log, 0, first_page_of(SMALL) * 4096 + 3000, 100));
+	TOUR(tour, TOUR_MARK, dl_mark_gpa(guest->log, 0, first_page_of(SMALL) * 4096 + 3000, 100));
 	memset(guest->blocks[BIG].memory + 70 * 4096, (int)guest->value, 10);
-	TOUR(tour, TOUR_SLOT_MARK, dl_slot_mark(guest->log, BIG, 70 * 4096, 10));
+	TOUR(tour, TOUR_MARK_SLOT, dl_mark_slot(guest->log, BIG, 70 * 4096, 10));
+	memset(guest->blocks[BIG].memory + 72 * 4096, (int)guest->value, 10);
+	TOUR(tour, TOUR_MARK_HVA,
+	     dl_mark_hva(guest->log, guest->blocks[BIG].memory + 72 * 4096, 10));
+	memset(scattered[0].iov_base, (int)guest->value, 10);
+	memset(scattered[1].iov_base, (int)guest->value, 10);
+	TOUR(tour, TOUR_MARK_IOV, dl_mark_iov(guest->log, scattered, 2, 0, 20));
 	pass(tour, 0);
 	/* Fill the ring of a vCPU. */
 	for (uint64_t page = 0; page < BIG_PAGES; page++)
@@ -357,7 +368,7 @@ static void release_one(struct tour *tour, struct guest_vcpu *vcpu)
 			 0);
 	__atomic_store_n(&cells[0].flags, 2, __ATOMIC_RELEASE);
 	os->munmap(os->opaque, cells, 256 * sizeof(*cells));
-	TOUR(tour, TOUR_MARK, dl_mark(tour->guest.log, 0, 50 * 4096, 1));
+	TOUR(tour, TOUR_MARK, dl_mark_gpa(tour->guest.log, 0, 50 * 4096, 1));
 }
 
 static void vcpus_change_while_logging(struct tour *tour)

@@ -73,12 +73,11 @@ static void device_mark(const struct op *op, const struct place *place, uint32_t
 	uint64_t bytes = (uint64_t)(pages - 1) * PAGE_BYTES + 1;
 
 	if (op->number & 1)
-		EXPECT("dl_slot_mark", dl_slot_mark(world.log, place->slot, at, bytes), -ECANCELED);
+		EXPECT("dl_mark_slot", dl_mark_slot(world.log, place->slot, at, bytes));
 	else
-		EXPECT("dl_mark",
-		       dl_mark(world.log, place->slot >> 16,
-			       place->gpa_pages[0] * (uint64_t)PAGE_BYTES + at, bytes),
-		       -ECANCELED);
+		EXPECT("dl_mark_gpa",
+		       dl_mark_gpa(world.log, place->slot >> 16,
+				   place->gpa_pages[0] * (uint64_t)PAGE_BYTES + at, bytes));
 }
 
 /* Writes, then marks: page by page, or all pages at once. */
@@ -110,13 +109,14 @@ static void noise_mark(const struct op *op)
 	if (!log_enter())
 		return;
 	if (op->number & 2)
-		EXPECT("dl_slot_mark",
-		       dl_slot_mark(world.log, place->slot, op->page * (uint64_t)PAGE_BYTES,
+		EXPECT("dl_mark_slot",
+		       dl_mark_slot(world.log, place->slot, op->page * (uint64_t)PAGE_BYTES,
 				    op->count * (uint64_t)PAGE_BYTES),
-		       -ECANCELED, -ENOENT);
+		       -ENOENT);
 	else
-		EXPECT("dl_mark", dl_mark(world.log, 0, gpa, op->count * (uint64_t)PAGE_BYTES * 20),
-		       -ECANCELED, -ENOENT);
+		EXPECT("dl_mark_gpa",
+		       dl_mark_gpa(world.log, 0, gpa, op->count * (uint64_t)PAGE_BYTES * 20),
+		       -ENOENT);
 	log_leave();
 }
 

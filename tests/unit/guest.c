@@ -293,7 +293,7 @@ void guest_device_write(struct guest *guest, struct guest_block *block, uint64_t
 	uint64_t value = next_value(guest), place = place_in_page(guest, value);
 
 	model_copy(block->memory + page * guest->page_bytes + place, &value, sizeof(value));
-	if (dl_mark(guest->log, 0, gpa_page * guest->page_bytes + place, sizeof(value)))
+	if (dl_mark_gpa(guest->log, 0, gpa_page * guest->page_bytes + place, sizeof(value)))
 		abort();
 }
 

@@ -55,7 +55,7 @@ static int teardown(void **state)
 
 static void mark(uint64_t page, uint64_t pages)
 {
-	assert_int_equal(dl_slot_mark(guest.log, 2, page * 4096, pages * 4096), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 2, page * 4096, pages * 4096), 0);
 }
 
 static struct dl_iter *iter_new(void)

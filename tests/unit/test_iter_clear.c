@@ -203,7 +203,7 @@ static void a_marked_page_is_cleared_too(void **state)
 	uint64_t page;
 
 	write_page(3);
-	assert_int_equal(dl_slot_mark(guest.log, 0, 3 * 4096, 1), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 0, 3 * 4096, 1), 0);
 	assert_int_equal(guest_drain(&guest, &page, 1), 1);
 	assert_true(is_protected(3));
 }

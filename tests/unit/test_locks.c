@@ -372,8 +372,8 @@ static void every_call_holds_what_it_needs(void **state)
 	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
 	expect_locked(LOG);
 	assert_int_equal(guest_write(&guest, vcpu, 0, 5), 0);
-	assert_int_equal(dl_mark(guest.log, 0, 7 * 4096, 1), 0);
-	assert_int_equal(dl_slot_mark(guest.log, 0, 9 * 4096, 1), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 7 * 4096, 1), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 0, 9 * 4096, 1), 0);
 	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	expect_locked(0);
 	assert_int_equal(guest_write(&guest, vcpu, 0, 6), 0);
@@ -405,9 +405,9 @@ static void a_mark_is_a_read_section(void **state)
 	guest_add_slot(&guest, 0, 0, PAGES);
 	assert_int_equal(dl_log_start(guest.log, 0), 0);
 	seen.sections = 0;
-	assert_int_equal(dl_mark(guest.log, 0, 4096, 1), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 4096, 1), 0);
 	assert_int_equal(seen.sections, 1);
-	assert_int_equal(dl_slot_mark(guest.log, 0, 4096, 1), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 0, 4096, 1), 0);
 	assert_int_equal(seen.sections, 2);
 }
 

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_mark() and dl_slot_mark(): the pages that a range touches, and ranges outside all slots. */
+/* dl_mark_*(): the pages that a range touches, and ranges outside all slots. */
 #include "cmocka_all.h"
 #include "guest.h"
 
 #include <errno.h>
 #include <string.h>
+#include <sys/uio.h>
 
 static struct guest guest;
 
@@ -48,13 +49,13 @@ static void expect_pending(uint64_t first, int n)
 
 static void marking_a_byte_marks_its_page(void **state)
 {
-	assert_int_equal(dl_mark(guest.log, 0, 123 * 4096, 1), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 123 * 4096, 1), 0);
 	expect_pending(123, 1);
-	assert_int_equal(dl_mark(guest.log, 0, 123 * 4096 + 4095, 1), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 123 * 4096 + 4095, 1), 0);
 	expect_pending(123, 1);
-	assert_int_equal(dl_mark(guest.log, 0, 123 * 4096 + 4095, 2), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 123 * 4096 + 4095, 2), 0);
 	expect_pending(123, 2);
-	assert_int_equal(dl_mark(guest.log, 0, 123 * 4096 + 5, 2 * 4096), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 123 * 4096 + 5, 2 * 4096), 0);
 	expect_pending(123, 3);
 }
 
@@ -64,9 +65,10 @@ static void pages_have_the_size_of_the_hosts(void **state)
 
 	for (int i = 0; i < 2; i++) {
 		begin(sizes[i], DL_MODE_RING);
-		assert_int_equal(dl_mark(guest.log, 0, 123 * (uint64_t)sizes[i] + 4096, 4096), 0);
+		assert_int_equal(dl_mark_gpa(guest.log, 0, 123 * (uint64_t)sizes[i] + 4096, 4096),
+				 0);
 		expect_pending(123, 1);
-		assert_int_equal(dl_slot_mark(guest.log, 5, sizes[i] - 1, 2), 0);
+		assert_int_equal(dl_mark_slot(guest.log, 5, sizes[i] - 1, 2), 0);
 		expect_pending(200, 2);
 		guest_close(&guest);
 	}
@@ -74,29 +76,29 @@ static void pages_have_the_size_of_the_hosts(void **state)
 
 static void an_empty_range_marks_nothing(void **state)
 {
-	assert_int_equal(dl_mark(guest.log, 0, 123 * 4096, 0), 0);
-	assert_int_equal(dl_mark(guest.log, 0, 0, 0), 0);
-	assert_int_equal(dl_slot_mark(guest.log, 5, 4096, 0), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 123 * 4096, 0), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 0, 0), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 5, 4096, 0), 0);
 	expect_pending(0, 0);
 }
 
 static void a_range_continues_into_the_next_slot(void **state)
 {
-	assert_int_equal(dl_mark(guest.log, 0, 100 * 4096, 200 * 4096), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 100 * 4096, 200 * 4096), 0);
 	expect_pending(100, 200);
 }
 
 static void bytes_in_no_slot_are_reported_and_the_rest_is_marked(void **state)
 {
-	assert_int_equal(dl_mark(guest.log, 0, 99 * 4096, 2 * 4096), -ENOENT);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 99 * 4096, 2 * 4096), -ENOENT);
 	expect_pending(100, 1);
-	assert_int_equal(dl_mark(guest.log, 0, 299 * 4096, 2 * 4096), -ENOENT);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 299 * 4096, 2 * 4096), -ENOENT);
 	expect_pending(299, 1);
-	assert_int_equal(dl_mark(guest.log, 0, 300 * 4096, 4096), -ENOENT);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 300 * 4096, 4096), -ENOENT);
 	expect_pending(0, 0);
-	assert_int_equal(dl_mark(guest.log, 0, 500 * 4096, 1), -ENOENT);
-	assert_int_equal(dl_mark(guest.log, 0, UINT64_MAX, 0), 0);
-	assert_int_equal(dl_mark(guest.log, 0, UINT64_MAX - 1, 1), -ENOENT);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 500 * 4096, 1), -ENOENT);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, UINT64_MAX, 0), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, UINT64_MAX - 1, 1), -ENOENT);
 	expect_pending(0, 0);
 }
 
@@ -104,13 +106,13 @@ static void a_hole_is_reported_and_both_sides_are_marked(void **state)
 {
 	uint64_t pages[8];
 
-	assert_int_equal(dl_mark(guest.log, 0, 298 * 4096, 104 * 4096), -ENOENT);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 298 * 4096, 104 * 4096), -ENOENT);
 	assert_int_equal(guest_drain(&guest, pages, 8), 4);
 	assert_int_equal(pages[0], 298);
 	assert_int_equal(pages[1], 299);
 	assert_int_equal(pages[2], 400);
 	assert_int_equal(pages[3], 401);
-	assert_int_equal(dl_mark(guest.log, 0, 0, 1000 * 4096), -ENOENT);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 0, 1000 * 4096), -ENOENT);
 	assert_int_equal(guest_drain(&guest, pages, 8), -1);
 }
 
@@ -119,10 +121,10 @@ static void address_spaces_are_separate(void **state)
 	struct dl_iter *iter;
 	struct dl_run runs[2];
 
-	assert_int_equal(dl_mark(guest.log, 1, 200 * 4096, 4096), 0);
-	assert_int_equal(dl_mark(guest.log, 1, 100 * 4096, 4096), -ENOENT);
-	assert_int_equal(dl_mark(guest.log, 2, 200 * 4096, 4096), -ENOENT);
-	assert_int_equal(dl_mark(guest.log, UINT32_MAX, 0, 4096), -ENOENT);
+	assert_int_equal(dl_mark_gpa(guest.log, 1, 200 * 4096, 4096), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 1, 100 * 4096, 4096), -ENOENT);
+	assert_int_equal(dl_mark_gpa(guest.log, 2, 200 * 4096, 4096), -ENOENT);
+	assert_int_equal(dl_mark_gpa(guest.log, UINT32_MAX, 0, 4096), -ENOENT);
 	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
 	assert_int_equal(dl_iter_read(iter, runs, 2), 1);
 	assert_int_equal(runs[0].slot, 1 << 16 | 6);
@@ -136,33 +138,203 @@ static void a_range_stays_in_its_address_space(void **state)
 {
 	guest_add_slot(&guest, 1 << 16 | 7, 500, 100);
 	assert_int_equal(guest_drain(&guest, NULL, 0), -1);
-	assert_int_equal(dl_mark(guest.log, 0, 450 * 4096, 100 * 4096), -ENOENT);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 450 * 4096, 100 * 4096), -ENOENT);
 	assert_int_equal(guest_stats(&guest).pending_bytes, 50 * 4096);
 	expect_pending(450, 50);
 }
 
 static void a_range_that_wraps_is_refused(void **state)
 {
-	assert_int_equal(dl_mark(guest.log, 0, 4096, UINT64_MAX), -EINVAL);
-	assert_int_equal(dl_mark(guest.log, 0, UINT64_MAX, 2), -EINVAL);
-	assert_int_equal(dl_slot_mark(guest.log, 5, 4096, UINT64_MAX), -EINVAL);
-	assert_int_equal(dl_mark(NULL, 0, 0, 1), -EINVAL);
-	assert_int_equal(dl_slot_mark(NULL, 5, 0, 1), -EINVAL);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 4096, UINT64_MAX), -EINVAL);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, UINT64_MAX, 2), -EINVAL);
+	assert_int_equal(dl_mark_slot(guest.log, 5, 4096, UINT64_MAX), -EINVAL);
+	assert_int_equal(dl_mark_gpa(NULL, 0, 0, 1), -EINVAL);
+	assert_int_equal(dl_mark_slot(NULL, 5, 0, 1), -EINVAL);
 	expect_pending(0, 0);
 }
 
 static void a_slot_is_marked_by_its_number(void **state)
 {
-	assert_int_equal(dl_slot_mark(guest.log, 5, 99 * 4096 + 5, 1), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 5, 99 * 4096 + 5, 1), 0);
 	expect_pending(299, 1);
-	assert_int_equal(dl_slot_mark(guest.log, 5, 0, 100 * 4096), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 5, 0, 100 * 4096), 0);
 	expect_pending(200, 100);
 	/* No other slot begins at its end. */
-	assert_int_equal(dl_slot_mark(guest.log, 6, 99 * 4096, 4097), -ENOENT);
+	assert_int_equal(dl_mark_slot(guest.log, 6, 99 * 4096, 4097), -ENOENT);
 	expect_pending(199, 1);
-	assert_int_equal(dl_slot_mark(guest.log, 5, 100 * 4096, 1), -ENOENT);
-	assert_int_equal(dl_slot_mark(guest.log, 8, 0, 1), -ENOENT);
-	assert_int_equal(dl_slot_mark(guest.log, 1 << 16 | 5, 0, 1), -ENOENT);
+	assert_int_equal(dl_mark_slot(guest.log, 5, 100 * 4096, 1), -ENOENT);
+	assert_int_equal(dl_mark_slot(guest.log, 8, 0, 1), -ENOENT);
+	assert_int_equal(dl_mark_slot(guest.log, 1 << 16 | 5, 0, 1), -ENOENT);
+	expect_pending(0, 0);
+}
+
+/* The blocks of begin(): pages 400 on, 200 on, 100 on, and 150 on of the second address space. */
+static uint8_t *page_of(uint32_t block, uint64_t page)
+{
+	return guest.blocks[block].memory + page * 4096;
+}
+
+static void host_memory_is_marked_by_its_address(void **state)
+{
+	assert_int_equal(dl_mark_hva(guest.log, page_of(1, 99) + 4095, 1), 0);
+	expect_pending(299, 1);
+	assert_int_equal(dl_mark_hva(guest.log, page_of(2, 10) + 4095, 4098), 0);
+	expect_pending(110, 3);
+	assert_int_equal(dl_mark_hva(guest.log, page_of(0, 0), 100 * 4096), 0);
+	expect_pending(400, 100);
+	assert_int_equal(dl_mark_hva(guest.log, page_of(0, 5) + 100, 0), 0);
+	assert_int_equal(dl_mark_hva(guest.log, &guest, sizeof(guest)), -ENOENT);
+	assert_int_equal(dl_mark_hva(guest.log, NULL, 1), -ENOENT);
+	assert_int_equal(dl_mark_hva(guest.log, NULL, 0), 0);
+	expect_pending(0, 0);
+}
+
+/* Marks bytes of block 0 and expects the number of pages, in all slots. */
+static void expect_hva(uint64_t page, uint64_t pages, int r, uint64_t expected)
+{
+	assert_int_equal(dl_mark_hva(guest.log, page_of(0, page), pages * 4096), r);
+	assert_int_equal(guest_stats(&guest).pending_bytes, expected * 4096);
+	guest_drain(&guest, NULL, 0);
+}
+
+static void add_alias(uint32_t number, uint64_t gpa_page, uint64_t first, uint64_t pages,
+		      uint32_t flags)
+{
+	struct dl_slot slot = guest_slot(&guest, number, gpa_page, &guest.blocks[0], first, pages);
+
+	slot.flags = flags;
+	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
+}
+
+static void host_memory_is_marked_in_every_slot_that_maps_it(void **state)
+{
+	struct dl_iter *iter;
+	struct dl_run runs[4];
+
+	add_alias(1 << 16 | 9, 1000, 0, 100, DL_SLOT_CLEAN);
+	add_alias(8, 2000, 50, 10, DL_SLOT_CLEAN);
+	assert_int_equal(dl_mark_hva(guest.log, page_of(0, 55), 1), 0);
+	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
+	assert_int_equal(dl_iter_read(iter, runs, 4), 3);
+	assert_int_equal(runs[0].gpa, 455 * 4096);
+	assert_int_equal(runs[1].gpa, 2005 * 4096);
+	assert_int_equal(runs[2].slot, 1 << 16 | 9);
+	assert_int_equal(runs[2].gpa, 1055 * 4096);
+	assert_int_equal(dl_iter_ack(iter, runs, 3), 0);
+	dl_iter_free(iter);
+	expect_hva(45, 10, 0, 10 + 10 + 5);
+	expect_hva(0, 100, 0, 100 + 100 + 10);
+}
+
+/* Half of one slot and half of the other: only together do they map it. */
+static void a_hole_in_host_memory_is_reported(void **state)
+{
+	assert_int_equal(dl_slot_remove(guest.log, 7, DL_SLOT_DISCARD), 0);
+	add_alias(8, 2000, 0, 50, DL_SLOT_CLEAN);
+	add_alias(9, 3000, 40, 30, DL_SLOT_CLEAN);
+	add_alias(10, 4000, 80, 20, DL_SLOT_CLEAN);
+	expect_hva(0, 70, 0, 50 + 30);
+	expect_hva(0, 71, -ENOENT, 50 + 30);
+	expect_hva(60, 40, -ENOENT, 10 + 20);
+	expect_hva(75, 10, -ENOENT, 5);
+	expect_hva(70, 10, -ENOENT, 0);
+}
+
+static void memory_that_kvm_cannot_log_is_not_recorded(void **state)
+{
+	assert_int_equal(dl_slot_remove(guest.log, 7, DL_SLOT_DISCARD), 0);
+	add_alias(8, 2000, 0, 100, DL_SLOT_NO_LOG);
+	expect_hva(0, 100, 0, 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 2000 * 4096, 4096), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 8, 0, 4096), 0);
+	expect_pending(0, 0);
+}
+
+/* Five bytes at the end of a page and five pages, of three blocks. */
+static void scattered_bytes_are_marked(void **state)
+{
+	const struct iovec iov[] = {
+		{ page_of(2, 30) + 4091, 5 },	{ page_of(1, 0), 0 },
+		{ page_of(1, 40), 5 * 4096 },	{ NULL, 0 },
+		{ page_of(0, 50) + 100, 1000 },
+	};
+	uint64_t pages[8];
+
+	/* As a read of all, a short one, and the rest in a second call. */
+	assert_int_equal(dl_mark_iov(guest.log, iov, 5, 0, 5 + 5 * 4096 + 1000), 0);
+	assert_int_equal(guest_drain(&guest, pages, 8), 7);
+	assert_int_equal(pages[0], 130);
+	assert_int_equal(pages[1], 240);
+	assert_int_equal(pages[5], 244);
+	assert_int_equal(pages[6], 450);
+	assert_int_equal(dl_mark_iov(guest.log, iov, 5, 0, 5), 0);
+	expect_pending(130, 1);
+	assert_int_equal(dl_mark_iov(guest.log, iov, 5, 5, 4096), 0);
+	expect_pending(240, 1);
+	assert_int_equal(dl_mark_iov(guest.log, iov, 5, 5 + 4096, 4097), 0);
+	expect_pending(241, 2);
+	assert_int_equal(dl_mark_iov(guest.log, iov, 5, 5 + 5 * 4096 + 999, 1), 0);
+	expect_pending(450, 1);
+	assert_int_equal(dl_mark_iov(guest.log, iov, 5, 4, 1), 0);
+	expect_pending(130, 1);
+	assert_int_equal(dl_mark_iov(guest.log, iov, 5, 0, 0), 0);
+	assert_int_equal(dl_mark_iov(guest.log, NULL, 0, 0, 0), 0);
+	assert_int_equal(dl_mark_iov(guest.log, iov, 5, UINT64_MAX, 0), 0);
+	expect_pending(0, 0);
+}
+
+static void bytes_beyond_the_vectors_are_reported_and_the_rest_is_marked(void **state)
+{
+	const struct iovec iov[] = { { page_of(2, 30), 4096 }, { page_of(2, 31), 4096 } };
+	const struct iovec holes[] = { { &guest, 10 }, { page_of(2, 40), 10 }, { &guest, 10 } };
+
+	assert_int_equal(dl_mark_iov(guest.log, iov, 2, 4096, 4097), -ENOENT);
+	expect_pending(131, 1);
+	assert_int_equal(dl_mark_iov(guest.log, iov, 2, 2 * 4096, 1), -ENOENT);
+	assert_int_equal(dl_mark_iov(guest.log, iov, 2, UINT64_MAX, 0), 0);
+	assert_int_equal(dl_mark_iov(guest.log, NULL, 0, 0, 1), -ENOENT);
+	expect_pending(0, 0);
+	assert_int_equal(dl_mark_iov(guest.log, holes, 3, 0, 30), -ENOENT);
+	expect_pending(140, 1);
+	assert_int_equal(dl_mark_iov(guest.log, holes, 3, 10, 10), 0);
+	expect_pending(140, 1);
+}
+
+static void vectors_that_wrap_are_refused(void **state)
+{
+	const struct iovec good = { page_of(2, 30), 4096 };
+	const struct iovec wraps[] = { good, { page_of(2, 31), SIZE_MAX } };
+	const struct iovec too_many[] = { good, { NULL, SIZE_MAX }, { NULL, 1 } };
+
+	assert_int_equal(dl_mark_iov(guest.log, wraps, 2, 0, 4096), -EINVAL);
+	assert_int_equal(dl_mark_iov(guest.log, too_many, 3, 0, 4096), -EINVAL);
+	assert_int_equal(dl_mark_iov(guest.log, &good, 1, 4096, UINT64_MAX), -EINVAL);
+	assert_int_equal(dl_mark_iov(guest.log, NULL, 1, 0, 0), -EINVAL);
+	assert_int_equal(dl_mark_iov(NULL, &good, 1, 0, 1), -EINVAL);
+	assert_int_equal(dl_mark_hva(guest.log, page_of(2, 30), UINT64_MAX), -EINVAL);
+	assert_int_equal(dl_mark_hva(NULL, page_of(2, 30), 1), -EINVAL);
+	expect_pending(0, 0);
+}
+
+/* Whatever they name, but not a range that cannot be. */
+static void nothing_is_marked_while_nothing_is_logged(void **state)
+{
+	const struct iovec iov = { page_of(2, 30), 4096 };
+
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 100 * 4096, 1), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 0, 1), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 5, 0, 1), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 77, 0, 1), 0);
+	assert_int_equal(dl_mark_hva(guest.log, page_of(2, 30), 1), 0);
+	assert_int_equal(dl_mark_hva(guest.log, &guest, 1), 0);
+	assert_int_equal(dl_mark_iov(guest.log, &iov, 1, 0, 1), 0);
+	assert_int_equal(dl_mark_iov(guest.log, &iov, 1, 4096, 1), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 1, UINT64_MAX), -EINVAL);
+	assert_int_equal(dl_mark_slot(guest.log, 5, 1, UINT64_MAX), -EINVAL);
+	assert_int_equal(dl_mark_hva(guest.log, &guest, UINT64_MAX), -EINVAL);
+	assert_int_equal(dl_mark_iov(guest.log, &iov, 1, 1, UINT64_MAX), -EINVAL);
+	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
 	expect_pending(0, 0);
 }
 
@@ -171,20 +343,23 @@ static void a_mark_needs_no_system_call(void **state)
 	static const unsigned long requests[] = { KVM_RESET_DIRTY_RINGS, KVM_GET_DIRTY_LOG,
 						  KVM_CLEAR_DIRTY_LOG, MODEL_CALL_MMAP,
 						  MODEL_CALL_SIGMASK };
+	const struct iovec iov = { page_of(2, 30), 4096 };
 	uint64_t before[5];
 
 	for (int i = 0; i < 5; i++)
 		before[i] = model_calls(guest.model, requests[i]);
-	assert_int_equal(dl_mark(guest.log, 0, 100 * 4096, 4096), 0);
-	assert_int_equal(dl_slot_mark(guest.log, 5, 0, 4096), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 100 * 4096, 4096), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 5, 0, 4096), 0);
+	assert_int_equal(dl_mark_hva(guest.log, iov.iov_base, 1), 0);
+	assert_int_equal(dl_mark_iov(guest.log, &iov, 1, 0, 4096), 0);
 	for (int i = 0; i < 5; i++)
 		assert_int_equal(model_calls(guest.model, requests[i]), before[i]);
 }
 
 static void marks_count_as_pending_and_not_as_entries(void **state)
 {
-	assert_int_equal(dl_mark(guest.log, 0, 100 * 4096, 10 * 4096), 0);
-	assert_int_equal(dl_mark(guest.log, 0, 105 * 4096, 10 * 4096), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 100 * 4096, 10 * 4096), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 105 * 4096, 10 * 4096), 0);
 	assert_int_equal(guest_stats(&guest).pending_bytes, 15 * 4096);
 	assert_int_equal(guest_stats(&guest).entries, 0);
 	assert_int_equal(guest_stats(&guest).new_pages, 0);
@@ -194,7 +369,7 @@ static void marks_count_as_pending_and_not_as_entries(void **state)
 static void a_mark_is_handed_out_in_bitmap_mode_too(void **state)
 {
 	begin(4096, DL_MODE_BITMAP);
-	assert_int_equal(dl_mark(guest.log, 0, 150 * 4096, 1), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 150 * 4096, 1), 0);
 	expect_pending(150, 1);
 	expect_pending(0, 0);
 	guest_close(&guest);
@@ -213,6 +388,14 @@ int main(void)
 		mark_test(a_range_stays_in_its_address_space),
 		mark_test(a_range_that_wraps_is_refused),
 		mark_test(a_slot_is_marked_by_its_number),
+		mark_test(host_memory_is_marked_by_its_address),
+		mark_test(host_memory_is_marked_in_every_slot_that_maps_it),
+		mark_test(a_hole_in_host_memory_is_reported),
+		mark_test(memory_that_kvm_cannot_log_is_not_recorded),
+		mark_test(scattered_bytes_are_marked),
+		mark_test(bytes_beyond_the_vectors_are_reported_and_the_rest_is_marked),
+		mark_test(vectors_that_wrap_are_refused),
+		mark_test(nothing_is_marked_while_nothing_is_logged),
 		mark_test(a_mark_needs_no_system_call),
 		mark_test(marks_count_as_pending_and_not_as_entries),
 		cmocka_unit_test(a_mark_is_handed_out_in_bitmap_mode_too),

@@ -323,14 +323,14 @@ static void harvesting_and_reading_allocate_nothing(void **state)
 
 		open_guest(modes[i]);
 		/* liburcu registers threads when they mark for the first time. */
-		assert_int_equal(dl_mark(guest.log, 0, 0, 1), 0);
+		assert_int_equal(dl_mark_gpa(guest.log, 0, 0, 1), 0);
 		write_all();
 		assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
 		begin_at(0);
 		assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 		assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
 		assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
-		assert_int_equal(dl_mark(guest.log, 0, 4096, 1 << 20), 0);
+		assert_int_equal(dl_mark_gpa(guest.log, 0, 4096, 1 << 20), 0);
 		while ((n = dl_iter_read(iter, runs, 4)) > 0)
 			assert_int_equal(dl_iter_ack(iter, runs, (uint32_t)n), 0);
 		end();

@@ -204,8 +204,8 @@ static void a_kernel_that_refuses_a_slot_leaves_the_log_as_it_was(void **state)
 
 	fail_once(KVM_SET_USER_MEMORY_REGION, ENOSPC);
 	expect_set(&other, -ENOSPC);
-	assert_int_equal(dl_slot_mark(guest.log, 4, 0, 1), -ENOENT);
-	assert_int_equal(dl_mark(guest.log, 0, 0, 1), -ENOENT);
+	assert_int_equal(dl_mark_slot(guest.log, 4, 0, 1), -ENOENT);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 0, 1), -ENOENT);
 	assert_true(dl_log_describe(guest.log, text, sizeof(text)) > 0);
 	assert_non_null(strstr(text, "could not be set for slot 4 of address space 0"));
 	other.slot = 1 << 16 | 4;
@@ -227,8 +227,8 @@ static void a_kernel_that_refuses_a_move_leaves_the_slot_in_place(void **state)
 	moved.kvm_flags = 1u << 5;
 	fail_once(KVM_SET_USER_MEMORY_REGION, ENOMEM);
 	expect_set(&moved, -ENOMEM);
-	assert_int_equal(dl_mark(guest.log, 0, 0, 1), -ENOENT);
-	assert_int_equal(dl_mark(guest.log, 0, slot.gpa, 1), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 0, 1), -ENOENT);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, slot.gpa, 1), 0);
 	expect_pass(GPA_PAGE, 1);
 	regions = guest.regions;
 	expect_set(&slot, 0);
@@ -258,7 +258,7 @@ static void a_bitmap_without_memory_is_an_error(void **state)
 	model_fault(guest.model, &second);
 	assert_int_equal(dl_slot_set(guest.log, &other), -ENOMEM);
 	assert_int_equal(guest.regions, regions);
-	assert_int_equal(dl_slot_mark(guest.log, 4, 0, 1), -ENOENT);
+	assert_int_equal(dl_mark_slot(guest.log, 4, 0, 1), -ENOENT);
 	expect_set(&other, 0);
 	assert_int_equal(pending_pages(), 40000);
 }
@@ -281,7 +281,7 @@ static void a_remove_that_the_kernel_refuses_changes_nothing(void **state)
 	fail_once(KVM_SET_USER_MEMORY_REGION, EIO);
 	assert_int_equal(dl_slot_remove(guest.log, 3, 0), -EIO);
 	assert_int_equal(pending_pages(), 0);
-	assert_int_equal(dl_mark(guest.log, 0, slot.gpa, 1), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, slot.gpa, 1), 0);
 	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
 }
 
@@ -350,7 +350,7 @@ static void a_removed_slot_is_handed_out_once_more(void **state)
 
 static void a_discarded_slot_is_not_handed_out(void **state)
 {
-	assert_int_equal(dl_slot_mark(guest.log, 3, 0, 1), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 3, 0, 1), 0);
 	assert_int_equal(dl_slot_remove(guest.log, 3, DL_SLOT_DISCARD), 0);
 	assert_int_equal(pending_pages(), 0);
 	expect_pass(0, 0);
@@ -403,7 +403,7 @@ static void a_moved_slot_is_pending_at_its_new_address(void **state)
 
 	moved.gpa = 0;
 	expect_set(&moved, 0);
-	assert_int_equal(dl_mark(guest.log, 0, slot.gpa, 1), -ENOENT);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, slot.gpa, 1), -ENOENT);
 	expect_pass(0, PAGES);
 }
 

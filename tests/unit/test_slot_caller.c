@@ -147,7 +147,7 @@ static void a_new_slot_that_cannot_be_logged_is_refused(void **state)
 	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
 	vmm.error = -ENOMEM;
 	assert_int_equal(set(&slot), -ENOMEM);
-	assert_int_equal(dl_slot_mark(guest.log, 3, 0, 1), -ENOENT);
+	assert_int_equal(dl_mark_slot(guest.log, 3, 0, 1), -ENOENT);
 	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
 	slot.flags = DL_SLOT_CALLER_IOCTL;
 	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
@@ -195,8 +195,8 @@ static void a_changed_slot_that_cannot_be_switched_on_loses_nothing(void **state
 	vmm.error = -ENOMEM;
 	assert_int_equal(set(&slot), -ENOMEM);
 	/* The slot is at its new address in the guest already. */
-	assert_int_equal(dl_mark(guest.log, 0, 0, 1), 0);
-	assert_int_equal(dl_mark(guest.log, 0, GPA_PAGE * 4096, 1), -ENOENT);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 0, 1), 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, GPA_PAGE * 4096, 1), -ENOENT);
 	assert_int_equal(guest_write(&guest, vcpu, 0, 4), 0);
 	slot.flags = DL_SLOT_CALLER_IOCTL;
 	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
@@ -278,7 +278,7 @@ static void a_slot_discarded_while_it_is_read_is_read_no_further(void **state)
 	struct dl_run run;
 
 	start_with_slot();
-	assert_int_equal(dl_slot_mark(guest.log, 3, 0, slot.bytes), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 3, 0, slot.bytes), 0);
 	assert_int_equal(dl_slot_set(guest.log, &two), 0);
 	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
 	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
@@ -297,7 +297,7 @@ static void a_half_read_chunk_is_discarded_with_its_slot(void **state)
 	start_with_slot();
 	assert_int_equal(guest_drain(&guest, NULL, 0), -1);
 	for (uint64_t page = 0; page < PAGES; page += 2)
-		assert_int_equal(dl_slot_mark(guest.log, 3, page * guest.page_bytes, 1), 0);
+		assert_int_equal(dl_mark_slot(guest.log, 3, page * guest.page_bytes, 1), 0);
 	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
 	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
 	assert_int_equal(dl_slot_remove(guest.log, 3, DL_SLOT_DISCARD), 0);

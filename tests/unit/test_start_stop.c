@@ -403,8 +403,6 @@ static void calls_while_off_are_canceled(void **state)
 	begin_ring();
 	assert_int_equal(dl_harvest(guest.log, 0, NULL), -ECANCELED);
 	assert_int_equal(dl_iter_new(guest.log, 0, &iter), -ECANCELED);
-	assert_int_equal(dl_mark(guest.log, 0, 0, 1), -ECANCELED);
-	assert_int_equal(dl_slot_mark(guest.log, 0, 0, 1), -ECANCELED);
 	assert_int_equal(dl_log_harvest_due(guest.log, &due_ns), -ECANCELED);
 	guest_close(&guest);
 }
