@@ -11,5 +11,6 @@ void bitmap_figures(void);
 void iterator_figures(void);
 void mark_figures(void);
 void share_figures(void);
+void slots_figures(void);
 
 #endif

@@ -13,5 +13,6 @@ int main(int argc, char **argv)
 	iterator_figures();
 	mark_figures();
 	share_figures();
+	slots_figures();
 	return bench_end();
 }
