@@ -207,7 +207,9 @@ static void *run_device(void *opaque)
 
 		pace(i);
 		model_copy(to->memory + at, &value, sizeof(value));
-		if (moving || i % 2)
+		if (i % 3 == 0)
+			r = dl_mark_hva(guest.log, to->memory + at, sizeof(value));
+		else if (moving || i % 3 == 1)
 			r = dl_mark_slot(guest.log, moving, at, sizeof(value));
 		else
 			r = dl_mark_gpa(guest.log, 0, GPA_PAGE * guest.page_bytes + at,

@@ -72,7 +72,13 @@ static void device_mark(const struct op *op, const struct place *place, uint32_t
 	uint64_t at = (uint64_t)page * PAGE_BYTES + op->number % 8;
 	uint64_t bytes = (uint64_t)(pages - 1) * PAGE_BYTES + 1;
 
-	if (op->number & 1)
+	if (op->number & 4)
+		EXPECT("dl_mark_hva",
+		       dl_mark_hva(world.log,
+				   memory[place->block] + place->first_page * (uint64_t)PAGE_BYTES +
+					   at,
+				   bytes));
+	else if (op->number & 1)
 		EXPECT("dl_mark_slot", dl_mark_slot(world.log, place->slot, at, bytes));
 	else
 		EXPECT("dl_mark_gpa",

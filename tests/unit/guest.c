@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
 
 static void count(struct guest *guest, unsigned long request)
 {
@@ -287,13 +288,26 @@ void guest_kernel_write(struct guest *guest, uint64_t gpa_page)
 		abort();
 }
 
+/* By guest address, by host address, or as the second of two vectors. */
+static int device_mark(struct guest *guest, uint64_t gpa, uint8_t *at, uint64_t bytes, uint64_t way)
+{
+	const struct iovec iov[] = { { guest, 5 }, { at, bytes } };
+
+	if (way % 3 == 0)
+		return dl_mark_gpa(guest->log, 0, gpa, bytes);
+	if (way % 3 == 1)
+		return dl_mark_hva(guest->log, at, bytes);
+	return dl_mark_iov(guest->log, iov, 2, 5, bytes);
+}
+
 void guest_device_write(struct guest *guest, struct guest_block *block, uint64_t page,
 			uint64_t gpa_page)
 {
 	uint64_t value = next_value(guest), place = place_in_page(guest, value);
+	uint8_t *at = block->memory + page * guest->page_bytes + place;
 
-	model_copy(block->memory + page * guest->page_bytes + place, &value, sizeof(value));
-	if (dl_mark_gpa(guest->log, 0, gpa_page * guest->page_bytes + place, sizeof(value)))
+	model_copy(at, &value, sizeof(value));
+	if (device_mark(guest, gpa_page * guest->page_bytes + place, at, sizeof(value), value))
 		abort();
 }
 
