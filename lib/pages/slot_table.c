@@ -235,7 +235,7 @@ static bool take_out(struct dli_slot_table *table, struct dli_slot *slot, bool m
 	table->n--;
 	if (!remove_ranges(table, slot, gpa, moves))
 		return false;
-	if (block->n == 1 && !moves) {
+	if (block->n == 1) {
 		dli_part_replace(&table->parts, &block->part);
 		*block_of(table, slot) = NULL;
 		return true;

@@ -101,13 +101,20 @@ static uint32_t number_of(const struct plain *at)
 	return i / IDS << 16 | i % IDS;
 }
 
-static struct dli_slot *new_slot(uint32_t number)
+static struct dli_slot *new_slot(uint32_t number, uint64_t pages)
 {
-	bool is_long = random_below(&rnd, 100) == 0;
-	uint64_t pages = 1 + random_below(&rnd, is_long ? LONG_PAGES : MOST_PAGES);
 	struct dli_slot *slot;
 
 	assert_int_equal(dli_slot_new(&fake.os, PAGE_BYTES, number, pages * PAGE_BYTES, &slot), 0);
+	return slot;
+}
+
+static struct dli_slot *any_slot(uint32_t number)
+{
+	bool is_long = random_below(&rnd, 100) == 0;
+	uint64_t pages = 1 + random_below(&rnd, is_long ? LONG_PAGES : MOST_PAGES);
+	struct dli_slot *slot = new_slot(number, pages);
+
 	slot->hva = random_below(&rnd, HVA_PAGES) * PAGE_BYTES;
 	return slot;
 }
@@ -203,10 +210,40 @@ static void check_walk(uint32_t as_id, uint64_t gpa)
 	assert_int_equal(n, 0);
 }
 
+/* What searches rely on: order, and how far the entries before one reach. */
+static void check_index(const struct dli_index *index)
+{
+	const struct dli_index_key *last = NULL;
+	uint64_t reach = 0;
+
+	for (uint32_t i = 0; i < index->n; i++) {
+		const struct dli_index_branch *branch = &index->branches[i];
+		const struct dli_index_leaf *leaf = branch->leaf;
+		uint64_t leaf_reach = 0;
+
+		assert_in_range(leaf->n, 1, DLI_INDEX_LEAF);
+		assert_memory_equal(&branch->first, &leaf->entries[0].key, sizeof(*last));
+		for (uint32_t k = 0; k < leaf->n; k++) {
+			const struct dli_index_entry *entry = &leaf->entries[k];
+
+			if (last && last->as_id == entry->key.as_id)
+				assert_true(last->address <= entry->key.address);
+			last = &entry->key;
+			leaf_reach = leaf_reach > entry->end ? leaf_reach : entry->end;
+			assert_int_equal(entry->reach, leaf_reach);
+		}
+		reach = reach > leaf_reach ? reach : leaf_reach;
+		assert_int_equal(branch->leaf_reach, leaf_reach);
+		assert_int_equal(branch->reach, reach);
+	}
+}
+
 static void check_everything(void)
 {
 	const struct dli_slot_table *table = dli_slots_table(&slots);
 
+	check_index(&table->by_gpa);
+	check_index(&table->by_hva);
 	check_walk(0, 0);
 	check_walk((uint32_t)random_below(&rnd, SPACES),
 		   random_below(&rnd, GPA_PAGES) * PAGE_BYTES);
@@ -259,7 +296,7 @@ static void change(struct dli_slot *remove, struct dli_slot *add, uint64_t gpa)
 
 static void add_or_move(struct plain *at)
 {
-	struct dli_slot *slot = at->slot ? at->slot : new_slot(number_of(at));
+	struct dli_slot *slot = at->slot ? at->slot : any_slot(number_of(at));
 	uint64_t gpa = random_below(&rnd, GPA_PAGES - slot->pages + 1) * PAGE_BYTES;
 	bool overlaps = plain_overlap(slot, slot->slot >> 16, gpa, slot->bytes);
 
@@ -281,7 +318,7 @@ static void take_out(struct plain *at)
 
 	/* A slot of the same number in its place, in one change. */
 	if (random_below(&rnd, 4) == 0) {
-		replacement = new_slot(slot->slot);
+		replacement = any_slot(slot->slot);
 		if (!plain_overlap(slot, slot->slot >> 16, at->gpa, replacement->bytes)) {
 			change(slot, replacement, at->gpa);
 			at->slot = replacement;
@@ -307,7 +344,7 @@ static void change_many(unsigned int n, unsigned int removals)
 		else if (removals < 100)
 			add_or_move(at);
 		check_somewhere();
-		if (i % 500 == 0)
+		if (i % 100 == 0)
 			check_everything();
 	}
 }
@@ -321,9 +358,15 @@ static void random_changes_match_a_plain_array(void **state)
 	assert_true(count < 20);
 	change_many(1500, 10);
 	check_everything();
+	/* Some are replaced first. */
 	for (uint32_t i = 0; i < SPACES * IDS; i++)
-		if (plain[i].slot)
+		while (plain[i].slot)
 			take_out(&plain[i]);
+	assert_int_equal(dli_slots_table(&slots)->n, 0);
+	assert_int_equal(dli_slots_table(&slots)->by_gpa.n, 0);
+	assert_int_equal(dli_slots_table(&slots)->by_hva.n, 0);
+	/* The table itself, its array of ids and those of its two indexes. */
+	assert_int_equal(memory.live, 4);
 }
 
 /* As a VMM does: each slot above the last. Leaves are full then, and thin ones are joined. */
@@ -332,7 +375,7 @@ static void leaves_are_full_and_thin_ones_are_joined(void **state)
 	const struct dli_slot_table *table;
 
 	for (uint32_t i = 0; i < IDS; i++) {
-		struct dli_slot *slot = new_slot(i);
+		struct dli_slot *slot = any_slot(i);
 
 		slot->hva = i * LONG_PAGES * PAGE_BYTES;
 		plain[i] = (struct plain){ slot, i * LONG_PAGES * PAGE_BYTES };
@@ -342,6 +385,16 @@ static void leaves_are_full_and_thin_ones_are_joined(void **state)
 	table = dli_slots_table(&slots);
 	assert_int_equal(table->by_gpa.n, (IDS + DLI_INDEX_LEAF - 1) / DLI_INDEX_LEAF);
 	assert_int_equal(table->by_hva.n, table->by_gpa.n);
+	/* A search does not begin before the first leaf that it needs. */
+	for (uint32_t i = 0; i + 1 < IDS; i++) {
+		const struct dli_slot *slot = plain[i].slot;
+		uint64_t end = slot->hva + slot->bytes;
+
+		assert_int_equal(dli_index_search(&table->by_hva, end - 1, end).at.branch,
+				 i / DLI_INDEX_LEAF);
+		assert_int_equal(dli_index_search(&table->by_hva, end, end + 1).at.branch,
+				 (i + 1) / DLI_INDEX_LEAF);
+	}
 	check_everything();
 	for (uint32_t i = 0; i < IDS; i++) {
 		if (i % 16 == 0)
@@ -357,6 +410,38 @@ static void leaves_are_full_and_thin_ones_are_joined(void **state)
 	check_everything();
 }
 
+static void remove_plain(uint32_t i)
+{
+	struct dli_slot *slot = plain[i].slot;
+
+	dli_slot_table_free(dli_slots_publish(&slots, dli_slots_prepare(&slots, slot, NULL, 0)));
+	plain[i].slot = NULL;
+	count--;
+	dli_slot_put(slot);
+}
+
+/* The first slot maps the memory of all others, so every entry reaches as far. */
+static void a_join_keeps_how_far_the_lower_leaf_reaches(void **state)
+{
+	const uint32_t n = DLI_INDEX_LEAF + 40;
+
+	for (uint32_t i = 0; i < n; i++) {
+		plain[i].slot = new_slot(i, i ? 1 : n);
+		plain[i].slot->hva = i * PAGE_BYTES;
+		plain[i].gpa = i * n * PAGE_BYTES;
+		dli_slot_table_free(dli_slots_publish(
+			&slots, dli_slots_prepare(&slots, NULL, plain[i].slot, plain[i].gpa)));
+		count++;
+	}
+	assert_int_equal(dli_slots_table(&slots)->by_hva.n, 2);
+	for (uint32_t i = 30; i < DLI_INDEX_LEAF; i++)
+		remove_plain(i);
+	for (uint32_t i = n - 1; dli_slots_table(&slots)->by_hva.n == 2; i--)
+		remove_plain(i);
+	assert_in_range(count, 31, DLI_INDEX_LEAF / 2);
+	check_everything();
+}
+
 /* A change copies some leaves and one array of pointers for each index, not the table. */
 static void a_change_shares_all_other_leaves(void **state)
 {
@@ -365,7 +450,7 @@ static void a_change_shares_all_other_leaves(void **state)
 	uint32_t shared = 0;
 
 	for (uint32_t i = 0; i < IDS; i++) {
-		plain[i].slot = new_slot(i);
+		plain[i].slot = any_slot(i);
 		plain[i].gpa = i * LONG_PAGES * PAGE_BYTES;
 		dli_slot_table_free(dli_slots_publish(
 			&slots, dli_slots_prepare(&slots, NULL, plain[i].slot, plain[i].gpa)));
@@ -389,6 +474,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		slots_test(random_changes_match_a_plain_array),
 		slots_test(leaves_are_full_and_thin_ones_are_joined),
+		slots_test(a_join_keeps_how_far_the_lower_leaf_reaches),
 		slots_test(a_change_shares_all_other_leaves),
 	};
 
