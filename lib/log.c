@@ -26,9 +26,14 @@ static int init_objects(struct dl_log *log)
 	r = dli_vcpu_list_init(&log->vcpus);
 	if (r)
 		goto no_vcpus;
+	r = dli_reaper_init(&log->reaper, log->vm.os);
+	if (r)
+		goto no_reaper;
 	r = dli_slots_init(&log->slots);
 	if (!r)
 		return 0;
+	dli_reaper_fini(&log->reaper);
+no_reaper:
 	pthread_mutex_destroy(&log->vcpus.lock);
 no_vcpus:
 	dli_reset_fini(&log->reset);
@@ -106,6 +111,7 @@ void dli_log_put(struct dl_log *log)
 	dli_slots_fini(&log->slots);
 	dli_bitmap_release(&log->buffer, log->vm.os);
 	dli_reset_fini(&log->reset);
+	dli_reaper_fini(&log->reaper);
 	fini_alive(log);
 	dli_vm_close(&log->vm);
 	pthread_mutex_destroy(&log->lock);

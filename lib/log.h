@@ -6,7 +6,8 @@
  * The dirty log of one VM: the state that the public calls share.
  *
  * Lock order: reading (iterators), lock (GET, CLEAR, flag and slot changes, harvests), a ring's
- * lock, the reset's lock. A vCPU's drain takes only the last two.
+ * lock, the reset's lock. A vCPU's drain and a reap take only the last two. The reaper's lock is
+ * taken under any of these, or none.
  */
 
 #include "kvm/bitmap.h"
@@ -14,6 +15,7 @@
 #include "kvm/vm.h"
 #include "pace.h"
 #include "pages/slot_table.h"
+#include "reaper.h"
 #include "ring/reset.h"
 #include "ring/vcpu_list.h"
 
@@ -38,6 +40,7 @@ struct dl_log {
 	char reason[320];	/* why this mode was chosen, or why opening failed */
 	char last_failure[160]; /* last slot ioctl that failed; empty if none did */
 	struct dli_pace pace;
+	struct dli_reaper reaper;
 
 	struct dli_vcpu_list vcpus;
 	struct dli_reset reset;

@@ -5,21 +5,28 @@
 #include "ring/vcpu_list.h"
 
 /*
- * How fast rings fill, as of the last harvest. Written under the log's lock, read without it:
- * another thread may be harvesting.
+ * How fast rings fill, as of the last time that all were drained. Harvests and reaps write it at
+ * the same time, so the rate is one word. It is advice: of two that write, either may be last.
  */
 struct dli_pace {
-	const struct dl_os *os;		  /* for its clock */
-	_Atomic uint64_t harvested_at_ns; /* end of the last harvest */
-	_Atomic uint64_t span_ns;	  /* from the harvest before it; 0 if there was none */
-	_Atomic uint64_t span_entries;	  /* entries of the fastest vCPU in that span */
+	const struct dl_os *os;		/* for its clock */
+	_Atomic uint64_t drained_at_ns; /* end of the last drain */
+	_Atomic double entries_per_ns;	/* of the fastest vCPU before it; 0: not known */
 };
 
 /*
  * Records that all rings have just been drained. first is true when logging has just begun: then
- * there is no earlier harvest, and no interval to measure.
+ * there is no earlier drain, and no interval to measure.
  */
 void dli_pace_note(struct dli_pace *pace, struct dli_vcpu_list *vcpus, bool first);
+
+struct dli_look {
+	uint64_t until_due_ns; /* as dli_pace_until_due() */
+	uint64_t entries;      /* of all rings since they were added; it changes if one gets any */
+};
+
+/* Looks into every ring, without locks. */
+struct dli_look dli_pace_look(const struct dli_pace *pace, const struct dli_vcpu_list *vcpus);
 
 /* Nanoseconds until the next harvest is due; UINT64_MAX if no ring is filling. */
 uint64_t dli_pace_until_due(const struct dli_pace *pace, const struct dli_vcpu_list *vcpus);

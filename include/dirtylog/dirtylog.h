@@ -156,6 +156,11 @@ enum dl_harvest_flag {
 	DL_HARVEST_FINAL = 1 /* the vCPUs are stopped: rings, then bitmaps, last */
 };
 
+/* Flags of dl_log_reap(). Since 0.2. */
+enum dl_reap_flag {
+	DL_REAP_NOW = 2, /* empty every ring now, not only when one is about to fill */
+};
+
 /*
  * A run of adjacent dirty pages of one slot. Frozen: it will never grow.
  * An iteration returns memory twice only if the VM maps it twice: in two address spaces, or by a
@@ -178,6 +183,7 @@ struct dl_options {
 	uint32_t backup;	/* enum dl_backup */
 	uint32_t ring_entries;	/* of each vCPU's ring, a power of two; 0: a good size */
 	uint32_t reserved;	/* 0 */
+	uint64_t idle_ns;	/* longest interval between looks at idle rings; 0: 100 ms */
 	const struct dl_os *os; /* system calls; NULL: the real ones. Not copied. */
 	/*
 	 * For VMMs that make all their KVM_SET_USER_MEMORY_REGION(2) calls themselves: called, with
@@ -339,6 +345,34 @@ DL_MUST_CHECK int dl_log_stop(struct dl_log *log);
  * clock_gettime(2). Never blocks. Since 0.1.
  */
 DL_MUST_CHECK int dl_log_harvest_due(struct dl_log *log, uint64_t *from_now_ns);
+
+/*
+ * Returns a descriptor that is readable while dl_log_reap() has something to do; for poll(2),
+ * epoll(7) or any event loop. It is made by the first call, borrowed, close-on-exec, and closed
+ * with the last handle of the log: do not read, set or close it. It is silent, and wakes nobody,
+ * while logging is off, in bitmap mode and after dl_log_close().
+ * Serve it on a thread that holds no lock which a vCPU's thread needs: under a big lock of the
+ * VMM the vCPUs wait for each reset, and what draining without locks gains is lost.
+ * Errors: -EINVAL; -ECANCELED: closed; -EOPNOTSUPP: struct dl_os has no timer; otherwise
+ * timerfd_create(2)'s (-EMFILE, -ENFILE, -ENOMEM) or timerfd_settime(2)'s.
+ * System calls: the signal mask; at the first call timerfd_create and timerfd_settime. Never
+ * blocks. Since 0.2.
+ */
+DL_MUST_CHECK int dl_log_fd(struct dl_log *log);
+
+/*
+ * Empties the rings if one is about to fill at its pace, and sets the descriptor for the next look:
+ * sooner while vCPUs write, up to idle_ns while none does. Repairs nothing, hands out nothing; to
+ * be called by any thread, beside harvests (it shares the rings with them) and the final one too.
+ *   flags      0 or DL_REAP_NOW
+ *   again_ns   receives when to call again, for a caller without the descriptor; UINT64_MAX: not
+ *              before logging is on, or never (bitmap mode). Set after errors too. May be NULL.
+ * Errors: -EINVAL, -ECANCELED: closed, -EIO: a child of fork(2) (again_ns is not set); otherwise
+ * KVM_RESET_DIRTY_RINGS's or timerfd_settime(2)'s: nothing is lost, and the next call retries.
+ * System calls: KVM_RESET_DIRTY_RINGS, timerfd_settime, the signal mask; none while logging is off
+ * (DL_REAP_NOW then empties the rings and records nothing). May block, never on slots. Since 0.2.
+ */
+DL_MUST_CHECK int dl_log_reap(struct dl_log *log, uint32_t flags, uint64_t *again_ns);
 
 /*
  * Collects what was dirtied since the last harvest and makes it pending: reads every ring, hands

@@ -167,6 +167,7 @@ int dl_log_open(int vm_fd, const struct dl_options *options, struct dl_log **out
 		dli_log_put(log);
 		return r;
 	}
+	dli_reaper_configure(&log->reaper, log->caps.ring_entries, o.idle_ns);
 	/* Registers this thread with liburcu, which allocates: not in its first mark. */
 	dli_rcu_read_lock();
 	dli_rcu_read_unlock();

@@ -97,6 +97,7 @@ static int switch_on(struct dl_log *log, uint32_t flags)
 	if (!(flags & DL_START_CLEAN))
 		dli_mark_all_slots(log);
 	dli_pace_note(&log->pace, &log->vcpus, true);
+	dli_reaper_arm(&log->reaper);
 	return 0;
 }
 
@@ -146,6 +147,7 @@ int dli_stop_logging(struct dl_log *log)
 
 	if (was_on)
 		set_logging(log, false);
+	dli_reaper_disarm(&log->reaper);
 	r = dli_slot_logging_set_all(log, false);
 	/* Clear the flags first; otherwise the rings would fill again after the drain. */
 	if (dli_log_is_ring(log))

@@ -116,6 +116,7 @@ uint64_t dli_ring_take_recent(struct dli_ring *ring);
 /* For advice, without the lock: the values may be a moment old. */
 struct dli_ring_pace {
 	uint64_t since;	 /* entries since dli_ring_take_recent(), with those in the ring */
+	uint64_t total;	 /* entries since the ring was mapped, with those in it */
 	uint32_t filled; /* entries in the ring; 0 if unknown */
 	uint32_t room;	 /* entries at which its vCPU exits, on every kernel */
 };

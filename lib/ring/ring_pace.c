@@ -37,6 +37,7 @@ struct dli_ring_pace dli_ring_pace(struct dli_ring *ring)
 	uint64_t seen = atomic_load_explicit(&ring->entries_seen, memory_order_relaxed);
 	uint64_t entries = atomic_load_explicit(&ring->stats.entries, memory_order_relaxed);
 
+	pace.total = entries + pace.filled;
 	pace.since = (entries > seen ? entries - seen : 0) + pace.filled;
 	return pace;
 }

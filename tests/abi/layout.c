@@ -31,10 +31,11 @@ FIELD(dl_options, mode, 8, 4);
 FIELD(dl_options, backup, 12, 4);
 FIELD(dl_options, ring_entries, 16, 4);
 FIELD(dl_options, reserved, 20, 4);
-FIELD(dl_options, os, 24, POINTER_BYTES);
-FIELD(dl_options, set_region, 24 + POINTER_BYTES, POINTER_BYTES);
-FIELD(dl_options, opaque, 24 + 2 * POINTER_BYTES, POINTER_BYTES);
-SIZE(dl_options, 24 + 3 * POINTER_BYTES);
+FIELD(dl_options, idle_ns, 24, 8);
+FIELD(dl_options, os, 32, POINTER_BYTES);
+FIELD(dl_options, set_region, 32 + POINTER_BYTES, POINTER_BYTES);
+FIELD(dl_options, opaque, 32 + 2 * POINTER_BYTES, POINTER_BYTES);
+SIZE(dl_options, 32 + 3 * POINTER_BYTES);
 
 FIELD(dl_config, size, 0, 4);
 FIELD(dl_config, has, 4, 4);
@@ -88,6 +89,7 @@ VALUE(DL_SLOT_NO_LOG, 4);
 VALUE(DL_SLOT_DISCARD, 8);
 VALUE(DL_START_CLEAN, 1);
 VALUE(DL_HARVEST_FINAL, 1);
+VALUE(DL_REAP_NOW, 2);
 
 int main(void)
 {

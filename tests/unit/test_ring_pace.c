@@ -92,6 +92,18 @@ static void entries_in_the_ring_are_counted(void **state)
 	expect_pace(ENTRIES, drained + ENTRIES);
 }
 
+/* Whether a drain takes it or not, each entry counts once. */
+static void the_total_changes_only_with_an_entry(void **state)
+{
+	push(50);
+	assert_int_equal(dli_ring_pace(ring).total, 50);
+	drain();
+	assert_int_equal(dli_ring_pace(ring).total, 50);
+	assert_int_equal(dli_ring_take_recent(ring), 50);
+	push(1);
+	assert_int_equal(dli_ring_pace(ring).total, 51);
+}
+
 static void dli_ring_take_recent_restarts_the_count(void **state)
 {
 	push(50);
@@ -151,6 +163,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		pace_test(entries_in_the_ring_are_counted),
+		pace_test(the_total_changes_only_with_an_entry),
 		pace_test(dli_ring_take_recent_restarts_the_count),
 		pace_test(a_desynced_ring_reports_no_pace),
 		pace_test(a_used_ring_reports_no_pace_before_its_first_drain),

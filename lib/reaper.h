@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DLI_REAPER_H
+#define DLI_REAPER_H
+
+#include "kvm/os.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+/*
+ * When the rings are looked at next, and the timer descriptor that says so to an event loop.
+ *
+ * The interval between two looks doubles while no ring gets an entry, and returns to the least one
+ * with the next entry or full exit. Entries that were there at the last look do not count: the
+ * pages that even an idle guest writes again and again are in a ring once and stay there.
+ */
+struct dli_reaper {
+	const struct dl_os *os;
+	uint64_t least_ns, most_ns;   /* least_ns is 0 without rings: there is nothing to reap */
+	pthread_mutex_t lock;	      /* of the fields below; no other lock is taken under it */
+	int timer;		      /* -1: nobody has asked for the descriptor */
+	bool armed;		      /* logging is on */
+	bool full_exit;		      /* since the last look, and it found the interval longer */
+	_Atomic bool failed;	      /* the last drain; also read without the lock */
+	_Atomic uint64_t interval_ns; /* also read without the lock */
+	uint64_t quiet_since_ns;      /* no ring has got an entry since then */
+	uint64_t activity;	      /* at the last look */
+};
+
+int dli_reaper_init(struct dli_reaper *reaper, const struct dl_os *os);
+void dli_reaper_fini(struct dli_reaper *reaper);
+
+/* Before anything else is called. ring_entries is 0 in bitmap mode; idle_ns is the caller's. */
+void dli_reaper_configure(struct dli_reaper *reaper, uint32_t ring_entries, uint64_t idle_ns);
+
+/* The descriptor, created at the first call; or a negative errno value. */
+int dli_reaper_fd(struct dli_reaper *reaper);
+
+/*
+ * Logging is on, or off: then the descriptor is silent. The errors of setting the timer are
+ * ignored: dli_reaper_fd() has shown that the process may set it, and a ring that nobody reaps
+ * loses nothing.
+ */
+void dli_reaper_arm(struct dli_reaper *reaper);
+void dli_reaper_disarm(struct dli_reaper *reaper);
+
+/* A vCPU had a full exit. Makes a system call only if the interval is longer than the least. */
+void dli_reaper_full_exit(struct dli_reaper *reaper);
+
+/* A look into the rings, and the drain before it. */
+struct dli_reaped {
+	uint64_t until_due_ns; /* of the first ring that fills */
+	uint64_t activity;     /* differs from the last look's if something happened in between */
+	bool overflowed;       /* some ring, at any time: no interval is longer than the least */
+	bool failed;	       /* the drain */
+};
+
+/* Sets the timer for the next look. *again_ns is UINT64_MAX if logging is off. */
+int dli_reaper_rearm(struct dli_reaper *reaper, const struct dli_reaped *reaped,
+		     uint64_t *again_ns);
+
+#endif

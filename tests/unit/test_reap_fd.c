@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+/* dl_log_fd(): when the descriptor is silent, and how long it lives. Errors of both calls. */
+#include "reap_guest.h"
+
+#include <errno.h>
+#include <sys/ioctl.h>
+
+static unsigned long system_calls(void)
+{
+	return guest.timer_sets + model_calls(guest.model, MODEL_CALL_SIGMASK) +
+	       model_calls(guest.model, KVM_RESET_DIRTY_RINGS) +
+	       model_calls(guest.model, MODEL_CALL_TIMER);
+}
+
+static void a_timer_that_cannot_be_set_is_an_error(void **state)
+{
+	uint64_t again_ns = 0;
+
+	back_off(1);
+	fail_call(MODEL_CALL_TIMER_SET, 1, EPERM);
+	assert_int_equal(dl_log_reap(guest.log, 0, &again_ns), -EPERM);
+	assert_int_equal(again_ns, 2 * LEAST);
+	assert_int_equal(reap(), 2 * LEAST);
+}
+
+static void while_nothing_is_logged_nothing_happens(void **state)
+{
+	unsigned long calls;
+
+	model_advance(guest.model, LEAST);
+	assert_int_equal(left(), 0);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	assert_int_equal(left(), UINT64_MAX);
+	calls = system_calls();
+	assert_int_equal(reap(), UINT64_MAX);
+	assert_int_equal(system_calls(), calls);
+	/* A log that is off already is not disarmed once more. */
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	assert_int_equal(guest.timer_sets, 2);
+}
+
+/* KVM fills the rings if somebody else has set a slot's flag. */
+static void what_is_emptied_while_nothing_is_logged_is_not_recorded(void **state)
+{
+	struct kvm_userspace_memory_region region = {
+		.flags = KVM_MEM_LOG_DIRTY_PAGES,
+		.memory_size = PAGES * 4096,
+		.userspace_addr = (uintptr_t)guest.blocks[0].memory,
+	};
+	uint64_t resets;
+
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	assert_int_equal(guest.os.ioctl(&guest, guest.vm_fd, KVM_SET_USER_MEMORY_REGION, &region),
+			 0);
+	write_pages(0, 20);
+	resets = guest.resets;
+	assert_int_equal(reap(), UINT64_MAX);
+	assert_int_equal(guest.resets, resets);
+	assert_int_equal(reap_with(DL_REAP_NOW, 0), UINT64_MAX);
+	assert_int_equal(guest.resets, resets + 1);
+	assert_int_equal(guest_stats(&guest).entries, 20);
+	assert_int_equal(guest_stats(&guest).pending_bytes, 0);
+	assert_int_equal(left(), UINT64_MAX);
+}
+
+static void a_start_arms_with_the_least_interval(void **state)
+{
+	back_off(5);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	model_advance(guest.model, 10 * IDLE);
+	start();
+	assert_int_equal(left(), LEAST);
+	/* The time before the start is no quiet interval. */
+	assert_int_equal(reap(), LEAST);
+	assert_int_equal(wait_and_reap(), 2 * LEAST);
+}
+
+static void a_start_forgets_what_was_before(void **state)
+{
+	uint64_t resets;
+
+	back_off(3);
+	dli_reaper_full_exit(&guest.log->reaper);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	start();
+	assert_int_equal(wait_and_reap(), 2 * LEAST);
+	write_pages(0, DUE);
+	fail_call(KVM_RESET_DIRTY_RINGS, 1, EFAULT);
+	assert_int_equal(reap_with(0, -EFAULT), 4 * LEAST);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	start();
+	write_pages(0, 1);
+	resets = guest.resets;
+	assert_int_equal(wait_and_reap(), LEAST);
+	assert_int_equal(guest.resets, resets);
+}
+
+static void a_start_that_failed_leaves_the_descriptor_silent(void **state)
+{
+	assert_int_equal(dl_log_stop(guest.log), 0);
+	guest_fail_region(&guest, 0, 0, 1);
+	assert_int_equal(dl_log_start(guest.log, 0), -ENOMEM);
+	assert_int_equal(left(), UINT64_MAX);
+	assert_int_equal(reap(), UINT64_MAX);
+}
+
+static void in_bitmap_mode_the_descriptor_is_silent(void **state)
+{
+	unsigned long calls;
+
+	guest_close(&guest);
+	open_guest(DL_MODE_BITMAP, 0, 1);
+	fd = dl_log_fd(guest.log);
+	assert_true(fd >= 0);
+	start();
+	write_pages(0, 20);
+	calls = system_calls();
+	assert_int_equal(reap(), UINT64_MAX);
+	assert_int_equal(reap_with(DL_REAP_NOW, 0), UINT64_MAX);
+	assert_int_equal(system_calls(), calls);
+	assert_int_equal(dl_log_stop(guest.log), 0);
+}
+
+static void the_descriptor_lives_as_long_as_a_handle(void **state)
+{
+	uint64_t again_ns = 5;
+	struct dl_log *log = guest.log;
+
+	assert_int_equal(dl_log_fd(log), fd);
+	assert_int_equal(model_calls(guest.model, MODEL_CALL_TIMER), 1);
+	dl_log_close(log);
+	/* The vCPUs' handles keep the log. */
+	assert_int_equal(dl_log_fd(log), -ECANCELED);
+	assert_int_equal(dl_log_reap(log, 0, &again_ns), -ECANCELED);
+	assert_int_equal(dl_log_reap(log, DL_REAP_NOW, &again_ns), -ECANCELED);
+	assert_int_equal(again_ns, 5);
+	assert_true(model_is_timer(guest.model, fd));
+	assert_int_equal(left(), UINT64_MAX);
+	/* A full exit of a closed log does not wake anybody. */
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
+	assert_int_equal(left(), UINT64_MAX);
+	for (unsigned int i = 0; i < 2; i++)
+		dl_vcpu_remove(guest.vcpus[i].handle);
+	assert_false(model_is_timer(guest.model, fd));
+	guest.vcpu_count = 0;
+	guest.log = NULL;
+}
+
+static void a_log_needs_no_descriptor(void **state)
+{
+	uint64_t again_ns;
+
+	guest_close(&guest);
+	open_guest(DL_MODE_RING, ENTRIES, 0);
+	start();
+	for (uint64_t ns = 2 * LEAST; ns < IDLE; ns *= 2) {
+		model_advance(guest.model, ns / 2);
+		assert_int_equal(dl_log_reap(guest.log, 0, &again_ns), 0);
+		assert_int_equal(again_ns, ns);
+	}
+	assert_int_equal(dl_log_reap(guest.log, 0, NULL), 0);
+	assert_int_equal(guest.timer_sets, 0);
+	/* A late descriptor is set to the interval of that moment. */
+	fd = dl_log_fd(guest.log);
+	assert_int_equal(left(), 64 * LEAST);
+}
+
+static void a_descriptor_may_be_refused(void **state)
+{
+	guest_close(&guest);
+	open_guest(DL_MODE_RING, ENTRIES, 0);
+	fail_call(MODEL_CALL_TIMER, 1, EMFILE);
+	assert_int_equal(dl_log_fd(guest.log), -EMFILE);
+	fail_call(MODEL_CALL_TIMER_SET, 1, EPERM);
+	assert_int_equal(dl_log_fd(guest.log), -EPERM);
+	/* The first timer was closed, so its number is free. */
+	assert_false(model_is_timer(guest.model, fd));
+	assert_int_equal(dl_log_fd(guest.log), fd);
+	assert_int_equal(left(), UINT64_MAX);
+	guest_close(&guest);
+	open_guest(DL_MODE_RING, ENTRIES, 0);
+	guest.os.timer = NULL;
+	assert_int_equal(dl_log_fd(guest.log), -EOPNOTSUPP);
+	start();
+	assert_int_equal(dl_log_reap(guest.log, DL_REAP_NOW, NULL), 0);
+}
+
+static void wrong_arguments_are_refused(void **state)
+{
+	uint64_t again_ns = 5;
+
+	assert_int_equal(dl_log_fd(NULL), -EINVAL);
+	assert_int_equal(dl_log_reap(NULL, 0, &again_ns), -EINVAL);
+	assert_int_equal(dl_log_reap(guest.log, 1, &again_ns), -EINVAL);
+	assert_int_equal(dl_log_reap(guest.log, DL_REAP_NOW | 4, &again_ns), -EINVAL);
+	assert_int_equal(again_ns, 5);
+	assert_int_equal(left(), LEAST);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		reap_test(a_timer_that_cannot_be_set_is_an_error),
+		reap_test(while_nothing_is_logged_nothing_happens),
+		reap_test(what_is_emptied_while_nothing_is_logged_is_not_recorded),
+		reap_test(a_start_arms_with_the_least_interval),
+		reap_test(a_start_forgets_what_was_before),
+		reap_test(a_start_that_failed_leaves_the_descriptor_silent),
+		reap_test(in_bitmap_mode_the_descriptor_is_silent),
+		reap_test(the_descriptor_lives_as_long_as_a_handle),
+		reap_test(a_log_needs_no_descriptor),
+		reap_test(a_descriptor_may_be_refused),
+		reap_test(wrong_arguments_are_refused),
+	};
+
+	return RUN_TESTS("reap_fd", tests);
+}
