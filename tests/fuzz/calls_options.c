@@ -114,6 +114,7 @@ static void choose_kernel(struct world *w)
 		.write_order = (shape >> 3) % 3,
 		.pml_entries = shape & 64 ? 16 : 0,
 		.batch_writes = shape & 128 ? 3 : 1,
+		.virtual_clock = true,
 		.delete_unmaps_all = has & 32,
 		.ring_first_index = has & 64 ? 0xffffff00 * (has & 1) : 0,
 		.slot_ids = SLOT_IDS,
@@ -160,6 +161,7 @@ static void choose_options(struct world *w, struct long_options *any, const stru
 	o->mode = input_u8(in) % 4;
 	o->backup = input_u8(in) % 4;
 	o->ring_entries = 1u << input_u8(in) % 24;
+	o->idle_ns = (uint64_t)how << (how & 63);
 	if (how & 2)
 		o->ring_entries = (uint32_t)input_wild(in);
 	if (how & 4)

@@ -258,6 +258,27 @@ static void stores(struct world *w)
 			    which / 16 % (VCPUS + 1));
 }
 
+static void reap(struct world *w, uint8_t how)
+{
+	uint32_t flags = how & 1 ? DL_REAP_NOW : 0;
+	bool arms = w->on && w->config.mode == DL_MODE_RING;
+	uint64_t again_ns = 0;
+	int r, fd;
+
+	model_advance(w->model, (uint64_t)how << 16);
+	r = dl_log_reap(w->log, flags | (uint32_t)DL_REAP_NOW << (1 + how % 4), &again_ns);
+	expect(r == -EINVAL && !again_ns, "%d", r);
+	r = dl_log_reap(w->log, flags, &again_ns);
+	trace("reap %u: %d, %llu ns\n", flags, r, (unsigned long long)again_ns);
+	expect(!r && again_ns && (again_ns != UINT64_MAX) == arms, "%d", r);
+	if (!(how & 32))
+		return;
+	fd = dl_log_fd(w->log);
+	expect(fd > 0 && dl_log_fd(w->log) == fd, "%d", fd);
+	expect(!dl_log_reap(w->log, 0, &again_ns) && model_timer_left(w->model, fd) == again_ns,
+	       "the descriptor is not set to %llu ns", (unsigned long long)again_ns);
+}
+
 static void vcpu_calls(struct world *w)
 {
 	uint8_t how = input_u8(&w->in);
@@ -277,6 +298,8 @@ static void vcpu_calls(struct world *w)
 		if (!r)
 			dl_vcpu_remove(second);
 	}
+	if (how & 64)
+		reap(w, how);
 	if (how & 16) {
 		model_vcpu_exit(w->model, w->vcpu_fds[i], KVM_EXIT_INTR);
 		dl_vcpu_remove(w->vcpus[i]);

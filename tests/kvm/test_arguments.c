@@ -215,6 +215,9 @@ static void wrong_log_arguments(const struct scene *scene)
 	assert_int_equal(dl_harvest(log, 2, &value), -EINVAL);
 	assert_int_equal(dl_log_harvest_due(NULL, &value), -EINVAL);
 	assert_int_equal(dl_log_harvest_due(log, NULL), -EINVAL);
+	assert_int_equal(dl_log_fd(NULL), -EINVAL);
+	assert_int_equal(dl_log_reap(NULL, 0, &value), -EINVAL);
+	assert_int_equal(dl_log_reap(log, 1, &value), -EINVAL);
 	assert_int_equal(dl_log_describe(NULL, text, sizeof(text)), -EINVAL);
 	assert_int_equal(dl_log_stats(NULL, &stats), -EINVAL);
 	assert_int_equal(dl_log_stats(log, NULL), -EINVAL);
@@ -253,6 +256,8 @@ static void calls_while_not_logging(const struct scene *scene)
 	assert_int_equal(dl_harvest(log, 0, &value), -ECANCELED);
 	assert_int_equal(dl_harvest(log, DL_HARVEST_FINAL, NULL), -ECANCELED);
 	assert_int_equal(dl_log_harvest_due(log, &value), -ECANCELED);
+	assert_int_equal(dl_log_reap(log, DL_REAP_NOW, &value), 0);
+	assert_true(value == UINT64_MAX);
 	assert_int_equal(dl_iter_new(log, 0, &iter), -ECANCELED);
 	assert_null(iter);
 	assert_int_equal(dl_mark_gpa(log, 0, scene->slot->gpa, 1), 0);

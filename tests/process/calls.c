@@ -92,6 +92,7 @@ const struct call_row call_rows[] = {
 	IOCTL(SESSION, KVM_RESET_DIRTY_RINGS),
 	CALL(SESSION, rt_sigprocmask),
 	CALL(SESSION, mmap),
+	CALL(SESSION, timerfd_settime),
 	RARE(SESSION, munmap),
 	GRACE_PERIOD(SESSION),
 	MALLOC(SESSION),
@@ -105,8 +106,23 @@ const struct call_row call_rows[] = {
 	LOCKS(HARVEST),
 	CLOCK(HARVEST),
 
+	/* fcntl and close in a process whose standard streams are closed. */
+	CALL(DESCRIPTOR, rt_sigprocmask),
+	CALL(DESCRIPTOR, timerfd_create),
+	CALL(DESCRIPTOR, timerfd_settime),
+	RARE(DESCRIPTOR, fcntl),
+	RARE(DESCRIPTOR, close),
+	LOCKS(DESCRIPTOR),
+
+	IOCTL(REAP, KVM_RESET_DIRTY_RINGS),
+	CALL(REAP, rt_sigprocmask),
+	CALL(REAP, timerfd_settime),
+	LOCKS(REAP),
+	CLOCK(REAP),
+
 	IOCTL(DRAIN, KVM_RESET_DIRTY_RINGS),
 	CALL(DRAIN, rt_sigprocmask),
+	RARE(DRAIN, timerfd_settime),
 	LOCKS(DRAIN),
 	CLOCK(DRAIN),
 
@@ -127,6 +143,7 @@ const struct call_row call_rows[] = {
 	IOCTL(CLOSE, KVM_SET_USER_MEMORY_REGION),
 	IOCTL(CLOSE, KVM_RESET_DIRTY_RINGS),
 	CALL(CLOSE, rt_sigprocmask),
+	CALL(CLOSE, timerfd_settime),
 	RARE(CLOSE, munmap),
 	RARE(CLOSE, close),
 	GRACE_PERIOD(CLOSE),
@@ -153,6 +170,8 @@ static const char *const class_names[CLASSES] = {
 	[CLASS_VCPUS] = "dl_vcpu_add, dl_vcpu_remove",
 	[CLASS_SESSION] = "dl_log_start, dl_log_stop",
 	[CLASS_HARVEST] = "dl_harvest",
+	[CLASS_DESCRIPTOR] = "dl_log_fd",
+	[CLASS_REAP] = "dl_log_reap",
 	[CLASS_DRAIN] = "dl_vcpu_drain",
 	[CLASS_MARK] = MARK_CALLS,
 	[CLASS_ITERATION] = "dl_iter_new, dl_iter_free",

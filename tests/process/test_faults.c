@@ -49,6 +49,8 @@ static struct errors errors_of(unsigned long request)
 	case SITE_MADVISE:
 	case SITE_MPROTECT:
 	case SITE_CLOSE:
+	case SITE_TIMER:
+	case SITE_TIMER_SET:
 		return ERRORS(few_errors);
 	default:
 		return ERRORS(ioctl_errors);

@@ -81,6 +81,24 @@ static int drain(struct subject *subject)
 	return dl_vcpu_drain(subject->rig->vcpus[0].log, 0);
 }
 
+/* Three times, as the interval of a guest that rests may double. */
+static int reap(struct subject *subject)
+{
+	struct dl_log *log = subject->rig->log;
+	int r = dl_log_reap(log, DL_REAP_NOW, NULL);
+
+	for (int i = 0; i < 3 && !r; i++)
+		r = dl_log_reap(log, 0, NULL);
+	return r;
+}
+
+static int descriptor(struct subject *subject)
+{
+	int r = dl_log_fd(subject->rig->log);
+
+	return r < 0 ? r : 0;
+}
+
 static int mark(struct subject *subject)
 {
 	int r = dl_mark_gpa(subject->rig->log, 0, GUEST_DATA_GPA, 1);
@@ -136,10 +154,19 @@ static const struct {
 	enum call_class class;
 	int (*make)(struct subject *subject);
 } acts[] = {
-	{ CLASS_OPEN, probe },	    { CLASS_SLOTS, slots },	{ CLASS_VCPUS, vcpus },
-	{ CLASS_SESSION, restart }, { CLASS_DRAIN, drain },	{ CLASS_HARVEST, harvest },
-	{ CLASS_MARK, mark },	    { CLASS_READ, read_runs },	{ CLASS_ITERATION, iteration },
-	{ CLASS_QUERY, ask },	    { CLASS_CLOSE, close_log },
+	{ CLASS_OPEN, probe },
+	{ CLASS_SLOTS, slots },
+	{ CLASS_VCPUS, vcpus },
+	{ CLASS_SESSION, restart },
+	{ CLASS_DRAIN, drain },
+	{ CLASS_HARVEST, harvest },
+	{ CLASS_DESCRIPTOR, descriptor },
+	{ CLASS_REAP, reap },
+	{ CLASS_MARK, mark },
+	{ CLASS_READ, read_runs },
+	{ CLASS_ITERATION, iteration },
+	{ CLASS_QUERY, ask },
+	{ CLASS_CLOSE, close_log },
 };
 
 enum { ACTS = sizeof(acts) / sizeof(acts[0]) };

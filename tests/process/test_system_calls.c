@@ -23,6 +23,7 @@ static const enum call_class class_of[TOUR_CALLS] = {
 	[TOUR_OPEN] = CLASS_OPEN,	    [TOUR_CONFIG] = CLASS_QUERY,
 	[TOUR_DESCRIBE] = CLASS_QUERY,	    [TOUR_LOG_STATS] = CLASS_QUERY,
 	[TOUR_VCPU_STATS] = CLASS_QUERY,    [TOUR_DUE] = CLASS_QUERY,
+	[TOUR_FD] = CLASS_DESCRIPTOR,	    [TOUR_REAP] = CLASS_REAP,
 	[TOUR_SLOT_SET] = CLASS_SLOTS,	    [TOUR_SLOT_REMOVE] = CLASS_SLOTS,
 	[TOUR_VCPU_ADD] = CLASS_VCPUS,	    [TOUR_VCPU_REMOVE] = CLASS_VCPUS,
 	[TOUR_START] = CLASS_SESSION,	    [TOUR_STOP] = CLASS_SESSION,
@@ -63,6 +64,10 @@ static void cross(unsigned long request, bool entering)
 		recorder_note(SYS_mmap, 0);
 	else if (request == SITE_DUP)
 		recorder_note(SYS_fcntl, 0);
+	else if (request == SITE_TIMER)
+		recorder_note(SYS_timerfd_create, 0);
+	else if (request == SITE_TIMER_SET)
+		recorder_note(SYS_timerfd_settime, 0);
 	else if (request == SITE_CLOSE)
 		recorder_note(SYS_close, 0);
 	inside = recorder_enter(CLASS_OUTSIDE);
@@ -159,9 +164,9 @@ static void steady_calls_allocate_nothing(void **state)
 	static const long memory[] = { SYS_brk,	     SYS_mmap,	 SYS_mremap,
 				       SYS_mprotect, SYS_munmap, SYS_madvise };
 	static const enum tour_call steady[] = {
-		TOUR_HARVEST,  TOUR_HARVEST_FINAL, TOUR_DRAIN,	    TOUR_MARK,	   TOUR_MARK_SLOT,
-		TOUR_MARK_HVA, TOUR_MARK_IOV,	   TOUR_ITER_READ,  TOUR_ITER_ACK, TOUR_CONFIG,
-		TOUR_DESCRIBE, TOUR_LOG_STATS,	   TOUR_VCPU_STATS, TOUR_DUE,
+		TOUR_REAP,     TOUR_FD,	       TOUR_HARVEST,	TOUR_HARVEST_FINAL, TOUR_DRAIN,
+		TOUR_MARK,     TOUR_MARK_SLOT, TOUR_ITER_READ,	TOUR_ITER_ACK,	    TOUR_CONFIG,
+		TOUR_DESCRIBE, TOUR_LOG_STATS, TOUR_VCPU_STATS, TOUR_DUE,
 	};
 
 	for (size_t i = 0; i < sizeof(steady) / sizeof(steady[0]); i++)

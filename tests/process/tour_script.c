@@ -234,6 +234,26 @@ static void query(struct tour *tour)
 		TOUR(tour, TOUR_DUE, dl_log_harvest_due(guest->log, &from_now_ns));
 }
 
+/*
+ * While logging: what is in the rings, from a ring that fills too, and a full exit after the
+ * interval has grown. With the pass after it, nothing that a reap took may be missing.
+ */
+static void reap(struct tour *tour)
+{
+	struct guest *guest = &tour->guest;
+	uint64_t again_ns;
+
+	for (int looks = 0; looks < 3; looks++) {
+		model_advance(guest->model, 1000000000);
+		TOUR(tour, TOUR_REAP, dl_log_reap(guest->log, 0, &again_ns));
+	}
+	for (uint64_t page = 0; page < BIG_PAGES; page++)
+		tour_write(tour, 0, 0, page);
+	TOUR(tour, TOUR_REAP, dl_log_reap(guest->log, DL_REAP_NOW, &again_ns));
+	tour_write(tour, 1, 0, 3);
+	pass(tour, 0);
+}
+
 static void set_up(struct tour *tour)
 {
 	open_log(tour);
@@ -253,6 +273,8 @@ static void set_up(struct tour *tour)
 		guest_vcpu(&tour->guest, false);
 	add_vcpu(tour, 0);
 	add_vcpu(tour, 1);
+	TOUR(tour, TOUR_FD, dl_log_fd(tour->guest.log));
+	TOUR(tour, TOUR_REAP, dl_log_reap(tour->guest.log, 0, NULL));
 	query(tour);
 }
 
@@ -453,6 +475,7 @@ void tour_script(struct tour *tour)
 	start(tour, 0);
 	pass(tour, 0);
 	writes_and_marks(tour);
+	reap(tour);
 	iterations(tour);
 	slots_change_while_logging(tour);
 	vcpus_change_while_logging(tour);

@@ -245,6 +245,8 @@ static void *run_harvester(void *opaque)
 		expect(dl_harvest(guest.log, 0, &pending_bytes), -ECANCELED, "dl_harvest");
 		expect(dl_log_stats(guest.log, &stats), 0, "dl_log_stats");
 		expect(dl_log_harvest_due(guest.log, &due_ns), -ECANCELED, "dl_log_harvest_due");
+		expect(dl_log_reap(guest.log, seen.passes % 2 ? DL_REAP_NOW : 0, &due_ns), 0,
+		       "dl_log_reap");
 		/* Once per pass: otherwise no ring becomes full. */
 		wait_passes(1);
 	}

@@ -180,6 +180,13 @@ static void second_iterator(void)
 	dl_iter_free(iter);
 }
 
+static void reap(uint32_t flags)
+{
+	uint64_t again_ns;
+
+	EXPECT("dl_log_reap", dl_log_reap(world.log, flags, &again_ns));
+}
+
 static void watch(const struct op *op)
 {
 	struct dl_stats stats = { .size = sizeof(stats) };
@@ -188,7 +195,7 @@ static void watch(const struct op *op)
 
 	if (!log_enter())
 		return;
-	switch (op->number % 4) {
+	switch (op->number % 5) {
 	case 0:
 		EXPECT("dl_log_stats", dl_log_stats(world.log, &stats));
 		break;
@@ -197,6 +204,9 @@ static void watch(const struct op *op)
 		break;
 	case 2:
 		EXPECT("dl_log_harvest_due", dl_log_harvest_due(world.log, &due_ns), -ECANCELED);
+		break;
+	case 3:
+		reap(op->number & 8 ? DL_REAP_NOW : 0);
 		break;
 	default:
 		second_iterator();

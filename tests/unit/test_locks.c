@@ -51,23 +51,22 @@ static bool is_any_ring_held(void)
 	return false;
 }
 
-/* Lock order: reading, the log's, a ring's, the reset's. */
+/* Lock order: reading, the log's, a ring's, the reset's; the reaper's after any. */
 static void note_lock(const pthread_mutex_t *lock)
 {
 	const struct dl_log *log = guest.log;
 
-	if (lock == &log->reading) {
-		seen.locked |= READING;
+	seen.locked |= lock == &log->reading ? READING : 0;
+	seen.locked |= lock == &log->lock ? LOG : 0;
+	seen.locked |= lock == &log->vcpus.lock ? VCPUS : 0;
+	if (lock == &log->reading)
 		note(!is_held(&log->lock), "lock after reading");
-	}
+	if (lock == &log->reading || lock == &log->lock || lock == &log->reset.lock)
+		note(!is_held(&log->reaper.lock), "a lock after the reaper's");
 	if (lock == &log->reading || lock == &log->lock) {
 		note(!is_any_ring_held(), "a ring's lock after the log's");
 		note(!is_held(&log->reset.lock), "the reset's lock after the log's");
 	}
-	if (lock == &log->lock)
-		seen.locked |= LOG;
-	if (lock == &log->vcpus.lock)
-		seen.locked |= VCPUS;
 	for (struct dl_vcpu *v = NULL; (v = dli_vcpu_list_next(&log->vcpus, v));)
 		if (lock == &v->ring->lock)
 			note(!is_held(&log->reset.lock), "the reset's lock after a ring's");
@@ -375,6 +374,9 @@ static void every_call_holds_what_it_needs(void **state)
 	assert_int_equal(dl_mark_gpa(guest.log, 0, 7 * 4096, 1), 0);
 	assert_int_equal(dl_mark_slot(guest.log, 0, 9 * 4096, 1), 0);
 	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
+	assert_true(dl_log_fd(guest.log) >= 0);
+	assert_int_equal(guest_write(&guest, vcpu, 0, 4), 0);
+	assert_int_equal(dl_log_reap(guest.log, DL_REAP_NOW, NULL), 0);
 	expect_locked(0);
 	assert_int_equal(guest_write(&guest, vcpu, 0, 6), 0);
 	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, &pending_bytes), 0);
@@ -440,15 +442,13 @@ static void open_and_add_register_their_thread(void **state)
 /* A vCPU with a full ring waits only for its own ring and the reset. */
 static void a_drain_takes_only_two_locks(void **state)
 {
-	struct guest_vcpu *other;
 	struct dli_ring *others;
 
 	vcpu = guest_vcpu(&guest, true);
-	other = guest_vcpu(&guest, true);
+	others = guest_vcpu(&guest, true)->handle->ring;
 	guest_add_slot(&guest, 0, 0, PAGES);
 	assert_int_equal(dl_log_start(guest.log, 0), 0);
 	assert_int_equal(guest_write(&guest, vcpu, 0, 5), 0);
-	others = other->handle->ring;
 	/* Hold all other locks; a drain that took one would deadlock. */
 	pthread_mutex_lock(&guest.log->reading);
 	pthread_mutex_lock(&guest.log->lock);
