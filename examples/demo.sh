@@ -14,9 +14,9 @@ usage() {
 Usage: examples/demo.sh [--build-dir DIR] [--help]
 
 Install missing build dependencies (with apt-get, if available), build, and
-live-migrate a guest with 4 vCPUs between two processes, twice. Takes about half
-a minute. If /dev/kvm cannot be used, the migrations run on the model kernel of
-tests/model.
+live-migrate a guest with 4 vCPUs between two processes, twice, while it dirties
+memory half as fast as the wire carries it. Takes about half a minute. If
+/dev/kvm cannot be used, the migrations run on the model kernel of tests/model.
 
   --build-dir DIR  build in DIR (default: build)
   --help           print this help
@@ -53,7 +53,7 @@ say "built in $build_dir"
 title "What this kernel offers"
 "$build_dir/examples/probe" || say "The migrations below run on the model kernel instead."
 
-migration=("$build_dir/examples/precopy/precopy" --vcpus 4)
+migration=("$build_dir/examples/precopy/precopy" --vcpus 4 --dirty-rate 100M)
 
 title "Live migration: ${migration[*]##*/}"
 "${migration[@]}" || die "the migration failed"

@@ -23,3 +23,18 @@ void dli_call_end(const struct dli_call *call)
 	if (call->blocked)
 		dli_os_restore_signals(call->os, &call->signals);
 }
+
+int dli_cursor_enter(struct dli_call *call, struct dl_cursor *cursor)
+{
+	int r = dli_call_begin(call, cursor->log);
+
+	if (!r)
+		pthread_mutex_lock(&cursor->lock);
+	return r;
+}
+
+void dli_cursor_leave(const struct dli_call *call, struct dl_cursor *cursor)
+{
+	pthread_mutex_unlock(&cursor->lock);
+	dli_call_end(call);
+}

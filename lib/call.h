@@ -2,7 +2,7 @@
 #ifndef DLI_CALL_H
 #define DLI_CALL_H
 
-#include "log.h"
+#include "cursor.h"
 
 /*
  * Every public call that takes locks blocks asynchronous signals from begin to end: a VMM may park
@@ -21,5 +21,9 @@ int dli_call_begin(struct dli_call *call, const struct dl_log *log);
 
 /* Restores the signals, if they were blocked. */
 void dli_call_end(const struct dli_call *call);
+
+/* The same for a call on a cursor, with the cursor's lock. */
+int dli_cursor_enter(struct dli_call *call, struct dl_cursor *cursor);
+void dli_cursor_leave(const struct dli_call *call, struct dl_cursor *cursor);
 
 #endif

@@ -3,12 +3,8 @@
 
 #include "log.h"
 
-#include "kvm/error_text.h"
-
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 
 static int init_objects(struct dl_log *log)
@@ -17,9 +13,9 @@ static int init_objects(struct dl_log *log)
 
 	if (r)
 		return r;
-	r = -pthread_mutex_init(&log->reading, NULL);
+	r = -pthread_mutex_init(&log->changes, NULL);
 	if (r)
-		goto no_reading;
+		goto no_changes;
 	r = dli_reset_init(&log->reset, log->vm.os, log->vm.fd);
 	if (r)
 		goto no_reset;
@@ -38,8 +34,8 @@ no_reaper:
 no_vcpus:
 	dli_reset_fini(&log->reset);
 no_reset:
-	pthread_mutex_destroy(&log->reading);
-no_reading:
+	pthread_mutex_destroy(&log->changes);
+no_changes:
 	pthread_mutex_destroy(&log->lock);
 	return r;
 }
@@ -77,8 +73,6 @@ int dli_log_new(int vm_fd, const struct dl_options *options, struct dl_log **out
 		return r;
 	}
 	log->pace.os = log->vm.os;
-	log->set_region = options->set_region;
-	log->opaque = options->opaque;
 	atomic_init(&log->references, 1);
 	r = init_alive(log);
 	if (r)
@@ -106,7 +100,6 @@ void dli_log_put(struct dl_log *log)
 	/* Pairs with itself: every user is done (release) before the last one frees (acquire). */
 	if (atomic_fetch_sub_explicit(&log->references, 1, memory_order_acq_rel) != 1)
 		return;
-	dli_slots_sweep(&log->slots, true);
 	dli_vcpu_list_fini(&log->vcpus);
 	dli_slots_fini(&log->slots);
 	dli_bitmap_release(&log->buffer, log->vm.os);
@@ -115,15 +108,6 @@ void dli_log_put(struct dl_log *log)
 	fini_alive(log);
 	dli_vm_close(&log->vm);
 	pthread_mutex_destroy(&log->lock);
-	pthread_mutex_destroy(&log->reading);
+	pthread_mutex_destroy(&log->changes);
 	free(log);
-}
-
-void dli_log_note_failure(struct dl_log *log, const char *what, uint32_t slot, int error)
-{
-	char text[ERROR_TEXT_BYTES];
-
-	snprintf(log->last_failure, sizeof(log->last_failure),
-		 "%s for slot %u of address space %u: %s", what, slot & 0xffff, slot >> 16,
-		 dli_error_text(error, text));
 }

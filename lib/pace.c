@@ -9,18 +9,18 @@
  */
 #define DUE_SHARE 2u
 
-void dli_pace_note(struct dli_pace *pace, struct dli_vcpu_list *vcpus, bool first)
+void dli_pace_note(struct dli_pace *pace, struct dli_vcpu_list *vcpus, uint64_t began_ns,
+		   bool first)
 {
-	uint64_t now_ns = dli_os_now_ns(pace->os);
 	uint64_t before_ns =
-		atomic_exchange_explicit(&pace->drained_at_ns, now_ns, memory_order_relaxed);
+		atomic_exchange_explicit(&pace->drained_at_ns, began_ns, memory_order_relaxed);
 	double entries = (double)dli_vcpu_list_take_fastest(vcpus), per_ns = 0;
 
 	if (!first) {
-		/* Another thread that read the clock later was faster: it has noted a rate. */
-		if (now_ns <= before_ns)
+		/* Another thread that began later was faster: it has noted a rate. */
+		if (began_ns <= before_ns)
 			return;
-		per_ns = entries / (double)(now_ns - before_ns);
+		per_ns = entries / (double)(began_ns - before_ns);
 	}
 	atomic_store_explicit(&pace->entries_per_ns, per_ns, memory_order_relaxed);
 }

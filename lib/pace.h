@@ -10,15 +10,17 @@
  */
 struct dli_pace {
 	const struct dl_os *os;		/* for its clock */
-	_Atomic uint64_t drained_at_ns; /* end of the last drain */
+	_Atomic uint64_t drained_at_ns; /* when the last drain began */
 	_Atomic double entries_per_ns;	/* of the fastest vCPU before it; 0: not known */
 };
 
 /*
- * Records that all rings have just been drained. first is true when logging has just begun: then
- * there is no earlier drain, and no interval to measure.
+ * Records that all rings were drained. began_ns: the time before that. Rings get entries while they
+ * are drained one by one; since the end of the drain these would be a rate without measure. first
+ * is true when logging has just begun: then there is no earlier drain, and no interval to measure.
  */
-void dli_pace_note(struct dli_pace *pace, struct dli_vcpu_list *vcpus, bool first);
+void dli_pace_note(struct dli_pace *pace, struct dli_vcpu_list *vcpus, uint64_t began_ns,
+		   bool first);
 
 struct dli_look {
 	uint64_t until_due_ns; /* as dli_pace_until_due() */

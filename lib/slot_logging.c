@@ -1,74 +1,47 @@
 /* SPDX-License-Identifier: MIT */
-/* Switches KVM_MEM_LOG_DIRTY_PAGES of slots, and marks whole slots. */
+/* Switches KVM_MEM_LOG_DIRTY_PAGES of slots. */
 
 #include "slot_logging.h"
 
 #include "kvm/memslot.h"
 #include "kvm/uapi.h"
 
-bool dli_slot_is_loggable(const struct dli_slot *slot)
+void dli_slot_logging_is(struct dl_log *log, struct dli_slot *slot, bool on)
 {
-	return !(slot->flags & DL_SLOT_NO_LOG);
-}
-
-static int set_flags(struct dl_log *log, const struct dli_slot *slot, uint32_t kvm_flags)
-{
-	const struct dli_memslot memslot = {
-		.slot = slot->slot,
-		.kvm_flags = kvm_flags,
-		.gpa = atomic_load_explicit(&slot->gpa, memory_order_relaxed),
-		.bytes = slot->bytes,
-		.hva = slot->hva,
-	};
-
-	return dli_memslot_set(&log->vm, &memslot);
-}
-
-/* Cancellation is disabled in the callback, because locks are held. */
-static int set_flags_by_caller(struct dl_log *log, const struct dli_slot *slot, uint32_t kvm_flags)
-{
-	unsigned int tries = 0;
-	int r, state;
-
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
-	do
-		r = log->set_region(log->opaque, slot->slot, kvm_flags);
-	while (dli_os_again(&r, &tries));
-	pthread_setcancelstate(state, NULL);
-	return r;
+	slot->logged = on;
+	/* A slot that is switched on has a new bitmap in the kernel. */
+	dli_owed_forget(&slot->owed);
+	if (on && log->initially_set)
+		dli_owed_add_all(&slot->owed);
 }
 
 int dli_slot_logging_set(struct dl_log *log, struct dli_slot *slot, bool on)
 {
-	uint32_t kvm_flags = slot->kvm_flags | (on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
-	int r = log->set_region ? set_flags_by_caller(log, slot, kvm_flags)
-				: set_flags(log, slot, kvm_flags);
+	const struct dli_memslot memslot = {
+		.slot = slot->slot,
+		.kvm_flags = slot->kvm_flags | (on ? KVM_MEM_LOG_DIRTY_PAGES : 0),
+		.gpa = atomic_load_explicit(&slot->gpa, memory_order_relaxed),
+		.bytes = slot->bytes,
+		.hva = slot->hva,
+	};
+	int r = dli_memslot_set(&log->vm, &memslot);
 
-	if (r < 0) {
-		dli_log_note_failure(log,
-				     on ? "logging could not be switched on"
-					: "logging could not be switched off",
-				     slot->slot, r);
-		return r;
-	}
-	slot->logged = on;
+	if (r < 0)
+		return dli_log_fail(log, on ? DLI_LOGGING_NOT_ON : DLI_LOGGING_NOT_OFF, slot->slot,
+				    r);
+	dli_slot_logging_is(log, slot, on);
 	return 0;
 }
 
-int dli_slot_logging_set_all(struct dl_log *log, bool on)
+int dli_slot_logging_stop(struct dl_log *log)
 {
-	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	struct dli_slot_walk walk = dli_slot_walk(dli_slots_table(&log->slots));
 	struct dli_slot *slot;
 	int first = 0;
 
-	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
-		int r;
+	while ((slot = dli_slot_next(&walk))) {
+		int r = slot->logged && !slot->views ? dli_slot_logging_set(log, slot, false) : 0;
 
-		if (slot->logged == on || slot->deleted || !dli_slot_is_loggable(slot))
-			continue;
-		r = dli_slot_logging_set(log, slot, on);
-		if (r && on)
-			return r;
 		if (r && !first)
 			first = r;
 	}
@@ -77,53 +50,77 @@ int dli_slot_logging_set_all(struct dl_log *log, bool on)
 
 int dli_slot_logging_restart(struct dl_log *log)
 {
-	int r = dli_slot_logging_set_all(log, false);
+	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	struct dli_slot *slot;
+	int first = 0, r;
 
+	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
+		r = slot->logged ? dli_slot_logging_set(log, slot, false) : 0;
+		if (r && !first)
+			first = r;
+	}
 	/* Even if a slot failed to switch off, the others must not stay off. */
-	int on = dli_slot_logging_set_all(log, true);
-
-	return r ? r : on;
+	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
+		r = slot->views && !slot->logged ? dli_slot_logging_set(log, slot, true) : 0;
+		if (r)
+			return first ? first : r;
+	}
+	return first;
 }
 
 int dli_slot_logging_resume(struct dl_log *log)
 {
-	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	struct dli_slot_walk walk = dli_slot_walk(dli_slots_table(&log->slots));
 	struct dli_slot *slot;
 
-	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
+	while ((slot = dli_slot_next(&walk))) {
 		int r;
 
-		if (slot->logged || slot->deleted || !dli_slot_is_loggable(slot))
+		if (slot->logged || !slot->views)
 			continue;
 		r = dli_slot_logging_set(log, slot, true);
 		if (r)
 			return r;
-		dli_page_set_mark_all(slot->set);
+		(void)dli_slot_mark_all(slot);
 	}
 	return 0;
 }
 
-/* Whether a logged slot of a lower address space already covers this memory. */
-static bool is_alias(const struct dli_slot_table *table, const struct dli_slot *slot)
+uint64_t dli_mark_all_slots(struct dl_log *log)
 {
-	const struct dli_slot *other;
+	struct dli_slot_walk walk = dli_slot_walk(dli_slots_table(&log->slots));
+	struct dli_slot *slot;
+	uint64_t new_pages = 0;
 
-	for (struct dli_slot_walk walk = dli_slot_walk(table); (other = dli_slot_next(&walk));) {
-		if (other->slot >> 16 >= slot->slot >> 16)
-			return false;
-		if (other->logged && other->hva <= slot->hva &&
-		    slot->hva + slot->bytes <= other->hva + other->bytes)
-			return true;
-	}
-	return false;
+	while ((slot = dli_slot_next(&walk)))
+		new_pages += dli_slot_mark_all(slot);
+	return new_pages;
 }
 
-void dli_mark_all_slots(struct dl_log *log)
+/* It stays while a slot is logged: CLEAR protects huge mappings only under INITIALLY_SET. */
+int dli_set_manual_protect(struct dl_log *log, bool clean)
 {
-	const struct dli_slot_table *table = dli_slots_table(&log->slots);
-	struct dli_slot *slot;
+	struct kvm_enable_cap enable = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 };
+	uint32_t has = log->caps.has;
+	int r;
 
-	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));)
-		if (slot->logged && !is_alias(table, slot))
-			dli_page_set_mark_all(slot->set);
+	log->clear_in_chunks = log->initially_set = false;
+	if (dli_log_is_ring(log) || !(has & DL_HAS_MANUAL_PROTECT))
+		return 0;
+	enable.args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
+	if (!clean && has & DL_HAS_INITIALLY_SET)
+		enable.args[0] |= KVM_DIRTY_LOG_INITIALLY_SET;
+	r = dli_os_ioctl(log->vm.os, log->vm.fd, KVM_ENABLE_CAP, &enable);
+	if (r)
+		return dli_log_fail(log, DLI_PROTECT_NOT_SET, DLI_NO_NUMBER, r);
+	log->clear_in_chunks = true;
+	log->initially_set = enable.args[0] & KVM_DIRTY_LOG_INITIALLY_SET;
+	return 0;
+}
+
+int dli_reserve_bitmap(struct dl_log *log, uint64_t pages)
+{
+	if (dli_log_is_ring(log) && !log->caps.backup)
+		return 0;
+	return dli_bitmap_reserve(&log->buffer, log->vm.os, pages);
 }

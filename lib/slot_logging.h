@@ -3,33 +3,48 @@
 #define DLI_SLOT_LOGGING_H
 
 #include "log.h"
+#include "pages/view.h"
 
-/* Switching KVM_MEM_LOG_DIRTY_PAGES, and marking whole slots. All need the log's lock. */
+/*
+ * KVM_MEM_LOG_DIRTY_PAGES of slots: on while some cursor covers the slot. All functions are called
+ * with the log's lock held.
+ */
 
-bool dli_slot_is_loggable(const struct dli_slot *slot);
-
-/* Sets the KVM flags of an existing slot, with or without logging. */
+/*
+ * Sets the KVM flags of an existing slot, with or without logging. Under INITIALLY_SET all pages of
+ * a slot that is switched on are owed, so the caller makes them pending for every cursor.
+ */
 int dli_slot_logging_set(struct dl_log *log, struct dli_slot *slot, bool on);
 
-/*
- * Switches every loggable slot. Switching on stops at the first failure; switching off continues
- * and returns the first failure.
- */
-int dli_slot_logging_set_all(struct dl_log *log, bool on);
+/* Records that KVM has the slot with, or without, logging. */
+void dli_slot_logging_is(struct dl_log *log, struct dli_slot *slot, bool on);
+
+/* Switches slots off that no cursor covers. Continues after a failure, and returns the first. */
+int dli_slot_logging_stop(struct dl_log *log);
 
 /*
- * Re-protects every page of every slot, by switching logging off and on. Writes in between are not
- * recorded, so the caller must mark all slots afterwards.
+ * Re-protects every page of every logged slot, by switching logging off and on. Writes in between
+ * are not recorded, so the caller must make everything pending afterwards.
  */
 int dli_slot_logging_restart(struct dl_log *log);
 
 /*
- * Switches logging on again for slots that a failed ioctl left without it, and marks them whole:
- * writes in between were not recorded.
+ * Switches slots on that a failed ioctl left without logging, and makes them wholly pending: writes
+ * in between were not recorded.
  */
 int dli_slot_logging_resume(struct dl_log *log);
 
-/* Marks every logged slot whole; memory that two address spaces share is marked once. */
-void dli_mark_all_slots(struct dl_log *log);
+/* Makes every page of every slot pending for every cursor. Returns how many were not. */
+uint64_t dli_mark_all_slots(struct dl_log *log);
+
+/*
+ * Chooses manual protect for the first cursor, before any slot is logged. INITIALLY_SET saves a
+ * cursor that begins with everything pending from protecting every page at once: the CLEAR before a
+ * page is handed out does it. The kernel then reports every page, so a clean cursor does without.
+ */
+int dli_set_manual_protect(struct dl_log *log, bool clean);
+
+/* Makes room for the bitmap of a slot, if bitmaps are read in this mode. */
+int dli_reserve_bitmap(struct dl_log *log, uint64_t pages);
 
 #endif

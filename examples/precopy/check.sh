@@ -59,6 +59,13 @@ expect_moved() {
   expect_key device_healthy True
 }
 
+# Moves a guest while the log's descriptor is served. Arguments: precopy's.
+expect_reaped() {
+  expect_moved "$@"
+  [ "$(json mode)" = ring ] || fail "precopy $*: the mode is not ring"
+  [ "$(json reaps)" -gt 0 ] || fail "precopy $*: nobody serves the log's descriptor"
+}
+
 # Arguments: precopy's.
 expect_corrupt() {
   expect 1 --json --bandwidth 400M --memory 24M "$@"
@@ -110,7 +117,10 @@ move_all() {
 
 check_moves() {
   move_all "$backend"
-  expect_moved --backend model --guest user --memory 24M
+  expect_reaped --backend model --guest user --memory 24M
+  if supported --mode ring; then
+    expect_reaped --backend "$backend" --memory 24M --mode ring
+  fi
   expect_moved --backend model --guest kernel --memory 24M --ring-entries 1024
   expect_moved --pattern sequential --memory 48M --no-zero-pages --transport tcp
   expect_moved --pattern hot --memory 16M --vcpus 8 --working-set 16M

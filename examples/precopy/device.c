@@ -2,7 +2,6 @@
 #include "device.h"
 #include "clock.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>

@@ -3,6 +3,7 @@
 #define PRECOPY_HANDOVER_H
 
 #include "device.h"
+#include "reaper.h"
 #include "report.h"
 #include "send.h"
 
@@ -10,6 +11,8 @@ struct source {
 	const struct options *options;
 	struct machine machine;
 	struct dl_log *log;
+	struct dl_cursor *cursor; /* of the migration */
+	struct reaper reaper;
 	struct device device;
 	struct device_state device_state;
 	struct wire wire;

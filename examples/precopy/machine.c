@@ -94,7 +94,8 @@ static int plug_slot(struct machine *machine, struct dl_log *log, uint32_t id)
 				.slot = id,
 				.gpa = from->gpa,
 				.bytes = from->bytes,
-				.hva = (uintptr_t)machine->memory + from->offset_bytes };
+				.hva = (uintptr_t)machine->memory + from->offset_bytes,
+				.cookie = from->offset_bytes };
 	int r;
 
 	if (!log)
@@ -118,7 +119,7 @@ static int plug_vcpu(struct machine *machine, struct dl_log *log, uint32_t id)
 		return machine_fail(machine, r, "%s", vcpu->why);
 	if (!log)
 		return 0;
-	r = dl_vcpu_add(log, vcpu->fd, 0, 0, &vcpu->log_vcpu);
+	r = dl_vcpu_add(log, vcpu->fd, id, 0, &vcpu->log_vcpu);
 	return r ? machine_fail(machine, r, "cannot add vCPU %u to the log: %s", id, strerror(-r))
 		 : 0;
 }

@@ -8,8 +8,8 @@
 /* The source's report: a table of passes and a summary, or one JSON object at the end. */
 
 struct pass_row {
-	bool final;
-	uint64_t dirty_bytes; /* pending when the pass began */
+	bool final;	      /* all paused passes together */
+	uint64_t dirty_bytes; /* what the pass could hand out */
 	uint64_t sent_pages;  /* including zero pages */
 	uint64_t zero_pages;
 	uint64_t wire_bytes;
@@ -37,6 +37,7 @@ struct report {
 	uint64_t downtime_ns;
 	uint64_t records; /* written by the guest on the source */
 	struct dl_stats stats;
+	uint64_t reaps;
 	bool proved;
 	struct wire_proof proof;
 	bool has_result;

@@ -80,7 +80,7 @@ static int send_frame(struct sender *sender, enum page_kind kind, uint64_t offse
 	return 0;
 }
 
-static int send_run(struct sender *sender, uint64_t offset_bytes, uint64_t bytes)
+static int send_extent(struct sender *sender, uint64_t offset_bytes, uint64_t bytes)
 {
 	uint32_t page_bytes = sender->machine->layout.page_bytes;
 	uint64_t start = offset_bytes, at = offset_bytes, end = offset_bytes + bytes;
@@ -102,20 +102,21 @@ static int send_run(struct sender *sender, uint64_t offset_bytes, uint64_t bytes
 	return end > start ? send_frame(sender, kind, start, end - start) : 0;
 }
 
-int sender_send_runs(struct sender *sender, const struct dl_run *runs, int n_runs)
+int sender_send_extents(struct sender *sender, const struct dl_extent *extents, int n_extents)
 {
 	int i, r = 0;
 
-	for (i = 0; !r && i < n_runs; i++) {
+	for (i = 0; !r && i < n_extents; i++) {
 		if (*sender->cancelled)
 			return wire_fail(sender->wire, -EINTR, "cancelled");
-		r = send_run(sender, runs[i].hva - (uintptr_t)sender->machine->memory,
-			     runs[i].bytes);
+		/* The cookie of a slot is its offset in the host's mapping. */
+		r = send_extent(sender, extents[i].cookie + extents[i].offset_bytes,
+				extents[i].bytes);
 	}
 	return r;
 }
 
-int sender_end_pass(struct sender *sender)
+int sender_flush(struct sender *sender)
 {
 	int r = wire_send(sender->wire, WIRE_PASS_END, 0, NULL, 0);
 

@@ -8,7 +8,7 @@
 
 #include <signal.h>
 
-/* Sends the pages of runs, limited to the configured bandwidth. */
+/* Sends the pages of extents, limited to the configured bandwidth. */
 struct sender {
 	struct wire *wire;
 	struct machine *machine;
@@ -26,9 +26,9 @@ struct sender {
 void sender_begin_pass(struct sender *sender, struct pass_row *row);
 
 /* These return 0, or a negative errno value with the reason in wire->why. */
-int sender_send_runs(struct sender *sender, const struct dl_run *runs, int n_runs);
+int sender_send_extents(struct sender *sender, const struct dl_extent *extents, int n_extents);
 
-/* Ends the pass and waits until the destination has all of it in place. */
-int sender_end_pass(struct sender *sender);
+/* Flushes the wire: waits until the destination has all of the pass in place. */
+int sender_flush(struct sender *sender);
 
 #endif

@@ -12,15 +12,15 @@
 #include <unistd.h>
 
 /*
- * The source: a VMM that runs a guest and migrates it while it runs. migrate() and pass() are the
- * migration; their helpers are above them, setup and cleanup below.
+ * The source: a VMM that runs a guest and migrates it while it runs. migrate() is the migration;
+ * its passes are above it, setup and cleanup below.
  */
 
 #define WARM_UP_NS	(100 * NS_PER_MS)
 #define RUN_ON_LIMIT_NS (10 * NS_PER_S)
 #define MIN_RATE_BYTES	(1 << 20) /* enough to measure the wire's speed */
 
-enum { RUNS_PER_READ = 64 };
+enum { EXTENTS_PER_READ = 64, MAX_PAUSED_PASSES = 8 };
 
 static volatile sig_atomic_t cancelled;
 
@@ -46,27 +46,48 @@ static uint64_t downtime_budget_bytes(const struct source *source)
 	return (uint64_t)(source->bytes_per_ns * (double)source->options->downtime_limit_ns);
 }
 
-static int send_pending(struct source *source)
+/* Reports a failure of the library, in its own words. */
+static int fail_log(struct source *source, int failure, const char *call)
 {
-	struct dl_run runs[RUNS_PER_READ];
-	struct dl_iter *iter;
-	int n, r;
+	char what[200], words[160];
 
-	r = dl_iter_new(source->log, 0, &iter);
-	if (r)
-		return fail(source, r, "dl_iter_new");
-	while ((n = dl_iter_read(iter, runs, RUNS_PER_READ)) > 0) {
-		r = sender_send_runs(&source->sender, runs, n);
-		if (r)
-			break;
-		r = dl_iter_ack(iter, runs, (uint32_t)n);
-		if (r) {
-			fail(source, r, "dl_iter_ack");
-			break;
-		}
+	if (!source->log || dl_log_last_error(source->log, words, sizeof(words)) <= 0)
+		return fail(source, failure, call);
+	snprintf(what, sizeof(what), "%s: %s", call, words);
+	return fail(source, failure, what);
+}
+
+/* Collects what was written, re-protects it, and begins the next pass. */
+static int begin_pass(struct source *source, uint32_t flags, uint64_t *pending_bytes)
+{
+	int r;
+
+	if (!(flags & DL_HARVEST_PAUSED))
+		saboteur_snapshot(&source->sender.saboteur);
+	r = dl_harvest(source->cursor, flags, pending_bytes);
+	return r ? fail_log(source, r, "dl_harvest") : 0;
+}
+
+/*
+ * Sends the open pass and waits until the destination has it in place: contents of two passes must
+ * not overtake each other. What is not acknowledged is pending again.
+ */
+static int send_pass(struct source *source)
+{
+	struct dl_extent extents[EXTENTS_PER_READ];
+	int n = 0, r = 0;
+
+	while (!r && (n = dl_cursor_read(source->cursor, extents, EXTENTS_PER_READ)) > 0) {
+		r = sender_send_extents(&source->sender, extents, n);
+		if (!r && (r = dl_cursor_ack(source->cursor, extents, (uint32_t)n)))
+			fail_log(source, r, "dl_cursor_ack");
 	}
-	dl_iter_free(iter); /* unacknowledged pages become pending again */
-	return n < 0 ? fail(source, n, "dl_iter_read") : r;
+	if (n < 0)
+		r = fail_log(source, n, "dl_cursor_read");
+	if (!r)
+		r = sender_flush(&source->sender);
+	dl_cursor_end(source->cursor, 0);
+	return r;
 }
 
 static struct pass_row *begin_row(struct source *source, bool final)
@@ -94,37 +115,22 @@ static void end_row(struct source *source, struct pass_row *row)
 	report_row(&source->report, row);
 }
 
-static int harvest(struct source *source, uint32_t flags, uint64_t *pending_bytes)
-{
-	int r = dl_harvest(source->log, flags, pending_bytes);
-
-	return r ? fail(source, r, "dl_harvest") : 0;
-}
-
 /*
- * One pass: harvest the dirty pages, send them, wait until the destination has them in place. A
- * pass is in place before the next one begins, so that older contents never overwrite newer ones.
- * The second harvest counts the pages written meanwhile; the next pass sends them, along with the
- * pages written until it begins.
+ * One pass while the guest runs; it is open already. The harvest after it begins the next one,
+ * which tells how much was written meanwhile.
  */
-static int pass(struct source *source, uint32_t flags, uint64_t *remaining_bytes)
+static int live_pass(struct source *source, uint64_t *pending_bytes)
 {
-	bool final = flags & DL_HARVEST_FINAL;
-	struct pass_row *row = begin_row(source, final);
+	struct pass_row *row = begin_row(source, false);
 	int r;
 
-	if (!final)
-		saboteur_snapshot(&source->sender.saboteur);
-	r = harvest(source, flags, &row->dirty_bytes);
+	row->dirty_bytes = *pending_bytes;
+	r = send_pass(source);
 	if (!r)
-		r = send_pending(source);
-	if (!r)
-		r = sender_end_pass(&source->sender);
-	if (!r && !final)
-		r = harvest(source, 0, &row->remaining_bytes);
+		r = begin_pass(source, 0, pending_bytes);
 	if (r)
 		return r;
-	*remaining_bytes = row->remaining_bytes;
+	row->remaining_bytes = *pending_bytes;
 	end_row(source, row);
 	return source_guest_failure(source);
 }
@@ -152,13 +158,37 @@ static int stop_guest(struct source *source)
 	return 0;
 }
 
-static int final_pass(struct source *source)
+/*
+ * Passes with the guest stopped, until one finds nothing: what the kernel notices late, an overflow
+ * for example, is in the next one.
+ */
+static int paused_passes(struct source *source)
 {
-	uint64_t none;
+	struct pass_row *row = begin_row(source, true);
+	uint64_t pending_bytes = 0;
+	int passes = 0, r;
+
+	while (!(r = begin_pass(source, DL_HARVEST_PAUSED, &pending_bytes)) && pending_bytes) {
+		if (++passes > MAX_PAUSED_PASSES)
+			return fail(source, -EBUSY, "memory is written while the guest is stopped");
+		row->dirty_bytes += pending_bytes;
+		r = send_pass(source);
+		if (r)
+			return r;
+	}
+	dl_cursor_end(source->cursor, 0);
+	if (r)
+		return r;
+	end_row(source, row);
+	return source_guest_failure(source);
+}
+
+static int send_the_rest(struct source *source)
+{
 	int r = 0;
 
 	if (source->options->sabotage != SABOTAGE_FINAL)
-		r = pass(source, DL_HARVEST_FINAL, &none);
+		r = paused_passes(source);
 	if (source->options->sabotage == SABOTAGE_MARK) {
 		device_stop(&source->device);
 		(void)device_save(&source->device, &source->device_state);
@@ -166,40 +196,66 @@ static int final_pass(struct source *source)
 	return r;
 }
 
+/* Logs every slot for this migration. At first all memory is pending. */
+static int begin_logging(struct source *source)
+{
+	const struct dl_cursor_options options = {
+		.size = sizeof(options),
+		.vcpus = source->report.layout.vcpus,
+	};
+	int r = dl_cursor_new(source->log, &options, &source->cursor);
+
+	if (r)
+		return fail_log(source, r, "dl_cursor_new");
+	r = reaper_start(&source->reaper, &source->machine, source->log);
+	return r ? fail(source, r, "cannot serve the log's descriptor") : 0;
+}
+
+static void end_logging(struct source *source)
+{
+	reaper_stop(&source->reaper);
+	source->report.reaps = source->reaper.reaps;
+	dl_cursor_free(source->cursor);
+	source->cursor = NULL;
+}
+
 static int migrate(struct source *source)
 {
-	uint64_t remaining_bytes;
+	uint64_t pending_bytes;
 	uint32_t passes = 0;
-	int r;
+	int r = begin_logging(source);
 
-	r = dl_log_start(source->log, 0); /* every page is dirty at the start */
-	if (r)
-		return fail(source, r, "dl_log_start");
-	do {
-		r = pass(source, 0, &remaining_bytes);
-	} while (!r && remaining_bytes > downtime_budget_bytes(source) &&
-		 ++passes < source->options->passes);
 	if (!r)
+		r = begin_pass(source, 0, &pending_bytes);
+	while (!r) {
+		r = live_pass(source, &pending_bytes);
+		if (pending_bytes <= downtime_budget_bytes(source) ||
+		    ++passes == source->options->passes)
+			break;
+	}
+	if (!r) {
+		/* It was begun while the guest ran; its pages stay pending. */
+		dl_cursor_end(source->cursor, 0);
 		r = stop_guest(source);
+	}
 	if (!r)
-		r = final_pass(source);
+		r = send_the_rest(source);
 	if (!r)
 		r = handover_state(source);
 	return r;
 }
 
 /*
- * The migration failed before the switch-over: stop logging and resume the guest on the source. A
+ * The migration failed before the switch-over: the guest runs on at the source, without logging. A
  * round over all of its pages shows that it is intact.
  */
 static void resume_on_source(struct source *source)
 {
 	struct report *report = &source->report;
-	int r = dl_log_stop(source->log);
+	uint64_t again_ns = 0;
 
-	if (r)
-		report_field(report, "log", "dl_log_stop: %s", strerror(-r));
-	report->logging_off = dl_harvest(source->log, 0, NULL) == -ECANCELED;
+	/* Never again before there is a cursor. */
+	report->logging_off = !dl_log_reap(source->log, 0, &again_ns) && again_ns == UINT64_MAX;
 	report_line(report, "Migration cancelled; the guest keeps running on the source.");
 	if (!machine_pause(&source->machine))
 		machine_check(&source->machine, RUN_ON_LIMIT_NS, &report->resumed_check);
@@ -231,12 +287,9 @@ static void run_migration(struct source *source)
 	if (dl_log_stats(source->log, &report->stats))
 		memset(&report->stats, 0, sizeof(report->stats));
 	report->records = machine_records(&source->machine);
-	if (!r) {
-		/* The guest is stopped and completely sent, so logging is no longer needed. */
-		if (dl_log_stop(source->log))
-			report_field(report, "log", "cannot stop logging");
+	end_logging(source);
+	if (!r)
 		r = handover_prove(source);
-	}
 	if (!r) {
 		/* From here on the guest belongs to the destination and must not run here again. */
 		handover_run(source);

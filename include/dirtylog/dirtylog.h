@@ -5,74 +5,65 @@
 /*
  * libdirtylog: which guest pages changed since I last asked?
  *
- * One interface over the KVM dirty log: per-vCPU rings (KVM_CAP_DIRTY_LOG_RING and _ACQ_REL), the
- * backup bitmap beside them (KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP) and the plain bitmap
- * (KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG). A caller's code is the same on all of them.
+ * Model:    slots and vCPUs are sources, cursors are consumers; a cursor switches logging on.
+ * Setup:    dl_log_open; dl_slot_set for each memslot; dl_vcpu_add before a vCPU first runs.
+ * Consumer: dl_cursor_new; passes of dl_harvest, read, ack, end, the last one _PAUSED; free.
+ * vCPU:     dl_vcpu_drain on KVM_EXIT_DIRTY_RING_FULL.
+ * Device:   write guest memory, then dl_mark_*, then notify the guest.
+ * Reaper:   poll dl_log_fd in any event loop; when readable: dl_log_reap.
  *
  * WORDS. A slot is a KVM memslot, named as KVM names it: as_id << 16 | id. A page is a host page
- * (4, 16 or 64 KiB; struct dl_config tells). Pending: known dirty and not yet handed out. A run:
- * adjacent dirty pages of one slot. A pass: one dl_harvest() and the iteration after it. The final
- * pass is the one made while the vCPUs are stopped.
+ * (4, 16 or 64 KiB: dl_config.page_bytes). Pending: known dirty and not handed out to a cursor. An
+ * extent: adjacent dirty pages of one slot. A pass: from dl_harvest() to dl_cursor_end().
  *
- * THE PROMISE. A page that is written after its contents were read for sending is reported again.
- * The library may report a page that did not change; it never withholds one that did. The
- * conditions on the caller are few:
- *   - the library is the VM's only user of KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG,
- *     KVM_RESET_DIRTY_RINGS and KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, and owns the flag
- *     KVM_MEM_LOG_DIRTY_PAGES;
- *   - a page's contents are read after dl_iter_read() has returned it, not before;
- *   - memory that the VMM itself (or a device model, vhost, VFIO) writes is marked with one of
- *     dl_mark_*(): first written, then marked, then the guest is told;
- *   - versions of one page do not overtake each other: whoever sends on several channels flushes
- *     them all between passes;
- *   - before the final harvest the vCPUs are stopped, their pending I/O is completed, devices and
- *     in-kernel state (an ITS, pending tables) are saved; after it nothing writes guest memory.
+ * THE PROMISE. A cursor sees every write that is made after dl_cursor_new() returned: a page that
+ * is written after its contents were read is handed out again. The library may hand out a page that
+ * did not change; it never withholds one that did. No library could notice that one of these
+ * conditions is not met:
+ *   - every slot that the guest can write and KVM can log is registered by dl_slot_set(), and
+ *     every vCPU by dl_vcpu_add(), before it first runs (KVM's private slots do not count);
+ *   - registered slots are created, changed and deleted by the library only (DL_SLOT_EXISTS adopts
+ *     a new one), and the library is the VM's only user of KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG,
+ *     KVM_RESET_DIRTY_RINGS, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 and KVM_MEM_LOG_DIRTY_PAGES;
+ *   - contents are read after dl_cursor_read(), dl_cursor_take() or dl_slot_clear() has returned;
+ *   - memory that anybody but a vCPU writes or discards (the VMM, a device model, vhost, a balloon)
+ *     is written, then marked, then the guest is notified;
+ *   - all channels to a receiver are flushed between two passes of a cursor, and a receiver maps
+ *     memory that several slots share as the source does;
+ *   - the last pass is _PAUSED: no vCPU is in KVM_RUN, devices are quiet, in-kernel state (an ITS)
+ *     is saved; it is repeated, with a flush between, until dl_harvest() says that 0 bytes are
+ *     pending;
+ *   - DL_BACKUP_OFF is used only where no in-kernel writer exists;
+ *   - no thread is parked, cancelled or unwound inside a call.
+ * A stop, freezer, ptrace or io_uring task work inside KVM_RESET_DIRTY_RINGS can make the kernel
+ * drop entries; the library notices where it can, and makes everything pending.
  *
- * ERRORS. 0 or a count is success; a negative errno value is failure. Nothing touches errno. The
- * same value means the same everywhere:
- *   -EINVAL      an argument is wrong
+ * ERRORS. 0 or a count is success, a negative errno value is failure; errno is untouched. Bad input
+ * changes nothing. After any other error nothing is lost, and the call can be made again.
+ *   -EINVAL      an argument is wrong (a NULL handle too); dl_log_last_error() names it
  *   -E2BIG       a struct's tail that this release does not know is not zero, or a ring too large
  *   -EBADF       not a file descriptor of the right KVM kind
- *   -EOPNOTSUPP  the kernel lacks what was asked for
+ *   -EOPNOTSUPP  the kernel or the mode lacks it
  *   -EBUSY       wrong state or order
- *   -ENOENT, -EEXIST  no such slot or memory; the slot or address range is taken
+ *   -ENOENT, -EEXIST  no such slot or memory; the slot, vCPU or address range is taken
  *   -ENOMEM      no memory
- *   -ECANCELED   logging is off, or the log was closed
- *   any other    the kernel's, from the ioctl that the function's text names
- * Never -EINTR or -EAGAIN: what is answered so is asked again where that is safe, and is -EIO else.
- * A failed call has changed nothing that counts (no pending page is ever lost by one) and can be
- * made again.
+ *   -ECANCELED   the log is closed
+ *   -EIO         the caller is a child of fork(2), or the kernel was interrupted too often
+ *   any other    the kernel's, from the ioctl that the function's comment names
+ * Never -EINTR or -EAGAIN. Out handles are NULL after a failure.
  *
- * THREADS. Every function may be called from any thread, on the same handle too, except that
- * dl_log_close(), dl_vcpu_remove() and dl_iter_free() are their handle's last call. They take NULL
- * and always consume the handle. Handles may be released in any order. A function that "may block"
- * waits for another thread's ioctl on the same VM, or for an RCU grace period; none sleeps by
- * itself. Functions that take locks block asynchronous signals meanwhile, and all signals around
- * KVM_RESET_DIRTY_RINGS; if blocking is refused, that is the call's error. The library starts no
- * thread, installs no handler and prints nothing. Not to be called from a signal handler.
+ * THREADS. Any call, any thread, also on the same handle; close, free and remove are a handle's
+ * last call and take NULL. "May block": waits for another thread's call on the same log, or for an
+ * RCU grace period. No call sleeps by itself, or may be made in a signal handler. The library
+ * starts no thread, installs no handler and prints nothing. doc/embedding.md: signals, fork, system
+ * calls.
  *
- * No function is a cancellation point, nor is set_region while the library calls it; a thread whose
- * cancellation is asynchronous must not be inside one. Neither longjmp() nor an exception may leave
- * set_region or a function of struct dl_os.
+ * STRUCTS. The caller sets size; 0 is the safe value of every other field. A larger struct than
+ * this release knows is accepted while its tail is zero. Enums gain values: an unknown one passed
+ * in is -EINVAL, one read is to be ignored. pending_bytes, taken_bytes, again_ns and why may be
+ * NULL.
  *
- * liburcu (bp flavour) is inside: a thread's first call of dl_mark_*(), dl_harvest() or
- * dl_vcpu_drain() registers it there (a lock, the signal mask, now and then mmap or mremap:
- * liburcu aborts the process where there is no memory for it); dl_log_open() and dl_vcpu_add() do
- * it early for the thread that calls them. A thread that ends is taken off by itself. Functions
- * that wait for a grace period make membarrier(2), which a filter of system calls must allow
- * (liburcu aborts where it is refused), and must not be called inside a liburcu-bp read section of
- * the caller's.
- *
- * In a child of fork(2) every call returns -EIO, and those that return nothing do nothing. Until it
- * ends or executes something it keeps the VM from being destroyed. A parent that forks and whose
- * child then uses liburcu-bp needs that library's fork hooks.
- * doc/embedding.md has the system calls of each function, and more on all of this.
- *
- * STRUCTS. Each struct that begins with size is filled by the caller with sizeof. A larger one than
- * the library knows is accepted while its tail is zero (-E2BIG else), a smaller one, down to the
- * first release's, is read as if zeros followed (below that: -EINVAL). Output structs are filled as
- * far as both sides know. 0 is the safe choice in every field. Sizes are in bytes, so no caller
- * needs the page size.
+ * Everything here is new or changed in 0.2.
  */
 
 #include <stddef.h>
@@ -85,7 +76,7 @@
 #endif
 
 #define DL_VERSION_MAJOR 0
-#define DL_VERSION_MINOR 1
+#define DL_VERSION_MINOR 2
 #define DL_VERSION_PATCH 0
 #define DL_VERSION	 (DL_VERSION_MAJOR << 16 | DL_VERSION_MINOR << 8 | DL_VERSION_PATCH)
 
@@ -93,44 +84,33 @@
 extern "C" {
 #endif
 
-/* The library is built with hidden visibility: these are what it shows. */
 #if defined(__GNUC__) || defined(__clang__)
 #pragma GCC visibility push(default)
 #endif
 
-struct dl_log;	/* the dirty log of one VM */
-struct dl_vcpu; /* one vCPU of it */
-struct dl_iter; /* one iteration over what is pending */
-struct dl_os;	/* dirtylog/os.h: the table of system calls */
-struct iovec;	/* <sys/uio.h> */
+/* ---- Handles: opaque, counted inside, released in any order, on any thread ---- */
 
-/* How pages are logged. Since 0.1. */
+struct dl_log;	  /* the dirty log of one VM */
+struct dl_vcpu;	  /* one vCPU of it: a source */
+struct dl_cursor; /* one consumer: what changed since it last committed */
+struct dl_os;	  /* dirtylog/os.h: the table of system calls */
+struct iovec;	  /* <sys/uio.h> */
+
+/* ---- Choices ---- */
+
 enum dl_mode {
 	DL_MODE_AUTO = 0,   /* the best that is safe here: ring, else bitmap */
 	DL_MODE_RING = 1,   /* rings, or fail */
-	DL_MODE_BITMAP = 2, /* KVM_GET_DIRTY_LOG alone */
+	DL_MODE_BITMAP = 2, /* no rings; better where logging stays on and passes are rare */
 };
 
-/* The backup bitmap beside the rings, for writes made while no vCPU runs. Since 0.1. */
 enum dl_backup {
-	/*
-	 * On where the kernel has it. Where it has not, and a ring alone is not safe (all but x86
-	 * and LoongArch), DL_MODE_AUTO takes bitmap mode and DL_MODE_RING fails.
-	 */
-	DL_BACKUP_AUTO = 0,
-	/*
-	 * The VM has no in-kernel writer, and the caller knows it. vCPU writes are never lost by
-	 * it: where a ring alone is not safe, DL_MODE_AUTO takes bitmap mode and DL_MODE_RING
-	 * fails.
-	 */
-	DL_BACKUP_OFF = 1,
-	/*
-	 * The VM has an ITS, say: without it DL_MODE_RING fails and DL_MODE_AUTO takes bitmap mode.
-	 */
-	DL_BACKUP_REQUIRED = 2,
+	DL_BACKUP_AUTO = 0,	/* use the backup bitmap wherever the kernel has it */
+	DL_BACKUP_OFF = 1,	/* no in-kernel writer exists; vCPU writes are never lost by it */
+	DL_BACKUP_REQUIRED = 2, /* an in-kernel writer (an ITS) exists: no rings without it */
 };
 
-/* Bits of dl_config.has: capabilities of the kernel. Since 0.1. */
+/* dl_config.has */
 enum dl_has {
 	DL_HAS_RING_TSO = 1,	   /* KVM_CAP_DIRTY_LOG_RING */
 	DL_HAS_RING_ACQ_REL = 2,   /* KVM_CAP_DIRTY_LOG_RING_ACQ_REL */
@@ -139,417 +119,416 @@ enum dl_has {
 	DL_HAS_INITIALLY_SET = 16, /* its KVM_DIRTY_LOG_INITIALLY_SET */
 };
 
-/* dl_slot.flags, and the flags of dl_slot_remove(). Since 0.1. */
+/* ---- Flags; value 1 is _PAUSED everywhere: no vCPU is in KVM_RUN during the call ---- */
+
+/* dl_slot.flags; PAUSED, CLEAN and EXISTS act once and are no state */
 enum dl_slot_flag {
-	DL_SLOT_CLEAN = 1, /* set, while logging: do not count the new slot's memory as dirty */
-	/* set, remove: the caller already made the ioctl; only tell, and each before the next. */
-	DL_SLOT_CALLER_IOCTL = 2,
-	DL_SLOT_NO_LOG = 4,  /* set: memory that KVM cannot log (guest_memfd, device memory) */
-	DL_SLOT_DISCARD = 8, /* remove, while logging: do not hand the memory out once more */
+	DL_SLOT_PAUSED = 1,  /* CLEAN holds under INITIALLY_SET too */
+	DL_SLOT_CLEAN = 2,   /* new or newly WANTED: every receiver already has its contents */
+	DL_SLOT_EXISTS = 4,  /* new: the caller created it in KVM, unlogged; excludes CLEAN */
+	DL_SLOT_NO_LOG = 8,  /* KVM cannot log it: guest_memfd, device memory */
+	DL_SLOT_WANTED = 16, /* DL_CURSOR_WANTED cursors log it; may change at any time */
 };
 
-/* Flags of dl_log_start(). Since 0.1. */
-enum dl_start_flag { DL_START_CLEAN = 1 /* nothing counts as dirty at first */ };
+/* dl_slot_remove() */
+enum dl_remove_flag {
+	DL_REMOVE_PAUSED = 1, /* words get what is dirty; 0: all of it counts as dirty */
+};
 
-/* Flags of dl_harvest(). Since 0.1. */
+/* dl_harvest() */
 enum dl_harvest_flag {
-	DL_HARVEST_FINAL = 1 /* the vCPUs are stopped: rings, then bitmaps, last */
+	DL_HARVEST_PAUSED = 1, /* I/O and device state are complete too: nothing is left behind */
+	DL_HARVEST_ALL = 2,    /* first make everything pending: a full copy */
 };
 
-/* Flags of dl_log_reap(). Since 0.2. */
+/* dl_log_reap() */
 enum dl_reap_flag {
-	DL_REAP_NOW = 2, /* empty every ring now, not only when one is about to fill */
+	DL_REAP_NOW = 2, /* every ring, not only those about to fill */
 };
 
-/*
- * A run of adjacent dirty pages of one slot. Frozen: it will never grow.
- * An iteration returns memory twice only if the VM maps it twice: in two address spaces, or by a
- * slot that was removed and another that replaced it.
- */
-struct dl_run {
-	uint64_t gpa;	       /* guest physical address of the first byte */
-	uint64_t hva;	       /* the caller's address of it, from dl_slot.hva */
-	uint64_t offset_bytes; /* from the slot's start */
-	uint64_t bytes;	       /* a multiple of the page size */
-	uint32_t slot;	       /* as_id << 16 | id */
-	uint32_t reserved;     /* the library's; give it back to dl_iter_ack() as it was */
+/* dl_cursor_options.flags */
+enum dl_cursor_flag {
+	DL_CURSOR_CLEAN = 2,	/* start with nothing pending; 0: with everything */
+	DL_CURSOR_WANTED = 4,	/* only DL_SLOT_WANTED slots; 0: all, and all new ones */
+	DL_CURSOR_ONE_SLOT = 8, /* only the slot of that number, whenever it exists: a display */
 };
 
-/* Options of dl_log_open() and dl_probe(). If only size is set, the library chooses. */
+/* dl_cursor_end() */
+enum dl_end_flag {
+	DL_END_COMMIT = 2, /* acknowledge all that was read; 0: the rest is pending again */
+};
+
+/* dl_cursor_take() */
+enum dl_take_flag {
+	DL_TAKE_PAUSED = 1,   /* with HARVEST: as DL_HARVEST_PAUSED */
+	DL_TAKE_HARVEST = 2,  /* harvest first: KVM_GET_DIRTY_LOG, on every kernel */
+	DL_TAKE_NO_CLEAR = 4, /* leave it writable: dl_slot_clear() before reading contents */
+	DL_TAKE_LE = 8,	      /* little-endian words, as KVM's; 0: host order */
+};
+
+/* dl_extent.flags */
+enum dl_extent_flag {
+	DL_EXTENT_PADDED = 1, /* contains clean pages: coalesce_bytes */
+};
+
+/* ---- Structs: versioned by size, except dl_extent, whose stride is frozen ---- */
+
+/* dl_log_open(), dl_probe() */
 struct dl_options {
 	uint32_t size;		/* sizeof(struct dl_options) */
 	uint32_t flags;		/* 0 */
 	uint32_t mode;		/* enum dl_mode */
 	uint32_t backup;	/* enum dl_backup */
-	uint32_t ring_entries;	/* of each vCPU's ring, a power of two; 0: a good size */
+	uint32_t ring_entries;	/* per vCPU, a power of two; 0: a good size */
 	uint32_t reserved;	/* 0 */
 	uint64_t idle_ns;	/* longest interval between looks at idle rings; 0: 100 ms */
-	const struct dl_os *os; /* system calls; NULL: the real ones. Not copied. */
-	/*
-	 * For VMMs that make all their KVM_SET_USER_MEMORY_REGION(2) calls themselves: called, with
-	 * the log's lock held, to give an existing slot new flags (the kvm_flags of its
-	 * dl_slot_set(), with or without KVM_MEM_LOG_DIRTY_PAGES). Returns 0 or a negative errno
-	 * value, and must not call into the library. NULL: the library makes the ioctl.
-	 */
-	int (*set_region)(void *opaque, uint32_t slot, uint32_t kvm_flags);
-	void *opaque; /* set_region's first argument */
+	const struct dl_os *os; /* NULL: the system's; outlives every handle of the log */
 };
 
-/* The capabilities of the kernel, and the configuration that is, or would be, in use. */
+/* what the kernel offers; what is, or would be, in use */
 struct dl_config {
 	uint32_t size;		   /* sizeof(struct dl_config) */
 	uint32_t has;		   /* enum dl_has */
 	uint32_t mode;		   /* DL_MODE_RING or DL_MODE_BITMAP */
 	uint32_t backup;	   /* 1: the backup bitmap is in use beside the rings */
-	uint32_t ring_entries;	   /* of each ring; 0 in bitmap mode */
-	uint32_t ring_max_entries; /* the kernel's limit; 0: it has no rings */
-	uint32_t page_bytes;	   /* of the host: the unit of the log */
+	uint32_t ring_entries;	   /* per vCPU; 0 in bitmap mode */
+	uint32_t ring_max_entries; /* the kernel's limit; 0: no rings */
+	uint32_t page_bytes;	   /* host page: the unit of the log */
 	uint32_t reserved;	   /* 0 */
 };
 
-/* A memslot. */
+/* a memslot */
 struct dl_slot {
 	uint32_t size;	    /* sizeof(struct dl_slot) */
-	uint32_t flags;	    /* DL_SLOT_CLEAN, DL_SLOT_CALLER_IOCTL, DL_SLOT_NO_LOG */
-	uint32_t slot;	    /* as_id << 16 | id */
-	uint32_t kvm_flags; /* KVM_MEM_* without KVM_MEM_LOG_DIRTY_PAGES, which is the library's */
+	uint32_t flags;	    /* enum dl_slot_flag */
+	uint32_t slot;	    /* as_id << 16 | id, as in KVM */
+	uint32_t kvm_flags; /* KVM_MEM_*, except KVM_MEM_LOG_DIRTY_PAGES: the library's */
 	uint64_t gpa;	    /* guest physical address, page aligned */
 	uint64_t bytes;	    /* a multiple of the page size, not 0 */
-	uint64_t hva;	    /* the caller's address of the memory, page aligned */
+	uint64_t hva;	    /* host virtual address, page aligned, zero-extended */
+	uint64_t cookie;    /* the caller's: an offset in a file, a pointer, an index */
 };
 
-/* Counters since open (a log) or add (a vCPU). A snapshot, not one atomic moment. */
+/* adjacent dirty pages of one slot; 64 bytes for good */
+struct dl_extent {
+	uint64_t gpa;	       /* guest physical address of the first byte */
+	uint64_t hva;	       /* host virtual address of the first byte */
+	uint64_t offset_bytes; /* from the start of the slot */
+	uint64_t bytes;	       /* a multiple of the page size */
+	uint64_t cookie;       /* dl_slot.cookie: whose memory it is */
+	uint64_t ticket;       /* the library's, for dl_cursor_ack(): leave it as it is */
+	uint32_t slot;	       /* as_id << 16 | id when the pass began */
+	uint32_t flags;	       /* enum dl_extent_flag */
+	uint64_t reserved;     /* 0 */
+};
+
+struct dl_cursor_options {
+	uint32_t size;		   /* sizeof(struct dl_cursor_options) */
+	uint32_t flags;		   /* enum dl_cursor_flag */
+	uint32_t vcpus;		   /* of the VM now: fewer rings are -EBUSY; 0: not given */
+	uint32_t slot;		   /* as_id << 16 | id, for DL_CURSOR_ONE_SLOT */
+	uint64_t coalesce_bytes;   /* join extents over clean gaps up to this; 0: never */
+	uint64_t max_extent_bytes; /* of one extent, rounded down to pages; 0: no limit */
+};
+
+struct dl_cursor_stats {
+	uint32_t size;		/* sizeof(struct dl_cursor_stats) */
+	uint32_t reserved;	/* 0 */
+	uint64_t pending_bytes; /* known dirty, not handed out */
+	uint64_t unacked_bytes; /* handed out or read ahead, not acknowledged */
+	uint64_t read_bytes;	/* handed out since dl_cursor_new(), takes included */
+	uint64_t acked_bytes;	/* acknowledged since dl_cursor_new(), takes included */
+	uint64_t passes;	/* begun since dl_cursor_new() */
+};
+
+/* since open (a log) or add (a vCPU) */
 struct dl_stats {
 	uint32_t size;		     /* sizeof(struct dl_stats) */
-	uint32_t reserved;	     /* 0 */
+	uint32_t limited_vcpus;	     /* now under a limit */
 	uint64_t entries;	     /* ring entries harvested */
-	uint64_t new_pages;	     /* pages that became pending, from rings and bitmaps */
-	uint64_t duplicates;	     /* ring entries for pages that were already pending */
-	uint64_t stale_entries;	     /* ring entries of slots that are gone; skipped */
+	uint64_t new_pages;	     /* pages found dirty, by rings and bitmaps */
+	uint64_t duplicates;	     /* ring entries of pages already dirty */
+	uint64_t stale_entries;	     /* ring entries of slots that are gone */
 	uint64_t resets;	     /* KVM_RESET_DIRTY_RINGS calls */
-	uint64_t short_resets;	     /* of these, such as left released entries behind */
-	uint64_t overflows;	     /* times a ring was found overflowed or out of step */
-	uint64_t full_exits;	     /* dl_vcpu_drain() calls that answered a full ring */
+	uint64_t short_resets;	     /* resets that left released entries behind */
+	uint64_t overflows;	     /* rings found overflowed or out of step */
+	uint64_t repairs;	     /* harvests that made everything pending for it */
+	uint64_t full_exits;	     /* drains that answered a full ring */
 	uint64_t high_water_entries; /* most entries found in one ring at once */
-	uint64_t ioctl_ns;	     /* time inside RESET, GET, CLEAR and slot ioctls */
-	uint64_t pending_bytes;	     /* now known dirty and not handed out (0 for a vCPU) */
-	uint64_t unacked_bytes;	     /* now handed out or read ahead, and not acknowledged
-				      * (0 for a vCPU) */
+	uint64_t ioctl_ns;	     /* in RESET, GET, CLEAR and slot ioctls */
+	uint64_t dirty_bytes_per_s;  /* newly dirtied per second of running, over the last second */
+	uint64_t paused_ns;	     /* pauses that limits asked for */
+	uint64_t watched_bytes;	     /* found by watches; 0 for a vCPU */
+	uint64_t missed_bytes;	     /* of these, never marked; 0 for a vCPU */
+	uint64_t late_marks;	     /* pages marked while a paused pass was open */
+	uint64_t repair_bytes;	     /* made pending by repairs */
 };
 
-/*
- * The version of the library that is linked, as DL_VERSION is of the header.
- * No system call; never blocks. Since 0.1.
- */
+/* ---- Library ---- */
+
+/* Returns the version of the linked library, encoded as DL_VERSION. No system call. */
 uint32_t dl_library_version(void);
 
 /*
- * Tells what the kernel offers and what dl_log_open() would choose, and changes nothing.
- *   fd         /dev/kvm or a VM; stays the caller's
- *   options    as for dl_log_open(), or NULL; set_region is not looked at
- *   would_be   filled; its size is set by the caller. May be NULL.
- *   why        receives a sentence of at most why_bytes bytes, ended by NUL; may be NULL. It says
- *              what was chosen and why, or what is missing, on failure too.
+ * Reports what dl_log_open() would choose on fd, /dev/kvm or a VM, and changes nothing.
+ *   options   as for dl_log_open(); may be NULL
+ *   would_be  filled; its size is set by the caller. May be NULL.
+ *   why       receives a sentence of at most why_bytes bytes with the NUL, on failure too
  * A choice that only opening can refuse (a vCPU or slot that exists already) is not foreseen.
- * Errors: -EINVAL (options; the size of would_be), -E2BIG (options' tail; ring_entries above the
- * kernel's limit), -EBADF (fd is neither), -EOPNOTSUPP (the mode or backup asked for is not to be
- * had); otherwise the kernel's from KVM_CHECK_EXTENSION (-EIO: the VM belongs to another process).
- * System calls: KVM_CHECK_EXTENSION on fd. Never blocks. Since 0.1.
+ * -EINVAL, -E2BIG: options or would_be. -EBADF: fd is neither. -EOPNOTSUPP: the mode or backup that
+ * is asked for is not there. -EIO: the VM of another process. Never blocks.
+ * System calls: KVM_CHECK_EXTENSION.
  */
 DL_MUST_CHECK int dl_probe(int fd, const struct dl_options *options, struct dl_config *would_be,
 			   char *why, size_t why_bytes);
 
+/* ---- Log: one per VM ---- */
+
 /*
- * Opens the dirty log of a VM: chooses the mode and enables the rings and the backup bitmap.
- * To be called after KVM_CREATE_VM, before the first vCPU and the first memslot are created; in
- * bitmap mode at any time.
- *   vm_fd      the VM; stays the caller's, and may be closed when this returns: the library
- *              duplicates it, so the VM lives until the log's last handle is released
- *   options    NULL: all automatic
- *   log        receives the handle, owned by the caller
- *   why        as for dl_probe()
- * In DL_MODE_AUTO a ring that the kernel refuses to enable (a vCPU exists) becomes bitmap mode, and
- * why says so. In DL_MODE_RING it is an error.
- * Errors: as dl_probe(); -EBUSY: a vCPU exists already, or the rings of this VM were enabled by
- * someone else (a second log of the VM, say), or the backup bitmap was refused because a memslot
- * exists. The last, and one of what is enabled after it (manual protect is switched off, which no
- * known kernel refuses), are the failures that change something: the rings stay enabled, as the
- * kernel has no way back, and the VM can then only be logged by rings. -EINVAL also where the
- * host's minimum ring is larger than ring_entries (with Intel PML: 1024). -ENOMEM. -EMFILE and
- * -ENFILE: vm_fd cannot be duplicated.
- * System calls: fcntl(2) F_DUPFD_CLOEXEC; as dl_probe(); KVM_GET_API_VERSION; KVM_ENABLE_CAP of the
- * rings, the backup bitmap and manual protect; KVM_RESET_DIRTY_RINGS, to learn whether somebody
- * enabled the rings. May block (liburcu). Since 0.1.
+ * Opens the log of a VM that has no vCPU and no memslot yet; in bitmap mode it may have.
+ *   vm_fd    is duplicated: the VM lives until dl_log_close() and the last dl_vcpu_remove()
+ *   options  may be NULL: everything automatic
+ * Errors as dl_probe(), and -EBUSY: rings are asked for and a vCPU or memslot exists, or the VM's
+ * rings are on already (another log; a log that was closed: rings cannot be switched off again).
+ * -EINVAL: the host's smallest ring is larger than ring_entries (with Intel PML: 1024). -ENOMEM,
+ * -EMFILE, -ENFILE. After rings are on, a failure leaves them on. May block (liburcu).
+ * System calls: F_DUPFD_CLOEXEC, KVM_CHECK_EXTENSION, KVM_GET_API_VERSION, KVM_ENABLE_CAP (rings,
+ * backup bitmap, manual protect off), KVM_RESET_DIRTY_RINGS to learn whether rings are on.
  */
 DL_MUST_CHECK int dl_log_open(int vm_fd, const struct dl_options *options, struct dl_log **log,
 			      char *why, size_t why_bytes);
 
 /*
- * Closes a log: stops logging if it is on, drains the rings, forgets what is pending. What its vCPU
- * and iterator handles are still asked then is -ECANCELED, except dl_vcpu_drain(), which goes on: a
- * vCPU may still come out with a full ring, or have to be brought into step. Takes NULL.
- * Errors are ignored.
- * System calls: as dl_log_stop(), munmap, close(2) with the last handle. May block. Since 0.1.
+ * Stops logging and waits for calls in progress. Calls on other handles then return -ECANCELED, but
+ * dl_vcpu_drain() does what the vCPU needs, and dl_cursor_end() returns 0. The handles are still to
+ * be freed. Errors are ignored. May block.
+ * System calls: as dl_cursor_free(); munmap and close(2) with the last handle.
  */
 void dl_log_close(struct dl_log *log);
 
-/*
- * Fills is with what is in use. Errors: -EINVAL. No system call; never blocks. Since 0.1.
- */
+/* Reports what is in use. Never blocks; no system call. */
 DL_MUST_CHECK int dl_log_config(const struct dl_log *log, struct dl_config *is);
 
+/* Reports the log's counters, those of all vCPUs included. Never blocks; no system call. */
+DL_MUST_CHECK int dl_log_stats(const struct dl_log *log, struct dl_stats *stats);
+
 /*
- * Writes a sentence or two about the log: mode, reason, and where the last dl_log_start(), repair
- * or slot change failed. Returns the length that the whole text has, without the NUL, like
- * snprintf(3); at most text_bytes are written, always ended by NUL.
- * Errors: -EINVAL. No system call. May block on another thread's call. Since 0.1.
+ * Writes mode, reason, the last failure and advice in words, NUL-terminated. Returns the length of
+ * the whole text as snprintf(3) does. Never blocks; no system call.
  */
 DL_MUST_CHECK int dl_log_describe(const struct dl_log *log, char *text, size_t text_bytes);
 
 /*
- * Fills stats with the log's counters, those of all its vCPUs included.
- * Errors: -EINVAL. No system call. May block on another thread's call. Since 0.1.
+ * Writes the last failure of the log or of one of its handles, on any thread, in words. Returns its
+ * length as snprintf(3) does; 0: nothing has failed. Never blocks; no system call.
  */
-DL_MUST_CHECK int dl_log_stats(const struct dl_log *log, struct dl_stats *stats);
+DL_MUST_CHECK int dl_log_last_error(const struct dl_log *log, char *text, size_t text_bytes);
+
+/* ---- Memslots: the library makes their KVM_SET_USER_MEMORY_REGION ---- */
 
 /*
- * Switches logging on for every slot. When it returns 0, every page of every slot is pending
- * (DL_SLOT_NO_LOG slots excepted, and slots of a higher address space over memory that a lower one
- * logs), or with DL_START_CLEAN nothing is, and every write from now on will be reported.
- *   flags      0 or DL_START_CLEAN
- * Errors: -EINVAL; -EBUSY: already on; -ECANCELED: closed; -ENOMEM; otherwise the kernel's for the
- * slot that could not be switched on (dl_log_describe() names it); the others are then off again.
- * System calls: a KVM_SET_USER_MEMORY_REGION (or set_region) a slot, KVM_ENABLE_CAP of manual
- * protect, KVM_RESET_DIRTY_RINGS, the signal mask around it, mmap of a bitmap's buffer. May block.
- * Since 0.1.
- */
-DL_MUST_CHECK int dl_log_start(struct dl_log *log, uint32_t flags);
-
-/*
- * Switches logging off for every slot, empties the rings and discards what is pending and what is
- * handed out. An iterator of before reads -ECANCELED. Does nothing when logging is off.
- * Errors: -EINVAL; -ECANCELED: closed; otherwise the kernel's for a slot that could not be switched
- * off, or from KVM_RESET_DIRTY_RINGS: logging counts as off all the same, and the next stop or
- * start tries again what failed.
- * System calls and blocking as dl_log_start(). Since 0.1.
- */
-DL_MUST_CHECK int dl_log_stop(struct dl_log *log);
-
-/*
- * Tells when the next dl_harvest() is due so that no ring fills: when the first of them will be
- * half full, at the rate of before the last harvest or of since then. Looks into every ring, so ask
- * again after a time in which one can fill: doc/tuning.md has the loop, and what to expect.
- *   from_now_ns  nanoseconds from now; 0: at once; UINT64_MAX: nothing points to a ring that fills
- *                (bitmap mode, or rings that are empty at this moment)
- * Errors: -EINVAL; -ECANCELED: logging is off, or the log is closed. No system call but
- * clock_gettime(2). Never blocks. Since 0.1.
- */
-DL_MUST_CHECK int dl_log_harvest_due(struct dl_log *log, uint64_t *from_now_ns);
-
-/*
- * Returns a descriptor that is readable while dl_log_reap() has something to do; for poll(2),
- * epoll(7) or any event loop. It is made by the first call, borrowed, close-on-exec, and closed
- * with the last handle of the log: do not read, set or close it. It is silent, and wakes nobody,
- * while logging is off, in bitmap mode and after dl_log_close().
- * Serve it on a thread that holds no lock which a vCPU's thread needs: under a big lock of the
- * VMM the vCPUs wait for each reset, and what draining without locks gains is lost.
- * Errors: -EINVAL; -ECANCELED: closed; -EOPNOTSUPP: struct dl_os has no timer; otherwise
- * timerfd_create(2)'s (-EMFILE, -ENFILE, -ENOMEM) or timerfd_settime(2)'s.
- * System calls: the signal mask; at the first call timerfd_create and timerfd_settime. Never
- * blocks. Since 0.2.
- */
-DL_MUST_CHECK int dl_log_fd(struct dl_log *log);
-
-/*
- * Empties the rings if one is about to fill at its pace, and sets the descriptor for the next look:
- * sooner while vCPUs write, up to idle_ns while none does. Repairs nothing, hands out nothing; to
- * be called by any thread, beside harvests (it shares the rings with them) and the final one too.
- *   flags      0 or DL_REAP_NOW
- *   again_ns   receives when to call again, for a caller without the descriptor; UINT64_MAX: not
- *              before logging is on, or never (bitmap mode). Set after errors too. May be NULL.
- * Errors: -EINVAL, -ECANCELED: closed, -EIO: a child of fork(2) (again_ns is not set); otherwise
- * KVM_RESET_DIRTY_RINGS's or timerfd_settime(2)'s: nothing is lost, and the next call retries.
- * System calls: KVM_RESET_DIRTY_RINGS, timerfd_settime, the signal mask; none while logging is off
- * (DL_REAP_NOW then empties the rings and records nothing). May block, never on slots. Since 0.2.
- */
-DL_MUST_CHECK int dl_log_reap(struct dl_log *log, uint32_t flags, uint64_t *again_ns);
-
-/*
- * Collects what was dirtied since the last harvest and makes it pending: reads every ring, hands
- * the entries back, has the kernel protect their pages again, and only then publishes them. In
- * bitmap mode reads every slot's bitmap. May be called while an iterator is live: what becomes
- * pending ahead of where that has come to is handed out by it, the rest by the next.
- *   flags      0, or DL_HARVEST_FINAL: the vCPUs are stopped, the in-kernel state is saved; the
- *              backup bitmaps are read too, last. Can be repeated.
- *   pending_bytes  receives how much is pending now; may be NULL
- * Several threads may harvest at once: they share the rings and the resets, and each returns when
- * all that was in a ring before it began is pending. Entries are handed back some thousands at a
- * time, so a vCPU that comes out with a full ring meanwhile does not wait for all of it. After a
- * ring overflowed, the harvest also switches logging off and on for every slot, so that every page
- * is protected again, and then makes every page pending.
- * Errors: -EINVAL; -ECANCELED: logging is off or the log is closed; otherwise the kernel's from
- * KVM_RESET_DIRTY_RINGS, KVM_GET_DIRTY_LOG or a slot ioctl. After an error nothing is lost (a slot
- * whose bitmap failed counts as wholly dirty) but the pass is not complete: call again.
- * System calls: KVM_RESET_DIRTY_RINGS and the signal mask around it; KVM_GET_DIRTY_LOG a slot in
- * bitmap mode and in the final pass with the backup bitmap; slot ioctls after an overflow.
- * Allocates nothing. May block. Since 0.1.
- */
-DL_MUST_CHECK int dl_harvest(struct dl_log *log, uint32_t flags, uint64_t *pending_bytes);
-
-/*
- * Makes pages pending that the VMM or a device wrote: every page of address space as_id that the
- * range touches. Write the memory first, then mark, then notify the guest; the last mark comes
- * before the final harvest.
- *   gpa, bytes  the range; needs no alignment; 0 bytes mark nothing
- * Returns 0, also while logging is off; -ENOENT: part of the range lies in no slot, the rest is
- * marked; -EINVAL: the range wraps. Memory of a DL_SLOT_NO_LOG slot is found but not recorded.
- * Never blocks, allocates or makes a system call (but see liburcu, above). Since 0.2.
- */
-int dl_mark_gpa(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes);
-
-/*
- * As dl_mark_gpa(), for a range of one slot, whatever its guest address. Since 0.2.
- *   slot  as_id << 16 | id
- * -ENOENT: no such slot, or part of the range lies behind its end; the rest is marked.
- */
-int dl_mark_slot(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint64_t bytes);
-
-/*
- * As dl_mark_gpa(), for memory of this process, in every slot that maps it: for a VMM that has a
- * pointer and not a guest address. Since 0.2.
- * -ENOENT: no slot maps part of the range; the rest is marked.
- */
-int dl_mark_hva(struct dl_log *log, const void *address, uint64_t bytes);
-
-/*
- * As dl_mark_hva(), for bytes of a scattered buffer: what readv(2) returned is bytes, and
- * offset_bytes is what earlier calls read into the same vectors. Since 0.2.
- * -ENOENT: no slot maps part of it, or the vectors have fewer bytes than that; the rest is marked,
- * since an unmarked write would be lost, and a mark too many is sent once more.
- * -EINVAL, nothing is marked: offset_bytes + bytes or a vector wraps, or iov is NULL.
- */
-int dl_mark_iov(struct dl_log *log, const struct iovec *iov, uint32_t n_iov, uint64_t offset_bytes,
-		uint64_t bytes);
-
-/*
- * Tells the log of a memslot that is new, moved or given other flags, before the guest may use it.
- * Without DL_SLOT_CALLER_IOCTL the library makes the KVM_SET_USER_MEMORY_REGION. A slot that exists
- * can be moved (another gpa) or given other kvm_flags; KVM can change neither its size nor its hva
- * nor KVM_MEM_READONLY, and neither can this (remove it and set it anew). The slot equal to what it
- * was: 0, nothing is done. While logging, a moved slot is wholly pending when this returns, and so
- * is a new one unless DL_SLOT_CLEAN. The kernel may still report its pages.
- *   slot       copied
- * Errors: -EINVAL (NULL, alignment, size 0, a wrap, unknown flags, KVM_MEM_LOG_DIRTY_PAGES, an id
- * or as_id beyond the kernel's limit, a change that KVM cannot make); -E2BIG; -EEXIST: the range
- * overlaps another slot of the address space; -ENOMEM; -ECANCELED: closed; otherwise the kernel's.
- * After an error the log is as it was; where the caller made the ioctl itself, a new slot is then
- * not known to the log, and a moved one is, where it is now.
- * System calls: the slot ioctl or set_region, mmap. May block. Since 0.1.
+ * Creates a memslot, moves it, or changes its flags or cookie; an unchanged one: no system call.
+ *   slot  copied. A new size, hva, KVM_MEM_READONLY or NO_LOG is -EINVAL: remove the slot first.
+ * A new or moved slot is wholly pending from every cursor's next pass on, unless CLEAN (ignored for
+ * a move, and while any cursor's pass is open). When this returns, no dl_cursor_read() returns
+ * extents of a moved slot's old place. Memory that KVM cannot log need not be registered.
+ * -EINVAL, -E2BIG; -EEXIST: the range overlaps another slot of the address space; -ENOMEM;
+ * otherwise the kernel's. A refused change is never visible. May block, on readers too.
+ * System calls: KVM_SET_USER_MEMORY_REGION, mmap, membarrier(2); KVM_CLEAR_DIRTY_LOG for CLEAN with
+ * PAUSED under INITIALLY_SET.
  */
 DL_MUST_CHECK int dl_slot_set(struct dl_log *log, const struct dl_slot *slot);
 
 /*
- * Removes a memslot. While logging, its memory is handed out by the iterator once more, whole:
- * another slot over the same memory does not know what was dirty. It must stay mapped until those
- * runs are acknowledged or logging is stopped; a caller that frees it at once says DL_SLOT_DISCARD.
- *   slot       as_id << 16 | id
- *   flags      DL_SLOT_CALLER_IOCTL, DL_SLOT_DISCARD
- * Errors: -EINVAL; -ENOENT; -ENOMEM; -ECANCELED: closed; otherwise the kernel's (the slot is then
- * still there). With DL_SLOT_CALLER_IOCTL and -ENOMEM the slot is not logged any more, and the call
- * is still to be made again. A KVM_RESET_DIRTY_RINGS that fails is not told: what it should take
- * back is taken back by the next one.
- * System calls: the slot ioctl, KVM_RESET_DIRTY_RINGS, the signal mask around it. May block. Since
- * 0.1.
+ * Deletes a memslot. Its pages leave every cursor; when this returns, no dl_cursor_read() returns
+ * them, and the memory may be freed.
+ *   flags  0 or DL_REMOVE_PAUSED
+ *   words  bit i of words[i / 64] is page i: what some cursor had not acknowledged is ored in, or
+ *          without PAUSED every page, as writes just before the delete are recorded nowhere. NULL:
+ *          dropped. Untouched if no cursor covers the slot.
+ * -ENOENT; -EINVAL: flags, fewer than ceil(pages / 64) n_words; -ENOMEM; otherwise the kernel's,
+ * and the slot is still there. May block, on readers too.
+ * System calls: KVM_SET_USER_MEMORY_REGION, KVM_RESET_DIRTY_RINGS, KVM_GET_DIRTY_LOG, munmap.
  */
-DL_MUST_CHECK int dl_slot_remove(struct dl_log *log, uint32_t slot, uint32_t flags);
+DL_MUST_CHECK int dl_slot_remove(struct dl_log *log, uint32_t slot, uint32_t flags, uint64_t *words,
+				 uint64_t n_words);
 
 /*
- * Adds a vCPU: maps its ring, whole, before it becomes visible to harvests. To be called before the
- * vCPU's first KVM_RUN. In bitmap mode there is nothing to map, and it may come at any time.
- *   vcpu_fd    used only during this call; stays the caller's
- *   cookie     the caller's: an index, a pointer. Kept for a later call.
- *   flags      0
- *   vcpu       receives the handle, owned by the caller
- * A vCPU that was removed and is added again goes on with the ring it had, and the new cookie.
- * Errors: -EINVAL; -EBADF: not a vCPU; -EEXIST: this vCPU is there already; -ENOMEM; -ECANCELED:
- * closed; -EIO: the VM belongs to another process. Otherwise mmap's. A vCPU of another VM is
- * recognised, with -EBADF, only if that VM's rings are smaller or absent.
- * System calls: mmap of the vCPU, one ioctl on it (of no effect), KVM_RESET_DIRTY_RINGS where the
- * ring holds cells that someone released before. May block. Since 0.1.
+ * Re-protects what DL_TAKE_NO_CLEAR left writable in a range of a slot, and perhaps beyond it. Once
+ * this has returned 0, contents may be read, or the pages be dropped. Does nothing where nothing is
+ * owed. After an error: call again, or mark the range.
+ * -ENOENT; -EINVAL: the range is not inside the slot; otherwise KVM_CLEAR_DIRTY_LOG's. May block.
+ * System calls: KVM_CLEAR_DIRTY_LOG, for each chunk of 32,768 pages with owed ones.
+ */
+DL_MUST_CHECK int dl_slot_clear(struct dl_log *log, uint32_t slot, uint64_t offset_bytes,
+				uint64_t bytes);
+
+/* ---- vCPUs ---- */
+
+/*
+ * Adds a vCPU before its first KVM_RUN: maps its ring. In bitmap mode it may come at any time.
+ *   vcpu_fd  used only during this call
+ *   cookie   the caller's name of the vCPU
+ *   flags    0
+ * A vCPU that was removed and is added again continues with its ring.
+ * -EBADF: not a vCPU, or of another VM where that can be noticed (its rings are smaller or absent);
+ * -EEXIST: it is there (ring mode only); -ENOMEM; -EIO: another process's; otherwise mmap's.
+ * May block. System calls: mmap, madvise, one ioctl without effect, KVM_RESET_DIRTY_RINGS.
  */
 DL_MUST_CHECK int dl_vcpu_add(struct dl_log *log, int vcpu_fd, uint64_t cookie, uint32_t flags,
 			      struct dl_vcpu **vcpu);
 
 /*
- * Empties one vCPU's ring. To be called when KVM_RUN of that vCPU has ended with
- * KVM_EXIT_DIRTY_RING_FULL, before it is run again; allowed at other times too, while that vCPU is
- * not inside KVM_RUN. Takes this ring's lock and that around the reset, no other. Works in every
- * state: when logging is off, and when the log is closed, it does what the vCPU needs and notes
- * nothing. A vCPU whose ring overflowed may come back with the same exit several times while this
- * brings the two sides into step again; just call it each time. Where a full exit found little in
- * the ring, the vCPU's kvm_run.exit_reason says KVM_EXIT_INTR when this returns: so an exit is told
- * from the next.
- *   flags      0
- * Errors: -EINVAL; otherwise the kernel's from KVM_RESET_DIRTY_RINGS (nothing is lost).
- * System calls: KVM_RESET_DIRTY_RINGS, the signal mask around it. Allocates nothing. May block for
- * the time of another thread's harvest. Since 0.1.
+ * Empties the ring after KVM_RUN ended with KVM_EXIT_DIRTY_RING_FULL, before it is entered again;
+ * also at other times while this vCPU is not in KVM_RUN. Works in every state, after close too;
+ * with no cursor nothing is recorded. flags: 0. Takes only this ring's lock and that around the
+ * reset. After an overflow the same exit may come several times: call this each time.
+ * kvm_run.exit_reason reads KVM_EXIT_INTR afterwards where a full exit found little in the ring.
+ * Errors: KVM_RESET_DIRTY_RINGS's. Allocates nothing. May block for another thread's reset.
+ * System calls: KVM_RESET_DIRTY_RINGS, rt_sigprocmask around it.
  */
 DL_MUST_CHECK int dl_vcpu_drain(struct dl_vcpu *vcpu, uint32_t flags);
 
-/*
- * Fills stats with one vCPU's counters. Errors: -EINVAL, -ECANCELED: log closed. No system call.
- * Since 0.1.
- */
+/* Reports one vCPU's counters; all 0 in bitmap mode. Never blocks; no system call. */
 DL_MUST_CHECK int dl_vcpu_stats(const struct dl_vcpu *vcpu, struct dl_stats *stats);
 
 /*
- * Gives a vCPU back. KVM cannot delete one, so the log keeps its ring, goes on harvesting it, and
- * resumes when the same vCPU is added again. The vCPU must not be running. Takes NULL.
- * No system call unless the log is closed already (munmap, close). May block. Since 0.1.
+ * Releases a vCPU that is not running. KVM cannot delete one, so the log keeps and harvests its
+ * ring until it is added again. May block. System calls: munmap and close(2) if the log is closed.
  */
 void dl_vcpu_remove(struct dl_vcpu *vcpu);
 
-/*
- * Begins an iteration over what is pending. One is live at a time. It holds on to the slots of this
- * moment: a slot added later is for the next iteration.
- *   flags      0
- *   iter       receives the handle, owned by the caller
- * Errors: -EINVAL; -EBUSY: another is live; -ECANCELED: logging is off or the log is closed;
- * -ENOMEM. No system call but malloc's. May block. Since 0.1.
- */
-DL_MUST_CHECK int dl_iter_new(struct dl_log *log, uint32_t flags, struct dl_iter **iter);
+/* ---- Reaping: keeps rings from filling ---- */
 
 /*
- * Hands out runs of dirty pages. What it returns is protected: read the contents after this
- * returned, and any later write will be reported again. Each pending page goes to one reader.
- *   runs       receives at most max_runs runs
- * Returns the number of runs; 0: nothing is left. Errors: -EINVAL (max_runs 0 too); -ECANCELED:
- * logging was stopped or restarted, or the log closed; otherwise the kernel's from
- * KVM_CLEAR_DIRTY_LOG: the pages concerned stay pending, and the next call tries them again. Where
- * some runs were read before it failed, their number is returned, and the error only by the next
- * call.
+ * Returns a borrowed descriptor that is readable while dl_log_reap() has work: never in bitmap mode
+ * or while nothing is logged. Serve it in any event loop, but not under a lock that vCPUs need.
+ * It is made at the first call, and closed with the last handle of the log.
+ * -EOPNOTSUPP: dl_options.os has no timer; otherwise timerfd_create(2)'s. Never blocks.
+ * System calls: timerfd_create(2), timerfd_settime(2).
+ */
+DL_MUST_CHECK int dl_log_fd(struct dl_log *log);
+
+/*
+ * Empties the rings if one is about to fill at its pace, and sets the descriptor for the next look:
+ * sooner while vCPUs write, up to idle_ns while none does. Opens no pass and repairs nothing. Any
+ * thread, beside harvests too. While nothing is logged it makes no system call (with NOW it empties
+ * the rings and records nothing).
+ *   flags     0 or DL_REAP_NOW: every ring
+ *   again_ns  when to call again, for a caller without the descriptor; UINT64_MAX: not before a
+ *             cursor exists, or never (bitmap mode). Set after the kernel's errors too.
+ * Errors: KVM_RESET_DIRTY_RINGS's, timerfd_settime(2)'s; nothing is lost. May block for another
+ * thread's reset, never for slots.
+ * System calls: KVM_RESET_DIRTY_RINGS, rt_sigprocmask around it, timerfd_settime(2).
+ */
+DL_MUST_CHECK int dl_log_reap(struct dl_log *log, uint32_t flags, uint64_t *again_ns);
+
+/* ---- Cursors: one per consumer ---- */
+
+/*
+ * Adds a consumer, and switches logging on for what it covers and nobody logs yet.
+ *   options  NULL: all slots, all pending. Its cursors see a slot from its dl_slot_set() on.
+ * -EINVAL, -E2BIG: options; -EBUSY: fewer vCPUs were added than options.vcpus; -ENOMEM; otherwise
+ * the kernel's for the slot that could not be switched on, and nothing has changed. May block.
+ * System calls: KVM_SET_USER_MEMORY_REGION a slot, KVM_ENABLE_CAP of manual protect and
+ * KVM_RESET_DIRTY_RINGS for the first cursor, mmap, membarrier(2), timerfd_settime(2).
+ */
+DL_MUST_CHECK int dl_cursor_new(struct dl_log *log, const struct dl_cursor_options *options,
+				struct dl_cursor **cursor);
+
+/*
+ * Begins a pass: collects what was dirtied, re-protects it, and fixes which slots the pass covers.
+ *   flags          DL_HARVEST_PAUSED, DL_HARVEST_ALL, or 0
+ *   pending_bytes  what the pass can hand out; 0 opens a pass too
+ * After a ring overflowed, everything is re-protected and pending for every cursor.
+ * -EBUSY: a pass is open; -ENOENT: the slot of DL_CURSOR_ONE_SLOT does not exist; otherwise the
+ * kernel's: no pass is open, what is pending stays so. Allocates nothing. May block.
+ * System calls: KVM_RESET_DIRTY_RINGS, rt_sigprocmask around it; KVM_GET_DIRTY_LOG a slot in bitmap
+ * mode, and under PAUSED with the backup bitmap; KVM_SET_USER_MEMORY_REGION after an overflow.
+ */
+DL_MUST_CHECK int dl_harvest(struct dl_cursor *cursor, uint32_t flags, uint64_t *pending_bytes);
+
+/*
+ * Hands out pending memory of the open pass, re-protected: read the contents after this returned.
+ * A pass hands out a page at most once, and each page to one of its readers.
+ *   extents  receives at most max_extents
+ * Returns their number; 0: the pass has no more. -EBUSY: no pass is open; otherwise
+ * KVM_CLEAR_DIRTY_LOG's: those pages stay pending, and the next call tries them again. Extents that
+ * were read before the error are returned first. Allocates nothing. May block.
  * System calls: KVM_CLEAR_DIRTY_LOG in bitmap mode with manual protect, a chunk at a time.
- * Allocates nothing. May block on other readers and on a harvest. Since 0.1.
  */
-DL_MUST_CHECK int dl_iter_read(struct dl_iter *iter, struct dl_run *runs, uint32_t max_runs);
+DL_MUST_CHECK int dl_cursor_read(struct dl_cursor *cursor, struct dl_extent *extents,
+				 uint32_t max_extents);
 
 /*
- * Acknowledges runs: their contents are sent, forget them. Any thread, any order, any part of a run
- * (page aligned) in place of the whole.
- *   runs       as read; n_runs of them
- * Errors: -EINVAL: a run that was not handed out by this iterator, or was acknowledged already (the
- * runs before it are acknowledged, it and those after it are not); -ECANCELED: as dl_iter_read().
- * dl_iter_read() prepares some pages ahead of those that it returns: that one of these was not
- * handed out is not noticed. No system call; never blocks. Since 0.1.
+ * Commits extents, or page-aligned parts of them: their contents are sent, forget them. Any thread,
+ * any order. Only ticket, offset_bytes and bytes are looked at.
+ * An extent of an earlier pass, or of a slot that has changed since: 0, and nothing happens.
+ * -EINVAL: another cursor's, not handed out, or committed already; then none of them is committed.
+ * Never blocks; no system call.
  */
-DL_MUST_CHECK int dl_iter_ack(struct dl_iter *iter, const struct dl_run *runs, uint32_t n_runs);
+DL_MUST_CHECK int dl_cursor_ack(struct dl_cursor *cursor, const struct dl_extent *extents,
+				uint32_t n_extents);
 
 /*
- * Ends an iteration. What was handed out and not acknowledged is pending again. Takes NULL.
- * No system call but munmap of slots that are gone; where the log is closed and this was its last
- * handle, munmap and close(2) of what was its. May block. Since 0.1.
+ * Ends the pass, for all threads; waits for reads in progress. What is not committed is pending
+ * again; DL_END_COMMIT commits all that was handed out. No pass open: 0. May block. System calls:
+ * membarrier(2) if an acknowledgement is in progress.
  */
-void dl_iter_free(struct dl_iter *iter);
+int dl_cursor_end(struct dl_cursor *cursor, uint32_t flags);
+
+/*
+ * Ors a slot's pending pages into words and commits them, in a pass or outside; what the pass has
+ * handed out stays as it is. Bit i of words[i / 64] is page i. With several slots over the same
+ * memory the oldest that the cursor covers has the bits.
+ *   flags  DL_TAKE_*
+ * -ENOENT; -EINVAL: flags, fewer than ceil(pages / 64) n_words; otherwise as dl_harvest() and
+ * dl_cursor_read(). After an error what is in words is the caller's, the rest is pending: call
+ * again. A slot that the cursor does not cover: no bits. Allocates nothing. May block.
+ * System calls: as dl_harvest() if HARVEST, for this slot and younger ones over the same memory;
+ * KVM_CLEAR_DIRTY_LOG unless NO_CLEAR.
+ */
+DL_MUST_CHECK int dl_cursor_take(struct dl_cursor *cursor, uint32_t slot, uint32_t flags,
+				 uint64_t *words, uint64_t n_words, uint64_t *taken_bytes);
+
+/* Reports one cursor's counters. Never blocks; no system call. */
+DL_MUST_CHECK int dl_cursor_stats(const struct dl_cursor *cursor, struct dl_cursor_stats *stats);
+
+/*
+ * Removes the consumer, its pass, and logging that no other cursor wants. Errors are ignored; a
+ * slot that could not be switched off is tried again by the next first dl_cursor_new(). May block.
+ * System calls: KVM_SET_USER_MEMORY_REGION a slot; KVM_RESET_DIRTY_RINGS for the last cursor;
+ * munmap.
+ */
+void dl_cursor_free(struct dl_cursor *cursor);
+
+/*
+ * ---- Marks: memory written or discarded by the VMM or a device; 0 also while nothing is logged
+ * ----
+ */
+
+/*
+ * Marks every page of address space as_id that the range touches. Needs no alignment. Write first,
+ * then mark, then notify the guest; the last mark comes before the PAUSED harvest.
+ * -ENOENT: part of it is in no slot; the rest is marked. -EINVAL: the range wraps. Never blocks; no
+ * system call but what liburcu makes at a thread's first call.
+ */
+int dl_mark_gpa(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes);
+
+/* As dl_mark_gpa(), for a range of one slot. -ENOENT: no such slot, or the range leaves it. */
+int dl_mark_slot(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint64_t bytes);
+
+/* As dl_mark_gpa(), for host memory, in every slot that maps it. -ENOENT: no slot maps a part. */
+int dl_mark_hva(struct dl_log *log, const void *address, uint64_t bytes);
+
+/*
+ * As dl_mark_hva(), for bytes of a scattered buffer: bytes is what readv(2) returned, offset_bytes
+ * what earlier calls read into the same vectors.
+ * -ENOENT: no slot maps a part, or the vectors have fewer bytes; the rest is marked, since an
+ * unmarked write would be lost. -EINVAL: a sum or a vector wraps, or iov is NULL; none is marked.
+ */
+int dl_mark_iov(struct dl_log *log, const struct iovec *iov, uint32_t n_iov, uint64_t offset_bytes,
+		uint64_t bytes);
 
 #if defined(__GNUC__) || defined(__clang__)
 #pragma GCC visibility pop

@@ -21,6 +21,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/select.h> /* defines sigset_t under strict C too, where <signal.h> does not */
 
 #ifdef __cplusplus
 extern "C" {

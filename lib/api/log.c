@@ -3,11 +3,10 @@
 
 #include "api/abi.h"
 #include "api/options.h"
-#include "api/start_stop.h"
 #include "call.h"
+#include "coverage.h"
 #include "kvm/error_text.h"
 #include "kvm/uapi.h"
-#include "log.h"
 #include "pages/rcu.h"
 
 #include <stdio.h>
@@ -114,8 +113,10 @@ static int check_rings_off(struct dl_log *log)
 			 dli_error_text(r, text));
 		return r;
 	}
-	snprintf(log->reason, sizeof(log->reason),
-		 "the rings of this VM are on already: another log or program uses them");
+	snprintf(
+		log->reason, sizeof(log->reason),
+		"the rings of this VM are on already: another log or program uses them, or an "
+		"earlier dl_log_open() of this VM enabled them; the kernel cannot switch them off");
 	return -EBUSY;
 }
 
@@ -126,7 +127,7 @@ static int choose_mode(struct dl_log *log, int vm_fd, const struct dl_options *o
 	if (!r && dli_caps_is_system_fd(log->vm.os, log->vm.fd))
 		r = -EBADF;
 	if (r) {
-		snprintf(log->reason, sizeof(log->reason), "file descriptor %d is not a VM", vm_fd);
+		dli_caps_say_failure(log->reason, sizeof(log->reason), vm_fd, "is not a VM", r);
 		return r;
 	}
 	r = dli_caps_choose(&log->caps, options, log->reason, sizeof(log->reason));
@@ -151,16 +152,22 @@ int dl_log_open(int vm_fd, const struct dl_options *options, struct dl_log **out
 	struct dl_log *log;
 	int r = dli_options_read(options, &o, why, why_bytes);
 
+	if (out)
+		*out = NULL;
 	if (r)
 		return r;
-	if (!out)
+	if (!out) {
+		dli_say(why, why_bytes, "there is no place for the handle");
 		return -EINVAL;
+	}
 	r = dli_log_new(vm_fd, &o, &log);
-	if (r) {
+	if (r == -EBADF)
+		dli_say(why, why_bytes, "file descriptor %d is not open", vm_fd);
+	else if (r)
 		dli_say(why, why_bytes, "no memory, or no duplicate of file descriptor %d: %s",
 			vm_fd, dli_error_text(r, text));
+	if (r)
 		return r;
-	}
 	r = choose_mode(log, vm_fd, &o);
 	copy_reason(why, why_bytes, log->reason);
 	if (r) {
@@ -175,6 +182,18 @@ int dl_log_open(int vm_fd, const struct dl_options *options, struct dl_log **out
 	return 0;
 }
 
+/* Pass and views of a cursor end; its handle stays, for dl_cursor_free(). */
+static void detach_cursors(struct dl_log *log)
+{
+	struct dl_cursor *cursor, *next;
+
+	for (cursor = log->cursors; cursor; cursor = next) {
+		next = cursor->next;
+		dli_leave(cursor);
+		pthread_mutex_unlock(&cursor->lock);
+	}
+}
+
 void dl_log_close(struct dl_log *log)
 {
 	struct dli_call call;
@@ -182,15 +201,14 @@ void dl_log_close(struct dl_log *log)
 	if (!log || dli_log_in_child(log))
 		return;
 	(void)dli_call_begin(&call, log);
-	pthread_mutex_lock(&log->reading);
-	pthread_mutex_lock(&log->lock);
-	/* Ignore failures: the log is gone for the caller, and with it dl_log_describe(). */
-	(void)dli_stop_logging(log);
+	/* Waits for calls in progress, except those that only mark or acknowledge. */
+	dli_changes_begin(log);
 	/* Pairs with dli_log_is_closed(). */
 	atomic_store_explicit(&log->closed, true, memory_order_release);
+	/* Ignore failures: the log is gone for the caller, and with it dl_log_last_error(). */
+	detach_cursors(log);
 	dli_reset_close(&log->reset, log->vm.own_fd && dli_vcpu_list_in_use(&log->vcpus));
-	pthread_mutex_unlock(&log->lock);
-	pthread_mutex_unlock(&log->reading);
+	dli_changes_end(log);
 	dli_call_end(&call);
 	dli_log_put(log);
 }
@@ -207,23 +225,37 @@ int dl_log_config(const struct dl_log *log, struct dl_config *is)
 	return dli_abi_write(is, sizeof(config), &config, sizeof(config));
 }
 
+/* A host where rings overflow again and again is better served by bitmaps. */
+#define MANY_REPAIRS 3u
+
 int dl_log_describe(const struct dl_log *log, char *text, size_t text_bytes)
 {
-	pthread_mutex_t *lock;
-	struct dli_call call;
-	int n, r;
+	uint64_t repairs;
+	char failure[200];
 
-	if (!log || (!text && text_bytes))
+	if (!log)
 		return -EINVAL;
-	/* const covers the caller's view of the log, not its lock. */
-	lock = (pthread_mutex_t *)&log->lock;
-	r = dli_call_begin(&call, log);
-	if (r)
-		return r;
-	pthread_mutex_lock(lock);
-	n = snprintf(text, text_bytes, "%s%s%s", log->reason,
-		     log->last_failure[0] ? "; last failure: " : "", log->last_failure);
-	pthread_mutex_unlock(lock);
-	dli_call_end(&call);
-	return n;
+	if (!text && text_bytes)
+		return dli_log_fail(log, DLI_BAD_COUNT, DLI_NO_NUMBER, -EINVAL);
+	if (dli_log_in_child(log))
+		return -EIO;
+	repairs = atomic_load_explicit(&log->repairs, memory_order_relaxed);
+	(void)dli_last_error_text(&log->error, failure, sizeof(failure));
+	return snprintf(text, text_bytes, "%s%s%s%s", log->reason,
+			failure[0] ? "; last failure: " : "", failure,
+			repairs < MANY_REPAIRS
+				? ""
+				: "; rings overflowed again and again: serve dl_log_fd(), use "
+				  "larger rings, or DL_MODE_BITMAP");
+}
+
+int dl_log_last_error(const struct dl_log *log, char *text, size_t text_bytes)
+{
+	if (!log)
+		return -EINVAL;
+	if (!text && text_bytes)
+		return dli_log_fail(log, DLI_BAD_COUNT, DLI_NO_NUMBER, -EINVAL);
+	if (dli_log_in_child(log))
+		return -EIO;
+	return dli_last_error_text(&log->error, text, text_bytes);
 }

@@ -17,23 +17,27 @@ static uint64_t higher(uint64_t a, uint64_t b)
 	return a > b ? a : b;
 }
 
-/* Marks bytes [from, to) of a slot. Nobody asks for the pages of one that KVM cannot log. */
-static void mark_bytes(const struct dl_log *log, struct dli_slot *slot, uint64_t from, uint64_t to)
+/* Marks bytes [from, to) of a slot, for the cursors that cover it. */
+static void mark_bytes(struct dl_log *log, const struct dli_slot *slot, uint64_t from, uint64_t to)
 {
+	struct dli_page_set *target = dli_slot_target(slot);
 	uint32_t page_shift = (uint32_t)__builtin_ctz(log->caps.page_bytes);
 	uint64_t first = from >> page_shift, last = (to - 1) >> page_shift;
 	uint64_t bits = ~UINT64_C(0) << first % 64 & ~UINT64_C(0) >> (63 - last % 64);
 
-	if (slot->flags & DL_SLOT_NO_LOG)
+	if (!target)
 		return;
 	if (first / 64 == last / 64)
-		dli_page_set_count(slot->set, dli_page_set_mark_word(slot->set, first / 64, bits));
+		dli_page_set_count(target, dli_page_set_mark_word(target, first / 64, bits));
 	else
-		dli_page_set_mark_range(slot->set, first, last - first + 1);
+		dli_page_set_mark_range(target, first, last - first + 1);
+	/* A device that is not quiet yet. Only a counter hangs on the order of the two. */
+	if (atomic_load_explicit(&log->paused_passes, memory_order_relaxed))
+		atomic_fetch_add_explicit(&log->late_marks, last - first + 1, memory_order_relaxed);
 }
 
 /* Marks the parts of [gpa, end) that exist. False if some do not. */
-static bool mark_ranges(const struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t end)
+static bool mark_ranges(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t end)
 {
 	struct dli_slot_walk walk = dli_slot_walk_from(dli_slots_table(&log->slots), as_id, gpa);
 	const struct dli_index_entry *range;
@@ -55,19 +59,20 @@ int dl_mark_gpa(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes
 {
 	int r = 0;
 
-	if (!log || gpa + bytes < gpa)
+	if (!log)
 		return -EINVAL;
+	if (gpa + bytes < gpa)
+		return dli_log_fail(log, DLI_BAD_RANGE, DLI_NO_NUMBER, -EINVAL);
 	if (dli_log_in_child(log))
 		return -EIO;
 	dli_rcu_read_lock();
 	if (bytes && dli_log_is_on(log) && !mark_ranges(log, as_id, gpa, gpa + bytes))
 		r = -ENOENT;
 	dli_rcu_read_unlock();
-	return r;
+	return r ? dli_log_fail(log, DLI_NO_MEMORY_THERE, DLI_NO_NUMBER, r) : 0;
 }
 
-static int mark_slot(const struct dl_log *log, uint32_t number, uint64_t offset_bytes,
-		     uint64_t bytes)
+static int mark_slot(struct dl_log *log, uint32_t number, uint64_t offset_bytes, uint64_t bytes)
 {
 	struct dli_slot *slot = dli_slot_find(dli_slots_table(&log->slots), number);
 	uint64_t end = offset_bytes + bytes;
@@ -86,18 +91,20 @@ int dl_mark_slot(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint6
 {
 	int r;
 
-	if (!log || offset_bytes + bytes < offset_bytes)
+	if (!log)
 		return -EINVAL;
+	if (offset_bytes + bytes < offset_bytes)
+		return dli_log_fail(log, DLI_BAD_RANGE, slot, -EINVAL);
 	if (dli_log_in_child(log))
 		return -EIO;
 	dli_rcu_read_lock();
 	r = dli_log_is_on(log) ? mark_slot(log, slot, offset_bytes, bytes) : 0;
 	dli_rcu_read_unlock();
-	return r;
+	return r ? dli_log_fail(log, DLI_NO_MEMORY_THERE, DLI_NO_NUMBER, r) : 0;
 }
 
 /* Marks what slots map of [hva, end), which is not empty. False if no slot maps some of it. */
-static bool mark_host_bytes(const struct dl_log *log, uint64_t hva, uint64_t end)
+static bool mark_host_bytes(struct dl_log *log, uint64_t hva, uint64_t end)
 {
 	struct dli_slot_hva_walk walk =
 		dli_slot_hva_walk(dli_slots_table(&log->slots), hva, end - hva);
@@ -119,15 +126,17 @@ int dl_mark_hva(struct dl_log *log, const void *address, uint64_t bytes)
 	uint64_t hva = (uintptr_t)address;
 	int r = 0;
 
-	if (!log || hva + bytes < hva)
+	if (!log)
 		return -EINVAL;
+	if (hva + bytes < hva)
+		return dli_log_fail(log, DLI_BAD_RANGE, DLI_NO_NUMBER, -EINVAL);
 	if (dli_log_in_child(log))
 		return -EIO;
 	dli_rcu_read_lock();
 	if (bytes && dli_log_is_on(log) && !mark_host_bytes(log, hva, hva + bytes))
 		r = -ENOENT;
 	dli_rcu_read_unlock();
-	return r;
+	return r ? dli_log_fail(log, DLI_NO_MEMORY_THERE, DLI_NO_NUMBER, r) : 0;
 }
 
 static bool valid_vectors(const struct iovec *iov, uint32_t n_iov)
@@ -147,7 +156,7 @@ static bool valid_vectors(const struct iovec *iov, uint32_t n_iov)
 }
 
 /* False if some of the bytes are in no slot, or beyond the vectors. */
-static bool mark_vectors(const struct dl_log *log, const struct iovec *iov, uint32_t n_iov,
+static bool mark_vectors(struct dl_log *log, const struct iovec *iov, uint32_t n_iov,
 			 uint64_t offset_bytes, uint64_t bytes)
 {
 	bool all = true;
@@ -170,13 +179,15 @@ int dl_mark_iov(struct dl_log *log, const struct iovec *iov, uint32_t n_iov, uin
 {
 	int r = 0;
 
-	if (!log || offset_bytes + bytes < offset_bytes || !valid_vectors(iov, n_iov))
+	if (!log)
 		return -EINVAL;
+	if (offset_bytes + bytes < offset_bytes || !valid_vectors(iov, n_iov))
+		return dli_log_fail(log, DLI_BAD_RANGE, DLI_NO_NUMBER, -EINVAL);
 	if (dli_log_in_child(log))
 		return -EIO;
 	dli_rcu_read_lock();
 	if (dli_log_is_on(log) && !mark_vectors(log, iov, n_iov, offset_bytes, bytes))
 		r = -ENOENT;
 	dli_rcu_read_unlock();
-	return r;
+	return r ? dli_log_fail(log, DLI_NO_MEMORY_THERE, DLI_NO_NUMBER, r) : 0;
 }

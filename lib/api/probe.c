@@ -4,7 +4,6 @@
 #include "api/abi.h"
 #include "api/options.h"
 #include "kvm/caps.h"
-#include "kvm/error_text.h"
 
 #include <stdio.h>
 
@@ -56,7 +55,6 @@ int dl_probe(int fd, const struct dl_options *options, struct dl_config *would_b
 	struct dl_options o;
 	struct dli_caps caps;
 	struct dl_config config;
-	char text[ERROR_TEXT_BYTES];
 	int r = dli_options_read(options, &o, why, why_bytes);
 
 	if (r)
@@ -67,8 +65,7 @@ int dl_probe(int fd, const struct dl_options *options, struct dl_config *would_b
 	}
 	r = dli_caps_probe(dli_os_or_system(o.os), fd, &caps);
 	if (r) {
-		dli_say(why, why_bytes, "file descriptor %d is neither /dev/kvm nor a VM: %s", fd,
-			dli_error_text(r, text));
+		dli_caps_say_failure(why, why_bytes, fd, "is neither /dev/kvm nor a VM", r);
 		return r;
 	}
 	r = dli_caps_choose(&caps, &o, why, why_bytes);

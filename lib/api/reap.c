@@ -23,10 +23,11 @@ int dl_log_fd(struct dl_log *log)
 /* Reaping never repairs: the next harvest does, as that needs the slots and hands out pages. */
 static int empty_rings(struct dl_log *log)
 {
+	uint64_t began_ns = dli_os_now_ns(log->vm.os);
 	int r = dli_drain_all(&log->vcpus, &log->reset, false, &log->slots);
 
 	if (!r)
-		dli_pace_note(&log->pace, &log->vcpus, false);
+		dli_pace_note(&log->pace, &log->vcpus, began_ns, false);
 	return r;
 }
 

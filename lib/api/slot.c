@@ -1,33 +1,42 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_slot_set(), dl_slot_remove(): change the memslots, also while logging. */
+/* dl_slot_set(): creates memslots, moves them, and changes what they are to cursors. */
 
+#include "aliases.h"
 #include "api/abi.h"
 #include "call.h"
+#include "clear.h"
+#include "coverage.h"
 #include "kvm/memslot.h"
 #include "kvm/uapi.h"
-#include "ring/drain.h"
 #include "slot_logging.h"
 
 /* KVM's own limit: a page number of a slot fits 31 bits. */
 #define MAX_SLOT_PAGES ((UINT64_C(1) << 31) - 1)
 
-#define SET_FLAGS    (uint32_t)(DL_SLOT_CLEAN | DL_SLOT_CALLER_IOCTL | DL_SLOT_NO_LOG)
-#define REMOVE_FLAGS (uint32_t)(DL_SLOT_CALLER_IOCTL | DL_SLOT_DISCARD)
+#define STATE_FLAGS (uint32_t)(DL_SLOT_NO_LOG | DL_SLOT_WANTED)
+#define SET_FLAGS   (STATE_FLAGS | DL_SLOT_PAUSED | DL_SLOT_CLEAN | DL_SLOT_EXISTS)
 
-static bool valid_slot(const struct dl_log *log, const struct dl_slot *s)
+/* 0, or the field that is wrong. */
+static enum dli_failure check_slot(const struct dl_log *log, const struct dl_slot *s)
 {
 	uint64_t page_mask = log->caps.page_bytes - 1;
 
-	if (s->flags & ~SET_FLAGS || s->kvm_flags & KVM_MEM_LOG_DIRTY_PAGES)
-		return false;
+	if (s->flags & ~SET_FLAGS)
+		return DLI_BAD_FLAGS;
+	if (s->flags & DL_SLOT_EXISTS && s->flags & DL_SLOT_CLEAN)
+		return DLI_BAD_EXISTS;
+	if (s->kvm_flags & KVM_MEM_LOG_DIRTY_PAGES)
+		return DLI_BAD_KVM_FLAGS;
 	if (s->slot >> 16 >= log->caps.address_spaces || (s->slot & 0xffff) >= log->caps.slot_ids)
-		return false;
-	if (!s->bytes || (s->gpa | s->bytes | s->hva) & page_mask)
-		return false;
+		return DLI_BAD_NUMBER;
+	if (!s->bytes || s->bytes / log->caps.page_bytes > MAX_SLOT_PAGES)
+		return DLI_BAD_SIZE;
+	if ((s->gpa | s->bytes | s->hva) & page_mask)
+		return DLI_BAD_ALIGNMENT;
 	/* Neither may end at 2^64: KVM allows no such slot, and an end in the table would be 0. */
 	if (s->gpa + s->bytes < s->gpa || s->hva + s->bytes < s->hva)
-		return false;
-	return s->bytes / log->caps.page_bytes <= MAX_SLOT_PAGES;
+		return DLI_BAD_RANGE;
+	return DLI_FAILED_NOTHING;
 }
 
 static int set_in_kvm(struct dl_log *log, const struct dl_slot *s, bool logging)
@@ -41,67 +50,110 @@ static int set_in_kvm(struct dl_log *log, const struct dl_slot *s, bool logging)
 	};
 	int r = dli_memslot_set(&log->vm, &memslot);
 
-	if (r < 0)
-		dli_log_note_failure(log, "the memory region could not be set", s->slot, r);
-	return r;
+	return r < 0 ? dli_log_fail(log, DLI_REGION_NOT_SET, s->slot, r) : 0;
+}
+
+/* Prepares views for the cursors that will cover the slot and do not yet. */
+static int prepare_views(struct dl_log *log, struct dli_slot *slot, uint32_t flags,
+			 struct dli_views *views)
+{
+	for (struct dl_cursor *cursor = log->cursors; cursor; cursor = cursor->next) {
+		int r;
+
+		if (!dli_cursor_covers(cursor, slot->slot, flags) || dli_slot_view(slot, cursor))
+			continue;
+		r = dli_views_prepare(views, cursor, slot);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static struct dli_slot *slot_of(struct dl_log *log, const struct dl_slot *s)
+{
+	struct dli_slot *slot;
+
+	if (dli_slot_new(log->caps.page_bytes, s->slot, s->bytes, &slot))
+		return NULL;
+	slot->flags = s->flags & STATE_FLAGS;
+	slot->kvm_flags = s->kvm_flags;
+	slot->hva = s->hva;
+	slot->cookie = s->cookie;
+	slot->age = log->next_age++;
+	atomic_init(&slot->gpa, s->gpa);
+	return slot;
 }
 
 static int create_in_kvm(struct dl_log *log, const struct dl_slot *s, struct dli_slot *slot)
 {
-	bool logging = dli_log_is_on(log) && dli_slot_is_loggable(slot);
+	bool logging = slot->views;
 	int r;
 
-	if (s->flags & DL_SLOT_CALLER_IOCTL)
+	if (s->flags & DL_SLOT_EXISTS)
 		return logging ? dli_slot_logging_set(log, slot, true) : 0;
 	r = set_in_kvm(log, s, logging);
 	if (!r)
-		slot->logged = logging;
+		dli_slot_logging_is(log, slot, logging);
 	return r;
 }
 
 /* The table gets the slot before KVM does; otherwise its first ring entries could be stale. */
-static int create_in_table(struct dl_log *log, const struct dl_slot *s, struct dli_slot *slot)
+static int create_in_table(struct dl_log *log, const struct dl_slot *s, struct dli_slot *slot,
+			   struct dli_slot_table *table)
 {
-	struct dli_slot_table *table = dli_slots_prepare(&log->slots, NULL, slot, s->gpa);
-	struct dli_slot_table *old;
-	int r;
+	struct dli_slot_table *old = dli_slots_publish(&log->slots, table);
+	int r = create_in_kvm(log, s, slot);
 
-	if (!table)
-		return -ENOMEM;
-	old = dli_slots_publish(&log->slots, table);
-	r = create_in_kvm(log, s, slot);
 	if (r)
 		old = dli_slots_publish(&log->slots, old);
+	else
+		dli_aliases_add(log, slot);
 	dli_slot_table_free(old);
 	return r;
 }
 
-static bool needs_buffer(const struct dl_log *log)
+/*
+ * Makes a new slot pending, unless every receiver has its contents. While a pass is open nobody can
+ * know that. Under INITIALLY_SET a page that is not pending must be cleared, which erases a write
+ * unless no vCPU runs.
+ */
+static void set_new_pending(struct dl_log *log, const struct dl_slot *s, struct dli_slot *slot)
 {
-	return dli_log_is_on(log) && (!dli_log_is_ring(log) || log->caps.backup);
+	bool clean = s->flags & DL_SLOT_CLEAN && !dli_any_pass_open(log);
+
+	if (clean && slot->owed.any)
+		clean = s->flags & DL_SLOT_PAUSED && !dli_clear_range(log, slot, 0, slot->pages);
+	if (!clean)
+		(void)dli_slot_mark_all(slot);
 }
 
 static int create(struct dl_log *log, const struct dl_slot *s)
 {
-	struct dli_slot *slot;
-	int r = dli_slot_new(log->vm.os, log->caps.page_bytes, s->slot, s->bytes, &slot);
+	struct dli_slot *slot = slot_of(log, s);
+	struct dli_views views = { 0 };
+	struct dli_slot_table *table = NULL;
+	int r;
 
-	if (r)
-		return r;
-	slot->flags = s->flags & DL_SLOT_NO_LOG;
-	slot->kvm_flags = s->kvm_flags;
-	slot->hva = s->hva;
-	atomic_init(&slot->gpa, s->gpa);
-	if (needs_buffer(log))
-		r = dli_bitmap_reserve(&log->buffer, log->vm.os, slot->pages);
+	if (!slot)
+		return dli_log_fail(log, DLI_NO_MEMORY, s->slot, -ENOMEM);
+	r = dli_aliases_find(log, slot);
 	if (!r)
-		r = create_in_table(log, s, slot);
+		r = prepare_views(log, slot, slot->flags, &views);
+	if (!r && !(table = dli_slots_prepare(&log->slots, NULL, slot, s->gpa)))
+		r = -ENOMEM;
 	if (r) {
-		dli_slot_put(slot);
+		dli_views_abandon(&views);
+		dli_slot_free(slot);
+		return dli_log_fail(log, DLI_NO_MEMORY, s->slot, r);
+	}
+	dli_views_install(&views, false);
+	r = create_in_table(log, s, slot, table);
+	if (r) {
+		dli_views_drop(&views);
+		dli_slot_free(slot);
 		return r;
 	}
-	if (slot->logged && !(s->flags & DL_SLOT_CLEAN))
-		dli_page_set_mark_all(slot->set);
+	set_new_pending(log, s, slot);
 	return 0;
 }
 
@@ -111,70 +163,112 @@ static bool can_change_to(const struct dli_slot *slot, const struct dl_slot *s)
 	uint32_t differ = slot->kvm_flags ^ s->kvm_flags;
 
 	return slot->bytes == s->bytes && slot->hva == s->hva && !(differ & KVM_MEM_READONLY) &&
-	       slot->flags == (s->flags & DL_SLOT_NO_LOG);
+	       !((slot->flags ^ s->flags) & DL_SLOT_NO_LOG);
 }
 
-static int change_in_kvm(struct dl_log *log, const struct dl_slot *s, struct dli_slot *slot)
+/* Everything that the open passes have of it is pending again, and in none of them. */
+static void leave_passes(struct dl_log *log, struct dli_slot *slot)
 {
-	bool was_logged = slot->logged;
+	for (struct dl_cursor *cursor = log->cursors; cursor; cursor = cursor->next) {
+		struct dli_view *view = dli_slot_view(slot, cursor);
 
-	if (!(s->flags & DL_SLOT_CALLER_IOCTL))
-		return set_in_kvm(log, s, was_logged);
-	/* The caller's ioctl carried no logging flag, so it switched logging off. */
-	if (!was_logged)
-		return 0;
-	slot->logged = false;
-	return dli_slot_logging_set(log, slot, true);
+		if (!view)
+			continue;
+		dli_pass_leave(cursor, view);
+		dli_page_set_requeue(view->set);
+	}
 }
 
 /*
- * The caller's ioctl has already moved the slot, without logging. There is no memory for a table
- * that says so, but the next harvest switches logging on for the slot and marks it whole.
+ * Everything counts as dirty, DL_SLOT_CLEAN or not: receivers that go by gpa have nothing there
+ * yet, and a vCPU's PML buffer may still hold guest addresses of its old place, which no slot
+ * covers any more.
  */
-static void record_callers_change(const struct dl_slot *s, struct dli_slot *slot)
+static void finish_move(struct dl_log *log, struct dli_slot *slot, struct dli_slot_table *table)
 {
-	slot->kvm_flags = s->kvm_flags;
-	atomic_store_explicit(&slot->gpa, s->gpa, memory_order_relaxed);
-	slot->logged = false;
+	dli_slot_table_free(dli_slots_publish(&log->slots, table));
+	leave_passes(log, slot);
+	(void)dli_slot_mark_all(slot);
+}
+
+static void set_views_pending(struct dl_log *log, const struct dl_slot *s,
+			      const struct dli_views *views)
+{
+	bool clean = s->flags & DL_SLOT_CLEAN && !dli_any_pass_open(log);
+
+	for (struct dli_view *view = views->first; view; view = view->link)
+		if (clean)
+			dli_owed_mark(&view->slot->owed, view->set);
+		else
+			dli_page_set_mark_all(view->set);
+}
+
+/* Drops the views of cursors that cover the slot no more, and its logging with the last one. */
+static void uncover(struct dl_log *log, struct dli_slot *slot)
+{
+	struct dli_views views = { 0 };
+
+	for (struct dl_cursor *cursor = log->cursors; cursor; cursor = cursor->next) {
+		struct dli_view *view = dli_slot_view(slot, cursor);
+
+		if (!view || dli_cursor_covers(cursor, slot->slot, slot->flags))
+			continue;
+		dli_pass_leave(cursor, view);
+		dli_aliases_uncover(log, cursor, slot);
+		dli_aliases_inherit(cursor, slot, false);
+		dli_views_collect(&views, cursor, slot);
+	}
+	dli_views_drop(&views);
+	/* A failure is noted. Until it is switched off its writes are recorded for nobody. */
+	if (slot->logged && !slot->views)
+		(void)dli_slot_logging_set(log, slot, false);
+}
+
+/* One ioctl for all that KVM must know. */
+static int change_in_kvm(struct dl_log *log, const struct dl_slot *s, struct dli_slot *slot,
+			 bool moved)
+{
+	bool logging = slot->logged || slot->views;
+	int r;
+
+	if (!moved && slot->kvm_flags == s->kvm_flags && logging == slot->logged)
+		return 0;
+	r = set_in_kvm(log, s, logging);
+	if (!r && logging != slot->logged)
+		dli_slot_logging_is(log, slot, logging);
+	return r;
 }
 
 static int change(struct dl_log *log, const struct dl_slot *s, struct dli_slot *slot)
 {
-	uint64_t gpa = atomic_load_explicit(&slot->gpa, memory_order_relaxed);
-	uint32_t kvm_flags = slot->kvm_flags;
-	bool moved = gpa != s->gpa, by_caller = s->flags & DL_SLOT_CALLER_IOCTL;
-	struct dli_slot_table *table;
-	int r;
+	bool moved = atomic_load_explicit(&slot->gpa, memory_order_relaxed) != s->gpa;
+	struct dli_slot_table *table = NULL;
+	struct dli_views views = { 0 };
+	int r = prepare_views(log, slot, s->flags & STATE_FLAGS, &views);
 
-	if (!can_change_to(slot, s))
-		return -EINVAL;
-	/* Even with unchanged flags, the caller's ioctl has switched logging off. */
-	if (!moved && !by_caller && kvm_flags == s->kvm_flags)
-		return 0;
-	table = dli_slots_prepare(&log->slots, slot, slot, s->gpa);
-	if (!table && by_caller)
-		record_callers_change(s, slot);
-	if (!table)
-		return -ENOMEM;
-	slot->kvm_flags = s->kvm_flags;
-	atomic_store_explicit(&slot->gpa, s->gpa, memory_order_relaxed);
-	r = change_in_kvm(log, s, slot);
-	if (r && !by_caller) {
-		slot->kvm_flags = kvm_flags;
-		atomic_store_explicit(&slot->gpa, gpa, memory_order_relaxed);
+	if (!r && moved && !(table = dli_slots_prepare(&log->slots, slot, slot, s->gpa)))
+		r = -ENOMEM;
+	if (r) {
+		dli_views_abandon(&views);
+		return dli_log_fail(log, DLI_NO_MEMORY, s->slot, r);
+	}
+	dli_views_install(&views, true);
+	r = change_in_kvm(log, s, slot, moved);
+	if (r) {
+		dli_views_drop(&views);
 		dli_slot_table_free(table);
 		return r;
 	}
-	dli_slot_table_free(dli_slots_publish(&log->slots, table));
-	/*
-	 * Everything counts as dirty, DL_SLOT_CLEAN or not. After the caller's
-	 * KVM_SET_USER_MEMORY_REGION logging was off until now. And if the slot has moved, a vCPU's
-	 * PML buffer may still hold guest addresses of its old place, which no slot covers any
-	 * more.
-	 */
-	if (dli_log_is_on(log) && (moved || by_caller) && dli_slot_is_loggable(slot))
-		dli_page_set_mark_all(slot->set);
-	return r;
+	slot->flags = s->flags & STATE_FLAGS;
+	slot->kvm_flags = s->kvm_flags;
+	slot->cookie = s->cookie;
+	/* After the ioctl: a refused move is never visible. */
+	atomic_store_explicit(&slot->gpa, s->gpa, memory_order_relaxed);
+	set_views_pending(log, s, &views);
+	uncover(log, slot);
+	if (moved)
+		finish_move(log, slot, table);
+	return 0;
 }
 
 static int set(struct dl_log *log, const struct dl_slot *s)
@@ -183,118 +277,39 @@ static int set(struct dl_log *log, const struct dl_slot *s)
 	struct dli_slot *slot = dli_slot_find(table, s->slot);
 
 	if (dli_log_is_closed(log))
-		return -ECANCELED;
+		return dli_log_fail(log, DLI_CLOSED, s->slot, -ECANCELED);
 	if (dli_slot_overlaps(table, slot, s->slot >> 16, s->gpa, s->bytes))
-		return -EEXIST;
-	return slot ? change(log, s, slot) : create(log, s);
+		return dli_log_fail(log, DLI_OVERLAP, s->slot, -EEXIST);
+	if (!slot)
+		return create(log, s);
+	if (!can_change_to(slot, s))
+		return dli_log_fail(log, DLI_BAD_CHANGE, s->slot, -EINVAL);
+	return change(log, s, slot);
 }
 
 int dl_slot_set(struct dl_log *log, const struct dl_slot *slot)
 {
+	enum dli_failure wrong;
 	struct dli_call call;
 	struct dl_slot s;
 	int r;
 
-	if (!log || !slot)
+	if (!log)
 		return -EINVAL;
+	if (!slot)
+		return dli_log_fail(log, DLI_BAD_COUNT, DLI_NO_NUMBER, -EINVAL);
 	r = dli_abi_read(&s, sizeof(s), sizeof(s), slot);
 	if (r)
-		return r;
-	if (!valid_slot(log, &s))
-		return -EINVAL;
+		return dli_log_fail(log, DLI_BAD_STRUCT, DLI_NO_NUMBER, r);
+	wrong = check_slot(log, &s);
+	if (wrong)
+		return dli_log_fail(log, wrong, s.slot, -EINVAL);
 	r = dli_call_begin(&call, log);
 	if (r)
 		return r;
-	pthread_mutex_lock(&log->lock);
+	dli_changes_begin(log);
 	r = set(log, &s);
-	pthread_mutex_unlock(&log->lock);
-	dli_call_end(&call);
-	return r;
-}
-
-static int delete_from_kvm(struct dl_log *log, const struct dli_slot *slot)
-{
-	const struct dli_memslot memslot = {
-		.slot = slot->slot,
-		.kvm_flags = slot->kvm_flags,
-		.gpa = atomic_load_explicit(&slot->gpa, memory_order_relaxed),
-		.hva = slot->hva,
-	};
-	int r = dli_memslot_delete(&log->vm, &memslot);
-
-	if (r < 0)
-		dli_log_note_failure(log, "the memory region could not be deleted", slot->slot, r);
-	return r;
-}
-
-/* Keeps a slot that is gone from KVM and the table until its pages are handed out. */
-static void retire(struct dl_log *log, struct dli_slot *slot, bool discard)
-{
-	slot->deleted = true;
-	if (!dli_log_is_on(log) || discard) {
-		slot->discarded = true;
-		dli_slot_put(slot);
-		return;
-	}
-	if (dli_slot_is_loggable(slot))
-		dli_page_set_mark_all(slot->set);
-	slot->logged = false;
-	slot->next_retired = log->slots.retired;
-	log->slots.retired = slot;
-}
-
-static int remove_slot(struct dl_log *log, uint32_t number, uint32_t flags)
-{
-	struct dli_slot *slot = dli_slot_find(dli_slots_table(&log->slots), number);
-	struct dli_slot_table *table;
-	int r = 0;
-
-	if (dli_log_is_closed(log))
-		return -ECANCELED;
-	if (!slot)
-		return -ENOENT;
-	table = dli_slots_prepare(&log->slots, slot, NULL, 0);
-	if (!table && flags & DL_SLOT_CALLER_IOCTL) {
-		/* Without this, the next change of its flags would create it in KVM again. */
-		slot->deleted = true;
-		slot->logged = false;
-	}
-	if (!table)
-		return -ENOMEM;
-	if (!(flags & DL_SLOT_CALLER_IOCTL))
-		r = delete_from_kvm(log, slot);
-	if (r) {
-		dli_slot_table_free(table);
-		return r;
-	}
-	/*
-	 * Read entries that name this slot while the table still has it: the id may be reused for
-	 * another slot. Entries that cannot be reset now are read again later, and then skipped or
-	 * over-reported. No page is lost, because this slot is handed out whole.
-	 */
-	if (dli_log_is_ring(log))
-		(void)dli_drain_all(&log->vcpus, &log->reset, false, &log->slots);
-	dli_slot_table_free(dli_slots_publish(&log->slots, table));
-	retire(log, slot, flags & DL_SLOT_DISCARD);
-	return 0;
-}
-
-int dl_slot_remove(struct dl_log *log, uint32_t slot, uint32_t flags)
-{
-	struct dli_call call;
-	int r;
-
-	if (!log || flags & ~REMOVE_FLAGS)
-		return -EINVAL;
-	r = dli_call_begin(&call, log);
-	if (r)
-		return r;
-	/* Wait for a reader of the slot: the caller may free its memory when this returns. */
-	pthread_mutex_lock(&log->reading);
-	pthread_mutex_lock(&log->lock);
-	r = remove_slot(log, slot, flags);
-	pthread_mutex_unlock(&log->lock);
-	pthread_mutex_unlock(&log->reading);
+	dli_changes_end(log);
 	dli_call_end(&call);
 	return r;
 }

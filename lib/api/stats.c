@@ -2,7 +2,7 @@
 /* dl_log_stats(), dl_vcpu_stats(). */
 
 #include "api/abi.h"
-#include "call.h"
+#include "log.h"
 
 static uint64_t get(const _Atomic uint64_t *counter)
 {
@@ -25,35 +25,16 @@ static void add_ring(struct dl_stats *stats, struct dli_ring *ring)
 		stats->high_water_entries = high_water;
 }
 
-static void add_sets(const struct dl_log *log, struct dl_stats *stats)
-{
-	const struct dli_slot_table *table = dli_slots_table(&log->slots);
-	uint64_t pending = 0, in_flight = 0;
-	const struct dli_slot *slot;
-
-	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
-		pending += dli_page_set_pending_pages(slot->set);
-		in_flight += dli_page_set_in_flight_pages(slot->set);
-	}
-	for (slot = log->slots.retired; slot; slot = slot->next_retired) {
-		pending += dli_page_set_pending_pages(slot->set);
-		in_flight += dli_page_set_in_flight_pages(slot->set);
-	}
-	stats->pending_bytes = pending * log->caps.page_bytes;
-	stats->unacked_bytes = in_flight * log->caps.page_bytes;
-}
-
 int dl_log_stats(const struct dl_log *log, struct dl_stats *out)
 {
 	struct dl_stats stats = { .size = sizeof(stats) };
-	pthread_mutex_t *lock;
-	struct dli_call call;
-	int r;
 
-	if (!log || !out)
+	if (!log)
 		return -EINVAL;
-	/* const covers the caller's view of the log, not its lock. */
-	lock = (pthread_mutex_t *)&log->lock;
+	if (!out)
+		return dli_log_fail(log, DLI_BAD_COUNT, DLI_NO_NUMBER, -EINVAL);
+	if (dli_log_in_child(log))
+		return -EIO;
 	if (dli_log_is_ring(log))
 		for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));)
 			add_ring(&stats, vcpu->ring);
@@ -61,13 +42,9 @@ int dl_log_stats(const struct dl_log *log, struct dl_stats *out)
 	stats.resets = get(&log->reset.resets);
 	stats.short_resets = get(&log->reset.short_resets);
 	stats.ioctl_ns = get(&log->reset.ioctl_ns) + get(&log->vm.slot_ioctl_ns);
-	r = dli_call_begin(&call, log);
-	if (r)
-		return r;
-	pthread_mutex_lock(lock);
-	add_sets(log, &stats);
-	pthread_mutex_unlock(lock);
-	dli_call_end(&call);
+	stats.repairs = get(&log->repairs);
+	stats.repair_bytes = get(&log->repair_pages) * log->caps.page_bytes;
+	stats.late_marks = get(&log->late_marks);
 	return dli_abi_write(out, sizeof(stats), &stats, sizeof(stats));
 }
 

@@ -112,6 +112,8 @@ int dl_vcpu_add(struct dl_log *log, int vcpu_fd, uint64_t cookie, uint32_t flags
 	struct dli_call call;
 	int r;
 
+	if (out)
+		*out = NULL;
 	if (!log || flags || !out)
 		return -EINVAL;
 	r = dli_call_begin(&call, log);

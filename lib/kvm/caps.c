@@ -3,6 +3,7 @@
 
 #include "kvm/caps.h"
 
+#include "kvm/error_text.h"
 #include "kvm/uapi.h"
 
 #include <errno.h>
@@ -91,6 +92,22 @@ int dli_caps_probe(const struct dl_os *os, int fd, struct dli_caps *caps)
 	return error == -ENOTTY || error == -EINVAL ? -EBADF : error;
 }
 
+void dli_caps_say_failure(char *why, size_t why_bytes, int fd, const char *what_else, int error)
+{
+	char text[ERROR_TEXT_BYTES];
+
+	if (error == -EBADF)
+		dli_say(why, why_bytes, "file descriptor %d %s", fd, what_else);
+	else if (error == -EIO)
+		dli_say(why, why_bytes,
+			"the VM of file descriptor %d belongs to another process: KVM serves only "
+			"the one that created it, and no child of it",
+			fd);
+	else
+		dli_say(why, why_bytes, "file descriptor %d cannot be asked what it can do: %s", fd,
+			dli_error_text(error, text));
+}
+
 /* Chooses the ring size. A host's minimum is not reported: only enabling can show it. */
 static int choose_ring_entries(struct dli_caps *caps, uint32_t wanted, char *why, size_t why_bytes)
 {
@@ -134,7 +151,7 @@ static const char *ring_obstacle(const struct dli_caps *caps, uint32_t backup)
 static const char *bitmap_kind(const struct dli_caps *caps)
 {
 	if (caps->has & DL_HAS_INITIALLY_SET)
-		return "cleared in chunks, initially set";
+		return "cleared in chunks, and initially set unless the start is clean";
 	if (caps->has & DL_HAS_MANUAL_PROTECT)
 		return "cleared in chunks";
 	return "cleared as it is read";

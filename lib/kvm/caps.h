@@ -37,6 +37,12 @@ int dli_caps_choose(struct dli_caps *caps, const struct dl_options *options, cha
 void __attribute__((format(printf, 3, 4)))
 dli_say(char *why, size_t why_bytes, const char *format, ...);
 
+/*
+ * Says why fd could not be probed or opened: for -EBADF that it is of the wrong kind, as what_else
+ * puts it, and otherwise what the error means.
+ */
+void dli_caps_say_failure(char *why, size_t why_bytes, int fd, const char *what_else, int error);
+
 void dli_caps_config(const struct dli_caps *caps, struct dl_config *config);
 
 #endif

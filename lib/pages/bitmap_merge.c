@@ -23,7 +23,13 @@ static inline void append_words(struct dli_batch *batch, const uint64_t *words, 
 	}
 }
 
-uint64_t dli_page_set_merge(struct dli_page_set *set, uint64_t *words)
+static uint64_t mark(struct dli_page_set *set, struct dli_owed *owed, const struct dli_batch *batch)
+{
+	dli_owed_add(owed, batch);
+	return dli_page_set_mark_batch(set, batch);
+}
+
+uint64_t dli_page_set_merge(struct dli_page_set *set, struct dli_owed *owed, uint64_t *words)
 {
 	uint64_t pages = dli_page_set_pages(set), n = dli_bitmap_words(pages);
 	uint64_t lines = n / PAGE_SET_LINE_WORDS, new_pages = 0;
@@ -41,9 +47,9 @@ uint64_t dli_page_set_merge(struct dli_page_set *set, uint64_t *words)
 		append_words(&batch, words, line * PAGE_SET_LINE_WORDS, PAGE_SET_LINE_WORDS);
 		if (dli_batch_has_room(&batch, PAGE_SET_LINE_WORDS))
 			continue;
-		new_pages += dli_page_set_mark_batch(set, &batch);
+		new_pages += mark(set, owed, &batch);
 		batch.n = 0;
 	}
 	append_words(&batch, words, lines * PAGE_SET_LINE_WORDS, n % PAGE_SET_LINE_WORDS);
-	return new_pages + dli_page_set_mark_batch(set, &batch);
+	return new_pages + mark(set, owed, &batch);
 }

@@ -95,6 +95,28 @@ uint64_t dli_page_set_mark_batch(struct dli_page_set *set, const struct dli_batc
 	return new_pages;
 }
 
+void dli_page_set_mark_alone(struct dli_page_set *set, const struct dli_batch *batch)
+{
+	enum { AHEAD = 8 };
+	struct bitmap *map = &set->pending;
+	uint64_t new_pages = 0;
+
+	for (uint32_t i = 0; i < batch->n; i++) {
+		uint32_t word = batch->word[i];
+		uint64_t bits = batch->bits[i], before;
+		_Atomic uint64_t *leaf = leaf_of(map, word);
+
+		if (i + AHEAD < batch->n)
+			dli_page_set_prefetch(set, batch->word[i + AHEAD]);
+		before = atomic_load_explicit(leaf, memory_order_relaxed);
+		atomic_store_explicit(leaf, before | bits, memory_order_relaxed);
+		new_pages += count_bits(bits & ~before);
+		if (i + 1 == batch->n || batch->word[i + 1] / BLOCK_WORDS != word / BLOCK_WORDS)
+			set_block_summary_alone(map, word / BLOCK_WORDS);
+	}
+	dli_page_set_count(set, new_pages);
+}
+
 /* Marks words of one block, then its summaries. */
 static uint64_t mark_in_block(struct bitmap *map, uint64_t first_word, uint64_t end_word,
 			      uint64_t first_page, uint64_t end_page)
@@ -136,7 +158,8 @@ uint64_t dli_page_set_mark_all(struct dli_page_set *set)
 static inline bool is_in_flight(const struct bitmap *map, uint64_t word, uint64_t bits)
 {
 	/*
-	 * Pairs with claim_bits(): a thread that finds a page gone also sees the stop that took it.
+	 * Pairs with claim_bits(): a thread that finds a page gone also sees that its slot has left
+	 * the pass.
 	 */
 	return !(bits & ~atomic_load_explicit(leaf_of(map, word), memory_order_acquire));
 }
@@ -150,6 +173,16 @@ static inline bool ack_in_word(struct bitmap *map, uint64_t first_page, uint64_t
 	if (!is_in_flight(map, word, bits))
 		return false;
 	*acked += clear_word(map, word, bits);
+	return true;
+}
+
+bool dli_page_set_in_flight(const struct dli_page_set *set, uint64_t first_page, uint64_t pages)
+{
+	uint64_t end_page = first_page + pages, end_word = divide_up(end_page, 64);
+
+	for (uint64_t word = first_page / 64; word < end_word; word++)
+		if (!is_in_flight(&set->in_flight, word, range_bits(word, first_page, end_page)))
+			return false;
 	return true;
 }
 

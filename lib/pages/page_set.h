@@ -7,7 +7,7 @@
  * acknowledged). Each is a bitmap in reserved address space, with summaries above it that lead to
  * its dirty words: a walk costs what is dirty, not what exists.
  *
- * Any thread may mark at any time, and acknowledge. Take, unclaim, requeue and clear are for one
+ * Any thread may mark at any time, and acknowledge. Everything else that changes the set is for one
  * thread at a time, beside those.
  */
 
@@ -52,6 +52,11 @@ void dli_page_set_prefetch(const struct dli_page_set *set, uint64_t word);
 
 /* Make pages pending, which must lie inside the set. Return how many are new, and count them. */
 uint64_t dli_page_set_mark_batch(struct dli_page_set *set, const struct dli_batch *batch);
+/*
+ * Like dli_page_set_mark_batch(), while no other thread marks: plain stores. It counts, too.
+ */
+void dli_page_set_mark_alone(struct dli_page_set *set, const struct dli_batch *batch);
+
 uint64_t dli_page_set_mark_range(struct dli_page_set *set, uint64_t first_page, uint64_t pages);
 uint64_t dli_page_set_mark_all(struct dli_page_set *set);
 
@@ -63,6 +68,13 @@ uint64_t dli_page_set_mark_all(struct dli_page_set *set);
 bool dli_page_set_take(struct dli_page_set *set, uint64_t *block, bool one_chunk,
 		       struct dli_batch *batch);
 
+/*
+ * Like dli_page_set_take(), but the pages leave the set: they are the caller's, who puts them back
+ * with dli_page_set_mark_batch().
+ */
+bool dli_page_set_extract(struct dli_page_set *set, uint64_t *block, bool one_chunk,
+			  struct dli_batch *batch);
+
 /* Undoes a take: the batch is pending again. */
 void dli_page_set_unclaim(struct dli_page_set *set, const struct dli_batch *batch);
 
@@ -73,6 +85,18 @@ void dli_page_set_unclaim(struct dli_page_set *set, const struct dli_batch *batc
 bool dli_page_set_ack(struct dli_page_set *set, uint64_t first_page, uint64_t pages,
 		      uint64_t *acked);
 void dli_page_set_count_acked(struct dli_page_set *set, uint64_t acked);
+
+/* True if all of the pages are in flight. */
+bool dli_page_set_in_flight(const struct dli_page_set *set, uint64_t first_page, uint64_t pages);
+
+/* Makes clean pages in flight that are handed out because their neighbours are dirty. */
+void dli_page_set_pad(struct dli_page_set *set, uint64_t first_page, uint64_t pages);
+
+/* Forgets everything in flight. */
+void dli_page_set_commit(struct dli_page_set *set);
+
+/* Ors everything, pending and in flight, into the words of a bitmap, and forgets it. */
+void dli_page_set_move_to_words(struct dli_page_set *set, uint64_t *words);
 
 /* Makes everything in flight pending again. */
 void dli_page_set_requeue(struct dli_page_set *set);

@@ -109,6 +109,23 @@ static inline void set_block_summary(struct bitmap *map, uint64_t block)
 	set_summary(&map->top[mid / 64], UINT64_C(1) << mid % 64);
 }
 
+/* For a map whose summaries no other thread changes. */
+static inline void set_summary_alone(_Atomic uint64_t *word, uint64_t bit)
+{
+	uint64_t bits = atomic_load_explicit(word, memory_order_relaxed);
+
+	if (!(bits & bit))
+		atomic_store_explicit(word, bits | bit, memory_order_relaxed);
+}
+
+static inline void set_block_summary_alone(struct bitmap *map, uint64_t block)
+{
+	uint64_t mid = block / 64;
+
+	set_summary_alone(&map->mid[mid], UINT64_C(1) << block % 64);
+	set_summary_alone(&map->top[mid / 64], UINT64_C(1) << mid % 64);
+}
+
 /* Clears bits. Returns how many of them were set. */
 static inline uint32_t clear_word(struct bitmap *map, uint64_t word, uint64_t bits)
 {

@@ -173,15 +173,6 @@ static uint64_t claim_batch(const struct dli_page_set *set, struct bitmap *map, 
 	return pages;
 }
 
-/* For the in-flight map, whose summaries no other thread changes. */
-static void set_summary_alone(_Atomic uint64_t *word, uint64_t bit)
-{
-	uint64_t bits = atomic_load_explicit(word, memory_order_relaxed);
-
-	if (!(bits & bit))
-		atomic_store_explicit(word, bits | bit, memory_order_relaxed);
-}
-
 /* No other thread sets bits of this map, or changes a word that has none: a plain store will do. */
 static void make_in_flight(struct dli_page_set *set, const struct dli_batch *batch, uint64_t pages)
 {
@@ -200,8 +191,7 @@ static void make_in_flight(struct dli_page_set *set, const struct dli_batch *bat
 		if (batch->word[i] / BLOCK_WORDS == block)
 			continue;
 		block = batch->word[i] / BLOCK_WORDS;
-		set_summary_alone(&map->mid[block / 64], UINT64_C(1) << block % 64);
-		set_summary_alone(&map->top[block / 64 / 64], UINT64_C(1) << block / 64 % 64);
+		set_block_summary_alone(map, block);
 	}
 	add_pages(map, (int64_t)pages);
 }
@@ -228,11 +218,23 @@ static uint64_t claim_chunk(struct dli_page_set *set, uint64_t *block, struct dl
 	return pages;
 }
 
+static uint64_t claim(struct dli_page_set *set, uint64_t *block, bool one_chunk,
+		      struct dli_batch *batch)
+{
+	return one_chunk ? claim_chunk(set, block, batch)
+			 : claim_batch(set, &set->pending, block, UINT64_MAX, batch);
+}
+
+bool dli_page_set_extract(struct dli_page_set *set, uint64_t *block, bool one_chunk,
+			  struct dli_batch *batch)
+{
+	return claim(set, block, one_chunk, batch);
+}
+
 bool dli_page_set_take(struct dli_page_set *set, uint64_t *block, bool one_chunk,
 		       struct dli_batch *batch)
 {
-	uint64_t pages = one_chunk ? claim_chunk(set, block, batch)
-				   : claim_batch(set, &set->pending, block, UINT64_MAX, batch);
+	uint64_t pages = claim(set, block, one_chunk, batch);
 
 	if (!pages)
 		return false;
@@ -283,6 +285,42 @@ void dli_page_set_requeue(struct dli_page_set *set)
 		clear_summaries(set, &set->in_flight);
 	else
 		empty(set, &set->in_flight, true);
+}
+
+void dli_page_set_commit(struct dli_page_set *set)
+{
+	empty(set, &set->in_flight, false);
+}
+
+/* Other threads acknowledge meanwhile, but only pages that are in flight already. */
+void dli_page_set_pad(struct dli_page_set *set, uint64_t first_page, uint64_t pages)
+{
+	uint64_t end_page = first_page + pages, end_word = divide_up(end_page, 64);
+	struct dli_batch batch = { .n = 1 };
+
+	for (uint64_t word = first_page / 64; word < end_word; word++) {
+		batch.word[0] = (uint32_t)word;
+		batch.bits[0] = range_bits(word, first_page, end_page);
+		make_in_flight(set, &batch, count_bits(batch.bits[0]));
+	}
+}
+
+static void add_to_words(const struct dli_batch *batch, uint64_t *words)
+{
+	for (uint32_t i = 0; i < batch->n; i++)
+		words[batch->word[i]] |= batch->bits[i];
+}
+
+void dli_page_set_move_to_words(struct dli_page_set *set, uint64_t *words)
+{
+	struct dli_batch batch;
+	uint64_t from = 0;
+
+	while (claim_batch(set, &set->pending, &from, UINT64_MAX, &batch))
+		add_to_words(&batch, words);
+	from = 0;
+	while (claim_batch(set, &set->in_flight, &from, UINT64_MAX, &batch))
+		add_to_words(&batch, words);
 }
 
 void dli_page_set_clear(struct dli_page_set *set)

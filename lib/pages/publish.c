@@ -13,14 +13,15 @@ struct publisher {
 	/* Of the last word: */
 	uint32_t slot_number;
 	struct dli_slot *slot;
+	struct dli_page_set *target; /* NULL if no cursor covers the slot */
 	uint64_t slot_new;
 	struct dli_publish_result result;
 };
 
 static void leave_slot(struct publisher *p)
 {
-	if (p->slot)
-		dli_page_set_count(p->slot->set, p->slot_new);
+	if (p->target)
+		dli_page_set_count(p->target, p->slot_new);
 	p->result.new_pages += (uint32_t)p->slot_new;
 	p->slot_new = 0;
 }
@@ -30,6 +31,7 @@ static void enter_slot(struct publisher *p, uint32_t slot_number)
 	leave_slot(p);
 	p->slot_number = slot_number;
 	p->slot = dli_slot_find(p->table, slot_number);
+	p->target = p->slot ? dli_slot_target(p->slot) : NULL;
 }
 
 /* The word's bits that are pages of the slot. */
@@ -53,18 +55,21 @@ static inline void publish_word(struct publisher *p, const struct dli_dirty_word
 		p->result.stale += (uint32_t)__builtin_popcountll(word->bits & ~inside);
 		p->result.outside |= p->slot != NULL;
 	}
-	if (inside)
-		p->slot_new += dli_page_set_mark_word(p->slot->set, word->word, inside);
+	if (inside && p->target)
+		p->slot_new += dli_page_set_mark_word(p->target, word->word, inside);
 }
 
 static inline void prefetch_word(const struct publisher *p, const struct dli_dirty_word *word)
 {
 	const struct dli_slot *slot = p->slot;
+	const struct dli_page_set *target = p->target;
 
-	if (word->slot != p->slot_number)
+	if (word->slot != p->slot_number) {
 		slot = dli_slot_find(p->table, word->slot);
-	if (slot && word->word < slot->pages / 64)
-		dli_page_set_prefetch(slot->set, word->word);
+		target = slot ? dli_slot_target(slot) : NULL;
+	}
+	if (target && word->word < slot->pages / 64)
+		dli_page_set_prefetch(target, word->word);
 }
 
 static void publish_words(struct publisher *p, const struct dli_dirty_word *words, uint32_t n)
@@ -85,8 +90,8 @@ struct dli_publish_result dli_publish(struct dli_slots *slots, const struct dli_
 
 	dli_rcu_read_lock();
 	/*
-	 * Inside the read section: a stop waits for it before it discards the pages. While logging
-	 * is off nothing is recorded; entries from before a start do not matter to it.
+	 * Inside the read section: whoever replaces a slot's target waits for it. Without a cursor
+	 * nothing is recorded; entries from before its beginning do not matter to it.
 	 */
 	if (dli_slots_are_logging(slots)) {
 		p.table = dli_slots_table(slots);

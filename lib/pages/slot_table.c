@@ -13,38 +13,26 @@
 atomic_uint dli_rcu_edge;
 #endif
 
-int dli_slot_new(const struct dl_os *os, uint32_t page_bytes, uint32_t id, uint64_t bytes,
-		 struct dli_slot **out)
+int dli_slot_new(uint32_t page_bytes, uint32_t id, uint64_t bytes, struct dli_slot **out)
 {
 	struct dli_slot *slot = dli_allocate(1, sizeof(*slot));
-	int r;
 
 	if (!slot)
 		return -ENOMEM;
 	slot->slot = id;
 	slot->bytes = bytes;
 	slot->pages = bytes / page_bytes;
-	atomic_init(&slot->references, 1);
-	r = dli_page_set_new(os, slot->pages, &slot->set);
-	if (r) {
-		free(slot);
-		return r;
-	}
 	*out = slot;
 	return 0;
 }
 
-void dli_slot_get(struct dli_slot *slot)
+void dli_slot_free(struct dli_slot *slot)
 {
-	atomic_fetch_add_explicit(&slot->references, 1, memory_order_relaxed);
-}
-
-void dli_slot_put(struct dli_slot *slot)
-{
-	/* Pairs with itself, as in dli_log_put(). */
-	if (atomic_fetch_sub_explicit(&slot->references, 1, memory_order_acq_rel) != 1)
+	if (!slot)
 		return;
-	dli_page_set_free(slot->set);
+	dli_page_set_free(slot->fresh);
+	dli_owed_fini(&slot->owed);
+	free(slot->aliases);
 	free(slot);
 }
 
@@ -137,7 +125,7 @@ void dli_slots_fini(struct dli_slots *slots)
 	if (!table)
 		return;
 	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));)
-		dli_slot_put(slot);
+		dli_slot_free(slot);
 	collect_parts(table);
 	dli_slot_table_free(table);
 }
@@ -292,21 +280,4 @@ struct dli_slot_table *dli_slots_publish(struct dli_slots *slots, struct dli_slo
 	atomic_store_explicit(&slots->table, table, memory_order_release);
 	dli_rcu_synchronize();
 	return old;
-}
-
-void dli_slots_sweep(struct dli_slots *slots, bool all)
-{
-	struct dli_slot **at = &slots->retired;
-
-	while (*at) {
-		struct dli_slot *slot = *at;
-
-		if (!all && (dli_page_set_pending_pages(slot->set) ||
-			     dli_page_set_in_flight_pages(slot->set))) {
-			at = &slot->next_retired;
-			continue;
-		}
-		*at = slot->next_retired;
-		dli_slot_put(slot);
-	}
 }

@@ -2,6 +2,7 @@
 #ifndef DLI_SLOTS_H
 #define DLI_SLOTS_H
 
+#include "pages/owed.h"
 #include "pages/page_set.h"
 #include "pages/slot_index.h"
 
@@ -11,21 +12,30 @@
  * The memslots, and the table that finds them by number, by guest address and by host address.
  * Readers use a table inside an RCU read section; writers hold the log's lock and replace it by one
  * that shares most of its memory (slot_parts.h). The slot object is what identifies a slot, since
- * numbers are reused; it lives until the last reference is dropped.
+ * numbers are reused; it is freed after the last reader of a table that has it.
  */
+struct dli_view;
+struct dli_alias;
+
 struct dli_slot {
 	uint32_t slot;	/* as_id << 16 | id */
-	uint32_t flags; /* DL_SLOT_NO_LOG */
+	uint32_t flags; /* DL_SLOT_NO_LOG, DL_SLOT_WANTED */
 	uint32_t kvm_flags;
 	_Atomic uint64_t gpa; /* changes when the slot is moved */
-	uint64_t bytes, hva, pages;
-	struct dli_page_set *set;
-	atomic_uint references;
+	uint64_t bytes, hva, pages, cookie;
+	/*
+	 * Pages are marked here; NULL while no cursor covers the slot. Replaced under the log's
+	 * lock, and read inside an RCU read section.
+	 */
+	_Atomic(struct dli_page_set *) target;
 	/* Under the log's lock. */
-	bool logged;	/* KVM has KVM_MEM_LOG_DIRTY_PAGES on it */
-	bool deleted;	/* from KVM; and from the table, as soon as it can be replaced */
-	bool discarded; /* deleted, memory perhaps unmapped. Also under the iterator's lock. */
-	struct dli_slot *next_retired;
+	struct dli_page_set *fresh; /* the target of a slot with several views; NULL until needed */
+	struct dli_view *views;
+	struct dli_owed owed;
+	uint64_t age;		   /* orders slots by their creation */
+	struct dli_alias *aliases; /* by age; aliases.h */
+	uint32_t n_aliases;
+	bool logged; /* KVM has KVM_MEM_LOG_DIRTY_PAGES on it */
 };
 
 enum { DLI_ID_BLOCK = 128 };
@@ -54,14 +64,18 @@ struct dli_slot_table {
 
 struct dli_slots {
 	_Atomic(struct dli_slot_table *) table;
-	_Atomic bool logging;	  /* dirty pages are recorded; written under the log's lock */
-	struct dli_slot *retired; /* deleted, with pages to hand out. Under the log's lock. */
+	_Atomic bool logging; /* some cursor exists; written under the log's lock */
 };
 
-int dli_slot_new(const struct dl_os *os, uint32_t page_bytes, uint32_t slot, uint64_t bytes,
-		 struct dli_slot **out);
-void dli_slot_get(struct dli_slot *slot);
-void dli_slot_put(struct dli_slot *slot);
+int dli_slot_new(uint32_t page_bytes, uint32_t slot, uint64_t bytes, struct dli_slot **out);
+void dli_slot_free(struct dli_slot *slot);
+
+/* Inside a read section, or with the log's lock held. NULL: no cursor covers the slot. */
+static inline struct dli_page_set *dli_slot_target(const struct dli_slot *slot)
+{
+	/* Pairs with set_target() in view.c. */
+	return atomic_load_explicit(&slot->target, memory_order_acquire);
+}
 
 int dli_slots_init(struct dli_slots *slots);
 void dli_slots_fini(struct dli_slots *slots);
@@ -171,11 +185,5 @@ void dli_slot_table_free(struct dli_slot_table *table);
  * Returns the old one, after its last reader.
  */
 struct dli_slot_table *dli_slots_publish(struct dli_slots *slots, struct dli_slot_table *table);
-
-/*
- * Drops the retired slots with no pending or unacknowledged pages, or all of them. Under the log's
- * lock.
- */
-void dli_slots_sweep(struct dli_slots *slots, bool all);
 
 #endif

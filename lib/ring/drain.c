@@ -174,7 +174,7 @@ static void flush_rings(struct harvest *harvest)
 	for (; ring; ring = next) {
 		next = dli_ring_next(ring);
 		if (harvest->last)
-			dli_ring_check_empty(ring);
+			dli_ring_check_empty(ring, harvest->reset);
 		dli_ring_publish(ring, harvest->slots);
 		dli_vcpu_list_note_recent(harvest->vcpus, dli_ring_take_recent(ring));
 		dli_ring_unlock(ring);

@@ -363,14 +363,26 @@ bool dli_ring_reset_failed(struct dli_ring *ring)
 	return ring->reset_pending;
 }
 
-void dli_ring_check_empty(struct dli_ring *ring)
+/*
+ * The ring was taken to be in sync, and is not. It is wiped, so that the next harvest does not find
+ * the same cells again: harvests of a stopped guest are repeated until nothing is pending.
+ */
+static void give_up(struct dli_ring *ring, struct dli_reset *reset)
+{
+	if (ring->state == RING_IN_SYNC && !ring->reset_pending)
+		dli_ring_desync(ring, reset);
+	else
+		ring_request_repair(ring);
+}
+
+void dli_ring_check_empty(struct dli_ring *ring, struct dli_reset *reset)
 {
 	for (uint32_t i = 0; i < ring->entries; i++) {
 		uint32_t flags = cell_load(cell_at(ring, i));
 
 		/* Flags that no kernel writes may stand where an entry was. */
 		if (flags != CELL_CLEAN && flags != CELL_RESET) {
-			ring_request_repair(ring);
+			give_up(ring, reset);
 			return;
 		}
 	}

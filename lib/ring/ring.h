@@ -76,7 +76,7 @@ bool dli_ring_reset_failed(struct dli_ring *ring);
 /*
  * After the last drain, with no vCPU running: a cell that is still dirty, or garbage, was missed.
  */
-void dli_ring_check_empty(struct dli_ring *ring);
+void dli_ring_check_empty(struct dli_ring *ring, struct dli_reset *reset);
 
 /* Makes the entries that a reset has covered pending. */
 void dli_ring_publish(struct dli_ring *ring, struct dli_slots *slots);

@@ -79,6 +79,16 @@ uint64_t dli_vcpu_list_take_fastest(struct dli_vcpu_list *vcpus)
 	return atomic_exchange_explicit(&vcpus->fastest_entries, 0, memory_order_relaxed);
 }
 
+uint32_t dli_vcpu_list_count(const struct dli_vcpu_list *vcpus)
+{
+	const struct dli_vcpu_group *group = &vcpus->first;
+	uint32_t n = 0;
+
+	for (; group; group = dli_vcpu_group_next(group))
+		n += dli_vcpu_group_count(group);
+	return n;
+}
+
 bool dli_vcpu_list_in_use(struct dli_vcpu_list *vcpus)
 {
 	bool in_use = false;

@@ -68,6 +68,9 @@ struct dl_vcpu *dli_vcpu_list_find(struct dli_vcpu_list *vcpus, struct dli_ring 
 void dli_vcpu_list_note_recent(struct dli_vcpu_list *vcpus, uint64_t entries);
 uint64_t dli_vcpu_list_take_fastest(struct dli_vcpu_list *vcpus);
 
+/* How many there are, parked ones too. */
+uint32_t dli_vcpu_list_count(const struct dli_vcpu_list *vcpus);
+
 /* True if some vCPU is not parked. */
 bool dli_vcpu_list_in_use(struct dli_vcpu_list *vcpus);
 

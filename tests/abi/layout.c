@@ -17,13 +17,16 @@
 #define VALUE(constant, is) static_assert((constant) == (is), #constant)
 #define POINTER_BYTES	    sizeof(void *)
 
-FIELD(dl_run, gpa, 0, 8);
-FIELD(dl_run, hva, 8, 8);
-FIELD(dl_run, offset_bytes, 16, 8);
-FIELD(dl_run, bytes, 24, 8);
-FIELD(dl_run, slot, 32, 4);
-FIELD(dl_run, reserved, 36, 4);
-SIZE(dl_run, 40);
+FIELD(dl_extent, gpa, 0, 8);
+FIELD(dl_extent, hva, 8, 8);
+FIELD(dl_extent, offset_bytes, 16, 8);
+FIELD(dl_extent, bytes, 24, 8);
+FIELD(dl_extent, cookie, 32, 8);
+FIELD(dl_extent, ticket, 40, 8);
+FIELD(dl_extent, slot, 48, 4);
+FIELD(dl_extent, flags, 52, 4);
+FIELD(dl_extent, reserved, 56, 8);
+SIZE(dl_extent, 64);
 
 FIELD(dl_options, size, 0, 4);
 FIELD(dl_options, flags, 4, 4);
@@ -33,9 +36,7 @@ FIELD(dl_options, ring_entries, 16, 4);
 FIELD(dl_options, reserved, 20, 4);
 FIELD(dl_options, idle_ns, 24, 8);
 FIELD(dl_options, os, 32, POINTER_BYTES);
-FIELD(dl_options, set_region, 32 + POINTER_BYTES, POINTER_BYTES);
-FIELD(dl_options, opaque, 32 + 2 * POINTER_BYTES, POINTER_BYTES);
-SIZE(dl_options, 32 + 3 * POINTER_BYTES);
+SIZE(dl_options, 32 + POINTER_BYTES);
 
 FIELD(dl_config, size, 0, 4);
 FIELD(dl_config, has, 4, 4);
@@ -54,10 +55,28 @@ FIELD(dl_slot, kvm_flags, 12, 4);
 FIELD(dl_slot, gpa, 16, 8);
 FIELD(dl_slot, bytes, 24, 8);
 FIELD(dl_slot, hva, 32, 8);
-SIZE(dl_slot, 40);
+FIELD(dl_slot, cookie, 40, 8);
+SIZE(dl_slot, 48);
+
+FIELD(dl_cursor_options, size, 0, 4);
+FIELD(dl_cursor_options, flags, 4, 4);
+FIELD(dl_cursor_options, vcpus, 8, 4);
+FIELD(dl_cursor_options, slot, 12, 4);
+FIELD(dl_cursor_options, coalesce_bytes, 16, 8);
+FIELD(dl_cursor_options, max_extent_bytes, 24, 8);
+SIZE(dl_cursor_options, 32);
+
+FIELD(dl_cursor_stats, size, 0, 4);
+FIELD(dl_cursor_stats, reserved, 4, 4);
+FIELD(dl_cursor_stats, pending_bytes, 8, 8);
+FIELD(dl_cursor_stats, unacked_bytes, 16, 8);
+FIELD(dl_cursor_stats, read_bytes, 24, 8);
+FIELD(dl_cursor_stats, acked_bytes, 32, 8);
+FIELD(dl_cursor_stats, passes, 40, 8);
+SIZE(dl_cursor_stats, 48);
 
 FIELD(dl_stats, size, 0, 4);
-FIELD(dl_stats, reserved, 4, 4);
+FIELD(dl_stats, limited_vcpus, 4, 4);
 FIELD(dl_stats, entries, 8, 8);
 FIELD(dl_stats, new_pages, 16, 8);
 FIELD(dl_stats, duplicates, 24, 8);
@@ -65,12 +84,17 @@ FIELD(dl_stats, stale_entries, 32, 8);
 FIELD(dl_stats, resets, 40, 8);
 FIELD(dl_stats, short_resets, 48, 8);
 FIELD(dl_stats, overflows, 56, 8);
-FIELD(dl_stats, full_exits, 64, 8);
-FIELD(dl_stats, high_water_entries, 72, 8);
-FIELD(dl_stats, ioctl_ns, 80, 8);
-FIELD(dl_stats, pending_bytes, 88, 8);
-FIELD(dl_stats, unacked_bytes, 96, 8);
-SIZE(dl_stats, 104);
+FIELD(dl_stats, repairs, 64, 8);
+FIELD(dl_stats, full_exits, 72, 8);
+FIELD(dl_stats, high_water_entries, 80, 8);
+FIELD(dl_stats, ioctl_ns, 88, 8);
+FIELD(dl_stats, dirty_bytes_per_s, 96, 8);
+FIELD(dl_stats, paused_ns, 104, 8);
+FIELD(dl_stats, watched_bytes, 112, 8);
+FIELD(dl_stats, missed_bytes, 120, 8);
+FIELD(dl_stats, late_marks, 128, 8);
+FIELD(dl_stats, repair_bytes, 136, 8);
+SIZE(dl_stats, 144);
 
 VALUE(DL_MODE_AUTO, 0);
 VALUE(DL_MODE_RING, 1);
@@ -83,13 +107,24 @@ VALUE(DL_HAS_RING_ACQ_REL, 2);
 VALUE(DL_HAS_BACKUP, 4);
 VALUE(DL_HAS_MANUAL_PROTECT, 8);
 VALUE(DL_HAS_INITIALLY_SET, 16);
-VALUE(DL_SLOT_CLEAN, 1);
-VALUE(DL_SLOT_CALLER_IOCTL, 2);
-VALUE(DL_SLOT_NO_LOG, 4);
-VALUE(DL_SLOT_DISCARD, 8);
-VALUE(DL_START_CLEAN, 1);
-VALUE(DL_HARVEST_FINAL, 1);
+VALUE(DL_SLOT_PAUSED, 1);
+VALUE(DL_SLOT_CLEAN, 2);
+VALUE(DL_SLOT_EXISTS, 4);
+VALUE(DL_SLOT_NO_LOG, 8);
+VALUE(DL_SLOT_WANTED, 16);
+VALUE(DL_REMOVE_PAUSED, 1);
+VALUE(DL_HARVEST_PAUSED, 1);
+VALUE(DL_HARVEST_ALL, 2);
 VALUE(DL_REAP_NOW, 2);
+VALUE(DL_CURSOR_CLEAN, 2);
+VALUE(DL_CURSOR_WANTED, 4);
+VALUE(DL_CURSOR_ONE_SLOT, 8);
+VALUE(DL_END_COMMIT, 2);
+VALUE(DL_TAKE_PAUSED, 1);
+VALUE(DL_TAKE_HARVEST, 2);
+VALUE(DL_TAKE_NO_CLEAR, 4);
+VALUE(DL_TAKE_LE, 8);
+VALUE(DL_EXTENT_PADDED, 1);
 
 int main(void)
 {

@@ -19,7 +19,7 @@ static _Atomic uint64_t merged[WORDS];
 static void empty(void *unused)
 {
 	(void)unused;
-	(void)kernel_iterate(&kernel);
+	kernel_empty(&kernel);
 }
 
 static void harvest(void *unused)

@@ -72,7 +72,7 @@ static _Noreturn void harvest(uint32_t mode)
 		if (i)
 			mark(BEGIN, 0);
 		before = allocations;
-		bench_check(dl_harvest(guest.log, 0, NULL), "dl_harvest");
+		guest_harvest(&guest);
 		mark(END, allocations - before);
 		if (guest_iterate(&guest) != GUEST_DIRTY_PAGES)
 			bench_die("the harvest does not have the pages that the guest wrote", 0);

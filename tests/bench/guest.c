@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { RUNS = 256 };
+enum { EXTENTS = 256 };
 
 static int timed_ioctl(void *opaque, int fd, unsigned long request, void *arg)
 {
@@ -112,6 +112,12 @@ static void open_log(struct bench_guest *guest, uint32_t mode, bool timed)
 
 void guest_open(struct bench_guest *guest, uint32_t mode, bool timed)
 {
+	const struct dl_cursor_options options = {
+		.size = sizeof(options),
+		.flags = DL_CURSOR_CLEAN,
+		.vcpus = 2,
+	};
+
 	memset(guest, 0, sizeof(*guest));
 	bench_check(machine_open(&guest->machine), "a VM");
 	open_log(guest, mode, timed);
@@ -123,11 +129,12 @@ void guest_open(struct bench_guest *guest, uint32_t mode, bool timed)
 	bench_check(dl_vcpu_add(guest->log, guest->other->fd, 0, 0, &guest->handles[1]),
 		    "dl_vcpu_add");
 	add_memory(guest);
-	bench_check(dl_log_start(guest->log, DL_START_CLEAN), "dl_log_start");
+	bench_check(dl_cursor_new(guest->log, &options, &guest->cursor), "dl_cursor_new");
 }
 
 void guest_close(struct bench_guest *guest)
 {
+	dl_cursor_free(guest->cursor);
 	dl_vcpu_remove(guest->handles[0]);
 	dl_vcpu_remove(guest->handles[1]);
 	dl_log_close(guest->log);
@@ -160,21 +167,24 @@ void guest_write_pages(struct bench_guest *guest, bool random)
 		bench_die("the guest did not finish its job", EIO);
 }
 
+void guest_harvest(struct bench_guest *guest)
+{
+	bench_check(dl_harvest(guest->cursor, 0, NULL), "dl_harvest");
+}
+
 uint64_t guest_iterate(struct bench_guest *guest)
 {
-	struct dl_run runs[RUNS];
-	struct dl_iter *iter;
+	struct dl_extent extents[EXTENTS];
 	uint64_t pages = 0;
 	int n;
 
-	bench_check(dl_iter_new(guest->log, 0, &iter), "dl_iter_new");
-	while ((n = dl_iter_read(iter, runs, RUNS)) > 0) {
+	while ((n = dl_cursor_read(guest->cursor, extents, EXTENTS)) > 0) {
 		for (int i = 0; i < n; i++)
-			pages += runs[i].bytes / GUEST_PAGE_BYTES;
-		bench_check(dl_iter_ack(iter, runs, (uint32_t)n), "dl_iter_ack");
+			pages += extents[i].bytes / GUEST_PAGE_BYTES;
+		bench_check(dl_cursor_ack(guest->cursor, extents, (uint32_t)n), "dl_cursor_ack");
 	}
-	bench_check(n, "dl_iter_read");
-	dl_iter_free(iter);
+	bench_check(n, "dl_cursor_read");
+	bench_check(dl_cursor_end(guest->cursor, 0), "dl_cursor_end");
 	return pages;
 }
 

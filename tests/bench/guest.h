@@ -27,6 +27,7 @@ struct bench_guest {
 	struct dl_vcpu *handles[2];
 	struct guest_system system;
 	struct dl_log *log;
+	struct dl_cursor *cursor;
 	void *memory;
 };
 
@@ -40,7 +41,10 @@ void guest_close(struct bench_guest *guest);
 /* Lets the guest write GUEST_DIRTY_PAGES pages, in order or at random. */
 void guest_write_pages(struct bench_guest *guest, bool random);
 
-/* Reads and acknowledges all pending pages. Returns their number. */
+/* Begins a pass of the guest's cursor. */
+void guest_harvest(struct bench_guest *guest);
+
+/* Reads and acknowledges the pages of the open pass, and ends it. Returns their number. */
 uint64_t guest_iterate(struct bench_guest *guest);
 
 /* Another vCPU of the guest, which only spins. */

@@ -15,37 +15,32 @@ enum { RUNS = 64 };
 
 static struct {
 	struct kernel kernel;
-	struct dl_iter *iter;
 	uint64_t words[WORDS];
 	uint64_t run_pages;
 } scene;
 
 static void set_runs(void *unused)
 {
-	struct dl_iter *iter = scene.iter;
-
 	(void)unused;
-	dl_iter_free(iter);
-	scene.iter = NULL;
-	(void)kernel_iterate(&scene.kernel);
+	bench_check(dl_cursor_end(scene.kernel.cursor, DL_END_COMMIT), "dl_cursor_end");
 	for (uint64_t page = 0; page < PAGES; page += 2 * scene.run_pages)
 		bench_check(dl_mark_slot(scene.kernel.log, 0, page * KERNEL_PAGE_BYTES,
 					 scene.run_pages * KERNEL_PAGE_BYTES),
 			    "dl_mark_slot");
-	bench_check(dl_iter_new(scene.kernel.log, 0, &scene.iter), "dl_iter_new");
+	kernel_harvest(&scene.kernel);
 }
 
 static void read_runs(void *unused)
 {
-	struct dl_run runs[RUNS];
+	struct dl_extent runs[RUNS];
 	uint64_t sum = 0;
 	int n;
 
 	(void)unused;
-	while ((n = dl_iter_read(scene.iter, runs, RUNS)) > 0)
+	while ((n = dl_cursor_read(scene.kernel.cursor, runs, RUNS)) > 0)
 		for (int i = 0; i < n; i++)
 			sum += runs[i].bytes;
-	bench_check(n, "dl_iter_read");
+	bench_check(n, "dl_cursor_read");
 	if (sum != PAGES / 2 * KERNEL_PAGE_BYTES)
 		bench_die("pages are missing", 0);
 }
@@ -142,11 +137,9 @@ static void figure(uint64_t run_pages, bool only_found)
 		return;
 	scene.run_pages = run_pages;
 	kernel_open(&scene.kernel, 1, 4096, PAGES);
-	scene.iter = NULL;
 	bench_compare(&pair);
 	if (only_found)
 		say_speed(&pair);
-	dl_iter_free(scene.iter);
 	kernel_close(&scene.kernel);
 }
 

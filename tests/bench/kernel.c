@@ -12,7 +12,7 @@
 #define KVM_CAP_DIRTY_LOG_RING_ACQ_REL 223
 #endif
 
-enum { VM_FD = 100, FIRST_VCPU_FD = 1000, RING_MAX_BYTES = 1 << 20, RUNS = 256 };
+enum { VM_FD = 100, FIRST_VCPU_FD = 1000, RING_MAX_BYTES = 1 << 20, EXTENTS = 256 };
 
 static uint32_t flags_of(const struct kernel *kernel, const struct kernel_ring *ring, uint32_t i)
 {
@@ -168,6 +168,19 @@ static void add_slot(struct kernel *kernel, uint64_t first, uint64_t pages)
 	bench_check(dl_slot_set(kernel->log, &slot), "dl_slot_set");
 }
 
+struct dl_cursor *kernel_add_cursor(struct kernel *kernel, uint32_t flags)
+{
+	const struct dl_cursor_options options = {
+		.size = sizeof(options),
+		.flags = DL_CURSOR_CLEAN | flags,
+		.vcpus = kernel->vcpus,
+	};
+	struct dl_cursor *cursor;
+
+	bench_check(dl_cursor_new(kernel->log, &options, &cursor), "dl_cursor_new");
+	return cursor;
+}
+
 void kernel_open(struct kernel *kernel, uint32_t vcpus, uint32_t entries, uint64_t pages)
 {
 	struct dl_options options = { .size = sizeof(options), .ring_entries = entries };
@@ -192,11 +205,12 @@ void kernel_open(struct kernel *kernel, uint32_t vcpus, uint32_t entries, uint64
 		add_slot(kernel, first, pages);
 	for (uint32_t i = 0; i < vcpus; i++)
 		add_vcpu(kernel, i);
-	bench_check(dl_log_start(kernel->log, DL_START_CLEAN), "dl_log_start");
+	kernel->cursor = kernel_add_cursor(kernel, 0);
 }
 
 void kernel_close(struct kernel *kernel)
 {
+	dl_cursor_free(kernel->cursor);
 	for (uint32_t i = 0; i < kernel->vcpus; i++)
 		dl_vcpu_remove(kernel->rings[i].vcpu);
 	dl_log_close(kernel->log);
@@ -229,23 +243,28 @@ int kernel_reset(struct kernel *kernel)
 
 void kernel_harvest(struct kernel *kernel)
 {
-	bench_check(dl_harvest(kernel->log, 0, NULL), "dl_harvest");
+	bench_check(dl_harvest(kernel->cursor, 0, NULL), "dl_harvest");
 }
 
 uint64_t kernel_iterate(struct kernel *kernel)
 {
-	struct dl_run runs[RUNS];
-	struct dl_iter *iter;
+	struct dl_extent extents[EXTENTS];
 	uint64_t pages = 0;
 	int n;
 
-	bench_check(dl_iter_new(kernel->log, 0, &iter), "dl_iter_new");
-	while ((n = dl_iter_read(iter, runs, RUNS)) > 0) {
+	while ((n = dl_cursor_read(kernel->cursor, extents, EXTENTS)) > 0) {
 		for (int i = 0; i < n; i++)
-			pages += runs[i].bytes / KERNEL_PAGE_BYTES;
-		bench_check(dl_iter_ack(iter, runs, (uint32_t)n), "dl_iter_ack");
+			pages += extents[i].bytes / KERNEL_PAGE_BYTES;
+		bench_check(dl_cursor_ack(kernel->cursor, extents, (uint32_t)n), "dl_cursor_ack");
 	}
-	bench_check(n, "dl_iter_read");
-	dl_iter_free(iter);
+	bench_check(n, "dl_cursor_read");
+	bench_check(dl_cursor_end(kernel->cursor, 0), "dl_cursor_end");
 	return pages;
+}
+
+void kernel_empty(struct kernel *kernel)
+{
+	bench_check(dl_cursor_end(kernel->cursor, 0), "dl_cursor_end");
+	kernel_harvest(kernel);
+	(void)kernel_iterate(kernel);
 }

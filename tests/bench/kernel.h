@@ -39,10 +39,11 @@ struct kernel {
 	const uint64_t *bitmap; /* of slot 0 */
 	void *bitmap_is_in;	/* the buffer that holds it already */
 	struct dl_log *log;
+	struct dl_cursor *cursor;
 	uint64_t pages;
 };
 
-/* Opens and starts (clean) a log over pages of memory, in ring mode if entries is not 0. */
+/* Opens a log over pages of memory, with a clean cursor; in ring mode if entries is not 0. */
 void kernel_open(struct kernel *kernel, uint32_t vcpus, uint32_t entries, uint64_t pages);
 void kernel_close(struct kernel *kernel);
 
@@ -52,8 +53,16 @@ void kernel_fill(struct kernel *kernel, uint32_t vcpu, const uint64_t *pages, ui
 /* KVM_RESET_DIRTY_RINGS, as the library calls it. */
 int kernel_reset(struct kernel *kernel);
 
-/* Reads and acknowledges all pending pages. Returns their number. */
-uint64_t kernel_iterate(struct kernel *kernel);
+/* Begins a pass of the kernel's cursor. */
 void kernel_harvest(struct kernel *kernel);
+
+/* Reads and acknowledges the pages of the open pass, and ends it. Returns their number. */
+uint64_t kernel_iterate(struct kernel *kernel);
+
+/* Forgets all pending pages, in a pass of its own if none is open. */
+void kernel_empty(struct kernel *kernel);
+
+/* Adds a cursor that starts clean. flags: DL_CURSOR_* beside that. */
+struct dl_cursor *kernel_add_cursor(struct kernel *kernel, uint32_t flags);
 
 #endif

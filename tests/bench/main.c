@@ -12,6 +12,8 @@ int main(int argc, char **argv)
 	bitmap_figures();
 	iterator_figures();
 	mark_figures();
+	cursor_figures();
+	take_figures();
 	share_figures();
 	slots_figures();
 	return bench_end();

@@ -70,7 +70,7 @@ static void set_all(void *unused)
 static void empty(void *unused)
 {
 	(void)unused;
-	(void)kernel_iterate(&kernel);
+	kernel_empty(&kernel);
 }
 
 void mark_figures(void)

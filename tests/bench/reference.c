@@ -104,13 +104,18 @@ static uint64_t find_next(const unsigned long *bitmap, uint64_t page, uint64_t p
 	return word * WORD_BITS + (uint64_t)__builtin_ctzl(bits);
 }
 
+uint64_t reference_sync(struct reference *reference)
+{
+	reference_reap(reference);
+	(void)merge(reference->slot_bitmap, reference->shared_bitmap, reference->pages);
+	return merge(reference->shared_bitmap, reference->migration_bitmap, reference->pages);
+}
+
 uint64_t reference_pass(struct reference *reference)
 {
 	uint64_t sent = 0, page = 0;
 
-	reference_reap(reference);
-	(void)merge(reference->slot_bitmap, reference->shared_bitmap, reference->pages);
-	(void)merge(reference->shared_bitmap, reference->migration_bitmap, reference->pages);
+	(void)reference_sync(reference);
 	while ((page = find_next(reference->migration_bitmap, page, reference->pages)) <
 	       reference->pages) {
 		reference->migration_bitmap[page / WORD_BITS] &= ~(1ul << page % WORD_BITS);

@@ -24,7 +24,10 @@ void reference_close(struct reference *reference);
 /* Reads and resets all rings, as such VMMs do under one lock. */
 void reference_reap(struct reference *reference);
 
-/* Reaps, merges, and finds every page to send. Returns their number. */
+/* Reaps, and merges into the migration's bitmap. Returns the number of pages that are new there. */
+uint64_t reference_sync(struct reference *reference);
+
+/* Syncs, and finds every page to send. Returns their number. */
 uint64_t reference_pass(struct reference *reference);
 
 #endif

@@ -99,7 +99,7 @@ static void remove_by_log(void *unused)
 {
 	(void)unused;
 	for (uint32_t i = 0; i < slots; i++)
-		bench_check(dl_slot_remove(dirty_log, i, 0), "dl_slot_remove");
+		bench_check(dl_slot_remove(dirty_log, i, 0, NULL, 0), "dl_slot_remove");
 }
 
 static void remove_by_ioctl(void *unused)

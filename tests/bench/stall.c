@@ -49,6 +49,7 @@ enum {
 	FLUSH_NS = 35000,
 	SIGNAL_MASK_NS = 100,
 	MOST_STALLS = 1 << 16,
+	MOST_HARVESTERS = 4,
 };
 
 struct guest_cpu {
@@ -329,19 +330,22 @@ static void simulate(bool ours, uint64_t seed)
 	kernel_close(&scene.kernel);
 }
 
-static void harvest_once(void *unused)
+static void harvest_once(void *cursor)
 {
-	(void)unused;
 	actor_clock(true);
-	kernel_harvest(&scene.kernel);
+	bench_check(dl_harvest(cursor, 0, NULL), "dl_harvest");
 	actor_clock(false);
 	if ((double)actor_now_ns() > scene.harvest_ns)
 		scene.harvest_ns = (double)actor_now_ns();
 }
 
-/* Harvests 64 rings, three quarters full, until the last thread ends. The guest is stopped. */
+/*
+ * Harvests 64 rings, three quarters full, until the last thread ends. The guest is stopped. Each
+ * thread has a cursor of its own; only the first cursor covers the memory.
+ */
 static double harvest_by(unsigned int threads, uint64_t seed)
 {
+	struct dl_cursor *others[MOST_HARVESTERS];
 	struct random random = { seed };
 
 	begin(seed);
@@ -353,9 +357,14 @@ static double harvest_by(unsigned int threads, uint64_t seed)
 			kernel_fill(&scene.kernel, v, &page, 1);
 		}
 	}
-	for (unsigned int i = 0; i < threads; i++)
-		actors_spawn(harvest_once, NULL);
+	actors_spawn(harvest_once, scene.kernel.cursor);
+	for (unsigned int i = 1; i < threads; i++) {
+		others[i] = kernel_add_cursor(&scene.kernel, DL_CURSOR_WANTED);
+		actors_spawn(harvest_once, others[i]);
+	}
 	run_to_the_end();
+	for (unsigned int i = 1; i < threads; i++)
+		dl_cursor_free(others[i]);
 	if (kernel_reset(&scene.kernel) || scene.kernel.rings[0].filled)
 		bench_die("the rings are not empty", 0);
 	kernel_close(&scene.kernel);

@@ -9,7 +9,7 @@
 
 #include "fuzz.h"
 
-#include <dirtylog/dirtylog.h>
+#include "../unit/session.h"
 
 #include "model.h"
 
@@ -27,7 +27,9 @@ enum {
 };
 
 struct range {
-	uint32_t slot, reserved;
+	uint32_t slot;
+	bool gone; /* the slot was moved or removed since */
+	uint64_t ticket;
 	uint64_t offset_bytes, bytes, hva;
 };
 
@@ -39,14 +41,12 @@ struct world {
 	int vm_fd;
 	struct dl_log *log;
 	struct dl_config config;
-	bool by_callback; /* set_region */
 
 	int vcpu_fds[VCPUS];
 	struct dl_vcpu *vcpus[VCPUS];
 
 	struct dl_slot slots[MAX_SLOTS]; /* those of the log; flags: NO_LOG only */
 	unsigned int slot_count;
-	const struct dl_slot *being_set; /* by the current call */
 	bool on, closed;
 
 	uint8_t *arena;
@@ -54,8 +54,7 @@ struct world {
 	uint64_t copy[ARENA_PAGES];
 	bool excused[ARENA_PAGES]; /* not logged, or discarded by the caller */
 
-	struct dl_iter *iter;
-	bool iter_over; /* its session has ended */
+	struct dl_cursor *iter;
 	struct range handed[MAX_HANDED], acked[MAX_HANDED];
 	unsigned int handed_count, acked_count;
 };
@@ -73,7 +72,7 @@ uint64_t *world_memory(const struct world *w, uint64_t hva);
 uint64_t world_arena_page(const struct world *w, uint64_t hva);
 void world_excuse(struct world *w, const struct dl_slot *slot, bool excused);
 void world_equalize(struct world *w, const struct dl_slot *slot);
-void world_copy_run(struct world *w, const struct dl_run *run);
+void world_copy_run(struct world *w, const struct dl_extent *run);
 void world_store(struct world *w, const struct dl_slot *slot, uint64_t page, int vcpu);
 void world_read_all(struct world *w);
 void world_check_equal(struct world *w);

@@ -20,17 +20,6 @@ struct choice {
 	bool backup;
 };
 
-static int set_region(void *opaque, uint32_t slot, uint32_t kvm_flags)
-{
-	struct world *w = opaque;
-	const struct dl_slot *s = w->being_set;
-
-	if (!s || s->slot != slot)
-		s = world_slot(w, slot);
-	expect(s, "slot %#x is unknown", slot);
-	return world_region(w, s, s->bytes, kvm_flags);
-}
-
 static bool options_sound(const struct dl_options *o)
 {
 	const struct dl_os *os = o->os;
@@ -176,10 +165,8 @@ static void choose_options(struct world *w, struct long_options *any, const stru
 		o->mode = (uint32_t)input_wild(in);
 		o->backup = (uint32_t)input_wild(in);
 	}
-	if (how & 128) {
-		o->set_region = set_region;
-		o->opaque = w;
-	}
+	if (how & 128)
+		o->idle_ns = input_wild(in);
 }
 
 static void expect_config(const struct dl_config *is, const struct choice *choice)
@@ -281,7 +268,6 @@ static void try_to_open(struct world *w)
 		       "a failed open has enabled a capability");
 		return;
 	}
-	w->by_callback = any.options.set_region;
 	w->config.size = sizeof(w->config);
 	expect(!dl_log_config(w->log, &w->config), "config");
 	expect_config(&w->config, &choice);

@@ -12,7 +12,8 @@ enum {
 
 #define KVM_PAGES_LIMIT ((UINT64_C(1) << 31) - 1)
 
-static const uint32_t set_flags = DL_SLOT_CLEAN | DL_SLOT_CALLER_IOCTL | DL_SLOT_NO_LOG;
+static const uint32_t set_flags =
+	DL_SLOT_PAUSED | DL_SLOT_CLEAN | DL_SLOT_EXISTS | DL_SLOT_NO_LOG | DL_SLOT_WANTED;
 
 static bool overlaps_other(struct world *w, const struct dl_slot *s)
 {
@@ -34,6 +35,8 @@ static bool is_valid(const struct world *w, const struct dl_slot *s)
 	uint64_t page_bytes = w->page_bytes;
 
 	if (s->flags & ~set_flags || s->kvm_flags & KVM_MEM_LOG_DIRTY_PAGES)
+		return false;
+	if (s->flags & DL_SLOT_EXISTS && s->flags & DL_SLOT_CLEAN)
 		return false;
 	if (s->slot >> 16 >= ADDRESS_SPACES || (s->slot & 0xffff) >= SLOT_IDS)
 		return false;
@@ -87,7 +90,7 @@ static void choose_slot(struct world *w, struct dl_slot *s)
 		pages = arena_pages - from;
 	*s = (struct dl_slot){
 		.size = sizeof(*s),
-		.flags = number >> 4 & set_flags & ~(uint32_t)DL_SLOT_CALLER_IOCTL,
+		.flags = number >> 4 & (DL_SLOT_CLEAN | DL_SLOT_NO_LOG),
 		.slot = number % 8 | (number & 8 ? 1u << 16 : 0),
 		.gpa = input_u8(in) * UINT64_C(40) * w->page_bytes,
 		.bytes = pages * w->page_bytes,
@@ -99,7 +102,8 @@ static void choose_slot(struct world *w, struct dl_slot *s)
 		s->hva = old->hva;
 		s->flags = (s->flags & DL_SLOT_CLEAN) | old->flags;
 	}
-	s->flags |= number & 128 ? DL_SLOT_CALLER_IOCTL : 0;
+	if (number & 128)
+		s->flags |= s->flags & DL_SLOT_CLEAN ? DL_SLOT_WANTED : DL_SLOT_EXISTS;
 }
 
 /* Moves the slot to just after another one, just before it, or onto its last page. */
@@ -156,6 +160,13 @@ static void spoil(struct world *w, struct dl_slot *s)
 	}
 }
 
+/* Extents of a slot that has changed mean nothing any more. */
+static void forget_handed(struct world *w, uint32_t slot)
+{
+	for (unsigned int i = 0; i < w->handed_count; i++)
+		w->handed[i].gone |= w->handed[i].slot == slot;
+}
+
 /* Applies a successful dl_slot_set() to the caller's state. */
 static void apply_set(struct world *w, const struct dl_slot *s)
 {
@@ -169,20 +180,13 @@ static void apply_set(struct world *w, const struct dl_slot *s)
 		return;
 	*old = *s;
 	old->flags &= DL_SLOT_NO_LOG;
-	if (is_new && logged && s->flags & DL_SLOT_CLEAN)
+	if (moved)
+		forget_handed(w, s->slot);
+	/* While a pass is open nobody can know that the slot is clean. */
+	if (is_new && logged && s->flags & DL_SLOT_CLEAN && !w->iter)
 		world_equalize(w, s);
-	else if (logged && (is_new || (moved && !(s->flags & DL_SLOT_CLEAN))))
+	else if (logged && (is_new || moved))
 		world_excuse(w, s, false);
-}
-
-static int caller_ioctl(struct world *w, const struct dl_slot *s)
-{
-	const struct dl_slot *old = world_slot(w, s->slot);
-
-	/* Nothing changes, so no ioctl is needed. */
-	if (old && old->gpa == s->gpa && old->kvm_flags == s->kvm_flags)
-		return 0;
-	return world_region(w, s, s->bytes, s->kvm_flags);
 }
 
 void slots_set(struct world *w)
@@ -208,28 +212,46 @@ void slots_set(struct world *w)
 					       arg.slot.size - sizeof(arg.slot)));
 	if (expected == TOO_LARGE)
 		return;
-	if (expected >= 0 && arg.slot.flags & DL_SLOT_CALLER_IOCTL && caller_ioctl(w, &arg.slot))
+	/* The log adopts it. */
+	if (expected >= 0 && arg.slot.flags & DL_SLOT_EXISTS && !world_slot(w, arg.slot.slot) &&
+	    world_region(w, &arg.slot, arg.slot.bytes, arg.slot.kvm_flags))
 		return;
 	if (expected)
 		world_snapshot(w, &before);
-	w->being_set = &arg.slot;
 	r = dl_slot_set(w->log, &arg.slot);
-	w->being_set = NULL;
 	trace("set slot %#x, flags %#x, %#llx bytes at %#llx: %d\n", arg.slot.slot, arg.slot.flags,
 	      (unsigned long long)arg.slot.bytes, (unsigned long long)arg.slot.gpa, r);
 	expect(expected == KERNEL_DECIDES ? !r || r == -EINVAL : r == expected, "%d, expected %d",
 	       r, expected);
 	if (!r)
 		apply_set(w, &arg.slot);
-	else if (expected != KERNEL_DECIDES || !(arg.slot.flags & DL_SLOT_CALLER_IOCTL))
+	else if (expected != KERNEL_DECIDES || !(arg.slot.flags & DL_SLOT_EXISTS))
 		world_expect_same(w, &before);
+}
+
+/* Sends the pages that the removal has put into the words. */
+static void send_words(struct world *w, const struct dl_slot *slot, const uint64_t *words)
+{
+	for (uint64_t page = 0; page < slot->bytes / w->page_bytes; page++) {
+		const struct dl_extent extent = {
+			.gpa = slot->gpa + page * w->page_bytes,
+			.hva = slot->hva + page * w->page_bytes,
+			.offset_bytes = page * w->page_bytes,
+			.bytes = w->page_bytes,
+			.slot = slot->slot,
+		};
+
+		if (words[page / 64] >> page % 64 & 1)
+			world_copy_run(w, &extent);
+	}
 }
 
 void slots_remove(struct world *w)
 {
+	static uint64_t words[MAX_SLOT_PAGES / 64 + 1];
 	uint8_t how = input_u8(&w->in);
-	uint32_t flags = how & (DL_SLOT_CALLER_IOCTL | DL_SLOT_DISCARD);
-	uint32_t number = input_u8(&w->in) & 7;
+	uint32_t flags = how & DL_REMOVE_PAUSED, number = input_u8(&w->in) & 7;
+	bool with_words = how & 2;
 	struct snapshot before;
 	struct dl_slot *slot;
 	int expected = 0, r;
@@ -240,22 +262,25 @@ void slots_remove(struct world *w)
 	if (how & 64)
 		number = (uint32_t)input_wild(&w->in);
 	slot = world_slot(w, number);
-	if (flags & ~(uint32_t)(DL_SLOT_CALLER_IOCTL | DL_SLOT_DISCARD))
+	if (flags & ~(uint32_t)DL_REMOVE_PAUSED)
 		expected = -EINVAL;
 	else if (!slot)
 		expected = -ENOENT;
-	else if (flags & DL_SLOT_CALLER_IOCTL)
-		expect(!world_region(w, slot, 0, 0), "the slot cannot be removed");
 	if (expected)
 		world_snapshot(w, &before);
-	r = dl_slot_remove(w->log, number, flags);
+	memset(words, 0, sizeof(words));
+	r = dl_slot_remove(w->log, number, flags, with_words ? words : NULL,
+			   with_words ? sizeof(words) / sizeof(words[0]) : 0);
 	trace("remove slot %#x: %d\n", number, r);
 	expect(r == expected, "%d, expected %d", r, expected);
 	if (r) {
 		world_expect_same(w, &before);
 		return;
 	}
-	if (w->on && flags & DL_SLOT_DISCARD)
+	forget_handed(w, number);
+	if (w->on && with_words)
+		send_words(w, slot, words);
+	else if (w->on)
 		world_excuse(w, slot, true);
 	*slot = w->slots[--w->slot_count];
 }

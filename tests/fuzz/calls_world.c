@@ -62,7 +62,7 @@ void world_equalize(struct world *w, const struct dl_slot *slot)
 	world_excuse(w, slot, false);
 }
 
-void world_copy_run(struct world *w, const struct dl_run *run)
+void world_copy_run(struct world *w, const struct dl_extent *run)
 {
 	expect(run->bytes && !((run->bytes | run->offset_bytes) % w->page_bytes),
 	       "a run of %llu bytes", (unsigned long long)run->bytes);
@@ -107,12 +107,12 @@ void world_store(struct world *w, const struct dl_slot *slot, uint64_t page, int
 
 static void iterate(struct world *w, uint64_t *hash, bool ack)
 {
-	struct dl_run runs[16];
-	struct dl_iter *iter;
-	int n, r = dl_iter_new(w->log, 0, &iter);
+	struct dl_extent runs[16];
+	struct dl_cursor *iter;
+	int n, r = dl_log_begin(w->log, &iter);
 
 	expect(!r, "%d", r);
-	while ((n = dl_iter_read(iter, runs, 16)) > 0) {
+	while ((n = dl_cursor_read(iter, runs, 16)) > 0) {
 		for (int i = 0; i < n; i++) {
 			*hash = (*hash ^ runs[i].slot ^ runs[i].bytes << 20 ^ runs[i].hva) *
 				UINT64_C(0x9e3779b97f4a7c15);
@@ -122,10 +122,10 @@ static void iterate(struct world *w, uint64_t *hash, bool ack)
 				world_copy_run(w, &runs[i]);
 		}
 		if (ack)
-			expect(!dl_iter_ack(iter, runs, (uint32_t)n), "ack");
+			expect(!dl_cursor_ack(iter, runs, (uint32_t)n), "ack");
 	}
 	expect(!n, "%d", n);
-	dl_iter_free(iter);
+	dl_cursor_end(iter, 0);
 }
 
 /* Copies all pending pages. */
@@ -151,12 +151,18 @@ static uint64_t hash_kernel_slots(struct world *w)
 
 void world_snapshot(struct world *w, struct snapshot *snapshot)
 {
+	char *failure;
+
 	memset(snapshot, 0, sizeof(*snapshot));
 	snapshot->stats.size = sizeof(snapshot->stats);
 	expect(!dl_log_stats(w->log, &snapshot->stats), "stats");
 	/* Time passes even if the call changes nothing. */
 	snapshot->stats.ioctl_ns = 0;
 	expect(dl_log_describe(w->log, snapshot->text, sizeof(snapshot->text)) > 0, "describe");
+	/* The failure of the call itself is the newest one. */
+	failure = strstr(snapshot->text, "; last failure");
+	if (failure)
+		memset(failure, 0, sizeof(snapshot->text) - (size_t)(failure - snapshot->text));
 	snapshot->regions = model_calls(w->model, KVM_SET_USER_MEMORY_REGION);
 	snapshot->kernel_slots = hash_kernel_slots(w);
 	if (w->on && !w->iter)
@@ -183,7 +189,7 @@ void world_check_equal(struct world *w)
 
 	for (int i = 0; i < VCPUS; i++)
 		model_vcpu_exit(w->model, w->vcpu_fds[i], KVM_EXIT_INTR);
-	r = dl_harvest(w->log, DL_HARVEST_FINAL, NULL);
+	r = dl_log_harvest(w->log, DL_HARVEST_FINAL, NULL);
 	expect(!r, "%d", r);
 	world_read_all(w);
 	for (uint64_t page = 0; page * w->page_bytes < ARENA_BYTES; page++) {
@@ -197,7 +203,7 @@ void world_check_equal(struct world *w)
 static void expect_closed(struct world *w)
 {
 	struct dl_stats stats = { .size = sizeof(stats) };
-	struct dl_run run = { 0 };
+	struct dl_extent run = { 0 };
 
 	for (int i = 0; i < VCPUS; i++) {
 		expect(!dl_vcpu_drain(w->vcpus[i], 0), "drain");
@@ -205,26 +211,27 @@ static void expect_closed(struct world *w)
 	}
 	if (!w->iter)
 		return;
-	expect(dl_iter_read(w->iter, &run, 1) == -ECANCELED, "read");
-	expect(dl_iter_ack(w->iter, &run, 1) == -ECANCELED, "ack");
+	expect(dl_cursor_read(w->iter, &run, 1) == -ECANCELED, "read");
+	expect(dl_cursor_ack(w->iter, &run, 1) == -ECANCELED, "ack");
 }
 
-/* Closes the handles in the order that the input says. */
+/* Closes the handles in the order that the input says; the cursor's is the last. */
 void world_close(struct world *w)
 {
 	uint8_t order = input_u8(&w->in);
-	bool vcpus_first = order & 1, iter_first = order & 2;
+	bool vcpus_first = order & 1;
 
 	for (int i = 0; i < VCPUS && vcpus_first; i++)
 		dl_vcpu_remove(w->vcpus[i]);
-	if (iter_first)
-		dl_iter_free(w->iter);
-	dl_log_close(w->log);
-	if (!vcpus_first && !iter_first)
+	if (order & 2 && w->iter)
+		expect(!dl_cursor_end(w->iter, 0), "end");
+	(dl_log_close)(w->log);
+	if (!vcpus_first && w->on)
 		expect_closed(w);
 	for (int i = 0; i < VCPUS && !vcpus_first; i++)
 		dl_vcpu_remove(w->vcpus[i]);
-	if (!iter_first)
-		dl_iter_free(w->iter);
+	/* Frees the cursor, which keeps the log. */
+	if (w->on)
+		expect(!dl_log_stop(w->log), "stop");
 	model_free(w->model);
 }

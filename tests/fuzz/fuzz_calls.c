@@ -34,7 +34,6 @@ static void start(struct world *w)
 		return;
 	}
 	w->on = true;
-	w->iter_over = true;
 	memset(w->excused, true, sizeof(w->excused));
 	for (unsigned int i = 0; i < w->slot_count; i++) {
 		if (w->slots[i].flags & DL_SLOT_NO_LOG)
@@ -55,7 +54,8 @@ static void stop(struct world *w)
 	trace("stop: %d\n", r);
 	expect(!r, "%d", r);
 	w->on = false;
-	w->iter_over = true;
+	w->iter = NULL;
+	w->handed_count = w->acked_count = 0;
 	memset(w->excused, true, sizeof(w->excused));
 }
 
@@ -70,7 +70,7 @@ static void harvest(struct world *w)
 		expected = -EINVAL;
 	for (int i = 0; i < VCPUS && flags == DL_HARVEST_FINAL; i++)
 		model_vcpu_exit(w->model, w->vcpu_fds[i], KVM_EXIT_INTR);
-	r = dl_harvest(w->log, flags, how & 2 ? &bytes : NULL);
+	r = dl_log_harvest(w->log, flags, how & 2 ? &bytes : NULL);
 	trace("harvest %u: %d\n", flags, r);
 	expect(r == expected, "%d, expected %d", r, expected);
 	expect(r || !(how & 2) || !(bytes % w->page_bytes),
@@ -79,71 +79,71 @@ static void harvest(struct world *w)
 
 static void iter_new(struct world *w)
 {
-	uint8_t how = input_u8(&w->in);
-	uint32_t flags = how < 240 ? 0 : (uint32_t)input_wild(&w->in);
-	struct dl_iter *iter = NULL;
+	struct dl_cursor *iter = NULL;
 	int expected = 0, r;
 
-	if (flags)
-		expected = -EINVAL;
-	else if (!w->on)
+	if (!w->on)
 		expected = -ECANCELED;
 	else if (w->iter)
 		expected = -EBUSY;
-	r = dl_iter_new(w->log, flags, &iter);
-	trace("iter_new: %d\n", r);
+	r = dl_log_begin(w->log, &iter);
+	trace("begin: %d\n", r);
 	expect(r == expected && !r == !!iter, "%d, expected %d", r, expected);
 	if (r)
 		return;
 	w->iter = iter;
-	w->iter_over = false;
 	w->handed_count = w->acked_count = 0;
 }
 
 static void iter_read(struct world *w)
 {
-	static struct dl_run runs[8];
+	static struct dl_extent runs[8];
 	uint8_t how = input_u8(&w->in);
 	uint32_t room = MAX_HANDED - w->handed_count, most = how & 7;
 	int n;
 
 	if (how > 250)
-		expect(dl_iter_read(w->iter, runs, (uint32_t)INT_MAX + how) == -EINVAL, "read");
+		expect(dl_cursor_read(w->iter, runs, (uint32_t)INT_MAX + how) == -EINVAL, "read");
 	if (most > room)
 		return;
-	n = dl_iter_read(w->iter, runs, most);
+	n = dl_cursor_read(w->iter, runs, most);
 	trace("read %u: %d\n", most, n);
 	if (!w->iter || !most) {
 		expect(n == -EINVAL, "%d", n);
 		return;
 	}
-	if (w->iter_over) {
-		expect(n == -ECANCELED, "%d", n);
-		return;
-	}
 	expect(n >= 0 && n <= (int)most, "%d", n);
 	for (int i = 0; i < n; i++) {
-		const struct dl_run *run = &runs[i];
+		const struct dl_extent *run = &runs[i];
 
 		world_copy_run(w, run);
 		w->handed[w->handed_count++] =
-			(struct range){ run->slot, run->reserved, run->offset_bytes, run->bytes,
-					run->hva };
+			(struct range){ run->slot,	   false,      run->ticket,
+					run->offset_bytes, run->bytes, run->hva };
 	}
 }
 
 static const struct range *range_with(const struct range *ranges, unsigned int count,
-				      const struct dl_run *run, uint64_t offset)
+				      const struct dl_extent *run, uint64_t offset)
 {
 	for (unsigned int i = 0; i < count; i++)
-		if (ranges[i].slot == run->slot && ranges[i].reserved == run->reserved &&
+		if (ranges[i].ticket == run->ticket &&
 		    offset - ranges[i].offset_bytes < ranges[i].bytes)
 			return &ranges[i];
 	return NULL;
 }
 
+/* A range that was handed out with the same ticket, or NULL. */
+static const struct range *range_of(const struct world *w, uint64_t ticket)
+{
+	for (unsigned int i = 0; i < w->handed_count; i++)
+		if (w->handed[i].ticket == ticket)
+			return &w->handed[i];
+	return NULL;
+}
+
 /* True if the whole run was handed out, and no page of it acknowledged yet. */
-static bool may_ack(const struct world *w, const struct dl_run *run)
+static bool may_ack(const struct world *w, const struct dl_extent *run)
 {
 	uint64_t page_bytes = w->page_bytes;
 
@@ -157,14 +157,14 @@ static bool may_ack(const struct world *w, const struct dl_run *run)
 	return true;
 }
 
-static void spoil_run(struct world *w, struct dl_run *run)
+static void spoil_run(struct world *w, struct dl_extent *run)
 {
 	switch (input_u8(&w->in) % 8) {
-	case 0:
+	case 0: /* not looked at */
 		run->slot = (uint32_t)input_wild(&w->in);
 		break;
 	case 1:
-		run->reserved = (uint32_t)input_wild(&w->in);
+		run->ticket = input_wild(&w->in);
 		break;
 	case 2:
 		run->offset_bytes = input_wild(&w->in);
@@ -185,15 +185,11 @@ static void spoil_run(struct world *w, struct dl_run *run)
 	}
 }
 
-/* The iterator accepts pages that it has read ahead; the caller then loses them. */
-static void excuse_unseen(struct world *w, const struct dl_run *run)
+/* The cursor accepts pages that it has read ahead; the caller then loses them. */
+static void excuse_unseen(struct world *w, const struct dl_extent *run)
 {
-	const struct range *any = NULL;
+	const struct range *any = range_of(w, run->ticket);
 
-	for (unsigned int i = 0; i < w->handed_count && !any; i++)
-		if (w->handed[i].reserved == run->reserved)
-			any = &w->handed[i];
-	expect(any, "a run is acknowledged, but no page of its slot was handed out");
 	for (uint64_t at = 0; at < run->bytes; at += w->page_bytes) {
 		uint64_t hva = any->hva - any->offset_bytes + run->offset_bytes + at;
 
@@ -205,42 +201,44 @@ static void excuse_unseen(struct world *w, const struct dl_run *run)
 static void iter_ack(struct world *w)
 {
 	uint8_t which = input_u8(&w->in), how = input_u8(&w->in);
-	struct dl_run run = { 0 };
-	int expected = 0, r;
+	const struct range *of;
+	struct dl_extent run = { 0 };
+	int r;
 
 	if (w->handed_count) {
 		const struct range *from = &w->handed[which % w->handed_count];
 
-		run = (struct dl_run){ .slot = from->slot,
-				       .reserved = from->reserved,
-				       .offset_bytes = from->offset_bytes,
-				       .bytes = from->bytes,
-				       .hva = from->hva };
+		run = (struct dl_extent){ .slot = from->slot,
+					  .ticket = from->ticket,
+					  .offset_bytes = from->offset_bytes,
+					  .bytes = from->bytes,
+					  .hva = from->hva };
 	}
 	for (int i = how % 4; i > 1; i--)
 		spoil_run(w, &run);
 	if (w->acked_count == MAX_HANDED || (run.bytes >> 28 && !(run.bytes % w->page_bytes)))
 		return;
-	if (!w->iter)
-		expected = -EINVAL;
-	else if (w->iter_over)
-		expected = -ECANCELED;
-	else if (!may_ack(w, &run))
-		expected = -EINVAL;
-	r = dl_iter_ack(w->iter, &run, 1);
+	r = dl_cursor_ack(w->iter, &run, 1);
 	trace("ack slot %#x %#llx: %d\n", run.slot, (unsigned long long)run.offset_bytes, r);
-	if (r || expected == -ECANCELED || !w->iter)
-		expect(r == expected, "%d, expected %d", r, expected);
-	else if (expected)
+	expect(!r || r == -EINVAL, "%d", r);
+	expect(w->iter || r, "%d", r);
+	of = range_of(w, run.ticket);
+	/* Another ticket is of another cursor, or of an earlier pass; or its slot has changed. */
+	if (!of || of->gone || r == -EINVAL) {
+		expect(!of || of->gone || !may_ack(w, &run), "%d", r);
+		return;
+	}
+	if (!may_ack(w, &run))
 		excuse_unseen(w, &run);
-	if (!r)
-		w->acked[w->acked_count++] =
-			(struct range){ run.slot, run.reserved, run.offset_bytes, run.bytes, 0 };
+	w->acked[w->acked_count++] =
+		(struct range){ run.slot, false, run.ticket, run.offset_bytes, run.bytes, 0 };
 }
 
 static void iter_free(struct world *w)
 {
-	dl_iter_free(w->iter);
+	int r = dl_cursor_end(w->iter, 0);
+
+	expect(r == (w->iter ? 0 : -EINVAL), "%d", r);
 	w->iter = NULL;
 	w->handed_count = w->acked_count = 0;
 }
@@ -314,7 +312,6 @@ static void fill_structs(struct world *w)
 	uint8_t size = input_u8(&w->in), text_bytes = input_u8(&w->in);
 	uint8_t out[256 + 8], text[256 + 1];
 	uint32_t size32 = size;
-	uint64_t due;
 	int r;
 
 	memset(out, '#', sizeof(out));
@@ -332,17 +329,15 @@ static void fill_structs(struct world *w)
 	r = dl_log_describe(w->log, (char *)text, text_bytes);
 	expect(r > 0 && text[text_bytes] == '#', "%d", r);
 	expect(!text_bytes || memchr(text, 0, text_bytes), "the text is not terminated");
-	r = dl_log_harvest_due(w->log, &due);
-	expect(r == (w->on ? 0 : -ECANCELED), "%d", r);
 	expect(dl_log_start(NULL, 0) == -EINVAL && dl_log_stop(NULL) == -EINVAL &&
-		       dl_harvest(NULL, 0, NULL) == -EINVAL &&
+		       dl_log_harvest(NULL, 0, NULL) == -EINVAL &&
 		       dl_mark_gpa(NULL, 0, 0, 0) == -EINVAL &&
 		       dl_mark_slot(NULL, 0, 0, 0) == -EINVAL &&
 		       dl_mark_hva(NULL, NULL, 0) == -EINVAL &&
 		       dl_mark_iov(NULL, NULL, 0, 0, 0) == -EINVAL &&
 		       dl_slot_set(w->log, NULL) == -EINVAL &&
-		       dl_iter_new(w->log, 0, NULL) == -EINVAL &&
-		       dl_vcpu_drain(NULL, 0) == -EINVAL && dl_log_stats(w->log, NULL) == -EINVAL,
+		       dl_log_begin(w->log, NULL) == -EINVAL && dl_vcpu_drain(NULL, 0) == -EINVAL &&
+		       dl_log_stats(w->log, NULL) == -EINVAL,
 	       "NULL is not refused");
 }
 

@@ -131,7 +131,7 @@ static int migrate(struct source *source)
 
 	for (int pass = 0; !r && pass < 2; pass++) {
 		sender_begin_pass(&source->sender, report_next_row(&source->report));
-		r = sender_end_pass(&source->sender);
+		r = sender_flush(&source->sender);
 	}
 	if (!r)
 		r = handover_state(source);

@@ -9,13 +9,6 @@ enum {
 	LARGEST_RING = 8192,
 };
 
-static int harvest_unless_stopped(struct worker *worker)
-{
-	int r = rig_harvest_step(worker);
-
-	return r == -ECANCELED ? 0 : r;
-}
-
 static void begin_logging(struct life *life)
 {
 	uint32_t flags = 0;
@@ -23,27 +16,23 @@ static void begin_logging(struct life *life)
 	if (one_in(life, 4)) {
 		stop_vcpus(life);
 		checker_equalize(&life->rig->checker);
-		flags = DL_START_CLEAN;
+		flags = DL_CURSOR_CLEAN;
 	}
-	assert_int_equal(dl_log_start(life->rig->log, flags), 0);
+	rig_join(life->rig, flags);
 	life->logging = true;
 	for (unsigned int i = 0; i < AREAS; i++)
 		life->areas[i].slot->block->ignored = !life->areas[i].present;
 	if (life->has_harvester)
-		rig_start_worker(life->rig, 0, harvest_unless_stopped);
+		rig_start_worker(life->rig, 0, rig_harvest_step);
 }
 
-/* Also stops in the middle of an iteration, which is then canceled. */
+/* Also stops in the middle of a pass. */
 static void stop_logging(struct life *life)
 {
-	struct dl_iter *iter = life->logging && one_in(life, 2) ? begin_iteration(life) : NULL;
-	struct dl_run run;
-
-	assert_int_equal(dl_log_stop(life->rig->log), 0);
+	if (life->logging && one_in(life, 2))
+		begin_pass(life);
+	rig_leave(life->rig);
 	life->logging = false;
-	if (iter)
-		assert_int_equal(dl_iter_read(iter, &run, 1), -ECANCELED);
-	dl_iter_free(iter);
 	rig_end_workers(life->rig);
 }
 
@@ -103,8 +92,8 @@ static bool reopen_log(struct life *life)
 	rig->checker.log = rig->log;
 	for (unsigned int i = 0; i < AREAS; i++)
 		if (life->areas[i].present)
-			assert_int_equal(
-				rig_slot_set(rig, life->areas[i].slot, DL_SLOT_CALLER_IOCTL, 0), 0);
+			assert_int_equal(rig_slot_set(rig, life->areas[i].slot, DL_SLOT_EXISTS, 0),
+					 0);
 	for (unsigned int i = 0; i < rig->vcpu_count; i++)
 		rig_vcpu_add(rig, &rig->vcpus[i]);
 	life->tally->reopened++;
@@ -115,14 +104,18 @@ static bool reopen_log(struct life *life)
 static bool close_log(struct life *life)
 {
 	struct rig *rig = life->rig;
-	struct dl_iter *iter = one_in(life, 2) ? begin_iteration(life) : NULL;
+	bool leave_first = one_in(life, 2);
 
+	if (one_in(life, 2))
+		begin_pass(life);
 	rig_end_workers(rig);
 	add_stats(life);
+	if (leave_first)
+		rig_leave(rig);
 	dl_log_close(rig->log);
+	rig_leave(rig);
 	rig->log = rig->checker.log = NULL;
 	life->logging = false;
-	dl_iter_free(iter);
 	wait_for_guests(life);
 	for (unsigned int i = 0; i < rig->vcpu_count; i++) {
 		stop_vcpu(life, i);

@@ -16,7 +16,7 @@ struct life_tally {
 	uint64_t lives;
 	uint64_t migrations; /* started */
 	uint64_t completed;
-	uint64_t stopped, closed; /* abandoned by dl_log_stop() and dl_log_close() */
+	uint64_t stopped, closed; /* abandoned by dl_cursor_free() and dl_log_close() */
 	uint64_t reopened;	  /* logs that were opened again on the same VM */
 	uint64_t passes;
 	uint64_t pages_written; /* with the number of the generation */

@@ -59,21 +59,19 @@ static uint64_t write_memory(struct life *life, struct rig_slot *slot)
 }
 
 /*
- * The pages of a removed slot are reported once more, unless the removal discards them. Memory that
- * was discarded may be written freely, because a new slot over it starts wholly dirty.
+ * The pages of a removed slot are dropped, and its memory may be written freely: a new slot over it
+ * starts wholly dirty.
  */
 static void remove_area(struct life *life, unsigned int index)
 {
 	struct area *area = &life->areas[index];
-	bool discard = one_in(life, 2);
 
-	assert_int_equal(rig_slot_remove(life->rig, area->slot, discard ? DL_SLOT_DISCARD : 0), 0);
+	assert_int_equal(rig_slot_remove(life->rig, area->slot), 0);
 	area->present = false;
-	area->slot->block->ignored = discard || !life->logging;
+	area->slot->block->ignored = true;
 	forget_work(life, index);
 	life->tally->slot_changes++;
-	if (discard)
-		write_memory(life, area->slot);
+	write_memory(life, area->slot);
 }
 
 static unsigned int areas_present(const struct life *life)
@@ -200,8 +198,7 @@ static void device_writes(struct life *life)
 	struct rig_slot *slot = life->areas[draw_area_present(life)].slot;
 	uint64_t offset = write_memory(life, slot);
 
-	if (life->logging)
-		assert_int_equal(dl_mark_gpa(life->rig->log, 0, slot->gpa + offset, 1), 0);
+	assert_int_equal(dl_mark_gpa(life->rig->log, 0, slot->gpa + offset, 1), 0);
 }
 
 void wait_for_guests(struct life *life)
@@ -211,26 +208,48 @@ void wait_for_guests(struct life *life)
 			rig_wait_rounds(life->rig, i, 1);
 }
 
-struct dl_iter *begin_iteration(struct life *life)
+void begin_pass(struct life *life)
 {
-	struct dl_run runs[CHECKER_MAX_RUNS];
-	struct dl_iter *iter;
+	struct dl_extent runs[CHECKER_MAX_RUNS];
+	struct dl_cursor *cursor;
 	int n = 1;
 
-	assert_int_equal(dl_harvest(life->rig->log, 0, NULL), 0);
-	assert_int_equal(dl_iter_new(life->rig->log, 0, &iter), 0);
+	cursor = life->rig->checker.cursor;
+	assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
 	for (uint64_t reads = draw(life, 4); reads && n > 0; reads--) {
 		uint32_t most = 1 + (uint32_t)draw(life, CHECKER_MAX_RUNS), acked;
 
-		n = dl_iter_read(iter, runs, most);
+		n = dl_cursor_read(cursor, runs, most);
 		assert_true(n >= 0);
 		acked = (uint32_t)draw(life, (uint64_t)n + 1);
 		for (uint32_t i = 0; i < acked; i++)
 			checker_copy_run(&life->rig->checker, &runs[i]);
 		if (acked)
-			assert_int_equal(dl_iter_ack(iter, runs, acked), 0);
+			assert_int_equal(dl_cursor_ack(cursor, runs, acked), 0);
 	}
-	return iter;
+}
+
+/* Slots may change in the middle of a pass, which is then read on, or abandoned. */
+static void pass_with_changes(struct life *life)
+{
+	begin_pass(life);
+	for (uint64_t changes = draw(life, 3); changes; changes--)
+		change_slot(life);
+	if (one_in(life, 2))
+		assert_int_equal(checker_finish_pass(&life->rig->checker, 1), 0);
+	else
+		checker_end(&life->rig->checker, 0);
+}
+
+/* As a VMM that has bitmaps of its own. */
+static void take_an_area(struct life *life)
+{
+	uint32_t slot = life->areas[draw_area_present(life)].slot->slot;
+	uint32_t flags = one_in(life, 2) ? DL_TAKE_HARVEST : DL_TAKE_HARVEST | DL_TAKE_NO_CLEAR;
+	uint64_t pages = 0;
+
+	assert_int_equal(checker_take(&life->rig->checker, slot, flags, &pages), 0);
+	checker_flush(&life->rig->checker);
 }
 
 unsigned int draw_vcpu_in_log(struct life *life)
@@ -276,7 +295,7 @@ static void overrun_ring(struct life *life)
 
 void act(struct life *life)
 {
-	switch (draw(life, 9)) {
+	switch (draw(life, 10)) {
 	case 0:
 	case 1:
 		change_slot(life);
@@ -289,13 +308,16 @@ void act(struct life *life)
 		change_job(life);
 		break;
 	case 5:
-		dl_iter_free(begin_iteration(life));
+		pass_with_changes(life);
 		break;
 	case 6:
-		assert_int_equal(dl_harvest(life->rig->log, 0, NULL), 0);
+		(void)rig_harvest(life->rig, 0);
 		break;
 	case 7:
 		overrun_ring(life);
+		break;
+	case 8:
+		take_an_area(life);
 		break;
 	default:
 		device_writes(life);

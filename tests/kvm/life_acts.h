@@ -58,8 +58,8 @@ void wait_for_guests(struct life *life);
 void write_area(struct life *life, unsigned int vcpu, unsigned int area, uint64_t value,
 		enum guest_mode mode);
 
-/* Reads some runs, copies and acknowledges some of them, and returns the open iterator. */
-struct dl_iter *begin_iteration(struct life *life);
+/* Opens a pass, reads some runs, copies and acknowledges some of them. */
+void begin_pass(struct life *life);
 
 void change_slot(struct life *life);
 

@@ -5,7 +5,8 @@
 /*
  * The fixture of most tests: a machine, its dirty log, data slots, vCPUs that drain their full
  * rings, and a checker of all the data memory. Errors fail the test through cmocka's assertions, so
- * only the thread of the test may call these functions.
+ * only the thread of the test may call these functions. Every other rig of a program has two
+ * channels that deliver late.
  */
 
 #include <setjmp.h>
@@ -14,8 +15,6 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-
-#include <dirtylog/dirtylog.h>
 
 #include "../migrations/checker.h"
 #include "machine.h"
@@ -36,8 +35,6 @@ struct rig_config {
 	struct spy *spy; /* NULL: use the library's own system calls */
 	/* Called before the log is opened, to change the VM first. */
 	void (*before_open)(struct machine *machine);
-	int (*set_region)(void *opaque, uint32_t slot, uint32_t kvm_flags);
-	void *opaque;
 };
 
 /* A data slot and its memory. */
@@ -108,9 +105,17 @@ struct rig_slot *rig_memory(struct rig *rig, uint32_t slot, uint64_t gpa, uint64
 /* As rig_memory(), and sets the slot. */
 struct rig_slot *rig_slot(struct rig *rig, uint32_t slot, uint64_t gpa, uint64_t pages);
 
-/* dl_slot_set() and dl_slot_remove() of a rig's slot. */
+/* What dl_slot_set() gets for a rig's slot. */
+struct dl_slot rig_slot_description(const struct rig_slot *slot, uint32_t flags,
+				    uint32_t kvm_flags);
+
+/* checker_slot_set() and checker_slot_drop() of a rig's slot. */
 int rig_slot_set(struct rig *rig, const struct rig_slot *slot, uint32_t flags, uint32_t kvm_flags);
-int rig_slot_remove(struct rig *rig, const struct rig_slot *slot, uint32_t flags);
+int rig_slot_remove(struct rig *rig, const struct rig_slot *slot);
+
+/* The checker joins (enum dl_cursor_flag), and leaves. */
+void rig_join(struct rig *rig, uint32_t flags);
+void rig_leave(struct rig *rig);
 
 /* Creates another vCPU. With add, also adds it to the log. */
 struct rig_vcpu *rig_vcpu(struct rig *rig, bool add);
@@ -148,13 +153,16 @@ uint64_t rig_pass(struct rig *rig, uint32_t flags);
 /* Passes while the vCPUs run. Before each, every vCPU writes its whole range once. */
 void rig_passes(struct rig *rig, unsigned int passes);
 
-/* Stops the vCPUs, makes the final pass and checks that every copy equals its memory. */
+/* A pass that reads nothing, and must succeed. Returns the pending bytes. */
+uint64_t rig_harvest(struct rig *rig, uint32_t flags);
+
+/* Stops the vCPUs, makes the last pass and checks that every copy equals its memory. */
 void rig_finish(struct rig *rig);
 
 /* Starts a worker of the rig; its opaque pointer is the rig. */
 void rig_start_worker(struct rig *rig, unsigned int index, int (*step)(struct worker *worker));
 
-/* A worker step that harvests, concurrently with the test. */
+/* A worker step: another consumer joins, harvests, reaps and leaves beside the rig's own. */
 int rig_harvest_step(struct worker *worker);
 
 /* Ends all workers. Each must have made a step, and none may have failed. */

@@ -95,8 +95,10 @@ static void wrong_new_slots(const struct scene *scene)
 	expect_slot(log, slot, -EEXIST);
 	slot = good, slot.gpa = scene->slot->gpa + scene->slot->bytes - scene->rig->page_bytes;
 	expect_slot(log, slot, -EEXIST);
-	slot.flags = DL_SLOT_CALLER_IOCTL;
+	slot.flags = DL_SLOT_EXISTS;
 	expect_slot(log, slot, -EEXIST);
+	slot = good, slot.flags = DL_SLOT_EXISTS | DL_SLOT_CLEAN;
+	expect_slot(log, slot, -EINVAL);
 }
 
 static void wrong_changes_of_a_slot(const struct scene *scene)
@@ -129,12 +131,13 @@ static void wrong_slots(const struct scene *scene)
 	assert_int_equal(dl_slot_set(log, &larger.slot), -E2BIG);
 	assert_int_equal(dl_slot_set(log, NULL), -EINVAL);
 	assert_int_equal(dl_slot_set(NULL, &slot), -EINVAL);
-	assert_int_equal(dl_slot_remove(NULL, 0, 0), -EINVAL);
-	assert_int_equal(dl_slot_remove(log, 0, 0x80), -EINVAL);
-	assert_int_equal(dl_slot_remove(log, 0, DL_SLOT_CLEAN), -EINVAL);
-	assert_int_equal(dl_slot_remove(log, 7, 0), -ENOENT);
-	assert_int_equal(dl_slot_remove(log, 7, DL_SLOT_CALLER_IOCTL), -ENOENT);
-	assert_int_equal(dl_slot_remove(log, 9u << 16, 0), -ENOENT);
+	assert_int_equal(dl_slot_remove(NULL, 0, 0, NULL, 0), -EINVAL);
+	assert_int_equal(dl_slot_remove(log, 0, 0x80, NULL, 0), -EINVAL);
+	assert_int_equal(dl_slot_remove(log, 0, DL_SLOT_CLEAN, NULL, 0), -EINVAL);
+	assert_int_equal(dl_slot_remove(log, 7, 0, NULL, 0), -ENOENT);
+	assert_int_equal(dl_slot_remove(log, 7, DL_REMOVE_PAUSED, NULL, 0), -ENOENT);
+	assert_int_equal(dl_slot_remove(log, 7, 0, NULL, 1), -EINVAL);
+	assert_int_equal(dl_slot_remove(log, 9u << 16, 0, NULL, 0), -ENOENT);
 	wrong_new_slots(scene);
 	wrong_changes_of_a_slot(scene);
 }
@@ -196,7 +199,7 @@ static void vcpu_cannot_be_added_twice(void **state)
 
 	(void)state;
 	expect_no_vcpu(scene.rig->log, scene.rig->machine.vcpus[0].fd, -EEXIST);
-	assert_int_equal(dl_log_start(scene.rig->log, 0), 0);
+	rig_join(scene.rig, 0);
 	expect_no_vcpu(scene.rig->log, scene.rig->machine.vcpus[0].fd, -EEXIST);
 }
 
@@ -204,17 +207,10 @@ static void wrong_log_arguments(const struct scene *scene)
 {
 	struct dl_log *log = scene->rig->log;
 	struct dl_stats stats = { .size = 8 };
-	struct dl_iter *iter = NULL;
 	uint64_t value;
 	char text[100];
 
-	assert_int_equal(dl_log_start(NULL, 0), -EINVAL);
-	assert_int_equal(dl_log_start(log, 2), -EINVAL);
-	assert_int_equal(dl_log_stop(NULL), -EINVAL);
 	assert_int_equal(dl_harvest(NULL, 0, &value), -EINVAL);
-	assert_int_equal(dl_harvest(log, 2, &value), -EINVAL);
-	assert_int_equal(dl_log_harvest_due(NULL, &value), -EINVAL);
-	assert_int_equal(dl_log_harvest_due(log, NULL), -EINVAL);
 	assert_int_equal(dl_log_fd(NULL), -EINVAL);
 	assert_int_equal(dl_log_reap(NULL, 0, &value), -EINVAL);
 	assert_int_equal(dl_log_reap(log, 1, &value), -EINVAL);
@@ -222,49 +218,90 @@ static void wrong_log_arguments(const struct scene *scene)
 	assert_int_equal(dl_log_stats(NULL, &stats), -EINVAL);
 	assert_int_equal(dl_log_stats(log, NULL), -EINVAL);
 	assert_int_equal(dl_log_stats(log, &stats), -EINVAL);
-	assert_int_equal(dl_iter_new(NULL, 0, &iter), -EINVAL);
-	assert_int_equal(dl_iter_new(log, 1, &iter), -EINVAL);
-	assert_int_equal(dl_iter_new(log, 0, NULL), -EINVAL);
-	assert_null(iter);
 }
 
-static void wrong_iterations(const struct scene *scene)
+static void expect_no_cursor(struct dl_log *log, struct dl_cursor_options options, int expected)
 {
-	struct dl_log *log = scene->rig->log;
-	struct dl_iter *iter, *second = NULL;
-	struct dl_run run;
+	struct dl_cursor *cursor = (struct dl_cursor *)&options;
 
-	assert_int_equal(dl_iter_new(log, 0, &iter), 0);
-	assert_int_equal(dl_iter_new(log, 0, &second), -EBUSY);
-	assert_null(second);
-	assert_int_equal(dl_iter_read(NULL, &run, 1), -EINVAL);
-	assert_int_equal(dl_iter_read(iter, NULL, 1), -EINVAL);
-	assert_int_equal(dl_iter_read(iter, &run, 0), -EINVAL);
-	assert_int_equal(dl_iter_ack(NULL, &run, 1), -EINVAL);
-	assert_int_equal(dl_iter_ack(iter, NULL, 1), -EINVAL);
-	dl_iter_free(iter);
-	dl_iter_free(NULL);
+	assert_int_equal(dl_cursor_new(log, &options, &cursor), expected);
+	assert_null(cursor);
 }
 
-/* Calls that require logging fail while it is off. */
+static void wrong_cursors(const struct scene *scene)
+{
+	const struct dl_cursor_options good = { .size = sizeof(good), .flags = DL_CURSOR_CLEAN };
+	struct dl_cursor_options options = good;
+	struct dl_log *log = scene->rig->log;
+
+	expect_no_cursor(NULL, good, -EINVAL);
+	assert_int_equal(dl_cursor_new(log, &good, NULL), -EINVAL);
+	options.size--;
+	expect_no_cursor(log, options, -EINVAL);
+	options = good, options.flags |= 1;
+	expect_no_cursor(log, options, -EINVAL);
+	options = good, options.flags |= DL_CURSOR_WANTED | DL_CURSOR_ONE_SLOT;
+	expect_no_cursor(log, options, -EINVAL);
+	options = good, options.flags |= DL_CURSOR_ONE_SLOT, options.slot = 9u << 16;
+	expect_no_cursor(log, options, -EINVAL);
+	options = good, options.vcpus = 2;
+	if (scene->rig->log_config.mode == DL_MODE_RING)
+		expect_no_cursor(log, options, -EBUSY);
+}
+
+static void wrong_takes(struct dl_cursor *cursor)
+{
+	uint64_t words[PAGES / 64] = { 0 }, bytes;
+
+	assert_int_equal(dl_cursor_take(NULL, 0, 0, words, PAGES / 64, &bytes), -EINVAL);
+	assert_int_equal(dl_cursor_take(cursor, 0, 0x80, words, PAGES / 64, &bytes), -EINVAL);
+	assert_int_equal(dl_cursor_take(cursor, 0, DL_TAKE_PAUSED, words, PAGES / 64, &bytes),
+			 -EINVAL);
+	assert_int_equal(dl_cursor_take(cursor, 0, 0, words, PAGES / 64 - 1, &bytes), -EINVAL);
+	assert_int_equal(dl_cursor_take(cursor, 0, 0, NULL, PAGES / 64, &bytes), -EINVAL);
+	assert_int_equal(dl_cursor_take(cursor, 7, 0, words, PAGES / 64, &bytes), -ENOENT);
+	for (int i = 0; i < PAGES / 64; i++)
+		assert_int_equal(words[i], 0);
+}
+
+static void wrong_passes(const struct scene *scene)
+{
+	struct dl_cursor *cursor = scene->rig->checker.cursor;
+	struct dl_extent run;
+
+	assert_int_equal(dl_cursor_read(cursor, &run, 1), -EBUSY);
+	assert_int_equal(dl_cursor_end(cursor, 0), 0);
+	assert_int_equal(dl_cursor_end(cursor, 1), -EINVAL);
+	assert_int_equal(dl_harvest(cursor, 0x80, NULL), -EINVAL);
+	wrong_takes(cursor);
+	assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
+	assert_int_equal(dl_harvest(cursor, 0, NULL), -EBUSY);
+	wrong_takes(cursor);
+	assert_int_equal(dl_cursor_read(NULL, &run, 1), -EINVAL);
+	assert_int_equal(dl_cursor_read(cursor, NULL, 1), -EINVAL);
+	assert_int_equal(dl_cursor_read(cursor, &run, 0), -EINVAL);
+	assert_int_equal(dl_cursor_ack(NULL, &run, 1), -EINVAL);
+	assert_int_equal(dl_cursor_ack(cursor, NULL, 1), -EINVAL);
+	assert_int_equal(dl_cursor_end(cursor, 0), 0);
+	assert_int_equal(dl_cursor_end(NULL, 0), -EINVAL);
+	dl_cursor_free(NULL);
+}
+
+/* Without a cursor nothing is recorded, and nothing is an error. */
 static void calls_while_not_logging(const struct scene *scene)
 {
 	struct dl_log *log = scene->rig->log;
-	struct dl_iter *iter = NULL;
 	uint64_t value;
 
-	assert_int_equal(dl_harvest(log, 0, &value), -ECANCELED);
-	assert_int_equal(dl_harvest(log, DL_HARVEST_FINAL, NULL), -ECANCELED);
-	assert_int_equal(dl_log_harvest_due(log, &value), -ECANCELED);
 	assert_int_equal(dl_log_reap(log, DL_REAP_NOW, &value), 0);
 	assert_true(value == UINT64_MAX);
-	assert_int_equal(dl_iter_new(log, 0, &iter), -ECANCELED);
-	assert_null(iter);
 	assert_int_equal(dl_mark_gpa(log, 0, scene->slot->gpa, 1), 0);
 	assert_int_equal(dl_mark_slot(log, 0, 0, 1), 0);
 	assert_int_equal(dl_mark_slot(log, 77, 0, 1), 0);
 	assert_int_equal(dl_mark_hva(log, log, 1), 0);
-	assert_int_equal(dl_log_stop(log), 0);
+	assert_int_equal(dl_slot_clear(log, 0, 0, scene->slot->bytes), 0);
+	assert_int_equal(dl_slot_clear(log, 0, 1, scene->slot->bytes), -EINVAL);
+	assert_int_equal(dl_slot_clear(log, 7, 0, 1), -ENOENT);
 	assert_int_equal(dl_vcpu_drain(scene->rig->vcpus[0].log, 0), 0);
 }
 
@@ -273,6 +310,7 @@ static void all_wrong_calls(const struct scene *scene)
 	errno = ENOTTY;
 	wrong_slots(scene);
 	wrong_log_arguments(scene);
+	wrong_cursors(scene);
 	assert_int_equal(errno, ENOTTY);
 	wrong_vcpus(scene);
 }
@@ -284,20 +322,18 @@ static void migration_survives_wrong_calls(uint32_t mode)
 
 	all_wrong_calls(&scene);
 	calls_while_not_logging(&scene);
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
-	assert_int_equal(dl_log_start(rig->log, 0), -EBUSY);
+	rig_join(rig, 0);
 	rig_count_all(rig, scene.slot);
 	for (int pass = 0; pass < 5; pass++) {
 		all_wrong_calls(&scene);
 		wrong_marks(&scene);
-		wrong_iterations(&scene);
-		assert_int_equal(dl_log_start(rig->log, 0), -EBUSY);
+		wrong_passes(&scene);
 		rig_passes(rig, 1);
 	}
 	rig_finish(rig);
 	all_wrong_calls(&scene);
 	wrong_marks(&scene);
-	assert_int_equal(dl_log_stop(rig->log), 0);
+	rig_leave(rig);
 	all_wrong_calls(&scene);
 	calls_while_not_logging(&scene);
 }
@@ -317,35 +353,39 @@ static void bitmap_migration_survives_wrong_calls(void **state)
 static void wrong_acks_are_refused(uint32_t mode)
 {
 	struct scene scene = scene_open(mode);
-	struct dl_log *log = scene.rig->log;
-	struct dl_run runs[2], run;
-	struct dl_iter *iter;
+	struct dl_extent runs[2], run;
+	struct dl_cursor *cursor;
 
-	assert_int_equal(dl_log_start(log, 0), 0);
-	assert_int_equal(dl_harvest(log, 0, NULL), 0);
-	assert_int_equal(dl_iter_new(log, 0, &iter), 0);
-	run = (struct dl_run){
+	rig_join(scene.rig, 0);
+	cursor = scene.rig->checker.cursor;
+	assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
+	run = (struct dl_extent){
 		.gpa = scene.slot->gpa,
 		.hva = (uintptr_t)scene.slot->memory,
 		.bytes = scene.slot->bytes,
 	};
-	assert_int_equal(dl_iter_ack(iter, &run, 1), -EINVAL);
-	assert_int_equal(dl_iter_read(iter, runs, 1), 1);
+	assert_int_equal(dl_cursor_ack(cursor, &run, 1), -EINVAL);
+	assert_int_equal(dl_cursor_read(cursor, runs, 1), 1);
 	run = runs[0], run.bytes = 0;
-	assert_int_equal(dl_iter_ack(iter, &run, 1), -EINVAL);
+	assert_int_equal(dl_cursor_ack(cursor, &run, 1), -EINVAL);
 	run = runs[0], run.bytes -= 1;
-	assert_int_equal(dl_iter_ack(iter, &run, 1), -EINVAL);
+	assert_int_equal(dl_cursor_ack(cursor, &run, 1), -EINVAL);
 	run = runs[0], run.offset_bytes += scene.rig->page_bytes;
-	assert_int_equal(dl_iter_ack(iter, &run, 1), -EINVAL);
+	assert_int_equal(dl_cursor_ack(cursor, &run, 1), -EINVAL);
 	run = runs[0], run.bytes += scene.rig->page_bytes;
-	assert_int_equal(dl_iter_ack(iter, &run, 1), -EINVAL);
-	run = runs[0], run.slot = 7;
-	assert_int_equal(dl_iter_ack(iter, &run, 1), -EINVAL);
-	runs[1] = runs[0];
-	assert_int_equal(dl_iter_ack(iter, runs, 2), -EINVAL);
-	assert_int_equal(dl_iter_ack(iter, runs, 1), -EINVAL);
-	assert_int_equal(dl_iter_ack(iter, runs, 0), 0);
-	dl_iter_free(iter);
+	assert_int_equal(dl_cursor_ack(cursor, &run, 1), -EINVAL);
+	run = runs[0], run.ticket += UINT64_C(1) << 60;
+	assert_int_equal(dl_cursor_ack(cursor, &run, 1), -EINVAL);
+	/* All are checked before any is committed. */
+	runs[1] = runs[0], runs[1].bytes += scene.rig->page_bytes;
+	assert_int_equal(dl_cursor_ack(cursor, runs, 2), -EINVAL);
+	run = runs[0], run.slot = 7, run.gpa = 0;
+	assert_int_equal(dl_cursor_ack(cursor, &run, 1), 0);
+	assert_int_equal(dl_cursor_ack(cursor, runs, 1), -EINVAL);
+	assert_int_equal(dl_cursor_ack(cursor, runs, 0), 0);
+	assert_int_equal(dl_cursor_end(cursor, 0), 0);
+	/* Of an earlier pass: nothing happens. */
+	assert_int_equal(dl_cursor_ack(cursor, runs, 1), 0);
 }
 
 static void ring_wrong_acks_are_refused(void **state)

@@ -28,19 +28,19 @@ static struct rig_range pages_of(const struct rig_slot *slot, uint64_t first, ui
 }
 
 /* Reads and copies the remaining runs. Returns the number of pages. */
-static uint64_t read_rest(struct rig *rig, struct dl_iter *iter, bool ack)
+static uint64_t read_rest(struct rig *rig, struct dl_cursor *cursor, bool ack)
 {
-	struct dl_run runs[5];
+	struct dl_extent runs[5];
 	uint64_t pages = 0;
 	int n;
 
-	while ((n = dl_iter_read(iter, runs, 5)) > 0) {
+	while ((n = dl_cursor_read(cursor, runs, 5)) > 0) {
 		for (int i = 0; i < n; i++) {
 			assert_true(checker_copy_run(&rig->checker, &runs[i]));
 			pages += runs[i].bytes / rig->page_bytes;
 		}
 		if (ack)
-			assert_int_equal(dl_iter_ack(iter, runs, (uint32_t)n), 0);
+			assert_int_equal(dl_cursor_ack(cursor, runs, (uint32_t)n), 0);
 	}
 	assert_int_equal(n, 0);
 	return pages;
@@ -48,10 +48,21 @@ static uint64_t read_rest(struct rig *rig, struct dl_iter *iter, bool ack)
 
 static uint64_t harvested_pages(struct rig *rig)
 {
-	uint64_t pending_bytes;
+	return rig_harvest(rig, 0) / rig->page_bytes;
+}
 
-	assert_int_equal(dl_harvest(rig->log, 0, &pending_bytes), 0);
-	return pending_bytes / rig->page_bytes;
+static struct dl_cursor *open_pass(struct rig *rig)
+{
+	assert_int_equal(dl_harvest(rig->checker.cursor, 0, NULL), 0);
+	return rig->checker.cursor;
+}
+
+/* By another consumer, in the middle of a pass. */
+static void harvest_beside(struct rig *rig)
+{
+	struct worker other = { .opaque = rig };
+
+	assert_int_equal(rig_harvest_step(&other), 0);
 }
 
 /* The slot and offset, gpa, and hva of a run agree. */
@@ -61,10 +72,10 @@ static void runs_are_exact(uint32_t mode)
 	struct rig_slot *slot = rig_slot(rig, 6, 3ull * GUEST_DATA_GPA, PAGES);
 	const uint64_t firsts[] = { 0, 63, 127, 300, PAGES - 1 };
 	const uint64_t lengths[] = { 1, 2, 130, 64, 1 };
-	struct dl_run runs[8];
-	struct dl_iter *iter;
+	struct dl_extent runs[8];
+	struct dl_cursor *cursor;
 
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_pass(rig, 0);
 	for (int i = 0; i < 5; i++) {
 		struct rig_range range = pages_of(slot, firsts[i], lengths[i]);
@@ -72,8 +83,8 @@ static void runs_are_exact(uint32_t mode)
 		rig_write(rig, 0, &range, 1);
 	}
 	assert_int_equal(harvested_pages(rig), 198);
-	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
-	assert_int_equal(dl_iter_read(iter, runs, 8), 5);
+	cursor = open_pass(rig);
+	assert_int_equal(dl_cursor_read(cursor, runs, 8), 5);
 	for (int i = 0; i < 5; i++) {
 		uint64_t offset = firsts[i] * rig->page_bytes;
 
@@ -83,9 +94,9 @@ static void runs_are_exact(uint32_t mode)
 		assert_int_equal(runs[i].gpa, slot->gpa + offset);
 		assert_int_equal(runs[i].hva, (uintptr_t)slot->memory + offset);
 	}
-	assert_int_equal(dl_iter_ack(iter, runs, 5), 0);
-	assert_int_equal(dl_iter_read(iter, runs, 8), 0);
-	dl_iter_free(iter);
+	assert_int_equal(dl_cursor_ack(cursor, runs, 5), 0);
+	assert_int_equal(dl_cursor_read(cursor, runs, 8), 0);
+	checker_end(&rig->checker, 0);
 }
 
 /*
@@ -97,23 +108,25 @@ static void a_page_written_after_it_was_read_is_reported_again(uint32_t mode)
 	struct rig *rig = open_rig(mode, 1);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	struct rig_range range = pages_of(slot, 100, 50);
-	struct dl_iter *iter;
+	struct dl_cursor *cursor;
 
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_pass(rig, 0);
 	for (uint64_t round = 0; round < 20; round++) {
 		bool ack_before = round % 2;
 
 		rig_write(rig, 0, &range, 2 * round + 1);
 		assert_int_equal(harvested_pages(rig), 50);
-		assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
-		assert_int_equal(read_rest(rig, iter, ack_before), 50);
+		cursor = open_pass(rig);
+		assert_int_equal(read_rest(rig, cursor, ack_before), 50);
 		rig_write(rig, 0, &range, 2 * round + 2);
-		if (!ack_before)
-			assert_int_equal(harvested_pages(rig), 50);
-		dl_iter_free(iter);
+		if (!ack_before) {
+			harvest_beside(rig);
+			assert_int_equal(checker_pending(&rig->checker), 50 * rig->page_bytes);
+		}
+		checker_end(&rig->checker, 0);
 		assert_int_equal(harvested_pages(rig), 50);
-		assert_int_equal(checker_drain(&rig->checker, 1), 0);
+		rig_pass(rig, 0);
 		checker_expect_equal(&rig->checker);
 	}
 	rig_finish(rig);
@@ -126,23 +139,23 @@ static void harvest_during_an_iteration_loses_no_page(uint32_t mode)
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	struct rig_range all = pages_of(slot, 0, PAGES);
 	struct rig_range some = pages_of(slot, 0, 40);
-	struct dl_run run;
-	struct dl_iter *iter;
+	struct dl_extent run;
+	struct dl_cursor *cursor;
 
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_pass(rig, 0);
 	for (uint64_t round = 1; round < 8; round++) {
 		rig_write(rig, 0, &all, round);
-		assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
-		assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
-		assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+		cursor = rig->checker.cursor;
+		assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
+		assert_int_equal(dl_cursor_read(cursor, &run, 1), 1);
 		checker_copy_run(&rig->checker, &run);
 		some.first_page = (round * 97) % (PAGES - 40);
 		rig_write(rig, 0, &some, 100 + round);
-		assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
-		assert_int_equal(dl_iter_ack(iter, &run, 1), 0);
-		read_rest(rig, iter, true);
-		dl_iter_free(iter);
+		harvest_beside(rig);
+		assert_int_equal(dl_cursor_ack(cursor, &run, 1), 0);
+		read_rest(rig, cursor, true);
+		checker_end(&rig->checker, 0);
 	}
 	rig_finish(rig);
 }
@@ -152,44 +165,44 @@ static void unacked_runs_are_requeued(uint32_t mode)
 	struct rig *rig = open_rig(mode, 1);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	struct rig_range range = pages_of(slot, 11, 90);
-	struct dl_iter *iter;
-	struct dl_run run, part;
+	struct dl_cursor *cursor;
+	struct dl_extent run, part;
 
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_pass(rig, 0);
 	rig_write(rig, 0, &range, 1);
 	assert_int_equal(harvested_pages(rig), 90);
 	for (int i = 0; i < 3; i++) {
-		assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
-		assert_int_equal(read_rest(rig, iter, false), 90);
-		assert_int_equal(rig_stats(rig).unacked_bytes, 90 * rig->page_bytes);
-		assert_int_equal(rig_stats(rig).pending_bytes, 0);
-		dl_iter_free(iter);
-		assert_int_equal(rig_stats(rig).unacked_bytes, 0);
-		assert_int_equal(rig_stats(rig).pending_bytes, 90 * rig->page_bytes);
+		cursor = open_pass(rig);
+		assert_int_equal(read_rest(rig, cursor, false), 90);
+		assert_int_equal(checker_unacked(&rig->checker), 90 * rig->page_bytes);
+		assert_int_equal(checker_pending(&rig->checker), 0);
+		checker_end(&rig->checker, 0);
+		assert_int_equal(checker_unacked(&rig->checker), 0);
+		assert_int_equal(checker_pending(&rig->checker), 90 * rig->page_bytes);
 	}
 	/* Acknowledge the middle of the run; the rest is requeued. */
-	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
-	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+	cursor = open_pass(rig);
+	assert_int_equal(dl_cursor_read(cursor, &run, 1), 1);
 	assert_int_equal(run.bytes, 90 * rig->page_bytes);
 	part = run;
 	part.offset_bytes += 30 * rig->page_bytes;
 	part.gpa += 30 * rig->page_bytes;
 	part.hva += 30 * rig->page_bytes;
 	part.bytes = 20 * rig->page_bytes;
-	assert_int_equal(dl_iter_ack(iter, &part, 1), 0);
-	assert_int_equal(dl_iter_ack(iter, &part, 1), -EINVAL);
-	assert_int_equal(dl_iter_ack(iter, &run, 1), -EINVAL);
-	dl_iter_free(iter);
-	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
-	assert_int_equal(read_rest(rig, iter, true), 70);
-	dl_iter_free(iter);
+	assert_int_equal(dl_cursor_ack(cursor, &part, 1), 0);
+	assert_int_equal(dl_cursor_ack(cursor, &part, 1), -EINVAL);
+	assert_int_equal(dl_cursor_ack(cursor, &run, 1), -EINVAL);
+	checker_end(&rig->checker, 0);
+	cursor = open_pass(rig);
+	assert_int_equal(read_rest(rig, cursor, true), 70);
+	checker_end(&rig->checker, 0);
 	rig_finish(rig);
 }
 
 struct reader {
 	struct rig *rig;
-	struct dl_iter *iter;
+	struct dl_cursor *cursor;
 	pthread_t thread;
 	int result;
 };
@@ -198,22 +211,22 @@ struct reader {
 static void *reader_thread(void *opaque)
 {
 	struct reader *reader = opaque;
-	struct dl_run runs[3], *kept = NULL;
+	struct dl_extent runs[3], *kept = NULL;
 	uint32_t kept_count = 0;
 	int n, r = 0;
 
-	while (!r && (n = dl_iter_read(reader->iter, runs, 3)) > 0) {
+	while (!r && (n = dl_cursor_read(reader->cursor, runs, 3)) > 0) {
 		for (int i = 0; i < n; i++)
 			checker_copy_run(&reader->rig->checker, &runs[i]);
 		kept = realloc(kept, (kept_count + 3) * sizeof(*kept));
 		for (int i = 1; i < n; i++)
 			kept[kept_count++] = runs[i];
-		r = dl_iter_ack(reader->iter, runs, 1);
+		r = dl_cursor_ack(reader->cursor, runs, 1);
 	}
 	if (!r && n < 0)
 		r = n;
 	if (!r && kept_count)
-		r = dl_iter_ack(reader->iter, kept, kept_count);
+		r = dl_cursor_ack(reader->cursor, kept, kept_count);
 	free(kept);
 	reader->result = r;
 	return NULL;
@@ -222,18 +235,18 @@ static void *reader_thread(void *opaque)
 static void pass_with_readers(struct rig *rig, uint32_t flags)
 {
 	struct reader readers[READERS];
-	struct dl_iter *iter;
+	struct dl_cursor *cursor;
 
-	assert_int_equal(dl_harvest(rig->log, flags, NULL), 0);
-	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
+	cursor = rig->checker.cursor;
+	assert_int_equal(dl_harvest(cursor, flags, NULL), 0);
 	for (int i = 0; i < READERS; i++) {
-		readers[i] = (struct reader){ .rig = rig, .iter = iter };
+		readers[i] = (struct reader){ .rig = rig, .cursor = cursor };
 		assert_int_equal(
 			pthread_create(&readers[i].thread, NULL, reader_thread, &readers[i]), 0);
 	}
 	for (int i = 0; i < READERS; i++)
 		pthread_join(readers[i].thread, NULL);
-	dl_iter_free(iter);
+	checker_end(&rig->checker, 0);
 	for (int i = 0; i < READERS; i++)
 		assert_int_equal(readers[i].result, 0);
 }
@@ -252,7 +265,7 @@ static void several_readers_share_an_iterator(uint32_t mode)
 	};
 	struct rig_range range = pages_of(other, 0, PAGES);
 
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig->vcpus[0].rounds = (volatile uint64_t *)slot->memory;
 	assert_int_equal(machine_go(rig->vcpus[0].machine, &job), 0);
 	rig_count(rig, 1, &range);
@@ -261,7 +274,7 @@ static void several_readers_share_an_iterator(uint32_t mode)
 		pass_with_readers(rig, 0);
 	}
 	rig_stop(rig);
-	pass_with_readers(rig, DL_HARVEST_FINAL);
+	pass_with_readers(rig, DL_HARVEST_PAUSED);
 	checker_expect_equal(&rig->checker);
 }
 
@@ -274,25 +287,25 @@ static void slot_may_be_removed_under_an_iterator(uint32_t mode)
 	struct rig_range range = pages_of(goes, 0, PAGES);
 
 	(void)slot;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	for (uint64_t round = 1; round < 6; round++) {
 		bool ack = round % 2;
-		struct dl_run runs[4];
-		struct dl_iter *iter;
+		struct dl_extent runs[4];
+		struct dl_cursor *cursor;
 		int n;
 
 		rig_pass(rig, 0);
 		rig_write(rig, 0, &range, round);
-		assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
-		assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
-		n = dl_iter_read(iter, runs, 4);
+		cursor = rig->checker.cursor;
+		assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
+		n = dl_cursor_read(cursor, runs, 4);
 		assert_true(n > 0);
-		assert_int_equal(rig_slot_remove(rig, goes, 0), 0);
+		assert_int_equal(rig_slot_remove(rig, goes), 0);
 		if (round % 3)
 			assert_int_equal(rig_slot_set(rig, goes, 0, 0), 0);
 		if (ack)
-			assert_int_equal(dl_iter_ack(iter, runs, (uint32_t)n), 0);
-		dl_iter_free(iter);
+			assert_int_equal(dl_cursor_ack(cursor, runs, (uint32_t)n), 0);
+		checker_end(&rig->checker, 0);
 		if (!(round % 3)) {
 			rig_pass(rig, 0);
 			assert_int_equal(rig_slot_set(rig, goes, 0, 0), 0);

@@ -93,9 +93,9 @@ static void migrate(void **state)
 	resets = spy.resets;
 	slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	small = rig_slot(rig, 1, 8ull * GUEST_DATA_GPA, SMALL_PAGES);
-	if (c->start_flags & DL_START_CLEAN)
+	if (c->start_flags & DL_CURSOR_CLEAN)
 		checker_equalize(&rig->checker);
-	assert_int_equal(dl_log_start(rig->log, c->start_flags), 0);
+	rig_join(rig, c->start_flags);
 	rig_count_all(rig, slot);
 	for (unsigned int pass = 0; pass < passes; pass++) {
 		device_writes(rig, small, pass);
@@ -107,7 +107,7 @@ static void migrate(void **state)
 	if (!c->start_flags)
 		assert_true(slot->block->pages_sent >= PAGES + passes);
 	check_calls(resets, c->bitmap);
-	assert_int_equal(dl_log_stop(rig->log), 0);
+	rig_leave(rig);
 }
 
 static struct migration_case *add_case(const char *name)
@@ -138,7 +138,7 @@ static void add_cases(const char *mode_name, const struct migration_case *like)
 	for (unsigned int i = 0; i < 12; i++) {
 		const unsigned int vcpus = 1u << (i / 4);
 		const enum guest_mode guest = i & 1 ? GUEST_KERNEL : GUEST_USER;
-		const uint32_t start = i & 2 ? DL_START_CLEAN : 0;
+		const uint32_t start = i & 2 ? DL_CURSOR_CLEAN : 0;
 		struct migration_case *c;
 		char name[64];
 

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * dl_probe() and dl_log_open(): what they report, the order that the kernel requires, every error.
- */
+/* dl_probe() and dl_log_open(): what they report, the order the kernel requires, every error. */
 #include "rig.h"
 
 #include <errno.h>
@@ -9,6 +7,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static struct machine machine = { .kvm_fd = -1, .vm_fd = -1 };
@@ -238,6 +237,7 @@ static void required_backup_is_enabled_or_open_fails(void **state)
 static void second_log_of_a_vm_is_refused(void **state)
 {
 	struct dl_options ring = options_for(DL_MODE_RING);
+	struct dl_cursor *cursor;
 	struct dl_log *log;
 
 	(void)state;
@@ -245,9 +245,9 @@ static void second_log_of_a_vm_is_refused(void **state)
 	assert_int_equal(dl_log_open(machine.vm_fd, &ring, &log, NULL, 0), 0);
 	expect_open(&ring, -EBUSY);
 	expect_open(&automatic, -EBUSY);
-	assert_int_equal(dl_log_start(log, 0), 0);
+	assert_int_equal(dl_cursor_new(log, NULL, &cursor), 0);
 	expect_open(&ring, -EBUSY);
-	assert_int_equal(dl_log_stop(log), 0);
+	dl_cursor_free(cursor);
 	dl_log_close(log);
 }
 
@@ -377,6 +377,22 @@ static void descriptors_that_are_not_vms_are_refused(void **state)
 	close(null);
 }
 
+static void vm_of_another_process_is_named_so(void **state)
+{
+	struct dl_log *log;
+	char why[200] = "";
+	int status;
+	pid_t child = fork();
+
+	(void)state;
+	assert_true(child >= 0);
+	if (!child)
+		_exit(dl_log_open(machine.vm_fd, NULL, &log, why, sizeof(why)) != -EIO || log ||
+		      !strstr(why, "another process"));
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+}
+
 static void null_and_short_outputs_are_handled(void **state)
 {
 	struct dl_config config = { .size = sizeof(config) - 1 };
@@ -472,6 +488,7 @@ int main(void)
 		open_test(invalid_options_are_refused),
 		open_test(longer_options_with_a_zero_tail_are_accepted),
 		open_test(descriptors_that_are_not_vms_are_refused),
+		open_test(vm_of_another_process_is_named_so),
 		open_test(null_and_short_outputs_are_handled),
 		open_test(kernel_without_rings_selects_bitmap_mode),
 		open_test(kernel_without_acquire_release_rings_selects_tso_rings_or_bitmap_mode),

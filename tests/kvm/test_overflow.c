@@ -69,7 +69,7 @@ static void pages_are_protected_after_an_overflow(void **state)
 	uint64_t value = 1;
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_pass(rig, 0);
 	for (int round = 0; round < ROUNDS; round++) {
 		/* These entries are still in the ring when it overflows. */
@@ -100,7 +100,7 @@ static void recovery_lets_the_vcpu_run(void **state)
 		if (entries[i] * sizeof(struct kvm_dirty_gfn) < (size_t)sysconf(_SC_PAGESIZE))
 			continue;
 		scene = open_scene(entries[i], 1, NULL);
-		assert_int_equal(dl_log_start(scene.rig->log, 0), 0);
+		rig_join(scene.rig, 0);
 		for (int round = 0; round < ROUNDS; round++) {
 			/* Vary the number of overflows before the harvest. */
 			for (int writes = 0; writes <= round % 4; writes++)
@@ -123,7 +123,7 @@ static void overflow_does_not_affect_other_rings(void **state)
 	uint64_t value = 1;
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_count(rig, 0, &range);
 	for (int round = 0; round < ROUNDS; round++) {
 		write_canary(&scene, 1, value++);
@@ -144,7 +144,7 @@ static void final_pass_during_an_overflow_loses_no_page(void **state)
 	struct rig *rig = scene.rig;
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_count_all(rig, scene.area);
 	for (int round = 0; round < ROUNDS; round++) {
 		rig_wait_rounds(rig, 0, 1);
@@ -177,7 +177,7 @@ static void without_reprotection_pages_are_lost(void **state)
 	(void)state;
 	spy_init(&spy);
 	scene = open_scene(1024, 1, &spy);
-	assert_int_equal(dl_log_start(scene.rig->log, 0), 0);
+	rig_join(scene.rig, 0);
 	spy.intercept = without_reprotection;
 	rig_pass(scene.rig, 0);
 	for (int round = 0; round < 20 * ROUNDS && !differing; round++) {
@@ -204,14 +204,14 @@ static void overflows_are_detected(void **state)
 	uint64_t entries;
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, DL_START_CLEAN), 0);
+	rig_join(rig, DL_CURSOR_CLEAN);
 	write_area(&scene, 0, 1);
-	assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
+	(void)rig_harvest(rig, 0);
 	entries = rig_stats(rig).entries;
 	if (entries >= AREA_PAGES && !rig_stats(rig).overflows)
 		rig_skip("rings do not overflow on this host");
 	assert_true(rig_stats(rig).overflows > 0);
-	assert_int_equal(rig_stats(rig).pending_bytes,
+	assert_int_equal(checker_pending(&rig->checker),
 			 (AREA_PAGES + CANARY_PAGES) * rig->page_bytes);
 }
 

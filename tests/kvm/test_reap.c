@@ -53,7 +53,7 @@ static unsigned long long full_exits_in_step(bool reaping)
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	unsigned long long full_exits;
 
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	for (uint64_t i = 0; i < 5 * CHUNKS; i++) {
 		struct rig_range range = { .slot = slot,
 					   .first_page = i % CHUNKS * CHUNK,
@@ -132,7 +132,7 @@ static void an_idle_guest_wakes_the_reaper_seldom(void **state)
 	rig = ring_rig(GUEST_USER, 2, &spy);
 	slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	range = (struct rig_range){ .slot = slot, .pages = 50 };
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_write(rig, 0, &range, 1);
 	resets = spy.resets;
 	assert_in_range(serve(rig, SECOND), 1, 20);
@@ -144,7 +144,7 @@ static void an_idle_guest_wakes_the_reaper_seldom(void **state)
 	serve(rig, 1);
 	assert_int_equal(virtual.interval_ns, MILLISECOND);
 	rig_finish(rig);
-	assert_int_equal(dl_log_stop(rig->log), 0);
+	rig_leave(rig);
 	assert_false(is_readable(rig, 0));
 	assert_int_equal(virtual.interval_ns, 0);
 }
@@ -165,7 +165,7 @@ static void reap_beside_passes(enum guest_mode guest)
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	struct dl_stats stats;
 
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_start_worker(rig, 0, reaper_step);
 	rig_count_all(rig, slot);
 	for (int pass = 0; pass < 5; pass++) {
@@ -202,7 +202,7 @@ static void in_bitmap_mode_the_descriptor_is_silent(void **state)
 	uint64_t again_ns = 0;
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_write(rig, 0, &range, 1);
 	assert_int_equal(dl_log_reap(rig->log, DL_REAP_NOW, &again_ns), 0);
 	assert_true(again_ns == UINT64_MAX);

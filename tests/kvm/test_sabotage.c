@@ -43,7 +43,7 @@ static uint64_t migrate(struct rig *rig, struct rig_slot *slot)
 		rig_pass(rig, 0);
 	}
 	rig_write(rig, 0, &range, value);
-	rig_pass(rig, DL_HARVEST_FINAL);
+	rig_pass(rig, DL_HARVEST_PAUSED);
 	return checker_differing_pages(&rig->checker);
 }
 
@@ -57,7 +57,7 @@ static void spy_alone_loses_no_page(void **state)
 		struct rig *rig = open_rig(modes[i], NULL);
 		struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 
-		assert_int_equal(dl_log_start(rig->log, 0), 0);
+		rig_join(rig, 0);
 		assert_int_equal(migrate(rig, slot), 0);
 		rig_free(rig);
 	}
@@ -92,7 +92,7 @@ static void reset_that_protects_nothing_loses_pages(void **state)
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	assert_int_equal(migrate(rig, slot), PAGES);
 }
 
@@ -116,7 +116,7 @@ static void reset_without_effect_is_detected(void **state)
 	uint64_t differing;
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	differing = migrate(rig, slot);
 	stats = rig_stats(rig);
 	assert_true(differing || stats.short_resets || stats.overflows);
@@ -142,7 +142,7 @@ static void swallowed_get_loses_pages(void **state)
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	assert_int_equal(migrate(rig, slot), PAGES);
 }
 
@@ -184,7 +184,7 @@ static void clear_after_the_copy_loses_pages(void **state)
 	(void)state;
 	late.num_pages = 0;
 	need_manual_protect(rig);
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	assert_true(migrate(rig, slot) > 0);
 }
 
@@ -205,7 +205,7 @@ static void swallowed_clear_reports_pages_forever(void **state)
 
 	(void)state;
 	need_manual_protect(rig);
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	assert_int_equal(migrate(rig, slot), 0);
 	for (int pass = 0; pass < 3; pass++)
 		assert_int_equal(rig_pass(rig, 0), PAGES * rig->page_bytes);
@@ -243,7 +243,7 @@ static void missing_log_flag_loses_pages(void **state)
 	spy.intercept = regions_without_logging;
 	rig = rig_new(&config);
 	slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_pass(rig, 0);
 	assert_int_equal(migrate(rig, slot), PAGES);
 }
@@ -257,7 +257,7 @@ static void missing_final_pass_loses_pages(void **state)
 	struct rig_range range = whole(rig, slot);
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_pass(rig, 0);
 	rig_write(rig, 0, &range, 1);
 	assert_int_equal(checker_differing_pages(&rig->checker), PAGES);
@@ -269,19 +269,19 @@ static void ack_without_sending_loses_pages(void **state)
 	struct rig *rig = open_rig(DL_MODE_AUTO, NULL);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	struct rig_range range = { .slot = slot, .first_page = 70, .pages = 7 };
-	struct dl_iter *iter;
-	struct dl_run run;
+	struct dl_cursor *cursor;
+	struct dl_extent run;
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_pass(rig, 0);
 	rig_write(rig, 0, &range, 1);
-	assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
-	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
-	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
-	assert_int_equal(dl_iter_ack(iter, &run, 1), 0);
-	dl_iter_free(iter);
-	rig_pass(rig, DL_HARVEST_FINAL);
+	cursor = rig->checker.cursor;
+	assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
+	assert_int_equal(dl_cursor_read(cursor, &run, 1), 1);
+	assert_int_equal(dl_cursor_ack(cursor, &run, 1), 0);
+	checker_end(&rig->checker, 0);
+	rig_pass(rig, DL_HARVEST_PAUSED);
 	assert_int_equal(checker_differing_pages(&rig->checker), 7);
 }
 
@@ -290,20 +290,20 @@ static void contents_read_before_the_harvest_are_stale(void **state)
 	struct rig *rig = open_rig(DL_MODE_AUTO, NULL);
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	struct rig_range range = whole(rig, slot);
-	struct dl_run runs[CHECKER_MAX_RUNS];
-	struct dl_iter *iter;
+	struct dl_extent runs[CHECKER_MAX_RUNS];
+	struct dl_cursor *cursor;
 	int n;
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	checker_equalize(&rig->checker);
 	rig_write(rig, 0, &range, 1);
-	assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
-	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
-	while ((n = dl_iter_read(iter, runs, CHECKER_MAX_RUNS)) > 0)
-		assert_int_equal(dl_iter_ack(iter, runs, (uint32_t)n), 0);
-	dl_iter_free(iter);
-	rig_pass(rig, DL_HARVEST_FINAL);
+	cursor = rig->checker.cursor;
+	assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
+	while ((n = dl_cursor_read(cursor, runs, CHECKER_MAX_RUNS)) > 0)
+		assert_int_equal(dl_cursor_ack(cursor, runs, (uint32_t)n), 0);
+	checker_end(&rig->checker, 0);
+	rig_pass(rig, DL_HARVEST_PAUSED);
 	assert_int_equal(checker_differing_pages(&rig->checker), PAGES);
 }
 

@@ -70,10 +70,10 @@ static void stop_drains_full_rings(void **state)
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, 4 * entries);
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	fill_ring(rig, 0, slot);
 	fill_ring(rig, 1, slot);
-	assert_int_equal(dl_log_stop(rig->log), 0);
+	rig_leave(rig);
 	for (unsigned int i = 0; i < 2; i++) {
 		rig->vcpus[i].machine->on_full = NULL;
 		assert_int_equal(machine_continue(rig->vcpus[i].machine), MACHINE_DONE);
@@ -93,17 +93,17 @@ static void vcpus_run_again_after_a_stop_with_overflowed_rings(void **state)
 
 	(void)state;
 	for (int round = 0; round < 4; round++) {
-		assert_int_equal(dl_log_start(rig->log, 0), 0);
+		rig_join(rig, 0);
 		fill_ring(rig, 0, slot);
 		fill_ring(rig, 1, slot);
 		if (round % 2)
-			assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
-		assert_int_equal(dl_log_stop(rig->log), 0);
+			(void)rig_harvest(rig, 0);
+		rig_leave(rig);
 		assert_int_equal(machine_continue(rig->vcpus[0].machine), MACHINE_DONE);
 		assert_int_equal(machine_continue(rig->vcpus[1].machine), MACHINE_DONE);
 	}
 	/* The rings work again. */
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_count_all(rig, slot);
 	rig_passes(rig, 3);
 	rig_stop(rig);
@@ -119,16 +119,16 @@ static void restart_after_cancel(uint32_t mode, enum guest_mode guest)
 
 	rig_count_all(rig, slot);
 	for (int session = 0; session < 4; session++) {
-		assert_int_equal(dl_log_start(rig->log, 0), 0);
+		rig_join(rig, 0);
 		rig_passes(rig, 2);
-		assert_int_equal(dl_log_stop(rig->log), 0);
+		rig_leave(rig);
 		rig_wait_rounds(rig, 0, 1);
 	}
 	/* A clean start: the copies are equal now, and only later writes are dirty. */
 	rig_stop(rig);
 	checker_equalize(&rig->checker);
-	assert_int_equal(dl_log_start(rig->log, DL_START_CLEAN), 0);
-	assert_int_equal(rig_stats(rig).pending_bytes, 0);
+	rig_join(rig, DL_CURSOR_CLEAN);
+	assert_int_equal(checker_pending(&rig->checker), 0);
 	rig_resume(rig);
 	rig_passes(rig, 2);
 	rig_finish(rig);
@@ -152,29 +152,25 @@ static void bitmap_restart_after_cancel(void **state)
 	restart_after_cancel(DL_MODE_BITMAP, GUEST_USER);
 }
 
-/* An iterator is canceled with the session that it was created in. */
-static void iterator_of_an_earlier_session_is_canceled(void **state)
+/* A cursor of a closed log returns errors until it is freed. */
+static void cursor_of_a_closed_log_is_canceled(void **state)
 {
 	struct rig *rig = open_rig(DL_MODE_AUTO, GUEST_USER, 1, 0);
-	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
-	struct dl_run runs[2];
-	struct dl_iter *iter;
+	struct dl_extent extents[2];
+	struct dl_cursor *cursor;
 
+	rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
-	assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
-	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
-	assert_int_equal(dl_iter_read(iter, runs, 1), 1);
-	assert_int_equal(dl_log_stop(rig->log), 0);
-	assert_int_equal(dl_iter_read(iter, runs + 1, 1), -ECANCELED);
-	assert_int_equal(dl_iter_ack(iter, runs, 1), -ECANCELED);
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
-	assert_int_equal(dl_iter_read(iter, runs + 1, 1), -ECANCELED);
-	assert_int_equal(dl_iter_ack(iter, runs, 1), -ECANCELED);
-	dl_iter_free(iter);
-	rig_count_all(rig, slot);
-	rig_passes(rig, 2);
-	rig_finish(rig);
+	assert_int_equal(dl_cursor_new(rig->log, NULL, &cursor), 0);
+	assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
+	assert_int_equal(dl_cursor_read(cursor, extents, 1), 1);
+	dl_log_close(rig->log);
+	rig->log = NULL;
+	assert_int_equal(dl_cursor_read(cursor, extents + 1, 1), -ECANCELED);
+	assert_int_equal(dl_cursor_ack(cursor, extents, 1), -ECANCELED);
+	assert_int_equal(dl_harvest(cursor, 0, NULL), -ECANCELED);
+	assert_int_equal(dl_cursor_end(cursor, 0), 0);
+	dl_cursor_free(cursor);
 }
 
 static void final_pass_can_be_repeated(void **state)
@@ -183,12 +179,12 @@ static void final_pass_can_be_repeated(void **state)
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_count_all(rig, slot);
 	for (int end = 0; end < 3; end++) {
 		rig_passes(rig, 1);
 		rig_finish(rig);
-		assert_int_equal(rig_pass(rig, DL_HARVEST_FINAL), 0);
+		assert_int_equal(rig_pass(rig, DL_HARVEST_PAUSED), 0);
 		rig_resume(rig);
 	}
 	rig_passes(rig, 1);
@@ -206,7 +202,7 @@ static void two_logs_of_two_vms_at_once(void **state)
 	for (int i = 0; i < 3; i++) {
 		struct rig_slot *slot = rig_slot(rigs[i], 0, GUEST_DATA_GPA, PAGES + 1000);
 
-		assert_int_equal(dl_log_start(rigs[i]->log, 0), 0);
+		rig_join(rigs[i], 0);
 		rig_count_all(rigs[i], slot);
 	}
 	for (int pass = 0; pass < 4; pass++) {
@@ -226,16 +222,14 @@ static void handles_may_be_released_in_any_order(void **state)
 	for (size_t i = 0; i < sizeof(orders) / sizeof(orders[0]); i++) {
 		struct rig *rig = open_rig(i % 2 ? DL_MODE_RING : DL_MODE_BITMAP, GUEST_USER, 1, 0);
 		struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
-		struct dl_iter *iter;
-		struct dl_run run;
+		struct dl_cursor *cursor;
+		struct dl_extent run;
 
-		assert_int_equal(dl_log_start(rig->log, 0), 0);
+		assert_int_equal(dl_cursor_new(rig->log, NULL, &cursor), 0);
 		rig_count_all(rig, slot);
-		rig_passes(rig, 1);
 		rig_wait_rounds(rig, 0, 1);
-		assert_int_equal(dl_harvest(rig->log, 0, NULL), 0);
-		assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
-		assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+		assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
+		assert_int_equal(dl_cursor_read(cursor, &run, 1), 1);
 		rig_stop(rig);
 		for (const char *what = orders[i]; *what; what++) {
 			if (*what == 'l') {
@@ -245,7 +239,7 @@ static void handles_may_be_released_in_any_order(void **state)
 				dl_vcpu_remove(rig->vcpus[0].log);
 				rig->vcpus[0].log = NULL;
 			} else {
-				dl_iter_free(iter);
+				dl_cursor_free(cursor);
 			}
 		}
 		rig_free(rig);
@@ -258,22 +252,22 @@ static void handles_of_a_closed_log_return_canceled(void **state)
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 	struct rig_range range = whole(rig, slot);
 	struct dl_stats stats = { .size = sizeof(stats) };
-	struct dl_iter *iter;
-	struct dl_run run;
+	struct dl_cursor *cursor;
+	struct dl_extent run;
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	assert_int_equal(dl_cursor_new(rig->log, NULL, &cursor), 0);
 	rig_write(rig, 0, &range, 1);
-	assert_int_equal(dl_iter_new(rig->log, 0, &iter), 0);
-	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
+	assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
+	assert_int_equal(dl_cursor_read(cursor, &run, 1), 1);
 	dl_log_close(rig->log);
 	rig->log = NULL;
-	assert_int_equal(dl_iter_read(iter, &run, 1), -ECANCELED);
-	assert_int_equal(dl_iter_ack(iter, &run, 1), -ECANCELED);
+	assert_int_equal(dl_cursor_read(cursor, &run, 1), -ECANCELED);
+	assert_int_equal(dl_cursor_ack(cursor, &run, 1), -ECANCELED);
 	assert_int_equal(dl_vcpu_stats(rig->vcpus[0].log, &stats), -ECANCELED);
 	assert_int_equal(dl_vcpu_drain(rig->vcpus[0].log, 0), 0);
 	rig_write(rig, 0, &range, 2);
-	dl_iter_free(iter);
+	dl_cursor_free(cursor);
 }
 
 /* Closes the log while the vCPUs write and some of their rings are full. */
@@ -284,7 +278,7 @@ static void close_while_vcpus_run(enum guest_mode guest, uint32_t mode)
 			open_rig(mode, guest, 2, mode == DL_MODE_RING ? smallest_ring() : 0);
 		struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, 2 * PAGES);
 
-		assert_int_equal(dl_log_start(rig->log, 0), 0);
+		rig_join(rig, 0);
 		rig_count_all(rig, slot);
 		rig_passes(rig, (unsigned int)round % 3);
 		dl_log_close(rig->log);
@@ -322,7 +316,7 @@ static void a_fork_does_not_affect_the_migration(void **state)
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, PAGES);
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_count_all(rig, slot);
 	for (int pass = 0; pass < 4; pass++) {
 		int status;
@@ -381,7 +375,7 @@ static void signals_do_not_cut_a_reset_short(void **state)
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, 2 * PAGES);
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_count_all(rig, slot);
 	signalled_thread = pthread_self();
 	rig_start_worker(rig, 0, signal_step);
@@ -407,12 +401,12 @@ static void a_reused_descriptor_is_another_vms(void **state)
 
 	(void)state;
 	assert_non_null(get.dirty_bitmap);
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_write(rig, 0, &(struct rig_range){ slot, 0, PAGES, false }, 1);
 	assert_int_equal(machine_open(&other), 0);
 	assert_int_equal(dup2(other.vm_fd, rig->machine.vm_fd), rig->machine.vm_fd);
 	rig_passes(rig, 1);
-	assert_int_equal(dl_log_stop(rig->log), 0);
+	rig_leave(rig);
 	r = ioctl(other.vm_fd, KVM_GET_DIRTY_LOG, &get);
 	assert_true(r < 0 && errno == ENOENT);
 	machine_close(&other);
@@ -436,7 +430,7 @@ static void set_id_calls_do_not_cut_a_reset_short(void **state)
 	struct rig_slot *slot = rig_slot(rig, 0, GUEST_DATA_GPA, 2 * PAGES);
 
 	(void)state;
-	assert_int_equal(dl_log_start(rig->log, 0), 0);
+	rig_join(rig, 0);
 	rig_count_all(rig, slot);
 	rig_start_worker(rig, 0, set_group_step);
 	while (atomic_load(&rig->workers[0].steps) < 3000)
@@ -456,7 +450,7 @@ int main(void)
 		rig_test(ring_restart_after_cancel_user),
 		rig_test(ring_restart_after_cancel_kernel),
 		rig_test(bitmap_restart_after_cancel),
-		rig_test(iterator_of_an_earlier_session_is_canceled),
+		rig_test(cursor_of_a_closed_log_is_canceled),
 		rig_test(final_pass_can_be_repeated),
 		rig_test(two_logs_of_two_vms_at_once),
 		rig_test(handles_may_be_released_in_any_order),

@@ -82,7 +82,7 @@ static bool page_differs(const struct rig *rig, const struct rig_slot *slot, siz
 	return memcmp(slot->memory + at, slot->block->copy + at, rig->page_bytes);
 }
 
-static void note_run(struct scene *scene, const struct dl_run *run, unsigned char *times)
+static void note_run(struct scene *scene, const struct dl_extent *run, unsigned char *times)
 {
 	struct rig *rig = scene->rig;
 	uint64_t first = run->offset_bytes / rig->page_bytes;
@@ -100,18 +100,18 @@ static void note_run(struct scene *scene, const struct dl_run *run, unsigned cha
 /* The final pass. Counts how many times each page is reported. */
 static void final_pass(struct scene *scene, unsigned char *times)
 {
-	struct dl_run runs[16];
-	struct dl_iter *iter;
+	struct dl_extent runs[16];
+	struct dl_cursor *cursor;
 	int n;
 
-	assert_int_equal(dl_harvest(scene->rig->log, DL_HARVEST_FINAL, NULL), 0);
-	assert_int_equal(dl_iter_new(scene->rig->log, 0, &iter), 0);
-	while ((n = dl_iter_read(iter, runs, 16)) > 0) {
+	cursor = scene->rig->checker.cursor;
+	assert_int_equal(dl_harvest(cursor, DL_HARVEST_PAUSED, NULL), 0);
+	while ((n = dl_cursor_read(cursor, runs, 16)) > 0) {
 		for (int i = 0; i < n; i++)
 			note_run(scene, &runs[i], times);
-		assert_int_equal(dl_iter_ack(iter, runs, (uint32_t)n), 0);
+		assert_int_equal(dl_cursor_ack(cursor, runs, (uint32_t)n), 0);
 	}
-	dl_iter_free(iter);
+	checker_end(&scene->rig->checker, 0);
 	assert_int_equal(n, 0);
 }
 
@@ -163,7 +163,7 @@ static void expect_exact(const struct scene *scene, const struct outcome *outcom
 static void save(struct scene *scene)
 {
 	assert_int_equal(its_map(&scene->its), 0);
-	assert_int_equal(dl_log_start(scene->rig->log, 0), 0);
+	rig_join(scene->rig, 0);
 	settle(scene);
 	guest_writes(scene);
 	assert_int_equal(its_raise(&scene->its), 0);
@@ -304,7 +304,7 @@ static void across_a_migration(uint32_t mode)
 	outcome = finish(&from);
 	expect_exact(&from, &outcome);
 	receive(&to, &from);
-	assert_int_equal(dl_log_start(to.rig->log, DL_START_CLEAN), 0);
+	rig_join(to.rig, DL_CURSOR_CLEAN);
 	assert_int_equal(its_restore(&to.its, &from.its), 0);
 	assert_false(its_is_pending(&to.its, ITS_LPI_NEAR));
 	outcome = finish(&to);

@@ -88,19 +88,34 @@ static void *run_kernel_writer(void *opaque)
 	return NULL;
 }
 
+/* A pass of another consumer, or a look of a reaper at every ring. */
+static int disturb(struct migration *m, struct dl_cursor *cursor, bool harvest)
+{
+	int r;
+
+	if (!harvest)
+		return dl_log_reap(m->guest.log, DL_REAP_NOW, NULL);
+	r = dl_harvest(cursor, 0, NULL);
+	return r ? r : dl_cursor_end(cursor, DL_END_COMMIT);
+}
+
+/* Joins, harvests beside the migration's own cursor, and leaves. */
 static void *run_harvester(void *opaque)
 {
+	const struct dl_cursor_options clean = { .size = sizeof(clean), .flags = DL_CURSOR_CLEAN };
 	struct migration_writer *writer = opaque;
 	struct migration *m = writer->migration;
+	struct dl_cursor *cursor;
+	int r = dl_cursor_new(m->guest.log, &clean, &cursor);
 
-	while (may_go_on(writer)) {
-		int r = dl_harvest(m->guest.log, 0, NULL);
-
-		if (r)
-			atomic_store(&m->harvester_error, r);
+	for (unsigned int turn = 0; may_go_on(writer); turn++) {
+		r = r ? r : disturb(m, cursor, turn % 2);
 		atomic_fetch_add(&writer->writes, 8);
 		sched_yield();
 	}
+	if (r)
+		atomic_store(&m->harvester_error, r);
+	dl_cursor_free(cursor);
 	return NULL;
 }
 
@@ -187,6 +202,21 @@ void migration_add_blocks(struct migration *m)
 	checker_add_guest(&m->checker, &m->guest);
 }
 
+void migration_set(struct migration *m, struct dl_slot slot)
+{
+	assert_int_equal(checker_slot_set(&m->checker, &slot), 0);
+}
+
+struct guest_block *migration_add_slot(struct migration *m, uint32_t number, uint64_t gpa_page,
+				       uint64_t pages)
+{
+	struct guest_block *block = guest_memory(&m->guest, pages);
+
+	migration_add_blocks(m);
+	migration_set(m, guest_slot(&m->guest, number, gpa_page, block, 0, pages));
+	return block;
+}
+
 void migration_add_range(struct migration *m, uint32_t as_id, uint64_t gpa_page, uint64_t pages)
 {
 	assert_true(m->range_count < MIGRATION_RANGES);
@@ -199,6 +229,7 @@ void migration_open(struct migration *m, const struct guest_config *config, unsi
 		uint32_t number;
 		uint64_t gpa_page, pages;
 	} slots[] = { { 0, 16, 260 }, { 7, 276, 130 }, { 3, 4096, 60 } };
+	static uint64_t turn;
 
 	memset(m, 0, sizeof(*m));
 	live = m;
@@ -206,13 +237,15 @@ void migration_open(struct migration *m, const struct guest_config *config, unsi
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_cond_init(&m->changed, NULL);
 	guest_open(&m->guest, config);
+	checker_init_guest(&m->checker, &m->guest);
+	if (++turn % 2)
+		checker_deliver_late(&m->checker, turn);
 	for (size_t i = 0; i < sizeof(slots) / sizeof(slots[0]); i++) {
-		guest_add_slot(&m->guest, slots[i].number, slots[i].gpa_page, slots[i].pages);
+		migration_add_slot(m, slots[i].number, slots[i].gpa_page, slots[i].pages);
 		migration_add_range(m, 0, slots[i].gpa_page, slots[i].pages);
 	}
 	for (unsigned int i = 0; i < vcpus; i++)
 		guest_vcpu(&m->guest, true);
-	checker_init_guest(&m->checker, &m->guest);
 }
 
 void migration_close(struct migration *m)
@@ -234,9 +267,9 @@ int migration_teardown(void **state)
 
 void migration_start(struct migration *m, uint32_t flags)
 {
-	if (flags & DL_START_CLEAN)
+	if (flags & DL_CURSOR_CLEAN)
 		checker_equalize(&m->checker);
-	assert_int_equal(dl_log_start(m->guest.log, flags), 0);
+	assert_int_equal(checker_join(&m->checker, flags), 0);
 }
 
 void migration_pass(struct migration *m)
@@ -268,7 +301,7 @@ void migration_finish(struct migration *m)
 	migration_stop(m);
 	assert_int_equal(atomic_load(&m->harvester_error), 0);
 	guest_stop(&m->guest);
-	assert_int_equal(checker_pass(&m->checker, DL_HARVEST_FINAL, m->readers), 0);
+	assert_int_equal(checker_last_pass(&m->checker, m->readers), 0);
 	checker_expect_equal(&m->checker);
 }
 

@@ -4,7 +4,8 @@
 
 /*
  * A whole migration of a running guest: each vCPU writes on a thread of its own; device emulation,
- * an in-kernel writer and a harvesting thread are optional.
+ * an in-kernel writer and a harvesting thread are optional. Every other migration of a program has
+ * two channels that deliver late.
  */
 
 #include <pthread.h>
@@ -44,7 +45,7 @@ struct migration {
 	unsigned int readers;
 	bool has_devices;	/* a device writes to the first block and marks */
 	bool has_kernel_writer; /* the kernel writes to all ranges, without a vCPU */
-	bool has_harvester;	/* a thread harvests in a loop */
+	bool has_harvester;	/* another consumer harvests in a loop, and reaps */
 
 	struct migration_writer writers[MIGRATION_THREADS];
 	unsigned int writer_count;
@@ -58,7 +59,7 @@ struct migration {
 
 /*
  * Opens guest and log, with slots of 260, 130 and 60 pages, a hole before the last one, and vCPUs.
- * Does not start the log.
+ * The checker has not joined yet.
  */
 void migration_open(struct migration *migration, const struct guest_config *config,
 		    unsigned int vcpus);
@@ -71,6 +72,11 @@ int migration_teardown(void **state);
 
 /* Adds the blocks that the guest has allocated since to the checker. */
 void migration_add_blocks(struct migration *migration);
+
+/* checker_slot_set(), which must succeed; for a slot over a new block, as guest_add_slot(). */
+void migration_set(struct migration *migration, struct dl_slot slot);
+struct guest_block *migration_add_slot(struct migration *migration, uint32_t number,
+				       uint64_t gpa_page, uint64_t pages);
 
 /* Lets the writers write to these pages too. */
 void migration_add_range(struct migration *migration, uint32_t as_id, uint64_t gpa_page,
@@ -88,7 +94,7 @@ void migration_stop(struct migration *migration);
  */
 void migration_wait(struct migration *migration, unsigned long writes);
 
-/* dl_log_start(). Makes the copies equal for a clean start, so no writer may run yet. */
+/* The checker joins. Makes the copies equal for DL_CURSOR_CLEAN, so no writer may run then. */
 void migration_start(struct migration *migration, uint32_t flags);
 
 /* A pass that must succeed. */
@@ -100,7 +106,7 @@ void migration_passes(struct migration *migration, unsigned int passes, unsigned
 /* Repeats a pass until it succeeds; it may fail "most" times. Returns the failures. */
 unsigned int migration_pass_again(struct migration *migration, uint32_t flags, unsigned int most);
 
-/* Stops everything, makes the final pass and compares. */
+/* Stops everything, makes the last pass and compares. */
 void migration_finish(struct migration *migration);
 
 struct dl_stats migration_stats(const struct migration *migration);

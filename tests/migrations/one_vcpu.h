@@ -60,10 +60,10 @@ static inline void fail_once(unsigned long request, int error, bool after)
 	assert_int_equal(model_fault(guest->model, &fault), 0);
 }
 
-static inline int final_harvest(void)
+static inline int last_harvest(void)
 {
 	guest_stop(guest);
-	return dl_harvest(guest->log, DL_HARVEST_FINAL, NULL);
+	return checker_harvest(&migration.checker, DL_HARVEST_PAUSED, NULL);
 }
 
 #endif

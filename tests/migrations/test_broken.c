@@ -41,12 +41,16 @@ static void write_page(void)
 static void final_pass(void)
 {
 	guest_stop(&migration.guest);
-	assert_int_equal(checker_pass(&migration.checker, DL_HARVEST_FINAL, 1), 0);
+	assert_int_equal(checker_pass(&migration.checker, DL_HARVEST_PAUSED, 1), 0);
 }
 
+/* Both receivers miss the same. */
 static uint64_t differing(void)
 {
-	return checker_differing_pages(&migration.checker);
+	uint64_t pages = checker_differing_pages(&migration.checker);
+
+	assert_int_equal(checker_differing_by_gpa(&migration.checker), pages);
+	return pages;
 }
 
 /* Takes the cells back and protects no page. */
@@ -73,7 +77,7 @@ static uint64_t migrate_with_rings(bool without_reset)
 	assert_int_equal(guest->os.mmap(guest, guest->vcpus[0].fd, 64 * 4096, 4096,
 					PROT_READ | PROT_WRITE, MAP_SHARED, (void **)&cells),
 			 0);
-	migration_start(&migration, DL_START_CLEAN);
+	migration_start(&migration, DL_CURSOR_CLEAN);
 	broken = without_reset;
 	write_page();
 	migration_pass(&migration);
@@ -98,7 +102,7 @@ static void an_unprotected_batch_is_detected(void **state)
 	const struct model_reset_fault fault = { .drop_batch = true };
 
 	open_guest(0, DL_MODE_RING, NULL);
-	migration_start(&migration, DL_START_CLEAN);
+	migration_start(&migration, DL_CURSOR_CLEAN);
 	model_reset_fault(migration.guest.model, &fault);
 	write_page();
 	migration_pass(&migration);
@@ -124,7 +128,7 @@ static uint64_t migrate_with_kernel_writer(uint32_t has, uint32_t mode, bool wit
 	uint64_t pages;
 
 	open_guest(has, mode, no_get);
-	migration_start(&migration, DL_START_CLEAN);
+	migration_start(&migration, DL_CURSOR_CLEAN);
 	migration_pass(&migration);
 	guest_kernel_write(&migration.guest, PAGE);
 	broken = without_get;
@@ -162,25 +166,25 @@ static uint64_t migrate_with_clear(bool too_late)
 {
 	struct guest *guest = &migration.guest;
 	const struct dl_os *os;
-	struct dl_run runs[4];
-	struct dl_iter *iter;
+	struct dl_extent runs[4];
+	struct dl_cursor *cursor;
 	uint64_t pages;
 
 	open_guest(0, DL_MODE_BITMAP, clear_late);
 	os = model_os(guest->model);
-	migration_start(&migration, DL_START_CLEAN);
+	migration_start(&migration, DL_CURSOR_CLEAN);
 	write_page();
 	broken = too_late;
-	assert_int_equal(dl_harvest(guest->log, 0, NULL), 0);
-	assert_int_equal(dl_iter_new(guest->log, 0, &iter), 0);
-	assert_int_equal(dl_iter_read(iter, runs, 4), 1);
+	cursor = migration.checker.cursor;
+	assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
+	assert_int_equal(dl_cursor_read(cursor, runs, 4), 1);
 	checker_copy_run(&migration.checker, &runs[0]);
 	write_page();
 	if (too_late)
 		assert_int_equal(
 			os->ioctl(os->opaque, guest->vm_fd, KVM_CLEAR_DIRTY_LOG, &late_clear), 0);
-	assert_int_equal(dl_iter_ack(iter, runs, 1), 0);
-	dl_iter_free(iter);
+	assert_int_equal(dl_cursor_ack(cursor, runs, 1), 0);
+	checker_end(&migration.checker, 0);
 	broken = false;
 	final_pass();
 	pages = differing();
@@ -206,10 +210,11 @@ static void an_omitted_clear_is_detected(void **state)
 	uint64_t pages[4];
 
 	open_guest(0, DL_MODE_BITMAP, no_clear);
-	migration_start(&migration, DL_START_CLEAN);
+	migration_start(&migration, DL_CURSOR_CLEAN);
 	write_page();
 	for (int i = 0; i < 3; i++)
-		assert_int_equal(guest_pass(&migration.guest, 0, pages, 4), 1);
+		assert_int_equal(
+			guest_pass_of(&migration.guest, migration.checker.cursor, 0, pages, 4), 1);
 	migration_close(&migration);
 }
 
@@ -237,17 +242,17 @@ static void logging_left_off_is_detected(void **state)
 /* A pass hands out one page, and the copy omits it. */
 static void an_uncopied_run_is_detected(void **state)
 {
-	struct dl_run runs[4];
-	struct dl_iter *iter;
+	struct dl_extent runs[4];
+	struct dl_cursor *cursor;
 
 	open_guest(0, DL_MODE_RING, NULL);
-	migration_start(&migration, DL_START_CLEAN);
+	migration_start(&migration, DL_CURSOR_CLEAN);
 	write_page();
-	assert_int_equal(dl_harvest(migration.guest.log, 0, NULL), 0);
-	assert_int_equal(dl_iter_new(migration.guest.log, 0, &iter), 0);
-	assert_int_equal(dl_iter_read(iter, runs, 4), 1);
-	assert_int_equal(dl_iter_ack(iter, runs, 1), 0);
-	dl_iter_free(iter);
+	cursor = migration.checker.cursor;
+	assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
+	assert_int_equal(dl_cursor_read(cursor, runs, 4), 1);
+	assert_int_equal(dl_cursor_ack(cursor, runs, 1), 0);
+	checker_end(&migration.checker, 0);
 	final_pass();
 	assert_int_equal(differing(), 1);
 	migration_close(&migration);

@@ -106,13 +106,13 @@ static void sixteen_tib_take_a_few_mib(void **state)
 	guest_vcpu(guest, true);
 	before = resident_bytes();
 	add_slots(guest);
-	assert_int_equal(dl_log_start(guest->log, DL_START_CLEAN), 0);
+	guest_join(guest, DL_CURSOR_CLEAN);
 	for (int pass = 0; pass < PASSES; pass++) {
 		int pages;
 
 		touch(guest, &random, touched);
 		n = distinct(touched, ALL);
-		pages = guest_pass(guest, pass + 1 == PASSES ? DL_HARVEST_FINAL : 0, found,
+		pages = guest_pass(guest, pass + 1 == PASSES ? DL_HARVEST_PAUSED : 0, found,
 				   ALL + 1);
 		assert_int_equal(pages, n);
 		assert_int_equal(distinct(found, n), n);
@@ -130,28 +130,29 @@ static void a_wholly_dirty_slot_has_one_run_per_chunk(void **state)
 					     .options = { .mode = DL_MODE_RING } };
 	struct guest *guest = &migration.guest;
 	struct dl_slot slot = { .size = sizeof(slot), .bytes = TIB / 8, .hva = 64 * TIB };
-	struct dl_iter *iter;
-	struct dl_run runs[64];
+	struct dl_cursor *cursor;
+	struct dl_extent runs[64];
 	uint64_t bytes = 0, count = 0;
 	int n;
 
 	guest_open(guest, &config);
 	assert_int_equal(dl_slot_set(guest->log, &slot), 0);
-	assert_int_equal(dl_log_start(guest->log, 0), 0);
-	assert_int_equal(dl_iter_new(guest->log, 0, &iter), 0);
-	while ((n = dl_iter_read(iter, runs, 64)) > 0) {
+	guest_join(guest, 0);
+	cursor = guest->cursor;
+	assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
+	while ((n = dl_cursor_read(cursor, runs, 64)) > 0) {
 		for (int i = 0; i < n; i++) {
 			assert_int_equal(runs[i].offset_bytes, bytes);
 			bytes += runs[i].bytes;
 		}
 		count += (uint64_t)n;
-		assert_int_equal(dl_iter_ack(iter, runs, (uint32_t)n), 0);
+		assert_int_equal(dl_cursor_ack(cursor, runs, (uint32_t)n), 0);
 	}
 	assert_int_equal(n, 0);
 	assert_int_equal(bytes, TIB / 8);
 	assert_int_equal(count, TIB / 8 / 4096 / 32768);
-	dl_iter_free(iter);
-	assert_int_equal(guest_stats(guest).pending_bytes + guest_stats(guest).unacked_bytes, 0);
+	assert_int_equal(dl_cursor_end(cursor, 0), 0);
+	assert_int_equal(guest_pending(guest) + guest_unacked(guest), 0);
 	guest_close(guest);
 }
 

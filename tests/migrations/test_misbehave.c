@@ -45,7 +45,7 @@ static void finish_retrying(void)
 {
 	migration_stop(&migration);
 	guest_stop(guest);
-	migration_pass_again(&migration, DL_HARVEST_FINAL, MOST_FAILURES);
+	migration_pass_again(&migration, DL_HARVEST_PAUSED, MOST_FAILURES);
 	checker_expect_equal(&migration.checker);
 	migration_close(&migration);
 }
@@ -55,7 +55,7 @@ static void misbehave_in_resets(const struct model_reset_fault *fault)
 {
 	for (int i = 0; i < 2; i++) {
 		begin(&modes[i]);
-		migration_start(&migration, i ? DL_START_CLEAN : 0);
+		migration_start(&migration, i ? DL_CURSOR_CLEAN : 0);
 		migration_run(&migration);
 		for (int pass = 0; pass < 12; pass++) {
 			migration_wait(&migration, WRITES);
@@ -122,23 +122,23 @@ static void start_retrying(uint32_t flags)
 {
 	int tries = 0;
 
-	if (flags & DL_START_CLEAN)
+	if (flags & DL_CURSOR_CLEAN)
 		checker_equalize(&migration.checker);
-	while (dl_log_start(guest->log, flags)) {
-		assert_int_equal(dl_harvest(guest->log, 0, NULL), -ECANCELED);
+	while (checker_join(&migration.checker, flags)) {
+		assert_null(migration.checker.cursor);
 		assert_true(++tries <= MOST_FAILURES);
 	}
 }
 
 static void set_slot_retrying(struct dl_slot slot)
 {
-	for (int tries = 0; dl_slot_set(guest->log, &slot); tries++)
+	for (int tries = 0; checker_slot_set(&migration.checker, &slot); tries++)
 		assert_true(tries < MOST_FAILURES);
 }
 
 static void remove_slot_retrying(uint32_t number)
 {
-	for (int tries = 0; dl_slot_remove(guest->log, number, 0); tries++)
+	for (int tries = 0; checker_slot_drop(&migration.checker, number, 0); tries++)
 		assert_true(tries < MOST_FAILURES);
 }
 
@@ -159,7 +159,7 @@ static void migrate_with_failures(const struct mode *mode, const struct failure 
 		migration_add_range(&migration, 0, 8192, 30);
 	}
 	inject(&random, failure);
-	start_retrying(seed % 2 ? DL_START_CLEAN : 0);
+	start_retrying(seed % 2 ? DL_CURSOR_CLEAN : 0);
 	migration_run(&migration);
 	for (int pass = 0; pass < 8; pass++) {
 		migration_wait(&migration, WRITES);
@@ -171,7 +171,7 @@ static void migrate_with_failures(const struct mode *mode, const struct failure 
 			remove_slot_retrying(20);
 		if (pass == 5) {
 			migration_stop(&migration);
-			(void)!dl_log_stop(guest->log);
+			checker_leave(&migration.checker);
 			start_retrying(0);
 			migration_run(&migration);
 		}
@@ -230,6 +230,43 @@ static void each_pass_reports_a_permanent_failure(void **state)
 	finish_retrying();
 }
 
+static unsigned long positive_request;
+
+static bool return_positive_errno(struct guest *g, int fd, unsigned long request, void *arg,
+				  int *result)
+{
+	if (request != positive_request)
+		return false;
+	positive_request = 0;
+	*result = ENOMEM;
+	return true;
+}
+
+/* A table of system calls that returns errno instead of -errno: its failures are no successes. */
+static void positive_results_are_errors(void **state)
+{
+	for (int i = 0; i < MODES; i++) {
+		const bool bitmap = modes[i].mode == DL_MODE_BITMAP;
+
+		begin(&modes[i]);
+		guest->config.intercept = return_positive_errno;
+		positive_request = KVM_SET_USER_MEMORY_REGION;
+		assert_int_equal(checker_join(&migration.checker, 0), -EIO);
+		migration_start(&migration, 0);
+		migration_pass(&migration);
+		assert_int_equal(guest_write(guest, &guest->vcpus[0], 0, 20), 0);
+		guest_stop(guest);
+		positive_request = KVM_GET_DIRTY_LOG;
+		assert_int_equal(checker_pass(&migration.checker, DL_HARVEST_PAUSED, 1),
+				 bitmap || modes[i].has & MODEL_HAS_BACKUP ? -EIO : 0);
+		positive_request = KVM_CLEAR_DIRTY_LOG;
+		assert_int_equal(checker_pass(&migration.checker, 0, 1),
+				 bitmap && modes[i].has & MODEL_HAS_MANUAL_PROTECT ? -EIO : 0);
+		positive_request = 0;
+		finish_retrying();
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -239,6 +276,7 @@ int main(int argc, char **argv)
 		migration_test(any_call_may_fail),
 		migration_test(calls_and_resets_fail_together),
 		migration_test(each_pass_reports_a_permanent_failure),
+		migration_test(positive_results_are_errors),
 	};
 
 	if (argc > 1 && !strcmp(argv[1], "--long"))

@@ -68,7 +68,7 @@ static void migrate_combinations(const struct mode *mode)
 		for (uint32_t order = MODEL_LOG_THEN_STORE; order <= MODEL_STORE_THEN_LOG; order++)
 			if (is_long || (i + order + turn) % 3 == 0)
 				migrate(mode, page_sizes[i], order,
-					order == i ? DL_START_CLEAN : 0);
+					order == i ? DL_CURSOR_CLEAN : 0);
 	turn++;
 }
 

@@ -52,7 +52,7 @@ static void migrate(uint32_t i, uint32_t batch_writes, uint32_t write_order, uns
 	migration.has_devices = true;
 	migration.has_harvester = batch_writes % 2;
 	migration.readers = 2;
-	migration_start(&migration, i ? DL_START_CLEAN : 0);
+	migration_start(&migration, i ? DL_CURSOR_CLEAN : 0);
 	migration_run(&migration);
 	migration_passes(&migration, passes, WRITES);
 	migration_finish(&migration);
@@ -90,7 +90,7 @@ static void drains_alone_resync_a_lapped_ring(void **state)
 
 		begin(e % 2, 1, MODEL_LOG_THEN_STORE, 0, 1);
 		vcpu = &guest->vcpus[0];
-		migration_start(&migration, DL_START_CLEAN);
+		migration_start(&migration, DL_CURSOR_CLEAN);
 		for (uint32_t i = 0; i < 256 + extra[e]; i++)
 			assert_int_equal(model_vcpu_write_unchecked(guest->model, vcpu->fd, 0,
 								    (16 + i % 300) * UINT64_C(4096),
@@ -113,7 +113,7 @@ static void pages_of_overwritten_entries_are_protected_again(void **state)
 
 	begin(0, 1000, MODEL_LOG_THEN_STORE, 0, 2);
 	vcpu = &guest->vcpus[0];
-	migration_start(&migration, DL_START_CLEAN);
+	migration_start(&migration, DL_CURSOR_CLEAN);
 	for (uint64_t page = 0; page < 390; page++)
 		assert_int_equal(guest_write(guest, vcpu, 0, 16 + page), 0);
 	assert_true(overwritten() > 0);
@@ -134,7 +134,7 @@ static void each_write_between_overflows_is_seen(void **state)
 
 	begin(0, 1, MODEL_LOG_THEN_STORE, 0, 1);
 	vcpu = &guest->vcpus[0];
-	migration_start(&migration, DL_START_CLEAN);
+	migration_start(&migration, DL_CURSOR_CLEAN);
 	for (uint64_t turn = 0; turn < 12; turn++) {
 		for (uint32_t i = 0; i < 260 + turn * 50; i++)
 			assert_int_equal(model_vcpu_write_unchecked(guest->model, vcpu->fd, 0,
@@ -142,11 +142,13 @@ static void each_write_between_overflows_is_seen(void **state)
 								    NULL, 8),
 					 0);
 		assert_int_equal(guest_write(guest, vcpu, 0, 16), 0);
-		assert_int_not_equal(guest_pass(guest, 0, pages, 512), 0);
+		assert_int_not_equal(guest_pass_of(guest, migration.checker.cursor, 0, pages, 512),
+				     0);
 		assert_int_equal(guest_write(guest, vcpu, 0, 100 + turn), 0);
-		assert_int_not_equal(guest_pass(guest, 0, pages, 512), 0);
+		assert_int_not_equal(guest_pass_of(guest, migration.checker.cursor, 0, pages, 512),
+				     0);
 		assert_int_equal(guest_write(guest, vcpu, 0, 200 + turn), 0);
-		assert_int_equal(guest_pass(guest, 0, pages, 512), 1);
+		assert_int_equal(guest_pass_of(guest, migration.checker.cursor, 0, pages, 512), 1);
 		assert_int_equal(pages[0], 200 + turn);
 	}
 	migration_close(&migration);
@@ -160,9 +162,9 @@ static void a_ring_out_of_sync_survives_stop_and_start(void **state)
 	migration_run(&migration);
 	for (int i = 0; i < 6; i++) {
 		migration_wait(&migration, WRITES);
-		assert_int_equal(dl_log_stop(guest->log), 0);
+		checker_leave(&migration.checker);
 		migration_wait(&migration, WRITES);
-		assert_int_equal(dl_log_start(guest->log, 0), 0);
+		assert_int_equal(checker_join(&migration.checker, 0), 0);
 		migration_passes(&migration, 1, WRITES);
 	}
 	migration_finish(&migration);

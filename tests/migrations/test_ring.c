@@ -28,7 +28,7 @@ static void begin_with(struct model_options model, unsigned int vcpus)
 	migration_open(&migration, &config, vcpus);
 	guest = &migration.guest;
 	vcpu = &guest->vcpus[0];
-	migration_start(&migration, DL_START_CLEAN);
+	migration_start(&migration, DL_CURSOR_CLEAN);
 }
 
 static void begin(unsigned int vcpus)
@@ -78,8 +78,8 @@ static void unmap_ring(struct kvm_dirty_gfn *cells)
 /* Hazard 1: only even pages are written; an odd one comes from a torn or early read. */
 static void entries_are_never_torn(void **state)
 {
-	struct dl_run runs[16];
-	struct dl_iter *iter;
+	struct dl_extent runs[16];
+	struct dl_cursor *cursor;
 
 	begin(2);
 	migration.range_count = 0;
@@ -90,17 +90,17 @@ static void entries_are_never_torn(void **state)
 		int n;
 
 		migration_wait(&migration, 10);
-		assert_int_equal(dl_harvest(guest->log, 0, NULL), 0);
-		assert_int_equal(dl_iter_new(guest->log, 0, &iter), 0);
-		while ((n = dl_iter_read(iter, runs, 16)) > 0) {
+		cursor = migration.checker.cursor;
+		assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
+		while ((n = dl_cursor_read(cursor, runs, 16)) > 0) {
 			for (int i = 0; i < n; i++) {
 				assert_int_equal(runs[i].bytes, 4096);
 				assert_int_equal(runs[i].gpa / 4096 % 2, 0);
 				checker_copy_run(&migration.checker, &runs[i]);
 			}
-			assert_int_equal(dl_iter_ack(iter, runs, (uint32_t)n), 0);
+			assert_int_equal(dl_cursor_ack(cursor, runs, (uint32_t)n), 0);
 		}
-		dl_iter_free(iter);
+		checker_end(&migration.checker, 0);
 	}
 	end();
 }
@@ -188,7 +188,7 @@ static void no_cell_is_both_dirty_and_released(void **state)
 	/* A cell with both flags set is not an entry. */
 	write_pages(100, 3);
 	__atomic_store_n(&watched_cells[51].flags, 3, __ATOMIC_RELEASE);
-	assert_int_equal(dl_harvest(guest->log, 0, NULL), 0);
+	assert_int_equal(checker_harvest(&migration.checker, 0, NULL), 0);
 	assert_int_equal(guest_stats(guest).entries, 51);
 	assert_int_equal(__atomic_load_n(&watched_cells[52].flags, __ATOMIC_ACQUIRE), 1);
 	unmap_ring(watched_cells);
@@ -197,13 +197,13 @@ static void no_cell_is_both_dirty_and_released(void **state)
 }
 
 static int early_pages;
-static struct dl_iter *open_iter;
+static struct dl_cursor *open_cursor;
 
 static void *read_early(void *opaque)
 {
-	struct dl_run run;
+	struct dl_extent run;
 
-	early_pages = dl_iter_read(open_iter, &run, 1);
+	early_pages = dl_cursor_read(open_cursor, &run, 1);
 	return NULL;
 }
 
@@ -212,7 +212,7 @@ static void read_before_the_reset(void *opaque, const struct model_event *event)
 	pthread_t reader;
 
 	if (event->request != KVM_RESET_DIRTY_RINGS || event->point != MODEL_BEFORE_CALL ||
-	    !open_iter)
+	    !open_cursor)
 		return;
 	if (!pthread_create(&reader, NULL, read_early, NULL))
 		pthread_join(reader, NULL);
@@ -221,45 +221,45 @@ static void read_before_the_reset(void *opaque, const struct model_event *event)
 /* Hazard 5: until RESET returns, the page can be written unlogged, so it must not be read. */
 static void no_page_is_handed_out_before_the_reset(void **state)
 {
-	struct dl_run run;
+	struct dl_extent run;
 
 	begin_with((struct model_options){ .hook = read_before_the_reset }, 1);
+	assert_int_equal(dl_harvest(migration.checker.cursor, 0, NULL), 0);
+	open_cursor = migration.checker.cursor;
 	write_pages(7, 1);
-	assert_int_equal(dl_iter_new(guest->log, 0, &open_iter), 0);
 	early_pages = -1;
 	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	assert_int_equal(early_pages, 0);
-	dl_iter_free(open_iter);
-	open_iter = NULL;
-	assert_int_equal(dl_iter_new(guest->log, 0, &open_iter), 0);
-	assert_int_equal(dl_iter_read(open_iter, &run, 1), 1);
+	open_cursor = NULL;
+	checker_end(&migration.checker, 0);
+	assert_int_equal(dl_harvest(migration.checker.cursor, 0, NULL), 0);
+	assert_int_equal(dl_cursor_read(migration.checker.cursor, &run, 1), 1);
 	assert_int_equal(run.gpa, (FIRST_PAGE + 7) * 4096);
-	dl_iter_free(open_iter);
-	open_iter = NULL;
+	checker_end(&migration.checker, 0);
 	end();
 }
 
 /* Hazard 5: a page that is handed out is neither writable nor in a stale TLB entry. */
 static void every_page_is_handed_out_protected(void **state)
 {
-	struct dl_run runs[8];
-	struct dl_iter *iter;
+	struct dl_extent runs[8];
+	struct dl_cursor *cursor;
 	uint8_t page_states[64];
 	int n;
 
 	begin(1);
 	write_pages(0, 250);
-	assert_int_equal(dl_harvest(guest->log, 0, NULL), 0);
-	assert_int_equal(dl_iter_new(guest->log, 0, &iter), 0);
-	while ((n = dl_iter_read(iter, runs, 1)) > 0) {
+	cursor = migration.checker.cursor;
+	assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
+	while ((n = dl_cursor_read(cursor, runs, 1)) > 0) {
 		assert_int_equal(model_page_states(guest->model, guest->vm_fd, runs[0].slot,
 						   runs[0].offset_bytes / 4096, 1, page_states),
 				 0);
 		assert_int_equal(page_states[0], MODEL_PAGE_PROTECTED);
 		checker_copy_run(&migration.checker, &runs[0]);
-		assert_int_equal(dl_iter_ack(iter, runs, 1), 0);
+		assert_int_equal(dl_cursor_ack(cursor, runs, 1), 0);
 	}
-	dl_iter_free(iter);
+	checker_end(&migration.checker, 0);
 	end();
 }
 
@@ -353,7 +353,7 @@ static struct {
 
 static _Thread_local bool is_second;
 
-static void count_stale(const struct dl_run *run)
+static void count_stale(const struct dl_extent *run)
 {
 	uint8_t state;
 
@@ -365,20 +365,18 @@ static void count_stale(const struct dl_run *run)
 	}
 }
 
-/* Drains the second vCPU's ring and counts the stale pages that this publishes. */
+/* Drains the second vCPU's ring and counts the stale pages that this adds to the open pass. */
 static void *drain_second(void *opaque)
 {
-	struct dl_run runs[8];
-	struct dl_iter *iter;
+	struct dl_extent runs[8];
 	int n;
 
 	is_second = true;
-	if (dl_vcpu_drain(guest->vcpus[1].handle, 0) || dl_iter_new(guest->log, 0, &iter))
+	if (dl_vcpu_drain(guest->vcpus[1].handle, 0))
 		return opaque;
-	while ((n = dl_iter_read(iter, runs, 8)) > 0)
+	while ((n = dl_cursor_read(migration.checker.cursor, runs, 8)) > 0)
 		for (int i = 0; i < n; i++)
 			count_stale(&runs[i]);
-	dl_iter_free(iter);
 	atomic_store(&second.is_over, true);
 	return NULL;
 }
@@ -424,6 +422,7 @@ static void a_second_reset_waits_for_the_first(void **state)
 	void *failed = NULL;
 
 	begin_with((struct model_options){ .hook = let_a_second_reset_in }, 2);
+	assert_int_equal(dl_harvest(migration.checker.cursor, 0, NULL), 0);
 	write_pages(0, 50);
 	for (uint64_t page = 50; page < 90; page++)
 		assert_int_equal(guest_write(guest, &guest->vcpus[1], 0, FIRST_PAGE + page), 0);
@@ -436,6 +435,7 @@ static void a_second_reset_waits_for_the_first(void **state)
 	assert_false(second.armed);
 	pthread_join(second.other, &failed);
 	assert_null(failed);
+	checker_end(&migration.checker, 0);
 	assert_int_equal(atomic_load(&second.stale_pages), 0);
 	end();
 }

@@ -63,20 +63,20 @@ static void a_final_pass_after_the_stop_finds_buffered_writes(void **state)
 	begin_with(
 		&(struct guest_config){ .model = { .has = RING, .pml_entries = 512 },
 					.options = { .mode = DL_MODE_RING, .ring_entries = 1024 } },
-		DL_START_CLEAN);
+		DL_CURSOR_CLEAN);
 	write_pages(0, 50);
-	assert_int_equal(dl_harvest(guest->log, DL_HARVEST_FINAL, NULL), 0);
-	assert_int_equal(guest_stats(guest).pending_bytes, 0);
+	assert_int_equal(checker_harvest(&migration.checker, DL_HARVEST_PAUSED, NULL), 0);
+	assert_int_equal(checker_pending(&migration.checker), 0);
 	/* A final pass may be repeated, and this one follows the stop. */
-	assert_int_equal(final_harvest(), 0);
-	assert_int_equal(guest_stats(guest).pending_bytes, 50 * 4096);
+	assert_int_equal(last_harvest(), 0);
+	assert_int_equal(checker_pending(&migration.checker), 50 * 4096);
 	end();
 }
 
 /* Hazard 23: the entries of a removed vCPU are still harvested. */
 static void the_rings_of_removed_vcpus_are_harvested(void **state)
 {
-	begin(RING, DL_MODE_RING, DL_START_CLEAN);
+	begin(RING, DL_MODE_RING, DL_CURSOR_CLEAN);
 	for (int i = 0; i < 3; i++) {
 		struct guest_vcpu *other = guest_vcpu(guest, true);
 
@@ -84,8 +84,8 @@ static void the_rings_of_removed_vcpus_are_harvested(void **state)
 		dl_vcpu_remove(other->handle);
 		other->handle = NULL;
 	}
-	assert_int_equal(dl_harvest(guest->log, 0, NULL), 0);
-	assert_int_equal(guest_stats(guest).pending_bytes, 3 * 4096);
+	assert_int_equal(checker_harvest(&migration.checker, 0, NULL), 0);
+	assert_int_equal(checker_pending(&migration.checker), 3 * 4096);
 	end();
 }
 
@@ -97,19 +97,19 @@ static void a_canceled_migration_frees_vcpus_with_full_rings(void **state)
 {
 	uint64_t page = 0;
 
-	begin(RING, DL_MODE_RING, DL_START_CLEAN);
+	begin(RING, DL_MODE_RING, DL_CURSOR_CLEAN);
 	while (!model_vcpu_write(guest->model, vcpu->fd, 0, (FIRST_PAGE + page) * 4096, NULL, 8))
 		page++;
-	assert_int_equal(dl_log_stop(guest->log), 0);
+	checker_leave(&migration.checker);
 	assert_int_equal(model_vcpu_enter(guest->model, vcpu->fd), 0);
 	migration_close(&migration);
 	/* The stop fails to reset the rings; the vCPU drains its full ring itself. */
-	begin(RING, DL_MODE_RING, DL_START_CLEAN);
+	begin(RING, DL_MODE_RING, DL_CURSOR_CLEAN);
 	fail_once(KVM_RESET_DIRTY_RINGS, EIO, false);
 	for (page = 0;
 	     !model_vcpu_write(guest->model, vcpu->fd, 0, (FIRST_PAGE + page) * 4096, NULL, 8);)
 		page++;
-	assert_int_equal(dl_log_stop(guest->log), -EIO);
+	checker_leave(&migration.checker);
 	assert_int_equal(guest_write(guest, vcpu, 0, FIRST_PAGE), 0);
 	migration_close(&migration);
 }
@@ -122,7 +122,7 @@ static void an_overflow_loses_no_page(void **state)
 						      .write_order = MODEL_STORE_THEN_LOG },
 					   .options = { .mode = DL_MODE_RING,
 							.ring_entries = ENTRIES } },
-		   DL_START_CLEAN);
+		   DL_CURSOR_CLEAN);
 	for (int i = 0; i < 20; i++) {
 		write_pages(0, 260);
 		if (i % 4 == 3)
@@ -139,14 +139,14 @@ static void a_page_with_many_entries_counts_once(void **state)
 		&(struct guest_config){
 			.model = { .has = RING, .write_order = MODEL_STORE_THEN_LOG },
 			.options = { .mode = DL_MODE_RING, .ring_entries = ENTRIES } },
-		DL_START_CLEAN);
+		DL_CURSOR_CLEAN);
 	for (int i = 0; i < 100; i++)
 		write_pages(5, 1);
-	assert_int_equal(dl_harvest(guest->log, 0, NULL), 0);
+	assert_int_equal(checker_harvest(&migration.checker, 0, NULL), 0);
 	assert_int_equal(guest_stats(guest).entries, 100);
 	assert_int_equal(guest_stats(guest).new_pages, 1);
 	assert_int_equal(guest_stats(guest).duplicates, 99);
-	assert_int_equal(guest_stats(guest).pending_bytes, 4096);
+	assert_int_equal(checker_pending(&migration.checker), 4096);
 	end();
 }
 
@@ -177,14 +177,14 @@ static void a_failing_reset_is_reported_by_each_call(void **state)
 {
 	const struct model_fault fault = { .request = KVM_RESET_DIRTY_RINGS, .error = EIO };
 
-	begin(RING, DL_MODE_RING, DL_START_CLEAN);
+	begin(RING, DL_MODE_RING, DL_CURSOR_CLEAN);
 	write_pages(0, 10);
 	assert_int_equal(model_fault(guest->model, &fault), 0);
-	assert_int_equal(dl_harvest(guest->log, 0, NULL), -EIO);
+	assert_int_equal(checker_harvest(&migration.checker, 0, NULL), -EIO);
 	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), -EIO);
-	assert_int_equal(dl_log_stop(guest->log), -EIO);
+	checker_leave(&migration.checker);
+	assert_int_equal(checker_join(&migration.checker, 0), -EIO);
 	model_faults_clear(guest->model);
-	assert_int_equal(dl_log_stop(guest->log), 0);
 	migration_start(&migration, 0);
 	end();
 }
@@ -195,9 +195,8 @@ static void the_last_pages_of_a_slot_are_cleared(void **state)
 	static const uint64_t sizes[] = { 1, 63, 65, 100, 127, 129, 191 };
 
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-		begin(INITIALLY_SET, DL_MODE_BITMAP, i % 2 ? DL_START_CLEAN : 0);
-		guest_add_slot(guest, 20, 20000, sizes[i]);
-		migration_add_blocks(&migration);
+		begin(INITIALLY_SET, DL_MODE_BITMAP, i % 2 ? DL_CURSOR_CLEAN : 0);
+		migration_add_slot(&migration, 20, 20000, sizes[i]);
 		migration_pass(&migration);
 		assert_int_equal(guest_write(guest, vcpu, 0, 20000 + sizes[i] - 1), 0);
 		assert_int_equal(guest_write(guest, vcpu, 0, 20000 + sizes[i] / 2), 0);

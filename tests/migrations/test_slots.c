@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Slots are added, moved, removed and re-created while vCPUs write to them. */
-#include "cmocka_all.h"
-#include "migration.h"
+#include "every_mode.h"
 
 #include <errno.h>
 #include <string.h>
@@ -11,10 +10,9 @@ enum { PAGES = 64, BASE = 8192, WRITES = 120 };
 static struct migration migration;
 static struct guest *guest;
 
-static void begin(uint32_t has, uint32_t mode, uint32_t start_flags)
+static void begin(size_t mode, uint32_t start_flags)
 {
-	const struct guest_config config = { .model = { .has = has },
-					     .options = { .mode = mode, .ring_entries = 256 } };
+	const struct guest_config config = config_of_mode(mode);
 
 	migration_open(&migration, &config, 2);
 	guest = &migration.guest;
@@ -28,19 +26,6 @@ static void end(void)
 	migration_finish(&migration);
 	migration_close(&migration);
 }
-
-/* Every test runs in every mode. */
-static const struct {
-	uint32_t has, mode;
-} modes[] = {
-	{ MODEL_HAS_RING_ACQ_REL, DL_MODE_RING },
-	{ MODEL_HAS_RING_ACQ_REL | MODEL_HAS_BACKUP, DL_MODE_RING },
-	{ MODEL_HAS_MANUAL_PROTECT | MODEL_HAS_INITIALLY_SET, DL_MODE_BITMAP },
-	{ MODEL_HAS_MANUAL_PROTECT, DL_MODE_BITMAP },
-	{ MODEL_HAS_NOTHING, DL_MODE_BITMAP },
-};
-
-#define FOR_EACH_MODE(i) for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
 
 /* Allocates memory that the checker compares, without a slot. */
 static struct guest_block *new_block(void)
@@ -58,7 +43,13 @@ static struct dl_slot slot_over(const struct guest_block *block, uint32_t number
 
 static void set(struct dl_slot slot)
 {
-	assert_int_equal(dl_slot_set(guest->log, &slot), 0);
+	migration_set(&migration, slot);
+}
+
+/* Keeps the pages that are not sent yet. */
+static void remove_slot(uint32_t number, uint32_t flags)
+{
+	assert_int_equal(checker_slot_remove(&migration.checker, number, flags), 0);
 }
 
 static void pass_and_wait(void)
@@ -71,7 +62,7 @@ static void a_slot_is_added(void **state)
 {
 	FOR_EACH_MODE(i)
 	{
-		begin(modes[i].has, modes[i].mode, 0);
+		begin(i, 0);
 		pass_and_wait();
 		set(slot_over(new_block(), 20, BASE));
 		pass_and_wait();
@@ -80,35 +71,58 @@ static void a_slot_is_added(void **state)
 	}
 }
 
-/* The destination already has the slot's contents; only later writes are pending. */
+/* Both receivers already have the slot's contents; only later writes are pending. */
 static void a_clean_slot_is_added(void **state)
 {
 	FOR_EACH_MODE(i)
 	{
 		struct dl_slot slot;
 
-		begin(modes[i].has, modes[i].mode, 0);
+		begin(i, 0);
 		pass_and_wait();
 		slot = slot_over(new_block(), 20, BASE);
 		slot.flags = DL_SLOT_CLEAN;
-		checker_equalize(&migration.checker);
-		/* Equalizing other blocks is harmless: writes to them stay pending. */
+		checker_equalize_slot(&migration.checker, &slot);
 		set(slot);
 		pass_and_wait();
 		end();
 	}
 }
 
-static void a_removed_slot_is_sent_once_more(void **state)
+/* The receiver by blocks gets them at the end; no slot has the memory then. */
+static void the_pages_of_a_removed_slot_are_in_its_words(void **state)
 {
 	FOR_EACH_MODE(i)
 	{
-		begin(modes[i].has, modes[i].mode, 0);
+		begin(i, 0);
 		set(slot_over(new_block(), 20, BASE));
 		pass_and_wait();
 		migration_wait(&migration, WRITES);
-		assert_int_equal(dl_slot_remove(guest->log, 20, 0), 0);
+		remove_slot(20, 0);
 		pass_and_wait();
+		end();
+	}
+}
+
+/* With the vCPUs stopped the words are only what was written since the last pass. */
+static void words_of_a_paused_removal_are_exact(void **state)
+{
+	FOR_EACH_MODE(i)
+	{
+		struct checker_block *block;
+
+		begin(i, 0);
+		set(slot_over(new_block(), 20, BASE));
+		block = &migration.checker.blocks[migration.checker.block_count - 1];
+		pass_and_wait();
+		migration_stop(&migration);
+		migration_pass(&migration);
+		guest_stop(guest);
+		for (uint64_t page = 3; page < 60; page += 7)
+			assert_int_equal(guest_write(guest, &guest->vcpus[0], 0, BASE + page), 0);
+		guest_stop(guest);
+		remove_slot(20, DL_REMOVE_PAUSED);
+		assert_int_equal(block->kept[0], UINT64_C(0x0810204081020408));
 		end();
 	}
 }
@@ -119,7 +133,7 @@ static void a_slot_moves(void **state)
 	{
 		struct dl_slot slot;
 
-		begin(modes[i].has, modes[i].mode, 0);
+		begin(i, 0);
 		migration_add_range(&migration, 0, 2 * BASE, PAGES);
 		slot = slot_over(new_block(), 20, BASE);
 		for (int turn = 0; turn < 6; turn++) {
@@ -140,20 +154,75 @@ static void a_slot_is_recreated_over_the_same_memory(void **state)
 	FOR_EACH_MODE(i)
 	{
 		struct guest_block *block;
-		struct dl_slot slot;
 
-		begin(modes[i].has, modes[i].mode, 0);
+		begin(i, 0);
 		block = new_block();
 		set(slot_over(block, 20, BASE));
 		for (uint32_t turn = 1; turn <= 4; turn++) {
 			migration_wait(&migration, WRITES);
-			assert_int_equal(dl_slot_remove(guest->log, 20, 0), 0);
+			remove_slot(20, 0);
 			/* A smaller size each time; the guest cannot write the pages left out. */
-			slot = guest_slot(guest, 20, BASE, block, 0, PAGES / turn);
-			set(slot);
+			set(guest_slot(guest, 20, BASE, block, 0, PAGES / turn));
 			if (turn % 2)
 				pass_and_wait();
 		}
+		end();
+	}
+}
+
+/* The toggle of a flash or a PAM region: only what is not sent yet is pending afterwards. */
+static void a_slot_comes_back_clean_with_its_words(void **state)
+{
+	FOR_EACH_MODE(i)
+	{
+		struct dl_slot slot;
+
+		begin(i, 0);
+		slot = slot_over(new_block(), 20, BASE);
+		set(slot);
+		slot.flags = DL_SLOT_CLEAN | DL_SLOT_PAUSED;
+		for (int turn = 0; turn < 8; turn++) {
+			pass_and_wait();
+			migration_wait(&migration, WRITES);
+			/* Sometimes running vCPUs, sometimes in the middle of a pass. */
+			if (turn % 2)
+				migration_stop(&migration);
+			if (turn % 4 > 1)
+				assert_int_equal(dl_harvest(migration.checker.cursor, 0, NULL), 0);
+			remove_slot(20, turn % 2 ? DL_REMOVE_PAUSED : 0);
+			if (!(turn % 2))
+				slot.flags &= ~(uint32_t)DL_SLOT_PAUSED;
+			set(slot);
+			slot.flags |= DL_SLOT_PAUSED;
+			if (turn % 4 > 1)
+				assert_int_equal(checker_finish_pass(&migration.checker, 1), 0);
+			if (turn % 2)
+				migration_run(&migration);
+		}
+		end();
+	}
+}
+
+static void only_unsent_pages_are_pending_after_a_toggle(void **state)
+{
+	FOR_EACH_MODE(i)
+	{
+		struct dl_slot slot;
+		uint64_t pending;
+
+		begin(i, 0);
+		migration_stop(&migration);
+		slot = slot_over(new_block(), 20, BASE);
+		set(slot);
+		migration_pass(&migration);
+		migration_pass(&migration);
+		assert_int_equal(guest_write(guest, &guest->vcpus[0], 0, BASE + 9), 0);
+		guest_stop(guest);
+		remove_slot(20, DL_REMOVE_PAUSED);
+		slot.flags = DL_SLOT_CLEAN | DL_SLOT_PAUSED;
+		set(slot);
+		assert_int_equal(checker_harvest(&migration.checker, 0, &pending), 0);
+		assert_int_equal(pending, guest->page_bytes);
 		end();
 	}
 }
@@ -165,14 +234,14 @@ static void an_id_is_reused_at_another_address(void **state)
 	{
 		struct guest_block *blocks[2];
 
-		begin(modes[i].has, modes[i].mode, 0);
+		begin(i, 0);
 		migration_add_range(&migration, 0, 2 * BASE, PAGES);
 		blocks[0] = new_block();
 		blocks[1] = new_block();
 		set(slot_over(blocks[0], 20, BASE));
 		for (int turn = 1; turn < 6; turn++) {
 			migration_wait(&migration, WRITES);
-			assert_int_equal(dl_slot_remove(guest->log, 20, 0), 0);
+			remove_slot(20, 0);
 			set(slot_over(blocks[turn % 2], 20, turn % 2 ? 2 * BASE : BASE));
 			if (turn % 2)
 				pass_and_wait();
@@ -181,25 +250,24 @@ static void an_id_is_reused_at_another_address(void **state)
 	}
 }
 
-static void a_discarded_slot_is_not_sent(void **state)
+static void a_slot_removed_without_words_is_not_sent(void **state)
 {
 	FOR_EACH_MODE(i)
 	{
-		struct guest_block *block;
-		unsigned int number;
+		struct checker_block *block;
+		unsigned long sent;
 
-		begin(modes[i].has, modes[i].mode, 0);
-		block = new_block();
-		number = (unsigned int)(block - guest->blocks);
-		set(slot_over(block, 20, BASE));
+		begin(i, 0);
+		set(slot_over(new_block(), 20, BASE));
+		block = &migration.checker.blocks[migration.checker.block_count - 1];
 		pass_and_wait();
-		assert_int_equal(dl_slot_remove(guest->log, 20, DL_SLOT_DISCARD), 0);
+		migration_wait(&migration, WRITES);
+		assert_int_equal(checker_slot_drop(&migration.checker, 20, 0), 0);
+		sent = atomic_load(&block->pages_sent);
 		pass_and_wait();
-		migration_stop(&migration);
-		guest_stop(guest);
-		assert_int_equal(checker_pass(&migration.checker, DL_HARVEST_FINAL, 1), 0);
-		migration.checker.blocks[number].ignored = true;
-		assert_int_equal(checker_differing_pages(&migration.checker), 0);
+		block->ignored = true;
+		migration_finish(&migration);
+		assert_int_equal(atomic_load(&block->pages_sent), sent);
 		migration_close(&migration);
 	}
 }
@@ -211,7 +279,7 @@ static void two_address_spaces_over_the_same_memory(void **state)
 	{
 		struct dl_slot normal, smm;
 
-		begin(modes[i].has, modes[i].mode, 0);
+		begin(i, 0);
 		migration_stop(&migration);
 		migration_add_range(&migration, 1, BASE, PAGES);
 		normal = slot_over(new_block(), 20, BASE);
@@ -219,8 +287,8 @@ static void two_address_spaces_over_the_same_memory(void **state)
 		smm.slot = 1 << 16 | 20;
 		set(normal);
 		set(smm);
-		assert_int_equal(dl_log_stop(guest->log), 0);
-		assert_int_equal(dl_log_start(guest->log, 0), 0);
+		checker_leave(&migration.checker);
+		assert_int_equal(checker_join(&migration.checker, 0), 0);
 		migration_run(&migration);
 		for (int turn = 0; turn < 3; turn++)
 			pass_and_wait();
@@ -234,25 +302,26 @@ static void random_adds_moves_and_removals(void **state)
 	{
 		struct random random = { .state = 31 + i };
 		struct guest_block *block;
-		bool is_there = false;
+		bool present = false;
 
-		begin(modes[i].has, modes[i].mode, i % 2 ? DL_START_CLEAN : 0);
+		begin(i, i % 2 ? DL_CURSOR_CLEAN : 0);
 		block = new_block();
-		if (i % 2)
-			checker_equalize(&migration.checker);
-		for (int turn = 0; turn < 25; turn++) {
-			struct dl_slot slot = slot_over(block, 20, BASE);
+		for (int turn = 0; turn < 40; turn++) {
+			bool in_pass = random_below(&random, 2);
 
 			migration_wait(&migration, 20);
-			if (is_there && random_below(&random, 2)) {
-				assert_int_equal(dl_slot_remove(guest->log, 20, 0), 0);
-				is_there = false;
+			if (in_pass)
+				assert_int_equal(dl_harvest(migration.checker.cursor, 0, NULL), 0);
+			if (present && random_below(&random, 2)) {
+				remove_slot(20, 0);
+				present = false;
 			} else {
-				slot.gpa += random_below(&random, 4) * guest->page_bytes;
-				set(slot);
-				is_there = true;
+				set(slot_over(block, 20, BASE + random_below(&random, 4)));
+				present = true;
 			}
-			if (!random_below(&random, 3))
+			if (in_pass)
+				assert_int_equal(checker_finish_pass(&migration.checker, 1), 0);
+			else if (!random_below(&random, 3))
 				migration_pass(&migration);
 		}
 		end();
@@ -264,14 +333,17 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		migration_test(a_slot_is_added),
 		migration_test(a_clean_slot_is_added),
-		migration_test(a_removed_slot_is_sent_once_more),
+		migration_test(the_pages_of_a_removed_slot_are_in_its_words),
+		migration_test(words_of_a_paused_removal_are_exact),
 		migration_test(a_slot_moves),
 		migration_test(a_slot_is_recreated_over_the_same_memory),
+		migration_test(a_slot_comes_back_clean_with_its_words),
+		migration_test(only_unsent_pages_are_pending_after_a_toggle),
 		migration_test(an_id_is_reused_at_another_address),
-		migration_test(a_discarded_slot_is_not_sent),
+		migration_test(a_slot_removed_without_words_is_not_sent),
 		migration_test(two_address_spaces_over_the_same_memory),
 		migration_test(random_adds_moves_and_removals),
 	};
 
-	return RUN_TESTS("migrations with slots that change", tests);
+	return RUN_TESTS("migrations with changing slots", tests);
 }

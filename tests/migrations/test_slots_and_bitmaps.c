@@ -15,11 +15,10 @@ static void entries_of_a_deleted_slot_are_dropped(void **state)
 	migration_pass(&migration);
 	write_pages(0, 100);
 	fail_once(KVM_RESET_DIRTY_RINGS, EIO, false);
-	assert_int_equal(dl_slot_remove(guest->log, 0, 0), 0);
+	assert_int_equal(checker_slot_drop(&migration.checker, 0, 0), 0);
+	migration.checker.blocks[0].ignored = true;
 	/* Its id now belongs to a smaller slot. */
-	assert_int_equal(dl_slot_set(guest->log, &(struct dl_slot){ 0 }), -EINVAL);
-	guest_add_slot(guest, 0, 20000, 10);
-	migration_add_blocks(&migration);
+	migration_add_slot(&migration, 0, 20000, 10);
 	migration_pass(&migration);
 	assert_true(guest_stats(guest).stale_entries >= 90);
 	assert_int_equal(guest_write(guest, vcpu, 0, 20003), 0);
@@ -30,24 +29,24 @@ static void entries_of_a_deleted_slot_are_dropped(void **state)
 static void address_spaces_are_kept_apart(void **state)
 {
 	struct guest_block *block;
-	struct dl_run runs[4];
-	struct dl_iter *iter;
+	struct dl_extent runs[4];
+	struct dl_cursor *cursor;
 	struct dl_slot smm;
 
-	begin(RING, DL_MODE_RING, DL_START_CLEAN);
+	begin(RING, DL_MODE_RING, DL_CURSOR_CLEAN);
 	block = guest_memory(guest, 100);
 	migration_add_blocks(&migration);
 	/* The same id at the same address, with other memory. */
 	smm = guest_slot(guest, 1 << 16, FIRST_PAGE, block, 0, 100);
-	assert_int_equal(dl_slot_set(guest->log, &smm), 0);
+	migration_set(&migration, smm);
 	migration_pass(&migration);
 	assert_int_equal(guest_write(guest, vcpu, 1, FIRST_PAGE + 5), 0);
-	assert_int_equal(dl_harvest(guest->log, 0, NULL), 0);
-	assert_int_equal(dl_iter_new(guest->log, 0, &iter), 0);
-	assert_int_equal(dl_iter_read(iter, runs, 4), 1);
+	cursor = migration.checker.cursor;
+	assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
+	assert_int_equal(dl_cursor_read(cursor, runs, 4), 1);
 	assert_int_equal(runs[0].slot, 1 << 16);
 	assert_int_equal(runs[0].hva, (uintptr_t)block->memory + 5 * 4096);
-	dl_iter_free(iter);
+	checker_end(&migration.checker, 0);
 	end();
 }
 
@@ -59,7 +58,7 @@ static void ring_indices_wrap(void **state)
 	begin_with(&(struct guest_config){ .model = { .has = RING, .ring_first_index = 0xffffff00 },
 					   .options = { .mode = DL_MODE_RING,
 							.ring_entries = ENTRIES } },
-		   DL_START_CLEAN);
+		   DL_CURSOR_CLEAN);
 	for (int i = 0; i < 8; i++) {
 		write_pages(0, 130);
 		migration_pass(&migration);
@@ -106,10 +105,10 @@ static void the_ring_is_mapped_at_64_host_pages(void **state)
 		assert_true(maps.n >= 2);
 		assert_int_equal(maps.offset_bytes[maps.n - 1], UINT64_C(64) * sizes[i]);
 		assert_int_equal(maps.bytes[maps.n - 1], 65536);
-		migration_start(&migration, DL_START_CLEAN);
+		migration_start(&migration, DL_CURSOR_CLEAN);
 		write_pages(3, 1);
-		assert_int_equal(dl_harvest(guest->log, 0, NULL), 0);
-		assert_int_equal(guest_stats(guest).pending_bytes, sizes[i]);
+		assert_int_equal(checker_harvest(&migration.checker, 0, NULL), 0);
+		assert_int_equal(checker_pending(&migration.checker), sizes[i]);
 		end();
 	}
 }
@@ -152,7 +151,7 @@ static void bitmap_buffers_have_whole_words(void **state)
 		assert_int_equal(guest_open_log(guest), 0);
 		guest_add_slot(guest, 0, FIRST_PAGE, sizes[i]);
 		vcpu = guest_vcpu(guest, true);
-		assert_int_equal(dl_log_start(guest->log, 0), 0);
+		guest_join(guest, 0);
 		assert_int_equal(guest_pass(guest, 0, NULL, 0), -1);
 		write_pages(sizes[i] - 1, 1);
 		assert_int_equal(guest_pass(guest, 0, NULL, 0), -1);
@@ -166,11 +165,11 @@ static void a_get_that_fails_after_clearing_loses_nothing(void **state)
 	static const uint32_t has[] = { MODEL_HAS_NOTHING, MANUAL, INITIALLY_SET, BACKUP };
 
 	for (int i = 0; i < 4; i++) {
-		begin(has[i], has[i] == BACKUP ? DL_MODE_RING : DL_MODE_BITMAP, DL_START_CLEAN);
+		begin(has[i], has[i] == BACKUP ? DL_MODE_RING : DL_MODE_BITMAP, DL_CURSOR_CLEAN);
 		write_pages(0, 40);
 		guest_kernel_write(guest, FIRST_PAGE + 100);
 		fail_once(KVM_GET_DIRTY_LOG, EFAULT, true);
-		assert_int_equal(final_harvest(), -EFAULT);
+		assert_int_equal(last_harvest(), -EFAULT);
 		end();
 	}
 }
@@ -195,10 +194,10 @@ static void initially_set_with_a_ring_loses_nothing(void **state)
 	guest_add_slot(guest, 0, FIRST_PAGE, 100);
 	vcpu = guest_vcpu(guest, true);
 	write_pages(0, 100);
-	assert_int_equal(dl_log_start(guest->log, DL_START_CLEAN), 0);
+	guest_join(guest, DL_CURSOR_CLEAN);
 	write_pages(0, 100);
-	assert_int_equal(dl_harvest(guest->log, 0, NULL), 0);
-	assert_int_equal(guest_stats(guest).pending_bytes, 100 * 4096);
+	assert_int_equal(guest_harvest(guest, 0), 0);
+	assert_int_equal(guest_pending(guest), 100 * 4096);
 	guest_close(guest);
 }
 
@@ -225,9 +224,10 @@ static void a_writer_without_vcpu_needs_the_backup(void **state)
 	begin(RING, DL_MODE_RING, 0);
 	migration_pass(&migration);
 	guest_kernel_write(guest, FIRST_PAGE + 3);
-	assert_int_equal(final_harvest(), 0);
-	assert_int_equal(checker_drain(&migration.checker, 1), 0);
+	guest_stop(guest);
+	assert_int_equal(checker_last_pass(&migration.checker, 1), 0);
 	assert_int_equal(checker_differing_pages(&migration.checker), 1);
+	assert_int_equal(checker_differing_by_gpa(&migration.checker), 1);
 	migration_close(&migration);
 }
 
@@ -239,26 +239,26 @@ static void auto_avoids_a_ring_that_loses_huge_pages(void **state)
 						  .ring_alone_loses_huge_pages = true },
 				       .options = { .mode = DL_MODE_AUTO } };
 
-	begin_with(&config, DL_START_CLEAN);
+	begin_with(&config, DL_CURSOR_CLEAN);
 	write_pages(0, 200);
 	end();
 	config.model.has = RING | INITIALLY_SET;
-	begin_with(&config, DL_START_CLEAN);
+	begin_with(&config, DL_CURSOR_CLEAN);
 	write_pages(0, 200);
 	end();
 	/* This says that there is no in-kernel writer, and no more. */
 	config.model.has = BACKUP;
 	config.options.backup = DL_BACKUP_OFF;
-	begin_with(&config, DL_START_CLEAN);
+	begin_with(&config, DL_CURSOR_CLEAN);
 	write_pages(0, 200);
 	end();
 	/* With a false claim about the architecture pages are lost, and the checker sees it. */
 	config.model.arch = DL_OS_ARCH_RING_ALONE_SAFE;
 	config.options.mode = DL_MODE_RING;
-	begin_with(&config, DL_START_CLEAN);
+	begin_with(&config, DL_CURSOR_CLEAN);
 	write_pages(0, 200);
-	assert_int_equal(final_harvest(), 0);
-	assert_int_equal(checker_drain(&migration.checker, 1), 0);
+	guest_stop(guest);
+	assert_int_equal(checker_last_pass(&migration.checker, 1), 0);
 	assert_true(checker_differing_pages(&migration.checker) > 100);
 	migration_close(&migration);
 }

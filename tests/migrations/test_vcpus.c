@@ -109,10 +109,10 @@ static void a_canceled_migration_is_started_again(void **state)
 		begin(mode, 2, 0);
 		for (int i = 0; i < 5; i++) {
 			migration_passes(&migration, 2, WRITES);
-			assert_int_equal(dl_log_stop(guest->log), 0);
+			checker_leave(&migration.checker);
 			/* With logging off every vCPU makes progress. */
 			migration_wait(&migration, WRITES);
-			assert_int_equal(dl_log_start(guest->log, 0), 0);
+			assert_int_equal(checker_join(&migration.checker, 0), 0);
 		}
 		migration_passes(&migration, 1, WRITES);
 		end();
@@ -125,9 +125,9 @@ static void a_clean_start_after_a_canceled_migration(void **state)
 		begin(mode, 2, 0);
 		migration_passes(&migration, 2, WRITES);
 		migration_stop(&migration);
-		assert_int_equal(dl_log_stop(guest->log), 0);
+		checker_leave(&migration.checker);
 		checker_equalize(&migration.checker);
-		assert_int_equal(dl_log_start(guest->log, DL_START_CLEAN), 0);
+		assert_int_equal(checker_join(&migration.checker, DL_CURSOR_CLEAN), 0);
 		migration_run(&migration);
 		migration_passes(&migration, 2, WRITES);
 		end();
@@ -137,25 +137,25 @@ static void a_clean_start_after_a_canceled_migration(void **state)
 /* An iteration that is freed half way loses nothing. */
 static void abandoned_iterations_lose_nothing(void **state)
 {
-	struct dl_run runs[3];
-	struct dl_iter *iter;
+	struct dl_extent runs[3];
+	struct dl_cursor *cursor;
 
 	for (uint32_t mode = DL_MODE_RING; mode <= DL_MODE_BITMAP; mode++) {
 		begin(mode, 2, 0);
 		for (int i = 0; i < 10; i++) {
 			migration_wait(&migration, WRITES);
-			assert_int_equal(dl_harvest(guest->log, 0, NULL), 0);
-			assert_int_equal(dl_iter_new(guest->log, 0, &iter), 0);
+			cursor = migration.checker.cursor;
+			assert_int_equal(dl_harvest(cursor, 0, NULL), 0);
 			for (int n, turn = 0; turn < i; turn++) {
-				n = dl_iter_read(iter, runs, 3);
+				n = dl_cursor_read(cursor, runs, 3);
 				assert_true(n >= 0);
 				/* Only the second of three runs is sent. */
 				if (n < 2)
 					break;
 				checker_copy_run(&migration.checker, &runs[1]);
-				assert_int_equal(dl_iter_ack(iter, &runs[1], 1), 0);
+				assert_int_equal(dl_cursor_ack(cursor, &runs[1], 1), 0);
 			}
-			dl_iter_free(iter);
+			checker_end(&migration.checker, 0);
 		}
 		end();
 	}
@@ -185,7 +185,7 @@ static void full_rings_are_drained_by_their_vcpus(void **state)
 
 	migration_open(&migration, &config, 3);
 	guest = &migration.guest;
-	migration_start(&migration, DL_START_CLEAN);
+	migration_start(&migration, DL_CURSOR_CLEAN);
 	migration_run(&migration);
 	migration_wait(&migration, 2000);
 	for (int i = 0; i < 3; i++)

@@ -67,6 +67,8 @@ const struct call_row call_rows[] = {
 
 	IOCTL(SLOTS, KVM_SET_USER_MEMORY_REGION),
 	IOCTL(SLOTS, KVM_RESET_DIRTY_RINGS),
+	IOCTL(SLOTS, KVM_GET_DIRTY_LOG),
+	IOCTL(SLOTS, KVM_CLEAR_DIRTY_LOG),
 	CALL(SLOTS, rt_sigprocmask),
 	CALL(SLOTS, mmap),
 	CALL(SLOTS, munmap),
@@ -87,20 +89,22 @@ const struct call_row call_rows[] = {
 	LOCKS(VCPUS),
 	CLOCK(VCPUS),
 
-	IOCTL(SESSION, KVM_SET_USER_MEMORY_REGION),
-	IOCTL(SESSION, KVM_ENABLE_CAP),
-	IOCTL(SESSION, KVM_RESET_DIRTY_RINGS),
-	CALL(SESSION, rt_sigprocmask),
-	CALL(SESSION, mmap),
-	CALL(SESSION, timerfd_settime),
-	RARE(SESSION, munmap),
-	GRACE_PERIOD(SESSION),
-	MALLOC(SESSION),
-	LOCKS(SESSION),
-	CLOCK(SESSION),
+	IOCTL(CURSORS, KVM_SET_USER_MEMORY_REGION),
+	IOCTL(CURSORS, KVM_ENABLE_CAP),
+	IOCTL(CURSORS, KVM_RESET_DIRTY_RINGS),
+	CALL(CURSORS, rt_sigprocmask),
+	CALL(CURSORS, mmap),
+	CALL(CURSORS, timerfd_settime),
+	CALL(CURSORS, munmap),
+	RARE(CURSORS, close),
+	GRACE_PERIOD(CURSORS),
+	MALLOC(CURSORS),
+	LOCKS(CURSORS),
+	CLOCK(CURSORS),
 
 	IOCTL(HARVEST, KVM_RESET_DIRTY_RINGS),
 	IOCTL(HARVEST, KVM_GET_DIRTY_LOG),
+	IOCTL(HARVEST, KVM_CLEAR_DIRTY_LOG),
 	IOCTL(HARVEST, KVM_SET_USER_MEMORY_REGION),
 	CALL(HARVEST, rt_sigprocmask),
 	LOCKS(HARVEST),
@@ -126,19 +130,16 @@ const struct call_row call_rows[] = {
 	LOCKS(DRAIN),
 	CLOCK(DRAIN),
 
-	CALL(ITERATION, rt_sigprocmask),
-	RARE(ITERATION, close),
-	MALLOC(ITERATION),
-	LOCKS(ITERATION),
-
 	IOCTL(READ, KVM_CLEAR_DIRTY_LOG),
 	CALL(READ, rt_sigprocmask),
 	LOCKS(READ),
 	CLOCK(READ),
 
-	CALL(QUERY, rt_sigprocmask),
-	LOCKS(QUERY),
-	CLOCK(QUERY),
+	CALL(END, rt_sigprocmask),
+	/* Where an acknowledgement is in progress. */
+	RARE(END, membarrier),
+	POLL(END),
+	LOCKS(END),
 
 	IOCTL(CLOSE, KVM_SET_USER_MEMORY_REGION),
 	IOCTL(CLOSE, KVM_RESET_DIRTY_RINGS),
@@ -154,12 +155,13 @@ const struct call_row call_rows[] = {
 
 const size_t call_row_count = sizeof(call_rows) / sizeof(call_rows[0]);
 
-#define QUERY_CALLS \
-	"dl_log_config, dl_log_describe, dl_log_stats, dl_vcpu_stats, dl_log_harvest_due"
+#define QUERY_CALLS                                                         \
+	"dl_log_config, dl_log_describe, dl_log_last_error, dl_log_stats, " \
+	"dl_vcpu_stats, dl_cursor_stats"
 
 #define MARK_CALLS                                              \
 	"dl_mark_gpa, dl_mark_slot, dl_mark_hva, dl_mark_iov, " \
-	"dl_iter_ack, dl_library_version"
+	"dl_cursor_ack, dl_library_version"
 
 static const char *const class_names[CLASSES] = {
 	[CLASS_OUTSIDE] = "outside",
@@ -168,14 +170,14 @@ static const char *const class_names[CLASSES] = {
 	[CLASS_OPEN] = "dl_probe, dl_log_open",
 	[CLASS_SLOTS] = "dl_slot_set, dl_slot_remove",
 	[CLASS_VCPUS] = "dl_vcpu_add, dl_vcpu_remove",
-	[CLASS_SESSION] = "dl_log_start, dl_log_stop",
-	[CLASS_HARVEST] = "dl_harvest",
+	[CLASS_CURSORS] = "dl_cursor_new, dl_cursor_free",
+	[CLASS_HARVEST] = "dl_harvest, dl_cursor_take",
 	[CLASS_DESCRIPTOR] = "dl_log_fd",
 	[CLASS_REAP] = "dl_log_reap",
 	[CLASS_DRAIN] = "dl_vcpu_drain",
 	[CLASS_MARK] = MARK_CALLS,
-	[CLASS_ITERATION] = "dl_iter_new, dl_iter_free",
-	[CLASS_READ] = "dl_iter_read",
+	[CLASS_READ] = "dl_cursor_read, dl_slot_clear",
+	[CLASS_END] = "dl_cursor_end",
 	[CLASS_QUERY] = QUERY_CALLS,
 	[CLASS_CLOSE] = "dl_log_close",
 };

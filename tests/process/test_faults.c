@@ -153,52 +153,6 @@ static void a_fault_at_any_site_is_handled(void **state)
 	fail_every_site(*state);
 }
 
-/*
- * The caller has removed its slot, and the log runs out of memory when it is notified. Until the
- * call is repeated, nothing that the log does with its slots may create this one again.
- */
-static void remove_without_memory(uint32_t mode, unsigned int allocation)
-{
-	const struct guest_config config = { .options = { .mode = mode, .ring_entries = 256 } };
-	struct kvm_userspace_memory_region gone = { .slot = 1 };
-	static struct sites sites;
-	static struct guest guest;
-	uint64_t pages[16];
-	uint8_t state;
-
-	guest_new(&guest, &config);
-	sites_init(&sites, &guest.os, NULL);
-	guest.config.options.size = sizeof(struct dl_options);
-	guest.config.options.os = &sites.os;
-	assert_int_equal(dl_log_open(guest.vm_fd, &guest.config.options, &guest.log, NULL, 0), 0);
-	guest_add_slot(&guest, 0, 0, 4);
-	guest_add_slot(&guest, 1, 100, 4);
-	assert_int_equal(dl_log_start(guest.log, 0), 0);
-	assert_int_equal(
-		guest.os.ioctl(guest.os.opaque, guest.vm_fd, KVM_SET_USER_MEMORY_REGION, &gone), 0);
-	/* The first site of the call is the signal mask. */
-	sites.fault = (struct site_fault){ sites.count + 1 + allocation, 1, ENOMEM, false };
-	sites_enter(&sites);
-	assert_int_equal(dl_slot_remove(guest.log, 1, DL_SLOT_CALLER_IOCTL), -ENOMEM);
-	sites_leave();
-	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
-	assert_int_equal(dl_log_stop(guest.log), 0);
-	assert_int_equal(dl_log_start(guest.log, 0), 0);
-	assert_int_equal(model_page_states(guest.model, guest.vm_fd, 1, 0, 1, &state), -ENOENT);
-	assert_int_equal(dl_slot_remove(guest.log, 1, DL_SLOT_CALLER_IOCTL), 0);
-	/* Its four pages are reported once more, together with the four of the other slot. */
-	assert_int_equal(guest_pass(&guest, 0, pages, 16), 8);
-	guest_close(&guest);
-}
-
-static void removal_without_memory_does_not_recreate_the_slot(void **state)
-{
-	for (unsigned int allocation = 1; allocation <= 3; allocation++) {
-		remove_without_memory(DL_MODE_RING, allocation);
-		remove_without_memory(DL_MODE_BITMAP, allocation);
-	}
-}
-
 static void print_table(void)
 {
 	unsigned int sites = 0, runs = 0;
@@ -223,8 +177,6 @@ static void print_table(void)
 int main(int argc, char **argv)
 {
 	struct CMUnitTest tests[TOUR_MODES];
-	const struct CMUnitTest more[] = { cmocka_unit_test(
-		removal_without_memory_does_not_recreate_the_slot) };
 	int failures = 0;
 
 	for (int i = 0; i < TOUR_MODES; i++)
@@ -242,7 +194,6 @@ int main(int argc, char **argv)
 	alarm(MAX_SECONDS);
 	exhaustive = argc > 1 && !strcmp(argv[1], "--long");
 	failures += RUN_TESTS("faults", tests);
-	failures += RUN_TESTS("removals without memory", more);
 	if (exhaustive) {
 		print_table();
 		times = 2;

@@ -24,7 +24,7 @@ struct subject {
 	struct rig *rig;
 	struct rig_slot *slot;
 	struct rig_slot *other; /* to be set and removed */
-	struct dl_iter *iter;
+	struct dl_cursor *cursor;
 };
 
 static void subject_open(struct subject *subject, uint32_t mode)
@@ -34,8 +34,9 @@ static void subject_open(struct subject *subject, uint32_t mode)
 	*subject = (struct subject){ .rig = rig_new(&config) };
 	subject->slot = rig_slot(subject->rig, 0, GUEST_DATA_GPA, PAGES);
 	subject->other = rig_memory(subject->rig, 1, 4ull * GUEST_DATA_GPA, PAGES);
-	assert_int_equal(dl_log_start(subject->rig->log, 0), 0);
-	rig_pass(subject->rig, 0);
+	assert_int_equal(dl_cursor_new(subject->rig->log, NULL, &subject->cursor), 0);
+	assert_int_equal(dl_harvest(subject->cursor, 0, NULL), 0);
+	assert_int_equal(dl_cursor_end(subject->cursor, 0), 0);
 }
 
 static void write_some(struct subject *subject, uint64_t value)
@@ -50,7 +51,7 @@ static int slots(struct subject *subject)
 {
 	int r = rig_slot_set(subject->rig, subject->other, 0, 0);
 
-	return r ? r : rig_slot_remove(subject->rig, subject->other, DL_SLOT_DISCARD);
+	return r ? r : rig_slot_remove(subject->rig, subject->other);
 }
 
 static int vcpus(struct subject *subject)
@@ -61,19 +62,18 @@ static int vcpus(struct subject *subject)
 	return dl_vcpu_add(subject->rig->log, vcpu->machine->fd, 0, 0, &vcpu->log);
 }
 
-static int restart(struct subject *subject)
+static int cursors(struct subject *subject)
 {
-	int r = dl_log_stop(subject->rig->log);
-
-	return r ? r : dl_log_start(subject->rig->log, 0);
+	dl_cursor_free(subject->cursor);
+	return dl_cursor_new(subject->rig->log, NULL, &subject->cursor);
 }
 
 static int harvest(struct subject *subject)
 {
-	uint64_t pending_bytes;
-	int r = dl_harvest(subject->rig->log, 0, &pending_bytes);
+	uint64_t words[PAGES / 64 + 1] = { 0 }, pending_bytes;
+	int r = dl_cursor_take(subject->cursor, 0, DL_TAKE_HARVEST, words, PAGES / 64 + 1, NULL);
 
-	return r ? r : dl_harvest(subject->rig->log, DL_HARVEST_FINAL, &pending_bytes);
+	return r ? r : dl_harvest(subject->cursor, DL_HARVEST_PAUSED, &pending_bytes);
 }
 
 static int drain(struct subject *subject)
@@ -106,35 +106,34 @@ static int mark(struct subject *subject)
 	return r ? r : dl_mark_slot(subject->rig->log, 0, 5000, 5000);
 }
 
-static int iteration(struct subject *subject)
+static int end_pass(struct subject *subject)
 {
-	struct dl_iter *iter;
-	int r = dl_iter_new(subject->rig->log, 0, &iter);
-
-	if (!r)
-		dl_iter_free(iter);
-	return r;
+	return dl_cursor_end(subject->cursor, 0);
 }
 
-static int read_runs(struct subject *subject)
+static int read_extents(struct subject *subject)
 {
-	struct dl_run run;
-	int n = dl_iter_read(subject->iter, &run, 1);
+	struct dl_extent extent;
+	int n = dl_cursor_read(subject->cursor, &extent, 1);
+	int r = dl_slot_clear(subject->rig->log, 0, 0, PAGES * subject->rig->page_bytes);
 
-	return n > 0 ? dl_iter_ack(subject->iter, &run, 1) : n;
+	if (n <= 0 || r)
+		return n < 0 ? n : r;
+	return dl_cursor_ack(subject->cursor, &extent, 1);
 }
 
 static int ask(struct subject *subject)
 {
 	struct dl_config config = { .size = sizeof(config) };
 	struct dl_stats stats = { .size = sizeof(stats) };
-	uint64_t from_now_ns;
+	struct dl_cursor_stats cursor_stats = { .size = sizeof(cursor_stats) };
 	char text[400];
 	int r = dl_log_config(subject->rig->log, &config);
 
 	r = r ? r : dl_log_stats(subject->rig->log, &stats);
 	r = r ? r : dl_vcpu_stats(subject->rig->vcpus[0].log, &stats);
-	r = r ? r : dl_log_harvest_due(subject->rig->log, &from_now_ns);
+	r = r ? r : dl_cursor_stats(subject->cursor, &cursor_stats);
+	r = r ? r : dl_log_last_error(subject->rig->log, text, sizeof(text)) < 0;
 	return r ? r : dl_log_describe(subject->rig->log, text, sizeof(text)) < 0;
 }
 
@@ -157,14 +156,14 @@ static const struct {
 	{ CLASS_OPEN, probe },
 	{ CLASS_SLOTS, slots },
 	{ CLASS_VCPUS, vcpus },
-	{ CLASS_SESSION, restart },
+	{ CLASS_CURSORS, cursors },
 	{ CLASS_DRAIN, drain },
 	{ CLASS_HARVEST, harvest },
 	{ CLASS_DESCRIPTOR, descriptor },
 	{ CLASS_REAP, reap },
 	{ CLASS_MARK, mark },
-	{ CLASS_READ, read_runs },
-	{ CLASS_ITERATION, iteration },
+	{ CLASS_READ, read_extents },
+	{ CLASS_END, end_pass },
 	{ CLASS_QUERY, ask },
 	{ CLASS_CLOSE, close_log },
 };
@@ -175,10 +174,6 @@ enum { ACTS = sizeof(acts) / sizeof(acts[0]) };
 static void prepare(struct subject *subject, unsigned int act)
 {
 	write_some(subject, act);
-	if (acts[act].class == CLASS_READ)
-		assert_int_equal(dl_iter_new(subject->rig->log, 0, &subject->iter), 0);
-	if (acts[act].class == CLASS_ITERATION)
-		dl_iter_free(subject->iter);
 }
 
 static void system_calls_are_listed(uint32_t mode)
@@ -285,7 +280,7 @@ static void filter_allows_the_listed_calls(uint32_t mode, unsigned long request)
 	const struct call_row *needed[] = {
 		calls_find(CLASS_HARVEST, SYS_ioctl, request),
 		calls_find(CLASS_SLOTS, SYS_membarrier, 0),
-		calls_find(CLASS_SESSION, SYS_rt_sigprocmask, 0),
+		calls_find(CLASS_CURSORS, SYS_rt_sigprocmask, 0),
 	};
 
 	/* Skips the test if the mode is not supported, before there is a child to confuse. */
@@ -356,11 +351,26 @@ static void check_retry(int first, int second)
 		check_retry(first_, first_ ? (expression) : 0); \
 	} while (0)
 
-static void pass_with_a_fault(struct rig *rig, uint32_t flags)
+/* Reads, copies and acknowledges the rest of the open pass. */
+static int read_all(struct rig *rig, struct dl_cursor *cursor)
 {
-	RETRY(dl_harvest(rig->log, flags, NULL));
-	if (checker_drain(&rig->checker, 1))
-		assert_int_equal(checker_drain(&rig->checker, 1), 0);
+	struct dl_extent extents[16];
+	int r = 0, n;
+
+	while ((n = dl_cursor_read(cursor, extents, 16)) > 0 && !r) {
+		for (int i = 0; i < n; i++)
+			checker_copy_run(&rig->checker, &extents[i]);
+		r = dl_cursor_ack(cursor, extents, (uint32_t)n);
+	}
+	return n < 0 ? n : r;
+}
+
+static void pass_with_a_fault(struct rig *rig, struct dl_cursor *cursor, uint32_t flags)
+{
+	RETRY(dl_harvest(cursor, flags, NULL));
+	RETRY(read_all(rig, cursor));
+	RETRY(dl_cursor_end(cursor, 0));
+	checker_flush(&rig->checker);
 	checker_expect_equal(&rig->checker);
 }
 
@@ -369,7 +379,9 @@ static bool run_with_a_fault(uint32_t mode, unsigned int n)
 {
 	const struct rig_config config = { .mode = mode, .spy = &spy };
 	struct rig_range range = { .pages = PAGES };
+	uint64_t words[PAGES / 64 + 1] = { 0 };
 	struct rig_slot *slot, *other;
+	struct dl_cursor *cursor;
 	struct rig_vcpu *vcpu;
 	struct rig *rig;
 
@@ -387,16 +399,17 @@ static bool run_with_a_fault(uint32_t mode, unsigned int n)
 	RETRY(dl_vcpu_add(rig->log, vcpu->machine->fd, 0, 0, &vcpu->log));
 	RETRY(rig_slot_set(rig, slot, 0, 0));
 	RETRY(rig_slot_set(rig, other, 0, 0));
-	RETRY(dl_log_start(rig->log, 0));
-	pass_with_a_fault(rig, 0);
+	RETRY(dl_cursor_new(rig->log, NULL, &cursor));
+	pass_with_a_fault(rig, cursor, 0);
 	rig_write(rig, 0, &range, n);
 	RETRY(dl_vcpu_drain(vcpu->log, 0));
-	pass_with_a_fault(rig, 0);
-	RETRY(rig_slot_remove(rig, other, 0));
+	pass_with_a_fault(rig, cursor, 0);
+	RETRY(dl_cursor_take(cursor, 0, DL_TAKE_HARVEST, words, PAGES / 64 + 1, NULL));
+	RETRY(rig_slot_remove(rig, other));
 	rig_write(rig, 0, &range, 2ull * n);
 	rig_stop(rig);
-	pass_with_a_fault(rig, DL_HARVEST_FINAL);
-	RETRY(dl_log_stop(rig->log));
+	pass_with_a_fault(rig, cursor, DL_HARVEST_PAUSED);
+	dl_cursor_free(cursor);
 	calls_before_fault = 0;
 	rig_free(rig);
 	return faults;

@@ -19,20 +19,36 @@ static const char *document;
 static int recording; /* 0, or -errno if system calls cannot be recorded */
 
 static const enum call_class class_of[TOUR_CALLS] = {
-	[TOUR_OUTSIDE] = CLASS_OUTSIDE,	    [TOUR_PROBE] = CLASS_OPEN,
-	[TOUR_OPEN] = CLASS_OPEN,	    [TOUR_CONFIG] = CLASS_QUERY,
-	[TOUR_DESCRIBE] = CLASS_QUERY,	    [TOUR_LOG_STATS] = CLASS_QUERY,
-	[TOUR_VCPU_STATS] = CLASS_QUERY,    [TOUR_DUE] = CLASS_QUERY,
-	[TOUR_FD] = CLASS_DESCRIPTOR,	    [TOUR_REAP] = CLASS_REAP,
-	[TOUR_SLOT_SET] = CLASS_SLOTS,	    [TOUR_SLOT_REMOVE] = CLASS_SLOTS,
-	[TOUR_VCPU_ADD] = CLASS_VCPUS,	    [TOUR_VCPU_REMOVE] = CLASS_VCPUS,
-	[TOUR_START] = CLASS_SESSION,	    [TOUR_STOP] = CLASS_SESSION,
-	[TOUR_HARVEST] = CLASS_HARVEST,	    [TOUR_HARVEST_FINAL] = CLASS_HARVEST,
-	[TOUR_DRAIN] = CLASS_DRAIN,	    [TOUR_MARK] = CLASS_MARK,
-	[TOUR_MARK_SLOT] = CLASS_MARK,	    [TOUR_MARK_HVA] = CLASS_MARK,
-	[TOUR_MARK_IOV] = CLASS_MARK,	    [TOUR_ITER_NEW] = CLASS_ITERATION,
-	[TOUR_ITER_READ] = CLASS_READ,	    [TOUR_ITER_ACK] = CLASS_MARK,
-	[TOUR_ITER_FREE] = CLASS_ITERATION, [TOUR_CLOSE] = CLASS_CLOSE,
+	[TOUR_OUTSIDE] = CLASS_OUTSIDE,
+	[TOUR_PROBE] = CLASS_OPEN,
+	[TOUR_OPEN] = CLASS_OPEN,
+	[TOUR_CONFIG] = CLASS_QUERY,
+	[TOUR_DESCRIBE] = CLASS_QUERY,
+	[TOUR_LOG_STATS] = CLASS_QUERY,
+	[TOUR_VCPU_STATS] = CLASS_QUERY,
+	[TOUR_LAST_ERROR] = CLASS_QUERY,
+	[TOUR_FD] = CLASS_DESCRIPTOR,
+	[TOUR_REAP] = CLASS_REAP,
+	[TOUR_SLOT_SET] = CLASS_SLOTS,
+	[TOUR_SLOT_REMOVE] = CLASS_SLOTS,
+	[TOUR_SLOT_CLEAR] = CLASS_READ,
+	[TOUR_VCPU_ADD] = CLASS_VCPUS,
+	[TOUR_VCPU_REMOVE] = CLASS_VCPUS,
+	[TOUR_CURSOR_NEW] = CLASS_CURSORS,
+	[TOUR_CURSOR_FREE] = CLASS_CURSORS,
+	[TOUR_CURSOR_STATS] = CLASS_QUERY,
+	[TOUR_HARVEST] = CLASS_HARVEST,
+	[TOUR_HARVEST_PAUSED] = CLASS_HARVEST,
+	[TOUR_DRAIN] = CLASS_DRAIN,
+	[TOUR_MARK] = CLASS_MARK,
+	[TOUR_MARK_SLOT] = CLASS_MARK,
+	[TOUR_MARK_HVA] = CLASS_MARK,
+	[TOUR_MARK_IOV] = CLASS_MARK,
+	[TOUR_READ] = CLASS_READ,
+	[TOUR_ACK] = CLASS_MARK,
+	[TOUR_END] = CLASS_END,
+	[TOUR_TAKE] = CLASS_HARVEST,
+	[TOUR_CLOSE] = CLASS_CLOSE,
 };
 
 static void need_recorder(void)
@@ -136,7 +152,7 @@ static void first_calls_and_thread_exits_make_only_listed_calls(void **state)
 	need_recorder();
 	guest_open(&shared.guest, NULL);
 	guest_add_slot(&shared.guest, 0, 0, 4);
-	assert_int_equal(dl_log_start(shared.guest.log, 0), 0);
+	guest_join(&shared.guest, 0);
 	assert_int_equal(pthread_barrier_init(&shared.all_marked, NULL, THREADS), 0);
 	for (int i = 0; i < THREADS; i++)
 		assert_int_equal(pthread_create(&threads[i], NULL, mark_once, &shared), 0);
@@ -164,9 +180,11 @@ static void steady_calls_allocate_nothing(void **state)
 	static const long memory[] = { SYS_brk,	     SYS_mmap,	 SYS_mremap,
 				       SYS_mprotect, SYS_munmap, SYS_madvise };
 	static const enum tour_call steady[] = {
-		TOUR_REAP,     TOUR_FD,	       TOUR_HARVEST,	TOUR_HARVEST_FINAL, TOUR_DRAIN,
-		TOUR_MARK,     TOUR_MARK_SLOT, TOUR_ITER_READ,	TOUR_ITER_ACK,	    TOUR_CONFIG,
-		TOUR_DESCRIBE, TOUR_LOG_STATS, TOUR_VCPU_STATS, TOUR_DUE,
+		TOUR_REAP,	TOUR_FD,	 TOUR_HARVEST,	    TOUR_HARVEST_PAUSED,
+		TOUR_DRAIN,	TOUR_MARK,	 TOUR_MARK_SLOT,    TOUR_MARK_HVA,
+		TOUR_MARK_IOV,	TOUR_READ,	 TOUR_ACK,	    TOUR_END,
+		TOUR_TAKE,	TOUR_SLOT_CLEAR, TOUR_CONFIG,	    TOUR_DESCRIBE,
+		TOUR_LOG_STATS, TOUR_VCPU_STATS, TOUR_CURSOR_STATS, TOUR_LAST_ERROR,
 	};
 
 	for (size_t i = 0; i < sizeof(steady) / sizeof(steady[0]); i++)
@@ -177,7 +195,7 @@ static void steady_calls_allocate_nothing(void **state)
 
 		tour_run(&tour_modes[mode], NULL, NULL, &result);
 		assert_int_equal(result.problems, 0);
-		assert_true(result.allocations[TOUR_ITER_NEW] > 0);
+		assert_true(result.allocations[TOUR_CURSOR_NEW] > 0);
 		for (size_t i = 0; i < sizeof(steady) / sizeof(steady[0]); i++)
 			assert_int_equal(result.allocations[steady[i]], 0);
 	}

@@ -3,6 +3,7 @@
 #include "tour.h"
 
 #include "cmocka_all.h"
+#include "cursor.h"
 #include "log.h"
 #include "ring/ring_private.h"
 #include "kvm/uapi.h"
@@ -21,24 +22,28 @@ static const char *const call_names[TOUR_CALLS] = {
 	[TOUR_DESCRIBE] = "dl_log_describe",
 	[TOUR_LOG_STATS] = "dl_log_stats",
 	[TOUR_VCPU_STATS] = "dl_vcpu_stats",
-	[TOUR_DUE] = "dl_log_harvest_due",
+	[TOUR_LAST_ERROR] = "dl_log_last_error",
 	[TOUR_FD] = "dl_log_fd",
 	[TOUR_REAP] = "dl_log_reap",
 	[TOUR_SLOT_SET] = "dl_slot_set",
 	[TOUR_SLOT_REMOVE] = "dl_slot_remove",
+	[TOUR_SLOT_CLEAR] = "dl_slot_clear",
 	[TOUR_VCPU_ADD] = "dl_vcpu_add",
 	[TOUR_VCPU_REMOVE] = "dl_vcpu_remove",
-	[TOUR_START] = "dl_log_start",
-	[TOUR_STOP] = "dl_log_stop",
+	[TOUR_CURSOR_NEW] = "dl_cursor_new",
+	[TOUR_CURSOR_FREE] = "dl_cursor_free",
+	[TOUR_CURSOR_STATS] = "dl_cursor_stats",
 	[TOUR_HARVEST] = "dl_harvest",
-	[TOUR_HARVEST_FINAL] = "dl_harvest (final)",
+	[TOUR_HARVEST_PAUSED] = "dl_harvest (paused)",
 	[TOUR_DRAIN] = "dl_vcpu_drain",
 	[TOUR_MARK] = "dl_mark_gpa",
 	[TOUR_MARK_SLOT] = "dl_mark_slot",
-	[TOUR_ITER_NEW] = "dl_iter_new",
-	[TOUR_ITER_READ] = "dl_iter_read",
-	[TOUR_ITER_ACK] = "dl_iter_ack",
-	[TOUR_ITER_FREE] = "dl_iter_free",
+	[TOUR_MARK_HVA] = "dl_mark_hva",
+	[TOUR_MARK_IOV] = "dl_mark_iov",
+	[TOUR_READ] = "dl_cursor_read",
+	[TOUR_ACK] = "dl_cursor_ack",
+	[TOUR_END] = "dl_cursor_end",
+	[TOUR_TAKE] = "dl_cursor_take",
 	[TOUR_CLOSE] = "dl_log_close",
 };
 
@@ -60,10 +65,10 @@ const struct tour_mode tour_modes[TOUR_MODES] = {
 	  .model = { RING_MODEL,
 		     .has = MODEL_HAS_RING_ACQ_REL | MODEL_HAS_BACKUP | MODEL_HAS_MANUAL_PROTECT },
 	  .options = { .mode = DL_MODE_RING, .ring_entries = 256 } },
-	{ .name = "ring, caller's regions",
+	{ .name = "ring, two cursors",
 	  .model = { RING_MODEL, .has = MODEL_HAS_RING_ACQ_REL | MODEL_HAS_MANUAL_PROTECT },
 	  .options = { .mode = DL_MODE_RING, .ring_entries = 256 },
-	  .caller_regions = true },
+	  .two_cursors = true },
 	{ .name = "bitmap",
 	  .model = { .has = MODEL_HAS_RING_ACQ_REL },
 	  .options = { .mode = DL_MODE_BITMAP } },
@@ -73,10 +78,10 @@ const struct tour_mode tour_modes[TOUR_MODES] = {
 	{ .name = "bitmap, initially set",
 	  .model = { .has = MODEL_HAS_MANUAL_PROTECT | MODEL_HAS_INITIALLY_SET },
 	  .options = { .mode = DL_MODE_BITMAP } },
-	{ .name = "bitmap, initially set, caller's regions",
+	{ .name = "bitmap, initially set, two cursors",
 	  .model = { .has = MODEL_HAS_MANUAL_PROTECT | MODEL_HAS_INITIALLY_SET },
 	  .options = { .mode = DL_MODE_BITMAP },
-	  .caller_regions = true },
+	  .two_cursors = true },
 };
 
 void tour_problem(struct tour *tour, const char *format, ...)
@@ -104,9 +109,12 @@ static bool is_free(pthread_mutex_t *lock)
 
 static bool locks_are_free(struct dl_log *log)
 {
-	if (!is_free(&log->reading) || !is_free(&log->lock) || !is_free(&log->vcpus.lock) ||
+	if (!is_free(&log->changes) || !is_free(&log->lock) || !is_free(&log->vcpus.lock) ||
 	    !is_free(&log->reset.lock) || !is_free(&log->reaper.lock) || log->reset.busy)
 		return false;
+	for (struct dl_cursor *cursor = log->cursors; cursor; cursor = cursor->next)
+		if (!is_free(&cursor->lock))
+			return false;
 	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));)
 		if (!is_free(&vcpu->ring->lock))
 			return false;
@@ -143,18 +151,23 @@ static bool may_ignore(enum tour_call call, unsigned long request, int error, in
 		return call != TOUR_FD && call != TOUR_REAP;
 	case SITE_SIGNAL_MASK:
 		/* A call that returns nothing goes on; a removal goes on without its reset. */
-		return call == TOUR_SLOT_REMOVE || call == TOUR_CLOSE || call == TOUR_ITER_FREE ||
+		return call == TOUR_SLOT_REMOVE || call == TOUR_CLOSE || call == TOUR_CURSOR_FREE ||
 		       call == TOUR_VCPU_REMOVE;
 	case KVM_RESET_DIRTY_RINGS:
 		if (call == TOUR_OPEN) /* fails on a VM without rings anyway */
 			return error == EINVAL || error == ENOTTY;
 		/* These entries can be reset later, and nothing is lost. */
-		return call == TOUR_SLOT_REMOVE || call == TOUR_CLOSE;
-	case SITE_SET_REGION:
+		return call == TOUR_SLOT_REMOVE || call == TOUR_CLOSE || call == TOUR_CURSOR_FREE;
 	case KVM_SET_USER_MEMORY_REGION:
-		return call == TOUR_CLOSE;
-	case KVM_CLEAR_DIRTY_LOG: /* if runs were read already, the next call returns the error */
-		return call == TOUR_ITER_READ && r > 0;
+		return call == TOUR_CLOSE || call == TOUR_CURSOR_FREE;
+	case KVM_GET_DIRTY_LOG: /* the slot is wholly dirty then */
+		return call == TOUR_SLOT_REMOVE;
+	case KVM_CLEAR_DIRTY_LOG:
+		/* If extents were read already, the next call returns the error. */
+		if (call == TOUR_READ)
+			return r > 0;
+		/* A clean slot that cannot be cleared counts as dirty. */
+		return call == TOUR_SLOT_SET;
 	default:
 		/* The ioctl that probes for a vCPU, which fails like this on one. */
 		return call == TOUR_VCPU_ADD && request != SITE_MMAP_VCPU &&
@@ -167,8 +180,7 @@ static bool is_retried(enum tour_call call, unsigned long request, int error)
 {
 	if (request == KVM_GET_DIRTY_LOG || (request == KVM_RESET_DIRTY_RINGS && call != TOUR_OPEN))
 		return false;
-	return (error == EINTR || error == EAGAIN) &&
-	       (request == SITE_SET_REGION || request > SITE_ALLOCATION);
+	return (error == EINTR || error == EAGAIN) && request > SITE_ALLOCATION;
 }
 
 static int expected(const struct tour *tour, enum tour_call call)
@@ -277,7 +289,7 @@ bool tour_again(struct tour *tour, struct tour_attempt *attempt, int r)
 		return false;
 	if (!hit || ++attempt->failures > tour->sites.fault.times)
 		longjmp(tour->abandon, 1);
-	if (attempt->call == TOUR_START && tour->sites.fault.times == 1)
+	if (attempt->call == TOUR_CURSOR_NEW && !tour->logging && tour->sites.fault.times == 1)
 		check_all_off(tour);
 	if (attempt->call == TOUR_OPEN)
 		check_refused_backup(tour);
@@ -311,30 +323,6 @@ static void free_guest(struct tour *tour)
 	model_free(tour->guest.model);
 }
 
-static int set_region(void *opaque, uint32_t number, uint32_t kvm_flags)
-{
-	struct tour *tour = opaque;
-	int r = sites_pass(&tour->sites, SITE_SET_REGION);
-
-	for (unsigned int i = 0; i < 8 && !r; i++) {
-		struct kvm_userspace_memory_region region = tour->regions[i];
-
-		if (region.slot != number || !region.memory_size)
-			continue;
-		region.flags = kvm_flags;
-		if (tour->watch.cross)
-			tour->watch.cross(SITE_SET_REGION, true);
-		sites_leave();
-		r = tour->guest.os.ioctl(tour->guest.os.opaque, tour->guest.vm_fd,
-					 KVM_SET_USER_MEMORY_REGION, &region);
-		sites_enter(&tour->sites);
-		if (tour->watch.cross)
-			tour->watch.cross(SITE_SET_REGION, false);
-		return r;
-	}
-	return r ? r : -ENOENT;
-}
-
 void tour_run(const struct tour_mode *mode, const struct site_fault *fault,
 	      const struct tour_watch *watch, struct tour_result *result)
 {
@@ -352,10 +340,6 @@ void tour_run(const struct tour_mode *mode, const struct site_fault *fault,
 	tour.sites.cross = tour.watch.cross;
 	tour.guest.config.options.size = sizeof(struct dl_options);
 	tour.guest.config.options.os = &tour.sites.os;
-	if (mode->caller_regions) {
-		tour.guest.config.options.set_region = set_region;
-		tour.guest.config.options.opaque = &tour;
-	}
 	if (!setjmp(tour.abandon)) {
 		tour_script(&tour);
 		check_nothing_held(&tour);

@@ -24,26 +24,28 @@ enum tour_call {
 	TOUR_DESCRIBE,
 	TOUR_LOG_STATS,
 	TOUR_VCPU_STATS,
-	TOUR_DUE,
+	TOUR_LAST_ERROR,
 	TOUR_FD,
 	TOUR_REAP,
 	TOUR_SLOT_SET,
 	TOUR_SLOT_REMOVE,
+	TOUR_SLOT_CLEAR,
 	TOUR_VCPU_ADD,
 	TOUR_VCPU_REMOVE,
-	TOUR_START,
-	TOUR_STOP,
+	TOUR_CURSOR_NEW,
+	TOUR_CURSOR_FREE,
+	TOUR_CURSOR_STATS,
 	TOUR_HARVEST,
-	TOUR_HARVEST_FINAL,
+	TOUR_HARVEST_PAUSED,
 	TOUR_DRAIN,
 	TOUR_MARK,
 	TOUR_MARK_SLOT,
 	TOUR_MARK_HVA,
 	TOUR_MARK_IOV,
-	TOUR_ITER_NEW,
-	TOUR_ITER_READ,
-	TOUR_ITER_ACK,
-	TOUR_ITER_FREE,
+	TOUR_READ,
+	TOUR_ACK,
+	TOUR_END,
+	TOUR_TAKE,
 	TOUR_CLOSE,
 	TOUR_CALLS,
 };
@@ -55,7 +57,7 @@ struct tour_mode {
 	const char *name;
 	struct model_options model;
 	struct dl_options options;
-	bool caller_regions; /* the caller makes all slot ioctls */
+	bool two_cursors; /* a second one takes what the first one reads */
 };
 
 enum { TOUR_MODES = 7 };
@@ -86,12 +88,12 @@ struct tour {
 	struct sites sites;
 	struct guest guest;
 	struct checker checker;
-	struct dl_iter *iter;
+	struct dl_cursor *cursor, *second;
 	struct dl_slot slots[8];
-	struct kvm_userspace_memory_region regions[8]; /* caller_regions: the state of KVM */
-	uint64_t written[64];			       /* pages written since the last pass */
+	bool exists[8];
+	uint64_t written[64]; /* pages written since the last pass */
 	unsigned int written_count;
-	bool logging, disturbing;
+	bool logging, in_pass, disturbing;
 	bool disturbed;	 /* a call has failed, and tour_disturb() was called */
 	jmp_buf abandon; /* where to continue if the run must be abandoned */
 	struct tour_watch watch;
@@ -129,11 +131,23 @@ void tour_end(struct tour *tour, struct tour_attempt *attempt);
 /* The vCPU stores to a page, and drains its ring if it is full. */
 void tour_write(struct tour *tour, unsigned int vcpu, uint32_t as_id, uint64_t gpa_page);
 
-/* Copies and acknowledges all pending pages. */
-void tour_read(struct tour *tour);
+/* Copies all pending pages, without a harvest. */
+void tour_take(struct tour *tour);
+
+/* Copies the pages of a slot that a bitmap names. */
+void tour_copy_words(struct tour *tour, const struct dl_slot *slot, const uint64_t *words);
+
+/* A pass of the first cursor, and its parts. After the whole pass the copy equals the memory. */
+void tour_begin_pass(struct tour *tour, uint32_t flags);
+void tour_read_pass(struct tour *tour);
+void tour_end_pass(struct tour *tour);
+void tour_pass(struct tour *tour, uint32_t flags);
+
+/* The second cursor, if there is one, takes what the first one has had. */
+void tour_take_second(struct tour *tour);
 
 /*
- * After a failed call: reads the pending pages, then writes the pages of this phase again. If the
+ * After a failed call: takes the pending pages, then writes the pages of this phase again. If the
  * failure left one of them unprotected, the second write is lost, and the next pass shows it.
  */
 void tour_disturb(struct tour *tour);

@@ -13,13 +13,12 @@
 enum {
 	BIG_PAGES = 76, /* more than a ring holds */
 	SMALL_PAGES = 4,
-	RUNS = 5,
 	/* Slots. */
 	BIG = 0,
 	SMALL = 1,
 	NEW = 2,
 	CLEAN = 3,
-	CALLERS = 4, /* the caller makes its ioctls */
+	CALLERS = 4, /* the caller creates it */
 	OTHER_SPACE = 5,
 };
 
@@ -62,71 +61,17 @@ void tour_write(struct tour *tour, unsigned int vcpu, uint32_t as_id, uint64_t g
 	store(tour, &tour->guest.vcpus[vcpu], as_id, gpa_page);
 }
 
-static void read_with(struct tour *tour, struct dl_iter *iter)
-{
-	struct dl_run runs[RUNS];
-	int n = 0;
-
-	do {
-		TOUR(tour, TOUR_ITER_READ, (n = dl_iter_read(iter, runs, RUNS)));
-		for (int i = 0; i < n; i++)
-			checker_copy_run(&tour->checker, &runs[i]);
-		if (n > 0)
-			TOUR(tour, TOUR_ITER_ACK, dl_iter_ack(iter, runs, (uint32_t)n));
-	} while (n > 0);
-}
-
-static void begin_reading(struct tour *tour)
-{
-	TOUR(tour, TOUR_ITER_NEW, dl_iter_new(tour->guest.log, 0, &tour->iter));
-}
-
-static void end_reading(struct tour *tour)
-{
-	struct dl_iter *iter = tour->iter;
-
-	TOUR_VOID(tour, TOUR_ITER_FREE, dl_iter_free(iter));
-	tour->iter = NULL;
-}
-
-void tour_read(struct tour *tour)
-{
-	begin_reading(tour);
-	read_with(tour, tour->iter);
-	end_reading(tour);
-}
-
 void tour_disturb(struct tour *tour)
 {
 	if (!tour->logging || tour->disturbing)
 		return;
 	tour->disturbing = true;
-	if (!tour->iter)
-		tour_read(tour);
+	if (!tour->in_pass)
+		tour_take(tour);
 	for (unsigned int i = 0; i < tour->written_count; i++)
 		store(tour, &tour->guest.vcpus[0], (uint32_t)(tour->written[i] >> 32),
 		      tour->written[i] & UINT32_MAX);
 	tour->disturbing = false;
-}
-
-/* Nothing is written during a pass, so no page may differ after it. */
-static void pass(struct tour *tour, uint32_t flags)
-{
-	uint64_t pending, differing;
-
-	/* Repeat after a failure: tour_disturb() may have written too late for this pass. */
-	do {
-		tour->disturbed = false;
-		TOUR(tour, flags ? TOUR_HARVEST_FINAL : TOUR_HARVEST,
-		     dl_harvest(tour->guest.log, flags, &pending));
-		tour->disturbed = false;
-		tour_read(tour);
-	} while (tour->disturbed);
-	differing = checker_differing_pages(&tour->checker);
-	if (differing)
-		tour_problem(tour, "%lu pages differ after a %s pass", (unsigned long)differing,
-			     flags ? "final" : "normal");
-	tour->written_count = 0;
 }
 
 static struct dl_slot slot_of(const struct tour *tour, unsigned int i)
@@ -140,38 +85,33 @@ static struct dl_slot slot_of(const struct tour *tour, unsigned int i)
 			  block->pages);
 }
 
-/* The ioctl of the caller. 0 bytes delete the slot. */
-static void set_region_by_caller(struct tour *tour, unsigned int i, const struct dl_slot *slot,
-				 uint64_t bytes)
+/* The caller creates the slot, which the log adopts. */
+static void create_by_caller(struct tour *tour, const struct dl_slot *slot)
 {
 	struct guest *guest = &tour->guest;
-
-	tour->regions[i] = (struct kvm_userspace_memory_region){
+	struct kvm_userspace_memory_region region = {
 		.slot = slot->slot,
 		.guest_phys_addr = slot->gpa,
-		.memory_size = bytes,
+		.memory_size = slot->bytes,
 		.userspace_addr = slot->hva,
 	};
-	assert_int_equal(guest->os.ioctl(guest->os.opaque, guest->vm_fd, KVM_SET_USER_MEMORY_REGION,
-					 &tour->regions[i]),
-			 0);
-}
 
-static bool is_callers(const struct tour *tour, unsigned int i)
-{
-	return tour->mode->caller_regions || i == CALLERS;
+	assert_int_equal(guest->os.ioctl(guest->os.opaque, guest->vm_fd, KVM_SET_USER_MEMORY_REGION,
+					 &region),
+			 0);
 }
 
 static void set_slot(struct tour *tour, unsigned int i, uint32_t flags)
 {
 	struct dl_slot *slot = &tour->slots[i];
 
-	if (is_callers(tour, i)) {
-		flags |= DL_SLOT_CALLER_IOCTL;
-		set_region_by_caller(tour, i, slot, slot->bytes);
+	if (i == CALLERS && !tour->exists[i]) {
+		flags |= DL_SLOT_EXISTS;
+		create_by_caller(tour, slot);
 	}
 	slot->flags = flags;
 	TOUR(tour, TOUR_SLOT_SET, dl_slot_set(tour->guest.log, slot));
+	tour->exists[i] = true;
 }
 
 static void move_slot(struct tour *tour, unsigned int i)
@@ -180,13 +120,15 @@ static void move_slot(struct tour *tour, unsigned int i)
 	set_slot(tour, i, 0);
 }
 
+/* Its pages are copied by the words that the removal has filled. */
 static void remove_slot(struct tour *tour, unsigned int i, uint32_t flags)
 {
-	if (is_callers(tour, i)) {
-		flags |= DL_SLOT_CALLER_IOCTL;
-		set_region_by_caller(tour, i, &tour->slots[i], 0);
-	}
-	TOUR(tour, TOUR_SLOT_REMOVE, dl_slot_remove(tour->guest.log, tour->slots[i].slot, flags));
+	uint64_t words[2] = { 0 };
+
+	TOUR(tour, TOUR_SLOT_REMOVE,
+	     dl_slot_remove(tour->guest.log, tour->slots[i].slot, flags, words, 2));
+	tour->exists[i] = false;
+	tour_copy_words(tour, &tour->slots[i], words);
 }
 
 static void add_vcpu(struct tour *tour, unsigned int i)
@@ -223,15 +165,16 @@ static void open_log(struct tour *tour)
 
 static void query(struct tour *tour)
 {
+	struct dl_cursor_stats cursor_stats = { .size = sizeof(cursor_stats) };
 	struct dl_stats stats = { .size = sizeof(stats) };
 	struct guest *guest = &tour->guest;
-	uint64_t from_now_ns;
 
 	TOUR(tour, TOUR_DESCRIBE, dl_log_describe(guest->log, guest->why, sizeof(guest->why)));
 	TOUR(tour, TOUR_LOG_STATS, dl_log_stats(guest->log, &stats));
 	TOUR(tour, TOUR_VCPU_STATS, dl_vcpu_stats(guest->vcpus[0].handle, &stats));
+	TOUR(tour, TOUR_LAST_ERROR, dl_log_last_error(guest->log, guest->why, sizeof(guest->why)));
 	if (tour->logging)
-		TOUR(tour, TOUR_DUE, dl_log_harvest_due(guest->log, &from_now_ns));
+		TOUR(tour, TOUR_CURSOR_STATS, dl_cursor_stats(tour->cursor, &cursor_stats));
 }
 
 /*
@@ -251,7 +194,7 @@ static void reap(struct tour *tour)
 		tour_write(tour, 0, 0, page);
 	TOUR(tour, TOUR_REAP, dl_log_reap(guest->log, DL_REAP_NOW, &again_ns));
 	tour_write(tour, 1, 0, 3);
-	pass(tour, 0);
+	tour_pass(tour, 0);
 }
 
 static void set_up(struct tour *tour)
@@ -280,16 +223,27 @@ static void set_up(struct tour *tour)
 
 static void start(struct tour *tour, uint32_t flags)
 {
-	TOUR(tour, TOUR_START, dl_log_start(tour->guest.log, flags));
+	const struct dl_cursor_options options = {
+		.size = sizeof(options),
+		.flags = flags,
+		.vcpus = 2,
+	};
+
+	TOUR(tour, TOUR_CURSOR_NEW, dl_cursor_new(tour->guest.log, &options, &tour->cursor));
 	tour->logging = true;
+	if (tour->mode->two_cursors)
+		TOUR(tour, TOUR_CURSOR_NEW, dl_cursor_new(tour->guest.log, NULL, &tour->second));
 }
 
 static void stop(struct tour *tour)
 {
 	tour->logging = false;
-	/* Leave an entry in a ring; stop discards it. */
+	/* Leave an entry in a ring; it is discarded. */
 	store(tour, &tour->guest.vcpus[1], 0, 9);
-	TOUR(tour, TOUR_STOP, dl_log_stop(tour->guest.log));
+	TOUR_VOID(tour, TOUR_CURSOR_FREE, dl_cursor_free(tour->cursor));
+	if (tour->mode->two_cursors)
+		TOUR_VOID(tour, TOUR_CURSOR_FREE, dl_cursor_free(tour->second));
+	tour->cursor = tour->second = NULL;
 }
 
 static void writes_and_marks(struct tour *tour)
@@ -314,29 +268,30 @@ static void writes_and_marks(struct tour *tour)
 	memset(scattered[0].iov_base, (int)guest->value, 10);
 	memset(scattered[1].iov_base, (int)guest->value, 10);
 	TOUR(tour, TOUR_MARK_IOV, dl_mark_iov(guest->log, scattered, 2, 0, 20));
-	pass(tour, 0);
+	tour_pass(tour, 0);
 	/* Fill the ring of a vCPU. */
 	for (uint64_t page = 0; page < BIG_PAGES; page++)
 		tour_write(tour, 0, 0, page);
-	pass(tour, 0);
+	tour_pass(tour, 0);
 	query(tour);
 }
 
-/* Runs that are read but not acknowledged are pending again after dl_iter_free(). */
-static void iterations(struct tour *tour)
+/* Extents that are read but not acknowledged are pending again after dl_cursor_end(). */
+static void unfinished_passes(struct tour *tour)
 {
-	struct dl_run runs[2];
+	struct dl_extent extents[2];
 
 	for (uint64_t page = 0; page < 40; page += 4)
 		tour_write(tour, 0, 0, page);
-	TOUR(tour, TOUR_HARVEST, dl_harvest(tour->guest.log, 0, NULL));
-	begin_reading(tour);
-	TOUR(tour, TOUR_ITER_READ, dl_iter_read(tour->iter, runs, 2));
+	tour_begin_pass(tour, 0);
+	TOUR(tour, TOUR_READ, dl_cursor_read(tour->cursor, extents, 2));
 	tour_write(tour, 1, 0, 1);
-	TOUR(tour, TOUR_HARVEST, dl_harvest(tour->guest.log, 0, NULL));
-	read_with(tour, tour->iter);
-	end_reading(tour);
-	pass(tour, 0);
+	tour_end_pass(tour);
+	tour_begin_pass(tour, 0);
+	tour_read_pass(tour);
+	tour_end_pass(tour);
+	tour_pass(tour, 0);
+	tour_take_second(tour);
 }
 
 static void write_small(struct tour *tour, unsigned int i)
@@ -356,8 +311,8 @@ static void slots_change_while_logging(struct tour *tour)
 	/* A clean slot: its contents count as sent. */
 	model_copy(tour->checker.blocks[CLEAN].copy, tour->guest.blocks[CLEAN].memory,
 		   SMALL_PAGES * 4096);
-	pass(tour, 0);
-	set_slot(tour, CLEAN, DL_SLOT_CLEAN);
+	tour_pass(tour, 0);
+	set_slot(tour, CLEAN, DL_SLOT_CLEAN | DL_SLOT_PAUSED);
 	write_small(tour, NEW);
 	write_small(tour, CLEAN);
 	write_small(tour, CALLERS);
@@ -366,17 +321,17 @@ static void slots_change_while_logging(struct tour *tour)
 	move_slot(tour, CALLERS);
 	write_small(tour, NEW);
 	write_small(tour, CALLERS);
-	pass(tour, 0);
+	tour_pass(tour, 0);
 	write_small(tour, CLEAN);
 	write_small(tour, NEW);
 	tour->written_count = 0; /* the slots are removed */
 	remove_slot(tour, CLEAN, 0);
-	pass(tour, 0);
+	tour_pass(tour, 0);
 	remove_slot(tour, CALLERS, 0);
-	remove_slot(tour, NEW, DL_SLOT_DISCARD);
+	remove_slot(tour, NEW, DL_REMOVE_PAUSED);
 	model_copy(tour->checker.blocks[NEW].copy, tour->guest.blocks[NEW].memory,
 		   SMALL_PAGES * 4096);
-	pass(tour, 0);
+	tour_pass(tour, 0);
 }
 
 /* Releases an entry as a previous owner of the ring might have, and marks its page. */
@@ -402,15 +357,15 @@ static void vcpus_change_while_logging(struct tour *tour)
 	if (is_ring(tour))
 		release_one(tour, late);
 	add_vcpu(tour, 2);
-	pass(tour, 0);
+	tour_pass(tour, 0);
 	tour_write(tour, 2, 0, 52);
 	remove_vcpu(tour, 1);
 	store(tour, &tour->guest.vcpus[1], 0, 53);
-	pass(tour, 0);
+	tour_pass(tour, 0);
 	add_vcpu(tour, 1);
 	tour_write(tour, 1, 0, 54);
 	tour_write(tour, 2, 0, 55);
-	pass(tour, 0);
+	tour_pass(tour, 0);
 }
 
 /* Writes without a check for a full ring: it overflows, and the library must resync it. */
@@ -428,10 +383,10 @@ static void overflow(struct tour *tour)
 				 0);
 	}
 	tour_write(tour, 1, 0, 7);
-	pass(tour, 0);
+	tour_pass(tour, 0);
 	for (uint64_t page = 0; page < BIG_PAGES; page++)
 		tour_write(tour, 0, 0, page);
-	pass(tour, 0);
+	tour_pass(tour, 0);
 }
 
 /* Stops all vCPUs and saves in-kernel state, which writes to guest memory. */
@@ -446,16 +401,17 @@ static void final_pass(struct tour *tour)
 		assert_int_equal(model_kernel_write(guest->model, guest->vm_fd, 0, 60 * 4096,
 						    &value, sizeof(value)),
 				 0);
-	pass(tour, DL_HARVEST_FINAL);
+	tour_pass(tour, DL_HARVEST_PAUSED);
+	tour_take_second(tour);
 }
 
 static void close_log(struct tour *tour)
 {
 	struct guest *guest = &tour->guest;
 
+	tour_begin_pass(tour, 0);
 	for (uint64_t page = 0; page < 60; page++)
 		tour_write(tour, 0, 0, page);
-	begin_reading(tour);
 	tour->logging = false;
 	TOUR_VOID(tour, TOUR_CLOSE, dl_log_close(guest->log));
 	/* The handles keep the log alive, and a vCPU with a full ring can still be drained. */
@@ -466,27 +422,30 @@ static void close_log(struct tour *tour)
 		remove_vcpu(tour, i);
 	remove_vcpu(tour, 0);
 	guest->log = NULL;
-	end_reading(tour);
+	tour_end_pass(tour);
+	TOUR_VOID(tour, TOUR_CURSOR_FREE, dl_cursor_free(tour->cursor));
+	if (tour->mode->two_cursors)
+		TOUR_VOID(tour, TOUR_CURSOR_FREE, dl_cursor_free(tour->second));
 }
 
 void tour_script(struct tour *tour)
 {
 	set_up(tour);
 	start(tour, 0);
-	pass(tour, 0);
+	tour_pass(tour, 0);
 	writes_and_marks(tour);
 	reap(tour);
-	iterations(tour);
+	unfinished_passes(tour);
 	slots_change_while_logging(tour);
 	vcpus_change_while_logging(tour);
 	overflow(tour);
 	final_pass(tour);
 	stop(tour);
 	checker_equalize(&tour->checker);
-	start(tour, DL_START_CLEAN);
+	start(tour, DL_CURSOR_CLEAN);
 	for (uint64_t page = 20; page < 30; page++)
 		tour_write(tour, page & 1, 0, page);
-	pass(tour, 0);
+	tour_pass(tour, 0);
 	final_pass(tour);
 	close_log(tour);
 }

@@ -250,30 +250,31 @@ def a_harvest_skips_a_drained_ring(source):
     return n, None
 
 
-def an_acknowledgement_meets_a_stop(source):
-    """A stop ends the session, then drops the pages in flight. A sender must see why."""
-    begin = source.order("api/start_stop.c", "set_logging")
-    take = source.order("pages/page_set_maps.h", "claim_bits")
-    ask = source.order("log.h", "dli_log_session")
-    look = source.order("pages/page_set.c", "is_in_flight")
+def an_acknowledgement_meets_the_end_of_its_pass(source):
+    """The end waits for acknowledgements that have seen the pass, or these find that it is over."""
+    close, look = source.orders("cursor.c", "close_pass")
+    enter = source.order("api/ack.c", "enter_ack")
+    find = source.order("cursor.h", "dli_cursor_pass")
 
-    def stop():
-        yield [("U", "session", begin, lambda x: x + 1), ("U", "in_flight", take, lambda x: 0)]
+    def end():
+        _, acks = yield [("W", "pass", close, 0), ("R", "acks", look)]
+        return {"does_not_wait": not acks}
 
     def acknowledge():
-        in_flight, session = yield [("R", "in_flight", look), ("R", "session", ask)]
-        return {"wrong": not in_flight and session == 0}
+        _, open_pass = yield [("U", "acks", enter, lambda x: x + 1), ("R", "pass", find)]
+        return {"goes_on": open_pass}
 
     n = 0
-    for found, _ in executions([stop, acknowledge], {"session": 0, "in_flight": 1}, "c11"):
+    for found, _ in executions([end, acknowledge], {"pass": 1, "acks": 0}, "c11"):
         n += 1
-        if found["wrong"]:
-            return n, "the reason why a page is no longer in flight"
+        if found["does_not_wait"] and found["goes_on"]:
+            return n, "a page of the next pass"
     return n, None
 
 
-PROTOCOLS = [a_mark_meets_a_take, a_harvest_skips_a_drained_ring, an_acknowledgement_meets_a_stop,
-             a_repair_meets_a_clear, the_kernel_laps_the_ring, an_entry_after_a_start]
+PROTOCOLS = [a_mark_meets_a_take, a_harvest_skips_a_drained_ring,
+             an_acknowledgement_meets_the_end_of_its_pass, a_repair_meets_a_clear,
+             the_kernel_laps_the_ring, an_entry_after_a_start]
 LONG_PROTOCOLS = [two_marks_meet_a_take]
 
 

@@ -5,11 +5,12 @@
 #include "guest_checker.h"
 
 /*
- * One iteration by several senders, each on its own thread. Each run that a sender copies is
- * acknowledged by another one, in halves; the last ones are not acknowledged, so they come back.
- * With lossy, some runs are neither copied nor acknowledged, as if they could not be sent. Returns
- * 0, or -ECANCELED if logging was stopped or is off; any other error ends the program.
+ * One pass of a cursor by several senders, each on its own thread. Each extent that a sender copies
+ * is acknowledged by another one, in halves. With lossy, some extents are neither copied nor
+ * acknowledged, as if they could not be sent, and the last ones are not acknowledged either.
+ * Returns 0, or -EBUSY if another thread has ended the pass; any other error ends the program.
  */
-int senders_pass(struct checker *checker, bool lossy);
+int senders_pass(struct checker *checker, struct dl_cursor *cursor, uint32_t flags, bool lossy,
+		 uint64_t *pending_bytes);
 
 #endif

@@ -4,13 +4,15 @@
  * each page once per round; its thread drains when the ring is full and harvests now and then, and
  * other threads harvest all the time. A harvest may leave a ring to the thread that holds it, or
  * skip it as quiet, but when it returns, every page written before it began must be pending. Each
- * vCPU's thread checks that for its own pages. A round ends with a pass that must find every page.
+ * vCPU's thread checks that for its own pages and with a cursor of its own, which covers its slot
+ * alone or all slots. A round ends with a pass of each cursor that must find every page.
  *
  * Within a round the threads share only the library and the model kernel.
  */
 #include "cmocka_all.h"
 #include "guest.h"
 #include "log.h"
+#include "pages/view.h"
 #include "random.h"
 
 #include <pthread.h>
@@ -26,19 +28,24 @@ static unsigned int rounds = 10;
 static unsigned int writes_a_harvest, writes_a_drain, harvests_a_round;
 /* After an overflow, pages that were not written are pending too. */
 static bool overflows;
+/* Every cursor covers every slot, so pages reach them by way of the slots' fresh sets. */
+static bool shared;
 static struct guest guest;
 
 static struct vcpu {
 	pthread_t thread;
 	unsigned int number;
-	struct dli_page_set *set;
+	struct dl_cursor *cursor;
+	struct dli_page_set *set; /* of the own slot, as the own cursor sees it */
 	struct random random;
 	uint64_t value; /* last one stored */
 	unsigned long harvests;
 } vcpus[VCPUS];
 
-static struct {
+/* They have no slot of their own: they only empty the rings. */
+static struct harvester {
 	pthread_t thread;
+	struct dl_cursor *cursor;
 	unsigned long harvests;
 } harvesters[HARVESTERS];
 
@@ -73,12 +80,20 @@ static void die(const char *what, unsigned long is, unsigned long should)
 	abort();
 }
 
-static void harvest(void)
+static void harvest(struct dl_cursor *cursor)
 {
-	int r = dl_harvest(guest.log, 0, NULL);
+	int r = dl_harvest(cursor, 0, NULL);
 
 	if (r)
 		die("dl_harvest", (unsigned long)-r, 0);
+}
+
+static void end(struct dl_cursor *cursor)
+{
+	int r = dl_cursor_end(cursor, 0);
+
+	if (r)
+		die("dl_cursor_end", (unsigned long)-r, 0);
 }
 
 /* Only this vCPU's writes make pages of its slot pending, and none are claimed during a round. */
@@ -86,9 +101,10 @@ static void harvest_and_check(struct vcpu *vcpu, unsigned long written)
 {
 	unsigned long pending;
 
-	harvest();
+	harvest(vcpu->cursor);
 	vcpu->harvests++;
 	pending = dli_page_set_pending_pages(vcpu->set);
+	end(vcpu->cursor);
 	if (pending < written || (pending > written && !overflows))
 		die("pending after a harvest", pending, written);
 }
@@ -139,11 +155,14 @@ static void *run_vcpu(void *opaque)
 	return NULL;
 }
 
-static void *run_harvester(void *own_harvests)
+static void *run_harvester(void *opaque)
 {
+	struct harvester *harvester = opaque;
+
 	while (!is_over()) {
-		harvest();
-		++*(unsigned long *)own_harvests;
+		harvest(harvester->cursor);
+		end(harvester->cursor);
+		harvester->harvests++;
 		count(&harvests);
 		while (!is_over() && get(&harvests) > harvests_due())
 			sched_yield();
@@ -151,24 +170,58 @@ static void *run_harvester(void *own_harvests)
 	return NULL;
 }
 
+/* A pass of one cursor. Returns the number of its pages. */
+static uint64_t read_pages(struct dl_cursor *cursor)
+{
+	struct dl_extent extents[16];
+	uint64_t bytes = 0;
+	int n;
+
+	harvest(cursor);
+	while ((n = dl_cursor_read(cursor, extents, 16)) > 0)
+		for (int i = 0; i < n; i++)
+			bytes += extents[i].bytes;
+	assert_int_equal(n, 0);
+	assert_int_equal(dl_cursor_end(cursor, DL_END_COMMIT), 0);
+	return bytes / guest.page_bytes;
+}
+
 static void run_round(void)
 {
-	static uint64_t pages[VCPUS * PAGES];
-
 	atomic_store(&vcpus_at_work, VCPUS);
 	atomic_store(&writes, 0);
 	atomic_store(&harvests, 0);
 	for (int i = 0; i < VCPUS; i++)
 		assert_int_equal(pthread_create(&vcpus[i].thread, NULL, run_vcpu, &vcpus[i]), 0);
 	for (int i = 0; i < HARVESTERS; i++)
-		assert_int_equal(pthread_create(&harvesters[i].thread, NULL, run_harvester,
-						&harvesters[i].harvests),
-				 0);
+		assert_int_equal(
+			pthread_create(&harvesters[i].thread, NULL, run_harvester, &harvesters[i]),
+			0);
 	for (int i = 0; i < VCPUS; i++)
 		pthread_join(vcpus[i].thread, NULL);
 	for (int i = 0; i < HARVESTERS; i++)
 		pthread_join(harvesters[i].thread, NULL);
-	assert_int_equal(guest_drain(&guest, pages, VCPUS * PAGES), VCPUS * PAGES);
+	for (int i = 0; i < VCPUS; i++)
+		assert_int_equal(read_pages(vcpus[i].cursor), shared ? VCPUS * PAGES : PAGES);
+	/* A repair makes the harvesters' page pending too. */
+	for (int i = 0; i < HARVESTERS; i++)
+		assert_true(read_pages(harvesters[i].cursor) ==
+				    (shared ? (uint64_t)VCPUS * PAGES : 0) ||
+			    overflows);
+}
+
+/* A clean cursor: of one slot, or of all. The harvesters' slot has one page and no writer. */
+static struct dl_cursor *new_cursor(uint32_t slot)
+{
+	const struct dl_cursor_options options = {
+		.size = sizeof(options),
+		.flags = DL_CURSOR_CLEAN | (shared ? 0 : (uint32_t)DL_CURSOR_ONE_SLOT),
+		.slot = slot,
+	};
+	struct dl_cursor *cursor;
+
+	assert_int_equal(dl_cursor_new(guest.log, &options, &cursor), 0);
+	return cursor;
 }
 
 static void open_guest(const struct guest_config *config)
@@ -183,9 +236,16 @@ static void open_guest(const struct guest_config *config)
 		guest_vcpu(&guest, true);
 		vcpu->number = i;
 		vcpu->random.state = 7919 * (i + 1);
-		vcpu->set = dli_slot_find(dli_slots_table(&guest.log->slots), i)->set;
 	}
-	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	guest_add_slot(&guest, VCPUS, VCPUS * PAGES, 1);
+	for (unsigned int i = 0; i < VCPUS; i++) {
+		const struct dli_slot *slot = dli_slot_find(dli_slots_table(&guest.log->slots), i);
+
+		vcpus[i].cursor = new_cursor(i);
+		vcpus[i].set = dli_slot_view(slot, vcpus[i].cursor)->set;
+	}
+	for (unsigned int i = 0; i < HARVESTERS; i++)
+		harvesters[i].cursor = new_cursor(VCPUS);
 }
 
 /* Each of the drains that share a reset counts it. */
@@ -208,17 +268,24 @@ static void report(void)
 		"requested by drains; %lu overflows\n",
 		own, others, full_exits, (unsigned long)guest_stats(&guest).resets, requested,
 		(unsigned long)guest_stats(&guest).overflows);
-	assert_true(requested && others);
+	assert_true((requested || guest.config.options.mode == DL_MODE_BITMAP) && others);
 }
 
 static void run(const struct model_options *model)
 {
+	bool is_ring = model->has & MODEL_HAS_RING_ACQ_REL;
+
 	open_guest(&(struct guest_config){
 		.model = *model,
-		.options = { .mode = DL_MODE_RING, .ring_entries = RING_ENTRIES } });
+		.options = { .mode = is_ring ? DL_MODE_RING : DL_MODE_BITMAP,
+			     .ring_entries = is_ring ? RING_ENTRIES : 0 } });
 	for (unsigned int i = 0; i < rounds; i++)
 		run_round();
 	report();
+	for (unsigned int i = 0; i < VCPUS; i++)
+		dl_cursor_free(vcpus[i].cursor);
+	for (unsigned int i = 0; i < HARVESTERS; i++)
+		dl_cursor_free(harvesters[i].cursor);
 	guest_close(&guest);
 }
 
@@ -227,7 +294,7 @@ static void harvests_race_with_drains(void **state)
 	writes_a_harvest = 100;
 	writes_a_drain = 25;
 	harvests_a_round = 200;
-	overflows = false;
+	overflows = shared = false;
 	run(&(struct model_options){ .has = MODEL_HAS_RING_ACQ_REL,
 				     .ring_first_index = 0xffffff00 });
 }
@@ -237,7 +304,7 @@ static void harvests_race_with_full_rings(void **state)
 	writes_a_harvest = 500;
 	writes_a_drain = 1000;
 	harvests_a_round = 10;
-	overflows = false;
+	overflows = shared = false;
 	run(&(struct model_options){ .has = MODEL_HAS_RING_ACQ_REL });
 }
 
@@ -248,9 +315,30 @@ static void harvests_race_with_overflows(void **state)
 	writes_a_drain = 1000;
 	harvests_a_round = 10;
 	overflows = true;
+	shared = false;
 	run(&(struct model_options){ .has = MODEL_HAS_RING_ACQ_REL,
 				     .write_order = MODEL_STORE_THEN_LOG,
 				     .batch_writes = 512 });
+}
+
+static void harvests_of_cursors_that_share_all_slots(void **state)
+{
+	writes_a_harvest = 100;
+	writes_a_drain = 100;
+	harvests_a_round = 100;
+	overflows = false;
+	shared = true;
+	run(&(struct model_options){ .has = MODEL_HAS_RING_ACQ_REL });
+}
+
+static void harvests_of_cursors_that_share_all_slots_of_bitmaps(void **state)
+{
+	writes_a_harvest = 100;
+	writes_a_drain = 100;
+	harvests_a_round = 100;
+	overflows = false;
+	shared = true;
+	run(&(struct model_options){ .has = MODEL_HAS_MANUAL_PROTECT });
 }
 
 int main(int argc, char **argv)
@@ -259,6 +347,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(harvests_race_with_drains),
 		cmocka_unit_test(harvests_race_with_full_rings),
 		cmocka_unit_test(harvests_race_with_overflows),
+		cmocka_unit_test(harvests_of_cursors_that_share_all_slots),
+		cmocka_unit_test(harvests_of_cursors_that_share_all_slots_of_bitmaps),
 	};
 
 	if (argc > 1 && !strcmp(argv[1], "--long"))

@@ -6,8 +6,8 @@
  */
 #include "pair.h"
 
+#include "cursor.h"
 #include "guest.h"
-#include "log.h"
 #include "pages/rcu.h"
 #include "ring/ring_private.h"
 
@@ -114,9 +114,11 @@ static void a_table_is_complete_before_it_is_visible(void **state)
 }
 
 /* Logging is on. */
-static void start(void)
+static struct dl_cursor *cursor;
+
+static void begin_logging(void)
 {
-	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	assert_int_equal(dl_cursor_new(guest.log, NULL, &cursor), 0);
 }
 
 static bool is_on(void)
@@ -124,23 +126,91 @@ static bool is_on(void)
 	return dli_log_is_on(guest.log);
 }
 
-static void logging_on_publishes_what_preceded_the_start(void **state)
+static void logging_on_publishes_what_preceded_the_cursor(void **state)
 {
-	pair_run(PAIR(start, is_on), NULL);
+	pair_run(PAIR(begin_logging, is_on), NULL);
+	dl_cursor_free(cursor);
 }
 
-/* The count of starts and stops, by which an iterator sees that its session is over. */
-static bool session_has_changed(void)
+/*
+ * The target of a slot's marks. In one read section, like the table: the first cursor's views are
+ * installed without a grace period.
+ */
+static void *observe_target(void *opaque)
 {
-	return dli_log_session(guest.log) != 0;
+	struct pair *pair = opaque;
+	const struct dli_page_set *target;
+	struct dli_slot *slot;
+	uint64_t pages;
+
+	dli_rcu_read_lock();
+	slot = dli_slot_find(dli_slots_table(&guest.log->slots), 0);
+	while (!(target = dli_slot_target(slot)))
+		pair_look(pair);
+	pages = dli_page_set_pages(target);
+	dli_rcu_read_unlock();
+	return pages == PAGES && pair->payload == 1 ? NULL : pair;
 }
 
-static void a_session_number_publishes_what_preceded_the_start(void **state)
+static void a_set_is_complete_before_it_is_marked(void **state)
 {
-	pair_run(PAIR(start, session_has_changed), NULL);
+	pair_run(PAIR(begin_logging, NULL), observe_target);
+	dl_cursor_free(cursor);
 }
 
-/* The log is closed. It was never on, since a start would be an earlier release of the state. */
+/*
+ * A cursor's registry of views, which acknowledgements and statistics read without a lock. The
+ * count is published with a new entry, the entry alone when it is used again.
+ */
+static void *observe_count(void *opaque)
+{
+	struct pair *pair = opaque;
+	uint64_t pages;
+	bool is_right;
+
+	dli_rcu_read_lock();
+	while (dli_cursor_count(cursor) == 1)
+		pair_look(pair);
+	pages = dli_page_set_pages(
+		atomic_load_explicit(&cursor->views[1], memory_order_relaxed)->set);
+	is_right = pages == PAGES && pair->payload == 1;
+	dli_rcu_read_unlock();
+	return is_right ? NULL : pair;
+}
+
+static void a_view_is_complete_before_it_is_counted(void **state)
+{
+	begin_logging();
+	pair_run(PAIR(set_slot, NULL), observe_count);
+	dl_cursor_free(cursor);
+}
+
+static void *observe_entry(void *opaque)
+{
+	struct pair *pair = opaque;
+	const struct dli_view *view;
+	uint64_t pages;
+
+	dli_rcu_read_lock();
+	while (!(view = dli_cursor_view_at(cursor, 1)))
+		pair_look(pair);
+	pages = dli_page_set_pages(view->set);
+	dli_rcu_read_unlock();
+	return pages == PAGES && pair->payload == 1 ? NULL : pair;
+}
+
+static void a_view_is_complete_before_it_takes_an_old_place(void **state)
+{
+	begin_logging();
+	set_slot();
+	assert_int_equal(dl_slot_remove(guest.log, 1, 0, NULL, 0), 0);
+	assert_int_equal(dli_cursor_count(cursor), 2);
+	assert_null(dli_cursor_view_at(cursor, 1));
+	pair_run(PAIR(set_slot, NULL), observe_entry);
+	dl_cursor_free(cursor);
+}
+
+/* The log is closed. It was never on, since a cursor would be an earlier release of the state. */
 static void close_log(void)
 {
 	dl_log_close(guest.log);
@@ -186,35 +256,44 @@ static void the_last_handle_frees_a_log_after_all_uses(void **state)
 	}
 }
 
-static struct {
-	struct dli_slot *slot;
-	atomic_uint bytes_seen;
-} shared;
-
-static void *use_and_put_slot(void *unused)
+/* A view is freed after the last acknowledgement and the last question that found it. */
+static void *ask_and_acknowledge(void *opaque)
 {
-	atomic_fetch_add_explicit(&shared.bytes_seen, (unsigned int)shared.slot->bytes,
-				  memory_order_relaxed);
-	dli_slot_put(shared.slot);
+	struct dl_extent page = *(struct dl_extent *)opaque;
+
+	page.bytes = guest.page_bytes;
+	for (int i = 0; i < PAGES; i++, page.offset_bytes += page.bytes) {
+		struct dl_cursor_stats stats = { .size = sizeof(stats) };
+
+		if (dl_cursor_stats(cursor, &stats) || dl_cursor_ack(cursor, &page, 1))
+			return opaque;
+	}
 	return NULL;
 }
 
-static void the_last_holder_frees_a_slot_after_all_uses(void **state)
+static void a_view_is_freed_after_all_uses(void **state)
 {
-	struct dl_os os = *model_os(guest.model);
+	struct dl_slot slot = guest_slot(&guest, 1, 1000, guest_memory(&guest, PAGES), 0, PAGES);
+	struct dl_extent extents[2];
 
+	begin_logging();
 	for (int i = 0; i < LAST_PUTS; i++) {
 		pthread_t thread;
+		void *failed;
 
-		assert_int_equal(dli_slot_new(&os, 4096, 5, 4096, &shared.slot), 0);
-		dli_slot_get(shared.slot);
-		assert_int_equal(pthread_create(&thread, NULL, use_and_put_slot, NULL), 0);
+		assert_int_equal(dl_slot_set(guest.log, &slot), 0);
+		assert_int_equal(dl_harvest(cursor, DL_HARVEST_ALL, NULL), 0);
+		assert_int_equal(dl_cursor_read(cursor, extents, 2), 2);
+		assert_int_equal(pthread_create(&thread, NULL, ask_and_acknowledge, &extents[1]),
+				 0);
 		if (i % 2)
 			sched_yield();
-		use_and_put_slot(NULL);
-		pthread_join(thread, NULL);
+		assert_int_equal(dl_slot_remove(guest.log, 1, 0, NULL, 0), 0);
+		pthread_join(thread, &failed);
+		assert_null(failed);
+		assert_int_equal(dl_cursor_end(cursor, 0), 0);
 	}
-	assert_int_equal(shared.bytes_seen, 2 * LAST_PUTS * 4096);
+	dl_cursor_free(cursor);
 }
 
 /*
@@ -294,11 +373,13 @@ int main(void)
 		pair_test(a_vcpu_is_complete_before_it_is_visible),
 		cmocka_unit_test(a_group_is_complete_before_it_is_visible),
 		pair_test(a_table_is_complete_before_it_is_visible),
-		pair_test(logging_on_publishes_what_preceded_the_start),
-		pair_test(a_session_number_publishes_what_preceded_the_start),
+		pair_test(logging_on_publishes_what_preceded_the_cursor),
+		pair_test(a_set_is_complete_before_it_is_marked),
+		pair_test(a_view_is_complete_before_it_is_counted),
+		pair_test(a_view_is_complete_before_it_takes_an_old_place),
 		pair_test(a_closed_log_publishes_what_preceded_the_close),
 		cmocka_unit_test(the_last_handle_frees_a_log_after_all_uses),
-		pair_test(the_last_holder_frees_a_slot_after_all_uses),
+		pair_test(a_view_is_freed_after_all_uses),
 		pair_test(memory_is_written_before_its_page_is_claimed),
 	};
 

@@ -5,6 +5,24 @@
 
 #include "world.h"
 
+static int add_cursors(bool clean)
+{
+	const struct dl_cursor_options options = {
+		.size = sizeof(options),
+		.flags = clean ? DL_CURSOR_CLEAN : 0,
+	};
+	int r = dl_cursor_new(world.log, &options, &world.cursor);
+
+	if (r || !(world.plan->seed & 2))
+		return r;
+	r = dl_cursor_new(world.log, &options, &world.second);
+	if (r) {
+		dl_cursor_free(world.cursor);
+		world.cursor = NULL;
+	}
+	return r;
+}
+
 int session_start(bool clean)
 {
 	int r;
@@ -14,7 +32,7 @@ int session_start(bool clean)
 	if (!clean)
 		copy_spoil();
 	world.session_began_at = sim.now;
-	r = dl_log_start(world.log, clean ? DL_START_CLEAN : 0);
+	r = add_cursors(clean);
 	world.epoch++;
 	if (r)
 		return r;
@@ -22,19 +40,22 @@ int session_start(bool clean)
 	world.counts.sessions++;
 	layout_note_session();
 	for (uint32_t b = 0; clean && b < world.plan->block_count; b++)
-		copy_pages(b, 0, world.plan->block_pages[b]);
+		copy_pages(BOTH, b, 0, world.plan->block_pages[b]);
 	return 0;
 }
 
-int session_stop(void)
+void session_stop(void)
 {
-	int r;
+	struct dl_cursor *cursor = world.cursor, *second = world.second;
 
 	world.epoch++;
 	world.is_on = false;
-	r = dl_log_stop(world.log);
+	/* Freeing is a handle's last call. */
+	sim_wait(cursors_are_unused, NULL, "the cursors' users", SIM_SITE("before dl_cursor_free"));
+	world.cursor = world.second = NULL;
+	dl_cursor_free(second);
+	dl_cursor_free(cursor);
 	world.epoch++;
-	return r;
 }
 
 void session_act(const struct op *op)
@@ -44,13 +65,14 @@ void session_act(const struct op *op)
 	if (!log_enter())
 		return;
 	if (op->code == OP_STOP) {
-		EXPECT("dl_log_stop", session_stop());
+		if (world.is_on)
+			session_stop();
 		log_leave();
 		return;
 	}
 	for (int tries = 0; r && !world.is_on && tries < MAX_TRIES; tries++) {
 		r = session_start(op->number & 1);
-		EXPECT("dl_log_start", r);
+		EXPECT("dl_cursor_new", r);
 		if (r)
 			sim_yield(SIM_SITE("dl_log_start again"));
 	}
@@ -167,19 +189,6 @@ static void arm_fault(const struct op *op)
 	faults_arm(&fault);
 }
 
-static void second_iterator(void)
-{
-	struct dl_iter *before = world.iter, *iter = NULL;
-	int r = dl_iter_new(world.log, 0, &iter);
-
-	EXPECT("dl_iter_new (a second)", r, -EBUSY, -ECANCELED);
-	if (r)
-		return;
-	if (before && before == world.iter)
-		sim_fail(SIM_RESULT, "two iterators at once");
-	dl_iter_free(iter);
-}
-
 static void reap(uint32_t flags)
 {
 	uint64_t again_ns;
@@ -191,7 +200,6 @@ static void watch(const struct op *op)
 {
 	struct dl_stats stats = { .size = sizeof(stats) };
 	char text[100];
-	uint64_t due_ns;
 
 	if (!log_enter())
 		return;
@@ -203,13 +211,13 @@ static void watch(const struct op *op)
 		EXPECT("dl_log_describe", dl_log_describe(world.log, text, sizeof(text)));
 		break;
 	case 2:
-		EXPECT("dl_log_harvest_due", dl_log_harvest_due(world.log, &due_ns), -ECANCELED);
+		EXPECT("dl_log_last_error", dl_log_last_error(world.log, text, sizeof(text)));
 		break;
 	case 3:
 		reap(op->number & 8 ? DL_REAP_NOW : 0);
 		break;
 	default:
-		second_iterator();
+		EXPECT("dl_slot_clear", dl_slot_clear(world.log, 0, 0, PAGE_BYTES), -ENOENT);
 	}
 	log_leave();
 }

@@ -97,7 +97,6 @@ struct plan {
 	uint32_t pml_entries, ring_first_index;
 	bool backup, delete_unmaps_all, looks_at_ring_on_entry, protects_ranges;
 	/* The caller. */
-	bool set_region;  /* the caller makes the slot ioctls */
 	bool starts_late; /* the canceller starts the first session */
 	bool starts_clean;
 	bool closes_early;

@@ -8,7 +8,7 @@
 
 struct world world;
 alignas(PAGE_BYTES) uint8_t memory[PLAN_BLOCKS][BLOCK_BYTES];
-alignas(8) uint8_t copy[PLAN_BLOCKS][BLOCK_BYTES];
+alignas(8) uint8_t copy[RECEIVERS][PLAN_BLOCKS][BLOCK_BYTES];
 
 static struct sim_site *site_of(enum model_point point)
 {
@@ -54,7 +54,8 @@ static void fill_memory(void)
 
 	for (uint32_t b = 0; b < plan->block_count; b++) {
 		memset(memory[b], (int)b + 1, plan->block_pages[b] * PAGE_BYTES);
-		memset(copy[b], 0xee, plan->block_pages[b] * PAGE_BYTES);
+		for (int r = 0; r < RECEIVERS; r++)
+			memset(copy[r][b], 0xee, plan->block_pages[b] * PAGE_BYTES);
 	}
 }
 
@@ -80,7 +81,6 @@ void world_begin(const struct plan *plan)
 	world.chance = plan->seed;
 	fill_memory();
 	cells_begin();
-	layout_begin();
 	world.model = model_new(&options);
 	world.vm_fd = world.model ? model_vm_create(world.model) : -1;
 	if (world.vm_fd < 0)
@@ -96,7 +96,6 @@ static void open_log(void)
 		.mode = plan->mode,
 		.ring_entries = plan->mode == DL_MODE_RING ? plan->ring_entries : 0,
 		.os = &world.os,
-		.set_region = plan->set_region ? layout_set_region : NULL,
 	};
 	struct dl_log *log;
 	int r;
@@ -128,11 +127,21 @@ void world_setup(void)
 		EXPECT("dl_log_start", session_start(plan->starts_clean));
 }
 
+bool cursors_are_unused(const void *opaque)
+{
+	return !world.pass_users && !world.pass_making && !world.takers;
+}
+
 void world_close_log(void)
 {
 	world.closing = true;
 	world.is_on = false;
 	dl_log_close(world.log);
+	/* The handles outlive it, until their last user is gone. */
+	sim_wait(cursors_are_unused, NULL, "the cursors' users", SIM_SITE("before dl_cursor_free"));
+	dl_cursor_free(world.cursor);
+	dl_cursor_free(world.second);
+	world.cursor = world.second = NULL;
 	world.closed = true;
 	world.log = NULL;
 }
@@ -194,7 +203,7 @@ uint64_t new_generation(uint32_t block, uint32_t page)
 	return note->generation;
 }
 
-void copy_pages(uint32_t block, uint32_t first_page, uint32_t pages)
+void copy_pages(uint32_t receivers, uint32_t block, uint32_t first_page, uint32_t pages)
 {
 	enum { PIECE_BYTES = PAGE_BYTES / 2 };
 	size_t at = (size_t)first_page * PAGE_BYTES, end = at + (size_t)pages * PAGE_BYTES;
@@ -202,11 +211,13 @@ void copy_pages(uint32_t block, uint32_t first_page, uint32_t pages)
 	/* Each piece is read and sent at once: an old version must not overwrite a new one. */
 	for (; at < end; at += PIECE_BYTES) {
 		sim_point(SIM_SITE("contents are read"));
-		memcpy(copy[block] + at, memory[block] + at, PIECE_BYTES);
+		for (int r = 0; r < RECEIVERS; r++)
+			if (receivers >> r & 1)
+				memcpy(copy[r][block] + at, memory[block] + at, PIECE_BYTES);
 	}
 }
 
-static bool fits(const struct incarnation *it, const struct dl_run *run, uint64_t read_began_at)
+static bool fits(const struct incarnation *it, const struct dl_extent *run, uint64_t read_began_at)
 {
 	const struct place *place = it->place;
 	uint64_t base = (uintptr_t)memory[place->block] + place->first_page * PAGE_BYTES;
@@ -225,7 +236,7 @@ static bool fits(const struct incarnation *it, const struct dl_run *run, uint64_
 	       read_began_at <= world.session_began_at;
 }
 
-const struct incarnation *check_run(const struct dl_run *run, uint64_t read_began_at)
+const struct incarnation *check_run(const struct dl_extent *run, uint64_t read_began_at)
 {
 	const struct incarnation *it = NULL;
 
@@ -243,9 +254,9 @@ const struct incarnation *check_run(const struct dl_run *run, uint64_t read_bega
 	return it;
 }
 
-void copy_run(const struct dl_run *run, const struct incarnation *it)
+void copy_run(const struct dl_extent *run, const struct incarnation *it)
 {
-	copy_pages(it->place->block,
+	copy_pages(FIRST, it->place->block,
 		   it->place->first_page + (uint32_t)(run->offset_bytes / PAGE_BYTES),
 		   (uint32_t)(run->bytes / PAGE_BYTES));
 }
@@ -254,5 +265,6 @@ void copy_run(const struct dl_run *run, const struct incarnation *it)
 void copy_spoil(void)
 {
 	for (uint32_t b = 0; b < world.plan->block_count; b++)
-		memset(copy[b], 0xee, world.plan->block_pages[b] * PAGE_BYTES);
+		for (int r = 0; r < RECEIVERS; r++)
+			memset(copy[r][b], 0xee, world.plan->block_pages[b] * PAGE_BYTES);
 }

@@ -36,9 +36,6 @@ struct incarnation {
 /* The caller's state of a place. */
 struct place_state {
 	struct incarnation *now; /* NULL: no slot */
-	/* What KVM has, if the caller makes the ioctls. */
-	bool kernel_has;
-	struct kvm_userspace_memory_region region;
 };
 
 struct page_note {
@@ -81,9 +78,16 @@ struct world {
 	uint64_t session_began_at;
 
 	/* The iterator that the senders share. */
-	struct dl_iter *iter;
-	bool iter_making;
-	uint32_t iter_users;
+	/* The first one's passes are read by several senders; the second one takes. */
+	struct dl_cursor *cursor, *second;
+	bool pass_open, pass_making;
+	uint32_t pass_users; /* senders in the pass */
+	uint32_t takers;     /* users of the second cursor */
+	/*
+	 * Changes of slots in progress. A take names a slot by its number, which two places share,
+	 * so the caller does not change slots meanwhile.
+	 */
+	uint32_t changers;
 
 	/* dl_log_close() is the last call on the log. */
 	bool closing, closed;
@@ -104,12 +108,16 @@ struct world {
 
 extern struct world world;
 
-/* The memory of the guest and its copy. */
-extern uint8_t memory[PLAN_BLOCKS][BLOCK_BYTES], copy[PLAN_BLOCKS][BLOCK_BYTES];
+/* One for each cursor. */
+enum { RECEIVERS = 2, FIRST = 1, SECOND = 2, BOTH = 3 };
+
+/* The memory of the guest and its copies. */
+extern uint8_t memory[PLAN_BLOCKS][BLOCK_BYTES], copy[RECEIVERS][PLAN_BLOCKS][BLOCK_BYTES];
 
 /* world.c */
 void world_begin(const struct plan *plan);
 void world_setup(void);
+bool cursors_are_unused(const void *opaque);
 void world_close_log(void);
 void world_end(void);
 
@@ -126,9 +134,9 @@ uint64_t new_generation(uint32_t block, uint32_t page);
 uint32_t place_in_page(uint64_t generation);
 
 /* Copies some of the memory of the guest, in pieces. */
-void copy_pages(uint32_t block, uint32_t first_page, uint32_t pages);
-const struct incarnation *check_run(const struct dl_run *run, uint64_t read_began_at);
-void copy_run(const struct dl_run *run, const struct incarnation *it);
+void copy_pages(uint32_t receivers, uint32_t block, uint32_t first_page, uint32_t pages);
+const struct incarnation *check_run(const struct dl_extent *run, uint64_t read_began_at);
+void copy_run(const struct dl_extent *run, const struct incarnation *it);
 void copy_spoil(void);
 
 /* vcpu.c */
@@ -138,22 +146,23 @@ void vcpu_write(struct vcpu_state *vcpu, uint32_t place, uint32_t page);
 void vcpu_act(const struct actor *actor, const struct op *op);
 
 /* layout.c */
-void layout_begin(void);
 int layout_set(uint32_t place, uint32_t flags, uint32_t gpa_choice, bool read_only);
 int layout_remove(uint32_t place, bool discard);
-int layout_set_region(void *opaque, uint32_t slot, uint32_t kvm_flags);
 void layout_act(const struct op *op);
 void layout_note_session(void);
 uint64_t layout_gpa(uint32_t place); /* 0: there is no slot */
 
 /* senders.c */
+/* Takes every slot of the second cursor once. Returns the number of pages. */
+uint64_t sender_take(uint32_t flags, bool *failed);
+
 bool sender_pass(uint32_t max_runs, uint32_t give_up_after, uint32_t ack_share, uint64_t *state,
 		 uint64_t *pages);
 void sender_act(const struct op *op);
 
 /* actors.c */
 int session_start(bool clean);
-int session_stop(void);
+void session_stop(void);
 void session_act(const struct op *op);
 
 /* actors.c */

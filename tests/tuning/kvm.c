@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,10 +22,10 @@
 #define COUNT(a)  (sizeof(a) / sizeof((a)[0]))
 #define SECOND_NS UINT64_C(1000000000)
 
-enum { DUE = 0, MOST_RUNS = 99, MOST_VCPUS = 2 };
+enum { REAP = 0, MOST_RUNS = 99, MOST_VCPUS = 2 };
 
 static const uint32_t rings[] = { 256, 1024, 4096, 16384, 65536 };
-static const uint32_t intervals_ms[] = { DUE, 1, 3, 10, 30, 100, 300 };
+static const uint32_t intervals_ms[] = { REAP, 1, 3, 10, 30, 100, 300 };
 
 static struct {
 	enum guest_mode guest;
@@ -42,6 +43,7 @@ struct vcpu {
 struct trial {
 	struct machine machine;
 	struct dl_log *log;
+	struct dl_cursor *cursor;
 	struct vcpu vcpus[MOST_VCPUS];
 	uint8_t *memory;
 	size_t bytes;
@@ -135,6 +137,7 @@ static void trial_close(struct trial *trial)
 {
 	for (unsigned int i = 0; i < options.vcpus; i++)
 		check(machine_stop(trial->vcpus[i].machine), "the run of a vCPU");
+	dl_cursor_free(trial->cursor);
 	for (unsigned int i = 0; i < options.vcpus; i++)
 		dl_vcpu_remove(trial->vcpus[i].log);
 	dl_log_close(trial->log);
@@ -189,7 +192,8 @@ static void harvest(struct trial *trial)
 {
 	uint64_t begin_ns = now_ns();
 
-	check(dl_harvest(trial->log, 0, NULL), "dl_harvest");
+	check(dl_harvest(trial->cursor, 0, NULL), "dl_harvest");
+	check(dl_cursor_end(trial->cursor, 0), "dl_cursor_end");
 	trial->harvest_ns += now_ns() - begin_ns;
 	trial->harvests++;
 }
@@ -209,33 +213,39 @@ static void harvest_at_intervals(struct trial *trial, uint64_t until_ns)
 	sleep_until(until_ns);
 }
 
-static void harvest_when_due(struct trial *trial, uint64_t until_ns)
+static void serve_descriptor(struct trial *trial, uint64_t until_ns)
 {
-	const uint64_t longest_ns = trial->ring_entries * SECOND_NS / 2000000;
+	struct pollfd log = { .fd = dl_log_fd(trial->log), .events = POLLIN };
 	uint64_t begin_ns;
 
+	check(log.fd, "dl_log_fd");
 	while ((begin_ns = now_ns()) < until_ns) {
-		uint64_t due_ns;
-
-		check(dl_log_harvest_due(trial->log, &due_ns), "dl_log_harvest_due");
-		if (due_ns)
-			sleep_until(begin_ns + (due_ns < longest_ns ? due_ns : longest_ns));
-		else
-			harvest(trial);
+		/* Rounded up: a timeout of 0 does not wait. */
+		if (poll(&log, 1, (int)((until_ns - begin_ns) / 1000000) + 1) <= 0)
+			continue;
+		begin_ns = now_ns();
+		check(dl_log_reap(trial->log, 0, NULL), "dl_log_reap");
+		trial->harvest_ns += now_ns() - begin_ns;
+		trial->harvests++;
 	}
 }
 
 static struct result measure_logged(struct trial *trial, double unlogged_per_ns)
 {
+	const struct dl_cursor_options cursor_options = {
+		.size = sizeof(cursor_options),
+		.flags = DL_CURSOR_CLEAN,
+		.vcpus = options.vcpus,
+	};
 	struct dl_stats stats = { .size = sizeof(stats) };
 	struct result result = { 0 };
 	uint64_t first, begin_ns, ns, drain_ns = 0, full_exits = 0;
 
-	check(dl_log_start(trial->log, DL_START_CLEAN), "dl_log_start");
+	check(dl_cursor_new(trial->log, &cursor_options, &trial->cursor), "dl_cursor_new");
 	first = stores(trial);
 	begin_ns = now_ns();
-	if (trial->interval_ms == DUE)
-		harvest_when_due(trial, begin_ns + options.run_ns);
+	if (trial->interval_ms == REAP)
+		serve_descriptor(trial, begin_ns + options.run_ns);
 	else
 		harvest_at_intervals(trial, begin_ns + options.run_ns);
 	result.speed = (double)(stores(trial) - first);
@@ -312,8 +322,8 @@ static void measure_point(uint32_t ring_entries, uint32_t interval_ms)
 	spread(results, offsetof(struct result, drain_share), drain);
 	printf("%s\t%u\t%llu\t%u\t", options.guest == GUEST_USER ? "user" : "kernel", options.vcpus,
 	       (unsigned long long)options.pages, ring_entries);
-	if (interval_ms == DUE)
-		printf("due");
+	if (interval_ms == REAP)
+		printf("reap");
 	else
 		printf("%u", interval_ms);
 	printf("\t%.5f\t%.5f\t%.5f\t%.5f\t%.5f\t%.1f\t%.1f\t%.5f\t%.0f\t%.1f\n", speed[1], speed[0],

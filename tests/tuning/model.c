@@ -13,7 +13,7 @@
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
-enum { DUE = 0 };
+enum { REAP = 0 };
 
 /* vCPUs and the pages that they dirty in a second. */
 struct crowd {
@@ -29,7 +29,7 @@ static const struct crowd crowds[] = {
 };
 
 static const uint32_t pml_entries[] = { 0, 512 };
-static const uint32_t intervals_ms[] = { DUE, 1, 3, 10, 30, 100, 300 };
+static const uint32_t intervals_ms[] = { REAP, 1, 3, 10, 30, 100, 300 };
 
 static void print_head(void)
 {
@@ -51,8 +51,8 @@ static void print(const struct crowd *crowd, const struct world *world, uint32_t
 			longest_ns = vcpu->longest_stall_ns;
 	}
 	printf("%s\t%u\t%u\t", crowd->name, world->config.pml_entries, world->config.ring_entries);
-	if (interval_ms == DUE)
-		printf("due");
+	if (interval_ms == REAP)
+		printf("reap");
 	else
 		printf("%u", interval_ms);
 	printf("\t%.1f\t%.6f\t%.0f\t%.1f\t%.4f\t%.1f\t%.0f\n",
@@ -84,9 +84,8 @@ static void measure(const struct crowd *crowd, uint32_t pml, uint32_t ring_entri
 	uint64_t until_ns = world->now_ns + for_ns;
 
 	set_rates(world, crowd);
-	if (interval_ms == DUE)
-		/* Half a ring, at a million pages a second. */
-		policy_ask(world, ring_entries * UINT64_C(500), until_ns);
+	if (interval_ms == REAP)
+		policy_reap(world, 0, until_ns);
 	else
 		policy_interval(world, interval_ms * WORLD_SECOND_NS / 1000, until_ns);
 	print(crowd, world, interval_ms);

@@ -6,10 +6,10 @@ set datafile missing NaN
 set grid
 set logscale x 2
 set key outside right top title "harvest interval" left Left reverse samplen 2
-intervals = "due 1 3 10 30 100 300"
+intervals = "reap 1 3 10 30 100 300"
 colours = "#000000 #0b3c8c #2f7fc1 #58b7a4 #c9a227 #e0701b #b3131b"
-name(i) = i eq "due" ? "when due" : i . " ms"
-width(i) = i eq "due" ? 4 : 1.5
+name(i) = i eq "reap" ? "reaper" : i . " ms"
+width(i) = i eq "reap" ? 4 : 1.5
 
 # Rows of one crowd without PML and of one interval. Values below the lowest line are drawn on it.
 row(c, i) = strcol(1) eq c && $2 == 0 && strcol(4) eq i
@@ -51,7 +51,7 @@ set xrange [0.8:400]
 set xtics ("1" 1, "3" 3, "10" 10, "30" 30, "100" 100, "300" 300)
 set yrange [0.01:200]
 rings = "256 1024 4096 16384"
-timed(r) = strcol(1) eq "user" && $2 == 1 && $4 == r && strcol(5) ne "due"
+timed(r) = strcol(1) eq "user" && $2 == 1 && $4 == r && strcol(5) ne "reap"
 plot for [k=1:4] directory . "/kvm.tsv" \
   using (timed(int(word(rings, k))) ? $5 * (1 + 0.04 * (k - 2)) : NaN):(100 * $6):(100 * $7):(100 * $8) \
   with yerrorlines pointsize 0.5 linewidth 1.5 \

@@ -2,7 +2,7 @@
 #ifndef TUNING_POLICY_H
 #define TUNING_POLICY_H
 
-/* Policies of the harvesting thread: when to harvest. */
+/* Policies of the thread that empties the rings. */
 
 #include "world.h"
 
@@ -20,28 +20,11 @@ static inline void policy_interval(struct world *world, uint64_t interval_ns, ui
 	}
 }
 
-/* A harvest when dl_log_harvest_due() is due, or after longest_ns if that is sooner. */
-static inline void policy_timer(struct world *world, uint64_t longest_ns, uint64_t until_ns)
+/* The log's descriptor, served late_ns after it has become readable. */
+static inline void policy_reap(struct world *world, uint64_t late_ns, uint64_t until_ns)
 {
-	while (world->now_ns < until_ns) {
-		uint64_t due_ns = world_due(world);
-
-		world_sleep(world, due_ns < longest_ns ? due_ns : longest_ns);
-		world_harvest(world);
-	}
-}
-
-/* A harvest when dl_log_harvest_due() returns 0; called again after at most longest_ns. */
-static inline void policy_ask(struct world *world, uint64_t longest_ns, uint64_t until_ns)
-{
-	while (world->now_ns < until_ns) {
-		uint64_t due_ns = world_due(world);
-
-		if (due_ns)
-			world_sleep(world, due_ns < longest_ns ? due_ns : longest_ns);
-		else
-			world_harvest(world);
-	}
+	while (world->now_ns < until_ns)
+		world_sleep(world, world_reap(world, 0) + late_ns);
 }
 
 #endif

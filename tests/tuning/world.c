@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #ifndef KVM_CAP_DIRTY_LOG_RING_ACQ_REL
 #define KVM_CAP_DIRTY_LOG_RING_ACQ_REL 223
@@ -40,20 +39,6 @@ const struct world_costs world_costs = {
 	.vcpu_ns = 50,
 	.flush_ns = 1500,
 };
-
-static struct world *current;
-
-int __real_clock_gettime(clockid_t clock, struct timespec *t);
-int __wrap_clock_gettime(clockid_t clock, struct timespec *t);
-
-int __wrap_clock_gettime(clockid_t clock, struct timespec *t)
-{
-	if (!current)
-		return __real_clock_gettime(clock, t);
-	t->tv_sec = (time_t)(current->clock_ns / WORLD_SECOND_NS);
-	t->tv_nsec = (long)(current->clock_ns % WORLD_SECOND_NS);
-	return 0;
-}
 
 static void check(int r, const char *what)
 {
@@ -222,6 +207,13 @@ static int kernel_munmap(void *opaque, void *addr, size_t bytes)
 	return munmap(addr, bytes) ? -errno : 0;
 }
 
+static uint64_t kernel_now_ns(void *opaque)
+{
+	const struct world *world = opaque;
+
+	return world->clock_ns;
+}
+
 static int kernel_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
 {
 	(void)opaque;
@@ -318,26 +310,54 @@ void world_sleep(struct world *world, uint64_t ns)
 	run_all(world, world->now_ns);
 }
 
-void world_harvest(struct world *world)
+static void begin_look(struct world *world)
 {
-	uint64_t begin_ns = world->now_ns;
+	world->looks++;
+	run_all(world, world->now_ns);
+	world->clock_ns = world->now_ns;
+}
 
-	run_all(world, begin_ns);
-	world->clock_ns = begin_ns + world->config.vcpus * world->config.costs.vcpu_ns;
-	check(dl_harvest(world->log, 0, NULL), "dl_harvest");
-	world->harvests++;
+/* The call has ended. resets: their number when it began. One that resets nothing takes no time. */
+static void end_look(struct world *world, uint64_t resets)
+{
+	if (world->resets != resets) {
+		world->clock_ns += world->config.vcpus * world->config.costs.vcpu_ns;
+		world->harvests++;
+	}
+	world->harvest_ns += world->clock_ns - world->now_ns;
 	world->now_ns = world->rings_free_at_ns = world->clock_ns;
-	world->harvest_ns += world->now_ns - begin_ns;
 	run_all(world, world->now_ns);
 }
 
-uint64_t world_due(struct world *world)
+void world_harvest(struct world *world)
 {
-	uint64_t from_now_ns;
+	uint64_t resets = world->resets;
 
-	world->clock_ns = world->now_ns;
-	check(dl_log_harvest_due(world->log, &from_now_ns), "dl_log_harvest_due");
-	return from_now_ns;
+	begin_look(world);
+	check(dl_harvest(world->cursor, 0, NULL), "dl_harvest");
+	check(dl_cursor_end(world->cursor, 0), "dl_cursor_end");
+	end_look(world, resets);
+}
+
+static uint64_t look(struct world *world, uint32_t flags)
+{
+	uint64_t resets = world->resets, again_ns;
+
+	begin_look(world);
+	check(dl_log_reap(world->log, flags, &again_ns), "dl_log_reap");
+	end_look(world, resets);
+	return again_ns;
+}
+
+/*
+ * In the world the vCPUs run when the call has ended, so that it does not see what they write
+ * meanwhile. A second look does.
+ */
+uint64_t world_reap(struct world *world, uint32_t flags)
+{
+	uint64_t harvests = world->harvests, again_ns = look(world, flags);
+
+	return world->harvests == harvests ? again_ns : look(world, 0);
 }
 
 /* Opening and closing. */
@@ -363,12 +383,30 @@ static void add_vcpus(struct world *world)
 	}
 }
 
+static void add_cursor(struct world *world)
+{
+	const struct dl_cursor_options options = {
+		.size = sizeof(options),
+		.flags = DL_CURSOR_CLEAN,
+		.vcpus = world->config.vcpus,
+	};
+
+	check(dl_cursor_new(world->log, &options, &world->cursor), "dl_cursor_new");
+}
+
+void world_renew_cursor(struct world *world)
+{
+	dl_cursor_free(world->cursor);
+	add_cursor(world);
+}
+
 static void open_log(struct world *world)
 {
 	const struct dl_options options = {
 		.size = sizeof(options),
 		.mode = DL_MODE_RING,
 		.ring_entries = world->config.ring_entries,
+		.idle_ns = world->config.idle_ns,
 		.os = &world->os,
 	};
 	struct dl_slot slot = {
@@ -380,7 +418,7 @@ static void open_log(struct world *world)
 	check(dl_log_open(VM_FD, &options, &world->log, NULL, 0), "dl_log_open");
 	check(dl_slot_set(world->log, &slot), "dl_slot_set");
 	add_vcpus(world);
-	check(dl_log_start(world->log, DL_START_CLEAN), "dl_log_start");
+	add_cursor(world);
 }
 
 struct world *world_new(const struct world_config *config)
@@ -401,8 +439,8 @@ struct world *world_new(const struct world_config *config)
 		.mmap = kernel_mmap,
 		.munmap = kernel_munmap,
 		.signal_mask = kernel_signal_mask,
+		.now_ns = kernel_now_ns,
 	};
-	current = world;
 	open_log(world);
 	/* Do not count the resets of opening and starting. */
 	world->now_ns = world->clock_ns;
@@ -415,6 +453,7 @@ struct world *world_new(const struct world_config *config)
 
 void world_free(struct world *world)
 {
+	dl_cursor_free(world->cursor);
 	for (uint32_t i = 0; i < world->config.vcpus; i++)
 		dl_vcpu_remove(world->vcpus[i].handle);
 	dl_log_close(world->log);
@@ -424,7 +463,6 @@ void world_free(struct world *world)
 		       world->config.ring_entries * sizeof(*world->vcpus[i].cells));
 	}
 	free(world);
-	current = NULL;
 }
 
 uint64_t world_full_exits(const struct world *world)

@@ -4,7 +4,7 @@
 
 /*
  * The real library in virtual time: vCPUs that dirty pages at given rates, a kernel whose work
- * takes the configured time, and one harvesting thread. A second of the world has the same events
+ * takes the configured time, and one reaping thread. A second of the world has the same events
  * on every machine and in every run.
  *
  * It is not the model kernel (tests/model), which runs in real time on real threads and stores to
@@ -15,7 +15,7 @@
  * Waiting for a lock takes virtual time: a reset waits for the reset before it, a drain for the
  * harvest that holds its ring. Meanwhile the other vCPUs run.
  *
- * Programs must be linked with --wrap=clock_gettime. There may be only one world at a time.
+ * There may be several worlds, each with a clock of its own.
  */
 
 #include <stdbool.h>
@@ -47,6 +47,7 @@ struct world_config {
 	struct world_costs costs;
 	uint32_t vcpus, ring_entries;
 	uint32_t pml_entries; /* 0: entries reach the ring one by one */
+	uint64_t idle_ns;     /* of dl_options */
 };
 
 struct world_vcpu {
@@ -70,30 +71,35 @@ struct world {
 	struct world_config config;
 	struct dl_os os;
 	struct dl_log *log;
+	struct dl_cursor *cursor;
 	bool ring_is_on;
 	struct world_vcpu vcpus[WORLD_VCPUS];
 	struct world_vcpu *draining;
 	uint64_t began_ns;
-	uint64_t now_ns;	   /* of the harvesting thread */
+	uint64_t now_ns;	   /* of the reaping thread */
 	uint64_t clock_ns;	   /* of the thread that is working now */
 	uint64_t reset_free_at_ns; /* when the reset lock is free */
 	uint64_t rings_free_at_ns; /* when the harvest drops the ring locks */
-	uint64_t harvests, resets, harvest_ns;
+	/* harvests: of harvests and reaps, those that emptied a ring. */
+	uint64_t harvests, looks, resets, harvest_ns;
 };
 
-/* Opens and starts a log. Exits the process on failure. */
+/* Opens a log with a clean cursor. Exits the process on failure. */
 struct world *world_new(const struct world_config *config);
 void world_free(struct world *world);
 
 /* Sets the rate at which the vCPU dirties pages from now on. */
 void world_set_rate(struct world *world, uint32_t vcpu, double pages_per_second);
 
+/* The cursor goes, and another comes. */
+void world_renew_cursor(struct world *world);
+
 /* Lets the guest run without harvests. */
 void world_sleep(struct world *world, uint64_t ns);
 
-/* Calls of the harvesting thread. */
+/* Calls of the reaping thread: a harvest without its pass, or a reap. Returns its again_ns. */
 void world_harvest(struct world *world);
-uint64_t world_due(struct world *world);
+uint64_t world_reap(struct world *world, uint32_t flags);
 
 uint64_t world_full_exits(const struct world *world);
 

@@ -44,7 +44,8 @@ int setup(void **state)
 	guest_add_slot(&guest, 0, 0, PAGES * GUEST_VCPUS);
 	for (int i = 0; i < GUEST_VCPUS; i++)
 		guest_vcpu(&guest, true);
-	return dl_log_start(guest.log, DL_START_CLEAN);
+	guest_join(&guest, DL_CURSOR_CLEAN);
+	return 0;
 }
 
 int teardown(void **state)
@@ -73,12 +74,12 @@ void write_pages(int vcpu, uint64_t pages)
 
 uint64_t pending_pages(void)
 {
-	return guest_stats(&guest).pending_bytes / guest.page_bytes;
+	return guest_pending(&guest) / guest.page_bytes;
 }
 
 void harvest(void)
 {
-	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	assert_int_equal(guest_harvest(&guest, 0), 0);
 }
 
 void wait_for_requests(unsigned int requests)

@@ -185,6 +185,7 @@ void guest_close(struct guest *guest)
 {
 	for (unsigned int i = 0; i < guest->vcpu_count; i++)
 		dl_vcpu_remove(guest->vcpus[i].handle);
+	guest_leave(guest);
 	dl_log_close(guest->log);
 	assert_int_equal(atomic_load(&guest->duplicates), 0);
 	/* A test that replaced these calls has counted nothing. */
@@ -317,30 +318,90 @@ void guest_stop(struct guest *guest)
 		model_vcpu_exit(guest->model, guest->vcpus[i].fd, KVM_EXIT_INTR);
 }
 
-int guest_drain(struct guest *guest, uint64_t *gpa_pages, int max_pages)
+int guest_new_cursor(struct guest *guest, uint32_t flags, uint32_t slot, struct dl_cursor **cursor)
 {
-	struct dl_run runs[7];
-	struct dl_iter *iter;
+	const struct dl_cursor_options options = {
+		.size = sizeof(options),
+		.flags = flags,
+		.slot = slot,
+	};
+
+	return dl_cursor_new(guest->log, &options, cursor);
+}
+
+int guest_try_join(struct guest *guest, uint32_t flags)
+{
+	assert_null(guest->cursor);
+	return guest_new_cursor(guest, flags, 0, &guest->cursor);
+}
+
+void guest_join(struct guest *guest, uint32_t flags)
+{
+	assert_int_equal(guest_try_join(guest, flags), 0);
+}
+
+void guest_leave(struct guest *guest)
+{
+	dl_cursor_free(guest->cursor);
+	guest->cursor = NULL;
+}
+
+int guest_harvest(struct guest *guest, uint32_t flags)
+{
+	int r = dl_harvest(guest->cursor, flags, NULL);
+
+	if (!r)
+		assert_int_equal(dl_cursor_end(guest->cursor, 0), 0);
+	return r;
+}
+
+struct dl_cursor_stats guest_cursor_stats(const struct dl_cursor *cursor)
+{
+	struct dl_cursor_stats stats = { .size = sizeof(stats) };
+
+	assert_int_equal(dl_cursor_stats(cursor, &stats), 0);
+	return stats;
+}
+
+uint64_t guest_pending(const struct guest *guest)
+{
+	return guest->cursor ? guest_cursor_stats(guest->cursor).pending_bytes : 0;
+}
+
+uint64_t guest_unacked(const struct guest *guest)
+{
+	return guest->cursor ? guest_cursor_stats(guest->cursor).unacked_bytes : 0;
+}
+
+int guest_finish_pass(struct guest *guest, struct dl_cursor *cursor, uint64_t *gpa_pages,
+		      int max_pages)
+{
+	struct dl_extent extents[7];
 	int n, pages = 0;
 
-	assert_int_equal(dl_iter_new(guest->log, 0, &iter), 0);
-	while ((n = dl_iter_read(iter, runs, 7)) > 0) {
+	while ((n = dl_cursor_read(cursor, extents, 7)) > 0) {
 		for (int i = 0; i < n; i++)
-			for (uint64_t at = 0; at < runs[i].bytes; at += guest->page_bytes)
+			for (uint64_t at = 0; at < extents[i].bytes; at += guest->page_bytes)
 				if (pages++ < max_pages)
 					gpa_pages[pages - 1] =
-						(runs[i].gpa + at) / guest->page_bytes;
-		assert_int_equal(dl_iter_ack(iter, runs, (uint32_t)n), 0);
+						(extents[i].gpa + at) / guest->page_bytes;
+		assert_int_equal(dl_cursor_ack(cursor, extents, (uint32_t)n), 0);
 	}
 	assert_int_equal(n, 0);
-	dl_iter_free(iter);
+	assert_int_equal(dl_cursor_end(cursor, 0), 0);
 	return pages > max_pages ? -1 : pages;
+}
+
+int guest_pass_of(struct guest *guest, struct dl_cursor *cursor, uint32_t flags,
+		  uint64_t *gpa_pages, int max_pages)
+{
+	assert_int_equal(dl_harvest(cursor, flags, NULL), 0);
+	return guest_finish_pass(guest, cursor, gpa_pages, max_pages);
 }
 
 int guest_pass(struct guest *guest, uint32_t flags, uint64_t *gpa_pages, int max_pages)
 {
-	assert_int_equal(dl_harvest(guest->log, flags, NULL), 0);
-	return guest_drain(guest, gpa_pages, max_pages);
+	return guest_pass_of(guest, guest->cursor, flags, gpa_pages, max_pages);
 }
 
 void guest_fail_region(struct guest *guest, uint32_t slot, uint32_t skip, uint32_t times)

@@ -58,6 +58,7 @@ struct guest {
 	int vm_fd;
 	uint32_t page_bytes;
 	struct dl_log *log;
+	struct dl_cursor *cursor; /* guest_join()'s, or NULL */
 	char why[400];
 	struct guest_block blocks[GUEST_BLOCKS];
 	unsigned int block_count;
@@ -103,14 +104,35 @@ void guest_device_write(struct guest *guest, struct guest_block *block, uint64_t
 /* Every vCPU leaves the guest for good. */
 void guest_stop(struct guest *guest);
 
+/* A new cursor with enum dl_cursor_flag, over one slot for DL_CURSOR_ONE_SLOT. */
+int guest_new_cursor(struct guest *guest, uint32_t flags, uint32_t slot, struct dl_cursor **cursor);
+
+/* guest->cursor comes, and goes: most tests have one consumer. */
+int guest_try_join(struct guest *guest, uint32_t flags);
+void guest_join(struct guest *guest, uint32_t flags);
+void guest_leave(struct guest *guest);
+
+/* A pass that reads nothing: collects what is dirty. Returns dl_harvest()'s result. */
+int guest_harvest(struct guest *guest, uint32_t flags);
+
+/* Of guest->cursor; 0 without one. */
+uint64_t guest_pending(const struct guest *guest);
+uint64_t guest_unacked(const struct guest *guest);
+
+/* The counters of any cursor. */
+struct dl_cursor_stats guest_cursor_stats(const struct dl_cursor *cursor);
+
 /*
- * Makes a pass, and acknowledges each page. Returns the number of pages of address space 0, or -1
- * if there are more than max_pages.
+ * A whole pass of a cursor, which acknowledges each page. Returns the number of pages, or -1 if
+ * there are more than max_pages.
  */
+int guest_pass_of(struct guest *guest, struct dl_cursor *cursor, uint32_t flags,
+		  uint64_t *gpa_pages, int max_pages);
 int guest_pass(struct guest *guest, uint32_t flags, uint64_t *gpa_pages, int max_pages);
 
-/* A pass without the harvest. */
-int guest_drain(struct guest *guest, uint64_t *gpa_pages, int max_pages);
+/* The same for the rest of an open pass, which it ends. */
+int guest_finish_pass(struct guest *guest, struct dl_cursor *cursor, uint64_t *gpa_pages,
+		      int max_pages);
 
 /* KVM_SET_USER_MEMORY_REGION of the slot fails with -ENOMEM times times, after skip successes. */
 void guest_fail_region(struct guest *guest, uint32_t slot, uint32_t skip, uint32_t times);

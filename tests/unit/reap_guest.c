@@ -20,7 +20,21 @@ void open_guest(uint32_t mode, uint32_t entries, uint64_t idle_ns)
 
 void start(void)
 {
-	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	guest_join(&guest, DL_CURSOR_CLEAN);
+}
+
+void stop(void)
+{
+	guest_leave(&guest);
+}
+
+uint64_t harvest(void)
+{
+	uint64_t pending_bytes;
+
+	assert_int_equal(dl_harvest(guest.cursor, 0, &pending_bytes), 0);
+	assert_int_equal(dl_cursor_end(guest.cursor, 0), 0);
+	return pending_bytes;
 }
 
 int setup(void **state)
@@ -34,6 +48,7 @@ int setup(void **state)
 
 int teardown(void **state)
 {
+	stop();
 	guest_close(&guest);
 	return 0;
 }

@@ -32,7 +32,13 @@ int teardown(void **state);
 
 /* A guest in place of the one that setup() has opened; logging is off. */
 void open_guest(uint32_t mode, uint32_t entries, uint64_t idle_ns);
+
+/* A cursor begins, or ends: it may not be there. */
 void start(void);
+void stop(void);
+
+/* A pass of the cursor that reads nothing. Returns the pending bytes. */
+uint64_t harvest(void);
 
 /* The first vCPU writes. */
 void write_pages(uint64_t first, uint64_t n);

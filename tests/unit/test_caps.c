@@ -186,6 +186,19 @@ static void the_reason_names_what_was_chosen(void **state)
 	assert_non_null(strstr(why, "no dirty rings"));
 }
 
+/* A clean start does not enable that part of the capability. */
+static void the_reason_promises_set_bits_only_for_a_start_that_is_not_clean(void **state)
+{
+	const struct dl_options bitmap = options_of(DL_MODE_BITMAP, DL_BACKUP_AUTO, 0);
+	struct dl_config config;
+
+	assert_int_equal(probe(&bitmap, &config), 0);
+	assert_non_null(strstr(why, "initially set unless the start is clean"));
+	kernel.has &= ~(uint32_t)DL_HAS_INITIALLY_SET;
+	assert_int_equal(probe(&bitmap, &config), 0);
+	assert_null(strstr(why, "initially set"));
+}
+
 static void backup_off_is_no_licence_to_lose_vcpu_writes(void **state)
 {
 	const struct dl_options automatic = options_of(DL_MODE_AUTO, DL_BACKUP_OFF, 0);
@@ -336,11 +349,14 @@ static void a_failed_query_fails_the_probe(void **state)
 {
 	static const int errors[] = { -EIO, -EPERM, -ENOTTY, -EINVAL };
 	static const int results[] = { -EIO, -EPERM, -EBADF, -EBADF };
+	static const char *const words[] = { "another process", "not permitted", "neither",
+					     "neither" };
 	const struct dl_options options = options_of(DL_MODE_AUTO, DL_BACKUP_AUTO, 0);
 
 	for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
 		kernel.refusal = errors[i];
 		assert_int_equal(dl_probe(VM_FD, &options, NULL, why, sizeof(why)), results[i]);
+		assert_non_null(strstr(why, words[i]));
 	}
 }
 
@@ -372,6 +388,7 @@ int main(void)
 		caps_test(slot_limits_are_reported),
 		caps_test(the_choice_follows_the_documented_rule),
 		caps_test(the_reason_names_what_was_chosen),
+		caps_test(the_reason_promises_set_bits_only_for_a_start_that_is_not_clean),
 		caps_test(backup_off_is_no_licence_to_lose_vcpu_writes),
 		caps_test(the_reason_is_cut_to_its_buffer_and_terminated),
 		caps_test(ring_sizes_have_limits),

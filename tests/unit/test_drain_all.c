@@ -84,19 +84,30 @@ static void a_ring_with_unpublished_pages_is_not_quiet(void **state)
 	harvest();
 	write_pages(0, 10);
 	reset_error = -EIO;
-	assert_int_equal(dl_harvest(guest.log, 0, NULL), -EIO);
+	assert_int_equal(guest_harvest(&guest, 0), -EIO);
 	assert_false(ring_is_quiet(head));
 	harvest();
 	assert_true(ring_is_quiet(head));
 	assert_true(pending_pages() >= 10);
 }
 
+/* Two threads harvest at the same time for two cursors. */
+static struct dl_cursor *second_cursor;
+
 static void *harvest_thread(void *unused)
 {
-	return (void *)(intptr_t)dl_harvest(guest.log, 0, NULL);
+	int r = dl_harvest(second_cursor, 0, NULL);
+
+	(void)dl_cursor_end(second_cursor, 0);
+	return (void *)(intptr_t)r;
 }
 
 static pthread_t second;
+
+static void begin_second(void)
+{
+	assert_int_equal(pthread_create(&second, NULL, harvest_thread, NULL), 0);
+}
 
 static void expect_second_returns(void)
 {
@@ -104,19 +115,27 @@ static void expect_second_returns(void)
 
 	assert_int_equal(pthread_join(second, &r), 0);
 	assert_int_equal((intptr_t)r, 0);
+	dl_cursor_free(second_cursor);
+}
+
+static void second_joins(void)
+{
+	assert_int_equal(guest_new_cursor(&guest, DL_CURSOR_CLEAN, 0, &second_cursor), 0);
 }
 
 /* Their locks are held, so a harvest that waited for one would never return. */
 static void quiet_rings_are_skipped(void **state)
 {
+	second_joins();
 	harvest();
 	for (int i = 1; i < GUEST_VCPUS; i++)
 		pthread_mutex_lock(&ring_of(i)->lock);
 	write_pages(0, 5);
-	assert_int_equal(pthread_create(&second, NULL, harvest_thread, NULL), 0);
-	expect_second_returns();
+	begin_second();
+	assert_int_equal(pthread_join(second, NULL), 0);
 	for (int i = 1; i < GUEST_VCPUS; i++)
 		pthread_mutex_unlock(&ring_of(i)->lock);
+	dl_cursor_free(second_cursor);
 	assert_int_equal(pending_pages(), 5);
 }
 
@@ -129,7 +148,7 @@ static void the_final_pass_searches_quiet_rings(void **state)
 	cell_change(cell_at(ring, ring->head + 5), CELL_CLEAN, CELL_DIRTY);
 	harvest();
 	assert_int_equal(pending_pages(), 0);
-	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
+	assert_int_equal(guest_harvest(&guest, DL_HARVEST_PAUSED), 0);
 	assert_int_equal(pending_pages(), PAGES * GUEST_VCPUS);
 }
 
@@ -183,7 +202,7 @@ static void a_harvest_returns_its_first_error(void **state)
 		write_pages(i, FILLED);
 	reset_error = -EIO;
 	before_reset = fail_the_next_reset_too;
-	assert_int_equal(dl_harvest(guest.log, 0, NULL), -EIO);
+	assert_int_equal(guest_harvest(&guest, 0), -EIO);
 	assert_null(before_reset);
 	assert_int_equal(reset_error, 0);
 	harvest();
@@ -214,7 +233,7 @@ static void a_harvest_resets_fewer_rings_at_once_after_a_full_exit(void **state)
 
 static void begin_second_harvest(void)
 {
-	assert_int_equal(pthread_create(&second, NULL, harvest_thread, NULL), 0);
+	begin_second();
 	/* It has collected the rings that the first harvest has not, and waits for their reset. */
 	wait_for_requests(1);
 }
@@ -223,6 +242,7 @@ static void two_harvests_share_the_rings(void **state)
 {
 	for (int i = 0; i < GUEST_VCPUS; i++)
 		write_pages(i, FILLED);
+	second_joins();
 	before_reset = begin_second_harvest;
 	harvest();
 	expect_second_returns();
@@ -234,7 +254,7 @@ static atomic_bool published;
 
 static void *harvest_and_read_published(void *unused)
 {
-	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	assert_int_equal(guest_harvest(&guest, 0), 0);
 	return (void *)(intptr_t)atomic_load(&published);
 }
 

@@ -48,7 +48,7 @@ static void begin(uint32_t has, uint32_t mode, uint32_t ring_entries)
 	guest_add_slot(&guest, 1, OTHER_PAGE, PAGES);
 	for (int i = 0; i < 2; i++)
 		vcpus[i] = guest_vcpu(&guest, true);
-	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	guest_join(&guest, DL_CURSOR_CLEAN);
 	seen.n = 0;
 }
 
@@ -78,15 +78,72 @@ static void expect_pass(uint32_t flags, uint64_t first, int n)
 
 static uint64_t pending_pages(void)
 {
-	return guest_stats(&guest).pending_bytes / guest.page_bytes;
+	return guest_pending(&guest) / guest.page_bytes;
 }
 
 static void arguments_are_checked(void **state)
 {
 	begin(0, DL_MODE_RING, 0);
 	assert_int_equal(dl_harvest(NULL, 0, NULL), -EINVAL);
-	assert_int_equal(dl_harvest(guest.log, 2, NULL), -EINVAL);
+	assert_int_equal(dl_harvest(guest.cursor, 4, NULL), -EINVAL);
+	assert_int_equal(dl_harvest(guest.cursor, UINT32_MAX, NULL), -EINVAL);
+	/* None of them has opened a pass. */
+	assert_int_equal(dl_cursor_read(guest.cursor, &(struct dl_extent){ 0 }, 1), -EBUSY);
 	guest_close(&guest);
+}
+
+static void an_open_pass_refuses_a_harvest_and_collects_nothing(void **state)
+{
+	uint64_t pending_bytes = 7;
+
+	begin(0, DL_MODE_RING, 0);
+	assert_int_equal(dl_harvest(guest.cursor, 0, NULL), 0);
+	write_pages(0, 0, 3);
+	seen.n = 0;
+	assert_int_equal(dl_harvest(guest.cursor, 0, &pending_bytes), -EBUSY);
+	assert_int_equal(pending_bytes, 7);
+	assert_int_equal(seen.n, 0);
+	assert_int_equal(dl_cursor_end(guest.cursor, 0), 0);
+	expect_pass(0, 0, 3);
+	guest_close(&guest);
+}
+
+/* One that finds nothing opens a pass too. */
+static void a_harvest_opens_a_pass_unless_it_fails(void **state)
+{
+	struct dl_extent extent;
+	uint64_t pending_bytes = 7;
+
+	begin(0, DL_MODE_RING, 0);
+	assert_int_equal(dl_harvest(guest.cursor, 0, &pending_bytes), 0);
+	assert_int_equal(pending_bytes, 0);
+	assert_int_equal(dl_cursor_read(guest.cursor, &extent, 1), 0);
+	assert_int_equal(dl_cursor_end(guest.cursor, 0), 0);
+	assert_int_equal(dl_cursor_read(guest.cursor, &extent, 1), -EBUSY);
+	write_pages(0, 0, 3);
+	fail_once(KVM_RESET_DIRTY_RINGS, EIO, false);
+	assert_int_equal(dl_harvest(guest.cursor, 0, NULL), -EIO);
+	assert_int_equal(dl_cursor_read(guest.cursor, &extent, 1), -EBUSY);
+	assert_int_equal(guest_cursor_stats(guest.cursor).passes, 1);
+	guest_close(&guest);
+}
+
+/* A full copy, with what is dirty and protected first. */
+static void a_harvest_of_all_makes_everything_pending(void **state)
+{
+	static const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };
+	uint64_t pending_bytes = 0;
+
+	for (int i = 0; i < 2; i++) {
+		begin(0, modes[i], 0);
+		write_pages(0, 0, 3);
+		assert_int_equal(dl_harvest(guest.cursor, DL_HARVEST_ALL, &pending_bytes), 0);
+		assert_int_equal(pending_bytes, 2 * PAGES * 4096);
+		assert_int_equal(guest_finish_pass(&guest, guest.cursor, NULL, 0), -1);
+		write_pages(0, 1, 1);
+		expect_pass(DL_HARVEST_PAUSED, 1, 1);
+		guest_close(&guest);
+	}
 }
 
 static void one_reset_serves_all_rings(void **state)
@@ -107,20 +164,25 @@ static void a_harvest_returns_the_pending_bytes(void **state)
 	begin(0, DL_MODE_RING, 0);
 	write_pages(0, 0, 10);
 	write_pages(1, 5, 10);
-	assert_int_equal(dl_harvest(guest.log, 0, &pending_bytes), 0);
+	assert_int_equal(dl_harvest(guest.cursor, 0, &pending_bytes), 0);
 	assert_int_equal(pending_bytes, 15 * 4096);
-	assert_int_equal(dl_slot_remove(guest.log, 1, 0), 0);
-	assert_int_equal(dl_harvest(guest.log, 0, &pending_bytes), 0);
-	assert_int_equal(pending_bytes, (15 + PAGES) * 4096);
+	assert_int_equal(dl_cursor_end(guest.cursor, 0), 0);
+	/* It goes with all its pages. */
+	assert_int_equal(dl_mark_slot(guest.log, 1, 0, 4096), 0);
+	assert_int_equal(guest_pending(&guest), 16 * 4096);
+	assert_int_equal(dl_slot_remove(guest.log, 1, 0, NULL, 0), 0);
+	assert_int_equal(dl_harvest(guest.cursor, 0, &pending_bytes), 0);
+	assert_int_equal(pending_bytes, 15 * 4096);
+	assert_int_equal(dl_cursor_end(guest.cursor, 0), 0);
 	fail_once(KVM_RESET_DIRTY_RINGS, EIO, false);
 	write_pages(0, 20, 1);
 	pending_bytes = 7;
-	assert_int_equal(dl_harvest(guest.log, 0, &pending_bytes), -EIO);
+	assert_int_equal(dl_harvest(guest.cursor, 0, &pending_bytes), -EIO);
 	assert_int_equal(pending_bytes, 7);
 	guest_close(&guest);
 }
 
-static void the_backup_is_read_last_and_only_in_the_final_pass(void **state)
+static void the_backup_is_read_last_and_only_while_paused(void **state)
 {
 	begin(BACKUP, DL_MODE_RING, 0);
 	write_pages(0, 0, 10);
@@ -130,7 +192,7 @@ static void the_backup_is_read_last_and_only_in_the_final_pass(void **state)
 	assert_int_equal(seen.n, 1);
 	write_pages(1, 5, 1);
 	seen.n = 0;
-	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
+	assert_int_equal(guest_harvest(&guest, DL_HARVEST_PAUSED), 0);
 	assert_int_equal(seen.n, 3);
 	assert_int_equal(seen.requests[0], KVM_RESET_DIRTY_RINGS);
 	assert_int_equal(seen.requests[1], KVM_GET_DIRTY_LOG);
@@ -138,9 +200,9 @@ static void the_backup_is_read_last_and_only_in_the_final_pass(void **state)
 	assert_int_equal(seen.requests[2], KVM_GET_DIRTY_LOG);
 	assert_int_equal(seen.slots[2], 1);
 	assert_int_equal(pending_pages(), 3);
-	/* The final pass can be repeated. */
+	/* It can be repeated. */
 	guest_kernel_write(&guest, 21);
-	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
+	assert_int_equal(guest_harvest(&guest, DL_HARVEST_PAUSED), 0);
 	assert_int_equal(pending_pages(), 4);
 	guest_close(&guest);
 }
@@ -148,7 +210,7 @@ static void the_backup_is_read_last_and_only_in_the_final_pass(void **state)
 static void without_backup_there_is_no_bitmap_to_read(void **state)
 {
 	begin(MODEL_HAS_RING_ACQ_REL, DL_MODE_RING, 0);
-	expect_pass(DL_HARVEST_FINAL, 0, 0);
+	expect_pass(DL_HARVEST_PAUSED, 0, 0);
 	assert_int_equal(guest.gets, 0);
 	guest_close(&guest);
 }
@@ -158,11 +220,11 @@ static void in_bitmap_mode_every_slot_is_read(void **state)
 	begin(0, DL_MODE_BITMAP, 0);
 	write_pages(0, 64, 10);
 	write_pages(1, 70, 20);
-	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	assert_int_equal(guest_harvest(&guest, 0), 0);
 	assert_int_equal(seen.n, 2);
 	assert_int_equal(seen.requests[0] | seen.requests[1], KVM_GET_DIRTY_LOG);
 	assert_int_equal(pending_pages(), 26);
-	expect_pass(DL_HARVEST_FINAL, 64, 26);
+	expect_pass(DL_HARVEST_PAUSED, 64, 26);
 	guest_close(&guest);
 }
 
@@ -173,7 +235,7 @@ static void a_page_is_found_anywhere_in_a_bitmap(void **state)
 
 	begin(0, DL_MODE_BITMAP, 0);
 	guest_add_slot(&guest, 2, FIRST, WORDS * 64);
-	assert_int_equal(guest_drain(&guest, NULL, 0), -1);
+	assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
 	for (uint64_t word = 0; word < WORDS; word++) {
 		write_pages(0, FIRST + word * 65, 1);
 		expect_pass(0, FIRST + word * 65, 1);
@@ -210,25 +272,23 @@ static void begin_merged(void)
 
 	guest_open(&guest, &config);
 	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
-	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	guest_join(&guest, DL_CURSOR_CLEAN);
 }
 
 /* Takes all pending pages into merged. */
 static void collect(void)
 {
-	struct dl_iter *iter;
-	struct dl_run run;
+	struct dl_extent run;
 
 	memset(merged, 0, sizeof(merged));
-	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
-	while (dl_iter_read(iter, &run, 1) == 1) {
+	while (dl_cursor_read(guest.cursor, &run, 1) == 1) {
 		uint64_t first = run.offset_bytes / 4096, end = first + run.bytes / 4096;
 
 		for (uint64_t page = first; page < end; page++)
 			merged[page / 64] |= UINT64_C(1) << page % 64;
-		assert_int_equal(dl_iter_ack(iter, &run, 1), 0);
+		assert_int_equal(dl_cursor_ack(guest.cursor, &run, 1), 0);
 	}
-	dl_iter_free(iter);
+	assert_int_equal(dl_cursor_end(guest.cursor, 0), 0);
 }
 
 /* Fills a bitmap: share in 64 words are random, the others clean. */
@@ -238,7 +298,7 @@ static void expect_merged(uint64_t share, uint64_t always)
 
 	for (int i = 0; i < WORDS; i++)
 		given[i] = random_below(&random, 64) < share ? random_next(&random) | always : 0;
-	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	assert_int_equal(dl_harvest(guest.cursor, 0, NULL), 0);
 	collect();
 	given[WORDS - 1] &= ~UINT64_C(0) >> 27;
 	assert_memory_equal(merged, given, sizeof(given));
@@ -260,13 +320,13 @@ static void a_failed_reset_keeps_its_entries(void **state)
 	write_pages(0, 0, 30);
 	write_pages(1, 30, 30);
 	fail_once(KVM_RESET_DIRTY_RINGS, EIO, false);
-	assert_int_equal(dl_harvest(guest.log, 0, NULL), -EIO);
+	assert_int_equal(guest_harvest(&guest, 0), -EIO);
 	/* They are not protected yet, so they must not be handed out. */
 	assert_int_equal(pending_pages(), 0);
-	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	assert_int_equal(guest_harvest(&guest, 0), 0);
 	assert_true(pending_pages() >= 60);
 	write_pages(0, 0, 1);
-	assert_int_equal(guest_drain(&guest, NULL, 0), -1);
+	assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
 	guest_close(&guest);
 }
 
@@ -281,11 +341,11 @@ static void a_failed_get_counts_as_a_whole_slot(void **state)
 		write_pages(0, 5, 3);
 		write_pages(0, OTHER_PAGE, 1);
 		fail_once(KVM_GET_DIRTY_LOG, EFAULT, true);
-		assert_int_equal(dl_harvest(guest.log, 0, NULL), -EFAULT);
+		assert_int_equal(guest_harvest(&guest, 0), -EFAULT);
 		assert_int_equal(pending_pages(), PAGES + 1);
 		assert_true(dl_log_describe(guest.log, text, sizeof(text)) > 0);
 		assert_non_null(strstr(text, "bitmap could not be read for slot 0"));
-		assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+		assert_int_equal(guest_harvest(&guest, 0), 0);
 		assert_int_equal(pending_pages(), PAGES + 1);
 		guest_close(&guest);
 	}
@@ -297,9 +357,9 @@ static void a_failed_get_of_the_backup_does_not_stop_the_others(void **state)
 	guest_kernel_write(&guest, 3);
 	guest_kernel_write(&guest, OTHER_PAGE + 3);
 	fail_once(KVM_GET_DIRTY_LOG, EFAULT, true);
-	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), -EFAULT);
+	assert_int_equal(guest_harvest(&guest, DL_HARVEST_PAUSED), -EFAULT);
 	assert_int_equal(pending_pages(), PAGES + 1);
-	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
+	assert_int_equal(guest_harvest(&guest, DL_HARVEST_PAUSED), 0);
 	guest_close(&guest);
 }
 
@@ -317,7 +377,7 @@ static void an_overflow_protects_all_pages_and_then_marks_them(void **state)
 	begin(0, DL_MODE_RING, 256);
 	write_pages(0, OTHER_PAGE, 20);
 	overflow(0);
-	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	assert_int_equal(guest_harvest(&guest, 0), 0);
 	assert_int_equal(pending_pages(), 2 * PAGES);
 	assert_int_equal(guest_stats(&guest).overflows, 1);
 	/* Off and on of two slots. */
@@ -326,7 +386,7 @@ static void an_overflow_protects_all_pages_and_then_marks_them(void **state)
 		assert_int_equal(seen.requests[i], KVM_SET_USER_MEMORY_REGION);
 		assert_int_equal(seen.slots[i], i % 2);
 	}
-	assert_int_equal(guest_drain(&guest, NULL, 0), -1);
+	assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
 	/* No second repair follows. */
 	seen.n = 0;
 	expect_pass(0, 0, 0);
@@ -334,16 +394,16 @@ static void an_overflow_protects_all_pages_and_then_marks_them(void **state)
 	guest_close(&guest);
 }
 
-/* Nothing writes during the final pass, but the guest may be resumed. */
-static void the_final_pass_protects_all_pages_too(void **state)
+/* Nothing writes during a paused pass, but the guest may be resumed. */
+static void a_paused_pass_protects_all_pages_too(void **state)
 {
 	begin(BACKUP, DL_MODE_RING, 256);
 	write_pages(1, OTHER_PAGE, 20);
 	overflow(0);
 	guest_kernel_write(&guest, 3);
-	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
+	assert_int_equal(guest_harvest(&guest, DL_HARVEST_PAUSED), 0);
 	assert_int_equal(pending_pages(), 2 * PAGES);
-	assert_int_equal(guest_drain(&guest, NULL, 0), -1);
+	assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
 	write_pages(1, OTHER_PAGE, 20);
 	expect_pass(0, OTHER_PAGE, 20);
 	guest_close(&guest);
@@ -358,11 +418,11 @@ static void a_failed_repair_is_retried(void **state)
 			overflow(0);
 			guest_kernel_write(&guest, 3);
 			guest_fail_region(&guest, slot, skip, 1);
-			assert_int_equal(dl_harvest(guest.log, 0, NULL), -ENOMEM);
+			assert_int_equal(guest_harvest(&guest, 0), -ENOMEM);
 			guest_kernel_write(&guest, OTHER_PAGE + 3);
-			assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+			assert_int_equal(guest_harvest(&guest, 0), 0);
 			assert_int_equal(pending_pages(), 2 * PAGES);
-			assert_int_equal(guest_drain(&guest, NULL, 0), -1);
+			assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
 			write_pages(1, 7, 1);
 			expect_pass(0, 7, 1);
 			guest_close(&guest);
@@ -376,40 +436,10 @@ static void a_slot_that_stays_off_fails_every_harvest(void **state)
 	overflow(0);
 	guest_fail_region(&guest, 1, 1, 0);
 	for (int i = 0; i < 3; i++)
-		assert_int_equal(dl_harvest(guest.log, i ? DL_HARVEST_FINAL : 0, NULL), -ENOMEM);
+		assert_int_equal(guest_harvest(&guest, i ? DL_HARVEST_PAUSED : 0), -ENOMEM);
 	model_faults_clear(guest.model);
-	assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
+	assert_int_equal(guest_harvest(&guest, DL_HARVEST_PAUSED), 0);
 	assert_int_equal(pending_pages(), 2 * PAGES);
-	guest_close(&guest);
-}
-
-/* A full ring means a harvest is overdue; an empty one says nothing. */
-static void a_full_ring_makes_the_next_harvest_due(void **state)
-{
-	uint64_t due_ns = 0, longer_ns;
-
-	begin(0, DL_MODE_RING, 256);
-	assert_int_equal(dl_log_harvest_due(NULL, &due_ns), -EINVAL);
-	assert_int_equal(dl_log_harvest_due(guest.log, NULL), -EINVAL);
-	assert_int_equal(dl_log_harvest_due(guest.log, &due_ns), 0);
-	assert_true(due_ns == UINT64_MAX);
-	write_pages(0, 0, 190);
-	expect_pass(0, 0, 190);
-	assert_int_equal(dl_log_harvest_due(guest.log, &due_ns), 0);
-	assert_true(due_ns < UINT64_MAX);
-	write_pages(0, 0, 1);
-	expect_pass(0, 0, 1);
-	assert_int_equal(dl_log_harvest_due(guest.log, &longer_ns), 0);
-	assert_true(longer_ns < UINT64_MAX);
-	expect_pass(0, 0, 0);
-	assert_int_equal(dl_log_harvest_due(guest.log, &due_ns), 0);
-	assert_true(due_ns == UINT64_MAX);
-	guest_close(&guest);
-	begin(0, DL_MODE_BITMAP, 0);
-	write_pages(0, 0, 190);
-	expect_pass(0, 0, 190);
-	assert_int_equal(dl_log_harvest_due(guest.log, &due_ns), 0);
-	assert_true(due_ns == UINT64_MAX);
 	guest_close(&guest);
 }
 
@@ -417,9 +447,12 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(arguments_are_checked),
+		cmocka_unit_test(an_open_pass_refuses_a_harvest_and_collects_nothing),
+		cmocka_unit_test(a_harvest_opens_a_pass_unless_it_fails),
+		cmocka_unit_test(a_harvest_of_all_makes_everything_pending),
 		cmocka_unit_test(one_reset_serves_all_rings),
 		cmocka_unit_test(a_harvest_returns_the_pending_bytes),
-		cmocka_unit_test(the_backup_is_read_last_and_only_in_the_final_pass),
+		cmocka_unit_test(the_backup_is_read_last_and_only_while_paused),
 		cmocka_unit_test(without_backup_there_is_no_bitmap_to_read),
 		cmocka_unit_test(in_bitmap_mode_every_slot_is_read),
 		cmocka_unit_test(a_page_is_found_anywhere_in_a_bitmap),
@@ -428,10 +461,9 @@ int main(void)
 		cmocka_unit_test(a_failed_get_counts_as_a_whole_slot),
 		cmocka_unit_test(a_failed_get_of_the_backup_does_not_stop_the_others),
 		cmocka_unit_test(an_overflow_protects_all_pages_and_then_marks_them),
-		cmocka_unit_test(the_final_pass_protects_all_pages_too),
+		cmocka_unit_test(a_paused_pass_protects_all_pages_too),
 		cmocka_unit_test(a_failed_repair_is_retried),
 		cmocka_unit_test(a_slot_that_stays_off_fails_every_harvest),
-		cmocka_unit_test(a_full_ring_makes_the_next_harvest_due),
 	};
 
 	return RUN_TESTS("harvest", tests);

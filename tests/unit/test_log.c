@@ -135,7 +135,7 @@ static void unsupported_options_are_refused_before_anything_is_enabled(void **st
 
 static void arguments_are_checked(void **state)
 {
-	struct dl_log *log = NULL;
+	struct dl_log *log = (struct dl_log *)&guest;
 	struct dl_options options = { .size = sizeof(options) };
 
 	begin(ALL, DL_MODE_AUTO, DL_BACKUP_AUTO);
@@ -143,8 +143,10 @@ static void arguments_are_checked(void **state)
 	assert_int_equal(dl_log_open(guest.vm_fd, &options, NULL, NULL, 0), -EINVAL);
 	options.size = 4;
 	assert_int_equal(dl_log_open(guest.vm_fd, &options, &log, NULL, 0), -EINVAL);
+	assert_null(log);
 	options.size = sizeof(options);
 	options.flags = 1;
+	log = (struct dl_log *)&guest;
 	assert_int_equal(dl_log_open(guest.vm_fd, &options, &log, NULL, 0), -EINVAL);
 	assert_null(log);
 	assert_int_equal(enabled.n, 0);
@@ -167,10 +169,59 @@ static void only_a_vm_has_a_log(void **state)
 	fds[1] = model_vcpu_create(guest.model, guest.vm_fd);
 	fds[2] = 0;
 	for (int i = 0; i < 3; i++) {
+		log = (struct dl_log *)&guest;
 		assert_int_equal(dl_log_open(fds[i], &options, &log, why, sizeof(why)), -EBADF);
 		assert_null(log);
 		assert_non_null(strstr(why, "not a VM"));
 	}
+	guest_close(&guest);
+}
+
+static int refusal;
+
+static bool refuse_capabilities(struct guest *g, int fd, unsigned long request, void *arg,
+				int *result)
+{
+	*result = refusal;
+	return request == KVM_CHECK_EXTENSION;
+}
+
+/* KVM answers -EIO to a process that did not create the VM; a filter of system calls, -EPERM. */
+static void a_vm_that_cannot_be_asked_is_not_called_no_vm(void **state)
+{
+	static const struct {
+		int error;
+		const char *words;
+	} cases[] = { { -EIO, "another process" }, { -EPERM, "Operation not permitted" } };
+
+	for (size_t i = 0; i < 2; i++) {
+		begin(ALL, DL_MODE_AUTO, DL_BACKUP_AUTO);
+		guest.config.intercept = refuse_capabilities;
+		refusal = cases[i].error;
+		assert_int_equal(guest_open_log(&guest), cases[i].error);
+		assert_non_null(strstr(guest.why, cases[i].words));
+		assert_null(strstr(guest.why, "not a VM"));
+		guest_close(&guest);
+	}
+}
+
+static void a_failure_leaves_no_handle(void **state)
+{
+	struct dl_log *const stale = (struct dl_log *)&guest, *log = stale;
+	struct dl_options options = { .size = sizeof(options), .flags = 1 };
+
+	begin(ALL, DL_MODE_AUTO, DL_BACKUP_AUTO);
+	options.os = &guest.os;
+	assert_int_equal(dl_log_open(guest.vm_fd, &options, &log, NULL, 0), -EINVAL);
+	assert_null(log);
+	log = stale;
+	options.flags = 0;
+	assert_int_equal(dl_log_open(-1, &options, &log, NULL, 0), -EBADF);
+	assert_null(log);
+	log = stale;
+	assert_int_equal(dl_log_open(model_system_fd(guest.model), &options, &log, NULL, 0),
+			 -EBADF);
+	assert_null(log);
 	guest_close(&guest);
 }
 
@@ -183,7 +234,7 @@ static void an_existing_vcpu_makes_auto_choose_the_bitmap(void **state)
 	assert_int_equal(config_of(guest.log).ring_entries, 0);
 	assert_int_equal(config_of(guest.log).backup, 0);
 	assert_non_null(strstr(guest.why, "vCPU"));
-	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	guest_join(&guest, 0);
 	guest_close(&guest);
 }
 
@@ -229,6 +280,7 @@ static void rings_that_are_on_already_are_busy(void **state)
 		assert_int_equal(guest_open_log(&guest), -EBUSY);
 		assert_null(guest.log);
 		assert_non_null(strstr(guest.why, "another"));
+		assert_non_null(strstr(guest.why, "earlier dl_log_open()"));
 	}
 	guest.log = first;
 	guest_close(&guest);
@@ -319,11 +371,15 @@ static void describe_is_like_snprintf(void **state)
 	assert_int_equal(n, strlen(text));
 	assert_string_equal(text, guest.why);
 	assert_int_equal(dl_log_describe(guest.log, NULL, 0), n);
-	assert_int_equal(dl_log_describe(guest.log, NULL, 1), -EINVAL);
 	memset(cut, 'x', sizeof(cut));
 	assert_int_equal(dl_log_describe(guest.log, cut, 9), n);
 	assert_int_equal(strlen(cut), 8);
 	assert_int_equal(cut[9], 'x');
+	/* A failure follows the reason. */
+	assert_int_equal(dl_log_describe(guest.log, NULL, 1), -EINVAL);
+	assert_true(dl_log_describe(guest.log, text, sizeof(text)) > n);
+	assert_memory_equal(text, guest.why, (size_t)n);
+	assert_non_null(strstr(text + n, "; last failure: a pointer that is NULL"));
 	guest_close(&guest);
 }
 
@@ -348,11 +404,11 @@ static void an_open_log_does_not_use_the_callers_descriptor(void **state)
 	guest_add_slot(&guest, 0, 0, 4);
 	vcpu = guest_vcpu(&guest, true);
 	calls = guest.calls_of_vm_fd;
-	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	guest_join(&guest, 0);
 	assert_int_equal(guest_write(&guest, vcpu, 0, 1), 0);
-	assert_int_equal(guest_pass(&guest, DL_HARVEST_FINAL, (uint64_t[4]){ 0 }, 4), 4);
-	assert_int_equal(dl_slot_remove(guest.log, 0, 0), 0);
-	assert_int_equal(dl_log_stop(guest.log), 0);
+	assert_int_equal(guest_pass(&guest, DL_HARVEST_PAUSED, (uint64_t[4]){ 0 }, 4), 4);
+	assert_int_equal(dl_slot_remove(guest.log, 0, 0, NULL, 0), 0);
+	guest_leave(&guest);
 	assert_int_equal(guest.calls_of_vm_fd, calls);
 	assert_int_equal(guest.duplicates, 1);
 	guest_close(&guest);
@@ -370,6 +426,8 @@ int main(void)
 		cmocka_unit_test(unsupported_options_are_refused_before_anything_is_enabled),
 		cmocka_unit_test(arguments_are_checked),
 		cmocka_unit_test(only_a_vm_has_a_log),
+		cmocka_unit_test(a_vm_that_cannot_be_asked_is_not_called_no_vm),
+		cmocka_unit_test(a_failure_leaves_no_handle),
 		cmocka_unit_test(an_existing_vcpu_makes_auto_choose_the_bitmap),
 		cmocka_unit_test(an_existing_vcpu_makes_ring_mode_busy),
 		cmocka_unit_test(a_ring_below_the_hosts_minimum_is_invalid),

@@ -105,7 +105,7 @@ static struct dli_slot *new_slot(uint32_t number, uint64_t pages)
 {
 	struct dli_slot *slot;
 
-	assert_int_equal(dli_slot_new(&fake.os, PAGE_BYTES, number, pages * PAGE_BYTES, &slot), 0);
+	assert_int_equal(dli_slot_new(PAGE_BYTES, number, pages * PAGE_BYTES, &slot), 0);
 	return slot;
 }
 
@@ -308,7 +308,7 @@ static void add_or_move(struct plain *at)
 		count += !at->slot;
 		*at = (struct plain){ slot, gpa };
 	} else if (!at->slot) {
-		dli_slot_put(slot);
+		dli_slot_free(slot);
 	}
 }
 
@@ -322,15 +322,15 @@ static void take_out(struct plain *at)
 		if (!plain_overlap(slot, slot->slot >> 16, at->gpa, replacement->bytes)) {
 			change(slot, replacement, at->gpa);
 			at->slot = replacement;
-			dli_slot_put(slot);
+			dli_slot_free(slot);
 			return;
 		}
-		dli_slot_put(replacement);
+		dli_slot_free(replacement);
 	}
 	change(slot, NULL, 0);
 	*at = (struct plain){ 0 };
 	count--;
-	dli_slot_put(slot);
+	dli_slot_free(slot);
 }
 
 /* Removals in percent of the changes of slots that exist. */
@@ -400,7 +400,7 @@ static void leaves_are_full_and_thin_ones_are_joined(void **state)
 		if (i % 16 == 0)
 			continue;
 		change(plain[i].slot, NULL, 0);
-		dli_slot_put(plain[i].slot);
+		dli_slot_free(plain[i].slot);
 		plain[i].slot = NULL;
 		count--;
 	}
@@ -417,7 +417,7 @@ static void remove_plain(uint32_t i)
 	dli_slot_table_free(dli_slots_publish(&slots, dli_slots_prepare(&slots, slot, NULL, 0)));
 	plain[i].slot = NULL;
 	count--;
-	dli_slot_put(slot);
+	dli_slot_free(slot);
 }
 
 /* The first slot maps the memory of all others, so every entry reaches as far. */

@@ -20,7 +20,7 @@ static void begin(uint32_t page_bytes, uint32_t mode)
 	guest_add_slot(&guest, 5, 200, 100);
 	guest_add_slot(&guest, 6, 100, 100);
 	guest_add_slot(&guest, 1 << 16 | 6, 150, 100);
-	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	guest_join(&guest, DL_CURSOR_CLEAN);
 }
 
 static int setup(void **state)
@@ -42,7 +42,7 @@ static void expect_pending(uint64_t first, int n)
 {
 	uint64_t pages[512];
 
-	assert_int_equal(guest_drain(&guest, pages, 512), n);
+	assert_int_equal(guest_pass(&guest, 0, pages, 512), n);
 	for (int i = 0; i < n; i++)
 		assert_int_equal(pages[i], first + (uint64_t)i);
 }
@@ -107,39 +107,38 @@ static void a_hole_is_reported_and_both_sides_are_marked(void **state)
 	uint64_t pages[8];
 
 	assert_int_equal(dl_mark_gpa(guest.log, 0, 298 * 4096, 104 * 4096), -ENOENT);
-	assert_int_equal(guest_drain(&guest, pages, 8), 4);
+	assert_int_equal(guest_pass(&guest, 0, pages, 8), 4);
 	assert_int_equal(pages[0], 298);
 	assert_int_equal(pages[1], 299);
 	assert_int_equal(pages[2], 400);
 	assert_int_equal(pages[3], 401);
 	assert_int_equal(dl_mark_gpa(guest.log, 0, 0, 1000 * 4096), -ENOENT);
-	assert_int_equal(guest_drain(&guest, pages, 8), -1);
+	assert_int_equal(guest_pass(&guest, 0, pages, 8), -1);
 }
 
 static void address_spaces_are_separate(void **state)
 {
-	struct dl_iter *iter;
-	struct dl_run runs[2];
+	struct dl_extent runs[2];
 
 	assert_int_equal(dl_mark_gpa(guest.log, 1, 200 * 4096, 4096), 0);
 	assert_int_equal(dl_mark_gpa(guest.log, 1, 100 * 4096, 4096), -ENOENT);
 	assert_int_equal(dl_mark_gpa(guest.log, 2, 200 * 4096, 4096), -ENOENT);
 	assert_int_equal(dl_mark_gpa(guest.log, UINT32_MAX, 0, 4096), -ENOENT);
-	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
-	assert_int_equal(dl_iter_read(iter, runs, 2), 1);
+	assert_int_equal(dl_harvest(guest.cursor, 0, NULL), 0);
+	assert_int_equal(dl_cursor_read(guest.cursor, runs, 2), 1);
 	assert_int_equal(runs[0].slot, 1 << 16 | 6);
 	assert_int_equal(runs[0].gpa, 200 * 4096);
 	assert_int_equal(runs[0].offset_bytes, 50 * 4096);
-	dl_iter_free(iter);
+	dl_cursor_end(guest.cursor, 0);
 }
 
 /* Pages of another address space in the range are not marked, and do not count as marked. */
 static void a_range_stays_in_its_address_space(void **state)
 {
 	guest_add_slot(&guest, 1 << 16 | 7, 500, 100);
-	assert_int_equal(guest_drain(&guest, NULL, 0), -1);
+	assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
 	assert_int_equal(dl_mark_gpa(guest.log, 0, 450 * 4096, 100 * 4096), -ENOENT);
-	assert_int_equal(guest_stats(&guest).pending_bytes, 50 * 4096);
+	assert_int_equal(guest_pending(&guest), 50 * 4096);
 	expect_pending(450, 50);
 }
 
@@ -193,8 +192,8 @@ static void host_memory_is_marked_by_its_address(void **state)
 static void expect_hva(uint64_t page, uint64_t pages, int r, uint64_t expected)
 {
 	assert_int_equal(dl_mark_hva(guest.log, page_of(0, page), pages * 4096), r);
-	assert_int_equal(guest_stats(&guest).pending_bytes, expected * 4096);
-	guest_drain(&guest, NULL, 0);
+	assert_int_equal(guest_pending(&guest), expected * 4096);
+	guest_pass(&guest, 0, NULL, 0);
 }
 
 static void add_alias(uint32_t number, uint64_t gpa_page, uint64_t first, uint64_t pages,
@@ -206,22 +205,20 @@ static void add_alias(uint32_t number, uint64_t gpa_page, uint64_t first, uint64
 	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
 }
 
+/* The oldest slot hands out what its aliases have. */
 static void host_memory_is_marked_in_every_slot_that_maps_it(void **state)
 {
-	struct dl_iter *iter;
-	struct dl_run runs[4];
+	struct dl_extent runs[4];
 
 	add_alias(1 << 16 | 9, 1000, 0, 100, DL_SLOT_CLEAN);
 	add_alias(8, 2000, 50, 10, DL_SLOT_CLEAN);
 	assert_int_equal(dl_mark_hva(guest.log, page_of(0, 55), 1), 0);
-	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
-	assert_int_equal(dl_iter_read(iter, runs, 4), 3);
+	assert_int_equal(guest_pending(&guest), 3 * 4096);
+	assert_int_equal(dl_harvest(guest.cursor, 0, NULL), 0);
+	assert_int_equal(dl_cursor_read(guest.cursor, runs, 4), 1);
 	assert_int_equal(runs[0].gpa, 455 * 4096);
-	assert_int_equal(runs[1].gpa, 2005 * 4096);
-	assert_int_equal(runs[2].slot, 1 << 16 | 9);
-	assert_int_equal(runs[2].gpa, 1055 * 4096);
-	assert_int_equal(dl_iter_ack(iter, runs, 3), 0);
-	dl_iter_free(iter);
+	assert_int_equal(dl_cursor_ack(guest.cursor, runs, 1), 0);
+	dl_cursor_end(guest.cursor, 0);
 	expect_hva(45, 10, 0, 10 + 10 + 5);
 	expect_hva(0, 100, 0, 100 + 100 + 10);
 }
@@ -229,7 +226,7 @@ static void host_memory_is_marked_in_every_slot_that_maps_it(void **state)
 /* Half of one slot and half of the other: only together do they map it. */
 static void a_hole_in_host_memory_is_reported(void **state)
 {
-	assert_int_equal(dl_slot_remove(guest.log, 7, DL_SLOT_DISCARD), 0);
+	assert_int_equal(dl_slot_remove(guest.log, 7, 0, NULL, 0), 0);
 	add_alias(8, 2000, 0, 50, DL_SLOT_CLEAN);
 	add_alias(9, 3000, 40, 30, DL_SLOT_CLEAN);
 	add_alias(10, 4000, 80, 20, DL_SLOT_CLEAN);
@@ -242,7 +239,7 @@ static void a_hole_in_host_memory_is_reported(void **state)
 
 static void memory_that_kvm_cannot_log_is_not_recorded(void **state)
 {
-	assert_int_equal(dl_slot_remove(guest.log, 7, DL_SLOT_DISCARD), 0);
+	assert_int_equal(dl_slot_remove(guest.log, 7, 0, NULL, 0), 0);
 	add_alias(8, 2000, 0, 100, DL_SLOT_NO_LOG);
 	expect_hva(0, 100, 0, 0);
 	assert_int_equal(dl_mark_gpa(guest.log, 0, 2000 * 4096, 4096), 0);
@@ -262,7 +259,7 @@ static void scattered_bytes_are_marked(void **state)
 
 	/* As a read of all, a short one, and the rest in a second call. */
 	assert_int_equal(dl_mark_iov(guest.log, iov, 5, 0, 5 + 5 * 4096 + 1000), 0);
-	assert_int_equal(guest_drain(&guest, pages, 8), 7);
+	assert_int_equal(guest_pass(&guest, 0, pages, 8), 7);
 	assert_int_equal(pages[0], 130);
 	assert_int_equal(pages[1], 240);
 	assert_int_equal(pages[5], 244);
@@ -321,7 +318,7 @@ static void nothing_is_marked_while_nothing_is_logged(void **state)
 {
 	const struct iovec iov = { page_of(2, 30), 4096 };
 
-	assert_int_equal(dl_log_stop(guest.log), 0);
+	guest_leave(&guest);
 	assert_int_equal(dl_mark_gpa(guest.log, 0, 100 * 4096, 1), 0);
 	assert_int_equal(dl_mark_gpa(guest.log, 0, 0, 1), 0);
 	assert_int_equal(dl_mark_slot(guest.log, 5, 0, 1), 0);
@@ -334,7 +331,7 @@ static void nothing_is_marked_while_nothing_is_logged(void **state)
 	assert_int_equal(dl_mark_slot(guest.log, 5, 1, UINT64_MAX), -EINVAL);
 	assert_int_equal(dl_mark_hva(guest.log, &guest, UINT64_MAX), -EINVAL);
 	assert_int_equal(dl_mark_iov(guest.log, &iov, 1, 1, UINT64_MAX), -EINVAL);
-	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	guest_join(&guest, DL_CURSOR_CLEAN);
 	expect_pending(0, 0);
 }
 
@@ -360,7 +357,7 @@ static void marks_count_as_pending_and_not_as_entries(void **state)
 {
 	assert_int_equal(dl_mark_gpa(guest.log, 0, 100 * 4096, 10 * 4096), 0);
 	assert_int_equal(dl_mark_gpa(guest.log, 0, 105 * 4096, 10 * 4096), 0);
-	assert_int_equal(guest_stats(&guest).pending_bytes, 15 * 4096);
+	assert_int_equal(guest_pending(&guest), 15 * 4096);
 	assert_int_equal(guest_stats(&guest).entries, 0);
 	assert_int_equal(guest_stats(&guest).new_pages, 0);
 }

@@ -110,7 +110,7 @@ static void open_guest(uint32_t mode)
 	guest_add_slot(&guest, 0, 0, PAGES);
 	vcpu = guest_vcpu(&guest, true);
 	slot = guest_slot(&guest, 1, 1000, guest_memory(&guest, PAGES), 0, PAGES);
-	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	guest_join(&guest, 0);
 }
 
 /*
@@ -161,16 +161,30 @@ static int move_slot(void)
 
 static int remove_slot(void)
 {
-	return dl_slot_remove(guest.log, 1, 0);
+	return dl_slot_remove(guest.log, 1, 0, NULL, 0);
 }
 
-static int iterate(void)
+static int join(void)
 {
-	struct dl_iter *iter;
-	int r = dl_iter_new(guest.log, 0, &iter);
+	return guest_try_join(&guest, 0);
+}
 
-	if (!r)
-		dl_iter_free(iter);
+static struct dl_cursor *second;
+
+static int join_second(void)
+{
+	return guest_new_cursor(&guest, DL_CURSOR_CLEAN, 0, &second);
+}
+
+/* A WANTED cursor gets the slot that it did not cover. */
+static int want_slot(void)
+{
+	int r;
+
+	slot.flags |= DL_SLOT_WANTED;
+	r = dl_slot_set(guest.log, &slot);
+	if (r)
+		slot.flags &= ~(uint32_t)DL_SLOT_WANTED;
 	return r;
 }
 
@@ -206,7 +220,6 @@ static void slots_and_vcpus_without_memory_fail(void **state)
 	assert_true(exhaust(set_slot) > 1);
 	assert_true(exhaust(move_slot) > 1);
 	assert_true(exhaust(remove_slot) > 1);
-	assert_true(exhaust(iterate) > 0);
 	guest.vcpus[0].handle = NULL;
 	guest_close(&guest);
 }
@@ -276,32 +289,83 @@ static void a_vcpu_in_bitmap_mode_without_memory_fails(void **state)
 	guest_close(&guest);
 }
 
-/* In KVM the slot is where the caller moved it, and is not logged. */
-static void a_callers_change_without_memory_loses_nothing(void **state)
+/* Each call that failed has left everything as it was: the last cursor sees the next write. */
+static void cursors_without_memory_do_not_come(void **state)
 {
-	struct kvm_userspace_memory_region region = { .slot = 1 };
-	uint64_t pages[4 * PAGES];
-	const struct dl_os *os;
+	static const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };
+	uint64_t pages[3 * PAGES];
 
+	for (int i = 0; i < 2; i++) {
+		open_guest(modes[i]);
+		guest_leave(&guest);
+		/* A failure at the second slot gives back what the first one got. */
+		guest_add_slot(&guest, 2, 5000, 10);
+		assert_true(exhaust(join) > 2);
+		assert_int_equal(guest_pass(&guest, 0, pages, 2 * PAGES), PAGES + 10);
+		/* Its slots get a set that the cursors share. */
+		assert_true(exhaust(join_second) > 2);
+		assert_int_equal(guest_write(&guest, vcpu, 0, 7), 0);
+		assert_int_equal(guest_pass(&guest, 0, pages, PAGES), 1);
+		assert_int_equal(guest_pass_of(&guest, second, 0, pages, PAGES), 1);
+		assert_true(exhaust(set_slot) > 3);
+		assert_int_equal(guest_pass(&guest, 0, pages, PAGES), PAGES);
+		assert_int_equal(guest_pass_of(&guest, second, 0, pages, PAGES), PAGES);
+		dl_cursor_free(second);
+		assert_int_equal(guest_new_cursor(&guest, DL_CURSOR_WANTED, 0, &second), 0);
+		assert_int_equal(guest_pass_of(&guest, second, 0, pages, PAGES), 0);
+		assert_true(exhaust(want_slot) > 1);
+		assert_int_equal(guest_pass_of(&guest, second, 0, pages, PAGES), PAGES);
+		assert_int_equal(guest_pass(&guest, 0, pages, PAGES), 0);
+		dl_cursor_free(second);
+		slot.flags = 0;
+		guest_close(&guest);
+	}
+}
+
+/* The list of what it shares is the slot's. */
+static void an_alias_without_memory_is_refused(void **state)
+{
 	open_guest(DL_MODE_RING);
-	os = model_os(guest.model);
-	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
-	assert_int_equal(guest_pass(&guest, 0, pages, 4 * PAGES), 2 * PAGES);
-	slot.gpa += PAGES * 4096;
-	slot.flags = DL_SLOT_CALLER_IOCTL;
-	region.guest_phys_addr = slot.gpa;
-	region.memory_size = slot.bytes;
-	region.userspace_addr = slot.hva;
-	assert_int_equal(os->ioctl(os->opaque, guest.vm_fd, KVM_SET_USER_MEMORY_REGION, &region),
-			 0);
-	begin_at(1);
-	assert_int_equal(dl_slot_set(guest.log, &slot), -ENOMEM);
-	end();
-	assert_int_equal(guest_write(&guest, vcpu, 0, slot.gpa / 4096 + 7), 0);
-	assert_int_equal(guest_pass(&guest, 0, pages, 4 * PAGES), PAGES);
-	assert_int_equal(pages[0], slot.gpa / 4096);
-	assert_int_equal(guest_write(&guest, vcpu, 0, slot.gpa / 4096 + 8), 0);
-	assert_int_equal(guest_pass(&guest, 0, pages, 4 * PAGES), 1);
+	slot = guest_slot(&guest, 1, 1000, &guest.blocks[0], 0, PAGES);
+	assert_true(exhaust(set_slot) > 1);
+	assert_int_equal(guest_pass(&guest, 0, (uint64_t[PAGES]){ 0 }, PAGES), PAGES);
+	guest_close(&guest);
+}
+
+/* Only the mmaps of the page sets, the bitmap and the cursor fail. */
+static void cursors_and_slots_without_mappings_do_not_come(void **state)
+{
+	struct model_fault fault = { .request = MODEL_CALL_MMAP, .times = 1, .error = ENOMEM };
+	uint64_t pages[2 * PAGES];
+
+	open_guest(DL_MODE_BITMAP);
+	for (fault.skip = 0;; fault.skip++) {
+		int r;
+
+		model_fault(guest.model, &fault);
+		r = join_second();
+		model_faults_clear(guest.model);
+		if (!r)
+			break;
+		assert_int_equal(r, -ENOMEM);
+		assert_null(second);
+	}
+	/* The cursor's own, the set that is shared, and the view's. */
+	assert_true(fault.skip >= 3);
+	for (fault.skip = 0;; fault.skip++) {
+		int r;
+
+		model_fault(guest.model, &fault);
+		r = set_slot();
+		model_faults_clear(guest.model);
+		if (!r)
+			break;
+		assert_int_equal(r, -ENOMEM);
+	}
+	/* The shared set, two of the views, and what is owed. */
+	assert_true(fault.skip >= 4);
+	assert_int_equal(guest_pass(&guest, 0, pages, 2 * PAGES), 2 * PAGES);
+	dl_cursor_free(second);
 	guest_close(&guest);
 }
 
@@ -315,28 +379,33 @@ static void write_all(void)
 static void harvesting_and_reading_allocate_nothing(void **state)
 {
 	static const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };
-	struct dl_run runs[4];
+	struct dl_extent extents[4];
+	uint64_t words[(PAGES + 63) / 64];
 
 	for (int i = 0; i < 2; i++) {
-		struct dl_iter *iter;
 		int n;
 
 		open_guest(modes[i]);
+		assert_int_equal(guest_new_cursor(&guest, 0, 0, &second), 0);
 		/* liburcu registers threads when they mark for the first time. */
 		assert_int_equal(dl_mark_gpa(guest.log, 0, 0, 1), 0);
 		write_all();
-		assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
 		begin_at(0);
 		assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
-		assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
-		assert_int_equal(dl_harvest(guest.log, DL_HARVEST_FINAL, NULL), 0);
+		assert_int_equal(dl_log_reap(guest.log, DL_REAP_NOW, NULL), 0);
+		assert_int_equal(dl_harvest(guest.cursor, DL_HARVEST_PAUSED, NULL), 0);
 		assert_int_equal(dl_mark_gpa(guest.log, 0, 4096, 1 << 20), 0);
-		while ((n = dl_iter_read(iter, runs, 4)) > 0)
-			assert_int_equal(dl_iter_ack(iter, runs, (uint32_t)n), 0);
+		while ((n = dl_cursor_read(guest.cursor, extents, 4)) > 0)
+			assert_int_equal(dl_cursor_ack(guest.cursor, extents, (uint32_t)n), 0);
+		assert_int_equal(dl_cursor_end(guest.cursor, DL_END_COMMIT), 0);
+		assert_int_equal(dl_cursor_take(second, 0, DL_TAKE_HARVEST | DL_TAKE_NO_CLEAR,
+						words, (PAGES + 63) / 64, NULL),
+				 0);
+		assert_int_equal(dl_slot_clear(guest.log, 0, 0, PAGES * 4096), 0);
 		end();
 		assert_int_equal(atomic_load(&memory.calls), 0);
 		assert_int_equal(n, 0);
-		dl_iter_free(iter);
+		dl_cursor_free(second);
 		guest_close(&guest);
 	}
 }
@@ -344,22 +413,22 @@ static void harvesting_and_reading_allocate_nothing(void **state)
 /* Calls that succeed, and calls that fail after they have begun. */
 static void calls_that_fail_early_leak_nothing(void **state)
 {
-	struct dl_iter *iter, *second;
+	struct dl_cursor_options options = { .size = sizeof(options), .vcpus = 2 };
 	struct dl_vcpu *again;
-	struct dl_run run;
+	struct dl_extent extent;
 
 	open_guest(DL_MODE_RING);
-	assert_int_equal(dl_slot_remove(guest.log, 77, 0), -ENOENT);
+	assert_int_equal(dl_slot_remove(guest.log, 77, 0, NULL, 0), -ENOENT);
 	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
 	slot.hva += 4096;
 	assert_int_equal(dl_slot_set(guest.log, &slot), -EINVAL);
-	assert_int_equal(dl_slot_remove(guest.log, 1, 0), 0);
+	assert_int_equal(dl_slot_remove(guest.log, 1, 0, NULL, 0), 0);
 	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &again), -EEXIST);
 	assert_int_equal(dl_vcpu_add(guest.log, guest.vm_fd, 0, 0, &again), -EBADF);
-	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
-	assert_int_equal(dl_iter_new(guest.log, 0, &second), -EBUSY);
-	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
-	dl_iter_free(iter);
+	assert_int_equal(dl_cursor_new(guest.log, &options, &second), -EBUSY);
+	assert_int_equal(dl_harvest(guest.cursor, 0, NULL), 0);
+	assert_int_equal(dl_harvest(guest.cursor, 0, NULL), -EBUSY);
+	assert_int_equal(dl_cursor_read(guest.cursor, &extent, 1), 1);
 	guest_close(&guest);
 }
 
@@ -386,7 +455,9 @@ int main(void)
 		memory_test(a_full_list_of_vcpus_without_memory),
 #endif
 		memory_test(a_vcpu_in_bitmap_mode_without_memory_fails),
-		memory_test(a_callers_change_without_memory_loses_nothing),
+		memory_test(cursors_without_memory_do_not_come),
+		memory_test(an_alias_without_memory_is_refused),
+		memory_test(cursors_and_slots_without_mappings_do_not_come),
 		memory_test(harvesting_and_reading_allocate_nothing),
 		memory_test(calls_that_fail_early_leak_nothing),
 	};

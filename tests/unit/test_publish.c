@@ -24,7 +24,7 @@ static int setup(void **state)
 	guest_open(&guest, NULL);
 	for (uint32_t i = 0; i < SLOTS; i++)
 		guest_add_slot(&guest, numbers[i], i * 1000, PAGES);
-	return dl_log_start(guest.log, DL_START_CLEAN);
+	return guest_try_join(&guest, DL_CURSOR_CLEAN);
 }
 
 static int teardown(void **state)
@@ -52,7 +52,7 @@ static void expect_sunk(uint32_t n, uint32_t new_pages, uint32_t stale)
 
 static uint64_t pending_pages(void)
 {
-	return guest_stats(&guest).pending_bytes / guest.page_bytes;
+	return guest_pending(&guest) / guest.page_bytes;
 }
 
 static void adjacent_entries_become_pages(void **state)
@@ -92,7 +92,7 @@ static void words_of_alternating_slots_go_to_their_slots(void **state)
 		entry(i, numbers[i % SLOTS], i / SLOTS);
 	expect_sunk(40, 40, 0);
 	for (uint32_t i = 0; i < SLOTS; i++)
-		assert_int_equal(dl_slot_remove(guest.log, numbers[i], DL_SLOT_DISCARD), 0);
+		assert_int_equal(dl_slot_remove(guest.log, numbers[i], 0, NULL, 0), 0);
 	assert_int_equal(pending_pages(), 0);
 }
 
@@ -152,7 +152,7 @@ static void pages_past_the_end_of_their_slot_are_reported(void **state)
 
 static void nothing_is_recorded_while_logging_is_off(void **state)
 {
-	assert_int_equal(dl_log_stop(guest.log), 0);
+	guest_leave(&guest);
 	entry(0, 1, 5);
 	expect_sunk(1, 0, 0);
 	assert_int_equal(pending_pages(), 0);
@@ -177,22 +177,21 @@ static uint32_t random_entries(struct random *random, uint8_t (*wanted)[PAGES])
 /* Takes all pages and compares them. */
 static void compare(uint8_t (*wanted)[PAGES])
 {
-	struct dl_iter *iter;
-	struct dl_run run;
+	struct dl_extent run;
 	int n;
 
-	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
-	while ((n = dl_iter_read(iter, &run, 1)) > 0) {
+	assert_int_equal(dl_harvest(guest.cursor, 0, NULL), 0);
+	while ((n = dl_cursor_read(guest.cursor, &run, 1)) > 0) {
 		uint32_t slot = 0;
 
 		while (numbers[slot] != run.slot)
 			slot++;
 		for (uint64_t at = 0; at < run.bytes; at += 4096)
 			wanted[slot][(run.offset_bytes + at) / 4096] ^= 1;
-		assert_int_equal(dl_iter_ack(iter, &run, 1), 0);
+		assert_int_equal(dl_cursor_ack(guest.cursor, &run, 1), 0);
 	}
 	assert_int_equal(n, 0);
-	dl_iter_free(iter);
+	dl_cursor_end(guest.cursor, 0);
 	for (uint32_t slot = 0; slot < SLOTS; slot++)
 		for (uint32_t page = 0; page < PAGES; page++)
 			assert_int_equal(wanted[slot][page], 0);

@@ -29,13 +29,13 @@ static void while_nothing_is_logged_nothing_happens(void **state)
 
 	model_advance(guest.model, LEAST);
 	assert_int_equal(left(), 0);
-	assert_int_equal(dl_log_stop(guest.log), 0);
+	stop();
 	assert_int_equal(left(), UINT64_MAX);
 	calls = system_calls();
 	assert_int_equal(reap(), UINT64_MAX);
 	assert_int_equal(system_calls(), calls);
 	/* A log that is off already is not disarmed once more. */
-	assert_int_equal(dl_log_stop(guest.log), 0);
+	stop();
 	assert_int_equal(guest.timer_sets, 2);
 }
 
@@ -49,7 +49,7 @@ static void what_is_emptied_while_nothing_is_logged_is_not_recorded(void **state
 	};
 	uint64_t resets;
 
-	assert_int_equal(dl_log_stop(guest.log), 0);
+	stop();
 	assert_int_equal(guest.os.ioctl(&guest, guest.vm_fd, KVM_SET_USER_MEMORY_REGION, &region),
 			 0);
 	write_pages(0, 20);
@@ -59,14 +59,14 @@ static void what_is_emptied_while_nothing_is_logged_is_not_recorded(void **state
 	assert_int_equal(reap_with(DL_REAP_NOW, 0), UINT64_MAX);
 	assert_int_equal(guest.resets, resets + 1);
 	assert_int_equal(guest_stats(&guest).entries, 20);
-	assert_int_equal(guest_stats(&guest).pending_bytes, 0);
+	assert_int_equal(guest_stats(&guest).new_pages, 0);
 	assert_int_equal(left(), UINT64_MAX);
 }
 
 static void a_start_arms_with_the_least_interval(void **state)
 {
 	back_off(5);
-	assert_int_equal(dl_log_stop(guest.log), 0);
+	stop();
 	model_advance(guest.model, 10 * IDLE);
 	start();
 	assert_int_equal(left(), LEAST);
@@ -81,13 +81,13 @@ static void a_start_forgets_what_was_before(void **state)
 
 	back_off(3);
 	dli_reaper_full_exit(&guest.log->reaper);
-	assert_int_equal(dl_log_stop(guest.log), 0);
+	stop();
 	start();
 	assert_int_equal(wait_and_reap(), 2 * LEAST);
 	write_pages(0, DUE);
 	fail_call(KVM_RESET_DIRTY_RINGS, 1, EFAULT);
 	assert_int_equal(reap_with(0, -EFAULT), 4 * LEAST);
-	assert_int_equal(dl_log_stop(guest.log), 0);
+	stop();
 	start();
 	write_pages(0, 1);
 	resets = guest.resets;
@@ -97,9 +97,9 @@ static void a_start_forgets_what_was_before(void **state)
 
 static void a_start_that_failed_leaves_the_descriptor_silent(void **state)
 {
-	assert_int_equal(dl_log_stop(guest.log), 0);
+	stop();
 	guest_fail_region(&guest, 0, 0, 1);
-	assert_int_equal(dl_log_start(guest.log, 0), -ENOMEM);
+	assert_int_equal(guest_try_join(&guest, 0), -ENOMEM);
 	assert_int_equal(left(), UINT64_MAX);
 	assert_int_equal(reap(), UINT64_MAX);
 }
@@ -118,7 +118,7 @@ static void in_bitmap_mode_the_descriptor_is_silent(void **state)
 	assert_int_equal(reap(), UINT64_MAX);
 	assert_int_equal(reap_with(DL_REAP_NOW, 0), UINT64_MAX);
 	assert_int_equal(system_calls(), calls);
-	assert_int_equal(dl_log_stop(guest.log), 0);
+	stop();
 }
 
 static void the_descriptor_lives_as_long_as_a_handle(void **state)
@@ -128,6 +128,7 @@ static void the_descriptor_lives_as_long_as_a_handle(void **state)
 
 	assert_int_equal(dl_log_fd(log), fd);
 	assert_int_equal(model_calls(guest.model, MODEL_CALL_TIMER), 1);
+	guest_leave(&guest);
 	dl_log_close(log);
 	/* The vCPUs' handles keep the log. */
 	assert_int_equal(dl_log_fd(log), -ECANCELED);

@@ -174,10 +174,10 @@ static void an_entry_left_in_the_final_pass_requests_a_repair(void **state)
 {
 	push(10);
 	assert_int_equal(drain(), 0);
-	dli_ring_check_empty(ring);
+	dli_ring_check_empty(ring, &reset_lock);
 	assert_false(dli_reset_repair_needed(&reset_lock));
 	kernel_ring->cells[200].flags = CELL_DIRTY;
-	dli_ring_check_empty(ring);
+	dli_ring_check_empty(ring, &reset_lock);
 	assert_true(dli_reset_repair_needed(&reset_lock));
 }
 

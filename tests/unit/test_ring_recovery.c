@@ -153,7 +153,7 @@ static void reset_step_by_step(struct world *w)
 static void publish(struct dli_ring *ring)
 {
 	if (world.stopped)
-		dli_ring_check_empty(ring);
+		dli_ring_check_empty(ring, &world.reset);
 	dli_ring_publish(ring, NULL);
 	dli_ring_unlock(ring);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Memslots set, moved, changed and removed by the library: arguments, errors, pending pages. */
+/* dl_slot_set(): arguments, errors, and what is pending. */
 #include "cmocka_all.h"
 #include "guest.h"
 #include "log.h"
@@ -14,7 +14,7 @@ static struct guest guest;
 static struct guest_block *block;
 static struct dl_slot slot; /* set: all of block at GPA_PAGE */
 
-static void begin(uint32_t has, uint32_t mode, bool start)
+static void begin(uint32_t has, uint32_t mode, bool join)
 {
 	const struct guest_config config = { .model = { .has = has }, .options = { .mode = mode } };
 
@@ -22,8 +22,8 @@ static void begin(uint32_t has, uint32_t mode, bool start)
 	block = guest_memory(&guest, PAGES);
 	slot = guest_slot(&guest, 3, GPA_PAGE, block, 0, PAGES);
 	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
-	if (start)
-		assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	if (join)
+		guest_join(&guest, DL_CURSOR_CLEAN);
 }
 
 static int setup_off(void **state)
@@ -70,7 +70,7 @@ static void fail_once(unsigned long request, int error)
 
 static uint64_t pending_pages(void)
 {
-	return guest_stats(&guest).pending_bytes / guest.page_bytes;
+	return guest_pending(&guest) / guest.page_bytes;
 }
 
 /* Expects that a pass hands out the n pages from gpa_page on, in order. */
@@ -113,8 +113,9 @@ static void set_refuses_invalid_slots(void **state)
 	REFUSE(s.bytes = 0);
 	REFUSE(s.gpa = UINT64_MAX - 8191);
 	REFUSE(s.hva = UINT64_MAX - 8191);
-	REFUSE(s.flags = 16);
-	REFUSE(s.flags = DL_SLOT_DISCARD);
+	REFUSE(s.flags = 32);
+	REFUSE(s.flags = UINT32_MAX);
+	REFUSE(s.flags = DL_SLOT_EXISTS | DL_SLOT_CLEAN);
 	REFUSE(s.kvm_flags = KVM_MEM_LOG_DIRTY_PAGES);
 	REFUSE(s.slot = 32764);
 	REFUSE(s.slot = 0xffff);
@@ -132,13 +133,14 @@ static void no_slot_ends_where_addresses_end(void **state)
 	struct dl_slot s = slot;
 
 	s.slot = 4;
-	s.flags = DL_SLOT_CALLER_IOCTL;
 	s.gpa = s.hva = 0 - s.bytes;
 	assert_int_equal(dl_slot_set(guest.log, &s), -EINVAL);
 	s.gpa -= s.bytes;
 	s.hva -= s.bytes;
+	s.flags = DL_SLOT_EXISTS;
 	assert_int_equal(dl_slot_set(guest.log, &s), 0);
-	assert_int_equal(dl_slot_remove(guest.log, 4, DL_SLOT_CALLER_IOCTL), 0);
+	/* KVM has no such slot to delete. */
+	assert_int_equal(dl_slot_remove(guest.log, 4, 0, NULL, 0), -EINVAL);
 }
 
 static void set_reads_a_longer_struct(void **state)
@@ -204,14 +206,14 @@ static void a_kernel_that_refuses_a_slot_leaves_the_log_as_it_was(void **state)
 
 	fail_once(KVM_SET_USER_MEMORY_REGION, ENOSPC);
 	expect_set(&other, -ENOSPC);
+	assert_true(dl_log_last_error(guest.log, text, sizeof(text)) > 0);
+	assert_non_null(strstr(text, "could not be set for slot 4 of address space 0"));
 	assert_int_equal(dl_mark_slot(guest.log, 4, 0, 1), -ENOENT);
 	assert_int_equal(dl_mark_gpa(guest.log, 0, 0, 1), -ENOENT);
-	assert_true(dl_log_describe(guest.log, text, sizeof(text)) > 0);
-	assert_non_null(strstr(text, "could not be set for slot 4 of address space 0"));
 	other.slot = 1 << 16 | 4;
 	fail_once(KVM_SET_USER_MEMORY_REGION, ENOSPC);
 	expect_set(&other, -ENOSPC);
-	assert_true(dl_log_describe(guest.log, text, sizeof(text)) > 0);
+	assert_true(dl_log_last_error(guest.log, text, sizeof(text)) > 0);
 	assert_non_null(strstr(text, "could not be set for slot 4 of address space 1"));
 	other.slot = 4;
 	expect_set(&other, 0);
@@ -263,32 +265,11 @@ static void a_bitmap_without_memory_is_an_error(void **state)
 	assert_int_equal(pending_pages(), 40000);
 }
 
-static void remove_refuses_unknown_slots(void **state)
-{
-	assert_int_equal(dl_slot_remove(NULL, 3, 0), -EINVAL);
-	assert_int_equal(dl_slot_remove(guest.log, 3, DL_SLOT_CLEAN), -EINVAL);
-	assert_int_equal(dl_slot_remove(guest.log, 3, 16), -EINVAL);
-	assert_int_equal(dl_slot_remove(guest.log, 4, 0), -ENOENT);
-	assert_int_equal(dl_slot_remove(guest.log, 1 << 16 | 3, 0), -ENOENT);
-	assert_int_equal(dl_slot_remove(guest.log, 0xffff, 0), -ENOENT);
-	assert_int_equal(dl_slot_remove(guest.log, UINT32_MAX, 0), -ENOENT);
-	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
-	assert_int_equal(dl_slot_remove(guest.log, 3, 0), -ENOENT);
-}
-
-static void a_remove_that_the_kernel_refuses_changes_nothing(void **state)
-{
-	fail_once(KVM_SET_USER_MEMORY_REGION, EIO);
-	assert_int_equal(dl_slot_remove(guest.log, 3, 0), -EIO);
-	assert_int_equal(pending_pages(), 0);
-	assert_int_equal(dl_mark_gpa(guest.log, 0, slot.gpa, 1), 0);
-	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
-}
-
 static void a_new_slot_is_wholly_pending_unless_clean(void **state)
 {
-	struct dl_slot first = guest_slot(&guest, 4, 0, block, 0, 10);
-	struct dl_slot second = guest_slot(&guest, 5, 10, block, 0, 10);
+	struct guest_block *own = guest_memory(&guest, 20);
+	struct dl_slot first = guest_slot(&guest, 4, 0, own, 0, 10);
+	struct dl_slot second = guest_slot(&guest, 5, 10, own, 10, 10);
 
 	second.flags = DL_SLOT_CLEAN;
 	expect_set(&first, 0);
@@ -318,11 +299,10 @@ static void a_new_slot_is_in_the_table_before_kvm_has_it(void **state)
 	assert_true(known_when_created);
 }
 
-static void a_slot_set_while_logging_is_off_is_not_pending(void **state)
+static void a_slot_set_before_a_clean_cursor_is_not_pending(void **state)
 {
-	assert_int_equal(pending_pages(), 0);
-	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
-	assert_int_equal(pending_pages(), 0);
+	guest_join(&guest, DL_CURSOR_CLEAN);
+	expect_pass(0, 0);
 }
 
 /* Otherwise a clean slot would lose its first writes. */
@@ -335,66 +315,6 @@ static void a_new_slot_is_created_with_its_flag(void **state)
 	expect_set(&other, 0);
 	assert_int_equal(guest_write(&guest, vcpu, 0, 7), 0);
 	expect_pass(7, 1);
-}
-
-static void a_removed_slot_is_handed_out_once_more(void **state)
-{
-	uint64_t pages[PAGES];
-
-	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
-	assert_int_equal(pending_pages(), PAGES);
-	expect_pass(GPA_PAGE, PAGES);
-	assert_null(guest.log->slots.retired);
-	assert_int_equal(guest_drain(&guest, pages, PAGES), 0);
-}
-
-static void a_discarded_slot_is_not_handed_out(void **state)
-{
-	assert_int_equal(dl_mark_slot(guest.log, 3, 0, 1), 0);
-	assert_int_equal(dl_slot_remove(guest.log, 3, DL_SLOT_DISCARD), 0);
-	assert_int_equal(pending_pages(), 0);
-	expect_pass(0, 0);
-}
-
-static void a_removed_slot_waits_for_its_acknowledgement(void **state)
-{
-	struct dl_iter *iter;
-	struct dl_run run;
-
-	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
-	for (int i = 0; i < 3; i++) {
-		assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
-		assert_int_equal(dl_iter_read(iter, &run, 1), 1);
-		assert_int_equal(run.bytes, slot.bytes);
-		assert_int_equal(run.hva, slot.hva);
-		assert_int_equal(run.gpa, slot.gpa);
-		assert_int_equal(run.slot, 3);
-		dl_iter_free(iter);
-	}
-	expect_pass(GPA_PAGE, PAGES);
-	assert_int_equal(pending_pages(), 0);
-}
-
-static void a_slot_set_again_over_the_same_memory_is_a_new_slot(void **state)
-{
-	uint64_t pages[2 * PAGES];
-	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
-
-	assert_int_equal(guest_write(&guest, vcpu, 0, GPA_PAGE + 5), 0);
-	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
-	expect_set(&slot, 0);
-	assert_int_equal(pending_pages(), 2 * PAGES);
-	assert_int_equal(guest_pass(&guest, 0, pages, 2 * PAGES), 2 * PAGES);
-	assert_int_equal(guest_write(&guest, vcpu, 0, GPA_PAGE + 6), 0);
-	expect_pass(GPA_PAGE + 6, 1);
-}
-
-static void a_stop_forgets_removed_slots(void **state)
-{
-	assert_int_equal(dl_slot_remove(guest.log, 3, 0), 0);
-	assert_int_equal(dl_log_stop(guest.log), 0);
-	assert_int_equal(dl_log_start(guest.log, 0), 0);
-	expect_pass(0, 0);
 }
 
 static void a_moved_slot_is_pending_at_its_new_address(void **state)
@@ -429,9 +349,9 @@ static void memory_that_cannot_be_logged_is_left_alone(void **state)
 
 	other.flags = DL_SLOT_NO_LOG;
 	expect_set(&other, 0);
-	assert_int_equal(dl_log_stop(guest.log), 0);
+	guest_leave(&guest);
 	regions = guest.regions;
-	assert_int_equal(dl_log_start(guest.log, 0), 0);
+	guest_join(&guest, 0);
 	/* Only the other slot's pages. */
 	assert_int_equal(guest.regions, regions + 1);
 	assert_int_equal(pending_pages(), PAGES);
@@ -439,20 +359,98 @@ static void memory_that_cannot_be_logged_is_left_alone(void **state)
 	other.gpa = 50 * (uint64_t)guest.page_bytes;
 	expect_set(&other, 0);
 	assert_int_equal(pending_pages(), 0);
-	assert_int_equal(dl_slot_remove(guest.log, 4, 0), 0);
+	assert_int_equal(dl_slot_remove(guest.log, 4, 0, NULL, 0), 0);
 	assert_int_equal(pending_pages(), 0);
 }
 
-/* SMM maps the same memory again, which is marked only once. */
-static void memory_of_a_lower_address_space_starts_dirty_once(void **state)
+/* The ioctls of a slot that the caller created. */
+static int create_in_kvm(const struct dl_slot *s, uint32_t kvm_flags)
 {
-	struct dl_slot smm = guest_slot(&guest, 1 << 16 | 3, GPA_PAGE, block, 10, 20);
-	struct dl_slot own = guest_slot(&guest, 1 << 16 | 4, 0, guest_memory(&guest, 5), 0, 5);
+	struct kvm_userspace_memory_region region = {
+		.slot = s->slot,
+		.flags = s->kvm_flags | kvm_flags,
+		.guest_phys_addr = s->gpa,
+		.memory_size = s->bytes,
+		.userspace_addr = s->hva,
+	};
+	const struct dl_os *os = model_os(guest.model);
 
-	expect_set(&smm, 0);
-	expect_set(&own, 0);
-	assert_int_equal(dl_log_start(guest.log, 0), 0);
-	assert_int_equal(pending_pages(), PAGES + 5);
+	return os->ioctl(os->opaque, guest.vm_fd, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
+/* Created before the log was opened, or by a library of the VMM. */
+static void a_slot_that_exists_is_adopted(void **state)
+{
+	struct dl_slot other = guest_slot(&guest, 4, 0, guest_memory(&guest, 10), 0, 10);
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
+	unsigned int regions = guest.regions;
+
+	assert_int_equal(create_in_kvm(&other, 0), 0);
+	other.flags = DL_SLOT_EXISTS;
+	expect_set(&other, 0);
+	/* The flag, and nothing else. */
+	assert_int_equal(guest.regions, regions + 1);
+	expect_pass(0, 10);
+	assert_int_equal(guest_write(&guest, vcpu, 0, 7), 0);
+	expect_pass(7, 1);
+	/* Once: it is a slot like any other now. */
+	other.flags = 0;
+	expect_set(&other, 0);
+	assert_int_equal(guest.regions, regions + 1);
+	assert_int_equal(dl_slot_remove(guest.log, 4, 0, NULL, 0), 0);
+	assert_int_equal(guest_write(&guest, vcpu, 0, 7), -EFAULT);
+}
+
+static void a_slot_that_exists_needs_no_ioctl_while_nothing_is_logged(void **state)
+{
+	struct dl_slot other = guest_slot(&guest, 4, 0, block, 0, 10);
+	unsigned int regions = guest.regions;
+
+	assert_int_equal(create_in_kvm(&other, 0), 0);
+	other.flags = DL_SLOT_EXISTS;
+	expect_set(&other, 0);
+	assert_int_equal(guest.regions, regions);
+	guest_join(&guest, 0);
+	assert_int_equal(guest.regions, regions + 2);
+}
+
+static void a_slot_that_exists_and_cannot_be_logged_is_refused(void **state)
+{
+	struct dl_slot other = guest_slot(&guest, 4, 0, guest_memory(&guest, 10), 0, 10);
+
+	assert_int_equal(create_in_kvm(&other, 0), 0);
+	other.flags = DL_SLOT_EXISTS;
+	fail_once(KVM_SET_USER_MEMORY_REGION, EINVAL);
+	assert_int_equal(dl_slot_set(guest.log, &other), -EINVAL);
+	assert_int_equal(dl_mark_slot(guest.log, 4, 0, 1), -ENOENT);
+	expect_set(&other, 0);
+	expect_pass(0, 10);
+}
+
+static void a_new_cookie_needs_no_system_call(void **state)
+{
+	struct dl_slot s = slot;
+	unsigned int regions = guest.regions;
+
+	s.cookie = 5;
+	expect_set(&s, 0);
+	assert_int_equal(guest.regions, regions);
+	expect_pass(0, 0);
+}
+
+/* A log that is closed has no slots to set. */
+static void a_closed_log_refuses_slots(void **state)
+{
+	struct dl_log *log = guest.log;
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
+
+	dl_log_close(log);
+	assert_int_equal(dl_slot_set(log, &slot), -ECANCELED);
+	assert_int_equal(dl_slot_remove(log, 3, 0, NULL, 0), -ECANCELED);
+	assert_int_equal(dl_slot_clear(log, 3, 0, 4096), -ECANCELED);
+	dl_vcpu_remove(vcpu->handle);
+	vcpu->handle = NULL;
+	guest.log = NULL;
 }
 
 int main(void)
@@ -469,30 +467,26 @@ int main(void)
 		ring_test(a_page_set_without_memory_is_an_error),
 		bitmap_test(a_bitmap_without_memory_is_an_error),
 		backup_test(a_bitmap_without_memory_is_an_error),
-		ring_test(remove_refuses_unknown_slots),
-		ring_test(a_remove_that_the_kernel_refuses_changes_nothing),
 		ring_test(a_new_slot_is_wholly_pending_unless_clean),
 		bitmap_test(a_new_slot_is_wholly_pending_unless_clean),
 		ring_test(a_new_slot_is_in_the_table_before_kvm_has_it),
 		bitmap_test(a_new_slot_is_in_the_table_before_kvm_has_it),
-		off_test(a_slot_set_while_logging_is_off_is_not_pending),
 		ring_test(a_new_slot_is_created_with_its_flag),
 		bitmap_test(a_new_slot_is_created_with_its_flag),
-		ring_test(a_removed_slot_is_handed_out_once_more),
-		bitmap_test(a_removed_slot_is_handed_out_once_more),
-		ring_test(a_discarded_slot_is_not_handed_out),
-		ring_test(a_removed_slot_waits_for_its_acknowledgement),
-		ring_test(a_slot_set_again_over_the_same_memory_is_a_new_slot),
-		bitmap_test(a_slot_set_again_over_the_same_memory_is_a_new_slot),
-		ring_test(a_stop_forgets_removed_slots),
 		ring_test(a_moved_slot_is_pending_at_its_new_address),
 		bitmap_test(a_moved_slot_is_pending_at_its_new_address),
 		ring_test(a_move_makes_a_slot_pending_even_if_clean),
 		bitmap_test(a_move_makes_a_slot_pending_even_if_clean),
 		ring_test(memory_that_cannot_be_logged_is_left_alone),
 		bitmap_test(memory_that_cannot_be_logged_is_left_alone),
-		off_test(memory_of_a_lower_address_space_starts_dirty_once),
+		off_test(a_slot_set_before_a_clean_cursor_is_not_pending),
+		ring_test(a_slot_that_exists_is_adopted),
+		bitmap_test(a_slot_that_exists_is_adopted),
+		off_test(a_slot_that_exists_needs_no_ioctl_while_nothing_is_logged),
+		ring_test(a_slot_that_exists_and_cannot_be_logged_is_refused),
+		ring_test(a_new_cookie_needs_no_system_call),
+		ring_test(a_closed_log_refuses_slots),
 	};
 
-	return RUN_TESTS("layout", tests);
+	return RUN_TESTS("slot", tests);
 }

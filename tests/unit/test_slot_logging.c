@@ -5,6 +5,7 @@
 #include "slot_logging.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/ioctl.h>
 
 enum { SLOTS = 4, PAGES = 64 };
@@ -22,7 +23,8 @@ static int setup(void **state)
 		slot.flags = i == 2 ? DL_SLOT_NO_LOG : 0;
 		assert_int_equal(dl_slot_set(guest.log, &slot), 0);
 	}
-	return dl_log_start(guest.log, DL_START_CLEAN);
+	guest_join(&guest, DL_CURSOR_CLEAN);
+	return 0;
 }
 
 static int teardown(void **state)
@@ -31,7 +33,7 @@ static int teardown(void **state)
 	return 0;
 }
 
-#define protect_test(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define logging_test(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 static bool is_logged(uint32_t number)
 {
@@ -60,34 +62,56 @@ static void fail_slot(uint32_t number, uint32_t skip, uint32_t times)
 
 static uint64_t pending_pages(void)
 {
-	return guest_stats(&guest).pending_bytes / guest.page_bytes;
+	return guest_pending(&guest) / guest.page_bytes;
 }
 
-static void only_slots_in_the_other_state_are_switched(void **state)
+static struct dli_slot *slot_of(uint32_t number)
+{
+	return dli_slot_find(dli_slots_table(&guest.log->slots), number);
+}
+
+static void only_slots_that_nobody_covers_are_switched_off(void **state)
 {
 	unsigned int regions = guest.regions;
 
 	expect_logged(true, true, true);
-	assert_int_equal(dli_slot_logging_set_all(guest.log, true), 0);
+	assert_int_equal(dli_slot_logging_stop(guest.log), 0);
 	assert_int_equal(guest.regions, regions);
-	assert_int_equal(dli_slot_logging_set_all(guest.log, false), 0);
+	expect_logged(true, true, true);
+	guest_leave(&guest);
 	assert_int_equal(guest.regions, regions + 3);
 	expect_logged(false, false, false);
 }
 
-static void switching_on_stops_at_the_first_failure(void **state)
-{
-	assert_int_equal(dli_slot_logging_set_all(guest.log, false), 0);
-	fail_slot(1, 0, 1);
-	assert_int_equal(dli_slot_logging_set_all(guest.log, true), -EIO);
-	expect_logged(true, false, false);
-}
-
+/* As a failed ioctl left it. */
 static void switching_off_continues_after_a_failure(void **state)
 {
+	guest_leave(&guest);
+	for (uint32_t i = 0; i < SLOTS; i++)
+		if (i != 2)
+			assert_int_equal(dli_slot_logging_set(guest.log, slot_of(i), true), 0);
 	fail_slot(1, 0, 1);
-	assert_int_equal(dli_slot_logging_set_all(guest.log, false), -EIO);
+	assert_int_equal(dli_slot_logging_stop(guest.log), -EIO);
 	expect_logged(false, true, false);
+	assert_int_equal(dli_slot_logging_stop(guest.log), 0);
+	expect_logged(false, false, false);
+}
+
+static void a_failure_is_noted_and_changes_nothing(void **state)
+{
+	char text[200];
+
+	fail_slot(1, 0, 1);
+	assert_int_equal(dli_slot_logging_set(guest.log, slot_of(1), false), -EIO);
+	expect_logged(true, true, true);
+	assert_true(dl_log_last_error(guest.log, text, sizeof(text)) > 0);
+	assert_non_null(strstr(text, "switched off for slot 1 of address space 0"));
+	assert_int_equal(dli_slot_logging_set(guest.log, slot_of(1), false), 0);
+	fail_slot(1, 0, 1);
+	assert_int_equal(dli_slot_logging_set(guest.log, slot_of(1), true), -EIO);
+	expect_logged(true, false, true);
+	assert_true(dl_log_last_error(guest.log, text, sizeof(text)) > 0);
+	assert_non_null(strstr(text, "switched on for slot 1 of address space 0"));
 }
 
 /* The pages were written, so they are writable. After the restart every write is seen. */
@@ -127,7 +151,7 @@ static void resume_switches_missing_slots_on_and_marks_them(void **state)
 	assert_int_equal(pending_pages(), 2 * PAGES);
 }
 
-static void mark_all_marks_every_logged_page(void **state)
+static void mark_all_marks_every_covered_page(void **state)
 {
 	dli_mark_all_slots(guest.log);
 	assert_int_equal(pending_pages(), 3 * PAGES);
@@ -135,31 +159,55 @@ static void mark_all_marks_every_logged_page(void **state)
 	assert_int_equal(pending_pages(), 3 * PAGES);
 }
 
-/* An alias is skipped only if a lower address space logs all of its memory. */
-static void an_alias_is_marked_unless_a_lower_address_space_covers_it(void **state)
+/* KVM protects an owed page at CLEAR only; switched off and on, it has a new bitmap. */
+static void what_is_owed_goes_with_the_bitmap(void **state)
 {
-	struct dl_slot part = guest_slot(&guest, 1 << 16, 0, &guest.blocks[0], 1, PAGES - 1);
-	struct dl_slot unlogged = guest_slot(&guest, 1 << 16 | 1, 5000, &guest.blocks[2], 0, 8);
+	const struct guest_config config = { .options = { .mode = DL_MODE_BITMAP } };
+	struct guest_vcpu *vcpu;
 
-	part.flags = unlogged.flags = DL_SLOT_CLEAN;
-	assert_int_equal(dl_slot_set(guest.log, &part), 0);
-	assert_int_equal(dl_slot_set(guest.log, &unlogged), 0);
-	dli_mark_all_slots(guest.log);
-	assert_int_equal(pending_pages(), 3 * PAGES + 8);
+	guest_close(&guest);
+	guest_open(&guest, &config);
+	guest_add_slot(&guest, 0, 0, PAGES);
+	vcpu = guest_vcpu(&guest, true);
+	guest_join(&guest, DL_CURSOR_CLEAN);
+	assert_int_equal(guest_write(&guest, vcpu, 0, 7), 0);
+	assert_int_equal(guest_harvest(&guest, 0), 0);
+	assert_true(slot_of(0)->owed.any);
+	dli_slot_logging_is(guest.log, slot_of(0), false);
+	assert_false(slot_of(0)->owed.any);
+	guest.log->initially_set = true;
+	dli_slot_logging_is(guest.log, slot_of(0), true);
+	assert_true(slot_of(0)->owed.words[0] == ~UINT64_C(0));
+}
+
+static void a_bitmap_is_reserved_only_where_bitmaps_are_read(void **state)
+{
+	const struct guest_config with_backup = {
+		.model = { .has = MODEL_HAS_RING_ACQ_REL | MODEL_HAS_BACKUP },
+		.options = { .mode = DL_MODE_RING },
+	};
+
+	assert_int_equal(dli_reserve_bitmap(guest.log, 1 << 20), 0);
+	assert_int_equal(guest.log->buffer.bytes, 0);
+	guest_close(&guest);
+	guest_open(&guest, &with_backup);
+	assert_int_equal(dli_reserve_bitmap(guest.log, 1 << 20), 0);
+	assert_true(guest.log->buffer.bytes >= (1 << 20) / 8);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		protect_test(only_slots_in_the_other_state_are_switched),
-		protect_test(switching_on_stops_at_the_first_failure),
-		protect_test(switching_off_continues_after_a_failure),
-		protect_test(a_restart_protects_every_page),
-		protect_test(a_restart_switches_the_other_slots_on_if_one_fails),
-		protect_test(resume_switches_missing_slots_on_and_marks_them),
-		protect_test(mark_all_marks_every_logged_page),
-		protect_test(an_alias_is_marked_unless_a_lower_address_space_covers_it),
+		logging_test(only_slots_that_nobody_covers_are_switched_off),
+		logging_test(switching_off_continues_after_a_failure),
+		logging_test(a_failure_is_noted_and_changes_nothing),
+		logging_test(a_restart_protects_every_page),
+		logging_test(a_restart_switches_the_other_slots_on_if_one_fails),
+		logging_test(resume_switches_missing_slots_on_and_marks_them),
+		logging_test(mark_all_marks_every_covered_page),
+		logging_test(what_is_owed_goes_with_the_bitmap),
+		logging_test(a_bitmap_is_reserved_only_where_bitmaps_are_read),
 	};
 
-	return RUN_TESTS("protect", tests);
+	return RUN_TESTS("slot_logging", tests);
 }

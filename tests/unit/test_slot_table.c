@@ -25,7 +25,6 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	dli_slots_sweep(&slots, true);
 	dli_slots_fini(&slots);
 	return fake.maps_live ? -1 : 0;
 }
@@ -36,7 +35,7 @@ static struct dli_slot *slot_new(uint32_t number, uint64_t pages)
 {
 	struct dli_slot *slot = NULL;
 
-	assert_int_equal(dli_slot_new(&fake.os, PAGE_BYTES, number, pages * PAGE_BYTES, &slot), 0);
+	assert_int_equal(dli_slot_new(PAGE_BYTES, number, pages * PAGE_BYTES, &slot), 0);
 	return slot;
 }
 
@@ -65,28 +64,31 @@ static struct dli_slot *add(uint32_t number, uint64_t first_page, uint64_t pages
 	return slot;
 }
 
-static void a_slot_begins_with_one_reference_and_an_empty_set(void **state)
+static void a_slot_begins_with_no_view_and_no_pages(void **state)
 {
 	struct dli_slot *slot = slot_new(3 << 16 | 7, 100);
 
 	assert_int_equal(slot->slot, 3 << 16 | 7);
 	assert_int_equal(slot->pages, 100);
-	assert_int_equal(dli_page_set_pending_pages(slot->set), 0);
-	assert_int_equal(fake.maps_live, 1);
-	dli_slot_get(slot);
-	dli_slot_put(slot);
-	assert_int_equal(fake.maps_live, 1);
-	dli_slot_put(slot);
+	assert_int_equal(slot->bytes, 100 * PAGE_BYTES);
+	assert_null(dli_slot_target(slot));
+	assert_null(slot->views);
 	assert_int_equal(fake.maps_live, 0);
+	dli_slot_free(slot);
+	dli_slot_free(NULL);
 }
 
-static void a_page_set_without_memory_is_an_error(void **state)
+/* The fresh set, what is owed, and the aliases. */
+static void a_slot_is_freed_with_what_it_has(void **state)
 {
-	struct dli_slot *slot = NULL;
+	struct dli_slot *slot = slot_new(7, 100);
 
-	fake.map_error = -ENOMEM;
-	assert_int_equal(dli_slot_new(&fake.os, PAGE_BYTES, 0, PAGE_BYTES, &slot), -ENOMEM);
-	assert_null(slot);
+	assert_int_equal(dli_page_set_new(&fake.os, 100, &slot->fresh), 0);
+	assert_int_equal(dli_owed_init(&slot->owed, &fake.os, 100), 0);
+	slot->aliases = malloc(64);
+	assert_int_equal(fake.maps_live, 2);
+	dli_slot_free(slot);
+	assert_int_equal(fake.maps_live, 0);
 }
 
 static void an_empty_table_finds_nothing(void **state)
@@ -165,7 +167,7 @@ static void a_prepared_table_that_is_abandoned_changes_nothing(void **state)
 	assert_ptr_equal(dli_slots_table(&slots), before);
 	assert_ptr_equal(dli_slot_find(before, 0), here);
 	assert_null(dli_slot_find(before, 1));
-	dli_slot_put(other);
+	dli_slot_free(other);
 }
 
 static void a_moved_slot_is_found_at_its_new_address(void **state)
@@ -201,7 +203,7 @@ static void a_slot_is_removed_from_where_the_table_has_it(void **state)
 	publish(slot, NULL, 0);
 	assert_int_equal(dli_slots_table(&slots)->n, 1);
 	assert_false(dli_slot_overlaps(dli_slots_table(&slots), other, 0, 0, 100 * PAGE_BYTES));
-	dli_slot_put(slot);
+	dli_slot_free(slot);
 }
 
 static struct dli_slot *map(uint32_t number, uint64_t gpa_page, uint64_t hva_page, uint64_t pages)
@@ -249,7 +251,7 @@ static void all_slots_that_map_host_memory_are_found(void **state)
 	EXPECT_HVA(100 * PAGE_BYTES, 1, ram, smm);
 	publish(ram, NULL, 0);
 	EXPECT_HVA(100 * PAGE_BYTES, 1, smm);
-	dli_slot_put(ram);
+	dli_slot_free(ram);
 }
 
 enum { IDS = 12, SPACES = 2, PLACES = 64 };
@@ -313,7 +315,7 @@ static void random_change(struct plain *plain, struct random *random)
 			if (plain->at[as_id][page] == slot)
 				plain->at[as_id][page] = NULL;
 		plain->by_id[as_id][id] = NULL;
-		dli_slot_put(slot);
+		dli_slot_free(slot);
 		return;
 	}
 	if (!is_free(plain, as_id, slot, first, pages)) {
@@ -324,7 +326,11 @@ static void random_change(struct plain *plain, struct random *random)
 	if (slot) {
 		publish(slot, slot, first * PAGE_BYTES);
 	} else {
-		slot = add(as_id << 16 | id, first, pages);
+		slot = slot_new(as_id << 16 | id, pages);
+		/* What readers mark. */
+		assert_int_equal(dli_page_set_new(&fake.os, pages, &slot->fresh), 0);
+		atomic_store(&slot->target, slot->fresh);
+		publish(NULL, slot, first * PAGE_BYTES);
 		plain->by_id[as_id][id] = slot;
 	}
 	put_in_place(plain, as_id, slot, first);
@@ -339,39 +345,6 @@ static void random_changes_match_a_plain_array(void **state)
 		random_change(&plain, &random);
 		compare(&plain);
 	}
-}
-
-static struct dli_slot *retired_slot(uint32_t number)
-{
-	struct dli_slot *slot = slot_new(number, 64);
-
-	slot->next_retired = slots.retired;
-	slots.retired = slot;
-	return slot;
-}
-
-static void a_retired_slot_stays_while_it_has_pages(void **state)
-{
-	struct dli_slot *pending = retired_slot(0), *taken = retired_slot(1);
-	struct dli_batch *batch = malloc(sizeof(*batch));
-	uint64_t at = 0, gone = 0;
-
-	assert_non_null(batch);
-	retired_slot(2);
-	dli_page_set_mark_all(pending->set);
-	dli_page_set_mark_all(taken->set);
-	assert_true(dli_page_set_take(taken->set, &at, false, batch));
-	dli_slots_sweep(&slots, false);
-	assert_int_equal(fake.maps_live, 2);
-	assert_true(dli_page_set_ack(taken->set, 0, 64, &gone));
-	dli_page_set_count_acked(taken->set, gone);
-	dli_slots_sweep(&slots, false);
-	assert_int_equal(fake.maps_live, 1);
-	assert_ptr_equal(slots.retired, pending);
-	dli_slots_sweep(&slots, true);
-	assert_null(slots.retired);
-	assert_int_equal(fake.maps_live, 0);
-	free(batch);
 }
 
 static atomic_bool readers_over;
@@ -390,7 +363,7 @@ static void *read_tables(void *unused)
 			struct dli_slot *slot = dli_slot_find(table, id);
 
 			if (slot)
-				sum += dli_page_set_mark_word(slot->set, 0, 1);
+				sum += dli_page_set_mark_word(dli_slot_target(slot), 0, 1);
 		}
 		sum += dli_slot_overlaps(table, NULL, 0, 20 * PAGE_BYTES, 5 * PAGE_BYTES);
 		sum += dli_slot_hva_overlaps(table, NULL, 0, PAGE_BYTES);
@@ -419,8 +392,8 @@ static void readers_never_see_a_freed_table(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		slots_test(a_slot_begins_with_one_reference_and_an_empty_set),
-		slots_test(a_page_set_without_memory_is_an_error),
+		slots_test(a_slot_begins_with_no_view_and_no_pages),
+		slots_test(a_slot_is_freed_with_what_it_has),
 		slots_test(an_empty_table_finds_nothing),
 		slots_test(address_spaces_are_separate),
 		slots_test(ids_do_not_run_into_the_next_address_space),
@@ -431,7 +404,6 @@ int main(void)
 		slots_test(a_slot_is_removed_from_where_the_table_has_it),
 		slots_test(all_slots_that_map_host_memory_are_found),
 		slots_test(random_changes_match_a_plain_array),
-		slots_test(a_retired_slot_stays_while_it_has_pages),
 		slots_test(readers_never_see_a_freed_table),
 	};
 

@@ -22,7 +22,7 @@ static void begin(uint32_t has, uint32_t mode)
 	guest_add_slot(&guest, 0, 0, PAGES);
 	for (int i = 0; i < 2; i++)
 		vcpus[i] = guest_vcpu(&guest, true);
-	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	guest_join(&guest, DL_CURSOR_CLEAN);
 }
 
 static int setup(void **state)
@@ -55,7 +55,7 @@ static void write_pages(int vcpu, uint64_t first, uint64_t n)
 
 static void harvest(void)
 {
-	assert_int_equal(dl_harvest(guest.log, 0, NULL), 0);
+	assert_int_equal(guest_harvest(&guest, 0), 0);
 }
 
 static void all_is_zero_at_first(void **state)
@@ -74,7 +74,7 @@ static void entries_are_new_pages_or_duplicates(void **state)
 
 	write_pages(0, 0, 100);
 	harvest();
-	/* The pages are still pending, because no iterator took them. */
+	/* The pages are still pending, because no pass handed them out. */
 	write_pages(0, 50, 100);
 	write_pages(1, 0, 10);
 	harvest();
@@ -83,12 +83,11 @@ static void entries_are_new_pages_or_duplicates(void **state)
 	assert_int_equal(stats.new_pages, 150);
 	assert_int_equal(stats.duplicates, 60);
 	assert_int_equal(stats.stale_entries, 0);
-	assert_int_equal(stats.pending_bytes, 150 * 4096);
+	assert_int_equal(guest_pending(&guest), 150 * 4096);
 	assert_int_equal(stats.resets, 2);
 	assert_int_equal(stats.high_water_entries, 100);
 	assert_int_equal(of_vcpu(0).entries, 200);
 	assert_int_equal(of_vcpu(1).entries, 10);
-	assert_int_equal(of_vcpu(0).pending_bytes, 0);
 }
 
 static void a_log_sums_its_vcpus_and_has_the_highest_high_water(void **state)
@@ -160,20 +159,19 @@ static void overflows_are_counted(void **state)
 
 static void pages_handed_out_are_unacked(void **state)
 {
-	struct dl_iter *iter;
-	struct dl_run run;
+	struct dl_extent run;
 
 	write_pages(0, 10, 20);
 	harvest();
-	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
-	assert_int_equal(dl_iter_read(iter, &run, 1), 1);
-	assert_int_equal(guest_stats(&guest).pending_bytes, 0);
-	assert_int_equal(guest_stats(&guest).unacked_bytes, 20 * 4096);
+	assert_int_equal(dl_harvest(guest.cursor, 0, NULL), 0);
+	assert_int_equal(dl_cursor_read(guest.cursor, &run, 1), 1);
+	assert_int_equal(guest_pending(&guest), 0);
+	assert_int_equal(guest_unacked(&guest), 20 * 4096);
 	run.bytes = 5 * 4096;
-	assert_int_equal(dl_iter_ack(iter, &run, 1), 0);
-	assert_int_equal(guest_stats(&guest).unacked_bytes, 15 * 4096);
-	dl_iter_free(iter);
-	assert_int_equal(guest_stats(&guest).pending_bytes, 15 * 4096);
+	assert_int_equal(dl_cursor_ack(guest.cursor, &run, 1), 0);
+	assert_int_equal(guest_unacked(&guest), 15 * 4096);
+	dl_cursor_end(guest.cursor, 0);
+	assert_int_equal(guest_pending(&guest), 15 * 4096);
 }
 
 static void a_bitmap_has_pages_and_no_entries(void **state)
@@ -216,7 +214,7 @@ static void time_in_ioctls_is_part_of_the_time_of_the_calls(void **state)
 		begin(0, modes[i]);
 		write_pages(0, 10, 20);
 		harvest();
-		assert_int_equal(guest_drain(&guest, NULL, 0), -1);
+		assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
 		ioctl_ns = guest_stats(&guest).ioctl_ns;
 		assert_true(ioctl_ns > 0);
 		assert_true(ioctl_ns <= dli_os_now_ns(&guest.os) - begin_ns);

@@ -27,13 +27,13 @@ static void begin(uint32_t mode)
 static int setup_ring(void **state)
 {
 	begin(DL_MODE_RING);
-	return dl_log_start(guest.log, DL_START_CLEAN);
+	return guest_try_join(&guest, DL_CURSOR_CLEAN);
 }
 
 static int setup_bitmap(void **state)
 {
 	begin(DL_MODE_BITMAP);
-	return dl_log_start(guest.log, DL_START_CLEAN);
+	return guest_try_join(&guest, DL_CURSOR_CLEAN);
 }
 
 static int teardown(void **state)
@@ -97,7 +97,7 @@ static void a_removed_vcpu_is_still_harvested(void **state)
 	assert_int_equal(guest_pass(&guest, 0, pages, 4), 1);
 	assert_int_equal(pages[0], 7);
 	write_pages(vcpu, 9, 1);
-	assert_int_equal(guest_pass(&guest, DL_HARVEST_FINAL, pages, 4), 1);
+	assert_int_equal(guest_pass(&guest, DL_HARVEST_PAUSED, pages, 4), 1);
 	assert_int_equal(pages[0], 9);
 }
 
@@ -148,7 +148,7 @@ static void a_drain_touches_one_ring_only(void **state)
 	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	assert_int_equal(ring_of(vcpu).reset_index, 10);
 	assert_int_equal(ring_of(other).reset_index, 0);
-	assert_int_equal(guest_stats(&guest).pending_bytes, 10 * 4096);
+	assert_int_equal(guest_pending(&guest), 10 * 4096);
 }
 
 static void a_failed_reset_is_reported_and_loses_nothing(void **state)
@@ -159,7 +159,7 @@ static void a_failed_reset_is_reported_and_loses_nothing(void **state)
 	write_pages(vcpu, 0, 10);
 	fail_once(KVM_RESET_DIRTY_RINGS, 0, EIO);
 	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), -EIO);
-	assert_int_equal(guest_stats(&guest).pending_bytes, 0);
+	assert_int_equal(guest_pending(&guest), 0);
 	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	assert_true(guest_pass(&guest, 0, pages, PAGES) >= 10);
 }
@@ -169,10 +169,10 @@ static void a_full_ring_is_drained_when_logging_is_off(void **state)
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
 
 	fill(vcpu);
-	assert_int_equal(dl_log_stop(guest.log), 0);
+	guest_leave(&guest);
 	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	assert_int_equal(model_vcpu_enter(guest.model, vcpu->fd), 0);
-	assert_int_equal(dl_log_start(guest.log, DL_START_CLEAN), 0);
+	guest_join(&guest, DL_CURSOR_CLEAN);
 	assert_int_equal(guest_pass(&guest, 0, NULL, 0), 0);
 }
 
@@ -190,6 +190,9 @@ static void a_closed_log_lets_its_vcpus_run(void **state)
 	assert_int_equal(dl_vcpu_stats(vcpu->handle, &stats), -ECANCELED);
 	dl_vcpu_remove(vcpu->handle);
 	vcpu->handle = NULL;
+	/* The cursor is the last handle. */
+	assert_int_equal(guest.duplicates, 1);
+	guest_leave(&guest);
 	assert_int_equal(guest.duplicates, 0);
 }
 
@@ -204,6 +207,7 @@ static void a_closed_log_resynchronises_its_vcpus(void **state)
 	assert_int_equal(model_vcpu_enter(guest.model, vcpu->fd), KVM_EXIT_DIRTY_RING_FULL);
 	dl_log_close(guest.log);
 	guest.log = NULL;
+	guest_leave(&guest);
 	assert_int_equal(guest.duplicates, 1);
 	/* Aborts if the vCPU never enters the guest. */
 	assert_int_equal(guest_write(&guest, vcpu, 0, 5), 0);
@@ -218,6 +222,7 @@ static void a_close_without_vcpus_closes_the_vm(void **state)
 
 	dl_vcpu_remove(vcpu->handle);
 	vcpu->handle = NULL;
+	guest_leave(&guest);
 	dl_log_close(guest.log);
 	guest.log = NULL;
 	assert_int_equal(guest.duplicates, 0);
@@ -233,7 +238,7 @@ static void a_reset_that_skips_another_ring_is_repeated(void **state)
 	write_pages(first, 0, 10);
 	write_pages(second, 100, 10);
 	model_reset_fault(guest.model, &cut);
-	assert_int_equal(dl_harvest(guest.log, 0, &pending_bytes), 0);
+	assert_int_equal(dl_harvest(guest.cursor, 0, &pending_bytes), 0);
 	assert_int_equal(guest_stats(&guest).short_resets, 1);
 	assert_int_equal(guest_stats(&guest).entries, 20);
 	/* The dropped batch caused a repair, which reports all pages. */
@@ -276,6 +281,7 @@ static void a_vcpu_that_is_left_keeps_the_vm_open(void **state)
 	struct guest_vcpu *removed = guest_vcpu(&guest, true), *left = guest_vcpu(&guest, true);
 
 	dl_vcpu_remove(removed->handle);
+	guest_leave(&guest);
 	dl_log_close(guest.log);
 	guest.log = NULL;
 	assert_int_equal(guest.duplicates, 1);
@@ -287,12 +293,11 @@ static void a_vcpu_that_is_left_keeps_the_vm_open(void **state)
 static void handles_may_be_released_in_any_order(void **state)
 {
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, true), *other = guest_vcpu(&guest, true);
-	struct dl_iter *iter;
 
-	assert_int_equal(dl_iter_new(guest.log, 0, &iter), 0);
+	assert_int_equal(dl_harvest(guest.cursor, 0, NULL), 0);
 	dl_vcpu_remove(other->handle);
 	dl_log_close(guest.log);
-	dl_iter_free(iter);
+	dl_cursor_end(guest.cursor, 0);
 	dl_vcpu_remove(vcpu->handle);
 	guest.log = NULL;
 	vcpu->handle = other->handle = NULL;
@@ -311,7 +316,7 @@ static void expect_all_pages(uint32_t flags, int n)
 __attribute__((unused)) static void many_vcpus_are_harvested_together(void **state)
 {
 	enum { MANY = 2 * VCPU_GROUP + 3 };
-	static const uint32_t flags[] = { 0, 0, DL_HARVEST_FINAL };
+	static const uint32_t flags[] = { 0, 0, DL_HARVEST_PAUSED };
 	static struct guest_vcpu many[MANY];
 	struct dl_vcpu *again = NULL;
 
@@ -371,7 +376,7 @@ static void the_list_of_vcpus_grows_while_it_is_harvested(void **state)
 	assert_int_equal(n, MANY);
 	write_pages(&guest.vcpus[1], 0, 10);
 	assert_int_equal(dli_drain_all(&vcpus, &guest.log->reset, false, &guest.log->slots), 0);
-	assert_int_equal(guest_stats(&guest).pending_bytes / guest.page_bytes, 10);
+	assert_int_equal(guest_pending(&guest) / guest.page_bytes, 10);
 	for (struct dli_vcpu_group *group = dli_vcpu_group_next(&vcpus.first), *next; group;
 	     group = next) {
 		next = dli_vcpu_group_next(group);

@@ -22,13 +22,13 @@ static void begin(uint32_t mode)
 static int setup_ring(void **state)
 {
 	begin(DL_MODE_RING);
-	return dl_log_start(guest.log, DL_START_CLEAN);
+	return guest_try_join(&guest, DL_CURSOR_CLEAN);
 }
 
 static int setup_bitmap(void **state)
 {
 	begin(DL_MODE_BITMAP);
-	return dl_log_start(guest.log, DL_START_CLEAN);
+	return guest_try_join(&guest, DL_CURSOR_CLEAN);
 }
 
 static int teardown(void **state)
@@ -101,6 +101,21 @@ static void a_vcpu_of_another_process_is_refused_with_eio(void **state)
 	guest_vcpu_add(&guest, vcpu);
 }
 
+static void a_failure_leaves_no_handle(void **state)
+{
+	struct dl_vcpu *const stale = (struct dl_vcpu *)&guest, *handle = stale;
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, false);
+
+	assert_int_equal(dl_vcpu_add(NULL, vcpu->fd, 0, 0, &handle), -EINVAL);
+	assert_null(handle);
+	handle = stale;
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 1, &handle), -EINVAL);
+	assert_null(handle);
+	handle = stale;
+	assert_int_equal(dl_vcpu_add(guest.log, -1, 0, 0, &handle), -EBADF);
+	assert_null(handle);
+}
+
 static void a_mapping_that_fails_is_an_error(void **state)
 {
 	struct guest_vcpu *vcpu = guest_vcpu(&guest, false);
@@ -139,6 +154,18 @@ static void a_vcpu_keeps_the_cookie_of_its_last_adding(void **state)
 	assert_int_equal(vcpu->handle->cookie, 7);
 }
 
+/* There is nothing to tell the two by; the header says so. */
+static void a_vcpu_added_twice_does_no_harm_in_bitmap_mode(void **state)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
+	struct dl_vcpu *second = NULL;
+
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &second), 0);
+	dl_vcpu_remove(second);
+	write_pages(vcpu, 3, 1);
+	assert_int_equal(guest_pass(&guest, DL_HARVEST_PAUSED, &(uint64_t){ 0 }, 1), 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -147,10 +174,13 @@ int main(void)
 		ring_test(only_a_vcpu_is_added),
 		bitmap_test(only_a_vcpu_is_added),
 		ring_test(a_vcpu_of_another_process_is_refused_with_eio),
+		ring_test(a_failure_leaves_no_handle),
+		bitmap_test(a_failure_leaves_no_handle),
 		ring_test(a_mapping_that_fails_is_an_error),
 		ring_test(a_vcpu_is_added_once),
 		ring_test(a_vcpu_keeps_the_cookie_of_its_last_adding),
 		bitmap_test(a_vcpu_keeps_the_cookie_of_its_last_adding),
+		bitmap_test(a_vcpu_added_twice_does_no_harm_in_bitmap_mode),
 	};
 
 	return RUN_TESTS("vcpu_add", tests);

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef PRECOPY_REAPER_H
+#define PRECOPY_REAPER_H
+
+#include "machine.h"
+
+/*
+ * A thread that empties the rings before they fill, however long the sending thread waits for the
+ * wire. A VMM with an event loop adds the log's descriptor to it instead, unless the loop runs
+ * under a lock that vCPUs need.
+ */
+struct reaper {
+	struct dl_log *log;
+	int log_fd;  /* -1: the model kernel's timers cannot be polled; dl_log_reap() says when */
+	int stop_fd; /* an eventfd */
+	pthread_t thread;
+	bool has_thread;
+	uint64_t reaps; /* read it when the reaper is stopped */
+};
+
+/* These return 0 or a negative errno value. Stopping a reaper that does not run does nothing. */
+int reaper_start(struct reaper *reaper, struct machine *machine, struct dl_log *log);
+void reaper_stop(struct reaper *reaper);
+
+#endif

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+/* Rings, repairs and bitmaps become pending pages. */
+
+#include "collect.h"
+
+#include "aliases.h"
+#include "pages/bitmap_merge.h"
+#include "ring/drain.h"
+#include "slot_logging.h"
+
+int dli_collect_rings(struct dl_log *log, bool last)
+{
+	uint64_t began_ns;
+	int r;
+
+	if (!dli_log_is_ring(log) || !dli_log_is_on(log))
+		return 0;
+	began_ns = dli_os_now_ns(log->vm.os);
+	r = dli_drain_all(&log->vcpus, &log->reset, last, &log->slots);
+	if (r)
+		return dli_log_fail(log, DLI_RINGS_NOT_RESET, DLI_NO_NUMBER, r);
+	dli_pace_note(&log->pace, &log->vcpus, began_ns, false);
+	return 0;
+}
+
+/*
+ * A ring lost entries, or a reset consumed entries without protecting their pages: unknown pages
+ * may be writable without being logged. Re-protect all pages, and only then mark them: a page that
+ * is marked first could be handed out and read while it can still be written unseen. A harvest with
+ * the vCPUs stopped repairs too, although nothing writes then: the guest may be resumed.
+ */
+static int repair(struct dl_log *log)
+{
+	int r = dli_slot_logging_restart(log);
+
+	if (r)
+		return r;
+	atomic_fetch_add_explicit(&log->repair_pages, dli_mark_all_slots(log),
+				  memory_order_relaxed);
+	atomic_fetch_add_explicit(&log->repairs, 1, memory_order_relaxed);
+	dli_reset_repaired(&log->reset);
+	return 0;
+}
+
+int dli_collect_bitmap(struct dl_log *log, struct dli_slot *slot)
+{
+	uint64_t *words = dli_bitmap_at(&log->buffer, slot->pages), new_pages;
+	int r = dli_bitmap_get(&log->vm, slot->slot, words);
+
+	if (r < 0) {
+		/* GET may fail after it has cleared the kernel's bits. */
+		(void)dli_slot_mark_all(slot);
+		return dli_log_fail(log, DLI_BITMAP_NOT_READ, slot->slot, r);
+	}
+	new_pages = dli_page_set_merge(dli_slot_target(slot), &slot->owed, words);
+	atomic_fetch_add_explicit(&log->bitmap_new_pages, new_pages, memory_order_relaxed);
+	return 0;
+}
+
+/* A slot's pages can be found in younger slots over the same memory, and then move to it. */
+static bool is_in_scope(const struct dli_slot *slot, const struct dli_scope *scope)
+{
+	if (!slot->logged || !dli_slot_view(slot, scope->cursor))
+		return false;
+	return !scope->slot || slot == scope->slot || dli_alias_shares(slot, scope->slot);
+}
+
+static int collect_bitmaps(struct dl_log *log, const struct dli_scope *scope)
+{
+	struct dli_slot_walk walk = dli_slot_walk(dli_slots_table(&log->slots));
+	struct dli_slot *slot;
+	int first = 0;
+
+	while ((slot = dli_slot_next(&walk))) {
+		int r = is_in_scope(slot, scope) ? dli_collect_bitmap(log, slot) : 0;
+
+		if (r && !first)
+			first = r;
+	}
+	return first;
+}
+
+int dli_collect(struct dl_log *log, const struct dli_scope *scope, bool last, int rings)
+{
+	int missing = dli_slot_logging_resume(log), bitmaps = 0;
+
+	if (dli_log_is_ring(log) && !rings && dli_reset_repair_needed(&log->reset))
+		rings = repair(log);
+	/* The backup bitmap comes last: its writers have no vCPU, and may write after the vCPUs. */
+	if (dli_collects_bitmaps(log, last))
+		bitmaps = collect_bitmaps(log, scope);
+	if (missing)
+		return missing;
+	return rings ? rings : bitmaps;
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/* The last failure, in words. */
+
+#include "error.h"
+
+#include "kvm/error_text.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+
+static const char *const words[DLI_FAILURES] = {
+	[DLI_BAD_FLAGS] = "unknown flags, or flags that exclude each other",
+	[DLI_BAD_KVM_FLAGS] = "kvm_flags with KVM_MEM_LOG_DIRTY_PAGES, which is the library's",
+	[DLI_BAD_NUMBER] = "a slot number beyond the kernel's limit",
+	[DLI_BAD_SIZE] = "a slot of no bytes, or of more than the kernel can log",
+	[DLI_BAD_ALIGNMENT] =
+		"gpa, hva, bytes or offset_bytes that is no multiple of the page size",
+	[DLI_BAD_RANGE] = "a range that wraps around",
+	[DLI_BAD_STRUCT] = "a struct whose size or tail does not fit this release",
+	[DLI_BAD_CHANGE] = "a new size, hva, kvm_flags or DL_SLOT_NO_LOG; remove the slot first",
+	[DLI_BAD_EXISTS] = "DL_SLOT_EXISTS with DL_SLOT_CLEAN",
+	[DLI_BAD_WORDS] = "n_words does not fit the slot",
+	[DLI_BAD_COUNT] = "a pointer that is NULL, or a count out of range",
+	[DLI_BAD_TICKET] = "an extent of another cursor",
+	[DLI_BAD_EXTENT] = "an extent that is not handed out, or is acknowledged already",
+	[DLI_BAD_PAUSED] = "DL_TAKE_PAUSED without DL_TAKE_HARVEST",
+	[DLI_NO_SLOT] = "there is no such slot",
+	[DLI_NO_MEMORY_THERE] = "a mark outside of every slot",
+	[DLI_OVERLAP] = "the range overlaps another slot",
+	[DLI_PASS_OPEN] = "the cursor's pass is still open",
+	[DLI_NO_PASS] = "the cursor has no open pass",
+	[DLI_FEW_VCPUS] = "fewer vCPUs were added than the VM has",
+	[DLI_CLOSED] = "the log is closed",
+	[DLI_NO_MEMORY] = "no memory for the pages",
+	[DLI_REGION_NOT_SET] = "the memory region could not be set",
+	[DLI_REGION_NOT_DELETED] = "the memory region could not be deleted",
+	[DLI_LOGGING_NOT_ON] = "logging could not be switched on",
+	[DLI_LOGGING_NOT_OFF] = "logging could not be switched off",
+	[DLI_BITMAP_NOT_READ] = "the bitmap could not be read",
+	[DLI_BITMAP_NOT_CLEARED] = "the bitmap could not be cleared",
+	[DLI_PROTECT_NOT_SET] = "manual protection could not be set",
+	[DLI_RINGS_NOT_RESET] = "the rings could not be reset",
+};
+
+/* errno values are below 4096. */
+enum { ERROR_BITS = 12, FAILURE_BITS = 8 };
+
+int dli_error_note(struct dli_error *last, enum dli_failure failure, uint32_t slot, int error)
+{
+	uint64_t code = (uint64_t)slot << (ERROR_BITS + FAILURE_BITS) |
+			(uint64_t)failure << ERROR_BITS | (uint64_t)-error;
+
+	/* Nothing is published with it. */
+	atomic_store_explicit(&last->code, code, memory_order_relaxed);
+	return error;
+}
+
+int dli_last_error_text(const struct dli_error *last, char *text, size_t text_bytes)
+{
+	uint64_t code = atomic_load_explicit(&last->code, memory_order_relaxed);
+	uint32_t slot = (uint32_t)(code >> (ERROR_BITS + FAILURE_BITS));
+	int error = (int)(code & ((1u << ERROR_BITS) - 1));
+	char reason[ERROR_TEXT_BYTES];
+	const char *what = words[code >> ERROR_BITS & ((1u << FAILURE_BITS) - 1)];
+
+	if (!what)
+		return snprintf(text, text_bytes, "%s", "");
+	if (slot == DLI_NO_NUMBER)
+		return snprintf(text, text_bytes, "%s: %s", what, dli_error_text(-error, reason));
+	return snprintf(text, text_bytes, "%s for slot %u of address space %u: %s", what,
+			slot & 0xffff, slot >> 16, dli_error_text(-error, reason));
+}

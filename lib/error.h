@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DLI_ERROR_H
+#define DLI_ERROR_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * The last failure of a log and its handles. It is one number, so that any thread can record a
+ * failure, and read the last one, without waiting for another.
+ */
+struct dli_error {
+	_Atomic uint64_t code; /* 0: none */
+};
+
+enum dli_failure {
+	DLI_FAILED_NOTHING,
+	/* -EINVAL, by the field that is wrong. */
+	DLI_BAD_FLAGS,
+	DLI_BAD_KVM_FLAGS,
+	DLI_BAD_NUMBER,
+	DLI_BAD_SIZE,
+	DLI_BAD_ALIGNMENT,
+	DLI_BAD_RANGE,
+	DLI_BAD_STRUCT,
+	DLI_BAD_CHANGE,
+	DLI_BAD_EXISTS,
+	DLI_BAD_WORDS,
+	DLI_BAD_COUNT,
+	DLI_BAD_TICKET,
+	DLI_BAD_EXTENT,
+	DLI_BAD_PAUSED,
+	/* Wrong state or order. */
+	DLI_NO_SLOT,
+	DLI_NO_MEMORY_THERE,
+	DLI_OVERLAP,
+	DLI_PASS_OPEN,
+	DLI_NO_PASS,
+	DLI_FEW_VCPUS,
+	DLI_CLOSED,
+	/* A system call, or memory for it. */
+	DLI_NO_MEMORY,
+	DLI_REGION_NOT_SET,
+	DLI_REGION_NOT_DELETED,
+	DLI_LOGGING_NOT_ON,
+	DLI_LOGGING_NOT_OFF,
+	DLI_BITMAP_NOT_READ,
+	DLI_BITMAP_NOT_CLEARED,
+	DLI_PROTECT_NOT_SET,
+	DLI_RINGS_NOT_RESET,
+	DLI_FAILURES,
+};
+
+/* For a failure that concerns no slot. */
+#define DLI_NO_NUMBER UINT32_MAX
+
+/* Records a failure. Returns error, a negative errno value. */
+int dli_error_note(struct dli_error *last, enum dli_failure failure, uint32_t slot, int error);
+
+/* Writes the last failure; returns the length as snprintf(3) does: 0 if there was none. */
+int dli_last_error_text(const struct dli_error *last, char *text, size_t text_bytes);
+
+#endif

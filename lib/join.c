@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: MIT */
+/* A cursor joins a log, or leaves it: logging is on for what some cursor covers. */
+
+#include "coverage.h"
+#include "ring/drain.h"
+#include "slot_logging.h"
+
+#include <errno.h>
+
+/* Entries of before the first cursor, or after the last: nobody wants the pages. */
+static int drain_rings(struct dl_log *log)
+{
+	if (!dli_log_is_ring(log))
+		return 0;
+	return dli_drain_all(&log->vcpus, &log->reset, false, &log->slots);
+}
+
+/* Before the first cursor: no slot is logged. */
+static int prepare_log(struct dl_log *log, const struct dl_cursor *cursor)
+{
+	int r = dli_slot_logging_stop(log);
+
+	if (!r)
+		r = dli_set_manual_protect(log, cursor->flags & DL_CURSOR_CLEAN);
+	if (r)
+		return r;
+	r = drain_rings(log);
+	if (r)
+		return dli_log_fail(log, DLI_RINGS_NOT_RESET, DLI_NO_NUMBER, r);
+	/* Enabling logging write-protects every page, which covers any pending repair. */
+	(void)dli_reset_repair_needed(&log->reset);
+	return 0;
+}
+
+static int prepare_views(struct dl_cursor *cursor, struct dli_views *views)
+{
+	struct dli_slot_walk walk = dli_slot_walk(dli_slots_table(&cursor->log->slots));
+	struct dli_slot *slot;
+
+	while ((slot = dli_slot_next(&walk))) {
+		int r;
+
+		if (!dli_cursor_covers(cursor, slot->slot, slot->flags))
+			continue;
+		r = dli_views_prepare(views, cursor, slot);
+		if (r)
+			return dli_log_fail(cursor->log, DLI_NO_MEMORY, slot->slot, r);
+	}
+	return 0;
+}
+
+static int switch_on(struct dl_log *log, const struct dli_views *views)
+{
+	for (struct dli_view *view = views->first; view; view = view->link) {
+		int r = view->slot->logged ? 0 : dli_slot_logging_set(log, view->slot, true);
+
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* After the ioctls: a page that is pending before it is protected could be read too early. */
+static void set_pending(const struct dl_cursor *cursor, const struct dli_views *views)
+{
+	for (struct dli_view *view = views->first; view; view = view->link)
+		if (cursor->flags & DL_CURSOR_CLEAN)
+			dli_owed_mark(&view->slot->owed, view->set);
+		else
+			dli_page_set_mark_all(view->set);
+}
+
+/* Undoes what a failed join has switched on. */
+static void undo(struct dl_log *log, struct dli_views *views)
+{
+	dli_views_drop(views);
+	if (!log->cursors)
+		dli_slots_set_logging(&log->slots, false);
+	(void)dli_slot_logging_stop(log);
+	if (!log->cursors)
+		(void)drain_rings(log);
+}
+
+static int log_views(struct dl_cursor *cursor, struct dli_views *views)
+{
+	struct dl_log *log = cursor->log;
+	bool first = !log->cursors;
+	int r;
+
+	/* Record entries from here on; none is pushed before a flag is set below. */
+	if (first)
+		dli_slots_set_logging(&log->slots, true);
+	dli_views_install(views, true);
+	r = switch_on(log, views);
+	if (r) {
+		undo(log, views);
+		return r;
+	}
+	if (first && dli_log_is_ring(log)) {
+		dli_reset_repaired(&log->reset);
+		dli_pace_note(&log->pace, &log->vcpus, dli_os_now_ns(log->vm.os), true);
+		dli_reaper_arm(&log->reaper);
+	}
+	set_pending(cursor, views);
+	return 0;
+}
+
+/* Ids are for tickets: a cursor that comes 32,767 cursors later may have the same. */
+static void link_cursor(struct dl_cursor *cursor)
+{
+	struct dl_log *log = cursor->log;
+
+	cursor->id = log->next_cursor_id++ % 0x7fff + 1;
+	cursor->next = log->cursors;
+	log->cursors = cursor;
+	cursor->attached = true;
+}
+
+int dli_join(struct dl_cursor *cursor, uint32_t vcpus)
+{
+	struct dl_log *log = cursor->log;
+	struct dli_views views = { 0 };
+	int r = 0;
+
+	if (dli_log_is_closed(log))
+		return dli_log_fail(log, DLI_CLOSED, DLI_NO_NUMBER, -ECANCELED);
+	if (dli_log_is_ring(log) && dli_vcpu_list_count(&log->vcpus) < vcpus)
+		return dli_log_fail(log, DLI_FEW_VCPUS, DLI_NO_NUMBER, -EBUSY);
+	if (!log->cursors)
+		r = prepare_log(log, cursor);
+	if (!r)
+		r = prepare_views(cursor, &views);
+	if (r) {
+		dli_views_abandon(&views);
+		return r;
+	}
+	r = log_views(cursor, &views);
+	if (!r)
+		link_cursor(cursor);
+	return r;
+}
+
+static void unlink_cursor(struct dl_cursor *cursor)
+{
+	struct dl_cursor **at = &cursor->log->cursors;
+
+	while (*at != cursor)
+		at = &(*at)->next;
+	*at = cursor->next;
+	cursor->attached = false;
+}
+
+void dli_leave(struct dl_cursor *cursor)
+{
+	struct dl_log *log = cursor->log;
+	struct dli_slot_walk walk = dli_slot_walk(dli_slots_table(&log->slots));
+	struct dli_views views = { 0 };
+	struct dli_slot *slot;
+
+	dli_pass_end(cursor, false);
+	unlink_cursor(cursor);
+	if (!log->cursors) {
+		dli_slots_set_logging(&log->slots, false);
+		dli_reaper_disarm(&log->reaper);
+	}
+	while ((slot = dli_slot_next(&walk)))
+		dli_views_collect(&views, cursor, slot);
+	dli_views_drop(&views);
+	(void)dli_slot_logging_stop(log);
+	/* Clear the flags first; otherwise the rings would fill again after the drain. */
+	if (!log->cursors)
+		(void)drain_rings(log);
+}

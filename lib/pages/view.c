@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/* The views of a slot: who gets the pages that are marked. */
+
+#include "pages/view.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+int dli_view_new(struct dli_slot *slot, const struct dl_cursor *cursor, const struct dl_os *os,
+		 bool shared, struct dli_view **out)
+{
+	struct dli_view *view;
+	int r = 0;
+
+	if (shared && !slot->fresh)
+		r = dli_page_set_new(os, slot->pages, &slot->fresh);
+	if (r)
+		return r;
+	view = dli_allocate(1, sizeof(*view));
+	if (!view)
+		return -ENOMEM;
+	r = dli_page_set_new(os, slot->pages, &view->set);
+	if (r) {
+		free(view);
+		return r;
+	}
+	view->slot = slot;
+	view->cursor = cursor;
+	*out = view;
+	return 0;
+}
+
+void dli_view_free(struct dli_view *view)
+{
+	dli_page_set_free(view->set);
+	free(view);
+}
+
+/* Pairs with dli_slot_target(): the set is complete. */
+static void set_target(struct dli_slot *slot, struct dli_page_set *set)
+{
+	atomic_store_explicit(&slot->target, set, memory_order_release);
+}
+
+void dli_slot_share(struct dli_slot *slot)
+{
+	set_target(slot, slot->fresh);
+}
+
+void dli_view_attach(struct dli_view *view)
+{
+	struct dli_slot *slot = view->slot;
+
+	view->next = slot->views;
+	slot->views = view;
+	if (!dli_slot_target(slot))
+		set_target(slot, view->set);
+}
+
+void dli_view_detach(struct dli_view *view)
+{
+	struct dli_slot *slot = view->slot;
+	struct dli_view **at = &slot->views;
+
+	dli_slot_distribute(slot);
+	while (*at != view)
+		at = &(*at)->next;
+	*at = view->next;
+	if (!slot->views)
+		set_target(slot, NULL);
+	else if (!slot->views->next)
+		set_target(slot, slot->views->set);
+}
+
+struct dli_view *dli_slot_view(const struct dli_slot *slot, const struct dl_cursor *cursor)
+{
+	struct dli_view *view = slot->views;
+
+	while (view && view->cursor != cursor)
+		view = view->next;
+	return view;
+}
+
+void dli_slot_distribute(struct dli_slot *slot)
+{
+	/* Otherwise markers use the only view's set, and fresh has what late ones left there. */
+	bool alone = dli_slot_target(slot) == slot->fresh;
+	struct dli_batch batch;
+	uint64_t block = 0;
+
+	if (!slot->fresh)
+		return;
+	while (dli_page_set_extract(slot->fresh, &block, false, &batch))
+		for (struct dli_view *view = slot->views; view; view = view->next)
+			if (alone)
+				dli_page_set_mark_alone(view->set, &batch);
+			else
+				(void)dli_page_set_mark_batch(view->set, &batch);
+}
+
+uint64_t dli_slot_mark_all(struct dli_slot *slot)
+{
+	struct dli_page_set *target = dli_slot_target(slot);
+
+	return target ? dli_page_set_mark_all(target) : 0;
+}
+
+void dli_slot_move_to_words(struct dli_slot *slot, uint64_t *words)
+{
+	dli_slot_distribute(slot);
+	for (struct dli_view *view = slot->views; view; view = view->next)
+		dli_page_set_move_to_words(view->set, words);
+}

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT */
+/* Pages that leave a page set, and pages that come in flight without being marked. */
+#include "cmocka_all.h"
+#include "fake_os.h"
+#include "pages/page_set.h"
+
+#include <string.h>
+
+enum { PAGES = PAGE_SET_CHUNK_PAGES + 1000, WORDS = (PAGES + 63) / 64 };
+
+static struct fake_os fake;
+static struct dli_page_set *set;
+static struct dli_batch batch;
+static uint64_t words[WORDS + 1];
+
+static int setup(void **state)
+{
+	fake_os_init(&fake);
+	memset(words, 0, sizeof(words));
+	return dli_page_set_new(&fake.os, PAGES, &set);
+}
+
+static int teardown(void **state)
+{
+	dli_page_set_free(set);
+	return fake.maps_live ? -1 : 0;
+}
+
+#define moves_test(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+static void expect_counts(uint64_t pending, uint64_t in_flight)
+{
+	assert_int_equal(dli_page_set_pending_pages(set), pending);
+	assert_int_equal(dli_page_set_in_flight_pages(set), in_flight);
+}
+
+/* Takes everything that is pending. */
+static void take_all(void)
+{
+	uint64_t block = 0;
+
+	while (dli_page_set_take(set, &block, false, &batch))
+		;
+}
+
+static void extracted_pages_are_in_no_state(void **state)
+{
+	uint64_t block = 0;
+
+	dli_page_set_mark_range(set, 60, 10);
+	assert_true(dli_page_set_extract(set, &block, false, &batch));
+	assert_int_equal(batch.n, 2);
+	assert_int_equal(batch.word[0], 0);
+	assert_true(batch.bits[0] == UINT64_C(15) << 60);
+	assert_int_equal(batch.word[1], 1);
+	assert_int_equal(batch.bits[1], 63);
+	expect_counts(0, 0);
+	assert_false(dli_page_set_in_flight(set, 60, 1));
+	assert_false(dli_page_set_extract(set, &block, false, &batch));
+	block = 0;
+	assert_false(dli_page_set_take(set, &block, false, &batch));
+}
+
+static void pages_in_flight_are_not_extracted(void **state)
+{
+	uint64_t block = 0;
+
+	dli_page_set_mark_range(set, 60, 10);
+	take_all();
+	dli_page_set_mark_range(set, 62, 1);
+	assert_true(dli_page_set_extract(set, &block, false, &batch));
+	assert_int_equal(batch.n, 1);
+	assert_true(batch.bits[0] == UINT64_C(1) << 62);
+	expect_counts(0, 10);
+	assert_true(dli_page_set_in_flight(set, 60, 10));
+}
+
+static void an_extract_of_a_chunk_stays_in_it(void **state)
+{
+	uint64_t block = 0;
+
+	dli_page_set_mark_range(set, PAGE_SET_CHUNK_PAGES - 64, 128);
+	assert_true(dli_page_set_extract(set, &block, true, &batch));
+	assert_int_equal(batch.n, 1);
+	assert_int_equal(batch.word[0], PAGE_SET_CHUNK_WORDS - 1);
+	expect_counts(64, 0);
+	assert_true(dli_page_set_extract(set, &block, true, &batch));
+	assert_int_equal(batch.word[0], PAGE_SET_CHUNK_WORDS);
+	expect_counts(0, 0);
+}
+
+static void an_extracted_batch_can_be_put_back(void **state)
+{
+	uint64_t block = 0;
+
+	dli_page_set_mark_range(set, 60, 10);
+	assert_true(dli_page_set_extract(set, &block, false, &batch));
+	dli_page_set_mark_range(set, 60, 1);
+	assert_int_equal(dli_page_set_mark_batch(set, &batch), 9);
+	expect_counts(10, 0);
+}
+
+/* The same result as with other markers about. */
+static void a_lone_marker_counts_only_new_pages(void **state)
+{
+	uint64_t block = 0;
+
+	dli_page_set_mark_range(set, 60, 10);
+	dli_page_set_mark_range(set, PAGES - 1, 1);
+	assert_true(dli_page_set_extract(set, &block, false, &batch));
+	dli_page_set_mark_range(set, 61, 2);
+	dli_page_set_mark_range(set, 3, 1);
+	dli_page_set_mark_alone(set, &batch);
+	expect_counts(12, 0);
+	dli_page_set_mark_alone(set, &batch);
+	expect_counts(12, 0);
+	/* Through the summaries, which it must have set. */
+	take_all();
+	expect_counts(0, 12);
+	assert_true(dli_page_set_in_flight(set, 3, 1));
+	assert_true(dli_page_set_in_flight(set, 60, 10));
+	assert_true(dli_page_set_in_flight(set, PAGES - 1, 1));
+}
+
+static void pages_in_flight_are_found_in_any_word(void **state)
+{
+	dli_page_set_mark_range(set, 60, 200);
+	take_all();
+	assert_true(dli_page_set_in_flight(set, 60, 200));
+	assert_true(dli_page_set_in_flight(set, 128, 64));
+	assert_false(dli_page_set_in_flight(set, 59, 2));
+	assert_false(dli_page_set_in_flight(set, 60, 201));
+	/* The first and the last word do not decide it. */
+	assert_true(dli_page_set_ack(set, 150, 1, &(uint64_t){ 0 }));
+	assert_false(dli_page_set_in_flight(set, 60, 200));
+}
+
+static void padding_is_in_flight_and_not_pending(void **state)
+{
+	uint64_t acked = 0;
+
+	dli_page_set_mark_range(set, 60, 1);
+	dli_page_set_mark_range(set, 70, 1);
+	take_all();
+	dli_page_set_pad(set, 61, 9);
+	expect_counts(0, 11);
+	assert_true(dli_page_set_in_flight(set, 60, 11));
+	assert_true(dli_page_set_ack(set, 60, 11, &acked));
+	dli_page_set_count_acked(set, acked);
+	expect_counts(0, 0);
+}
+
+static void a_commit_forgets_what_is_in_flight_only(void **state)
+{
+	dli_page_set_mark_range(set, 60, 10);
+	dli_page_set_mark_range(set, PAGES - 10, 10);
+	take_all();
+	dli_page_set_mark_range(set, 65, 10);
+	dli_page_set_commit(set);
+	expect_counts(10, 0);
+	dli_page_set_requeue(set);
+	expect_counts(10, 0);
+}
+
+static void moved_words_hold_what_is_pending_and_in_flight(void **state)
+{
+	dli_page_set_mark_range(set, 60, 10);
+	take_all();
+	dli_page_set_mark_range(set, PAGES - 1, 1);
+	words[0] = 1;
+	words[5] = 2;
+	words[WORDS] = 77;
+	dli_page_set_move_to_words(set, words);
+	assert_true(words[0] == (1 | UINT64_C(15) << 60));
+	assert_int_equal(words[1], 63);
+	assert_int_equal(words[5], 2);
+	assert_true(words[WORDS - 1] == UINT64_C(1) << (PAGES - 1) % 64);
+	assert_int_equal(words[WORDS], 77);
+	expect_counts(0, 0);
+	take_all();
+	expect_counts(0, 0);
+}
+
+static void a_clear_forgets_everything(void **state)
+{
+	dli_page_set_mark_range(set, 60, 10);
+	take_all();
+	dli_page_set_mark_range(set, 65, 10);
+	dli_page_set_clear(set);
+	expect_counts(0, 0);
+	assert_false(dli_page_set_in_flight(set, 60, 1));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		moves_test(extracted_pages_are_in_no_state),
+		moves_test(pages_in_flight_are_not_extracted),
+		moves_test(an_extract_of_a_chunk_stays_in_it),
+		moves_test(an_extracted_batch_can_be_put_back),
+		moves_test(a_lone_marker_counts_only_new_pages),
+		moves_test(pages_in_flight_are_found_in_any_word),
+		moves_test(padding_is_in_flight_and_not_pending),
+		moves_test(a_commit_forgets_what_is_in_flight_only),
+		moves_test(moved_words_hold_what_is_pending_and_in_flight),
+		moves_test(a_clear_forgets_everything),
+	};
+
+	return RUN_TESTS("page_set, moves", tests);
+}
