@@ -10,6 +10,7 @@ rooms_table() {
 unit        each file of lib/ by itself
 model       the model kernel, also compared with /dev/kvm
 migrations  whole migrations on the model kernel
+vmm         a VMM as established ones are built, on the model and on /dev/kvm
 simulation  library and model under one seeded scheduler
 race        real threads, and the memory orders
 tuning      the rule of dl_log_harvest_due() on a virtual clock
@@ -54,24 +55,25 @@ meson.build                all
 meson_options.txt          all
 
 tests/unit/test_*          unit
-tests/unit/*               unit migrations race process fuzz
+tests/unit/*               unit migrations vmm race process fuzz
 tests/model/test_*         model
 tests/model/differential.h model
 tests/model/host.c         model
 tests/model/pair.c         model
 tests/model/script*        model
 tests/model/sides.[ch]     model
-tests/model/*              unit model migrations simulation race process fuzz abi examples
+tests/model/*              unit model migrations vmm simulation race process fuzz abi examples
 tests/migrations/test_*    migrations
 tests/migrations/checker.[ch]  migrations race process kvm lab
 tests/migrations/*         migrations race process
+tests/vmm/*                vmm
 tests/simulation/*         simulation
 tests/race/*               race
 tests/tuning/*             tuning
 tests/process/*            process
 tests/fuzz/*               fuzz
 tests/kvm/test_*           kvm lab
-tests/kvm/*                model process kvm lab
+tests/kvm/*                model vmm process kvm lab
 tests/lab/*                lab
 tests/abi/*                abi
 tests/examples/*           examples
@@ -125,7 +127,7 @@ rooms_of_file() {
   for room in $row; do
     case $room in
     all) room_names ;;
-    library) printf '%s\n' unit migrations simulation race process fuzz kvm examples ;;
+    library) printf '%s\n' unit migrations vmm simulation race process fuzz kvm examples ;;
     -) ;;
     *) say "$room" ;;
     esac

@@ -121,8 +121,8 @@ the_table_is_right() {
 }
 
 changes_choose_rooms() {
-  local library='unit migrations simulation race'
-  local all='unit model migrations simulation race tuning process fuzz kvm lab abi examples'
+  local library='unit migrations vmm simulation race'
+  local all='unit model migrations vmm simulation race tuning process fuzz kvm lab abi examples'
   all+=' tools lint'
   git checkout -q -b work
   expect_rooms lib/ring/ring.c "$library tuning process fuzz kvm examples lint"
@@ -135,7 +135,7 @@ changes_choose_rooms() {
   expect_rooms tests/new/test_new.c "$all"
   expect_rooms tests/unit/test_ring.c "unit lint"
   expect_rooms "tests/unit/test_with space.c" "unit lint"
-  expect_rooms tests/kvm/rig.c "model process kvm lab lint"
+  expect_rooms tests/kvm/rig.c "model vmm process kvm lab lint"
   expect_rooms doc/embedding.md "process lint"
   expect_rooms doc/architecture.md "lint"
   expect_rooms README.md "abi lint"
