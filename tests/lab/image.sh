@@ -185,14 +185,9 @@ plan() {
   migrations "$choice" | while read -r seconds name rest; do
     say "test $((seconds * patience)) $name /bin/precopy $rest"
   done
-  # Without huge pages a ring without the backup bitmap loses no vCPU write on any architecture.
-  case $choice in
-  ring*)
-    say "write /sys/kernel/mm/transparent_hugepage/enabled never"
-    say "test $((60 * patience)) precopy-backup-off /bin/precopy --vcpus 2 --memory 24M" \
-      "--working-set 8M --passes 4 --bandwidth 0 --json --mode ring --backup off"
-    ;;
-  esac
+  # Rings where they lose nothing alone, otherwise the bitmap: huge pages would show it on arm64.
+  say "test $((60 * patience)) precopy-backup-off /bin/precopy --vcpus 2 --memory 24M" \
+    "--working-set 8M --passes 4 --bandwidth 0 --json --backup off"
   kvm_programs model-differential | plan_programs
 }
 
