@@ -101,9 +101,10 @@ static void store_and_mark(struct steps *steps, uint32_t page)
 
 static uint32_t pages_of(const struct dli_page_set *set, bool in_flight)
 {
-	const struct bitmap *map = in_flight ? &set->in_flight : &set->pending;
-
-	return set ? (uint32_t)atomic_load_explicit(leaf_of(map, 0), memory_order_relaxed) : 0;
+	if (!set)
+		return 0;
+	return (uint32_t)atomic_load_explicit(
+		leaf_of(in_flight ? &set->in_flight : &set->pending, 0), memory_order_relaxed);
 }
 
 static struct dli_slot *slot_of(const struct steps *steps, uint32_t number)

@@ -183,9 +183,10 @@ static void pack(struct packer *to, uint64_t value)
 
 static uint64_t leaf(const struct dli_page_set *set, bool in_flight)
 {
-	const struct bitmap *map = in_flight ? &set->in_flight : &set->pending;
-
-	return set ? atomic_load_explicit(leaf_of(map, 0), memory_order_relaxed) : 0;
+	if (!set)
+		return 0;
+	return atomic_load_explicit(leaf_of(in_flight ? &set->in_flight : &set->pending, 0),
+				    memory_order_relaxed);
 }
 
 static void pack_view(struct packer *to, const struct dli_view *view)

@@ -207,7 +207,7 @@ static void an_acknowledgement_that_meets_a_close_is_canceled(void **state)
  * pass, and has not looked at its pages yet.
  */
 static struct {
-	bool armed;
+	atomic_bool armed; /* the other thread looks at it in each acknowledgement */
 	sem_t found, gone;
 	pthread_t thread;
 } late;
