@@ -55,7 +55,7 @@ bool dli_alias_is_whole(const struct dl_cursor *cursor, const struct dli_slot *s
 void dli_alias_exclude(const struct dl_cursor *cursor, struct dli_view *view,
 		       struct dli_batch *batch);
 
-/* The same for a batch that dli_page_set_take() made in flight. */
+/* Like dli_alias_exclude(), for a batch in flight: what it takes out is no longer in flight. */
 void dli_alias_strip(const struct dl_cursor *cursor, struct dli_view *view,
 		     struct dli_batch *batch);
 

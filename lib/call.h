@@ -22,7 +22,7 @@ int dli_call_begin(struct dli_call *call, const struct dl_log *log);
 /* Restores the signals, if they were blocked. */
 void dli_call_end(const struct dli_call *call);
 
-/* The same for a call on a cursor, with the cursor's lock. */
+/* Like dli_call_begin() and dli_call_end(), and takes the cursor's lock. */
 int dli_cursor_enter(struct dli_call *call, struct dl_cursor *cursor);
 void dli_cursor_leave(const struct dli_call *call, struct dl_cursor *cursor);
 

@@ -56,13 +56,11 @@ void dli_views_install(struct dli_views *views, bool live)
 			dli_slot_share(view->slot);
 		shared |= view->slot->views != NULL;
 	}
-	/*
-	 * A marker that still uses the only view's set would leave the new ones without the page.
-	 */
+	/* A marker that still uses the only view's set would not mark for the new views. */
 	if (live && shared)
 		dli_rcu_synchronize();
 	for (struct dli_view *view = views->first; view; view = view->link) {
-		/* What was marked before is the others' only. */
+		/* Pages that were marked before the view is attached go to the other views only. */
 		dli_slot_distribute(view->slot);
 		dli_view_attach(view);
 	}

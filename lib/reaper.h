@@ -16,11 +16,11 @@
  */
 struct dli_reaper {
 	const struct dl_os *os;
-	uint64_t least_ns, most_ns;   /* least_ns is 0 without rings: there is nothing to reap */
-	pthread_mutex_t lock;	      /* of the fields below; no other lock is taken under it */
+	uint64_t least_ns, most_ns;   /* least_ns is 0 without rings: nothing to reap */
+	pthread_mutex_t lock;	      /* of the fields below; innermost */
 	int timer;		      /* -1: nobody has asked for the descriptor */
 	bool armed;		      /* logging is on */
-	bool full_exit;		      /* since the last look, and it found the interval longer */
+	bool full_exit;		      /* since the last look, at a longer interval */
 	_Atomic bool failed;	      /* the last drain; also read without the lock */
 	_Atomic uint64_t interval_ns; /* also read without the lock */
 	uint64_t quiet_since_ns;      /* no ring has got an entry since then */

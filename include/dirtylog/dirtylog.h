@@ -427,7 +427,7 @@ DL_MUST_CHECK int dl_log_reap(struct dl_log *log, uint32_t flags, uint64_t *agai
 
 /*
  * Adds a consumer, and switches logging on for what it covers and nobody logs yet.
- *   options  NULL: all slots, all pending. Its cursors see a slot from its dl_slot_set() on.
+ *   options  NULL: all slots, all pending. A new slot is covered from its dl_slot_set() on.
  * -EINVAL, -E2BIG: options; -EBUSY: fewer vCPUs were added than options.vcpus; -ENOMEM; otherwise
  * the kernel's for the slot that could not be switched on, and nothing has changed. May block.
  * System calls: KVM_SET_USER_MEMORY_REGION a slot, KVM_ENABLE_CAP of manual protect and
@@ -502,10 +502,7 @@ DL_MUST_CHECK int dl_cursor_stats(const struct dl_cursor *cursor, struct dl_curs
  */
 void dl_cursor_free(struct dl_cursor *cursor);
 
-/*
- * ---- Marks: memory written or discarded by the VMM or a device; 0 also while nothing is logged
- * ----
- */
+/* ---- Marks: memory that the VMM or a device wrote or discarded. 0 while nothing is logged ---- */
 
 /*
  * Marks every page of address space as_id that the range touches. Needs no alignment. Write first,

@@ -15,7 +15,7 @@
  *
  * Every function returns 0 or a positive result, or a negative errno value, and leaves errno
  * untouched. They run on any thread that calls the library. The table, and what opaque points to,
- * must outlive the log that was opened with them and every vCPU and iterator of that log.
+ * must outlive the log that was opened with them and every vCPU and cursor of that log.
  */
 
 #include <signal.h>

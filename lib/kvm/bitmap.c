@@ -22,7 +22,7 @@ int dli_bitmap_reserve(struct dli_bitmap_buffer *buffer, const struct dl_os *os,
 	r = dli_os_reserve(os, bytes + page_bytes, &memory);
 	if (r)
 		return r;
-	/* -EOPNOTSUPP: a table of the first release, which has no mprotect. */
+	/* -EOPNOTSUPP: the caller's table has no mprotect. */
 	r = dli_os_forbid(os, (char *)memory + bytes, page_bytes);
 	if (r && r != -EOPNOTSUPP) {
 		dli_os_unmap(os, memory, bytes + page_bytes);

@@ -17,7 +17,7 @@ uint32_t dli_os_page_bytes(const struct dl_os *os);
 /* Zeroed memory, or NULL; errno is untouched. Release it with free(). */
 void *dli_allocate(size_t n, size_t bytes);
 
-/* The same, not zeroed. */
+/* Memory with any contents, or NULL; errno is untouched. Release it with free(). */
 void *dli_allocate_dirty(size_t n, size_t bytes);
 
 /* True if a ring records every vCPU write without the backup bitmap. */

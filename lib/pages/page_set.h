@@ -52,13 +52,11 @@ void dli_page_set_prefetch(const struct dli_page_set *set, uint64_t word);
 
 /* Make pages pending, which must lie inside the set. Return how many are new, and count them. */
 uint64_t dli_page_set_mark_batch(struct dli_page_set *set, const struct dli_batch *batch);
-/*
- * Like dli_page_set_mark_batch(), while no other thread marks: plain stores. It counts, too.
- */
-void dli_page_set_mark_alone(struct dli_page_set *set, const struct dli_batch *batch);
-
 uint64_t dli_page_set_mark_range(struct dli_page_set *set, uint64_t first_page, uint64_t pages);
 uint64_t dli_page_set_mark_all(struct dli_page_set *set);
+
+/* Like dli_page_set_mark_batch(), while no other thread marks: plain stores. */
+void dli_page_set_mark_alone(struct dli_page_set *set, const struct dli_batch *batch);
 
 /*
  * Moves pending pages at or after *block (of 64 words; 0 to begin) to in flight: as many as the

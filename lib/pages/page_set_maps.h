@@ -23,7 +23,7 @@
  * summaries of any guest stay in the caches.
  *
  * Summaries of the in-flight map are for one thread at a time: the taker sets them, the end of the
- * iteration clears them. They need no RMW.
+ * pass clears them. They need no RMW.
  */
 
 #include "pages/bits.h"

@@ -10,11 +10,10 @@
 
 struct publisher {
 	const struct dli_slot_table *table;
-	/* Of the last word: */
-	uint32_t slot_number;
-	struct dli_slot *slot;
+	uint32_t slot_number;	     /* of the last word; the fields below are this slot's */
+	struct dli_slot *slot;	     /* NULL if it is gone */
 	struct dli_page_set *target; /* NULL if no cursor covers the slot */
-	uint64_t slot_new;
+	uint64_t slot_new;	     /* pages that are not counted in the target yet */
 	struct dli_publish_result result;
 };
 

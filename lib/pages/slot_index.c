@@ -290,7 +290,7 @@ struct dli_index_search dli_index_search(const struct dli_index *index, uint64_t
 	struct dli_index_search search = { .at = { .index = index }, .from = from, .to = to };
 	uint32_t low = 0, high = index->n;
 
-	/* Of the leaves before the first that reaches the range, none overlaps it. */
+	/* Finds the first leaf that reaches the range. No leaf before it overlaps the range. */
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
 
