@@ -230,7 +230,10 @@ static void unclaim_rest(struct dl_cursor *cursor)
  */
 static void close_pass(struct dl_cursor *cursor)
 {
-	/* Pairs with enter_ack(): one of the two sees the other. */
+	/*
+	 * Pairs with enter_ack(): one of the two sees the other. And with leave_ack(): what an
+	 * acknowledgement that is over has cleared was cleared before the next pass.
+	 */
 	atomic_store_explicit(&cursor->pass, 0, memory_order_seq_cst);
 	if (atomic_load_explicit(&cursor->acks, memory_order_seq_cst))
 		dli_rcu_synchronize();

@@ -136,9 +136,10 @@ static void enter_ack(struct dl_cursor *cursor)
 	atomic_fetch_add_explicit(&cursor->acks, 1, memory_order_seq_cst);
 }
 
+/* Pairs with close_pass(): the pages are forgotten before an end that does not wait goes on. */
 static void leave_ack(struct dl_cursor *cursor)
 {
-	atomic_fetch_sub_explicit(&cursor->acks, 1, memory_order_relaxed);
+	atomic_fetch_sub_explicit(&cursor->acks, 1, memory_order_release);
 	dli_rcu_read_unlock();
 }
 

@@ -16,7 +16,7 @@
  *
  * The setter's RMW of the leaf also releases what it wrote into guest memory before, and the
  * taker's exchange acquires it. There is no kernel partner: both are threads of this process.
- * Acknowledging orders nothing; the caller ends it before it ends the iteration.
+ * Acknowledging orders nothing; its end comes before the end of the pass, by leave_ack().
  *
  * The two maps' leaf words of a block lie side by side: taking moves bits from one to the other,
  * and a few dirty pages far apart cost one page of memory each. A mid bit covers so much that the

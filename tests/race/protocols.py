@@ -251,23 +251,36 @@ def a_harvest_skips_a_drained_ring(source):
 
 
 def an_acknowledgement_meets_the_end_of_its_pass(source):
-    """The end waits for acknowledgements that have seen the pass, or these find that it is over."""
+    """
+    The end waits for acknowledgements that have seen the pass, or these find that it is over. One
+    that had seen it and has left must not clear a page that the next pass hands out.
+    """
     close, look = source.orders("cursor.c", "close_pass")
     enter = source.order("api/ack.c", "enter_ack")
+    leave = source.order("api/ack.c", "leave_ack")
     find = source.order("cursor.h", "dli_cursor_pass")
+    clear = source.order("pages/page_set_maps.h", "clear_word")
+    claim = source.order("pages/page_set_maps.h", "claim_bits")
 
     def end():
         _, acks = yield [("W", "pass", close, 0), ("R", "acks", look)]
-        return {"does_not_wait": not acks}
+        if acks:
+            return {}
+        # The page is pending again, and the next pass hands it out.
+        yield [("U", "in_flight", claim, lambda x: 0), ("W", "in_flight", "relaxed", 1)]
+        return {"does_not_wait": 1}
 
     def acknowledge():
         _, open_pass = yield [("U", "acks", enter, lambda x: x + 1), ("R", "pass", find)]
-        return {"goes_on": open_pass}
+        commit = [("U", "in_flight", clear, lambda x: 0)] if open_pass else []
+        yield commit + [("U", "acks", leave, lambda x: x - 1)]
+        return {}
 
     n = 0
-    for found, _ in executions([end, acknowledge], {"pass": 1, "acks": 0}, "c11"):
+    first = {"pass": 1, "acks": 0, "in_flight": 1}
+    for found, after in executions([end, acknowledge], first, "c11"):
         n += 1
-        if found["does_not_wait"] and found["goes_on"]:
+        if found.get("does_not_wait") and not after["in_flight"]:
             return n, "a page of the next pass"
     return n, None
 
