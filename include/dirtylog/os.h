@@ -13,9 +13,10 @@
  * the release that it is used with; if its size differs from the library's, it is refused with
  * -EINVAL.
  *
- * Every function returns 0 or a positive result, or a negative errno value, and leaves errno
- * untouched. They run on any thread that calls the library. The table, and what opaque points to,
- * must outlive the log that was opened with them and every vCPU and cursor of that log.
+ * Every function returns 0, or a number where the system call does, or a negative errno value (a
+ * positive one is no success: the library returns -EIO), and leaves errno untouched. They run on
+ * any thread that calls the library. The table, and what opaque points to, must outlive the log
+ * that was opened with them and every vCPU and cursor of that log.
  */
 
 #include <signal.h>

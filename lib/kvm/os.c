@@ -235,7 +235,22 @@ bool dli_os_again(int *r, unsigned int *tries)
 	return false;
 }
 
-int dli_os_ioctl(const struct dl_os *os, int fd, unsigned long request, void *arg)
+/* A layer in between returned -EINTR or -EAGAIN to a call that cannot be repeated. */
+static int without_retry(int r)
+{
+	return r == -EINTR || r == -EAGAIN ? -EIO : r;
+}
+
+/*
+ * For a function without a count. A table of system calls that forgets to negate errno would make
+ * a failure look like success; its slot would never be logged.
+ */
+static int without_count(int r)
+{
+	return r > 0 ? -EIO : without_retry(r);
+}
+
+static int repeat_ioctl(const struct dl_os *os, int fd, unsigned long request, void *arg)
 {
 	unsigned int tries = 0;
 	int r;
@@ -246,16 +261,25 @@ int dli_os_ioctl(const struct dl_os *os, int fd, unsigned long request, void *ar
 	return r;
 }
 
+int dli_os_ioctl(const struct dl_os *os, int fd, unsigned long request, void *arg)
+{
+	return without_count(repeat_ioctl(os, fd, request, arg));
+}
+
 int dli_os_ioctl_once(const struct dl_os *os, int fd, unsigned long request, void *arg)
 {
-	int r = os->ioctl(os->opaque, fd, request, arg);
-
-	return r == -EINTR || r == -EAGAIN ? -EIO : r;
+	return without_count(os->ioctl(os->opaque, fd, request, arg));
 }
 
 int dli_os_ioctl_value(const struct dl_os *os, int fd, unsigned long request, unsigned long value)
 {
-	return dli_os_ioctl(os, fd, request, (void *)value);
+	return repeat_ioctl(os, fd, request, (void *)value);
+}
+
+int dli_os_ioctl_value_once(const struct dl_os *os, int fd, unsigned long request,
+			    unsigned long value)
+{
+	return without_retry(os->ioctl(os->opaque, fd, request, (void *)value));
 }
 
 /* -EAGAIN: mlockall(2) is in force, and no more memory may be locked. */
@@ -264,7 +288,7 @@ static int map(const struct dl_os *os, int fd, uint64_t offset_bytes, size_t byt
 {
 	int r = os->mmap(os->opaque, fd, offset_bytes, bytes, prot, flags, addr);
 
-	return r == -EAGAIN || r == -EINTR ? -ENOMEM : r;
+	return r == -EAGAIN || r == -EINTR ? -ENOMEM : without_count(r);
 }
 
 int dli_os_map(const struct dl_os *os, int fd, uint64_t offset_bytes, size_t bytes, int prot,
@@ -281,12 +305,14 @@ int dli_os_reserve(const struct dl_os *os, size_t bytes, void **addr)
 
 int dli_os_advise(const struct dl_os *os, void *addr, size_t bytes, int advice)
 {
-	return os->madvise ? os->madvise(os->opaque, addr, bytes, advice) : -EOPNOTSUPP;
+	return os->madvise ? without_count(os->madvise(os->opaque, addr, bytes, advice))
+			   : -EOPNOTSUPP;
 }
 
 int dli_os_forbid(const struct dl_os *os, void *addr, size_t bytes)
 {
-	return os->mprotect ? os->mprotect(os->opaque, addr, bytes, PROT_NONE) : -EOPNOTSUPP;
+	return os->mprotect ? without_count(os->mprotect(os->opaque, addr, bytes, PROT_NONE))
+			    : -EOPNOTSUPP;
 }
 
 void dli_os_unmap(const struct dl_os *os, void *addr, size_t bytes)
@@ -297,11 +323,8 @@ void dli_os_unmap(const struct dl_os *os, void *addr, size_t bytes)
 
 static int block(const struct dl_os *os, const sigset_t *set, sigset_t *before)
 {
-	int r;
-
 	memset(before, 0, sizeof(*before));
-	r = os->signal_mask(os->opaque, SIG_BLOCK, set, before);
-	return r == -EINTR || r == -EAGAIN ? -EIO : r;
+	return without_count(os->signal_mask(os->opaque, SIG_BLOCK, set, before));
 }
 
 int dli_os_block_signals(const struct dl_os *os, sigset_t *before)
@@ -343,12 +366,6 @@ void dli_os_close(const struct dl_os *os, int fd)
 	(void)os->close(os->opaque, fd);
 }
 
-/* Nothing but a layer in between returns -EINTR or -EAGAIN here. */
-static int without_retry(int r)
-{
-	return r == -EINTR || r == -EAGAIN ? -EIO : r;
-}
-
 int dli_os_timer(const struct dl_os *os)
 {
 	if (!os->timer || !os->timer_set || !os->close)
@@ -358,7 +375,7 @@ int dli_os_timer(const struct dl_os *os)
 
 int dli_os_timer_set(const struct dl_os *os, int fd, uint64_t from_now_ns)
 {
-	return without_retry(os->timer_set(os->opaque, fd, from_now_ns));
+	return without_count(os->timer_set(os->opaque, fd, from_now_ns));
 }
 
 uint64_t dli_os_now_ns(const struct dl_os *os)

@@ -29,16 +29,19 @@ bool dli_os_ring_alone_safe(const struct dl_os *os);
  */
 bool dli_os_again(int *r, unsigned int *tries);
 
+/* For a request that takes a pointer and returns no count: a positive result is -EIO. */
 int dli_os_ioctl(const struct dl_os *os, int fd, unsigned long request, void *arg);
+
+/* For a request that takes a number and returns one. */
+int dli_os_ioctl_value(const struct dl_os *os, int fd, unsigned long request, unsigned long value);
 
 /*
  * For an ioctl that may have done part of its work when it fails: it is not repeated, and -EINTR
  * and -EAGAIN become -EIO.
  */
 int dli_os_ioctl_once(const struct dl_os *os, int fd, unsigned long request, void *arg);
-
-/* Like dli_os_ioctl(), for a request whose argument is a number. */
-int dli_os_ioctl_value(const struct dl_os *os, int fd, unsigned long request, unsigned long value);
+int dli_os_ioctl_value_once(const struct dl_os *os, int fd, unsigned long request,
+			    unsigned long value);
 
 /* Maps bytes of fd, shared. */
 int dli_os_map(const struct dl_os *os, int fd, uint64_t offset_bytes, size_t bytes, int prot,

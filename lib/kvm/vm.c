@@ -29,22 +29,13 @@ static void add_time_since(struct dli_vm *vm, uint64_t begin_ns)
 				  memory_order_relaxed);
 }
 
-/*
- * None of these ioctls returns a count. A table of system calls that forgets to negate errno would
- * make a failure look like success, and its slot would never be logged.
- */
-static int no_count(int r)
-{
-	return r > 0 ? -EIO : r;
-}
-
 int dli_vm_slot_ioctl(struct dli_vm *vm, unsigned long request, void *arg)
 {
 	uint64_t begin_ns = dli_os_now_ns(vm->os);
 	int r = dli_os_ioctl(vm->os, vm->fd, request, arg);
 
 	add_time_since(vm, begin_ns);
-	return no_count(r);
+	return r;
 }
 
 int dli_vm_slot_ioctl_once(struct dli_vm *vm, unsigned long request, void *arg)
@@ -53,5 +44,5 @@ int dli_vm_slot_ioctl_once(struct dli_vm *vm, unsigned long request, void *arg)
 	int r = dli_os_ioctl_once(vm->os, vm->fd, request, arg);
 
 	add_time_since(vm, begin_ns);
-	return no_count(r);
+	return r;
 }

@@ -73,7 +73,7 @@ int dli_reset_rings(struct dli_reset *reset)
 	if (r)
 		return r;
 	/* Not repeated: it may have taken back a part, unprotected. Callers request a repair. */
-	r = dli_os_ioctl_once(reset->os, reset->vm_fd, KVM_RESET_DIRTY_RINGS, NULL);
+	r = dli_os_ioctl_value_once(reset->os, reset->vm_fd, KVM_RESET_DIRTY_RINGS, 0);
 	dli_os_restore_signals(reset->os, &before);
 	atomic_fetch_add_explicit(&reset->ioctl_ns, dli_os_now_ns(reset->os) - begin_ns,
 				  memory_order_relaxed);

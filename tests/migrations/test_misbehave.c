@@ -250,6 +250,10 @@ static void positive_results_are_errors(void **state)
 
 		begin(&modes[i]);
 		guest->config.intercept = return_positive_errno;
+		if (bitmap && modes[i].has & MODEL_HAS_MANUAL_PROTECT) {
+			positive_request = KVM_ENABLE_CAP;
+			assert_int_equal(checker_join(&migration.checker, 0), -EIO);
+		}
 		positive_request = KVM_SET_USER_MEMORY_REGION;
 		assert_int_equal(checker_join(&migration.checker, 0), -EIO);
 		migration_start(&migration, 0);

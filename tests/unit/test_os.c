@@ -370,6 +370,60 @@ static void an_invalid_table_is_refused(void **state)
 	assert_false(dli_os_valid(&table));
 }
 
+static int positive_ioctl(void *opaque, int fd, unsigned long request, void *arg)
+{
+	return ENOMEM;
+}
+
+static int positive_mmap(void *opaque, int fd, uint64_t offset_bytes, size_t bytes, int prot,
+			 int flags, void **addr)
+{
+	return ENOMEM;
+}
+
+static int positive_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
+{
+	return EPERM;
+}
+
+static int positive_change(void *opaque, void *addr, size_t bytes, int what)
+{
+	return EINVAL;
+}
+
+static int positive_timer_set(void *opaque, int fd, uint64_t from_now_ns)
+{
+	return EINVAL;
+}
+
+/* A table that does not negate errno: no failure of it may look like success. */
+static void a_positive_result_is_an_error_where_there_is_no_count(void **state)
+{
+	const struct dl_os table = {
+		.ioctl = positive_ioctl,
+		.mmap = positive_mmap,
+		.signal_mask = positive_signal_mask,
+		.madvise = positive_change,
+		.mprotect = positive_change,
+		.timer_set = positive_timer_set,
+	};
+	sigset_t before;
+	void *memory;
+
+	assert_int_equal(dli_os_ioctl(&table, 0, 0, NULL), -EIO);
+	assert_int_equal(dli_os_ioctl_once(&table, 0, 0, NULL), -EIO);
+	assert_int_equal(dli_os_map(&table, 0, 0, 1, 0, &memory), -EIO);
+	assert_int_equal(dli_os_reserve(&table, 1, &memory), -EIO);
+	assert_int_equal(dli_os_advise(&table, NULL, 1, 0), -EIO);
+	assert_int_equal(dli_os_forbid(&table, NULL, 1), -EIO);
+	assert_int_equal(dli_os_block_signals(&table, &before), -EIO);
+	assert_int_equal(dli_os_block_async_signals(&table, &before), -EIO);
+	assert_int_equal(dli_os_timer_set(&table, 0, 1), -EIO);
+	/* Capabilities and resets return numbers. */
+	assert_int_equal(dli_os_ioctl_value(&table, 0, 0, 0), ENOMEM);
+	assert_int_equal(dli_os_ioctl_value_once(&table, 0, 0, 0), ENOMEM);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -392,6 +446,7 @@ int main(void)
 		os_test(the_page_size_defaults_to_the_systems),
 		os_test(the_architecture_can_be_overridden),
 		os_test(an_invalid_table_is_refused),
+		os_test(a_positive_result_is_an_error_where_there_is_no_count),
 	};
 
 	return RUN_TESTS("os", tests);
