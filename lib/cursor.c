@@ -224,26 +224,25 @@ static void unclaim_rest(struct dl_cursor *cursor)
 	cursor->word = batch->n = 0;
 }
 
-/*
- * No acknowledgement that has found the pass open is in progress after this: it could take a page
- * of the next pass for its own. Most passes end with none, and need no grace period.
- */
-static void close_pass(struct dl_cursor *cursor)
+uint64_t dli_pass_close(struct dl_cursor *cursor)
 {
+	uint64_t pass = dli_cursor_pass(cursor);
+
 	/*
 	 * Pairs with enter_ack(): one of the two sees the other. And with leave_ack(): what an
 	 * acknowledgement that is over has cleared was cleared before the next pass.
 	 */
 	atomic_store_explicit(&cursor->pass, 0, memory_order_seq_cst);
+	/* Most passes end with no acknowledgement in progress, and need no grace period. */
 	if (atomic_load_explicit(&cursor->acks, memory_order_seq_cst))
 		dli_rcu_synchronize();
+	return pass;
 }
 
-void dli_pass_end(struct dl_cursor *cursor, bool commit)
+void dli_pass_end(struct dl_cursor *cursor, uint64_t pass, bool commit)
 {
-	uint64_t pass = dli_cursor_pass(cursor), committed = 0;
+	uint64_t committed = 0;
 
-	close_pass(cursor);
 	unclaim_rest(cursor);
 	for (uint32_t i = 0; i < cursor->n_order; i++) {
 		struct dli_view *view = cursor->order[i];

@@ -79,7 +79,7 @@ static inline uint64_t dli_ticket_cursor(uint64_t ticket)
 
 static inline uint64_t dli_cursor_pass(const struct dl_cursor *cursor)
 {
-	/* For acknowledgements: pairs with close_pass() in cursor.c. */
+	/* For acknowledgements: pairs with dli_pass_close(). */
 	return atomic_load_explicit(&cursor->pass, memory_order_seq_cst);
 }
 
@@ -123,6 +123,13 @@ void dli_changes_end(struct dl_log *log);
 /* True if a cursor's pass is open. Between the two calls above. */
 bool dli_any_pass_open(const struct dl_log *log);
 
+/*
+ * The first half of an end, under the cursor's lock. No acknowledgement that has found the pass
+ * open is in progress after this: it could take a page of the next pass for its own. May wait for
+ * one, so the log's lock is better not held. Returns the pass, for the second half; 0: none open.
+ */
+uint64_t dli_pass_close(struct dl_cursor *cursor);
+
 /* The next functions are called with the cursor's lock and the log's lock held. */
 
 /* Moves what was marked since the last time into the sets of all cursors. */
@@ -131,8 +138,11 @@ void dli_cursor_distribute(struct dl_cursor *cursor);
 /* Opens a pass over everything that is pending. */
 void dli_pass_begin(struct dl_cursor *cursor, bool paused);
 
-/* Ends it. commit: forgets all pages that were handed out; otherwise they are pending again. */
-void dli_pass_end(struct dl_cursor *cursor, bool commit);
+/*
+ * Ends a pass that was closed. commit: forgets all pages that were handed out; otherwise they are
+ * pending again.
+ */
+void dli_pass_end(struct dl_cursor *cursor, uint64_t pass, bool commit);
 
 /* Takes a view out of the open pass: its slot changes. Pages that it handed out stay in flight. */
 void dli_pass_leave(struct dl_cursor *cursor, struct dli_view *view);

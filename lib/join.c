@@ -157,7 +157,7 @@ void dli_leave(struct dl_cursor *cursor)
 	struct dli_views views = { 0 };
 	struct dli_slot *slot;
 
-	dli_pass_end(cursor, false);
+	dli_pass_end(cursor, dli_pass_close(cursor), false);
 	unlink_cursor(cursor);
 	if (!log->cursors) {
 		dli_slots_set_logging(&log->slots, false);

@@ -129,14 +129,14 @@ static uint64_t commit_extents(const struct dl_cursor *cursor, const struct dl_e
 	return all + pages;
 }
 
-/* Pairs with close_pass() in cursor.c: it waits, or this finds no pass. */
+/* Pairs with dli_pass_close(): it waits, or this finds no pass. */
 static void enter_ack(struct dl_cursor *cursor)
 {
 	dli_rcu_read_lock();
 	atomic_fetch_add_explicit(&cursor->acks, 1, memory_order_seq_cst);
 }
 
-/* Pairs with close_pass(): the pages are forgotten before an end that does not wait goes on. */
+/* Pairs with dli_pass_close(): the pages are forgotten before an end that does not wait goes on. */
 static void leave_ack(struct dl_cursor *cursor)
 {
 	atomic_fetch_sub_explicit(&cursor->acks, 1, memory_order_release);
@@ -171,6 +171,7 @@ int dl_cursor_ack(struct dl_cursor *cursor, const struct dl_extent *extents, uin
 int dl_cursor_end(struct dl_cursor *cursor, uint32_t flags)
 {
 	struct dli_call call;
+	uint64_t pass;
 	int r;
 
 	if (!cursor)
@@ -180,10 +181,12 @@ int dl_cursor_end(struct dl_cursor *cursor, uint32_t flags)
 	r = dli_cursor_enter(&call, cursor);
 	if (r)
 		return r;
-	pthread_mutex_lock(&cursor->log->lock);
-	if (dli_cursor_pass(cursor))
-		dli_pass_end(cursor, flags & DL_END_COMMIT);
-	pthread_mutex_unlock(&cursor->log->lock);
+	pass = dli_pass_close(cursor);
+	if (pass) {
+		pthread_mutex_lock(&cursor->log->lock);
+		dli_pass_end(cursor, pass, flags & DL_END_COMMIT);
+		pthread_mutex_unlock(&cursor->log->lock);
+	}
 	dli_cursor_leave(&call, cursor);
 	return 0;
 }

@@ -255,7 +255,7 @@ def an_acknowledgement_meets_the_end_of_its_pass(source):
     The end waits for acknowledgements that have seen the pass, or these find that it is over. One
     that had seen it and has left must not clear a page that the next pass hands out.
     """
-    close, look = source.orders("cursor.c", "close_pass")
+    close, look = source.orders("cursor.c", "dli_pass_close")
     enter = source.order("api/ack.c", "enter_ack")
     leave = source.order("api/ack.c", "leave_ack")
     find = source.order("cursor.h", "dli_cursor_pass")

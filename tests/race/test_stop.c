@@ -13,6 +13,7 @@
 #include <sched.h>
 #include <semaphore.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 enum { PAGES = 2000, OTHER_GPA_PAGE = 10000 };
 
@@ -276,10 +277,49 @@ static void pages_that_leave_the_pass_meanwhile_are_no_error(void **state)
 	close_guest();
 }
 
+static void *end_slowly(void *unused)
+{
+	return (void *)(intptr_t)dl_cursor_end(cursor, 0);
+}
+
+/*
+ * A thread is parked in an acknowledgement. Who ends that pass waits for it, but nobody else does:
+ * the paused harvest of another consumer.
+ */
+static void an_end_that_waits_holds_up_no_other_harvest(void **state)
+{
+	struct dl_cursor *other;
+	pthread_t end;
+
+	open_guest();
+	assert_int_equal(dl_cursor_new(guest.log, NULL, &other), 0);
+	begin_pass();
+	sem_init(&late.found, 0, 0);
+	sem_init(&late.gone, 0, 0);
+	late.armed = true;
+	assert_int_equal(pthread_create(&late.thread, NULL, acknowledge_all, NULL), 0);
+	sem_wait(&late.found);
+	assert_int_equal(pthread_create(&end, NULL, end_slowly, NULL), 0);
+	while (dli_cursor_pass(cursor))
+		sched_yield();
+	/* With the log's lock held, this would never return. */
+	alarm(30);
+	assert_int_equal(dl_harvest(other, DL_HARVEST_PAUSED, NULL), 0);
+	alarm(0);
+	late.armed = false;
+	sem_post(&late.gone);
+	assert_int_equal(end_round(late.thread), 0);
+	assert_int_equal(end_round(end), 0);
+	assert_int_equal(stats_of().unacked_bytes, 0);
+	dl_cursor_free(other);
+	close_guest();
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(pages_that_leave_the_pass_meanwhile_are_no_error),
+		cmocka_unit_test(an_end_that_waits_holds_up_no_other_harvest),
 		cmocka_unit_test(an_acknowledgement_meets_the_end_of_its_pass),
 		cmocka_unit_test(an_acknowledgement_meets_a_move_of_its_slot),
 		cmocka_unit_test(an_acknowledgement_meets_the_removal_of_its_slot),
