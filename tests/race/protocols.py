@@ -285,8 +285,34 @@ def an_acknowledgement_meets_the_end_of_its_pass(source):
     return n, None
 
 
+def an_acknowledgement_meets_a_move_of_its_slot(source):
+    """
+    is_unknown(): pages that are gone are the caller's mistake, unless their slot has left the pass.
+    """
+    _, leave = source.orders("cursor.c", "dli_pass_leave")
+    claim = source.order("pages/page_set_maps.h", "claim_bits")
+    gone = source.order("pages/page_set.c", "is_in_flight")
+    look = source.order("api/ack.c", "is_unknown")
+
+    def move():
+        yield [("W", "pass", leave, 0), ("U", "in_flight", claim, lambda x: 0)]
+
+    def acknowledge():
+        if (yield "R", "in_flight", gone):
+            return {}
+        return {"refused": (yield "R", "pass", look)}
+
+    n = 0
+    for found, _ in executions([move, acknowledge], {"pass": 1, "in_flight": 1}, "c11"):
+        n += 1
+        if found.get("refused"):
+            return n, "the answer to a valid acknowledgement"
+    return n, None
+
+
 PROTOCOLS = [a_mark_meets_a_take, a_harvest_skips_a_drained_ring,
-             an_acknowledgement_meets_the_end_of_its_pass, a_repair_meets_a_clear,
+             an_acknowledgement_meets_the_end_of_its_pass,
+             an_acknowledgement_meets_a_move_of_its_slot, a_repair_meets_a_clear,
              the_kernel_laps_the_ring, an_entry_after_a_start]
 LONG_PROTOCOLS = [two_marks_meet_a_take]
 
