@@ -82,14 +82,12 @@ static int collect_bitmaps(struct dl_log *log, const struct dli_scope *scope)
 
 int dli_collect(struct dl_log *log, const struct dli_scope *scope, bool last, int rings)
 {
-	int missing = dli_slot_logging_resume(log), bitmaps = 0;
+	int bitmaps = 0;
 
 	if (dli_log_is_ring(log) && !rings && dli_reset_repair_needed(&log->reset))
 		rings = repair(log);
 	/* The backup bitmap comes last: its writers have no vCPU, and may write after the vCPUs. */
 	if (dli_collects_bitmaps(log, last))
 		bitmaps = collect_bitmaps(log, scope);
-	if (missing)
-		return missing;
 	return rings ? rings : bitmaps;
 }

@@ -68,24 +68,6 @@ int dli_slot_logging_restart(struct dl_log *log)
 	return first;
 }
 
-int dli_slot_logging_resume(struct dl_log *log)
-{
-	struct dli_slot_walk walk = dli_slot_walk(dli_slots_table(&log->slots));
-	struct dli_slot *slot;
-
-	while ((slot = dli_slot_next(&walk))) {
-		int r;
-
-		if (slot->logged || !slot->views)
-			continue;
-		r = dli_slot_logging_set(log, slot, true);
-		if (r)
-			return r;
-		(void)dli_slot_mark_all(slot);
-	}
-	return 0;
-}
-
 uint64_t dli_mark_all_slots(struct dl_log *log)
 {
 	struct dli_slot_walk walk = dli_slot_walk(dli_slots_table(&log->slots));

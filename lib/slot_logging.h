@@ -23,16 +23,11 @@ void dli_slot_logging_is(struct dl_log *log, struct dli_slot *slot, bool on);
 int dli_slot_logging_stop(struct dl_log *log);
 
 /*
- * Re-protects every page of every logged slot, by switching logging off and on. Writes in between
- * are not recorded, so the caller must make everything pending afterwards.
+ * Re-protects every page of every slot that a cursor covers, by switching logging off and on.
+ * Writes in between are not recorded, so the caller must make everything pending afterwards. After
+ * an error slots may be left without logging: the caller makes this call again.
  */
 int dli_slot_logging_restart(struct dl_log *log);
-
-/*
- * Switches slots on that a failed ioctl left without logging, and makes them wholly pending: writes
- * in between were not recorded.
- */
-int dli_slot_logging_resume(struct dl_log *log);
 
 /* Makes every page of every slot pending for every cursor. Returns how many were not. */
 uint64_t dli_mark_all_slots(struct dl_log *log);
