@@ -39,8 +39,7 @@ static int by_age(const void *a, const void *b)
 static uint32_t collect(const struct dl_log *log, const struct dli_slot *slot,
 			struct dli_alias *aliases)
 {
-	struct dli_slot_hva_walk walk =
-		dli_slot_hva_walk(dli_slots_table(&log->slots), slot->hva, slot->bytes);
+	struct dli_slot_hva_walk walk = dli_alias_walk(log, slot);
 	struct dli_slot *older;
 	uint32_t n = 0;
 
@@ -94,14 +93,12 @@ static void forget_alias(struct dl_log *log, struct dli_slot *slot, struct dli_a
 
 void dli_aliases_remove(struct dl_log *log, struct dli_slot *older)
 {
-	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	struct dli_slot_hva_walk walk = dli_alias_walk(log, older);
 	struct dli_slot *slot;
 
 	log->aliased -= older->n_aliases != 0;
-	if (!log->aliased)
-		return;
-	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
-		struct dli_alias *alias = slot == older ? NULL : alias_of(slot, older);
+	while ((slot = dli_slot_hva_next(&walk))) {
+		struct dli_alias *alias = alias_of(slot, older);
 
 		if (!alias)
 			continue;
@@ -113,12 +110,10 @@ void dli_aliases_remove(struct dl_log *log, struct dli_slot *older)
 void dli_aliases_uncover(struct dl_log *log, const struct dl_cursor *cursor,
 			 const struct dli_slot *older)
 {
-	const struct dli_slot_table *table = dli_slots_table(&log->slots);
+	struct dli_slot_hva_walk walk = dli_alias_walk(log, older);
 	struct dli_slot *slot;
 
-	if (!log->aliased)
-		return;
-	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
+	while ((slot = dli_slot_hva_next(&walk))) {
 		struct dli_view *view = alias_of(slot, older) ? dli_slot_view(slot, cursor) : NULL;
 
 		if (view)
@@ -241,12 +236,14 @@ static uint64_t move_word(const struct dl_cursor *cursor, const struct dli_slot 
 	return bits;
 }
 
-static int move_slot(struct dl_cursor *cursor, struct dli_slot *slot, struct dli_view *view)
+/* Moves the pending pages of one slot to their homes. */
+static int move_slot(struct dl_cursor *cursor, struct dli_slot *slot)
 {
+	struct dli_view *view = slot->n_aliases ? dli_slot_view(slot, cursor) : NULL;
 	struct dli_batch batch;
 	uint64_t block = 0;
 
-	while (dli_page_set_extract(view->set, &block, true, &batch)) {
+	while (view && dli_page_set_extract(view->set, &block, true, &batch)) {
 		uint32_t kept = 0;
 		int r = dli_clear_batch(cursor->log, slot, &batch);
 
@@ -306,9 +303,24 @@ int dli_aliases_move(struct dl_cursor *cursor)
 	if (!cursor->log->aliased)
 		return 0;
 	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
-		struct dli_view *view = slot->n_aliases ? dli_slot_view(slot, cursor) : NULL;
-		int r = view ? move_slot(cursor, slot, view) : 0;
+		int r = move_slot(cursor, slot);
 
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+int dli_aliases_gather(struct dl_cursor *cursor, const struct dli_slot *home)
+{
+	struct dli_slot_hva_walk walk = dli_alias_walk(cursor->log, home);
+	struct dli_slot *slot;
+
+	while ((slot = dli_slot_hva_next(&walk))) {
+		int r;
+
+		dli_slot_distribute(slot);
+		r = move_slot(cursor, slot);
 		if (r)
 			return r;
 	}

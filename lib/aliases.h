@@ -19,6 +19,13 @@ struct dli_alias {
 	uint64_t older_page;	    /* first_page, as the older slot counts */
 };
 
+/* Goes through the slots of the table that map memory of this one, which may be among them. */
+static inline struct dli_slot_hva_walk dli_alias_walk(const struct dl_log *log,
+						      const struct dli_slot *slot)
+{
+	return dli_slot_hva_walk(dli_slots_table(&log->slots), slot->hva, slot->bytes);
+}
+
 /* Finds the older slots that map memory of a new one. Does not change anything visible. */
 int dli_aliases_find(const struct dl_log *log, struct dli_slot *slot);
 
@@ -65,5 +72,8 @@ void dli_alias_strip(const struct dl_cursor *cursor, struct dli_view *view,
  * concerns stays where it was.
  */
 int dli_aliases_move(struct dl_cursor *cursor);
+
+/* Distributes, and moves like dli_aliases_move(), what can have its home in one slot. */
+int dli_aliases_gather(struct dl_cursor *cursor, const struct dli_slot *home);
 
 #endif

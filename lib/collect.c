@@ -57,25 +57,38 @@ int dli_collect_bitmap(struct dl_log *log, struct dli_slot *slot)
 	return 0;
 }
 
-/* A slot's pages can be found in younger slots over the same memory, and then move to it. */
-static bool is_in_scope(const struct dli_slot *slot, const struct dli_scope *scope)
+static int collect_for(struct dl_log *log, const struct dl_cursor *cursor, struct dli_slot *slot)
 {
-	if (!slot->logged || !dli_slot_view(slot, scope->cursor))
-		return false;
-	return !scope->slot || slot == scope->slot || dli_alias_shares(slot, scope->slot);
+	return slot->logged && dli_slot_view(slot, cursor) ? dli_collect_bitmap(log, slot) : 0;
 }
 
-static int collect_bitmaps(struct dl_log *log, const struct dli_scope *scope)
+static int collect_bitmaps(struct dl_log *log, const struct dl_cursor *cursor)
 {
 	struct dli_slot_walk walk = dli_slot_walk(dli_slots_table(&log->slots));
 	struct dli_slot *slot;
 	int first = 0;
 
 	while ((slot = dli_slot_next(&walk))) {
-		int r = is_in_scope(slot, scope) ? dli_collect_bitmap(log, slot) : 0;
+		int r = collect_for(log, cursor, slot);
 
-		if (r && !first)
-			first = r;
+		first = first ? first : r;
+	}
+	return first;
+}
+
+/* A slot's pages can be found in younger slots over the same memory, and then move to it. */
+static int collect_bitmaps_of(struct dl_log *log, const struct dl_cursor *cursor,
+			      const struct dli_slot *home)
+{
+	struct dli_slot_hva_walk walk = dli_alias_walk(log, home);
+	struct dli_slot *slot;
+	int first = 0;
+
+	while ((slot = dli_slot_hva_next(&walk))) {
+		bool in_scope = slot == home || dli_alias_shares(slot, home);
+		int r = in_scope ? collect_for(log, cursor, slot) : 0;
+
+		first = first ? first : r;
 	}
 	return first;
 }
@@ -88,6 +101,7 @@ int dli_collect(struct dl_log *log, const struct dli_scope *scope, bool last, in
 		rings = repair(log);
 	/* The backup bitmap comes last: its writers have no vCPU, and may write after the vCPUs. */
 	if (dli_collects_bitmaps(log, last))
-		bitmaps = collect_bitmaps(log, scope);
+		bitmaps = scope->slot ? collect_bitmaps_of(log, scope->cursor, scope->slot)
+				      : collect_bitmaps(log, scope->cursor);
 	return rings ? rings : bitmaps;
 }

@@ -74,8 +74,7 @@ static int take(struct dl_cursor *cursor, uint32_t number, uint64_t n_words, int
 	view = dli_slot_view(slot, cursor);
 	if (r || !view)
 		return r;
-	dli_cursor_distribute(cursor);
-	r = dli_aliases_move(cursor);
+	r = dli_aliases_gather(cursor, slot);
 	return r ? r : take_pages(cursor, view, taker);
 }
 

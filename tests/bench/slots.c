@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Setting and removing many memslots on the real /dev/kvm, against the bare ioctls. */
+/*
+ * Many memslots on the real /dev/kvm: setting, removing, and taking from each in turn, against the
+ * bare ioctls.
+ */
 #include "bench.h"
 #include "figures.h"
 
@@ -22,9 +25,12 @@ static uint32_t slots;
 static uint64_t slot_bytes;
 static uint8_t *memory;
 static struct dl_log *dirty_log;
+static struct dl_cursor *cursor;
 
 static void close_vm(void)
 {
+	dl_cursor_free(cursor);
+	cursor = NULL;
 	dl_log_close(dirty_log);
 	dirty_log = NULL;
 	if (vm_fd >= 0)
@@ -63,10 +69,11 @@ static void set_by_log(void *unused)
 	}
 }
 
-static void set_region(uint32_t i, uint64_t bytes)
+static void set_region(uint32_t i, uint64_t bytes, uint32_t flags)
 {
 	struct kvm_userspace_memory_region region = {
 		.slot = i,
+		.flags = flags,
 		.guest_phys_addr = i * GAP_BYTES,
 		.memory_size = bytes,
 		.userspace_addr = (uintptr_t)memory + i * slot_bytes,
@@ -80,7 +87,7 @@ static void set_by_ioctl(void *unused)
 {
 	(void)unused;
 	for (uint32_t i = 0; i < slots; i++)
-		set_region(i, slot_bytes);
+		set_region(i, slot_bytes, 0);
 }
 
 static void open_log_with_slots(void *unused)
@@ -106,10 +113,63 @@ static void remove_by_ioctl(void *unused)
 {
 	(void)unused;
 	for (uint32_t i = 0; i < slots; i++)
-		set_region(i, 0);
+		set_region(i, 0, 0);
 }
 
-static void measure(uint32_t n, bool removes)
+static void open_bitmaps(void *unused)
+{
+	const struct dl_options options = { .size = sizeof(options), .mode = DL_MODE_BITMAP };
+
+	open_vm(unused);
+	bench_check(dl_log_open(vm_fd, &options, &dirty_log, NULL, 0), "dl_log_open");
+	set_by_log(unused);
+	bench_check(dl_cursor_new(dirty_log, NULL, &cursor), "dl_cursor_new");
+}
+
+static void open_logged_vm(void *unused)
+{
+	open_vm(unused);
+	for (uint32_t i = 0; i < slots; i++)
+		set_region(i, slot_bytes, KVM_MEM_LOG_DIRTY_PAGES);
+}
+
+static void take_by_log(void *unused)
+{
+	(void)unused;
+	for (uint32_t i = 0; i < slots; i++) {
+		uint64_t word = 0;
+
+		bench_check(dl_cursor_take(cursor, i, DL_TAKE_HARVEST, &word, 1, NULL),
+			    "dl_cursor_take");
+	}
+}
+
+static void get_by_ioctl(void *unused)
+{
+	(void)unused;
+	for (uint32_t i = 0; i < slots; i++) {
+		uint64_t word = 0;
+		struct kvm_dirty_log get = { .slot = i, .dirty_bitmap = &word };
+
+		if (ioctl(vm_fd, KVM_GET_DIRTY_LOG, &get))
+			bench_die("KVM_GET_DIRTY_LOG", errno);
+	}
+}
+
+enum work { SET, REMOVE, TAKE };
+
+static const struct {
+	const char *name;
+	void (*prepare)(void *unused), (*by_log)(void *unused);
+	void (*prepare_other)(void *unused), (*by_ioctl)(void *unused);
+} works[] = {
+	[SET] = { "set", open_log, set_by_log, open_vm, set_by_ioctl },
+	[REMOVE] = { "remove", open_log_with_slots, remove_by_log, open_vm_with_slots,
+		     remove_by_ioctl },
+	[TAKE] = { "take from each of", open_bitmaps, take_by_log, open_logged_vm, get_by_ioctl },
+};
+
+static void measure(enum work work, uint32_t n)
 {
 	char name[80];
 	const struct bench_pair pair = {
@@ -119,14 +179,14 @@ static void measure(uint32_t n, bool removes)
 		.units = n,
 		.bar = 2,
 		.is_floor = true,
-		.prepare = removes ? open_log_with_slots : open_log,
-		.measured = removes ? remove_by_log : set_by_log,
-		.prepare_other = removes ? open_vm_with_slots : open_vm,
-		.other = removes ? remove_by_ioctl : set_by_ioctl,
+		.prepare = works[work].prepare,
+		.measured = works[work].by_log,
+		.prepare_other = works[work].prepare_other,
+		.other = works[work].by_ioctl,
 	};
 
 	slots = n;
-	snprintf(name, sizeof(name), "slots: %s %u", removes ? "remove" : "set", n);
+	snprintf(name, sizeof(name), "slots: %s %u", works[work].name, n);
 	if (!bench_wants(name))
 		return;
 	if (kvm_fd < 0)
@@ -144,9 +204,11 @@ void slots_figures(void)
 	if (memory == MAP_FAILED)
 		bench_die("mmap", errno);
 	kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	measure(1000, false);
-	measure(MOST_SLOTS, false);
-	measure(1000, true);
+	measure(SET, 1000);
+	measure(SET, MOST_SLOTS);
+	measure(REMOVE, 1000);
+	measure(TAKE, 1000);
+	measure(TAKE, MOST_SLOTS);
 	munmap(memory, MOST_SLOTS * slot_bytes);
 	if (kvm_fd >= 0)
 		close(kvm_fd);

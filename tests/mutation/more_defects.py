@@ -106,8 +106,8 @@ MORE = [
     # Cursors and their views.
     ("new pages are not distributed before a pass", "api/harvest.c",
      "\tdli_cursor_distribute(cursor);\n", "", "process/process-faults"),
-    ("new pages are not distributed before a take", "api/take.c",
-     "\tdli_cursor_distribute(cursor);\n", "", "unit/unit-rules_take"),
+    ("new pages are not distributed before a take", "aliases.c",
+     "\t\tdli_slot_distribute(slot);\n", "", "unit/unit-rules_take"),
     ("a slot's pages are distributed to one view", "pages/view.c",
      "\t\tfor (struct dli_view *view = slot->views; view; view = view->next)\n\t\t\tif (alone)",
      "\t\tfor (struct dli_view *view = slot->views; view; view = NULL)\n\t\t\tif (alone)",
