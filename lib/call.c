@@ -15,7 +15,7 @@ int dli_call_begin(struct dli_call *call, const struct dl_log *log)
 		return -EIO;
 	r = dli_os_block_async_signals(call->os, &call->signals);
 	call->blocked = !r;
-	return r;
+	return r ? dli_log_fail(log, DLI_SIGNALS_NOT_BLOCKED, DLI_NO_NUMBER, r) : 0;
 }
 
 void dli_call_end(const struct dli_call *call)

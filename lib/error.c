@@ -40,6 +40,9 @@ static const char *const words[DLI_FAILURES] = {
 	[DLI_BITMAP_NOT_CLEARED] = "the bitmap could not be cleared",
 	[DLI_PROTECT_NOT_SET] = "manual protection could not be set",
 	[DLI_RINGS_NOT_RESET] = "the rings could not be reset",
+	[DLI_SIGNALS_NOT_BLOCKED] = "signals could not be blocked",
+	[DLI_TIMER_NOT_SET] = "the descriptor's timer could not be made or set",
+	[DLI_VCPU_NOT_ADDED] = "the vCPU could not be added",
 };
 
 /* errno values are below 4096. */
@@ -67,6 +70,6 @@ int dli_last_error_text(const struct dli_error *last, char *text, size_t text_by
 		return snprintf(text, text_bytes, "%s", "");
 	if (slot == DLI_NO_NUMBER)
 		return snprintf(text, text_bytes, "%s: %s", what, dli_error_text(-error, reason));
-	return snprintf(text, text_bytes, "%s for slot %u of address space %u: %s", what,
+	return snprintf(text, text_bytes, "%s (slot %u of address space %u): %s", what,
 			slot & 0xffff, slot >> 16, dli_error_text(-error, reason));
 }

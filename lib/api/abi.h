@@ -4,6 +4,8 @@
 
 /* Structs that cross the ABI. Each begins with its size as the caller knows it. */
 
+#include "log.h"
+
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -45,6 +47,15 @@ static inline int dli_abi_write(void *theirs, size_t min_bytes, const void *own,
 		memset((unsigned char *)theirs + own_bytes, 0, size - own_bytes);
 	memcpy(theirs, &size, sizeof(size));
 	return 0;
+}
+
+/* Like dli_abi_write(), for a struct that has never grown; records a failure of the log. */
+static inline int dli_abi_report(const struct dl_log *log, void *theirs, const void *own,
+				 size_t own_bytes)
+{
+	int r = dli_abi_write(theirs, own_bytes, own, own_bytes);
+
+	return r ? dli_log_fail(log, DLI_BAD_STRUCT, DLI_NO_NUMBER, r) : 0;
 }
 
 #endif

@@ -117,5 +117,5 @@ int dl_cursor_stats(const struct dl_cursor *cursor, struct dl_cursor_stats *out)
 	stats.read_bytes = get(&cursor->read_pages) << cursor->page_shift;
 	stats.acked_bytes = get(&cursor->acked_pages) << cursor->page_shift;
 	stats.passes = get(&cursor->passes);
-	return dli_abi_write(out, sizeof(stats), &stats, sizeof(stats));
+	return dli_abi_report(cursor->log, out, &stats, sizeof(stats));
 }

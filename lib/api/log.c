@@ -217,12 +217,14 @@ int dl_log_config(const struct dl_log *log, struct dl_config *is)
 {
 	struct dl_config config;
 
-	if (!log || !is)
+	if (!log)
 		return -EINVAL;
+	if (!is)
+		return dli_log_fail(log, DLI_BAD_COUNT, DLI_NO_NUMBER, -EINVAL);
 	if (dli_log_in_child(log))
 		return -EIO;
 	dli_caps_config(&log->caps, &config);
-	return dli_abi_write(is, sizeof(config), &config, sizeof(config));
+	return dli_abi_report(log, is, &config, sizeof(config));
 }
 
 /* A host where rings overflow again and again is better served by bitmaps. */

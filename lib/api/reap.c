@@ -13,11 +13,14 @@ int dl_log_fd(struct dl_log *log)
 
 	if (!log)
 		return -EINVAL;
+	if (dli_log_is_closed(log))
+		return dli_log_fail(log, DLI_CLOSED, DLI_NO_NUMBER, -ECANCELED);
 	r = dli_call_begin(&call, log);
-	if (!r)
-		r = dli_log_is_closed(log) ? -ECANCELED : dli_reaper_fd(&log->reaper);
+	if (r)
+		return r;
+	r = dli_reaper_fd(&log->reaper);
 	dli_call_end(&call);
-	return r;
+	return r < 0 ? dli_log_fail(log, DLI_TIMER_NOT_SET, DLI_NO_NUMBER, r) : r;
 }
 
 /* Reaping never repairs: the next harvest does, as that needs the slots and hands out pages. */
@@ -64,7 +67,9 @@ static int reap(struct dl_log *log, uint32_t flags, uint64_t *again_ns)
 		r = empty_rings(log);
 	timer = rearm(log, r, again_ns);
 	dli_call_end(&call);
-	return r ? r : timer;
+	if (r)
+		return dli_log_fail(log, DLI_RINGS_NOT_RESET, DLI_NO_NUMBER, r);
+	return timer ? dli_log_fail(log, DLI_TIMER_NOT_SET, DLI_NO_NUMBER, timer) : 0;
 }
 
 int dl_log_reap(struct dl_log *log, uint32_t flags, uint64_t *again_ns)
@@ -72,12 +77,14 @@ int dl_log_reap(struct dl_log *log, uint32_t flags, uint64_t *again_ns)
 	uint64_t again = UINT64_MAX;
 	int r = 0;
 
-	if (!log || flags & ~(uint32_t)DL_REAP_NOW)
+	if (!log)
 		return -EINVAL;
+	if (flags & ~(uint32_t)DL_REAP_NOW)
+		return dli_log_fail(log, DLI_BAD_FLAGS, DLI_NO_NUMBER, -EINVAL);
 	if (dli_log_in_child(log))
 		return -EIO;
 	if (dli_log_is_closed(log))
-		return -ECANCELED;
+		return dli_log_fail(log, DLI_CLOSED, DLI_NO_NUMBER, -ECANCELED);
 	if (dli_log_is_ring(log) && (dli_log_is_on(log) || flags & DL_REAP_NOW))
 		r = reap(log, flags, &again);
 	if (again_ns)

@@ -45,23 +45,25 @@ int dl_log_stats(const struct dl_log *log, struct dl_stats *out)
 	stats.repairs = get(&log->repairs);
 	stats.repair_bytes = get(&log->repair_pages) * log->caps.page_bytes;
 	stats.late_marks = get(&log->late_marks);
-	return dli_abi_write(out, sizeof(stats), &stats, sizeof(stats));
+	return dli_abi_report(log, out, &stats, sizeof(stats));
 }
 
 int dl_vcpu_stats(const struct dl_vcpu *vcpu, struct dl_stats *out)
 {
 	struct dl_stats stats = { .size = sizeof(stats) };
 
-	if (!vcpu || !out)
+	if (!vcpu)
 		return -EINVAL;
+	if (!out)
+		return dli_log_fail(vcpu->log, DLI_BAD_COUNT, DLI_NO_NUMBER, -EINVAL);
 	if (dli_log_in_child(vcpu->log))
 		return -EIO;
 	if (dli_log_is_closed(vcpu->log))
-		return -ECANCELED;
+		return dli_log_fail(vcpu->log, DLI_CLOSED, DLI_NO_NUMBER, -ECANCELED);
 	if (vcpu->ring) {
 		add_ring(&stats, vcpu->ring);
 		stats.resets = get(&dli_ring_stats(vcpu->ring)->resets);
 		stats.short_resets = get(&dli_ring_stats(vcpu->ring)->short_resets);
 	}
-	return dli_abi_write(out, sizeof(stats), &stats, sizeof(stats));
+	return dli_abi_report(vcpu->log, out, &stats, sizeof(stats));
 }

@@ -114,14 +114,18 @@ int dl_vcpu_add(struct dl_log *log, int vcpu_fd, uint64_t cookie, uint32_t flags
 
 	if (out)
 		*out = NULL;
-	if (!log || flags || !out)
+	if (!log)
 		return -EINVAL;
+	if (flags || !out)
+		return dli_log_fail(log, flags ? DLI_BAD_FLAGS : DLI_BAD_COUNT, DLI_NO_NUMBER,
+				    -EINVAL);
 	r = dli_call_begin(&call, log);
-	if (!r)
-		r = add(log, vcpu_fd, cookie, &vcpu);
-	dli_call_end(&call);
 	if (r)
 		return r;
+	r = add(log, vcpu_fd, cookie, &vcpu);
+	dli_call_end(&call);
+	if (r)
+		return dli_log_fail(log, DLI_VCPU_NOT_ADDED, DLI_NO_NUMBER, r);
 	/* Registers this thread, usually the vCPU's own, with liburcu: not in its first drain. */
 	dli_rcu_read_lock();
 	dli_rcu_read_unlock();
@@ -146,16 +150,21 @@ int dl_vcpu_drain(struct dl_vcpu *vcpu, uint32_t flags)
 	struct dli_call call;
 	int r;
 
-	if (!vcpu || flags)
+	if (!vcpu)
 		return -EINVAL;
+	if (flags)
+		return dli_log_fail(vcpu->log, DLI_BAD_FLAGS, DLI_NO_NUMBER, -EINVAL);
 	if (!vcpu->ring)
 		return dli_log_in_child(vcpu->log) ? -EIO : 0;
 	r = dli_call_begin(&call, vcpu->log);
-	if (!r)
-		r = drain(vcpu->log, vcpu->ring);
+	if (r)
+		return r;
+	r = drain(vcpu->log, vcpu->ring);
 	dli_call_end(&call);
 	/* A closed log is no reason for a vCPU to stop. */
-	return r == -ECANCELED ? 0 : r;
+	if (!r || r == -ECANCELED)
+		return 0;
+	return dli_log_fail(vcpu->log, DLI_RINGS_NOT_RESET, DLI_NO_NUMBER, r);
 }
 
 void dl_vcpu_remove(struct dl_vcpu *vcpu)

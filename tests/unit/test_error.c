@@ -44,10 +44,10 @@ static void every_failure_has_words_of_its_own(void **state)
 static void the_slot_and_the_reason_are_named(void **state)
 {
 	assert_string_equal(text_of(DLI_BAD_WORDS, 3, -EINVAL),
-			    "n_words does not fit the slot for slot 3 of address space 0: "
+			    "n_words does not fit the slot (slot 3 of address space 0): "
 			    "Invalid argument");
 	assert_string_equal(text_of(DLI_LOGGING_NOT_ON, 1 << 16 | 0xffff, -ENOMEM),
-			    "logging could not be switched on for slot 65535 of address space 1: "
+			    "logging could not be switched on (slot 65535 of address space 1): "
 			    "Cannot allocate memory");
 	assert_string_equal(text_of(DLI_NO_PASS, DLI_NO_NUMBER, -EBUSY),
 			    "the cursor has no open pass: Device or resource busy");
@@ -64,8 +64,8 @@ static void the_last_one_counts(void **state)
 static void the_parts_of_a_failure_do_not_mix(void **state)
 {
 	assert_non_null(strstr(text_of(DLI_FAILURES - 1, UINT32_MAX - 1, -4095),
-			       "for slot 65534 of address space 65535"));
-	assert_non_null(strstr(text_of(DLI_BAD_FLAGS, 0, -1), "for slot 0 of address space 0"));
+			       "(slot 65534 of address space 65535)"));
+	assert_non_null(strstr(text_of(DLI_BAD_FLAGS, 0, -1), "(slot 0 of address space 0)"));
 }
 
 static void a_text_is_cut_as_snprintf_does(void **state)

@@ -344,7 +344,7 @@ static void a_failed_get_counts_as_a_whole_slot(void **state)
 		assert_int_equal(guest_harvest(&guest, 0), -EFAULT);
 		assert_int_equal(pending_pages(), PAGES + 1);
 		assert_true(dl_log_describe(guest.log, text, sizeof(text)) > 0);
-		assert_non_null(strstr(text, "bitmap could not be read for slot 0"));
+		assert_non_null(strstr(text, "bitmap could not be read (slot 0"));
 		assert_int_equal(guest_harvest(&guest, 0), 0);
 		assert_int_equal(pending_pages(), PAGES + 1);
 		guest_close(&guest);

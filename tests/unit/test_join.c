@@ -273,7 +273,7 @@ static void a_slot_that_cannot_be_switched_off_is_tried_again(void **state)
 	assert_false(is_logged(1));
 	assert_false(is_logged(2));
 	assert_true(dl_log_last_error(guest.log, text, sizeof(text)) > 0);
-	assert_non_null(strstr(text, "switched off for slot 0"));
+	assert_non_null(strstr(text, "switched off (slot 0"));
 	/* The next first cursor begins with it, or the slot's old bitmap would stay. */
 	seen.n = 0;
 	guest_join(&guest, 0);

@@ -83,7 +83,7 @@ static void a_refused_slot_names_its_field(void **state)
 	REFUSE(s.kvm_flags = KVM_MEM_READONLY, EINVAL, "a new size, hva");
 #undef REFUSE
 	FAILS(set(1 << 20, 4096, 4096, 0xffff), EINVAL, "a slot number beyond");
-	expect_error("a slot number beyond the kernel's limit for slot 65535 of address space 0",
+	expect_error("a slot number beyond the kernel's limit (slot 65535 of address space 0)",
 		     EINVAL);
 	FAILS(set(1 << 20, 0, 4096, 5), EINVAL, "a slot of no bytes");
 	FAILS(set(1 << 20, UINT64_C(4096) << 31, 4096, 5), EINVAL, "a slot of no bytes");
@@ -101,7 +101,7 @@ static void a_refused_remove_or_clear_names_its_field(void **state)
 	FAILS(dl_slot_remove(guest.log, 0, 0, words, 1), EINVAL, "n_words");
 	FAILS(dl_slot_remove(guest.log, 0, 0, NULL, 2), EINVAL, "n_words");
 	FAILS(dl_slot_remove(guest.log, 7, 0, NULL, 0), ENOENT, "there is no such slot");
-	expect_error("there is no such slot for slot 7 of address space 0", ENOENT);
+	expect_error("there is no such slot (slot 7 of address space 0)", ENOENT);
 	FAILS(dl_slot_clear(guest.log, 7, 0, 4096), ENOENT, "there is no such slot");
 	FAILS(dl_slot_clear(guest.log, 0, 0, PAGES * 4096 + 1), EINVAL, "a range");
 	FAILS(dl_slot_clear(guest.log, 0, 1, UINT64_MAX), EINVAL, "a range");
@@ -149,7 +149,7 @@ static void a_refused_call_on_a_pass_names_its_field(void **state)
 	assert_int_equal(dl_cursor_ack(cursor, &extent, 1), 0);
 	FAILS(dl_cursor_ack(cursor, &extent, 1), EINVAL, "an extent that is not handed out");
 	FAILS(dl_harvest(join_slot(DL_CURSOR_ONE_SLOT, 9), 0, NULL), ENOENT,
-	      "there is no such slot for slot 9");
+	      "there is no such slot (slot 9");
 }
 
 static void a_refused_take_names_its_field(void **state)
@@ -177,28 +177,63 @@ static void a_failed_system_call_names_its_slot(void **state)
 	begin();
 	end_pass(cursor);
 	fail_calls(KVM_SET_USER_MEMORY_REGION, 0, 1, ENOSPC);
-	FAILS(set(1 << 20, 4096, 4096, 5), ENOSPC, "the memory region could not be set for slot 5");
+	FAILS(set(1 << 20, 4096, 4096, 5), ENOSPC, "the memory region could not be set (slot 5");
 	fail_calls(KVM_SET_USER_MEMORY_REGION, 0, 1, EIO);
 	FAILS(dl_slot_remove(guest.log, 0, 0, NULL, 0), EIO,
-	      "the memory region could not be deleted for slot 0");
+	      "the memory region could not be deleted (slot 0");
 	fail_calls(KVM_GET_DIRTY_LOG, 0, 1, EFAULT);
-	FAILS(dl_harvest(cursor, 0, NULL), EFAULT, "the bitmap could not be read for slot 0");
+	FAILS(dl_harvest(cursor, 0, NULL), EFAULT, "the bitmap could not be read (slot 0");
 	write_page(5);
 	begin_pass(cursor);
 	fail_calls(KVM_CLEAR_DIRTY_LOG, 0, 1, EIO);
-	FAILS(dl_cursor_read(cursor, &extent, 1), EIO,
-	      "the bitmap could not be cleared for slot 0");
+	FAILS(dl_cursor_read(cursor, &extent, 1), EIO, "the bitmap could not be cleared (slot 0");
 	fail_calls(MODEL_CALL_MMAP, 0, 1, ENOMEM);
-	FAILS(set(1 << 20, 4096, 4096, 5), ENOMEM, "no memory for the pages for slot 5");
+	FAILS(set(1 << 20, 4096, 4096, 5), ENOMEM, "no memory for the pages (slot 5");
 }
 
 static void a_failed_reset_is_named(void **state)
 {
+	uint64_t again_ns;
+
 	set_slot(0, 0, PAGES, 0);
 	cursor = join(DL_CURSOR_CLEAN);
 	write_page(5);
 	fail_calls(KVM_RESET_DIRTY_RINGS, 0, 1, EFAULT);
 	FAILS(dl_harvest(cursor, 0, NULL), EFAULT, "the rings could not be reset");
+	fail_calls(KVM_RESET_DIRTY_RINGS, 0, 1, ENOSPC);
+	FAILS(dl_vcpu_drain(vcpu->handle, 0), ENOSPC, "the rings could not be reset");
+	fail_calls(KVM_RESET_DIRTY_RINGS, 0, 1, EFAULT);
+	FAILS(dl_log_reap(guest.log, DL_REAP_NOW, &again_ns), EFAULT,
+	      "the rings could not be reset");
+}
+
+static void a_refused_vcpu_names_its_field(void **state)
+{
+	struct dl_stats stats = { .size = 4 };
+	struct dl_vcpu *none;
+
+	FAILS(dl_vcpu_add(guest.log, vcpu->fd, 0, 1, &none), EINVAL, "unknown flags");
+	FAILS(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, NULL), EINVAL, "a pointer that is NULL");
+	FAILS(dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &none), EEXIST, "the vCPU could not be added");
+	FAILS(dl_vcpu_drain(vcpu->handle, 1), EINVAL, "unknown flags");
+	FAILS(dl_vcpu_stats(vcpu->handle, NULL), EINVAL, "a pointer that is NULL");
+	FAILS(dl_vcpu_stats(vcpu->handle, &stats), EINVAL, "a struct whose size");
+}
+
+static void a_refused_look_names_its_field(void **state)
+{
+	struct dl_stats stats = { .size = 4 };
+	struct dl_config config = { .size = 4 };
+
+	FAILS(dl_log_reap(guest.log, 1, NULL), EINVAL, "unknown flags");
+	FAILS(dl_log_config(guest.log, NULL), EINVAL, "a pointer that is NULL");
+	FAILS(dl_log_config(guest.log, &config), EINVAL, "a struct whose size");
+	FAILS(dl_log_stats(guest.log, NULL), EINVAL, "a pointer that is NULL");
+	FAILS(dl_log_stats(guest.log, &stats), EINVAL, "a struct whose size");
+	fail_calls(MODEL_CALL_TIMER, 0, 1, EMFILE);
+	FAILS(dl_log_fd(guest.log), EMFILE, "the descriptor's timer");
+	fail_calls(MODEL_CALL_SIGMASK, 0, 1, EPERM);
+	FAILS(dl_log_fd(guest.log), EPERM, "signals could not be blocked");
 }
 
 static void *fail_in_a_thread(void *unused)
@@ -237,6 +272,8 @@ int main(void)
 		rule_test(ring, a_refused_mark_is_named),
 		rule_test(bitmap, a_failed_system_call_names_its_slot),
 		rule_test(ring, a_failed_reset_is_named),
+		rule_test(ring, a_refused_vcpu_names_its_field),
+		rule_test(ring, a_refused_look_names_its_field),
 		rule_test(ring, the_last_failure_is_the_logs),
 	};
 

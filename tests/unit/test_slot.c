@@ -207,14 +207,14 @@ static void a_kernel_that_refuses_a_slot_leaves_the_log_as_it_was(void **state)
 	fail_once(KVM_SET_USER_MEMORY_REGION, ENOSPC);
 	expect_set(&other, -ENOSPC);
 	assert_true(dl_log_last_error(guest.log, text, sizeof(text)) > 0);
-	assert_non_null(strstr(text, "could not be set for slot 4 of address space 0"));
+	assert_non_null(strstr(text, "could not be set (slot 4 of address space 0"));
 	assert_int_equal(dl_mark_slot(guest.log, 4, 0, 1), -ENOENT);
 	assert_int_equal(dl_mark_gpa(guest.log, 0, 0, 1), -ENOENT);
 	other.slot = 1 << 16 | 4;
 	fail_once(KVM_SET_USER_MEMORY_REGION, ENOSPC);
 	expect_set(&other, -ENOSPC);
 	assert_true(dl_log_last_error(guest.log, text, sizeof(text)) > 0);
-	assert_non_null(strstr(text, "could not be set for slot 4 of address space 1"));
+	assert_non_null(strstr(text, "could not be set (slot 4 of address space 1"));
 	other.slot = 4;
 	expect_set(&other, 0);
 	assert_int_equal(pending_pages(), 1);

@@ -105,13 +105,13 @@ static void a_failure_is_noted_and_changes_nothing(void **state)
 	assert_int_equal(dli_slot_logging_set(guest.log, slot_of(1), false), -EIO);
 	expect_logged(true, true, true);
 	assert_true(dl_log_last_error(guest.log, text, sizeof(text)) > 0);
-	assert_non_null(strstr(text, "switched off for slot 1 of address space 0"));
+	assert_non_null(strstr(text, "switched off (slot 1 of address space 0"));
 	assert_int_equal(dli_slot_logging_set(guest.log, slot_of(1), false), 0);
 	fail_slot(1, 0, 1);
 	assert_int_equal(dli_slot_logging_set(guest.log, slot_of(1), true), -EIO);
 	expect_logged(true, false, true);
 	assert_true(dl_log_last_error(guest.log, text, sizeof(text)) > 0);
-	assert_non_null(strstr(text, "switched on for slot 1 of address space 0"));
+	assert_non_null(strstr(text, "switched on (slot 1 of address space 0"));
 }
 
 /* The pages were written, so they are writable. After the restart every write is seen. */
