@@ -66,10 +66,15 @@ static bool pass_point_in_ioctl(struct guest *g, int fd, unsigned long request, 
 }
 
 static struct dl_os below;
+static sigset_t parking_signal;
 
+/*
+ * A thread that is parked inside the model would hold the model's lock, so not the model's: before
+ * the library blocks signals one may come at any time.
+ */
 static int signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
 {
-	int r = below.signal_mask(opaque, how, set, old);
+	int r = -pthread_sigmask(how, set, old);
 
 	if (how == SIG_BLOCK)
 		pass_point();
@@ -85,8 +90,15 @@ static int map(void *opaque, int fd, uint64_t offset_bytes, size_t bytes, int pr
 
 static int unmap(void *opaque, void *addr, size_t bytes)
 {
+	sigset_t before;
+	int r;
+
 	pass_point();
-	return below.munmap(opaque, addr, bytes);
+	/* Some unmapping comes after signals are unblocked: the model's lock again. */
+	assert_int_equal(pthread_sigmask(SIG_BLOCK, &parking_signal, &before), 0);
+	r = below.munmap(opaque, addr, bytes);
+	assert_int_equal(pthread_sigmask(SIG_SETMASK, &before, NULL), 0);
+	return r;
 }
 
 static int advise(void *opaque, void *addr, size_t bytes, int advice)
@@ -452,6 +464,8 @@ int main(void)
 		cmocka_unit_test(bitmap_a_thread_parked_anywhere_keeps_no_harvest_waiting),
 	};
 
+	sigemptyset(&parking_signal);
+	sigaddset(&parking_signal, SIGUSR1);
 	if (sigaction(SIGUSR1, &parking, NULL) || sigaction(SIGALRM, &hanging, NULL))
 		return 1;
 	return RUN_TESTS("process: parked threads", tests);
