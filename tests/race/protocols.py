@@ -310,10 +310,68 @@ def an_acknowledgement_meets_a_move_of_its_slot(source):
     return n, None
 
 
+def in_section(steps):
+    """An RCU read section. Place "rcu" counts the open ones; 8: a grace period has begun."""
+    yield "U", "rcu", "acq_rel", lambda x: x + 1
+    result = yield from steps
+    yield "U", "rcu", "acq_rel", lambda x: x - 1
+    return result
+
+
+def grace_period():
+    """False: a section that began before it is still open, so this execution goes no further."""
+    if not (yield "U", "rcu", "acq_rel", lambda x: x | 8):
+        return True
+    return not (yield "R", "rcu", "acquire") & 7
+
+
+def a_mark_meets_the_sharing_of_its_slot(source):
+    """
+    A slot gets a second view: marks go to its fresh set, whose pages are added to the only view's
+    set with plain stores. A marker that still uses the view's set must be through by then.
+    """
+    publish = source.order("pages/view.c", "set_target")
+    look = source.order("pages/slot_table.h", "dli_slot_target")
+    mark, claim = (source.order("pages/page_set_maps.h", f) for f in ("set_bits", "claim_bits"))
+    load, store = source.orders("pages/page_set.c", "dli_page_set_mark_alone")
+    waits = "dli_rcu_synchronize" in source.body("coverage.c", "dli_views_install")
+
+    def marker():
+        def steps():
+            fresh = yield "R", "target", look
+            complete = not fresh or (yield "R", "made", "relaxed")
+            yield "U", "fresh" if fresh else "view", mark, lambda x: x | 1
+            return {"incomplete": not complete}
+
+        return (yield from in_section(steps()))
+
+    def share():
+        yield "W", "made", "relaxed", 1
+        yield "W", "target", publish, 1
+        if waits and not (yield from grace_period()):
+            return {"waits": 1}
+        # Another marker's page is there already.
+        bits = yield "U", "fresh", claim, lambda x: 0
+        before = yield "R", "view", load
+        yield "W", "view", store, before | bits
+        return {}
+
+    n = 0
+    first = {"target": 0, "made": 0, "fresh": 2, "view": 0, "rcu": 0}
+    for found, end in executions([marker, share], first, "c11"):
+        n += not found.get("waits")
+        if found["incomplete"]:
+            return n, "a mark in a set that is not complete"
+        if not found.get("waits") and (end["fresh"] | end["view"]) != 3:
+            return n, "a mark that was in the only view's set"
+    return n, None
+
+
 PROTOCOLS = [a_mark_meets_a_take, a_harvest_skips_a_drained_ring,
              an_acknowledgement_meets_the_end_of_its_pass,
              an_acknowledgement_meets_a_move_of_its_slot, a_repair_meets_a_clear,
-             the_kernel_laps_the_ring, an_entry_after_a_start]
+             the_kernel_laps_the_ring, an_entry_after_a_start,
+             a_mark_meets_the_sharing_of_its_slot]
 LONG_PROTOCOLS = [two_marks_meet_a_take]
 
 
