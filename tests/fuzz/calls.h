@@ -8,10 +8,9 @@
  */
 
 #include "fuzz.h"
-
-#include "../unit/session.h"
-
 #include "model.h"
+
+#include <dirtylog/dirtylog.h>
 
 enum {
 	ARENA_BYTES = 2 << 20, /* memory of valid slots */
@@ -47,14 +46,14 @@ struct world {
 
 	struct dl_slot slots[MAX_SLOTS]; /* those of the log; flags: NO_LOG only */
 	unsigned int slot_count;
-	bool on, closed;
 
 	uint8_t *arena;
 	uint64_t value; /* of the last store; never repeats */
 	uint64_t copy[ARENA_PAGES];
 	bool excused[ARENA_PAGES]; /* not logged, or discarded by the caller */
 
-	struct dl_cursor *iter;
+	struct dl_cursor *cursor; /* of all slots; NULL: nothing is logged */
+	bool in_pass, coalesces;
 	struct range handed[MAX_HANDED], acked[MAX_HANDED];
 	unsigned int handed_count, acked_count;
 };
@@ -74,7 +73,8 @@ void world_excuse(struct world *w, const struct dl_slot *slot, bool excused);
 void world_equalize(struct world *w, const struct dl_slot *slot);
 void world_copy_run(struct world *w, const struct dl_extent *run);
 void world_store(struct world *w, const struct dl_slot *slot, uint64_t page, int vcpu);
-void world_read_all(struct world *w);
+void world_stop_vcpus(struct world *w);
+void world_forget_pass(struct world *w);
 void world_check_equal(struct world *w);
 void world_close(struct world *w);
 
@@ -94,5 +94,14 @@ void world_expect_same(struct world *w, const struct snapshot *before);
 void slots_set(struct world *w);
 void slots_remove(struct world *w);
 void slots_mark(struct world *w);
+
+/* calls_cursor.c */
+void cursor_new(struct world *w);
+void cursor_free(struct world *w);
+void cursor_harvest(struct world *w);
+void cursor_read(struct world *w);
+void cursor_ack(struct world *w);
+void cursor_end(struct world *w);
+void cursor_take(struct world *w);
 
 #endif

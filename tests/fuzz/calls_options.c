@@ -94,18 +94,21 @@ static void choose_kernel(struct world *w)
 					   DL_OS_ARCH_RING_NEEDS_BACKUP };
 	struct input *in = &w->in;
 	uint8_t has = input_u8(in), shape = input_u8(in);
+	uint32_t ring_max_bytes = shape & 4 ? 1u << 16 : 1u << 14;
 
 	w->kernel = (struct model_options){
 		.has = has & 31 ? has & 31 : MODEL_HAS_NOTHING,
 		.page_bytes = shape & 1 ? 16384 : 4096,
 		.arch = arches[shape >> 1 & 1],
-		.ring_max_bytes = 1u << (shape & 4 ? 16 : 14),
+		.ring_max_bytes = ring_max_bytes,
 		.write_order = (shape >> 3) % 3,
 		.pml_entries = shape & 64 ? 16 : 0,
 		.batch_writes = shape & 128 ? 3 : 1,
 		.virtual_clock = true,
 		.delete_unmaps_all = has & 32,
-		.ring_first_index = has & 64 ? 0xffffff00 * (has & 1) : 0,
+		/* Whole rings of any size: the library finds its first entry in the first cell. */
+		.ring_first_index =
+			has & 64 ? 0 - ring_max_bytes / (uint32_t)sizeof(struct kvm_dirty_gfn) : 0,
 		.slot_ids = SLOT_IDS,
 		.address_spaces = ADDRESS_SPACES,
 	};

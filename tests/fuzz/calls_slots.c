@@ -42,7 +42,8 @@ static bool is_valid(const struct world *w, const struct dl_slot *s)
 		return false;
 	if (!s->bytes || s->bytes % page_bytes || s->gpa % page_bytes || s->hva % page_bytes)
 		return false;
-	return s->gpa <= UINT64_MAX - (s->bytes - 1) && s->hva <= UINT64_MAX - (s->bytes - 1) &&
+	/* Neither may end at 2^64. */
+	return s->gpa + s->bytes > s->gpa && s->hva + s->bytes > s->hva &&
 	       s->bytes / page_bytes <= KVM_PAGES_LIMIT;
 }
 
@@ -57,9 +58,6 @@ static int expected_set(struct world *w, const struct dl_slot *s, bool tail)
 		return -E2BIG;
 	if (!is_valid(w, s))
 		return -EINVAL;
-	/* KVM accepts no slot that ends at 2^64; either side may refuse it. */
-	if (!(s->gpa + s->bytes))
-		return KERNEL_DECIDES;
 	if (overlaps_other(w, s))
 		return -EEXIST;
 	old = world_slot(w, s->slot);
@@ -71,7 +69,7 @@ static int expected_set(struct world *w, const struct dl_slot *s, bool tail)
 		return 0;
 	if (s->bytes / w->page_bytes > MAX_SLOT_PAGES)
 		return TOO_LARGE;
-	if (s->kvm_flags & ~KVM_MEM_READONLY || !(s->hva + s->bytes))
+	if (s->kvm_flags & ~KVM_MEM_READONLY)
 		return KERNEL_DECIDES;
 	return !old && w->slot_count == MAX_SLOTS ? TOO_LARGE : 0;
 }
@@ -172,7 +170,7 @@ static void apply_set(struct world *w, const struct dl_slot *s)
 {
 	struct dl_slot *old = world_slot(w, s->slot);
 	bool is_new = !old, moved = old && old->gpa != s->gpa;
-	bool logged = w->on && !(s->flags & DL_SLOT_NO_LOG);
+	bool logged = w->cursor && !(s->flags & DL_SLOT_NO_LOG);
 
 	if (is_new)
 		old = &w->slots[w->slot_count++];
@@ -183,7 +181,7 @@ static void apply_set(struct world *w, const struct dl_slot *s)
 	if (moved)
 		forget_handed(w, s->slot);
 	/* While a pass is open nobody can know that the slot is clean. */
-	if (is_new && logged && s->flags & DL_SLOT_CLEAN && !w->iter)
+	if (is_new && logged && s->flags & DL_SLOT_CLEAN && !w->in_pass)
 		world_equalize(w, s);
 	else if (logged && (is_new || moved))
 		world_excuse(w, s, false);
@@ -216,6 +214,8 @@ void slots_set(struct world *w)
 	if (expected >= 0 && arg.slot.flags & DL_SLOT_EXISTS && !world_slot(w, arg.slot.slot) &&
 	    world_region(w, &arg.slot, arg.slot.bytes, arg.slot.kvm_flags))
 		return;
+	if (arg.slot.flags & DL_SLOT_PAUSED)
+		world_stop_vcpus(w);
 	if (expected)
 		world_snapshot(w, &before);
 	r = dl_slot_set(w->log, &arg.slot);
@@ -266,21 +266,23 @@ void slots_remove(struct world *w)
 		expected = -EINVAL;
 	else if (!slot)
 		expected = -ENOENT;
+	if (flags & DL_REMOVE_PAUSED)
+		world_stop_vcpus(w);
 	if (expected)
 		world_snapshot(w, &before);
 	memset(words, 0, sizeof(words));
 	r = dl_slot_remove(w->log, number, flags, with_words ? words : NULL,
 			   with_words ? sizeof(words) / sizeof(words[0]) : 0);
-	trace("remove slot %#x: %d\n", number, r);
+	trace("remove slot %#x, flags %u: %d\n", number, flags, r);
 	expect(r == expected, "%d, expected %d", r, expected);
 	if (r) {
 		world_expect_same(w, &before);
 		return;
 	}
 	forget_handed(w, number);
-	if (w->on && with_words)
+	if (w->cursor && with_words)
 		send_words(w, slot, words);
-	else if (w->on)
+	else if (w->cursor)
 		world_excuse(w, slot, true);
 	*slot = w->slots[--w->slot_count];
 }
@@ -335,7 +337,7 @@ static void mark_by_address(struct world *w, uint32_t as_id, uint64_t gpa, uint6
 
 	if (gpa + bytes < gpa)
 		expected = -EINVAL;
-	else if (bytes && w->on && !device_writes(w, as_id, gpa, bytes))
+	else if (bytes && w->cursor && !device_writes(w, as_id, gpa, bytes))
 		expected = -ENOENT;
 	r = dl_mark_gpa(w->log, as_id, gpa, bytes);
 	trace("mark %u %#llx %#llx: %d\n", as_id, (unsigned long long)gpa,
@@ -350,11 +352,11 @@ static void mark_by_slot(struct world *w, uint32_t number, uint64_t offset, uint
 
 	if (offset + bytes < offset)
 		expected = -EINVAL;
-	else if (!w->on)
+	else if (!w->cursor)
 		expected = 0;
 	else if (!slot || (bytes && (offset >= slot->bytes || bytes > slot->bytes - offset)))
 		expected = -ENOENT;
-	if (w->on && slot && expected != -EINVAL && bytes && offset < slot->bytes)
+	if (w->cursor && slot && expected != -EINVAL && bytes && offset < slot->bytes)
 		device_writes(w, number >> 16, slot->gpa + offset,
 			      bytes < slot->bytes - offset ? bytes : slot->bytes - offset);
 	r = dl_mark_slot(w->log, number, offset, bytes);
@@ -403,7 +405,7 @@ static void mark_by_hva(struct world *w, uint64_t hva, uint64_t bytes)
 		expected = -EINVAL;
 	else if (bytes > 2 * ARENA_BYTES)
 		return; /* slow to compare */
-	else if (bytes && w->on && !device_writes_hva(w, hva, bytes))
+	else if (bytes && w->cursor && !device_writes_hva(w, hva, bytes))
 		expected = -ENOENT;
 	r = dl_mark_hva(w->log, (void *)(uintptr_t)hva, bytes);
 	trace("mark hva %#llx %#llx: %d\n", (unsigned long long)hva, (unsigned long long)bytes, r);
@@ -456,7 +458,7 @@ static void mark_by_iov(struct world *w, uint64_t offset, uint64_t bytes)
 	}
 	if (offset + bytes < offset || vectors_wrap(iov, n))
 		expected = -EINVAL;
-	else if (w->on && !device_writes_vectors(w, iov, n, offset, bytes))
+	else if (w->cursor && !device_writes_vectors(w, iov, n, offset, bytes))
 		expected = -ENOENT;
 	r = dl_mark_iov(w->log, iov, n, offset, bytes);
 	trace("mark iov %u %#llx %#llx: %d\n", n, (unsigned long long)offset,
@@ -478,7 +480,7 @@ void slots_mark(struct world *w)
 		offset = input_wild(in);
 	if (how & 2)
 		bytes = input_wild(in);
-	if (!w->on)
+	if (!w->cursor)
 		world_snapshot(w, &before);
 	if (how & 128 && how < 168)
 		mark_by_hva(w, how & 1 ? offset : some_address(w, in), bytes);
@@ -491,6 +493,6 @@ void slots_mark(struct world *w)
 		mark_by_address(w, slot->slot >> 16, slot->gpa + offset, bytes);
 	else
 		mark_by_address(w, (uint32_t)input_wild(in), offset, bytes);
-	if (!w->on)
+	if (!w->cursor)
 		world_expect_same(w, &before);
 }
