@@ -3,6 +3,8 @@
  * Reports which dirty logging features this kernel offers, and what libdirtylog would choose and
  * why. Only queries the KVM device: creates no VM and changes nothing.
  */
+#include "output.h"
+
 #include <dirtylog/dirtylog.h>
 
 #include <errno.h>
@@ -18,14 +20,12 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-#define WIDTH_COLUMNS	 80
 #define RING_ENTRY_BYTES 16
 
 enum { EXIT_OK = 0, EXIT_UNSUPPORTED = 1, EXIT_USAGE = 2 };
 
 struct request {
 	const char *device;
-	bool json;
 	struct dl_options options;
 };
 
@@ -85,13 +85,34 @@ static const char usage_text[] =
 	"\n"
 	"Exit status:\n"
 	"  0  the request is supported\n"
-	"  1  the device cannot be queried, or the request is not supported\n"
+	"  1  the device cannot be queried, the request is not supported, or the output\n"
+	"     cannot be written\n"
 	"  2  usage error\n";
+
+/* Ends the program, with an error if some of the output is lost. */
+static void leave(int status)
+{
+	int r = output_close();
+
+	if (r)
+		fprintf(stderr, "probe: cannot write the output: %s\n", strerror(-r));
+	exit(r && !status ? EXIT_UNSUPPORTED : status);
+}
+
+static bool json; /* also for the errors of options that come before it */
 
 static void usage_error(const char *what, const char *value)
 {
-	fprintf(stderr, "probe: %s '%s'; try 'probe --help'\n", what, value);
-	exit(EXIT_USAGE);
+	char text[200];
+
+	snprintf(text, sizeof(text), "%s '%.100s'; try 'probe --help'", what, value);
+	output_wrapped(stderr, fprintf(stderr, "probe: "), 0, text);
+	if (json) {
+		printf("{\n  \"error\": %d,\n  \"reason\": ", EINVAL);
+		output_json_string(text);
+		printf("\n}\n");
+	}
+	leave(EXIT_USAGE);
 }
 
 static uint32_t parse_name(const struct name *names, const char *what, const char *name)
@@ -128,7 +149,9 @@ static void parse(int argc, char **argv, struct request *request)
 	};
 	int option;
 
-	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+	for (int i = 1; i < argc; i++)
+		json |= !strcmp(argv[i], "--json");
+	while ((option = getopt_long(argc, argv, ":", options, NULL)) != -1) {
 		switch (option) {
 		case 'm':
 			request->options.mode = parse_name(modes, "unknown mode", optarg);
@@ -144,14 +167,17 @@ static void parse(int argc, char **argv, struct request *request)
 			request->device = optarg;
 			break;
 		case 'j':
-			request->json = true;
+			json = true;
 			break;
 		case 'h':
 			fputs(usage_text, stdout);
-			exit(EXIT_OK);
-		default: /* getopt_long() has printed the error */
-			fputs("probe: try 'probe --help'\n", stderr);
-			exit(EXIT_USAGE);
+			leave(EXIT_OK);
+			break;
+		case ':':
+			usage_error("no argument for", argv[optind - 1]);
+			break;
+		default:
+			usage_error("invalid option", argv[optind - 1]);
 		}
 	}
 	if (optind < argc)
@@ -218,28 +244,6 @@ static const char *mode_name(uint32_t mode)
 	return mode == DL_MODE_RING ? "ring" : "bitmap";
 }
 
-/* Wraps the text at WIDTH_COLUMNS and indents each line. */
-static void print_wrapped(FILE *to, const char *text, int indent_columns)
-{
-	int column = 0;
-
-	while (*text) {
-		int length = (int)strcspn(text, " ");
-
-		if (column && column + 1 + length > WIDTH_COLUMNS) {
-			fputc('\n', to);
-			column = 0;
-		}
-		if (column)
-			column += fprintf(to, " %.*s", length, text);
-		else
-			column = fprintf(to, "%*s%.*s", indent_columns, "", length, text);
-		text += length;
-		text += strspn(text, " ");
-	}
-	fputc('\n', to);
-}
-
 static void print_row(const char *key, const char *value)
 {
 	printf("  %-34s %s\n", key, value);
@@ -274,8 +278,8 @@ static void print_choice(const struct dl_config *chosen, const char *why)
 		print_ring_row("ring", chosen->ring_entries);
 		print_row("backup bitmap", chosen->backup ? "yes" : "no");
 	}
-	puts("\nReason");
-	print_wrapped(stdout, why, 2);
+	fputs("\nReason\n  ", stdout);
+	output_wrapped(stdout, 2, 2, why);
 }
 
 static void print_table(const struct report *report)
@@ -292,26 +296,14 @@ static void print_table(const struct report *report)
 
 static void print_error(const struct report *report)
 {
-	char text[sizeof(report->why) + 16];
-
-	snprintf(text, sizeof(text), "probe: %s", report->why);
 	fflush(stdout);
-	fputc('\n', stderr);
-	print_wrapped(stderr, text, 0);
+	output_wrapped(stderr, fprintf(stderr, "\nprobe: ") - 1, 0, report->why);
 }
 
 static void print_json_string(const char *key, const char *text)
 {
-	printf("\"%s\": \"", key);
-	for (; *text; text++) {
-		if (*text == '"' || *text == '\\')
-			putchar('\\');
-		if ((unsigned char)*text < ' ')
-			printf("\\u%04x", *text);
-		else
-			putchar(*text);
-	}
-	putchar('"');
+	printf("\"%s\": ", key);
+	output_json_string(text);
 }
 
 static void print_json_offers(const struct dl_config *offered)
@@ -355,15 +347,17 @@ int main(int argc, char **argv)
 	};
 	struct report report = { 0 };
 
+	output_open();
 	parse(argc, argv, &request);
 	report.device = request.device;
 	uname(&report.host);
 	probe_device(&request, &report);
-	if (request.json)
+	if (json)
 		print_json(&report);
 	else
 		print_table(&report);
-	if (report.error && !request.json)
+	if (report.error && !json)
 		print_error(&report);
-	return report.error ? EXIT_UNSUPPORTED : EXIT_OK;
+	leave(report.error ? EXIT_UNSUPPORTED : EXIT_OK);
+	return 0;
 }

@@ -58,6 +58,20 @@ for entries in '' x 12x -1 4294967296; do
   expect 2 --ring-entries "$entries"
 done
 
+for wrong in --nonsense spare --mode "--mode fast" "--ring-entries x"; do
+  # shellcheck disable=SC2086
+  expect 2 --json $wrong
+  expect_key error 22
+done
+
+# Output that is lost is an error, with whatever is closed.
+"$probe" --help >/dev/full 2>"$scratch/err" && fail "lost output is no error"
+printed 'cannot write the output: No space' err
+for closed in '>&-' '<&- >&- 2>&-'; do
+  bash -c "\"\$1\" --device /dev/null --json $closed" bash "$probe" 2>"$scratch/err" &&
+    fail "closed output is no error"
+done
+
 expect 1 --device "$scratch/absent"
 printed "probe: no" err
 printed "$scratch/absent:" err

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+#include "output.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+enum { DEFAULT_COLUMNS = 80, LEAST_COLUMNS = 40 };
+
+void output_open(void)
+{
+	int fd = 0;
+
+	/* Each becomes the lowest free one. Not writable: what is printed there is an error. */
+	while (fd >= 0 && fd <= STDERR_FILENO)
+		fd = fcntl(fd, F_GETFD) < 0 ? open("/dev/null", O_RDONLY) + 1 : fd + 1;
+	signal(SIGPIPE, SIG_IGN);
+}
+
+int output_close(void)
+{
+	if (!fflush(stdout) && !ferror(stdout))
+		return 0;
+	return errno ? -errno : -EIO;
+}
+
+int output_columns(FILE *to)
+{
+	struct winsize size = { 0 };
+
+	if (ioctl(fileno(to), TIOCGWINSZ, &size) || !size.ws_col)
+		return DEFAULT_COLUMNS;
+	return size.ws_col < LEAST_COLUMNS ? LEAST_COLUMNS : size.ws_col;
+}
+
+void output_wrapped(FILE *to, int column, int indent, const char *text)
+{
+	int columns = output_columns(to);
+	bool line_empty = true;
+
+	while (*text) {
+		int length = (int)strcspn(text, " ");
+
+		if (!line_empty && column + 1 + length > columns) {
+			fprintf(to, "\n%*s", indent, "");
+			column = indent;
+			line_empty = true;
+		}
+		fprintf(to, "%s%.*s", line_empty ? "" : " ", length, text);
+		column += length + !line_empty;
+		line_empty = false;
+		text += length;
+		text += strspn(text, " ");
+	}
+	fputc('\n', to);
+}
+
+void output_json_string(const char *text)
+{
+	putchar('"');
+	for (; *text; text++) {
+		unsigned char c = (unsigned char)*text;
+
+		if (c == '"' || c == '\\')
+			printf("\\%c", c);
+		else if (c < ' ')
+			printf("\\u%04x", (unsigned int)c);
+		else
+			putchar(c);
+	}
+	putchar('"');
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef EXAMPLES_OUTPUT_H
+#define EXAMPLES_OUTPUT_H
+
+#include <stdio.h>
+
+/* What the programs print, and to where. */
+
+/*
+ * Called first. Gives a closed descriptor 0, 1 or 2 a file, so that no socket becomes the standard
+ * output. A reader that goes away causes an error, not a signal that ends the program.
+ */
+void output_open(void);
+
+/* Called last. A negative errno value: some of the standard output is lost. */
+int output_close(void);
+
+/* Of the terminal that the stream goes to, or 80. */
+int output_columns(FILE *to);
+
+/*
+ * Prints the text, which begins at a column, and a newline. Wraps it at the stream's width; further
+ * lines begin at the indent.
+ */
+void output_wrapped(FILE *to, int column, int indent, const char *text);
+
+/* Prints a JSON string with its quotes to the standard output. */
+void output_json_string(const char *text);
+
+#endif
