@@ -4,11 +4,14 @@
 # Runs precopy and checks its reports. Arguments: the path of precopy, and a check:
 #
 #   moves     the guest arrives complete and healthy, in every mode, from user and kernel mode
-#   repeat N  repeats every move N times, with rings that fill and overflow
+#   repeat N  a slow wire; then every move N times, with rings that fill and overflow
 #   sabotage  every kind of sabotage is reported as corruption
 #   kills     if one side is killed, the other reports it, and the source's guest keeps running
 #   sides     source and destination are started separately, over each transport
 #   usage     --help, usage errors and refused requests
+#   listening destinations delete no file, and no stranger ends their wait
+#   outputs   outputs that are closed, full or broken
+#   limits    limits of memory
 set -euo pipefail
 
 precopy=$1
@@ -132,6 +135,7 @@ check_moves() {
 
 check_repeat() {
   local i
+  check_slow
   for ((i = 0; i < $1; i++)); do
     move_all "$backend"
   done
@@ -228,6 +232,115 @@ print(s.getsockname()[1])')
   ! wait "$destination_pid" || fail "the destination exits with status 0"
 }
 
+# The JSON object of a run that failed early has its error. Arguments: precopy's.
+expect_json_error() {
+  local status=$1
+  shift
+  expect "$status" "$@" --json
+  [ -n "$(json error)" ] || fail "precopy $*: the JSON object has no error"
+  expect_key exit_status "$status"
+}
+
+check_listening() {
+  printf 'a file of somebody else' >"$scratch/file"
+  expect_json_error 3 --listen "unix:$scratch/file"
+  grep -q 'the file exists' "$scratch/run.err" || fail "the reason is not the file"
+  [ "$(cat "$scratch/file")" = 'a file of somebody else' ] || fail "the file was changed"
+
+  # Neither a second destination at its address ends the first one, nor a probe of its port.
+  start_destination unix --json
+  expect_json_error 3 --listen "$address"
+  python3 -c '
+import socket, sys
+for data in b"", b"GET / HTTP/1.0\r\n\r\n":
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(sys.argv[1])
+        peer.sendall(data)' "$scratch/socket"
+  wait_for 'ignored a connection: it was closed' dst.err
+  wait_for 'ignored a connection: it does not speak' dst.err
+  expect_moved --memory 16M --connect "$address"
+  wait "$destination_pid" || fail "the destination failed"
+
+  # A connection that says nothing keeps no source out.
+  start_destination unix
+  python3 -c '
+import signal, socket, sys
+peer = socket.socket(socket.AF_UNIX)
+peer.connect(sys.argv[1])
+print(flush=True)
+signal.pause()' "$scratch/socket" >"$scratch/silent.out" &
+  children+=("$!")
+  wait_for '^$' silent.out
+  expect_moved --memory 16M --connect "$address"
+  wait "$destination_pid" || fail "the destination failed"
+
+  # An interrupt removes the socket, but not a file that has taken its place.
+  start_destination unix
+  kill -INT "$destination_pid"
+  ! wait "$destination_pid" || fail "an interrupted destination exits with status 0"
+  [ ! -e "$scratch/socket" ] || fail "the socket file was not removed"
+  start_destination unix
+  rm "$scratch/socket"
+  : >"$scratch/socket"
+  kill -TERM "$destination_pid"
+  ! wait "$destination_pid" || fail "an interrupted destination exits with status 0"
+  [ -e "$scratch/socket" ] || fail "another file was removed"
+
+  start_destination 0
+  address=$(sed -n 's/.*listening on //p' "$scratch/dst.err")
+  expect_moved --memory 16M --connect "$address"
+  wait "$destination_pid" || fail "the destination failed"
+}
+
+# Runs a small migration with its descriptors redirected. Arguments: the expected status, then a
+# command for bash that runs "$@".
+expect_redirected() {
+  local want=$1 got=0
+  timeout 120 bash -c "$2" bash "$precopy" --backend model --memory 16M --vcpus 1 --bandwidth 0 \
+    2>"$scratch/run.err" </dev/null || got=$?
+  [ "$got" = "$want" ] || fail "$2: exit status $got, expected $want"
+}
+
+check_outputs() {
+  local closed
+  # shellcheck disable=SC2016 # "$@" is expanded by the inner shell.
+  for closed in '>&-' '<&- >&-' '<&- >&- 2>&-'; do
+    expect_redirected 5 "\"\$@\" $closed"
+    expect_redirected 5 "\"\$@\" --json $closed"
+  done
+  expect_redirected 5 '"$@" >/dev/full'
+  grep -q 'cannot write all of the output: No space' "$scratch/run.err" ||
+    fail "the source does not say that its output is lost"
+  expect_redirected 0 '"$@" <&- 2>&- >/dev/null'
+  expect_redirected 5 'set -o pipefail; "$@" | head -1 >/dev/null'
+  expect_redirected 2 '"$@" --vcpus 0 >&- 2>&-'
+  expect_redirected 5 '"$@" --help >/dev/full'
+}
+
+# With too little memory or too few threads the migration succeeds, or fails with a reason and
+# leaves the guest where it was; the guest is never damaged.
+check_limits() {
+  local kib got
+  for ((kib = 30000; kib <= 330000; kib += 15000)); do
+    got=0
+    (ulimit -v "$kib" && exec timeout 120 "$precopy" --json --backend model --memory 16M \
+      --bandwidth 0) >"$scratch/run.out" 2>"$scratch/run.err" </dev/null || got=$?
+    case $got in
+    0) ;;
+    3) [ -s "$scratch/run.err" ] || fail "ulimit -v $kib: no reason" ;;
+    *) fail "ulimit -v $kib: exit status $got" ;;
+    esac
+  done
+  [ "$got" = 0 ] || fail "ulimit -v $kib: a migration of 16 MiB fails"
+}
+
+# Neither side gives the other up for dead while a frame is on a slow wire.
+check_slow() {
+  expect 0 --json --backend model --memory 16M --vcpus 1 --working-set 64K --bandwidth 64K \
+    --downtime-limit 100000
+  expect_key differing_pages 0
+}
+
 check_usage() {
   local wrong
   expect 0 --help
@@ -235,19 +348,28 @@ check_usage() {
   ! grep -q '.\{81\}' "$scratch/run.out" || fail "--help has a line over 80 columns"
   for wrong in --nonsense spare --vcpus "--vcpus 0" "--vcpus 9" "--memory 1M" "--memory 12Q" \
     "--memory 16777217" "--memory 16M --working-set 17M" "--mode fast" "--passes 0" \
-    "--guest none" "--listen here" "--listen unix:a --connect unix:b"; do
+    "--guest none" "--listen here" "--listen unix:a --connect unix:b" "--listen unix:" \
+    "--connect tcp:localhost" "--connect tcp:localhost:0" "--connect tcp:localhost:65537" \
+    "--bandwidth 1K" --nonsense=1 --memory; do
     # shellcheck disable=SC2086
     expect 2 $wrong
     [ -s "$scratch/run.err" ] || fail "precopy $wrong: no message"
+    ! grep -q '.\{81\}' "$scratch/run.err" || fail "precopy $wrong: a line over 80 columns"
+    # An option that takes --json for its argument complains about that.
+    case $wrong in
+    *--memory | *--vcpus) continue ;;
+    esac
+    # shellcheck disable=SC2086
+    expect_json_error 2 $wrong
   done
-  expect 3 --connect "unix:$scratch/nobody"
+  expect_json_error 3 --connect "unix:$scratch/nobody"
   expect 3 --ring-entries 3 --mode ring --json
   expect_key differing_pages None
   [ -n "$(json error)" ] || fail "the JSON object has no error"
 }
 
 case $check in
-moves | sabotage | kills | sides | usage) "check_$check" ;;
+moves | sabotage | kills | sides | usage | listening | outputs | limits) "check_$check" ;;
 repeat) check_repeat "$3" ;;
 *) fail "unknown check $check" ;;
 esac

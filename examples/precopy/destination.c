@@ -369,11 +369,13 @@ static void print_json(const struct destination *destination, int status)
 {
 	printf("{\n  \"passes\": %u,\n  \"pages_received\": %" PRIu64
 	       ",\n  \"compared_pages\": %" PRIu64 ",\n  \"differing_pages\": %" PRIu64
-	       ",\n  \"guest_healthy\": %s,\n  \"device_healthy\": %s"
+	       ",\n  \"guest_ran\": %s,\n  \"guest_healthy\": %s,\n  \"device_healthy\": %s"
 	       ",\n  \"checked_pages\": %" PRIu64 ",\n  \"exit_status\": %d\n}\n",
 	       destination->passes, destination->pages, destination->proof.compared_pages,
-	       destination->proof.differing_pages,
-	       destination->result.guest_healthy ? "true" : "false",
+	       destination->proof.differing_pages, destination->guest_ran ? "true" : "false",
+	       !destination->guest_ran		   ? "null"
+	       : destination->result.guest_healthy ? "true"
+						   : "false",
 	       destination->result.device_healthy ? "true" : "false",
 	       destination->result.checked_pages, status);
 	fflush(stdout);

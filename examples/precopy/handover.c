@@ -101,21 +101,34 @@ int handover_prove(struct source *source)
 	return r;
 }
 
-void handover_run(struct source *source)
+int handover_run(struct source *source)
 {
 	struct report *report = &source->report;
 	struct wire_result *result = &report->result;
-	int r = wire_send(&source->wire, WIRE_RUN, 0, NULL, 0);
+	uint64_t sent_before = source->wire.sent_bytes;
+	int r;
 
+	if (*source->wire.cancelled)
+		return wire_fail(&source->wire, -EINTR, "cancelled");
+	/* It comes too late from here on. */
+	source->wire.cancelled = NULL;
+	r = wire_send(&source->wire, WIRE_RUN, 0, NULL, 0);
+	if (r && source->wire.sent_bytes - sent_before < sizeof(struct wire_header))
+		return r;
 	if (!r)
 		r = wire_expect(&source->wire, WIRE_RESULT, result, sizeof(*result));
 	if (!r) {
 		result->why[sizeof(result->why) - 1] = '\0';
 		wire_sanitize(result->why);
 		report->has_result = true;
-		return;
+		return 0;
 	}
+	/* A destination refuses only as long as its guest has not run. */
+	if (r == -ECONNREFUSED)
+		return r;
+	report->unknown = true;
 	snprintf(report->error, sizeof(report->error),
-		 "%.200s; the guest may be running at the destination, so it stays stopped here",
+		 "%.150s; the guest may have run at the destination, so it stays stopped here",
 		 source->wire.why);
+	return 0;
 }

@@ -40,8 +40,12 @@ int handover_state(struct source *source);
 /* Has every page compared. Differing pages are no error; the report lists them. */
 int handover_prove(struct source *source);
 
-/* Lets the destination run the guest. If this fails, it is unknown whether it does. */
-void handover_run(struct source *source);
+/*
+ * Lets the destination run the guest. If this fails, the guest has not run there and never will:
+ * the destination was not told in whole, or has refused. After 0 it must not run here again; the
+ * report says whether the destination has answered.
+ */
+int handover_run(struct source *source);
 
 /* Copies a failure of the wire into the report, unless the report has an error already. */
 void source_wire_error(struct source *source);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "options.h"
+#include "address.h"
 #include "clock.h"
 #include "layout.h"
+#include "report.h"
 
 #include <dirtylog/dirtylog.h>
 
@@ -13,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define LEAST_BANDWIDTH_BYTES (UINT64_C(64) << 10)
 
 struct keyword {
 	const char *name;
@@ -71,7 +75,7 @@ static const char help_text[] =
 	"                        otherwise model\n"
 	"\n"
 	"Migration:\n"
-	"  --bandwidth SIZE      bytes per second, at most; 0: no limit (default 200M)\n"
+	"  --bandwidth SIZE      bytes per second, from 64K; 0: no limit (default 200M)\n"
 	"  --downtime-limit MS   stop the guest once the remaining pages can be sent\n"
 	"                        within MS milliseconds (default 100)\n"
 	"  --passes N            stop the guest after N passes at the latest (default 8)\n"
@@ -83,7 +87,9 @@ static const char help_text[] =
 	"  --connect ADDRESS     run only the source\n"
 	"\n"
 	"ADDRESS is unix:PATH or tcp:HOST:PORT. Connections are neither encrypted nor\n"
-	"authenticated. SIZE takes a suffix K, M, G or T (powers of 1024).\n"
+	"authenticated. A destination goes on listening until a source has connected; it\n"
+	"neither replaces nor deletes a file. SIZE takes a suffix K, M, G or T (powers of\n"
+	"1024).\n"
 	"\n"
 	"Other:\n"
 	"  --json                print one JSON object on stdout instead of tables\n"
@@ -99,7 +105,10 @@ static const char help_text[] =
 	"  0  migrated: no page differs and the guest is healthy\n"
 	"  1  corruption: pages differ or the guest found damage\n"
 	"  2  usage error\n"
-	"  3  the migration failed\n";
+	"  3  the migration failed; the guest never ran at the destination\n"
+	"  4  unknown: the connection was lost while the guest was handed over. It is\n"
+	"     stopped here. Look at the destination before you start it anywhere\n"
+	"  5  as 0, but some of the output could not be written\n";
 
 static const char *keyword_name(const struct keyword *keywords, uint32_t value)
 {
@@ -123,38 +132,49 @@ const char *options_mode_name(uint32_t mode)
 	return keyword_name(modes, mode);
 }
 
-static bool parse_keyword(const char *option, const char *text, const struct keyword *keywords,
-			  uint32_t *value)
+/* Called with the option's name and text. Returns false. */
+static bool wrong_value(const struct options *options, const char *option, const char *text,
+			const char *expected)
+{
+	report_early_failure(options, STATUS_USAGE, "--%s %.80s: expected %s", option, text,
+			     expected);
+	return false;
+}
+
+static bool parse_keyword(const struct options *options, const char *option, const char *text,
+			  const struct keyword *keywords, uint32_t *value)
 {
 	const struct keyword *keyword;
+	char expected[100] = "one of";
 
 	for (keyword = keywords; keyword->name; keyword++)
 		if (!strcmp(keyword->name, text)) {
 			*value = keyword->value;
 			return true;
 		}
-	fprintf(stderr, "precopy: --%s %s: expected one of", option, text);
-	for (keyword = keywords; keyword->name; keyword++)
-		fprintf(stderr, " %s", keyword->name);
-	fputc('\n', stderr);
-	return false;
+	for (keyword = keywords; keyword->name; keyword++) {
+		size_t used = strlen(expected);
+
+		snprintf(expected + used, sizeof(expected) - used, " %s", keyword->name);
+	}
+	return wrong_value(options, option, text, expected);
 }
 
-static bool parse_number(const char *option, const char *text, uint64_t least, uint64_t most,
-			 uint64_t *value)
+static bool parse_number(const struct options *options, const char *option, const char *text,
+			 uint64_t least, uint64_t most, uint64_t *value)
 {
-	char *end;
+	char expected[80], *end;
 
 	errno = 0;
 	*value = strtoull(text, &end, 10);
 	if (isdigit((unsigned char)*text) && !*end && !errno && *value >= least && *value <= most)
 		return true;
-	fprintf(stderr, "precopy: --%s %s: expected a number from %" PRIu64 " to %" PRIu64 "\n",
-		option, text, least, most);
-	return false;
+	snprintf(expected, sizeof(expected), "a number from %" PRIu64 " to %" PRIu64, least, most);
+	return wrong_value(options, option, text, expected);
 }
 
-static bool parse_size(const char *option, const char *text, uint64_t *bytes)
+static bool parse_size(const struct options *options, const char *option, const char *text,
+		       uint64_t *bytes)
 {
 	static const char units[] = "KMGT";
 	const char *unit;
@@ -174,9 +194,20 @@ static bool parse_size(const char *option, const char *text, uint64_t *bytes)
 		*bytes = number << shift;
 		return true;
 	}
-	fprintf(stderr, "precopy: --%s %s: expected a size such as 4096, 64M or 2G\n", option,
-		text);
-	return false;
+	return wrong_value(options, option, text, "a size such as 4096, 64M or 2G");
+}
+
+/* A page takes less than a second, and no side gives the other up for dead. */
+static bool parse_bandwidth(struct options *options, const char *option, const char *text)
+{
+	uint64_t bytes;
+
+	if (!parse_size(options, option, text, &bytes))
+		return false;
+	if (bytes && bytes < LEAST_BANDWIDTH_BYTES)
+		return wrong_value(options, option, text, "at least 64K, or 0 for no limit");
+	options->bandwidth_bytes_per_s = bytes;
+	return true;
 }
 
 enum {
@@ -238,22 +269,22 @@ static bool parse_guest_option(struct options *options, int option, const char *
 
 	switch (option) {
 	case OPT_VCPUS:
-		valid = parse_number(name, text, 1, LAYOUT_MAX_VCPUS, &number);
+		valid = parse_number(options, name, text, 1, LAYOUT_MAX_VCPUS, &number);
 		options->vcpus = (uint32_t)number;
 		return valid;
 	case OPT_MEMORY:
 		options->memory_given = true;
-		return parse_size(name, text, &options->memory_bytes);
+		return parse_size(options, name, text, &options->memory_bytes);
 	case OPT_GUEST:
-		valid = parse_keyword(name, text, guests, &value);
+		valid = parse_keyword(options, name, text, guests, &value);
 		options->guest_user = value;
 		return valid;
 	case OPT_WORKING_SET:
-		return parse_size(name, text, &options->working_set_bytes);
+		return parse_size(options, name, text, &options->working_set_bytes);
 	case OPT_PATTERN:
-		return parse_keyword(name, text, patterns, &options->pattern);
+		return parse_keyword(options, name, text, patterns, &options->pattern);
 	default:
-		return parse_size(name, text, &options->dirty_bytes_per_s);
+		return parse_size(options, name, text, &options->dirty_bytes_per_s);
 	}
 }
 
@@ -266,16 +297,16 @@ static bool parse_log_option(struct options *options, int option, const char *na
 
 	switch (option) {
 	case OPT_MODE:
-		return parse_keyword(name, text, modes, &options->mode);
+		return parse_keyword(options, name, text, modes, &options->mode);
 	case OPT_RING_ENTRIES:
 		/* The library checks the value against the kernel's limits. */
-		valid = parse_number(name, text, 1, UINT32_MAX, &number);
+		valid = parse_number(options, name, text, 1, UINT32_MAX, &number);
 		options->ring_entries = (uint32_t)number;
 		return valid;
 	case OPT_BACKUP:
-		return parse_keyword(name, text, backups, &options->backup);
+		return parse_keyword(options, name, text, backups, &options->backup);
 	default:
-		valid = parse_keyword(name, text, backends, &value);
+		valid = parse_keyword(options, name, text, backends, &value);
 		options->backend = (enum backend)value;
 		return valid;
 	}
@@ -290,25 +321,25 @@ static bool parse_migration_option(struct options *options, int option, const ch
 
 	switch (option) {
 	case OPT_BANDWIDTH:
-		return parse_size(name, text, &options->bandwidth_bytes_per_s);
+		return parse_bandwidth(options, name, text);
 	case OPT_DOWNTIME_LIMIT:
-		valid = parse_number(name, text, 0, 1000000, &number);
+		valid = parse_number(options, name, text, 0, 1000000, &number);
 		options->downtime_limit_ns = number * NS_PER_MS;
 		return valid;
 	case OPT_PASSES:
-		valid = parse_number(name, text, 1, 10000, &number);
+		valid = parse_number(options, name, text, 1, 10000, &number);
 		options->passes = (uint32_t)number;
 		return valid;
 	case OPT_TRANSPORT:
-		valid = parse_keyword(name, text, transports, &value);
+		valid = parse_keyword(options, name, text, transports, &value);
 		options->tcp = value;
 		return valid;
 	case OPT_SABOTAGE:
-		valid = parse_keyword(name, text, sabotages, &value);
+		valid = parse_keyword(options, name, text, sabotages, &value);
 		options->sabotage = (enum sabotage)value;
 		return valid;
 	case OPT_DESTINATION_FD:
-		valid = parse_number(name, text, 0, 1 << 20, &number);
+		valid = parse_number(options, name, text, 0, 1 << 20, &number);
 		options->destination_fd = (int)number;
 		return valid;
 	case OPT_NO_ZERO_PAGES:
@@ -335,27 +366,23 @@ static bool parse_option(struct options *options, int option, const char *name, 
 	return parse_migration_option(options, option, name, text);
 }
 
-static int usage_error(const char *what)
+static int usage_error(const struct options *options, const char *what)
 {
-	fprintf(stderr, "precopy: %s; try 'precopy --help'\n", what);
-	return STATUS_USAGE;
-}
-
-static bool is_address(const char *text)
-{
-	return !text || !strncmp(text, "unix:", 5) || !strncmp(text, "tcp:", 4);
+	return report_early_failure(options, STATUS_USAGE, "%s; try 'precopy --help'", what);
 }
 
 /* Checks options that depend on each other. */
 static int check_combination(struct options *options)
 {
 	struct layout layout;
-	char why[200];
+	char why[320];
+	struct reason reason = { why, sizeof(why) };
 
 	if (options->listen && options->connect)
-		return usage_error("--listen and --connect exclude each other");
-	if (!is_address(options->listen) || !is_address(options->connect))
-		return usage_error("an address must be unix:PATH or tcp:HOST:PORT");
+		return usage_error(options, "--listen and --connect exclude each other");
+	if ((options->listen && address_check(options->listen, true, reason)) ||
+	    (options->connect && address_check(options->connect, false, reason)))
+		return report_early_failure(options, STATUS_USAGE, "%s", why);
 	if (!options->working_set_bytes)
 		options->working_set_bytes = options->memory_bytes / 4;
 	if (options->listen)
@@ -363,8 +390,26 @@ static int check_combination(struct options *options)
 	if (!layout_make(&layout, options->memory_bytes, options->working_set_bytes, options->vcpus,
 			 (uint32_t)sysconf(_SC_PAGESIZE), why, sizeof(why)))
 		return -1;
-	fprintf(stderr, "precopy: %s\n", why);
-	return STATUS_USAGE;
+	return report_early_failure(options, STATUS_USAGE, "%s", why);
+}
+
+/* Also for the errors of options that come before it. */
+static bool asks_for_json(int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++)
+		if (!strcmp(argv[i], "--json"))
+			return true;
+	return false;
+}
+
+/* getopt_long() found an option that does not exist, or that lacks its argument. */
+static int bad_option(const struct options *options, int kind, const char *text)
+{
+	char what[120];
+
+	snprintf(what, sizeof(what),
+		 kind == ':' ? "option '%.80s' needs an argument" : "invalid option '%.80s'", text);
+	return usage_error(options, what);
 }
 
 int options_parse(struct options *options, int argc, char **argv)
@@ -382,10 +427,11 @@ int options_parse(struct options *options, int argc, char **argv)
 		.passes = 8,
 		.zero_pages = true,
 		.destination_fd = -1,
+		.json = asks_for_json(argc, argv),
 	};
-	while ((option = getopt_long(argc, argv, "", long_options, &index)) != -1) {
-		if (option == '?') /* getopt_long() already printed the error */
-			return usage_error("invalid options");
+	while ((option = getopt_long(argc, argv, ":", long_options, &index)) != -1) {
+		if (option == '?' || option == ':')
+			return bad_option(options, option, argv[optind - 1]);
 		if (option == OPT_HELP) {
 			fputs(help_text, stdout);
 			return STATUS_MOVED;
@@ -395,7 +441,7 @@ int options_parse(struct options *options, int argc, char **argv)
 	}
 	if (optind < argc) {
 		snprintf(why, sizeof(why), "unexpected argument '%.80s'", argv[optind]);
-		return usage_error(why);
+		return usage_error(options, why);
 	}
 	return check_combination(options);
 }

@@ -47,7 +47,9 @@ enum {
 	STATUS_MOVED = 0,   /* the migration succeeded: all pages match and the guest is healthy */
 	STATUS_CORRUPT = 1, /* pages differ or the guest found damage */
 	STATUS_USAGE = 2,
-	STATUS_FAILED = 3, /* the migration failed */
+	STATUS_FAILED = 3,     /* the migration failed; the guest never ran at the destination */
+	STATUS_UNKNOWN = 4,    /* nobody here knows whether the guest ran at the destination */
+	STATUS_UNREPORTED = 5, /* STATUS_MOVED, but some of the output is lost */
 };
 
 /*

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
+#include "../output.h"
 #include "clock.h"
 #include "destination.h"
+#include "listener.h"
 #include "options.h"
 #include "report.h"
 #include "source.h"
@@ -56,15 +58,12 @@ static int run_both(const struct options *options, char *program)
 	pid_t child;
 	int fds[2], status;
 
-	if (transport_pair(options->tcp, fds, why, sizeof(why))) {
-		report_print_error("%s", why);
-		return STATUS_FAILED;
-	}
+	if (transport_pair(options->tcp, fds, why, sizeof(why)))
+		return report_early_failure(options, STATUS_FAILED, "%s", why);
 	child = fork();
-	if (child < 0) {
-		report_print_error("cannot fork: %s", strerror(errno));
-		return STATUS_FAILED;
-	}
+	if (child < 0)
+		return report_early_failure(options, STATUS_FAILED, "cannot fork: %s",
+					    strerror(errno));
 	if (!child)
 		exec_destination(fds[1], program);
 	close(fds[1]);
@@ -73,20 +72,39 @@ static int run_both(const struct options *options, char *program)
 	return status;
 }
 
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number)
+{
+	(void)number;
+	interrupted = 1;
+}
+
 static void print_listening(const char *address)
 {
 	fprintf(stderr, "precopy: destination: listening on %s\n", address);
 }
 
+static void print_ignored(const char *why)
+{
+	fprintf(stderr, "precopy: destination: ignored a connection: %s\n", why);
+}
+
 static int run_listening(const struct options *options)
 {
+	struct sigaction action = { .sa_handler = on_interrupt }, before[2];
 	char why[256];
-	int fd = transport_listen(options->listen, print_listening, why, sizeof(why));
+	int fd;
 
+	sigaction(SIGINT, &action, &before[0]);
+	sigaction(SIGTERM, &action, &before[1]);
+	fd = listener_wait(options->listen, print_listening, print_ignored, &interrupted, why,
+			   sizeof(why));
+	sigaction(SIGINT, &before[0], NULL);
+	sigaction(SIGTERM, &before[1], NULL);
 	if (fd >= 0)
 		return destination_run(options, fd);
-	report_print_error("%s", why);
-	return STATUS_FAILED;
+	return report_early_failure(options, STATUS_FAILED, "%s", why);
 }
 
 static int run_connecting(const struct options *options)
@@ -96,24 +114,34 @@ static int run_connecting(const struct options *options)
 
 	if (fd >= 0)
 		return source_run(options, fd, 0);
-	report_print_error("%s", why);
-	return STATUS_FAILED;
+	return report_early_failure(options, STATUS_FAILED, "%s", why);
+}
+
+static int run(const struct options *options, char *program)
+{
+	if (options->destination_fd >= 0) {
+		(void)fcntl(options->destination_fd, F_SETFD, FD_CLOEXEC);
+		return destination_run(options, options->destination_fd);
+	}
+	if (options->listen)
+		return run_listening(options);
+	if (options->connect)
+		return run_connecting(options);
+	return run_both(options, program);
 }
 
 int main(int argc, char **argv)
 {
 	struct options options;
-	int status = options_parse(&options, argc, argv);
+	int status, r;
 
-	if (status >= 0)
+	output_open();
+	status = options_parse(&options, argc, argv);
+	if (status < 0)
+		status = run(&options, argv[0]);
+	r = output_close();
+	if (!r)
 		return status;
-	if (options.destination_fd >= 0) {
-		(void)fcntl(options.destination_fd, F_SETFD, FD_CLOEXEC);
-		return destination_run(&options, options.destination_fd);
-	}
-	if (options.listen)
-		return run_listening(&options);
-	if (options.connect)
-		return run_connecting(&options);
-	return run_both(&options, argv[0]);
+	report_print_error("cannot write all of the output: %s", strerror(-r));
+	return status == STATUS_MOVED ? STATUS_UNREPORTED : status;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "report.h"
+#include "../output.h"
 #include "clock.h"
 #include "report_json.h"
 
@@ -13,7 +14,7 @@
 
 #define PROGRESS_NS (100 * NS_PER_MS)
 
-enum { WIDTH_COLUMNS = 80, LABEL_COLUMNS = 9 };
+enum { LABEL_COLUMNS = 9 };
 
 static double mib(uint64_t bytes)
 {
@@ -52,27 +53,6 @@ static void clear_line(struct report *report)
 	report->has_progress = false;
 }
 
-/* Wraps the text, which begins at a column; further lines begin at the indent. */
-static void print_wrapped(FILE *to, int column, int indent, const char *text)
-{
-	bool line_empty = true;
-
-	while (*text) {
-		int length = (int)strcspn(text, " ");
-
-		if (!line_empty && column + 1 + length > WIDTH_COLUMNS) {
-			fprintf(to, "\n%*s", indent, "");
-			column = indent;
-			line_empty = true;
-		}
-		column += fprintf(to, "%s%.*s", line_empty ? "" : " ", length, text);
-		line_empty = false;
-		text += length;
-		text += strspn(text, " ");
-	}
-	fputc('\n', to);
-}
-
 void report_field(struct report *report, const char *label, const char *format, ...)
 {
 	char text[640];
@@ -84,7 +64,7 @@ void report_field(struct report *report, const char *label, const char *format, 
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
-	print_wrapped(stdout, printf("%-*s", LABEL_COLUMNS, label), LABEL_COLUMNS, text);
+	output_wrapped(stdout, printf("%-*s", LABEL_COLUMNS, label), LABEL_COLUMNS, text);
 	fflush(stdout);
 }
 
@@ -96,7 +76,21 @@ void report_print_error(const char *format, ...)
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
-	print_wrapped(stderr, fprintf(stderr, "precopy: "), 0, text);
+	output_wrapped(stderr, fprintf(stderr, "precopy: "), 0, text);
+}
+
+int report_early_failure(const struct options *options, int status, const char *format, ...)
+{
+	char text[640];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	report_print_error("%s", text);
+	if (options->json)
+		report_json_early(text, status);
+	return status;
 }
 
 void report_line(struct report *report, const char *format, ...)
@@ -193,6 +187,8 @@ static int status_of(const struct report *report)
 		return STATUS_CORRUPT;
 	if (report->has_result && (!report->result.guest_healthy || !report->result.device_healthy))
 		return STATUS_CORRUPT;
+	if (report->unknown)
+		return STATUS_UNKNOWN;
 	if (*report->error || !report->proved || !report->has_result)
 		return STATUS_FAILED;
 	return STATUS_MOVED;
@@ -290,6 +286,8 @@ int report_end(struct report *report)
 		report_line(report, "\nNo write was lost.");
 	else if (status == STATUS_CORRUPT)
 		report_line(report, "\nCORRUPTION: writes were lost.");
+	else if (status == STATUS_UNKNOWN)
+		report_line(report, "\nIt is unknown whether the guest runs at the destination.");
 	else
 		report_line(report, "\nThe migration failed.");
 	return status;

@@ -41,6 +41,7 @@ struct report {
 	bool proved;
 	struct wire_proof proof;
 	bool has_result;
+	bool unknown; /* whether the guest ran at the destination */
 	struct wire_result result;
 
 	char error[320]; /* empty: no error */
@@ -69,6 +70,12 @@ void report_field(struct report *report, const char *label, const char *format, 
 
 /* Prints an error to stderr, wrapped to the width of the report. */
 void report_print_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/*
+ * Prints an error of before there is a report, with --json as an object too. Returns the status.
+ */
+int report_early_failure(const struct options *options, int status, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
 
 /* Prints report->error once, if there is one. */
 void report_error(struct report *report);

@@ -1,21 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "report_json.h"
+#include "../output.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 
 static void print_string(const char *name, const char *text)
 {
-	printf("  \"%s\": \"", name);
-	for (; *text; text++) {
-		if (*text == '"' || *text == '\\')
-			printf("\\%c", *text);
-		else if ((unsigned char)*text < ' ')
-			printf("\\u%04x", (unsigned)(unsigned char)*text);
-		else
-			putchar(*text);
-	}
-	printf("\",\n");
+	printf("  \"%s\": ", name);
+	output_json_string(text);
+	printf(",\n");
 }
 
 static void print_number(const char *name, uint64_t value)
@@ -98,6 +92,17 @@ static void print_log(const struct report *report)
 	print_number("ioctl_ns", stats->ioctl_ns);
 }
 
+/* Whether the guest is well where it runs now; null: that is unknown, or it runs nowhere. */
+static void print_health(const struct report *report)
+{
+	if (report->has_result)
+		print_bool("guest_healthy", report->result.guest_healthy);
+	else if (report->resumed)
+		print_bool("guest_healthy", report->resumed_check.healthy);
+	else
+		printf("  \"guest_healthy\": null,\n");
+}
+
 static void print_outcome(const struct report *report)
 {
 	const struct wire_result *result = &report->result;
@@ -109,9 +114,7 @@ static void print_outcome(const struct report *report)
 	} else {
 		printf("  \"differing_pages\": null,\n");
 	}
-	print_bool("guest_healthy", report->has_result
-					    ? result->guest_healthy
-					    : report->resumed && report->resumed_check.healthy);
+	print_health(report);
 	if (report->has_result) {
 		print_bool("device_healthy", result->device_healthy);
 		print_number("destination_checked_pages", result->checked_pages);
@@ -119,9 +122,20 @@ static void print_outcome(const struct report *report)
 		print_string("damage", result->why);
 	}
 	print_bool("runs_on_source", report->resumed && report->resumed_check.healthy);
+	if (report->unknown)
+		printf("  \"ran_at_destination\": null,\n");
+	else
+		print_bool("ran_at_destination", report->has_result);
 	if (report->resumed)
 		print_bool("logging_off", report->logging_off);
 	print_string("error", report->error);
+}
+
+void report_json_early(const char *error, int status)
+{
+	printf("{\n");
+	print_string("error", error);
+	printf("  \"exit_status\": %d\n}\n", status);
 }
 
 void report_json(const struct report *report, int status)

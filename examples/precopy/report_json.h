@@ -7,4 +7,7 @@
 /* Prints the report as one JSON object on stdout. */
 void report_json(const struct report *report, int status);
 
+/* An error of before there is a report. */
+void report_json_early(const char *error, int status);
+
 #endif

@@ -274,10 +274,6 @@ static void run_migration(struct source *source)
 	int r;
 
 	machine_resume(&source->machine);
-	r = device_start(&source->device);
-	if (r)
-		snprintf(report->error, sizeof(report->error), "cannot start the device thread: %s",
-			 strerror(-r));
 	/* Let the guest map its pages writable before logging starts: the harder case. */
 	nanosleep(&warm_up, NULL);
 	start_ns = clock_ns();
@@ -290,11 +286,11 @@ static void run_migration(struct source *source)
 	end_logging(source);
 	if (!r)
 		r = handover_prove(source);
-	if (!r) {
-		/* From here on the guest belongs to the destination and must not run here again. */
-		handover_run(source);
+	if (!r)
+		r = handover_run(source);
+	/* From here on the guest belongs to the destination and must not run here again. */
+	if (!r)
 		return;
-	}
 	source_wire_error(source);
 	report_error(report);
 	resume_on_source(source);
@@ -343,6 +339,9 @@ static void run_machine(struct source *source)
 		r = saboteur_init(&source->sender.saboteur, options->sabotage, &source->machine);
 	device_init(&source->device, &source->machine, source->log);
 	source->device.skip_marks = options->sabotage == SABOTAGE_MARK;
+	if (!r && (r = device_start(&source->device)))
+		snprintf(report->error, sizeof(report->error), "cannot start the device thread: %s",
+			 strerror(-r));
 	if (!r && !handover_hello(source)) {
 		report_begin(report);
 		run_migration(source);
@@ -392,6 +391,7 @@ int source_run(const struct options *options, int fd, pid_t destination_pid)
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 	wire_init(&source.wire, fd);
+	source.wire.cancelled = &cancelled;
 	source.report.destination_pid = destination_pid;
 	source.sender.wire = &source.wire;
 	source.sender.report = &source.report;

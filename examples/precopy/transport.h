@@ -10,14 +10,13 @@
  * errno value on failure, with the reason in why.
  */
 
-/* Accepts one connection and returns its socket. Calls listening() once a peer can connect. */
-int transport_listen(const char *address, void (*listening)(const char *address), char *why,
-		     size_t why_bytes);
-
 /* Returns the connected socket. */
 int transport_connect(const char *address, char *why, size_t why_bytes);
 
 /* Makes two connected sockets: a socket pair or, with tcp, a loopback connection. Returns 0. */
 int transport_pair(bool tcp, int fds[2], char *why, size_t why_bytes);
+
+/* Small frames are answered: do not collect them. */
+void transport_set_nodelay(int fd);
 
 #endif

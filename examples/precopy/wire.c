@@ -11,7 +11,9 @@
 #include <sys/uio.h>
 
 #define WIRE_MAGIC  UINT32_C(0x706d4c44) /* "DLmp" */
-#define MAX_ANSWERS 4			 /* skipped in search of a refusal */
+#define CANCEL_NS   (200 * NS_PER_MS)
+#define REFUSAL_NS  NS_PER_S
+#define MAX_ANSWERS 4 /* skipped in search of a refusal */
 
 _Static_assert(sizeof(struct wire_header) == 24, "no padding on the wire");
 _Static_assert(sizeof(struct wire_hello) == 40, "no padding on the wire");
@@ -23,6 +25,7 @@ void wire_init(struct wire *wire, int fd)
 {
 	memset(wire, 0, sizeof(*wire));
 	wire->fd = fd;
+	wire->timeout_ns = WIRE_TIMEOUT_NS;
 }
 
 int wire_fail(struct wire *wire, int failure, const char *format, ...)
@@ -47,17 +50,23 @@ static int connection_lost(struct wire *wire, int failure)
 static int wait_ready(struct wire *wire, short events, uint64_t deadline_ns)
 {
 	struct pollfd pollfd = { .fd = wire->fd, .events = events };
-	uint64_t now_ns;
+	uint64_t now_ns, wait_ns;
 	int r;
 
 	for (;;) {
+		if (wire->cancelled && *wire->cancelled)
+			return wire_fail(wire, -EINTR, "cancelled");
 		now_ns = clock_ns();
 		if (now_ns >= deadline_ns)
 			return wire_fail(wire, -ETIMEDOUT,
 					 "timed out: the peer %s nothing for %u s",
 					 events & POLLIN ? "sent" : "received",
-					 (unsigned)(WIRE_TIMEOUT_NS / 1000000000));
-		r = poll(&pollfd, 1, (int)((deadline_ns - now_ns) / 1000000) + 1);
+					 (unsigned)(wire->timeout_ns / NS_PER_S));
+		wait_ns = deadline_ns - now_ns;
+		/* A signal just before poll() would not wake it up. */
+		if (wire->cancelled && wait_ns > CANCEL_NS)
+			wait_ns = CANCEL_NS;
+		r = poll(&pollfd, 1, (int)(wait_ns / 1000000) + 1);
 		if (r > 0)
 			return 0;
 		if (r < 0 && errno != EINTR)
@@ -87,7 +96,7 @@ int wire_send(struct wire *wire, enum wire_type type, uint64_t offset_bytes, con
 				      .payload_bytes = (uint32_t)payload_bytes,
 				      .offset_bytes = offset_bytes };
 	struct iovec parts[2] = { { &header, sizeof(header) }, { (void *)payload, payload_bytes } };
-	uint64_t deadline_ns = clock_ns() + WIRE_TIMEOUT_NS;
+	uint64_t deadline_ns = clock_ns() + wire->timeout_ns;
 	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
 	struct iovec *part = parts;
 	size_t left = 2;
@@ -150,7 +159,7 @@ static int receive_refusal(struct wire *wire, uint32_t bytes)
 
 	if (bytes >= sizeof(text))
 		return wire_fail(wire, -EPROTO, "the peer sent a refusal of %u bytes", bytes);
-	r = receive(wire, text, bytes, clock_ns() + WIRE_TIMEOUT_NS);
+	r = receive(wire, text, bytes, clock_ns() + wire->timeout_ns);
 	if (r)
 		return r;
 	text[bytes] = '\0';
@@ -160,7 +169,7 @@ static int receive_refusal(struct wire *wire, uint32_t bytes)
 
 int wire_receive_header(struct wire *wire, struct wire_header *header)
 {
-	int r = receive(wire, header, sizeof(*header), clock_ns() + WIRE_TIMEOUT_NS);
+	int r = receive(wire, header, sizeof(*header), clock_ns() + wire->timeout_ns);
 
 	if (r)
 		return r;
@@ -179,7 +188,7 @@ int wire_receive_header(struct wire *wire, struct wire_header *header)
 
 int wire_receive_payload(struct wire *wire, void *payload, size_t bytes)
 {
-	return receive(wire, payload, bytes, clock_ns() + WIRE_TIMEOUT_NS);
+	return receive(wire, payload, bytes, clock_ns() + wire->timeout_ns);
 }
 
 int wire_expect(struct wire *wire, enum wire_type type, void *payload, size_t payload_bytes)
@@ -194,6 +203,23 @@ int wire_expect(struct wire *wire, enum wire_type type, void *payload, size_t pa
 				 "the peer sent frame %u with %u bytes, expected %u with %zu",
 				 header.type, header.payload_bytes, (unsigned)type, payload_bytes);
 	return wire_receive_payload(wire, payload, payload_bytes);
+}
+
+enum wire_peek wire_peek(int fd)
+{
+	const struct wire_header hello = { .magic = WIRE_MAGIC, .type = WIRE_HELLO };
+	const size_t fixed = offsetof(struct wire_header, payload_bytes);
+	struct wire_header header;
+	ssize_t n = recv(fd, &header, sizeof(header), MSG_PEEK | MSG_DONTWAIT);
+
+	if (n < 0)
+		return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? WIRE_PEEK_NOTHING
+										 : WIRE_PEEK_CLOSED;
+	if (!n)
+		return WIRE_PEEK_CLOSED;
+	if (memcmp(&header, &hello, (size_t)n < fixed ? (size_t)n : fixed))
+		return WIRE_PEEK_OTHER;
+	return (size_t)n < sizeof(header) ? WIRE_PEEK_NOTHING : WIRE_PEEK_HELLO;
 }
 
 void wire_refuse(struct wire *wire, const char *why)
@@ -214,6 +240,8 @@ void wire_read_refusal(struct wire *wire)
 
 	if (wire->failure != -EPIPE && wire->failure != -ECONNRESET)
 		return;
+	/* A guest may be waiting to run on. */
+	wire->timeout_ns = REFUSAL_NS;
 	/* Skip answers that were still in flight, but a bounded number of them. */
 	do {
 		r = wire_receive_header(wire, &header);

@@ -24,6 +24,7 @@
  * of KVM with dirty rings is in practice.
  */
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -98,6 +99,9 @@ struct wire_result {
 
 struct wire {
 	int fd;
+	/* Not NULL: once it is set, waiting ends with -EINTR. */
+	const volatile sig_atomic_t *cancelled;
+	uint64_t timeout_ns; /* WIRE_TIMEOUT_NS */
 	uint64_t sent_bytes;
 	uint64_t received_bytes;
 	int failure;		   /* negative errno of the last failure */
@@ -119,6 +123,11 @@ int wire_receive_payload(struct wire *wire, void *payload, size_t bytes);
 
 /* Receives a frame; any other type or payload length is an error. */
 int wire_expect(struct wire *wire, enum wire_type type, void *payload, size_t payload_bytes);
+
+/* What a new connection begins with; nothing of it is read. */
+enum wire_peek { WIRE_PEEK_NOTHING, WIRE_PEEK_HELLO, WIRE_PEEK_OTHER, WIRE_PEEK_CLOSED };
+
+enum wire_peek wire_peek(int fd);
 
 /* Sends the peer the reason for closing the connection. Errors are ignored. */
 void wire_refuse(struct wire *wire, const char *why);

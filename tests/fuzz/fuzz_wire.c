@@ -137,9 +137,7 @@ static int migrate(struct source *source)
 		r = handover_state(source);
 	if (!r)
 		r = handover_prove(source);
-	if (!r)
-		handover_run(source);
-	return r;
+	return r ? r : handover_run(source);
 }
 
 static void fuzz_source(struct input *in, const struct layout *layout)
@@ -148,7 +146,7 @@ static void fuzz_source(struct input *in, const struct layout *layout)
 	static volatile sig_atomic_t cancelled;
 	static struct source source;
 	struct options options = { .passes = 3, .vcpus = VCPUS, .json = input_u8(in) & 1 };
-	int status;
+	int status, failure;
 
 	memset(&source, 0, sizeof(source));
 	source.options = &options;
@@ -159,17 +157,25 @@ static void fuzz_source(struct input *in, const struct layout *layout)
 	source.machine.memory = memory;
 	begin_peer(in, &source.report.layout, true);
 	wire_init(&source.wire, PEER_FD);
+	source.wire.cancelled = &cancelled;
 	source.sender.wire = &source.wire;
 	source.sender.machine = &source.machine;
 	source.sender.report = &source.report;
 	source.sender.cancelled = &cancelled;
-	if (migrate(&source))
+	failure = migrate(&source);
+	if (failure)
 		source_wire_error(&source);
 	status = report_end(&source.report);
 	fflush(output);
 	trace("status %d\n%s", status, text);
 	expect(status != STATUS_MOVED || (source.report.proved && source.report.has_result),
 	       "it reports a move without a proof");
+	/* Only a guest that surely has not run over there runs on here. */
+	expect(!failure || (status == STATUS_FAILED && !source.report.has_result) ||
+		       source.report.proof.differing_pages,
+	       "failure %d with status %d", failure, status);
+	expect(source.report.unknown == (!failure && !source.report.has_result),
+	       "the outcome is %sunknown", source.report.unknown ? "" : "not ");
 	report_free(&source.report);
 }
 
