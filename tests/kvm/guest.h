@@ -30,10 +30,11 @@ enum guest_mode {
 };
 
 enum guest_program {
-	GUEST_WRITE,	   /* store value at count addresses from gpa on, stride_bytes apart */
-	GUEST_WRITE_TABLE, /* store value at the count addresses of the table */
-	GUEST_COUNT,	   /* endless: add 1 to the words that GUEST_WRITE would write */
-	GUEST_COUNT_TABLE, /* endless: add 1 to the words at the addresses of the table */
+	GUEST_WRITE,	    /* store value at count addresses from gpa on, stride_bytes apart */
+	GUEST_WRITE_TABLE,  /* store value at the count addresses of the table */
+	GUEST_COUNT,	    /* endless: add 1 to the words that GUEST_WRITE would write */
+	GUEST_COUNT_TABLE,  /* endless: add 1 to the words at the addresses of the table */
+	GUEST_NUMBER_TABLE, /* endless: store value, value + 1, ... at those addresses in turn */
 	GUEST_PROGRAMS,
 };
 
@@ -44,7 +45,7 @@ struct guest_job {
 	uint64_t gpa;	       /* first address, or the address of the table */
 	uint64_t count;	       /* addresses per round */
 	uint64_t stride_bytes; /* for the programs without a table */
-	uint64_t value;	       /* for the GUEST_WRITE programs */
+	uint64_t value;	       /* for GUEST_WRITE and GUEST_NUMBER programs */
 };
 
 /* Writes code and page tables to memory, the mapping of the guest's own slot. */

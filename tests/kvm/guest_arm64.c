@@ -68,6 +68,19 @@ __asm__(".pushsection .rodata\n"
 	"	mov	x1, x7\n"
 	"	b	1b\n"
 
+	"guest_code_number_table:\n"
+	"	mov	x6, x0\n"
+	"	mov	x7, x1\n"
+	"1:	ldr	x5, [x0]\n"
+	"	str	x3, [x5]\n"
+	"	add	x3, x3, #1\n"
+	"	add	x0, x0, #8\n"
+	"	subs	x1, x1, #1\n"
+	"	b.ne	1b\n"
+	"	mov	x0, x6\n"
+	"	mov	x1, x7\n"
+	"	b	1b\n"
+
 	"guest_code_end:\n"
 	".popsection\n");
 
@@ -75,7 +88,7 @@ __asm__(".pushsection .rodata\n"
 #pragma GCC visibility push(hidden)
 extern const uint8_t guest_code_begin[], guest_code_end[];
 extern const uint8_t guest_code_write[], guest_code_write_table[];
-extern const uint8_t guest_code_count[], guest_code_count_table[];
+extern const uint8_t guest_code_count[], guest_code_count_table[], guest_code_number_table[];
 extern const uint8_t guest_code_stored[], guest_code_counted[];
 #pragma GCC visibility pop
 
@@ -84,6 +97,7 @@ static const uint8_t *const entry_points[GUEST_PROGRAMS] = {
 	[GUEST_WRITE_TABLE] = guest_code_write_table,
 	[GUEST_COUNT] = guest_code_count,
 	[GUEST_COUNT_TABLE] = guest_code_count_table,
+	[GUEST_NUMBER_TABLE] = guest_code_number_table,
 };
 
 void guest_load(void *memory)

@@ -77,12 +77,25 @@ __asm__(".pushsection .rodata\n"
 	"	mov	%r9, %rcx\n"
 	"	jmp	1b\n"
 
+	"guest_code_number_table:\n"
+	"	mov	%rdi, %r8\n"
+	"	mov	%rcx, %r9\n"
+	"1:	mov	(%rdi), %rdx\n"
+	"	mov	%rax, (%rdx)\n"
+	"	inc	%rax\n"
+	"	add	$8, %rdi\n"
+	"	dec	%rcx\n"
+	"	jnz	1b\n"
+	"	mov	%r8, %rdi\n"
+	"	mov	%r9, %rcx\n"
+	"	jmp	1b\n"
+
 	"guest_code_end:\n"
 	".popsection\n");
 
 extern const uint8_t guest_code_begin[], guest_code_end[];
 extern const uint8_t guest_code_write[], guest_code_write_table[];
-extern const uint8_t guest_code_count[], guest_code_count_table[];
+extern const uint8_t guest_code_count[], guest_code_count_table[], guest_code_number_table[];
 extern const uint8_t guest_code_stored[], guest_code_counted[];
 
 static const uint8_t *const entry_points[GUEST_PROGRAMS] = {
@@ -90,6 +103,7 @@ static const uint8_t *const entry_points[GUEST_PROGRAMS] = {
 	[GUEST_WRITE_TABLE] = guest_code_write_table,
 	[GUEST_COUNT] = guest_code_count,
 	[GUEST_COUNT_TABLE] = guest_code_count_table,
+	[GUEST_NUMBER_TABLE] = guest_code_number_table,
 };
 
 void guest_load(void *memory)
