@@ -90,7 +90,7 @@ void arch_page_tables(struct machine *machine)
 	if (machine->guest_user)
 		common |= BLOCK_EL0;
 	table[0] = common | BLOCK_DEVICE | BLOCK_NO_EXEC; /* the doorbell */
-	for (id = 0; id < LAYOUT_SLOTS; id++)
+	for (id = 0; id < LAYOUT_DEVICE_SLOT; id++)
 		for (gpa = layout->slots[id].gpa & ~((1ull << 30) - 1);
 		     gpa < layout->slots[id].gpa + layout->slots[id].bytes; gpa += 1 << 30)
 			table[gpa >> 30] = gpa | common | BLOCK_INNER_SHARED;

@@ -85,7 +85,7 @@ void arch_page_tables(struct machine *machine)
 	unsigned id;
 
 	top[0] = layout_gpa(layout, layout->page_tables_offset + TABLE_BYTES) | ENTRY_TABLE;
-	for (id = 0; id < LAYOUT_SLOTS; id++)
+	for (id = 0; id < LAYOUT_DEVICE_SLOT; id++)
 		for (gpa = layout->slots[id].gpa;
 		     gpa < layout->slots[id].gpa + layout->slots[id].bytes; gpa += 1 << 30)
 			end = map_gib(machine, gpa, end);

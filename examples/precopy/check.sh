@@ -120,12 +120,18 @@ move_all() {
 }
 
 check_moves() {
+  local log
   move_all "$backend"
   expect_reaped --backend model --guest user --memory 24M
   if supported --mode ring; then
     expect_reaped --backend "$backend" --memory 24M --mode ring
   fi
   expect_moved --backend model --guest kernel --memory 24M --ring-entries 1024
+  for log in "--backend model" "--mode bitmap" "--mode auto --guest kernel"; do
+    # shellcheck disable=SC2086
+    expect_moved --slot-moves --memory 24M --bandwidth 50M $log
+    [ "$(json slot_changes)" -gt 3 ] || fail "precopy $log: the device's slot does not change"
+  done
   expect_moved --pattern sequential --memory 48M --no-zero-pages --transport tcp
   expect_moved --pattern hot --memory 16M --vcpus 8 --working-set 16M
   expect_moved --dirty-rate 4M --memory 20492K --vcpus 3 --downtime-limit 0 --passes 3
@@ -143,7 +149,7 @@ check_repeat() {
 
 check_sabotage() {
   local kind guest log
-  for kind in final mark ack drop read-early; do
+  for kind in final mark discard ack drop read-early; do
     for guest in user kernel; do
       for log in "--mode auto" "--mode auto --ring-entries 256" "--mode bitmap"; do
         # shellcheck disable=SC2086

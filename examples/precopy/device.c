@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "device.h"
 #include "clock.h"
+#include "device_slot.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { WRITER = 0x100, BURST_WRITES = 4 };
+enum { WRITER = 0x100, BALLOON = 0x101, BURST_WRITES = 4 };
 
 #define BURST_NS (2 * NS_PER_MS)
 
@@ -30,19 +33,30 @@ static uint64_t page_offset(const struct machine *machine, uint64_t number)
 	       (1 + number % LAYOUT_DEVICE_PAGES) * machine->layout.page_bytes;
 }
 
-/* Write first, then mark. A real device would notify the guest only after that. */
+static uint64_t balloon_offset(const struct machine *machine, uint64_t step)
+{
+	return machine->layout.device_offset +
+	       (1 + LAYOUT_DEVICE_PAGES + step % LAYOUT_BALLOON_PAGES) * machine->layout.page_bytes;
+}
+
+/* Marks what was written. A real device would notify the guest only after that. */
+static int mark(struct device *device, uint64_t offset, size_t bytes, bool by_slot)
+{
+	uint64_t in_slot = offset - device->machine->layout.device_offset;
+
+	if (!device->log || device->skip_marks)
+		return 0;
+	/* A VMM uses whichever of the two addresses it has at hand. */
+	if (by_slot)
+		return dl_mark_slot(device->log, LAYOUT_DEVICE_SLOT, in_slot, bytes);
+	return dl_mark_gpa(device->log, 0, device_slot_gpa(device) + in_slot, bytes);
+}
+
 static int write_and_mark(struct device *device, uint64_t offset, const void *data, size_t bytes,
 			  bool by_slot)
 {
-	struct machine *machine = device->machine;
-
-	memcpy(machine->memory + offset, data, bytes);
-	if (!device->log || device->skip_marks)
-		return 0;
-	/* Slot 0 begins at offset 0. A VMM uses whichever of the two addresses it has at hand. */
-	if (by_slot)
-		return dl_mark_slot(device->log, 0, offset, bytes);
-	return dl_mark_gpa(device->log, 0, layout_gpa(&machine->layout, offset), bytes);
+	memcpy(device->machine->memory + offset, data, bytes);
+	return mark(device, offset, bytes, by_slot);
 }
 
 static int write_record(struct device *device)
@@ -55,19 +69,45 @@ static int write_record(struct device *device)
 	return write_and_mark(device, offset, &record, sizeof(record), number & 1);
 }
 
+/* Odd rounds through the balloon's pages discard what even ones have written. */
+static bool discards(uint64_t step)
+{
+	return step / LAYOUT_BALLOON_PAGES % 2;
+}
+
+static int step_balloon(struct device *device)
+{
+	struct machine *machine = device->machine;
+	uint64_t step = device->state.balloon_steps++, offset = balloon_offset(machine, step);
+	struct record record = record_make(layout_gpa(&machine->layout, offset), BALLOON, step + 1);
+
+	if (!discards(step))
+		return write_and_mark(device, offset, &record, sizeof(record), step & 1);
+	if (madvise(machine->memory + offset, machine->layout.page_bytes, MADV_DONTNEED))
+		return -errno;
+	return device->skip_discards ? 0
+				     : mark(device, offset, machine->layout.page_bytes, step & 1);
+}
+
+static void note_failure(struct device *device, int r)
+{
+	if (r && !device->failure)
+		device->failure = r;
+}
+
 static void *device_main(void *arg)
 {
 	struct device *device = arg;
 	struct timespec due;
-	int i, r;
+	int i;
 
 	pthread_mutex_lock(&device->lock);
 	while (!device->stopping) {
-		for (i = 0; i < BURST_WRITES; i++) {
-			r = write_record(device);
-			if (r)
-				device->failure = r;
-		}
+		for (i = 0; i < BURST_WRITES; i++)
+			note_failure(device, write_record(device));
+		note_failure(device, step_balloon(device));
+		if (device->log && device->moves_slot)
+			note_failure(device, device_slot_change(device));
 		due = clock_timespec(clock_ns() + BURST_NS);
 		pthread_cond_timedwait(&device->changed, &device->lock, &due);
 	}
@@ -95,12 +135,20 @@ void device_stop(struct device *device)
 	device->has_thread = false;
 }
 
+void device_discard(struct device *device)
+{
+	while (!discards(device->state.balloon_steps))
+		note_failure(device, step_balloon(device));
+	note_failure(device, step_balloon(device));
+}
+
 int device_save(struct device *device, struct device_state *state)
 {
 	const struct layout *layout = &device->machine->layout;
 	struct record record;
 	int r;
 
+	note_failure(device, device_slot_home(device));
 	record = record_make(layout_gpa(layout, layout->device_offset), WRITER,
 			     device->state.writes);
 	*state = device->state;
@@ -108,11 +156,11 @@ int device_save(struct device *device, struct device_state *state)
 	return device->failure ? device->failure : r;
 }
 
-static bool record_matches(const struct machine *machine, uint64_t offset, uint64_t generation,
-			   char *why, size_t why_bytes)
+static bool record_matches(const struct machine *machine, uint64_t offset, uint64_t writer,
+			   uint64_t generation, char *why, size_t why_bytes)
 {
 	uint64_t gpa = layout_gpa(&machine->layout, offset);
-	struct record expected = record_make(gpa, WRITER, generation), found;
+	struct record expected = record_make(gpa, writer, generation), found;
 
 	memcpy(&found, machine->memory + offset, sizeof(found));
 	if (!memcmp(&found, &expected, sizeof(found)))
@@ -124,6 +172,29 @@ static bool record_matches(const struct machine *machine, uint64_t offset, uint6
 	return false;
 }
 
+/* The last step that concerned a page of the balloon has written a record, or discarded it. */
+static bool balloon_matches(const struct machine *machine, uint64_t steps, char *why,
+			    size_t why_bytes)
+{
+	static const struct record discarded;
+	uint64_t left = steps < LAYOUT_BALLOON_PAGES ? steps : LAYOUT_BALLOON_PAGES;
+
+	while (left--) {
+		uint64_t step = --steps, offset = balloon_offset(machine, step);
+
+		if (!discards(step)) {
+			if (!record_matches(machine, offset, BALLOON, step + 1, why, why_bytes))
+				return false;
+		} else if (memcmp(machine->memory + offset, &discarded, sizeof(discarded))) {
+			snprintf(why, why_bytes,
+				 "a page that was discarded has contents at %#" PRIx64,
+				 layout_gpa(&machine->layout, offset));
+			return false;
+		}
+	}
+	return true;
+}
+
 /* The number of writes determines which write was the last one to each page. */
 bool device_load(struct device *device, const struct device_state *state, char *why,
 		 size_t why_bytes)
@@ -132,13 +203,14 @@ bool device_load(struct device *device, const struct device_state *state, char *
 	uint64_t page, number;
 
 	device->state = *state;
-	if (!record_matches(machine, machine->layout.device_offset, state->writes, why, why_bytes))
+	if (!record_matches(machine, machine->layout.device_offset, WRITER, state->writes, why,
+			    why_bytes))
 		return false;
 	for (page = 0; page < LAYOUT_DEVICE_PAGES && page < state->writes; page++) {
 		number = state->writes - 1 - page;
-		if (!record_matches(machine, page_offset(machine, number), number + 1, why,
+		if (!record_matches(machine, page_offset(machine, number), WRITER, number + 1, why,
 				    why_bytes))
 			return false;
 	}
-	return true;
+	return balloon_matches(machine, state->balloon_steps, why, why_bytes);
 }

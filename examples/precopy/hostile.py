@@ -31,7 +31,7 @@ def frame(kind, payload=b"", offset=0, announced=None, magic=MAGIC, reserved=0):
     return struct.pack("<IIIIQ", magic, kind, length, reserved, offset) + payload
 
 
-def hello(memory=16 * MIB, working_set=4 * MIB, vcpus=2, page=PAGE, version=1, machine=MACHINE,
+def hello(memory=16 * MIB, working_set=4 * MIB, vcpus=2, page=PAGE, version=2, machine=MACHINE,
           backend=MODEL, user=1):
     return frame(HELLO, struct.pack("<IIIIIIQQ", version, machine, backend, user, page, vcpus,
                                     memory, working_set))
@@ -42,7 +42,7 @@ def u64(value):
 
 
 def machine_state(fill=b"\0"):
-    return frame(VCPUS, fill * (2 * STATE_BYTES)) + frame(DEVICE, fill * 8)
+    return frame(VCPUS, fill * (2 * STATE_BYTES)) + frame(DEVICE, fill * 16)
 
 
 def fill_memory(make):

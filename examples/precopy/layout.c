@@ -17,6 +17,10 @@
 #endif
 #define HALVES_GPA (4 * GIB)
 
+/* Above the system slot; below what KVM and firmware have under 4 GiB. Two places, one in use. */
+#define DEVICE_GPA	 (3 * GIB)
+#define OTHER_DEVICE_GPA (3 * GIB + 256 * MIB)
+
 static uint64_t round_up(uint64_t value, uint64_t unit)
 {
 	return (value + unit - 1) / unit * unit;
@@ -43,8 +47,6 @@ static uint64_t place_system(struct layout *layout, uint64_t page_bytes)
 	layout->page_tables_offset = at;
 	layout->page_tables_bytes = page_tables_bytes(layout->memory_bytes);
 	at = round_up(at + layout->page_tables_bytes, page_bytes);
-	layout->device_offset = at;
-	at += (1 + LAYOUT_DEVICE_PAGES) * page_bytes;
 	layout->generations_offset = at;
 	layout->generations_bytes = round_up(layout->share_pages * 8, page_bytes);
 	at += layout->vcpus * layout->generations_bytes;
@@ -52,9 +54,15 @@ static uint64_t place_system(struct layout *layout, uint64_t page_bytes)
 	return round_up(at, 2 * MIB);
 }
 
+static uint64_t device_bytes(uint64_t page_bytes)
+{
+	return (1 + LAYOUT_DEVICE_PAGES + LAYOUT_BALLOON_PAGES) * page_bytes;
+}
+
 static void place_slots(struct layout *layout, uint64_t system_bytes)
 {
-	uint64_t rest = layout->memory_bytes - system_bytes;
+	uint64_t device = device_bytes(layout->page_bytes);
+	uint64_t rest = layout->memory_bytes - system_bytes - device;
 	uint64_t half = round_up(rest / 2, 2 * MIB);
 	struct layout_slot *slot = layout->slots;
 
@@ -62,6 +70,9 @@ static void place_slots(struct layout *layout, uint64_t system_bytes)
 	slot[1] = (struct layout_slot){ HALVES_GPA, system_bytes, half };
 	slot[2] = (struct layout_slot){ HALVES_GPA + round_up(half, GIB) + GIB, system_bytes + half,
 					rest - half };
+	layout->device_offset = layout->memory_bytes - device;
+	slot[LAYOUT_DEVICE_SLOT] =
+		(struct layout_slot){ DEVICE_GPA, layout->device_offset, device };
 }
 
 static int reject(char *why, size_t why_bytes, const char *what, uint64_t value, const char *rule,
@@ -74,7 +85,7 @@ static int reject(char *why, size_t why_bytes, const char *what, uint64_t value,
 int layout_make(struct layout *layout, uint64_t memory_bytes, uint64_t working_set_bytes,
 		uint32_t vcpus, uint32_t page_bytes, char *why, size_t why_bytes)
 {
-	uint64_t system_bytes, rest, working_bytes, low;
+	uint64_t system_bytes, outside, rest, working_bytes, low;
 
 	memset(layout, 0, sizeof(*layout));
 	if (page_bytes < 4096 || page_bytes > 65536 || (page_bytes & (page_bytes - 1)))
@@ -103,15 +114,16 @@ int layout_make(struct layout *layout, uint64_t memory_bytes, uint64_t working_s
 	if (!layout->share_pages)
 		layout->share_pages = 1;
 	system_bytes = place_system(layout, page_bytes);
-	rest = memory_bytes - system_bytes;
+	outside = system_bytes + device_bytes(page_bytes);
+	rest = memory_bytes - outside;
 	working_bytes = layout->share_pages * vcpus * page_bytes;
-	if (system_bytes > memory_bytes || working_bytes > rest) {
+	if (outside > memory_bytes || working_bytes > rest) {
 		/* Shrink the working set to what fits; the system slot can only shrink with it. */
-		rest = system_bytes > memory_bytes ? 0 : rest;
+		rest = outside > memory_bytes ? 0 : rest;
 		layout->share_pages = rest / page_bytes / vcpus;
 		if (!layout->share_pages)
 			return reject(why, why_bytes, "memory size", memory_bytes,
-				      "is too small: the guest needs more than", system_bytes);
+				      "is too small: the guest needs more than", outside);
 		system_bytes = place_system(layout, page_bytes);
 		working_bytes = layout->share_pages * vcpus * page_bytes;
 	}
@@ -133,6 +145,11 @@ uint64_t layout_gpa(const struct layout *layout, uint64_t offset_bytes)
 		if (offset_bytes >= layout->slots[slot].offset_bytes)
 			break;
 	return layout->slots[slot].gpa + (offset_bytes - layout->slots[slot].offset_bytes);
+}
+
+uint64_t layout_device_gpa(const struct layout *layout, bool other)
+{
+	return other ? OTHER_DEVICE_GPA : layout->slots[LAYOUT_DEVICE_SLOT].gpa;
 }
 
 void layout_control(const struct layout *layout, uint32_t vcpu, struct guest_control *control)

@@ -8,16 +8,19 @@
 
 /*
  * The layout of guest memory. The host maps it in one piece and addresses it by offset, on the wire
- * too. The guest sees three memslots with gaps between them: a small system slot, and two that hold
- * half of the rest each. The working set straddles the two halves.
+ * too. The guest sees four memslots with gaps between them: a small system slot, two that hold half
+ * of the rest each, and one of a device, whose memory the guest never touches. The working set
+ * straddles the two halves.
  *
  * Source and destination compute the same layout from the same few numbers.
  */
 
 enum {
-	LAYOUT_SLOTS = 3,
+	LAYOUT_DEVICE_SLOT = 3, /* those below are RAM */
+	LAYOUT_SLOTS = 4,
 	LAYOUT_MAX_VCPUS = 8,
 	LAYOUT_DEVICE_PAGES = 64,
+	LAYOUT_BALLOON_PAGES = 16,
 };
 
 #define LAYOUT_MIN_BYTES (UINT64_C(16) << 20)
@@ -39,12 +42,13 @@ struct layout {
 	uint64_t control_offset;     /* struct guest_control, one page per vCPU */
 	uint64_t page_tables_offset; /* of the guest, 4 KiB each */
 	uint64_t page_tables_bytes;
-	uint64_t device_offset;	     /* a state page, then LAYOUT_DEVICE_PAGES pages */
 	uint64_t generations_offset; /* one table per vCPU */
 	uint64_t generations_bytes;  /* size of one table */
-	/* In the other two: */
+	/* In the next two: */
 	uint64_t working_offset;
 	uint64_t share_pages; /* per vCPU */
+	/* A state page, then LAYOUT_DEVICE_PAGES and LAYOUT_BALLOON_PAGES: the device's slot. */
+	uint64_t device_offset;
 };
 
 /* Computes the layout. Returns 0, or -EINVAL with the reason in why. */
@@ -53,6 +57,9 @@ int layout_make(struct layout *layout, uint64_t memory_bytes, uint64_t working_s
 
 /* The guest physical address of an offset. */
 uint64_t layout_gpa(const struct layout *layout, uint64_t offset_bytes);
+
+/* The other place of the device's slot, between which --slot-moves moves it. */
+uint64_t layout_device_gpa(const struct layout *layout, bool other);
 
 /* Fills in the vCPU's control page, except for the pattern and the quantum, which are 0. */
 void layout_control(const struct layout *layout, uint32_t vcpu, struct guest_control *control);

@@ -43,6 +43,7 @@ static const struct keyword transports[] = { { "unix", false }, { "tcp", true },
 static const struct keyword sabotages[] = { { "none", SABOTAGE_NONE },
 					    { "final", SABOTAGE_FINAL },
 					    { "mark", SABOTAGE_MARK },
+					    { "discard", SABOTAGE_DISCARD },
 					    { "ack", SABOTAGE_ACK },
 					    { "drop", SABOTAGE_DROP },
 					    { "read-early", SABOTAGE_READ_EARLY },
@@ -56,7 +57,7 @@ static const char help_text[] =
 	"\n"
 	"Guest:\n"
 	"  --vcpus N             number of vCPUs, 1 to 8, one thread each (default 4)\n"
-	"  --memory SIZE         memory in three memslots, at least 16M (default 256M)\n"
+	"  --memory SIZE         memory in four memslots, at least 16M (default 256M)\n"
 	"  --guest user|kernel   run guest code in user mode (default) or kernel mode\n"
 	"  --working-set SIZE    memory the guest writes (default: a quarter of --memory)\n"
 	"  --pattern PATTERN     sequential, random (default) or hot (7 of 8 writes go to\n"
@@ -80,6 +81,7 @@ static const char help_text[] =
 	"                        within MS milliseconds (default 100)\n"
 	"  --passes N            stop the guest after N passes at the latest (default 8)\n"
 	"  --no-zero-pages       send zero pages like any other page\n"
+	"  --slot-moves          move, remove and re-create a device's memslot meanwhile\n"
 	"  --transport KIND      connect to the started destination by unix (default) or\n"
 	"                        tcp\n"
 	"  --listen ADDRESS      run only the destination; --memory is the largest guest\n"
@@ -96,6 +98,7 @@ static const char help_text[] =
 	"  --sabotage KIND       misuse the library, to show that verification fails:\n"
 	"                          final       skip the final harvest\n"
 	"                          mark        do not mark the device's writes\n"
+	"                          discard     do not mark what a balloon discards\n"
 	"                          ack         acknowledge some pages, do not send them\n"
 	"                          drop        drop one page of the final pass\n"
 	"                          read-early  copy page contents before the harvest\n"
@@ -225,6 +228,7 @@ enum {
 	OPT_DOWNTIME_LIMIT,
 	OPT_PASSES,
 	OPT_NO_ZERO_PAGES,
+	OPT_SLOT_MOVES,
 	OPT_TRANSPORT,
 	OPT_LISTEN,
 	OPT_CONNECT,
@@ -249,6 +253,7 @@ static const struct option long_options[] = {
 	{ "downtime-limit", required_argument, NULL, OPT_DOWNTIME_LIMIT },
 	{ "passes", required_argument, NULL, OPT_PASSES },
 	{ "no-zero-pages", no_argument, NULL, OPT_NO_ZERO_PAGES },
+	{ "slot-moves", no_argument, NULL, OPT_SLOT_MOVES },
 	{ "transport", required_argument, NULL, OPT_TRANSPORT },
 	{ "listen", required_argument, NULL, OPT_LISTEN },
 	{ "connect", required_argument, NULL, OPT_CONNECT },
@@ -344,6 +349,9 @@ static bool parse_migration_option(struct options *options, int option, const ch
 		return valid;
 	case OPT_NO_ZERO_PAGES:
 		options->zero_pages = false;
+		return true;
+	case OPT_SLOT_MOVES:
+		options->slot_moves = true;
 		return true;
 	case OPT_LISTEN:
 		options->listen = text;

@@ -12,6 +12,7 @@ enum sabotage {
 	SABOTAGE_NONE,
 	SABOTAGE_FINAL,	     /* skip the final harvest */
 	SABOTAGE_MARK,	     /* do not mark the device's writes */
+	SABOTAGE_DISCARD,    /* do not mark what the balloon discards */
 	SABOTAGE_ACK,	     /* acknowledge some pages without sending them */
 	SABOTAGE_DROP,	     /* drop one page of the final pass */
 	SABOTAGE_READ_EARLY, /* copy page contents before the harvest */
@@ -33,6 +34,7 @@ struct options {
 	uint64_t downtime_limit_ns;
 	uint32_t passes;
 	bool zero_pages;
+	bool slot_moves;
 	bool tcp;
 	const char *listen;  /* run only the destination */
 	const char *connect; /* run only the source */

@@ -38,6 +38,7 @@ struct report {
 	uint64_t records; /* written by the guest on the source */
 	struct dl_stats stats;
 	uint64_t reaps;
+	uint64_t slot_changes;
 	bool proved;
 	struct wire_proof proof;
 	bool has_result;

@@ -84,6 +84,7 @@ static void print_log(const struct report *report)
 	print_number("new_pages", stats->new_pages);
 	print_number("duplicates", stats->duplicates);
 	print_number("reaps", report->reaps);
+	print_number("slot_changes", report->slot_changes);
 	print_number("resets", stats->resets);
 	print_number("short_resets", stats->short_resets);
 	print_number("overflows", stats->overflows);

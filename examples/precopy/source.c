@@ -148,14 +148,12 @@ static int stop_guest(struct source *source)
 	r = machine_pause(&source->machine);
 	if (r)
 		return fail(source, r, source->machine.why);
-	/* The sabotaged device keeps writing, unmarked, until the final pass is over. */
+	/* A sabotaged device goes on, unmarked, until the final pass is over. */
 	if (source->options->sabotage == SABOTAGE_MARK)
 		return 0;
 	device_stop(&source->device);
 	r = device_save(&source->device, &source->device_state);
-	if (r)
-		return fail(source, r, "dl_mark_gpa");
-	return 0;
+	return r ? fail_log(source, r, "the device") : 0;
 }
 
 /*
@@ -189,6 +187,8 @@ static int send_the_rest(struct source *source)
 
 	if (source->options->sabotage != SABOTAGE_FINAL)
 		r = paused_passes(source);
+	if (source->options->sabotage == SABOTAGE_DISCARD)
+		device_discard(&source->device);
 	if (source->options->sabotage == SABOTAGE_MARK) {
 		device_stop(&source->device);
 		(void)device_save(&source->device, &source->device_state);
@@ -283,6 +283,7 @@ static void run_migration(struct source *source)
 	if (dl_log_stats(source->log, &report->stats))
 		memset(&report->stats, 0, sizeof(report->stats));
 	report->records = machine_records(&source->machine);
+	report->slot_changes = source->device.slot_changes;
 	end_logging(source);
 	if (!r)
 		r = handover_prove(source);
@@ -339,6 +340,8 @@ static void run_machine(struct source *source)
 		r = saboteur_init(&source->sender.saboteur, options->sabotage, &source->machine);
 	device_init(&source->device, &source->machine, source->log);
 	source->device.skip_marks = options->sabotage == SABOTAGE_MARK;
+	source->device.skip_discards = options->sabotage == SABOTAGE_DISCARD;
+	source->device.moves_slot = options->slot_moves;
 	if (!r && (r = device_start(&source->device)))
 		snprintf(report->error, sizeof(report->error), "cannot start the device thread: %s",
 			 strerror(-r));

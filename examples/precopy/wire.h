@@ -29,7 +29,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define WIRE_VERSION	1
+#define WIRE_VERSION	2
 #define WIRE_MAX_BYTES	(UINT32_C(256) << 10) /* payload limit */
 #define WIRE_TIMEOUT_NS (UINT64_C(30) * 1000000000)
 #define WIRE_MAX_HASHES 1024 /* per frame */
