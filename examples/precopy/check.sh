@@ -127,6 +127,18 @@ check_moves() {
     expect_reaped --backend "$backend" --memory 24M --mode ring
   fi
   expect_moved --backend model --guest kernel --memory 24M --ring-entries 1024
+  # The reason for a stop, and whether the limit of the downtime was met.
+  expect_moved --memory 24M --downtime-limit 1000000
+  expect_key stopped_because fits
+  expect_key downtime_limit_met True
+  expect_moved --memory 24M --downtime-limit 0 --passes 2 --bandwidth 100M
+  expect_key stopped_because passes
+  expect_key downtime_limit_met False
+  expect_moved --memory 24M --working-set 2M --downtime-limit 0 --passes 100 --bandwidth 40M
+  expect_key stopped_because 'no progress'
+  expect 0 --memory 24M --downtime-limit 0 --passes 2 --bandwidth 100M
+  grep -q 'The limit was not met: .* MiB were left after 2 passes' "$scratch/run.out" ||
+    fail "the source does not say why the limit was not met"
   for log in "--backend model" "--mode bitmap" "--mode auto --guest kernel"; do
     # shellcheck disable=SC2086
     expect_moved --slot-moves --memory 24M --bandwidth 50M $log

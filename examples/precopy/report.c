@@ -194,6 +194,29 @@ static int status_of(const struct report *report)
 	return STATUS_MOVED;
 }
 
+/* Says why the guest was stopped for longer than it should have been. */
+static void print_excess(struct report *report)
+{
+	double left_mib = mib(report->left_bytes);
+	uint32_t passes = report->row_count - 1;
+
+	if (report->stop_reason == STOP_NO_PROGRESS)
+		report_field(report, "",
+			     "The limit was not met: %.1f MiB were left, and passes left no less "
+			     "any more. The guest dirties memory as fast as it is sent.",
+			     left_mib);
+	else if (report->stop_reason == STOP_PASSES)
+		report_field(report, "",
+			     "The limit was not met: %.1f MiB were left after %u passes, and "
+			     "--passes allows no more.",
+			     left_mib, passes);
+	else
+		report_field(report, "",
+			     "The limit was not met: %.1f MiB were left, and sending them took "
+			     "longer than measured before.",
+			     left_mib);
+}
+
 static void print_totals(struct report *report)
 {
 	uint64_t sent_pages = 0, zero_pages = 0, wire_bytes = 0;
@@ -205,8 +228,11 @@ static void print_totals(struct report *report)
 		wire_bytes += report->rows[i].wire_bytes;
 	}
 	report_line(report, "%s", "");
-	report_field(report, "total", "%.2f s, guest stopped for %.1f ms",
-		     (double)report->total_ns / 1e9, (double)report->downtime_ns / 1e6);
+	report_field(report, "total", "%.2f s, guest stopped for %.1f ms; the limit is %.0f ms",
+		     (double)report->total_ns / 1e9, (double)report->downtime_ns / 1e6,
+		     (double)report->options->downtime_limit_ns / 1e6);
+	if (report->downtime_ns > report->options->downtime_limit_ns)
+		print_excess(report);
 	report_field(report, "sent",
 		     "%" PRIu64 " pages, %" PRIu64 " of them zero; %.1f MiB on the wire",
 		     sent_pages, zero_pages, mib(wire_bytes));

@@ -19,6 +19,14 @@ struct pass_row {
 	uint64_t overflows;
 };
 
+/* Why the guest was stopped for the final passes. */
+enum stop_reason {
+	STOP_NEVER,
+	STOP_FITS,	  /* what was left fitted the downtime limit */
+	STOP_NO_PROGRESS, /* several passes in a row left no less than the one before them */
+	STOP_PASSES,	  /* --passes */
+};
+
 struct report {
 	const struct options *options;
 	bool terminal;
@@ -35,7 +43,9 @@ struct report {
 	uint32_t row_count;
 	uint64_t total_ns;
 	uint64_t downtime_ns;
-	uint64_t records; /* written by the guest on the source */
+	enum stop_reason stop_reason;
+	uint64_t left_bytes; /* pending when the guest was stopped */
+	uint64_t records;    /* written by the guest on the source */
 	struct dl_stats stats;
 	uint64_t reaps;
 	uint64_t slot_changes;

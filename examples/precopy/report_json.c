@@ -76,6 +76,26 @@ static void print_setup(const struct report *report)
 	print_bool("backup_bitmap", report->config.backup);
 }
 
+static void print_downtime(const struct report *report)
+{
+	static const char *const reasons[] = {
+		[STOP_NEVER] = "",
+		[STOP_FITS] = "fits",
+		[STOP_NO_PROGRESS] = "no progress",
+		[STOP_PASSES] = "passes",
+	};
+	uint64_t limit_ns = report->options->downtime_limit_ns;
+
+	print_number("downtime_ns", report->downtime_ns);
+	print_number("downtime_limit_ns", limit_ns);
+	if (report->downtime_ns)
+		print_bool("downtime_limit_met", report->downtime_ns <= limit_ns);
+	else
+		printf("  \"downtime_limit_met\": null,\n");
+	print_string("stopped_because", reasons[report->stop_reason]);
+	print_number("left_bytes", report->left_bytes);
+}
+
 static void print_log(const struct report *report)
 {
 	const struct dl_stats *stats = &report->stats;
@@ -145,7 +165,7 @@ void report_json(const struct report *report, int status)
 	print_setup(report);
 	print_rows(report);
 	print_number("total_ns", report->total_ns);
-	print_number("downtime_ns", report->downtime_ns);
+	print_downtime(report);
 	print_number("source_records", report->records);
 	print_log(report);
 	print_outcome(report);

@@ -20,7 +20,13 @@
 #define RUN_ON_LIMIT_NS (10 * NS_PER_S)
 #define MIN_RATE_BYTES	(1 << 20) /* enough to measure the wire's speed */
 
-enum { EXTENTS_PER_READ = 64, MAX_PAUSED_PASSES = 8 };
+enum { EXTENTS_PER_READ = 64, MAX_PAUSED_PASSES = 8, MAX_IDLE_PASSES = 3 };
+
+/* What the live passes have reached. */
+struct progress {
+	uint32_t passes, idle_passes;
+	uint64_t least_bytes; /* left by the last pass that left notably less */
+};
 
 static volatile sig_atomic_t cancelled;
 
@@ -219,20 +225,45 @@ static void end_logging(struct source *source)
 	source->cursor = NULL;
 }
 
+/* Whether to stop the guest, now that a pass has left this much. */
+static enum stop_reason stop_reason(struct source *source, struct progress *progress,
+				    uint64_t left_bytes)
+{
+	if (left_bytes <= downtime_budget_bytes(source))
+		return STOP_FITS;
+	if (++progress->passes == source->options->passes)
+		return STOP_PASSES;
+	if (progress->passes == 1 || left_bytes < progress->least_bytes / 10 * 9) {
+		progress->least_bytes = left_bytes;
+		progress->idle_passes = 0;
+		return STOP_NEVER;
+	}
+	return ++progress->idle_passes == MAX_IDLE_PASSES ? STOP_NO_PROGRESS : STOP_NEVER;
+}
+
+/* Passes while the guest runs. The one that is open at the end is not sent. */
+static int live_passes(struct source *source)
+{
+	struct progress progress = { 0 };
+	struct report *report = &source->report;
+	uint64_t pending_bytes;
+	int r = begin_pass(source, 0, &pending_bytes);
+
+	while (!r && !report->stop_reason) {
+		r = live_pass(source, &pending_bytes);
+		if (!r)
+			report->stop_reason = stop_reason(source, &progress, pending_bytes);
+	}
+	report->left_bytes = r ? 0 : pending_bytes;
+	return r;
+}
+
 static int migrate(struct source *source)
 {
-	uint64_t pending_bytes;
-	uint32_t passes = 0;
 	int r = begin_logging(source);
 
 	if (!r)
-		r = begin_pass(source, 0, &pending_bytes);
-	while (!r) {
-		r = live_pass(source, &pending_bytes);
-		if (pending_bytes <= downtime_budget_bytes(source) ||
-		    ++passes == source->options->passes)
-			break;
-	}
+		r = live_passes(source);
 	if (!r) {
 		/* It was begun while the guest ran; its pages stay pending. */
 		dl_cursor_end(source->cursor, 0);

@@ -153,8 +153,8 @@ copy_program() {
 # that the library chooses there.
 migrations() {
   local common=(--vcpus 2 --memory 24M --working-set 8M --passes 4 --bandwidth 0 --json)
-  say 60 precopy-auto "${common[*]}"
-  say 60 precopy-bitmap "${common[*]} --mode bitmap"
+  say 60 precopy-auto "${common[*]} --slot-moves"
+  say 60 precopy-bitmap "${common[*]} --mode bitmap --slot-moves"
   say 60 precopy-kernel-guest "${common[*]} --guest kernel"
   case $1 in
   ring*) say 60 precopy-ring "${common[*]} --mode ring --ring-entries 1024" ;;
