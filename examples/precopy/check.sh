@@ -7,6 +7,7 @@
 #   repeat N  a slow wire; then every move N times, with rings that fill and overflow
 #   sabotage  every kind of sabotage is reported as corruption
 #   kills     if one side is killed, the other reports it, and the source's guest keeps running
+#   hops N    a guest moves on N times, from process to process
 #   sides     source and destination are started separately, over each transport
 #   usage     --help, usage errors and refused requests
 #   listening destinations delete no file, and no stranger ends their wait
@@ -213,6 +214,37 @@ check_kills() {
     fail "the destination does not report the lost connection"
 }
 
+# Every process on the way receives the guest, proves it, and sends it on, with a log of its own.
+# Arguments: the number of moves, then precopy's options.
+move_on() {
+  local hops=$1 hop pids=()
+  shift
+  for ((hop = hops; hop > 0; hop--)); do
+    local next=(--connect "unix:$scratch/hop$((hop + 1))")
+    [ "$hop" -lt "$hops" ] || next=()
+    : >"$scratch/hop$hop.err"
+    "$precopy" --bandwidth 400M --downtime-limit 10 "$@" --listen "unix:$scratch/hop$hop" \
+      "${next[@]}" >"$scratch/hop$hop.out" 2>"$scratch/hop$hop.err" </dev/null &
+    pids+=("$!")
+    children+=("$!")
+    wait_for 'listening on' "hop$hop.err"
+  done
+  expect_moved "$@" --memory 16M --vcpus 2 --connect "unix:$scratch/hop1"
+  for ((hop = 1; hop <= hops; hop++)); do
+    wait "${pids[hops - hop]}" || fail "move $hop failed"
+    grep -q 'the guest arrived and is healthy' "$scratch/hop$hop.out" ||
+      fail "move $hop: the guest is not healthy"
+    [ "$hop" = "$hops" ] || grep -q 'No write was lost' "$scratch/hop$hop.out" ||
+      fail "move $hop: the guest did not move on"
+  done
+}
+
+check_hops() {
+  move_on "$1" --backend model
+  move_on "$1" --backend "$backend" --slot-moves
+  move_on "$1" --backend "$backend" --mode bitmap --guest kernel
+}
+
 # Starts a destination. Arguments: unix or a TCP port, then precopy's options. Sets address and
 # destination_pid.
 start_destination() {
@@ -366,7 +398,7 @@ check_usage() {
   ! grep -q '.\{81\}' "$scratch/run.out" || fail "--help has a line over 80 columns"
   for wrong in --nonsense spare --vcpus "--vcpus 0" "--vcpus 9" "--memory 1M" "--memory 12Q" \
     "--memory 16777217" "--memory 16M --working-set 17M" "--mode fast" "--passes 0" \
-    "--guest none" "--listen here" "--listen unix:a --connect unix:b" "--listen unix:" \
+    "--guest none" "--listen here" "--listen unix:" \
     "--connect tcp:localhost" "--connect tcp:localhost:0" "--connect tcp:localhost:65537" \
     "--bandwidth 1K" --nonsense=1 --memory; do
     # shellcheck disable=SC2086
@@ -388,6 +420,6 @@ check_usage() {
 
 case $check in
 moves | sabotage | kills | sides | usage | listening | outputs | limits) "check_$check" ;;
-repeat) check_repeat "$3" ;;
+repeat | hops) "check_$check" "$3" ;;
 *) fail "unknown check $check" ;;
 esac

@@ -25,7 +25,7 @@
 
 struct destination {
 	const struct options *options;
-	struct machine machine;
+	struct host *host;
 	struct device device;
 	struct wire wire;
 	bool quiet; /* started by a source, which prints the report */
@@ -100,9 +100,10 @@ static int check_hello(struct destination *destination, const struct wire_hello 
 static int create_machine(struct destination *destination, const struct wire_hello *hello)
 {
 	struct wire *wire = &destination->wire;
+	struct host *host = destination->host;
 	const struct machine_kind *kind;
 	struct layout layout;
-	char why[200];
+	char why[320];
 	int r;
 
 	r = layout_make(&layout, hello->memory_bytes, hello->working_set_bytes, hello->vcpus,
@@ -116,23 +117,25 @@ static int create_machine(struct destination *destination, const struct wire_hel
 		return wire_fail(wire, -ENODEV, "the destination only accepts --backend model");
 	if (destination->options->backend == BACKEND_KVM && kind == &machine_model)
 		return wire_fail(wire, -ENODEV, "the destination only accepts --backend kvm");
-	r = machine_open(&destination->machine, kind, &layout, hello->guest_user);
+	r = host_open(host, kind, &layout, hello->guest_user);
 	if (r)
-		return wire_fail(wire, r, "%.200s", destination->machine.why);
-	r = machine_plug(&destination->machine, NULL);
+		return wire_fail(wire, r, "%.200s", host->machine.why);
+	/* To move on the guest needs a log, which comes before the vCPUs. */
+	if (destination->options->connect) {
+		r = host_open_log(host, destination->options, why, sizeof(why));
+		if (r)
+			return wire_fail(wire, r, "destination: %.200s", why);
+	}
+	r = machine_plug(&host->machine, host->log);
 	if (!r)
-		r = machine_start(&destination->machine);
-	if (!r)
-		return 0;
-	wire_fail(wire, r, "%.200s", destination->machine.why);
-	machine_close(&destination->machine);
-	return r;
+		r = machine_start(&host->machine);
+	return r ? wire_fail(wire, r, "%.200s", host->machine.why) : 0;
 }
 
 /* Checks that the range of a frame is whole pages of guest memory, and counts them. */
 static int check_range(struct destination *destination, uint64_t offset_bytes, uint64_t bytes)
 {
-	const struct layout *layout = &destination->machine.layout;
+	const struct layout *layout = &destination->host->machine.layout;
 	uint32_t page_bytes = layout->page_bytes;
 
 	if (!bytes || offset_bytes % page_bytes || bytes % page_bytes ||
@@ -151,14 +154,14 @@ static int receive_pages(struct destination *destination, const struct wire_head
 
 	return r ? r
 		 : wire_receive_payload(&destination->wire,
-					destination->machine.memory + header->offset_bytes,
+					destination->host->machine.memory + header->offset_bytes,
 					header->payload_bytes);
 }
 
 /* Does not write pages that are zero already: most were never touched, and stay unallocated. */
 static int receive_zeros(struct destination *destination, const struct wire_header *header)
 {
-	uint32_t page_bytes = destination->machine.layout.page_bytes;
+	uint32_t page_bytes = destination->host->machine.layout.page_bytes;
 	uint64_t bytes, at;
 	uint8_t *memory;
 	int r;
@@ -171,7 +174,7 @@ static int receive_zeros(struct destination *destination, const struct wire_head
 		r = check_range(destination, header->offset_bytes, bytes);
 	if (r)
 		return r;
-	memory = destination->machine.memory + header->offset_bytes;
+	memory = destination->host->machine.memory + header->offset_bytes;
 	for (at = 0; at < bytes; at += page_bytes)
 		if (!page_is_zero(memory + at, page_bytes))
 			memset(memory + at, 0, page_bytes);
@@ -205,8 +208,8 @@ static int receive_state(struct destination *destination, const struct wire_head
 {
 	struct vcpu_state states[LAYOUT_MAX_VCPUS];
 	struct wire *wire = &destination->wire;
-	struct device_state device_state;
-	size_t bytes = destination->machine.layout.vcpus * sizeof(states[0]);
+	struct device_state *device_state = &destination->host->device_state;
+	size_t bytes = destination->host->machine.layout.vcpus * sizeof(states[0]);
 	struct wire_result *result = &destination->result;
 	int r;
 
@@ -215,26 +218,26 @@ static int receive_state(struct destination *destination, const struct wire_head
 				 header->payload_bytes, bytes);
 	r = wire_receive_payload(wire, states, bytes);
 	if (!r)
-		r = wire_expect(wire, WIRE_DEVICE, &device_state, sizeof(device_state));
+		r = wire_expect(wire, WIRE_DEVICE, device_state, sizeof(*device_state));
 	if (r)
 		return r;
-	r = machine_load(&destination->machine, states);
+	r = machine_load(&destination->host->machine, states);
 	if (r)
-		return wire_fail(wire, r, "%.200s", destination->machine.why);
-	device_init(&destination->device, &destination->machine, NULL);
+		return wire_fail(wire, r, "%.200s", destination->host->machine.why);
+	device_init(&destination->device, &destination->host->machine, NULL);
 	/* Damage that the device finds is reported with the result, not as a failure here. */
 	result->device_healthy =
-		device_load(&destination->device, &device_state, result->why, sizeof(result->why));
+		device_load(&destination->device, device_state, result->why, sizeof(result->why));
 	return wire_send(wire, WIRE_READY, 0, NULL, 0);
 }
 
 static void compare_page(struct destination *destination, uint64_t offset_bytes, uint64_t hash)
 {
 	struct wire_proof *proof = &destination->proof;
-	uint32_t page_bytes = destination->machine.layout.page_bytes;
+	uint32_t page_bytes = destination->host->machine.layout.page_bytes;
 
 	proof->compared_pages++;
-	if (page_hash(destination->machine.memory + offset_bytes, page_bytes) == hash)
+	if (page_hash(destination->host->machine.memory + offset_bytes, page_bytes) == hash)
 		return;
 	if (proof->differing_pages < 4)
 		proof->first_differing[proof->differing_pages] = offset_bytes;
@@ -243,7 +246,7 @@ static void compare_page(struct destination *destination, uint64_t offset_bytes,
 
 static int send_proof(struct destination *destination)
 {
-	const struct layout *layout = &destination->machine.layout;
+	const struct layout *layout = &destination->host->machine.layout;
 	struct wire_proof *proof = &destination->proof;
 
 	if (proof->compared_pages != layout->memory_bytes / layout->page_bytes)
@@ -256,7 +259,7 @@ static int send_proof(struct destination *destination)
 /* Compares every page with the hash that the source sends. */
 static int verify_pages(struct destination *destination)
 {
-	uint32_t page_bytes = destination->machine.layout.page_bytes;
+	uint32_t page_bytes = destination->host->machine.layout.page_bytes;
 	struct wire *wire = &destination->wire;
 	uint64_t hashes[WIRE_MAX_HASHES];
 	struct wire_header header;
@@ -300,7 +303,7 @@ static int run_guest(struct destination *destination)
 	r = wire_expect(wire, WIRE_RUN, NULL, 0);
 	if (r)
 		return r;
-	machine_check(&destination->machine, CHECK_LIMIT_NS, &check);
+	machine_check(&destination->host->machine, CHECK_LIMIT_NS, &check);
 	destination->guest_ran = true;
 	result->guest_healthy = check.healthy;
 	result->checked_pages = check.checked_pages;
@@ -346,11 +349,10 @@ static int receive_all(struct destination *destination)
 	if (r)
 		return refuse(destination, r);
 	say(destination, "incoming guest: %u vCPUs, %" PRIu64 " MiB, on %s", hello.vcpus,
-	    hello.memory_bytes >> 20, destination->machine.kind->name);
+	    hello.memory_bytes >> 20, destination->host->machine.kind->name);
 	r = receive_guest(destination);
 	if (r && !destination->guest_ran)
 		refuse(destination, r);
-	machine_close(&destination->machine);
 	return r;
 }
 
@@ -395,9 +397,9 @@ static void print_failure(const struct destination *destination)
 	report_print_error("destination: %s%s", destination->wire.why, guest);
 }
 
-int destination_run(const struct options *options, int fd)
+int destination_run(const struct options *options, int fd, struct host *host)
 {
-	struct destination destination = { .options = options };
+	struct destination destination = { .options = options, .host = host };
 	int r, status;
 
 	destination.quiet = options->destination_fd >= 0;
@@ -412,5 +414,7 @@ int destination_run(const struct options *options, int fd)
 		    status == STATUS_MOVED ? "healthy" : "DAMAGED");
 	if (options->json && !destination.quiet)
 		print_json(&destination, status);
+	if (r || status != STATUS_MOVED || !options->connect)
+		host_close(host);
 	return status;
 }

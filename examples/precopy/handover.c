@@ -24,7 +24,7 @@ void source_wire_error(struct source *source)
 int source_guest_failure(struct source *source)
 {
 	char why[160];
-	int r = machine_failure(&source->machine, why, sizeof(why));
+	int r = machine_failure(source->machine, why, sizeof(why));
 
 	if (r)
 		snprintf(source->report.error, sizeof(source->report.error),
@@ -38,12 +38,12 @@ int handover_hello(struct source *source)
 	struct wire_hello hello = {
 		.version = WIRE_VERSION,
 		.machine = WIRE_MACHINE,
-		.backend = source->machine.model ? BACKEND_MODEL : BACKEND_KVM,
-		.guest_user = source->options->guest_user,
+		.backend = source->machine->model ? BACKEND_MODEL : BACKEND_KVM,
+		.guest_user = source->machine->guest_user,
 		.page_bytes = layout->page_bytes,
 		.vcpus = layout->vcpus,
 		.memory_bytes = layout->memory_bytes,
-		.working_set_bytes = source->options->working_set_bytes,
+		.working_set_bytes = layout->share_pages * layout->vcpus * layout->page_bytes,
 	};
 	int r = wire_send(&source->wire, WIRE_HELLO, 0, &hello, sizeof(hello));
 
@@ -56,10 +56,10 @@ int handover_state(struct source *source)
 	size_t bytes = source->report.layout.vcpus * sizeof(states[0]);
 	int r;
 
-	r = machine_save(&source->machine, states);
+	r = machine_save(source->machine, states);
 	if (r) {
 		snprintf(source->report.error, sizeof(source->report.error), "%s",
-			 source->machine.why);
+			 source->machine->why);
 		return r;
 	}
 	r = wire_send(&source->wire, WIRE_VCPUS, 0, states, bytes);
@@ -85,7 +85,7 @@ int handover_prove(struct source *source)
 	while (!r && page < pages) {
 		for (n = 0; n < WIRE_MAX_HASHES && page + n < pages; n++)
 			hashes[n] =
-				page_hash(source->machine.memory + (page + n) * layout->page_bytes,
+				page_hash(source->machine->memory + (page + n) * layout->page_bytes,
 					  layout->page_bytes);
 		r = wire_send(&source->wire, WIRE_HASHES, page * layout->page_bytes, hashes,
 			      n * sizeof(hashes[0]));

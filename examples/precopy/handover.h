@@ -2,14 +2,14 @@
 #ifndef PRECOPY_HANDOVER_H
 #define PRECOPY_HANDOVER_H
 
-#include "device.h"
+#include "host.h"
 #include "reaper.h"
 #include "report.h"
 #include "send.h"
 
 struct source {
 	const struct options *options;
-	struct machine machine;
+	struct machine *machine;
 	struct dl_log *log;
 	struct dl_cursor *cursor; /* of the migration */
 	struct reaper reaper;

@@ -87,7 +87,8 @@ static const char help_text[] =
 	"                        tcp\n"
 	"  --listen ADDRESS      run only the destination; --memory is the largest guest\n"
 	"                        it accepts (default: half of the host's memory)\n"
-	"  --connect ADDRESS     run only the source\n"
+	"  --connect ADDRESS     run only the source; with --listen, the guest that has\n"
+	"                        arrived moves on to ADDRESS\n"
 	"\n"
 	"ADDRESS is unix:PATH or tcp:HOST:PORT. Connections are neither encrypted nor\n"
 	"authenticated. A destination goes on listening until a source has connected; it\n"
@@ -387,8 +388,6 @@ static int check_combination(struct options *options)
 	char why[320];
 	struct reason reason = { why, sizeof(why) };
 
-	if (options->listen && options->connect)
-		return usage_error(options, "--listen and --connect exclude each other");
 	if ((options->listen && address_check(options->listen, true, reason)) ||
 	    (options->connect && address_check(options->connect, false, reason)))
 		return report_early_failure(options, STATUS_USAGE, "%s", why);

@@ -54,6 +54,7 @@ static void wait_for_child(pid_t child)
 
 static int run_both(const struct options *options, char *program)
 {
+	struct host host = { 0 };
 	char why[256];
 	pid_t child;
 	int fds[2], status;
@@ -67,9 +68,21 @@ static int run_both(const struct options *options, char *program)
 	if (!child)
 		exec_destination(fds[1], program);
 	close(fds[1]);
-	status = source_run(options, fds[0], child);
+	status = source_run(options, fds[0], child, &host);
 	wait_for_child(child);
 	return status;
+}
+
+/* From a host that has a guest, or one that is to create it. */
+static int run_connecting(const struct options *options, struct host *host)
+{
+	char why[256];
+	int fd = transport_connect(options->connect, why, sizeof(why));
+
+	if (fd >= 0)
+		return source_run(options, fd, 0, host);
+	host_close(host);
+	return report_early_failure(options, STATUS_FAILED, "%s", why);
 }
 
 static volatile sig_atomic_t interrupted;
@@ -93,8 +106,9 @@ static void print_ignored(const char *why)
 static int run_listening(const struct options *options)
 {
 	struct sigaction action = { .sa_handler = on_interrupt }, before[2];
+	struct host host = { 0 };
 	char why[256];
-	int fd;
+	int fd, status;
 
 	sigaction(SIGINT, &action, &before[0]);
 	sigaction(SIGTERM, &action, &before[1]);
@@ -102,31 +116,25 @@ static int run_listening(const struct options *options)
 			   sizeof(why));
 	sigaction(SIGINT, &before[0], NULL);
 	sigaction(SIGTERM, &before[1], NULL);
-	if (fd >= 0)
-		return destination_run(options, fd);
-	return report_early_failure(options, STATUS_FAILED, "%s", why);
-}
-
-static int run_connecting(const struct options *options)
-{
-	char why[256];
-	int fd = transport_connect(options->connect, why, sizeof(why));
-
-	if (fd >= 0)
-		return source_run(options, fd, 0);
-	return report_early_failure(options, STATUS_FAILED, "%s", why);
+	if (fd < 0)
+		return report_early_failure(options, STATUS_FAILED, "%s", why);
+	status = destination_run(options, fd, &host);
+	/* The guest moves on. */
+	return host.open ? run_connecting(options, &host) : status;
 }
 
 static int run(const struct options *options, char *program)
 {
+	struct host host = { 0 };
+
 	if (options->destination_fd >= 0) {
 		(void)fcntl(options->destination_fd, F_SETFD, FD_CLOEXEC);
-		return destination_run(options, options->destination_fd);
+		return destination_run(options, options->destination_fd, &host);
 	}
 	if (options->listen)
 		return run_listening(options);
 	if (options->connect)
-		return run_connecting(options);
+		return run_connecting(options, &host);
 	return run_both(options, program);
 }
 

@@ -120,7 +120,7 @@ static void print_guest(struct report *report)
 	report_field(report, "guest",
 		     "%u vCPU%s in %s mode, %.0f MiB in %u memslots; dirties %.0f MiB (%s, %s)",
 		     layout->vcpus, layout->vcpus > 1 ? "s" : "",
-		     options->guest_user ? "user" : "kernel", mib(layout->memory_bytes),
+		     report->guest_user ? "user" : "kernel", mib(layout->memory_bytes),
 		     LAYOUT_SLOTS, mib(working_bytes), options_pattern_name(options->pattern),
 		     rate);
 }

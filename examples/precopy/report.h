@@ -37,6 +37,7 @@ struct report {
 	char reason[512]; /* for the choice of mode, from the library */
 	struct dl_config config;
 	struct layout layout;
+	bool guest_user;
 	int destination_pid; /* 0: not started by this process */
 
 	struct pass_row *rows;

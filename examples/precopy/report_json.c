@@ -65,11 +65,11 @@ static void print_setup(const struct report *report)
 	print_string("mode", report->config.mode ? options_mode_name(report->config.mode) : "none");
 	print_string("reason", report->reason);
 	print_string("backend", report->backend);
-	print_string("guest", options->guest_user ? "user" : "kernel");
+	print_string("guest", report->guest_user ? "user" : "kernel");
 	print_string("pattern", options_pattern_name(options->pattern));
 	print_string("sabotage", options_sabotage_name(options->sabotage));
-	print_number("vcpus", options->vcpus);
-	print_number("memory_bytes", options->memory_bytes);
+	print_number("vcpus", layout->vcpus);
+	print_number("memory_bytes", layout->memory_bytes);
 	print_number("working_set_bytes", layout->share_pages * layout->vcpus * layout->page_bytes);
 	print_number("page_bytes", layout->page_bytes);
 	print_number("ring_entries", report->config.ring_entries);

@@ -151,9 +151,9 @@ static int stop_guest(struct source *source)
 
 	saboteur_snapshot(&source->sender.saboteur);
 	source->stopped_ns = clock_ns();
-	r = machine_pause(&source->machine);
+	r = machine_pause(source->machine);
 	if (r)
-		return fail(source, r, source->machine.why);
+		return fail(source, r, source->machine->why);
 	/* A sabotaged device goes on, unmarked, until the final pass is over. */
 	if (source->options->sabotage == SABOTAGE_MARK)
 		return 0;
@@ -213,7 +213,7 @@ static int begin_logging(struct source *source)
 
 	if (r)
 		return fail_log(source, r, "dl_cursor_new");
-	r = reaper_start(&source->reaper, &source->machine, source->log);
+	r = reaper_start(&source->reaper, source->machine, source->log);
 	return r ? fail(source, r, "cannot serve the log's descriptor") : 0;
 }
 
@@ -288,11 +288,11 @@ static void resume_on_source(struct source *source)
 	/* Never again before there is a cursor. */
 	report->logging_off = !dl_log_reap(source->log, 0, &again_ns) && again_ns == UINT64_MAX;
 	report_line(report, "Migration cancelled; the guest keeps running on the source.");
-	if (!machine_pause(&source->machine))
-		machine_check(&source->machine, RUN_ON_LIMIT_NS, &report->resumed_check);
+	if (!machine_pause(source->machine))
+		machine_check(source->machine, RUN_ON_LIMIT_NS, &report->resumed_check);
 	else
 		snprintf(report->resumed_check.why, sizeof(report->resumed_check.why), "%.150s",
-			 source->machine.why);
+			 source->machine->why);
 	report->resumed = true;
 }
 
@@ -304,7 +304,7 @@ static void run_migration(struct source *source)
 	uint64_t start_ns;
 	int r;
 
-	machine_resume(&source->machine);
+	machine_resume(source->machine);
 	/* Let the guest map its pages writable before logging starts: the harder case. */
 	nanosleep(&warm_up, NULL);
 	start_ns = clock_ns();
@@ -313,7 +313,7 @@ static void run_migration(struct source *source)
 	report->stats.size = sizeof(report->stats);
 	if (dl_log_stats(source->log, &report->stats))
 		memset(&report->stats, 0, sizeof(report->stats));
-	report->records = machine_records(&source->machine);
+	report->records = machine_records(source->machine);
 	report->slot_changes = source->device.slot_changes;
 	end_logging(source);
 	if (!r)
@@ -328,56 +328,48 @@ static void run_migration(struct source *source)
 	resume_on_source(source);
 }
 
-static int open_log(struct source *source)
+/* Creates the guest, in its machine. */
+static int boot(struct source *source)
 {
 	const struct options *options = source->options;
-	struct report *report = &source->report;
-	struct dl_options wanted = { .size = sizeof(wanted),
-				     .mode = options->mode,
-				     .backup = options->backup,
-				     .ring_entries = options->ring_entries,
-				     .os = source->machine.os };
-	int r;
+	int r = machine_plug(source->machine, source->log);
 
-	r = dl_log_open(source->machine.vm_fd, &wanted, &source->log, report->reason,
-			sizeof(report->reason));
-	if (r) {
-		snprintf(report->error, sizeof(report->error), "cannot open the dirty log: %.280s",
-			 *report->reason ? report->reason : strerror(-r));
-		return r;
-	}
-	report->config.size = sizeof(report->config);
-	r = dl_log_config(source->log, &report->config);
-	return r ? fail(source, r, "dl_log_config") : 0;
+	if (!r)
+		r = machine_boot(source->machine, options->pattern, options->dirty_bytes_per_s);
+	if (!r)
+		r = machine_start(source->machine);
+	if (r)
+		snprintf(source->report.error, sizeof(source->report.error), "%s",
+			 source->machine->why);
+	return r;
 }
 
-static void run_machine(struct source *source)
+/* The devices of a guest that has arrived go on where they were. */
+static int start_devices(struct source *source, const struct host *host)
 {
 	const struct options *options = source->options;
-	struct report *report = &source->report;
+	struct device *device = &source->device;
 	int r;
 
-	r = open_log(source);
+	device_init(device, source->machine, source->log);
+	device->state = host->device_state;
+	device->skip_marks = options->sabotage == SABOTAGE_MARK;
+	device->skip_discards = options->sabotage == SABOTAGE_DISCARD;
+	device->moves_slot = options->slot_moves;
+	r = device_start(device);
+	return r ? fail(source, r, "cannot start the device thread") : 0;
+}
+
+static void move_guest(struct source *source, const struct host *host)
+{
+	int r = saboteur_init(&source->sender.saboteur, source->options->sabotage, source->machine);
+
 	if (r)
-		return;
-	r = machine_plug(&source->machine, source->log);
-	if (!r)
-		r = machine_boot(&source->machine, options->pattern, options->dirty_bytes_per_s);
-	if (!r)
-		r = machine_start(&source->machine);
-	if (r)
-		snprintf(report->error, sizeof(report->error), "%s", source->machine.why);
-	if (!r)
-		r = saboteur_init(&source->sender.saboteur, options->sabotage, &source->machine);
-	device_init(&source->device, &source->machine, source->log);
-	source->device.skip_marks = options->sabotage == SABOTAGE_MARK;
-	source->device.skip_discards = options->sabotage == SABOTAGE_DISCARD;
-	source->device.moves_slot = options->slot_moves;
-	if (!r && (r = device_start(&source->device)))
-		snprintf(report->error, sizeof(report->error), "cannot start the device thread: %s",
-			 strerror(-r));
+		(void)fail(source, r, "cannot copy the memory");
+	else
+		r = start_devices(source, host);
 	if (!r && !handover_hello(source)) {
-		report_begin(report);
+		report_begin(&source->report);
 		run_migration(source);
 	}
 	source_wire_error(source);
@@ -385,39 +377,53 @@ static void run_machine(struct source *source)
 	saboteur_free(&source->sender.saboteur);
 }
 
-static void open_machine(struct source *source)
+/* What the report says of the guest. */
+static void describe(struct source *source, const struct host *host)
+{
+	struct report *report = &source->report;
+	const struct machine *machine = &host->machine;
+
+	snprintf(report->backend, sizeof(report->backend), "%s", machine->kind->name);
+	snprintf(report->reason, sizeof(report->reason), "%s", host->reason);
+	report->config = host->config;
+	report->layout = machine->layout;
+	report->guest_user = machine->guest_user;
+}
+
+/* Opens a machine with its log, and creates the guest. */
+static int create_guest(struct source *source, struct host *host)
 {
 	const struct options *options = source->options;
 	struct report *report = &source->report;
 	const struct machine_kind *kind;
-	char why[200];
+	struct layout layout;
+	int r;
 
 	kind = machine_choose(options->backend, report->backend_note, sizeof(report->backend_note));
 	if (!kind) {
 		snprintf(report->error, sizeof(report->error), "%s", report->backend_note);
-		return;
+		return -ENODEV;
 	}
-	snprintf(report->backend, sizeof(report->backend), "%s", kind->name);
-	if (layout_make(&report->layout, options->memory_bytes, options->working_set_bytes,
-			options->vcpus, (uint32_t)sysconf(_SC_PAGESIZE), why, sizeof(why))) {
-		snprintf(report->error, sizeof(report->error), "%s", why);
-		return;
+	r = layout_make(&layout, options->memory_bytes, options->working_set_bytes, options->vcpus,
+			(uint32_t)sysconf(_SC_PAGESIZE), report->error, sizeof(report->error));
+	if (r)
+		return r;
+	r = host_open(host, kind, &layout, options->guest_user);
+	if (r) {
+		snprintf(report->error, sizeof(report->error), "%s", host->machine.why);
+		return r;
 	}
-	if (machine_open(&source->machine, kind, &report->layout, options->guest_user)) {
-		snprintf(report->error, sizeof(report->error), "%s", source->machine.why);
-		return;
-	}
-	source->sender.machine = &source->machine;
-	run_machine(source);
-	dl_log_close(source->log); /* before the VM is closed */
-	machine_close(&source->machine);
+	r = host_open_log(host, options, report->error, sizeof(report->error));
+	describe(source, host);
+	source->log = host->log;
+	return r ? r : boot(source);
 }
 
-int source_run(const struct options *options, int fd, pid_t destination_pid)
+int source_run(const struct options *options, int fd, pid_t destination_pid, struct host *host)
 {
-	struct source source = { .options = options };
+	struct source source = { .options = options, .machine = &host->machine, .log = host->log };
 	struct sigaction action = { .sa_handler = on_cancel, .sa_flags = (int)SA_RESETHAND };
-	int status;
+	int status, r = 0;
 
 	if (report_init(&source.report, options))
 		return STATUS_FAILED;
@@ -427,12 +433,20 @@ int source_run(const struct options *options, int fd, pid_t destination_pid)
 	wire_init(&source.wire, fd);
 	source.wire.cancelled = &cancelled;
 	source.report.destination_pid = destination_pid;
+	source.sender.machine = &host->machine;
 	source.sender.wire = &source.wire;
 	source.sender.report = &source.report;
 	source.sender.zero_pages = options->zero_pages;
 	source.sender.bandwidth_bytes_per_s = options->bandwidth_bytes_per_s;
 	source.sender.cancelled = &cancelled;
-	open_machine(&source);
+	/* A guest that has arrived is there already. */
+	if (host->open)
+		describe(&source, host);
+	else
+		r = create_guest(&source, host);
+	if (!r)
+		move_guest(&source, host);
+	host_close(host);
 	close(fd);
 	status = report_end(&source.report);
 	report_free(&source.report);

@@ -108,11 +108,13 @@ static void fuzz_destination(struct input *in, const struct layout *layout)
 					 .destination_fd = -1,
 					 .memory_given = true,
 					 .memory_bytes = MEMORY_LIMIT_BYTES };
+	static struct host host;
 	uint32_t last;
 	int status;
 
+	memset(&host, 0, sizeof(host));
 	begin_peer(in, layout, false);
-	status = destination_run(&options, PEER_FD);
+	status = destination_run(&options, PEER_FD, &host);
 	last = expect_protocol();
 	fflush(output);
 	trace("status %d, the last answer is %u\n%s", status, last, text);
@@ -144,22 +146,25 @@ static void fuzz_source(struct input *in, const struct layout *layout)
 {
 	static _Alignas(64) uint8_t memory[SOURCE_PAGES * 4096];
 	static volatile sig_atomic_t cancelled;
+	static struct machine machine;
 	static struct source source;
 	struct options options = { .passes = 3, .vcpus = VCPUS, .json = input_u8(in) & 1 };
 	int status, failure;
 
 	memset(&source, 0, sizeof(source));
+	memset(&machine, 0, sizeof(machine));
+	source.machine = &machine;
 	source.options = &options;
 	expect(!report_init(&source.report, &options), "no memory");
-	source.report.layout = source.machine.layout = *layout;
+	source.report.layout = machine.layout = *layout;
 	source.report.layout.memory_bytes = sizeof(memory);
-	source.machine.kind = &machine_model;
-	source.machine.memory = memory;
+	machine.kind = &machine_model;
+	machine.memory = memory;
 	begin_peer(in, &source.report.layout, true);
 	wire_init(&source.wire, PEER_FD);
 	source.wire.cancelled = &cancelled;
 	source.sender.wire = &source.wire;
-	source.sender.machine = &source.machine;
+	source.sender.machine = &machine;
 	source.sender.report = &source.report;
 	source.sender.cancelled = &cancelled;
 	failure = migrate(&source);
