@@ -140,6 +140,11 @@ check_moves() {
   expect 0 --memory 24M --downtime-limit 0 --passes 2 --bandwidth 100M
   grep -q 'The limit was not met: .* MiB were left after 2 passes' "$scratch/run.out" ||
     fail "the source does not say why the limit was not met"
+  for log in "--channels 2 --backend model" "--channels 4 --mode bitmap --transport tcp" \
+    "--channels 8 --guest kernel --slot-moves"; do
+    # shellcheck disable=SC2086
+    expect_moved --memory 24M $log
+  done
   for log in "--backend model" "--mode bitmap" "--mode auto --guest kernel"; do
     # shellcheck disable=SC2086
     expect_moved --slot-moves --memory 24M --bandwidth 50M $log
@@ -170,6 +175,7 @@ check_sabotage() {
       done
     done
     expect_corrupt --backend model --sabotage "$kind"
+    expect_corrupt --backend "$backend" --channels 3 --sabotage "$kind"
   done
   # The guest finds the loss of its own pages too.
   expect_corrupt --sabotage ack
@@ -275,6 +281,15 @@ print(s.getsockname()[1])')
   start_destination "$port"
   expect_moved --memory 32M --connect "$address"
   wait "$destination_pid" || fail "the destination failed"
+
+  # Over several connections, each of which is flushed between passes.
+  for port in unix 0; do
+    start_destination "$port"
+    address=$(sed -n 's/.*listening on //p' "$scratch/dst.err")
+    expect_moved --memory 32M --channels 4 --connect "$address"
+    expect_key channels 4
+    wait "$destination_pid" || fail "the destination failed"
+  done
 
   start_destination unix --memory 16M
   expect 3 --memory 32M --connect "$address"

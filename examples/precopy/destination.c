@@ -2,6 +2,7 @@
 #include "destination.h"
 #include "clock.h"
 #include "device.h"
+#include "inlets.h"
 #include "pages.h"
 #include "report.h"
 #include "wire.h"
@@ -29,8 +30,9 @@ struct destination {
 	struct device device;
 	struct wire wire;
 	bool quiet; /* started by a source, which prints the report */
-	uint32_t passes;
-	uint64_t pages;
+	const struct doors *doors;
+	struct receiver receiver; /* of the first connection; in the end, the sum of all */
+	struct inlets inlets;
 	struct wire_proof proof;
 	struct wire_result result;
 	bool accepted; /* the source's hello */
@@ -62,7 +64,7 @@ static int refuse(struct destination *destination, int failure)
 
 static uint64_t memory_limit_bytes(const struct options *options)
 {
-	if (options->destination_fd >= 0)
+	if (options->destination_fds_given)
 		return LAYOUT_MAX_BYTES;
 	if (options->memory_given)
 		return options->memory_bytes;
@@ -88,6 +90,8 @@ static int check_hello(struct destination *destination, const struct wire_hello 
 		return wire_fail(wire, -EPROTO, "unknown backend %u", hello->backend);
 	if (hello->guest_user > 1)
 		return wire_fail(wire, -EPROTO, "unknown guest mode %u", hello->guest_user);
+	if (!hello->channels || hello->channels > WIRE_MAX_CHANNELS || hello->reserved)
+		return wire_fail(wire, -EPROTO, "%u channels", hello->channels);
 	if (hello->memory_bytes > limit_bytes)
 		return wire_fail(wire, -ENOMEM,
 				 "guest memory of %" PRIu64 " MiB exceeds the limit of %" PRIu64
@@ -132,76 +136,17 @@ static int create_machine(struct destination *destination, const struct wire_hel
 	return r ? wire_fail(wire, r, "%.200s", host->machine.why) : 0;
 }
 
-/* Checks that the range of a frame is whole pages of guest memory, and counts them. */
-static int check_range(struct destination *destination, uint64_t offset_bytes, uint64_t bytes)
-{
-	const struct layout *layout = &destination->host->machine.layout;
-	uint32_t page_bytes = layout->page_bytes;
-
-	if (!bytes || offset_bytes % page_bytes || bytes % page_bytes ||
-	    bytes > layout->memory_bytes || offset_bytes > layout->memory_bytes - bytes)
-		return wire_fail(&destination->wire, -EPROTO,
-				 "%" PRIu64 " bytes at offset %#" PRIx64
-				 " are not whole pages of guest memory",
-				 bytes, offset_bytes);
-	destination->pages += bytes / page_bytes;
-	return 0;
-}
-
-static int receive_pages(struct destination *destination, const struct wire_header *header)
-{
-	int r = check_range(destination, header->offset_bytes, header->payload_bytes);
-
-	return r ? r
-		 : wire_receive_payload(&destination->wire,
-					destination->host->machine.memory + header->offset_bytes,
-					header->payload_bytes);
-}
-
-/* Does not write pages that are zero already: most were never touched, and stay unallocated. */
-static int receive_zeros(struct destination *destination, const struct wire_header *header)
-{
-	uint32_t page_bytes = destination->host->machine.layout.page_bytes;
-	uint64_t bytes, at;
-	uint8_t *memory;
-	int r;
-
-	if (header->payload_bytes != sizeof(bytes))
-		return wire_fail(&destination->wire, -EPROTO,
-				 "a ZEROS frame with a payload of %u bytes", header->payload_bytes);
-	r = wire_receive_payload(&destination->wire, &bytes, sizeof(bytes));
-	if (!r)
-		r = check_range(destination, header->offset_bytes, bytes);
-	if (r)
-		return r;
-	memory = destination->host->machine.memory + header->offset_bytes;
-	for (at = 0; at < bytes; at += page_bytes)
-		if (!page_is_zero(memory + at, page_bytes))
-			memset(memory + at, 0, page_bytes);
-	return 0;
-}
-
-/* Receives all passes. On success, header is that of the VCPUS frame that follows them. */
+/*
+ * Receives all passes, over all connections. On success, header is that of the VCPUS frame that
+ * follows them.
+ */
 static int receive_passes(struct destination *destination, struct wire_header *header)
 {
-	struct wire *wire = &destination->wire;
-	int r;
+	int r = receiver_run(&destination->receiver, WIRE_VCPUS, header);
+	int ended = inlets_end(&destination->inlets, r, &destination->receiver);
 
-	for (;;) {
-		r = wire_receive_header(wire, header);
-		if (r || header->type == WIRE_VCPUS)
-			return r;
-		if (header->type == WIRE_PAGES)
-			r = receive_pages(destination, header);
-		else if (header->type == WIRE_ZEROS)
-			r = receive_zeros(destination, header);
-		else if (header->type == WIRE_PASS_END && !header->payload_bytes)
-			r = wire_send(wire, WIRE_PASS_DONE, ++destination->passes, NULL, 0);
-		else
-			r = wire_fail(wire, -EPROTO, "unexpected frame %u", header->type);
-		if (r)
-			return r;
-	}
+	/* It may have been the reason. */
+	return ended ? ended : r;
 }
 
 static int receive_state(struct destination *destination, const struct wire_header *header)
@@ -281,12 +226,13 @@ static int verify_pages(struct destination *destination)
 		if (header.offset_bytes != destination->proof.compared_pages * page_bytes)
 			return wire_fail(wire, -EPROTO, "hashes out of order at offset %#" PRIx64,
 					 header.offset_bytes);
-		r = check_range(destination, header.offset_bytes, n * page_bytes);
+		r = receiver_check_range(&destination->receiver, header.offset_bytes,
+					 n * page_bytes);
 		if (!r)
 			r = wire_receive_payload(wire, hashes, header.payload_bytes);
 		if (r)
 			return r;
-		destination->pages -= n;
+		destination->receiver.pages -= n;
 		for (i = 0; i < n; i++)
 			compare_page(destination, header.offset_bytes + i * page_bytes, hashes[i]);
 	}
@@ -303,6 +249,8 @@ static int run_guest(struct destination *destination)
 	r = wire_expect(wire, WIRE_RUN, NULL, 0);
 	if (r)
 		return r;
+	/* The source waits for the result. */
+	wire->cancelled = NULL;
 	machine_check(&destination->host->machine, CHECK_LIMIT_NS, &check);
 	destination->guest_ran = true;
 	result->guest_healthy = check.healthy;
@@ -314,18 +262,40 @@ static int run_guest(struct destination *destination)
 	return wire_send(wire, WIRE_RESULT, 0, result, sizeof(*result));
 }
 
-static int receive_guest(struct destination *destination)
+/* Waits for the source's further connections. */
+static int add_channels(struct destination *destination, const struct wire_hello *hello)
+{
+	struct wire *wire = &destination->wire;
+	int r = 0;
+
+	for (unsigned int i = 1; i < hello->channels && !r; i++) {
+		int fd = destination->doors->next(destination->doors, wire->why, sizeof(wire->why));
+
+		r = fd < 0 ? (wire->failure = fd)
+			   : inlets_add(&destination->inlets, fd, hello->token, wire,
+					&destination->host->machine);
+	}
+	if (r)
+		(void)inlets_end(&destination->inlets, true, &destination->receiver);
+	return r;
+}
+
+static int receive_guest(struct destination *destination, const struct wire_hello *hello)
 {
 	struct wire_header header;
 	int r;
 
+	destination->receiver = (struct receiver){ .wire = &destination->wire,
+						   .machine = &destination->host->machine };
 	r = wire_send(&destination->wire, WIRE_WELCOME, 0, NULL, 0);
 	destination->accepted = true;
 	if (!r)
+		r = add_channels(destination, hello);
+	if (!r)
 		r = receive_passes(destination, &header);
 	if (!r)
-		say(destination, "received %" PRIu64 " pages in %u passes", destination->pages,
-		    destination->passes);
+		say(destination, "received %" PRIu64 " pages in %u passes",
+		    destination->receiver.pages, destination->receiver.passes);
 	if (!r)
 		r = receive_state(destination, &header);
 	if (!r)
@@ -350,7 +320,7 @@ static int receive_all(struct destination *destination)
 		return refuse(destination, r);
 	say(destination, "incoming guest: %u vCPUs, %" PRIu64 " MiB, on %s", hello.vcpus,
 	    hello.memory_bytes >> 20, destination->host->machine.kind->name);
-	r = receive_guest(destination);
+	r = receive_guest(destination, &hello);
 	if (r && !destination->guest_ran)
 		refuse(destination, r);
 	return r;
@@ -373,8 +343,9 @@ static void print_json(const struct destination *destination, int status)
 	       ",\n  \"compared_pages\": %" PRIu64 ",\n  \"differing_pages\": %" PRIu64
 	       ",\n  \"guest_ran\": %s,\n  \"guest_healthy\": %s,\n  \"device_healthy\": %s"
 	       ",\n  \"checked_pages\": %" PRIu64 ",\n  \"exit_status\": %d\n}\n",
-	       destination->passes, destination->pages, destination->proof.compared_pages,
-	       destination->proof.differing_pages, destination->guest_ran ? "true" : "false",
+	       destination->receiver.passes, destination->receiver.pages,
+	       destination->proof.compared_pages, destination->proof.differing_pages,
+	       destination->guest_ran ? "true" : "false",
 	       !destination->guest_ran		   ? "null"
 	       : destination->result.guest_healthy ? "true"
 						   : "false",
@@ -392,18 +363,20 @@ static void print_failure(const struct destination *destination)
 		return;
 	if (destination->guest_ran)
 		guest = "; the guest has already run here";
-	else if (destination->pages)
+	else if (destination->receiver.pages)
 		guest = "; the partial guest is discarded";
 	report_print_error("destination: %s%s", destination->wire.why, guest);
 }
 
-int destination_run(const struct options *options, int fd, struct host *host)
+int destination_run(const struct options *options, int fd, const struct doors *doors,
+		    struct host *host)
 {
-	struct destination destination = { .options = options, .host = host };
+	struct destination destination = { .options = options, .host = host, .doors = doors };
 	int r, status;
 
-	destination.quiet = options->destination_fd >= 0;
+	destination.quiet = options->destination_fds_given;
 	wire_init(&destination.wire, fd);
+	destination.wire.cancelled = doors->cancelled;
 	r = receive_all(&destination);
 	close(fd);
 	status = status_of(&destination);

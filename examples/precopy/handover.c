@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 
 void source_wire_error(struct source *source)
 {
@@ -43,11 +44,18 @@ int handover_hello(struct source *source)
 		.page_bytes = layout->page_bytes,
 		.vcpus = layout->vcpus,
 		.memory_bytes = layout->memory_bytes,
+		.channels = source->options->channels,
 		.working_set_bytes = layout->share_pages * layout->vcpus * layout->page_bytes,
 	};
-	int r = wire_send(&source->wire, WIRE_HELLO, 0, &hello, sizeof(hello));
+	int r;
 
-	return r ? r : wire_expect(&source->wire, WIRE_WELCOME, NULL, 0);
+	/* Nobody else should join by accident; whoever means harm reads the wire anyway. */
+	if (getrandom(&hello.token, sizeof(hello.token), 0) != sizeof(hello.token))
+		hello.token = clock_ns();
+	r = wire_send(&source->wire, WIRE_HELLO, 0, &hello, sizeof(hello));
+	if (!r)
+		r = wire_expect(&source->wire, WIRE_WELCOME, NULL, 0);
+	return r ? r : outlets_announce(&source->outlets, hello.token);
 }
 
 int handover_state(struct source *source)

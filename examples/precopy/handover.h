@@ -5,7 +5,7 @@
 #include "host.h"
 #include "reaper.h"
 #include "report.h"
-#include "send.h"
+#include "outlets.h"
 
 struct source {
 	const struct options *options;
@@ -15,8 +15,9 @@ struct source {
 	struct reaper reaper;
 	struct device device;
 	struct device_state device_state;
-	struct wire wire;
-	struct sender sender;
+	struct wire wire; /* for all but the contents of pages */
+	struct outlets outlets;
+	struct saboteur saboteur;
 	struct report report;
 	struct dl_stats pass_stats; /* at the start of the pass */
 	double bytes_per_ns;	    /* measured on the wire */

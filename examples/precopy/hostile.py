@@ -31,10 +31,10 @@ def frame(kind, payload=b"", offset=0, announced=None, magic=MAGIC, reserved=0):
     return struct.pack("<IIIIQ", magic, kind, length, reserved, offset) + payload
 
 
-def hello(memory=16 * MIB, working_set=4 * MIB, vcpus=2, page=PAGE, version=2, machine=MACHINE,
-          backend=MODEL, user=1):
-    return frame(HELLO, struct.pack("<IIIIIIQQ", version, machine, backend, user, page, vcpus,
-                                    memory, working_set))
+def hello(memory=16 * MIB, working_set=4 * MIB, vcpus=2, page=PAGE, version=3, machine=MACHINE,
+          backend=MODEL, user=1, channels=1, reserved=0):
+    return frame(HELLO, struct.pack("<IIIIIIQQIIQ", version, machine, backend, user, page,
+                                    vcpus, memory, working_set, channels, reserved, 7))
 
 
 def u64(value):
@@ -63,7 +63,8 @@ def fixed_streams():
     for change in ({"memory": 1 << 60}, {"memory": 0}, {"memory": 16 * MIB + 1},
                    {"memory": 1 << 63}, {"working_set": 1 << 63}, {"vcpus": 0}, {"vcpus": 9},
                    {"vcpus": 1 << 31}, {"page": 4097}, {"page": 0}, {"version": 9}, {"machine": 3},
-                   {"backend": 0}, {"backend": 9}, {"user": 2}):
+                   {"backend": 0}, {"backend": 9}, {"user": 2}, {"channels": 0},
+                   {"channels": 9}, {"reserved": 1}):
         yield f"hello with {change}", hello(**change)
     yield "empty working set", hello(working_set=0) + frame(RUN)
     yield "two hellos", good + good

@@ -9,12 +9,13 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_PEERS = 8, TICK_MS = 50, ADDRESS_BYTES = 300 };
+enum { MAX_PEERS = 2 * WIRE_MAX_CHANNELS, TICK_MS = 50, ADDRESS_BYTES = 300 };
 
 /* A connection that has not said what it is. */
 struct peer {
@@ -126,8 +127,8 @@ static void accept_peer(struct listener *listener)
 	listener->peers[listener->n_peers++] = (struct peer){ fd, clock_ns() + WIRE_TIMEOUT_NS };
 }
 
-/* The first peer that begins as a source does, or -1. */
-static int find_source(struct listener *listener)
+/* The first peer that begins with a frame of the type, or -1. */
+static int find_source(struct listener *listener, enum wire_type type)
 {
 	unsigned int i = 0;
 
@@ -135,8 +136,8 @@ static int find_source(struct listener *listener)
 		struct peer *peer = &listener->peers[i];
 		int fd = peer->fd;
 
-		switch (wire_peek(fd)) {
-		case WIRE_PEEK_HELLO:
+		switch (wire_peek(fd, type)) {
+		case WIRE_PEEK_WANTED:
 			*peer = listener->peers[--listener->n_peers];
 			return fd;
 		case WIRE_PEEK_OTHER:
@@ -156,27 +157,40 @@ static int find_source(struct listener *listener)
 	return -1;
 }
 
-static int wait_for_source(struct listener *listener, const volatile sig_atomic_t *cancelled,
-			   struct reason reason)
+int listener_wait(struct listener *listener, enum wire_type type,
+		  const volatile sig_atomic_t *cancelled, uint64_t timeout_ns, char *why,
+		  size_t why_bytes)
 {
-	while (!*cancelled) {
+	uint64_t deadline_ns = timeout_ns ? clock_ns() + timeout_ns : UINT64_MAX;
+
+	while (!*cancelled && clock_ns() < deadline_ns) {
 		struct pollfd pollfd = { .fd = listener->fd, .events = POLLIN };
 		int fd;
 
-		/* Peers are looked at every tick: part of a hello would not let poll() sleep. */
+		/* Peers are looked at every tick: part of a frame would not let poll() sleep. */
 		if (listener->n_peers == MAX_PEERS)
 			pollfd.fd = -1;
 		if (poll(&pollfd, 1, TICK_MS) > 0)
 			accept_peer(listener);
-		fd = find_source(listener);
-		if (fd >= 0)
-			return fd;
+		fd = find_source(listener, type);
+		if (fd < 0)
+			continue;
+		if (!*listener->un.sun_path)
+			transport_set_nodelay(fd);
+		return fd;
 	}
-	snprintf(reason.text, reason.bytes, "interrupted before a source connected");
-	return -EINTR;
+	snprintf(why, why_bytes,
+		 *cancelled ? "interrupted before a source connected"
+			    : "timed out: the source did not connect again");
+	return *cancelled ? -EINTR : -ETIMEDOUT;
 }
 
-static void close_listener(struct listener *listener)
+const char *listener_address(const struct listener *listener)
+{
+	return listener->address;
+}
+
+void listener_close(struct listener *listener)
 {
 	struct stat file;
 
@@ -188,29 +202,31 @@ static void close_listener(struct listener *listener)
 		(void)unlink(listener->un.sun_path);
 	if (listener->fd >= 0)
 		close(listener->fd);
+	free(listener);
 }
 
-int listener_wait(const char *address, void (*listening)(const char *address),
-		  void (*ignored)(const char *why), const volatile sig_atomic_t *cancelled,
-		  char *why, size_t why_bytes)
+struct listener *listener_open(const char *address, void (*ignored)(const char *why), char *why,
+			       size_t why_bytes)
 {
-	struct listener listener = { .fd = -1, .ignored = ignored };
+	struct listener *listener = calloc(1, sizeof(*listener));
 	struct reason reason = { why, why_bytes };
-	int fd;
+	int r;
 
-	snprintf(listener.address, sizeof(listener.address), "%s", address);
-	if (address_is_unix(address))
-		fd = bind_unix(&listener, address, reason);
-	else if (address_is_tcp(address))
-		fd = bind_tcp(&listener, address, reason);
-	else
-		fd = address_is_bad(reason, address, "unix:PATH or tcp:HOST:PORT");
-	if (!fd) {
-		listening(listener.address);
-		fd = wait_for_source(&listener, cancelled, reason);
+	if (!listener) {
+		(void)address_failed(reason, "cannot listen on", address, ENOMEM);
+		return NULL;
 	}
-	close_listener(&listener);
-	if (fd >= 0 && address_is_tcp(address))
-		transport_set_nodelay(fd);
-	return fd;
+	listener->fd = -1;
+	listener->ignored = ignored;
+	snprintf(listener->address, sizeof(listener->address), "%s", address);
+	if (address_is_unix(address))
+		r = bind_unix(listener, address, reason);
+	else if (address_is_tcp(address))
+		r = bind_tcp(listener, address, reason);
+	else
+		r = address_is_bad(reason, address, "unix:PATH or tcp:HOST:PORT");
+	if (!r)
+		return listener;
+	listener_close(listener);
+	return NULL;
 }

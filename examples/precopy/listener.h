@@ -2,20 +2,34 @@
 #ifndef PRECOPY_LISTENER_H
 #define PRECOPY_LISTENER_H
 
+#include "wire.h"
+
 #include <signal.h>
 #include <stddef.h>
 
 /*
- * Waits for a source at an address. Connections of anything else, for example of a port scanner,
- * are closed and do not end the wait. A file that exists is never replaced or deleted.
- *   listening  is called once connections are possible, with the address; for TCP port 0 the port
- *              that the kernel has chosen is in it
- *   ignored    is called for each connection that is closed
- *   cancelled  once it is set, the wait ends with -EINTR
- * Returns a socket, or a negative errno value with the reason in why.
+ * Waits for connections of a source at an address. Those of anything else, for example of a port
+ * scanner, are closed and do not end the wait. A file that exists is never replaced or deleted.
  */
-int listener_wait(const char *address, void (*listening)(const char *address),
-		  void (*ignored)(const char *why), const volatile sig_atomic_t *cancelled,
-		  char *why, size_t why_bytes);
+struct listener;
+
+/* Both return NULL or a negative errno value on failure, with the reason in why. */
+
+/* ignored is called for each connection that is closed. */
+struct listener *listener_open(const char *address, void (*ignored)(const char *why), char *why,
+			       size_t why_bytes);
+
+/*
+ * Returns a connection that begins with a frame of the type, which is not read yet. Once *cancelled
+ * is set, the wait ends with -EINTR; after timeout_ns, if that is not 0, with -ETIMEDOUT.
+ */
+int listener_wait(struct listener *listener, enum wire_type type,
+		  const volatile sig_atomic_t *cancelled, uint64_t timeout_ns, char *why,
+		  size_t why_bytes);
+
+/* The address; for TCP port 0, with the port that the kernel has chosen. */
+const char *listener_address(const struct listener *listener);
+
+void listener_close(struct listener *listener);
 
 #endif

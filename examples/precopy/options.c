@@ -83,6 +83,7 @@ static const char help_text[] =
 	"                        or when three in a row leave no less than before\n"
 	"  --no-zero-pages       send zero pages like any other page\n"
 	"  --slot-moves          move, remove and re-create a device's memslot meanwhile\n"
+	"  --channels N          send over N connections at once, 1 (default) to 8\n"
 	"  --transport KIND      connect to the started destination by unix (default) or\n"
 	"                        tcp\n"
 	"  --listen ADDRESS      run only the destination; --memory is the largest guest\n"
@@ -231,6 +232,7 @@ enum {
 	OPT_PASSES,
 	OPT_NO_ZERO_PAGES,
 	OPT_SLOT_MOVES,
+	OPT_CHANNELS,
 	OPT_TRANSPORT,
 	OPT_LISTEN,
 	OPT_CONNECT,
@@ -256,6 +258,7 @@ static const struct option long_options[] = {
 	{ "passes", required_argument, NULL, OPT_PASSES },
 	{ "no-zero-pages", no_argument, NULL, OPT_NO_ZERO_PAGES },
 	{ "slot-moves", no_argument, NULL, OPT_SLOT_MOVES },
+	{ "channels", required_argument, NULL, OPT_CHANNELS },
 	{ "transport", required_argument, NULL, OPT_TRANSPORT },
 	{ "listen", required_argument, NULL, OPT_LISTEN },
 	{ "connect", required_argument, NULL, OPT_CONNECT },
@@ -347,7 +350,13 @@ static bool parse_migration_option(struct options *options, int option, const ch
 		return valid;
 	case OPT_DESTINATION_FD:
 		valid = parse_number(options, name, text, 0, 1 << 20, &number);
-		options->destination_fd = (int)number;
+		if (options->destination_fds_given == WIRE_MAX_CHANNELS)
+			return false;
+		options->destination_fds[options->destination_fds_given++] = (int)number;
+		return valid;
+	case OPT_CHANNELS:
+		valid = parse_number(options, name, text, 1, WIRE_MAX_CHANNELS, &number);
+		options->channels = (uint32_t)number;
 		return valid;
 	case OPT_NO_ZERO_PAGES:
 		options->zero_pages = false;
@@ -434,7 +443,7 @@ int options_parse(struct options *options, int argc, char **argv)
 		.downtime_limit_ns = 100 * NS_PER_MS,
 		.passes = 8,
 		.zero_pages = true,
-		.destination_fd = -1,
+		.channels = 1,
 		.json = asks_for_json(argc, argv),
 	};
 	while ((option = getopt_long(argc, argv, ":", long_options, &index)) != -1) {

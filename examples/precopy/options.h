@@ -2,6 +2,8 @@
 #ifndef PRECOPY_OPTIONS_H
 #define PRECOPY_OPTIONS_H
 
+#include "wire.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -38,7 +40,10 @@ struct options {
 	bool tcp;
 	const char *listen;  /* run only the destination */
 	const char *connect; /* run only the source */
-	int destination_fd;  /* >= 0: this is the destination started by a source */
+	uint32_t channels;
+	/* Some: this is the destination started by a source, which made them. */
+	int destination_fds[WIRE_MAX_CHANNELS];
+	uint32_t destination_fds_given;
 	enum sabotage sabotage;
 	bool json;
 	bool memory_given;

@@ -23,14 +23,17 @@
 #define CHILD_TIMEOUT_NS (40 * NS_PER_S)
 
 /* In the child: executes the program again, so that the sides share no memory. */
-static void exec_destination(int fd, char *program)
+static void exec_destination(const int *fds, uint32_t n, char *program)
 {
-	char number[16];
-	char option[] = "--destination-fd";
-	char *argv[] = { program, option, number, NULL };
+	char option[] = "--destination-fd", numbers[WIRE_MAX_CHANNELS][16];
+	char *argv[2 + 2 * WIRE_MAX_CHANNELS] = { program };
 
-	snprintf(number, sizeof(number), "%d", fd);
-	(void)fcntl(fd, F_SETFD, 0);
+	for (uint32_t i = 0; i < n; i++) {
+		snprintf(numbers[i], sizeof(numbers[i]), "%d", fds[i]);
+		argv[1 + 2 * i] = option;
+		argv[2 + 2 * i] = numbers[i];
+		(void)fcntl(fds[i], F_SETFD, 0);
+	}
 	/* Ctrl-C is for the source; the destination notices that the connection closes. */
 	signal(SIGINT, SIG_IGN);
 	execv("/proc/self/exe", argv);
@@ -52,23 +55,47 @@ static void wait_for_child(pid_t child)
 	waitpid(child, NULL, 0);
 }
 
+static void close_all(const int *fds, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		close(fds[i]);
+}
+
+/* Makes a connection for each channel: the source's ends and the destination's. */
+static int make_pairs(const struct options *options, int *ends, int *others, char *why,
+		      size_t why_bytes)
+{
+	for (uint32_t i = 0; i < options->channels; i++) {
+		int fds[2], r = transport_pair(options->tcp, fds, why, why_bytes);
+
+		if (r) {
+			close_all(ends, i);
+			close_all(others, i);
+			return r;
+		}
+		ends[i] = fds[0];
+		others[i] = fds[1];
+	}
+	return 0;
+}
+
 static int run_both(const struct options *options, char *program)
 {
+	int ends[WIRE_MAX_CHANNELS], others[WIRE_MAX_CHANNELS], status;
 	struct host host = { 0 };
 	char why[256];
 	pid_t child;
-	int fds[2], status;
 
-	if (transport_pair(options->tcp, fds, why, sizeof(why)))
+	if (make_pairs(options, ends, others, why, sizeof(why)))
 		return report_early_failure(options, STATUS_FAILED, "%s", why);
 	child = fork();
 	if (child < 0)
 		return report_early_failure(options, STATUS_FAILED, "cannot fork: %s",
 					    strerror(errno));
 	if (!child)
-		exec_destination(fds[1], program);
-	close(fds[1]);
-	status = source_run(options, fds[0], child, &host);
+		exec_destination(others, options->channels, program);
+	close_all(others, options->channels);
+	status = source_run(options, ends, child, &host);
 	wait_for_child(child);
 	return status;
 }
@@ -76,11 +103,18 @@ static int run_both(const struct options *options, char *program)
 /* From a host that has a guest, or one that is to create it. */
 static int run_connecting(const struct options *options, struct host *host)
 {
+	int fds[WIRE_MAX_CHANNELS];
 	char why[256];
-	int fd = transport_connect(options->connect, why, sizeof(why));
+	uint32_t n;
 
-	if (fd >= 0)
-		return source_run(options, fd, 0, host);
+	for (n = 0; n < options->channels; n++) {
+		fds[n] = transport_connect(options->connect, why, sizeof(why));
+		if (fds[n] < 0)
+			break;
+	}
+	if (n == options->channels)
+		return source_run(options, fds, 0, host);
+	close_all(fds, n);
 	host_close(host);
 	return report_early_failure(options, STATUS_FAILED, "%s", why);
 }
@@ -93,44 +127,91 @@ static void on_interrupt(int number)
 	interrupted = 1;
 }
 
-static void print_listening(const char *address)
-{
-	fprintf(stderr, "precopy: destination: listening on %s\n", address);
-}
-
 static void print_ignored(const char *why)
 {
 	fprintf(stderr, "precopy: destination: ignored a connection: %s\n", why);
 }
 
-static int run_listening(const struct options *options)
-{
-	struct sigaction action = { .sa_handler = on_interrupt }, before[2];
-	struct host host = { 0 };
-	char why[256];
-	int fd, status;
+/* The further connections come where the first one came. */
+struct listening {
+	struct doors doors; /* first, for next_connection() */
+	struct listener *listener;
+};
 
-	sigaction(SIGINT, &action, &before[0]);
-	sigaction(SIGTERM, &action, &before[1]);
-	fd = listener_wait(options->listen, print_listening, print_ignored, &interrupted, why,
-			   sizeof(why));
-	sigaction(SIGINT, &before[0], NULL);
-	sigaction(SIGTERM, &before[1], NULL);
+static int next_connection(const struct doors *doors, char *why, size_t why_bytes)
+{
+	const struct listening *listening = (const struct listening *)doors;
+
+	return listener_wait(listening->listener, WIRE_CHANNEL, &interrupted, WIRE_TIMEOUT_NS, why,
+			     why_bytes);
+}
+
+static int listen_and_run(const struct options *options, struct listener *listener,
+			  struct host *host)
+{
+	const struct listening listening = { { next_connection, &interrupted }, listener };
+	char why[256];
+	int fd = listener_wait(listener, WIRE_HELLO, &interrupted, 0, why, sizeof(why));
+
 	if (fd < 0)
 		return report_early_failure(options, STATUS_FAILED, "%s", why);
-	status = destination_run(options, fd, &host);
+	return destination_run(options, fd, &listening.doors, host);
+}
+
+static int run_listening(const struct options *options)
+{
+	const struct sigaction action = { .sa_handler = on_interrupt };
+	struct listener *listener;
+	struct host host = { 0 };
+	char why[256];
+	int status;
+
+	listener = listener_open(options->listen, print_ignored, why, sizeof(why));
+	if (!listener)
+		return report_early_failure(options, STATUS_FAILED, "%s", why);
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+	fprintf(stderr, "precopy: destination: listening on %s\n", listener_address(listener));
+	status = listen_and_run(options, listener, &host);
+	listener_close(listener);
 	/* The guest moves on. */
 	return host.open ? run_connecting(options, &host) : status;
+}
+
+/* The further connections of a destination that a source has started. */
+struct given {
+	struct doors doors; /* first, for next_given() */
+	const struct options *options;
+	uint32_t *used;
+};
+
+static int next_given(const struct doors *doors, char *why, size_t why_bytes)
+{
+	const struct given *given = (const struct given *)doors;
+
+	if (*given->used < given->options->destination_fds_given)
+		return given->options->destination_fds[(*given->used)++];
+	snprintf(why, why_bytes, "there is no further connection");
+	return -ENOTCONN;
+}
+
+static int run_started(const struct options *options)
+{
+	struct host host = { 0 };
+	uint32_t used = 1;
+	const struct given given = { { next_given, NULL }, options, &used };
+
+	for (uint32_t i = 0; i < options->destination_fds_given; i++)
+		(void)fcntl(options->destination_fds[i], F_SETFD, FD_CLOEXEC);
+	return destination_run(options, options->destination_fds[0], &given.doors, &host);
 }
 
 static int run(const struct options *options, char *program)
 {
 	struct host host = { 0 };
 
-	if (options->destination_fd >= 0) {
-		(void)fcntl(options->destination_fd, F_SETFD, FD_CLOEXEC);
-		return destination_run(options, options->destination_fd, &host);
-	}
+	if (options->destination_fds_given)
+		return run_started(options);
 	if (options->listen)
 		return run_listening(options);
 	if (options->connect)

@@ -44,10 +44,10 @@ static enum page_kind page_kind(const struct sender *sender, uint64_t offset_byt
 {
 	uint32_t page_bytes = sender->machine->layout.page_bytes;
 
-	if (saboteur_skips_page(&sender->saboteur, offset_bytes, sender->row->final))
+	if (saboteur_skips_page(sender->saboteur, offset_bytes, sender->row->final))
 		return PAGE_SKIPPED;
 	if (sender->zero_pages &&
-	    page_is_zero(saboteur_contents(&sender->saboteur, offset_bytes), page_bytes))
+	    page_is_zero(saboteur_contents(sender->saboteur, offset_bytes), page_bytes))
 		return PAGE_ZERO;
 	return PAGE_DATA;
 }
@@ -69,14 +69,15 @@ static int send_frame(struct sender *sender, enum page_kind kind, uint64_t offse
 		sender->row->zero_pages += pages;
 	} else {
 		r = wire_send(sender->wire, WIRE_PAGES, offset_bytes,
-			      saboteur_contents(&sender->saboteur, offset_bytes), bytes);
+			      saboteur_contents(sender->saboteur, offset_bytes), bytes);
 	}
 	if (r)
 		return r;
 	sender->row->sent_pages += pages;
 	update_row(sender);
 	throttle(sender);
-	report_progress(sender->report, sender->row);
+	if (sender->shows_progress)
+		report_progress(sender->report, sender->row);
 	return 0;
 }
 

@@ -13,10 +13,11 @@ struct sender {
 	struct wire *wire;
 	struct machine *machine;
 	struct report *report;
-	struct saboteur saboteur;
+	const struct saboteur *saboteur;
 	bool zero_pages; /* send zero pages as ranges, without their contents */
 	uint64_t bandwidth_bytes_per_s;
-	volatile sig_atomic_t *cancelled;
+	const volatile sig_atomic_t *cancelled;
+	bool shows_progress;
 	/* The current pass: */
 	struct pass_row *row;
 	uint64_t start_ns;

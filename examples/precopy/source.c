@@ -3,7 +3,6 @@
 #include "clock.h"
 #include "device.h"
 #include "handover.h"
-#include "send.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -20,7 +19,7 @@
 #define RUN_ON_LIMIT_NS (10 * NS_PER_S)
 #define MIN_RATE_BYTES	(1 << 20) /* enough to measure the wire's speed */
 
-enum { EXTENTS_PER_READ = 64, MAX_PAUSED_PASSES = 8, MAX_IDLE_PASSES = 3 };
+enum { MAX_PAUSED_PASSES = 8, MAX_IDLE_PASSES = 3 };
 
 /* What the live passes have reached. */
 struct progress {
@@ -69,7 +68,7 @@ static int begin_pass(struct source *source, uint32_t flags, uint64_t *pending_b
 	int r;
 
 	if (!(flags & DL_HARVEST_PAUSED))
-		saboteur_snapshot(&source->sender.saboteur);
+		saboteur_snapshot(&source->saboteur);
 	r = dl_harvest(source->cursor, flags, pending_bytes);
 	return r ? fail_log(source, r, "dl_harvest") : 0;
 }
@@ -78,20 +77,13 @@ static int begin_pass(struct source *source, uint32_t flags, uint64_t *pending_b
  * Sends the open pass and waits until the destination has it in place: contents of two passes must
  * not overtake each other. What is not acknowledged is pending again.
  */
-static int send_pass(struct source *source)
+static int send_pass(struct source *source, struct pass_row *row)
 {
-	struct dl_extent extents[EXTENTS_PER_READ];
-	int n = 0, r = 0;
+	const char *failed_call = NULL;
+	int r = outlets_send_pass(&source->outlets, source->cursor, row, &failed_call);
 
-	while (!r && (n = dl_cursor_read(source->cursor, extents, EXTENTS_PER_READ)) > 0) {
-		r = sender_send_extents(&source->sender, extents, n);
-		if (!r && (r = dl_cursor_ack(source->cursor, extents, (uint32_t)n)))
-			fail_log(source, r, "dl_cursor_ack");
-	}
-	if (n < 0)
-		r = fail_log(source, n, "dl_cursor_read");
-	if (!r)
-		r = sender_flush(&source->sender);
+	if (failed_call)
+		fail_log(source, r, failed_call);
 	dl_cursor_end(source->cursor, 0);
 	return r;
 }
@@ -104,7 +96,6 @@ static struct pass_row *begin_row(struct source *source, bool final)
 	source->pass_stats.size = sizeof(source->pass_stats);
 	if (dl_log_stats(source->log, &source->pass_stats))
 		memset(&source->pass_stats, 0, sizeof(source->pass_stats));
-	sender_begin_pass(&source->sender, row);
 	return row;
 }
 
@@ -131,7 +122,7 @@ static int live_pass(struct source *source, uint64_t *pending_bytes)
 	int r;
 
 	row->dirty_bytes = *pending_bytes;
-	r = send_pass(source);
+	r = send_pass(source, row);
 	if (!r)
 		r = begin_pass(source, 0, pending_bytes);
 	if (r)
@@ -149,7 +140,7 @@ static int stop_guest(struct source *source)
 {
 	int r;
 
-	saboteur_snapshot(&source->sender.saboteur);
+	saboteur_snapshot(&source->saboteur);
 	source->stopped_ns = clock_ns();
 	r = machine_pause(source->machine);
 	if (r)
@@ -176,7 +167,7 @@ static int paused_passes(struct source *source)
 		if (++passes > MAX_PAUSED_PASSES)
 			return fail(source, -EBUSY, "memory is written while the guest is stopped");
 		row->dirty_bytes += pending_bytes;
-		r = send_pass(source);
+		r = send_pass(source, row);
 		if (r)
 			return r;
 	}
@@ -272,6 +263,8 @@ static int migrate(struct source *source)
 	if (!r)
 		r = send_the_rest(source);
 	if (!r)
+		r = outlets_finish(&source->outlets);
+	if (!r)
 		r = handover_state(source);
 	return r;
 }
@@ -362,7 +355,7 @@ static int start_devices(struct source *source, const struct host *host)
 
 static void move_guest(struct source *source, const struct host *host)
 {
-	int r = saboteur_init(&source->sender.saboteur, source->options->sabotage, source->machine);
+	int r = saboteur_init(&source->saboteur, source->options->sabotage, source->machine);
 
 	if (r)
 		(void)fail(source, r, "cannot copy the memory");
@@ -374,7 +367,7 @@ static void move_guest(struct source *source, const struct host *host)
 	}
 	source_wire_error(source);
 	device_stop(&source->device);
-	saboteur_free(&source->sender.saboteur);
+	saboteur_free(&source->saboteur);
 }
 
 /* What the report says of the guest. */
@@ -419,10 +412,19 @@ static int create_guest(struct source *source, struct host *host)
 	return r ? r : boot(source);
 }
 
-int source_run(const struct options *options, int fd, pid_t destination_pid, struct host *host)
+int source_run(const struct options *options, const int *fds, pid_t destination_pid,
+	       struct host *host)
 {
 	struct source source = { .options = options, .machine = &host->machine, .log = host->log };
 	struct sigaction action = { .sa_handler = on_cancel, .sa_flags = (int)SA_RESETHAND };
+	const struct sender like = {
+		.machine = &host->machine,
+		.report = &source.report,
+		.saboteur = &source.saboteur,
+		.zero_pages = options->zero_pages,
+		.bandwidth_bytes_per_s = options->bandwidth_bytes_per_s,
+		.cancelled = &cancelled,
+	};
 	int status, r = 0;
 
 	if (report_init(&source.report, options))
@@ -430,15 +432,10 @@ int source_run(const struct options *options, int fd, pid_t destination_pid, str
 	sigemptyset(&action.sa_mask);
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
-	wire_init(&source.wire, fd);
+	wire_init(&source.wire, fds[0]);
 	source.wire.cancelled = &cancelled;
 	source.report.destination_pid = destination_pid;
-	source.sender.machine = &host->machine;
-	source.sender.wire = &source.wire;
-	source.sender.report = &source.report;
-	source.sender.zero_pages = options->zero_pages;
-	source.sender.bandwidth_bytes_per_s = options->bandwidth_bytes_per_s;
-	source.sender.cancelled = &cancelled;
+	outlets_init(&source.outlets, &source.wire, fds, options->channels, &like);
 	/* A guest that has arrived is there already. */
 	if (host->open)
 		describe(&source, host);
@@ -447,7 +444,8 @@ int source_run(const struct options *options, int fd, pid_t destination_pid, str
 	if (!r)
 		move_guest(&source, host);
 	host_close(host);
-	close(fd);
+	outlets_close(&source.outlets);
+	close(fds[0]);
 	status = report_end(&source.report);
 	report_free(&source.report);
 	return status;

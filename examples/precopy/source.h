@@ -7,9 +7,11 @@
 #include <sys/types.h>
 
 /*
- * Runs a guest and migrates it over a connected socket: the one that is open on this host, or a new
- * one. Closes the host. Returns the exit status.
+ * Runs a guest and migrates it over connected sockets, one for each of the options' channels: the
+ * guest that is open on this host, or a new one. Closes the host and the sockets. Returns the exit
+ * status.
  */
-int source_run(const struct options *options, int fd, pid_t destination_pid, struct host *host);
+int source_run(const struct options *options, const int *fds, pid_t destination_pid,
+	       struct host *host);
 
 #endif

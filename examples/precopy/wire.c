@@ -16,7 +16,7 @@
 #define MAX_ANSWERS 4 /* skipped in search of a refusal */
 
 _Static_assert(sizeof(struct wire_header) == 24, "no padding on the wire");
-_Static_assert(sizeof(struct wire_hello) == 40, "no padding on the wire");
+_Static_assert(sizeof(struct wire_hello) == 56, "no padding on the wire");
 _Static_assert(sizeof(struct wire_proof) == 48, "no padding on the wire");
 _Static_assert(sizeof(struct wire_result) == 32 + WIRE_TEXT_BYTES, "no padding on the wire");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are sent in host order");
@@ -205,9 +205,9 @@ int wire_expect(struct wire *wire, enum wire_type type, void *payload, size_t pa
 	return wire_receive_payload(wire, payload, payload_bytes);
 }
 
-enum wire_peek wire_peek(int fd)
+enum wire_peek wire_peek(int fd, enum wire_type type)
 {
-	const struct wire_header hello = { .magic = WIRE_MAGIC, .type = WIRE_HELLO };
+	const struct wire_header wanted = { .magic = WIRE_MAGIC, .type = type };
 	const size_t fixed = offsetof(struct wire_header, payload_bytes);
 	struct wire_header header;
 	ssize_t n = recv(fd, &header, sizeof(header), MSG_PEEK | MSG_DONTWAIT);
@@ -217,9 +217,9 @@ enum wire_peek wire_peek(int fd)
 										 : WIRE_PEEK_CLOSED;
 	if (!n)
 		return WIRE_PEEK_CLOSED;
-	if (memcmp(&header, &hello, (size_t)n < fixed ? (size_t)n : fixed))
+	if (memcmp(&header, &wanted, (size_t)n < fixed ? (size_t)n : fixed))
 		return WIRE_PEEK_OTHER;
-	return (size_t)n < sizeof(header) ? WIRE_PEEK_NOTHING : WIRE_PEEK_HELLO;
+	return (size_t)n < sizeof(header) ? WIRE_PEEK_NOTHING : WIRE_PEEK_WANTED;
 }
 
 void wire_refuse(struct wire *wire, const char *why)

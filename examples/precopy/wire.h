@@ -8,9 +8,11 @@
  *	source                          destination
  *	HELLO                   ->
  *	                        <-      WELCOME                 (or REFUSED, with a reason)
+ *	CHANNEL                 ->                              first on each further connection
  *	PAGES, ZEROS ...        ->
  *	PASS_END                ->
  *	                        <-      PASS_DONE               the whole pass is in place
+ *	CHANNEL_END             ->                              last on each further connection
  *	VCPUS, DEVICE           ->                              after the final pass
  *	                        <-      READY
  *	HASHES ...              ->
@@ -18,6 +20,8 @@
  *	                        <-      PROOF
  *	RUN                     ->
  *	                        <-      RESULT
+ *
+ * PAGES to PASS_DONE go over every connection, the rest over the first one.
  *
  * The peer may be hostile or broken: every length is checked before anything is read or allocated,
  * and no frame is waited for longer than WIRE_TIMEOUT_NS. Numbers are little-endian, as every host
@@ -29,11 +33,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define WIRE_VERSION	2
-#define WIRE_MAX_BYTES	(UINT32_C(256) << 10) /* payload limit */
-#define WIRE_TIMEOUT_NS (UINT64_C(30) * 1000000000)
-#define WIRE_MAX_HASHES 1024 /* per frame */
-#define WIRE_TEXT_BYTES 256
+#define WIRE_VERSION	  3
+#define WIRE_MAX_BYTES	  (UINT32_C(256) << 10) /* payload limit */
+#define WIRE_TIMEOUT_NS	  (UINT64_C(30) * 1000000000)
+#define WIRE_MAX_HASHES	  1024 /* per frame */
+#define WIRE_MAX_CHANNELS 8
+#define WIRE_TEXT_BYTES	  256
 
 /* ELF machine numbers. */
 #if defined(__x86_64__)
@@ -60,6 +65,8 @@ enum wire_type {
 	WIRE_PROOF,
 	WIRE_RUN,
 	WIRE_RESULT,
+	WIRE_CHANNEL, /* payload: the token of the migration that the connection belongs to */
+	WIRE_CHANNEL_END,
 	WIRE_TYPES
 };
 
@@ -80,6 +87,9 @@ struct wire_hello {
 	uint32_t vcpus;
 	uint64_t memory_bytes;
 	uint64_t working_set_bytes;
+	uint32_t channels; /* connections, this one included */
+	uint32_t reserved; /* 0 */
+	uint64_t token;	   /* of this migration */
 };
 
 struct wire_proof {
@@ -125,9 +135,10 @@ int wire_receive_payload(struct wire *wire, void *payload, size_t bytes);
 int wire_expect(struct wire *wire, enum wire_type type, void *payload, size_t payload_bytes);
 
 /* What a new connection begins with; nothing of it is read. */
-enum wire_peek { WIRE_PEEK_NOTHING, WIRE_PEEK_HELLO, WIRE_PEEK_OTHER, WIRE_PEEK_CLOSED };
+enum wire_peek { WIRE_PEEK_NOTHING, WIRE_PEEK_WANTED, WIRE_PEEK_OTHER, WIRE_PEEK_CLOSED };
 
-enum wire_peek wire_peek(int fd);
+/* WANTED: a whole header of the type. */
+enum wire_peek wire_peek(int fd, enum wire_type type);
 
 /* Sends the peer the reason for closing the connection. Errors are ignored. */
 void wire_refuse(struct wire *wire, const char *why);

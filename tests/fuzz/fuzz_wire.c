@@ -10,6 +10,7 @@
 #include "destination.h"
 #include "handover.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -102,10 +103,18 @@ static uint32_t expect_protocol(void)
 	return last;
 }
 
+/* There is one connection. */
+static int next_connection(const struct doors *doors, char *why, size_t why_bytes)
+{
+	snprintf(why, why_bytes, "there is no further connection");
+	return -ENOTCONN;
+}
+
+static const struct doors no_doors = { next_connection, NULL };
+
 static void fuzz_destination(struct input *in, const struct layout *layout)
 {
 	const struct options options = { .backend = BACKEND_MODEL,
-					 .destination_fd = -1,
 					 .memory_given = true,
 					 .memory_bytes = MEMORY_LIMIT_BYTES };
 	static struct host host;
@@ -114,7 +123,7 @@ static void fuzz_destination(struct input *in, const struct layout *layout)
 
 	memset(&host, 0, sizeof(host));
 	begin_peer(in, layout, false);
-	status = destination_run(&options, PEER_FD, &host);
+	status = destination_run(&options, PEER_FD, &no_doors, &host);
 	last = expect_protocol();
 	fflush(output);
 	trace("status %d, the last answer is %u\n%s", status, last, text);
@@ -132,8 +141,10 @@ static int migrate(struct source *source)
 	int r = handover_hello(source);
 
 	for (int pass = 0; !r && pass < 2; pass++) {
-		sender_begin_pass(&source->sender, report_next_row(&source->report));
-		r = sender_flush(&source->sender);
+		struct sender *sender = &source->outlets.outlet[0].sender;
+
+		sender_begin_pass(sender, report_next_row(&source->report));
+		r = sender_flush(sender);
 	}
 	if (!r)
 		r = handover_state(source);
@@ -148,7 +159,14 @@ static void fuzz_source(struct input *in, const struct layout *layout)
 	static volatile sig_atomic_t cancelled;
 	static struct machine machine;
 	static struct source source;
-	struct options options = { .passes = 3, .vcpus = VCPUS, .json = input_u8(in) & 1 };
+	struct options options = {
+		.passes = 3, .channels = 1, .vcpus = VCPUS, .json = input_u8(in) & 1
+	};
+	const struct sender like = { .machine = &machine,
+				     .report = &source.report,
+				     .saboteur = &source.saboteur,
+				     .cancelled = &cancelled };
+	const int fds[] = { PEER_FD };
 	int status, failure;
 
 	memset(&source, 0, sizeof(source));
@@ -163,10 +181,7 @@ static void fuzz_source(struct input *in, const struct layout *layout)
 	begin_peer(in, &source.report.layout, true);
 	wire_init(&source.wire, PEER_FD);
 	source.wire.cancelled = &cancelled;
-	source.sender.wire = &source.wire;
-	source.sender.machine = &machine;
-	source.sender.report = &source.report;
-	source.sender.cancelled = &cancelled;
+	outlets_init(&source.outlets, &source.wire, fds, 1, &like);
 	failure = migrate(&source);
 	if (failure)
 		source_wire_error(&source);

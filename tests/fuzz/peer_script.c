@@ -72,7 +72,8 @@ static void hello(struct input *in, bool spoiled)
 				    .page_bytes = PAGE_BYTES,
 				    .vcpus = VCPUS,
 				    .memory_bytes = LAYOUT_MIN_BYTES,
-				    .working_set_bytes = 64 << 10 };
+				    .working_set_bytes = 64 << 10,
+				    .channels = 1 };
 	uint8_t *field = (uint8_t *)&hello;
 
 	if (spoiled && shape & 64)
