@@ -4,6 +4,7 @@
 #include "error.h"
 
 #include "kvm/error_text.h"
+#include "vcpu_check.h"
 
 #include <stdbool.h>
 #include <stdio.h>
@@ -30,6 +31,7 @@ static const char *const words[DLI_FAILURES] = {
 	[DLI_PASS_OPEN] = "the cursor's pass is still open",
 	[DLI_NO_PASS] = "the cursor has no open pass",
 	[DLI_FEW_VCPUS] = "fewer vCPUs were added than the VM has",
+	[DLI_VCPUS_MISSING] = "vCPUs of this process were added to no log",
 	[DLI_CLOSED] = "the log is closed",
 	[DLI_NO_MEMORY] = "no memory for the pages",
 	[DLI_REGION_NOT_SET] = "the memory region could not be set",
@@ -64,12 +66,22 @@ int dli_last_error_text(const struct dli_error *last, char *text, size_t text_by
 	uint32_t slot = (uint32_t)(code >> (ERROR_BITS + FAILURE_BITS));
 	int error = (int)(code & ((1u << ERROR_BITS) - 1));
 	char reason[ERROR_TEXT_BYTES];
-	const char *what = words[code >> ERROR_BITS & ((1u << FAILURE_BITS) - 1)];
+	enum dli_failure failure = code >> ERROR_BITS & ((1u << FAILURE_BITS) - 1);
+	const char *what = words[failure];
 
 	if (!what)
 		return snprintf(text, text_bytes, "%s", "");
 	if (slot == DLI_NO_NUMBER)
 		return snprintf(text, text_bytes, "%s: %s", what, dli_error_text(-error, reason));
+#ifdef DLI_CHECK_VCPUS
+	if (failure == DLI_VCPUS_MISSING) {
+		char ids[DLI_VCPU_CHECK_TEXT_BYTES];
+
+		dli_vcpu_check_text(slot, ids);
+		return snprintf(text, text_bytes, "%s (ids %s): %s", what, ids,
+				dli_error_text(-error, reason));
+	}
+#endif
 	return snprintf(text, text_bytes, "%s (slot %u of address space %u): %s", what,
 			slot & 0xffff, slot >> 16, dli_error_text(-error, reason));
 }

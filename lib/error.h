@@ -38,6 +38,7 @@ enum dli_failure {
 	DLI_PASS_OPEN,
 	DLI_NO_PASS,
 	DLI_FEW_VCPUS,
+	DLI_VCPUS_MISSING, /* in place of a slot: dli_vcpu_check()'s number */
 	DLI_CLOSED,
 	/* A system call, or memory for it. */
 	DLI_NO_MEMORY,

@@ -4,6 +4,7 @@
 #include "coverage.h"
 #include "ring/drain.h"
 #include "slot_logging.h"
+#include "vcpu_check.h"
 
 #include <errno.h>
 
@@ -116,16 +117,33 @@ static void link_cursor(struct dl_cursor *cursor)
 	cursor->attached = true;
 }
 
+/* In bitmap mode KVM_GET_DIRTY_LOG has the writes of every vCPU. */
+static int check_vcpus(struct dl_log *log, uint32_t vcpus)
+{
+	uint32_t missing = DLI_NO_NUMBER;
+	int r;
+
+	if (!dli_log_is_ring(log))
+		return 0;
+	if (dli_vcpu_list_count(&log->vcpus) < vcpus)
+		return dli_log_fail(log, DLI_FEW_VCPUS, DLI_NO_NUMBER, -EBUSY);
+	r = dli_vcpu_check(&missing);
+	if (!r)
+		return 0;
+	return dli_log_fail(log, r == -EBUSY ? DLI_VCPUS_MISSING : DLI_NO_MEMORY, missing, r);
+}
+
 int dli_join(struct dl_cursor *cursor, uint32_t vcpus)
 {
 	struct dl_log *log = cursor->log;
 	struct dli_views views = { 0 };
-	int r = 0;
+	int r;
 
 	if (dli_log_is_closed(log))
 		return dli_log_fail(log, DLI_CLOSED, DLI_NO_NUMBER, -ECANCELED);
-	if (dli_log_is_ring(log) && dli_vcpu_list_count(&log->vcpus) < vcpus)
-		return dli_log_fail(log, DLI_FEW_VCPUS, DLI_NO_NUMBER, -EBUSY);
+	r = check_vcpus(log, vcpus);
+	if (r)
+		return r;
 	if (!log->cursors)
 		r = prepare_log(log, cursor);
 	if (!r)

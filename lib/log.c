@@ -3,6 +3,8 @@
 
 #include "log.h"
 
+#include "vcpu_check.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -100,6 +102,7 @@ void dli_log_put(struct dl_log *log)
 	/* Pairs with itself: every user is done (release) before the last one frees (acquire). */
 	if (atomic_fetch_sub_explicit(&log->references, 1, memory_order_acq_rel) != 1)
 		return;
+	dli_vcpu_check_forget_all(&log->vcpus);
 	dli_vcpu_list_fini(&log->vcpus);
 	dli_slots_fini(&log->slots);
 	dli_bitmap_release(&log->buffer, log->vm.os);

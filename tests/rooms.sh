@@ -48,6 +48,7 @@ lib/kvm/*                  library lab
 lib/log.[ch]               library
 lib/slot_logging.[ch]      library
 lib/pace.[ch]              library tuning
+lib/vcpu_check.[ch]        kvm
 lib/dirtylog.map           abi
 lib/*                      all
 include/*                  all

@@ -428,8 +428,9 @@ DL_MUST_CHECK int dl_log_reap(struct dl_log *log, uint32_t flags, uint64_t *agai
 /*
  * Adds a consumer, and switches logging on for what it covers and nobody logs yet.
  *   options  NULL: all slots, all pending. A new slot is covered from its dl_slot_set() on.
- * -EINVAL, -E2BIG: options; -EBUSY: fewer vCPUs were added than options.vcpus; -ENOMEM; otherwise
- * the kernel's for the slot that could not be switched on, and nothing has changed. May block.
+ * -EINVAL, -E2BIG: options; -EBUSY: fewer vCPUs were added than options.vcpus, or, in a library
+ * built to check it (-Dcheck_vcpus=true), than this process has; -ENOMEM; otherwise the kernel's
+ * for the slot that could not be switched on, and nothing has changed. May block.
  * System calls: KVM_SET_USER_MEMORY_REGION a slot, KVM_ENABLE_CAP of manual protect and
  * KVM_RESET_DIRTY_RINGS for the first cursor, mmap, membarrier(2), timerfd_settime(2).
  */

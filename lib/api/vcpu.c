@@ -4,6 +4,7 @@
 #include "call.h"
 #include "pages/rcu.h"
 #include "ring/drain.h"
+#include "vcpu_check.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -100,9 +101,11 @@ static int add(struct dl_log *log, int vcpu_fd, uint64_t cookie, struct dl_vcpu 
 		*out = vcpu_new(log, NULL, cookie);
 		r = *out ? 0 : -ENOMEM;
 	}
-	if (!r)
-		dli_log_get(log);
-	return r;
+	if (r)
+		return r;
+	dli_vcpu_check_added(*out, vcpu_fd);
+	dli_log_get(log);
+	return 0;
 }
 
 int dl_vcpu_add(struct dl_log *log, int vcpu_fd, uint64_t cookie, uint32_t flags,
@@ -181,6 +184,7 @@ void dl_vcpu_remove(struct dl_vcpu *vcpu)
 		vcpu->parked = true;
 		pthread_mutex_unlock(&log->vcpus.lock);
 	} else {
+		dli_vcpu_check_forget(vcpu);
 		free(vcpu);
 	}
 	dli_call_end(&call);

@@ -17,6 +17,7 @@ struct dl_vcpu {
 	struct dli_ring *ring; /* NULL in bitmap mode */
 	uint64_t cookie;       /* the caller's; under dli_vcpu_list.lock, as parked */
 	bool parked;
+	uint32_t check_id; /* KVM's id + 1 where vcpu_check.h counts it, or 0 */
 	/* Position in the list. */
 	struct dli_vcpu_group *group;
 	uint32_t index;
