@@ -226,6 +226,20 @@ static void a_drain_after_close_makes_no_ioctl(void **state)
 	assert_int_equal(published.n, 0);
 }
 
+/* Nothing has looked into the ring: what the exit means is not known. */
+static void a_full_exit_after_close_is_left_as_it_is(void **state)
+{
+	push(1);
+	ring->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+	dli_reset_close(&reset_lock, false);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(drain(), -ECANCELED);
+		assert_int_equal(ring->run->exit_reason, KVM_EXIT_DIRTY_RING_FULL);
+		assert_false(dli_ring_nudge_armed(ring));
+		assert_int_equal(stats()->full_exits, 0);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -242,6 +256,7 @@ int main(void)
 		ring_test(extra_drains_are_harmless),
 		ring_test(a_harvest_before_the_drain_is_harmless),
 		ring_test(a_drain_after_close_makes_no_ioctl),
+		ring_test(a_full_exit_after_close_is_left_as_it_is),
 	};
 
 	return RUN_TESTS("ring", tests);
