@@ -197,10 +197,8 @@ static void a_closed_log_lets_its_vcpus_run(void **state)
 }
 
 /* A vCPU whose ring is out of sync when the log is closed must still enter the guest again. */
-static void a_closed_log_resynchronises_its_vcpus(void **state)
+static void close_while_out_of_sync(struct guest_vcpu *vcpu)
 {
-	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
-
 	for (uint64_t i = 0; i < 400; i++)
 		assert_int_equal(
 			model_vcpu_write_unchecked(guest.model, vcpu->fd, 0, i * 4096, NULL, 8), 0);
@@ -214,6 +212,22 @@ static void a_closed_log_resynchronises_its_vcpus(void **state)
 	dl_vcpu_remove(vcpu->handle);
 	vcpu->handle = NULL;
 	assert_int_equal(guest.duplicates, 0);
+}
+
+static void a_closed_log_resynchronises_its_vcpus(void **state)
+{
+	close_while_out_of_sync(guest_vcpu(&guest, true));
+}
+
+static void vcpus_removed_before_a_close_do_not_end_the_drains_of_others(void **state)
+{
+	struct guest_vcpu *first = guest_vcpu(&guest, true), *left = guest_vcpu(&guest, true);
+	struct guest_vcpu *last = guest_vcpu(&guest, true);
+
+	dl_vcpu_remove(first->handle);
+	dl_vcpu_remove(last->handle);
+	first->handle = last->handle = NULL;
+	close_while_out_of_sync(left);
 }
 
 static void a_close_without_vcpus_closes_the_vm(void **state)
@@ -398,6 +412,7 @@ int main(void)
 		ring_test(a_full_ring_is_drained_when_logging_is_off),
 		ring_test(a_closed_log_lets_its_vcpus_run),
 		ring_test(a_closed_log_resynchronises_its_vcpus),
+		ring_test(vcpus_removed_before_a_close_do_not_end_the_drains_of_others),
 		ring_test(a_close_without_vcpus_closes_the_vm),
 		ring_test(a_reset_that_skips_another_ring_is_repeated),
 		ring_test(a_resync_consumes_no_cells_of_other_rings),
