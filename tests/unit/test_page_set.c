@@ -397,6 +397,25 @@ static void a_page_can_be_pending_and_in_flight(void **state)
 	end(&s);
 }
 
+static void a_range_with_a_gap_is_not_acknowledged(void **state)
+{
+	static const uint64_t gaps[] = { 0, 63, 64, 130, 191, 192, 255 };
+
+	for (size_t i = 0; i < sizeof(gaps) / sizeof(gaps[0]); i++) {
+		struct subject s;
+		uint64_t block = 0;
+
+		begin(&s, 256, 1);
+		dli_page_set_mark_all(s.set);
+		assert_true(dli_page_set_take(s.set, &block, false, &s.batch));
+		assert_true(ack_pages(s.set, gaps[i], 1));
+		assert_false(dli_page_set_in_flight(s.set, 0, 256));
+		assert_false(ack_pages(s.set, 0, 256));
+		assert_int_equal(dli_page_set_in_flight_pages(s.set), 255);
+		end(&s);
+	}
+}
+
 static void a_failed_allocation_is_an_error(void **state)
 {
 	struct dli_page_set *set = NULL;
@@ -449,6 +468,7 @@ int main(void)
 		cmocka_unit_test(a_range_marks_exactly_its_pages),
 		cmocka_unit_test(mark_all_marks_every_page_and_none_past_the_end),
 		cmocka_unit_test(a_page_can_be_pending_and_in_flight),
+		cmocka_unit_test(a_range_with_a_gap_is_not_acknowledged),
 		cmocka_unit_test(random_operations_match_plain_arrays),
 		cmocka_unit_test(a_failed_allocation_is_an_error),
 		cmocka_unit_test(a_sparse_set_is_small),
