@@ -209,6 +209,21 @@ static void a_harvest_returns_its_first_error(void **state)
 	assert_int_equal(pending_pages(), PAGES * GUEST_VCPUS);
 }
 
+static void the_first_failed_resync_is_the_one_that_is_returned(void **state)
+{
+	for (int i = 0; i < DESYNCED; i++) {
+		write_pages(i, 10);
+		desync_ring(i);
+	}
+	reset_error = -EIO;
+	before_reset = fail_the_next_reset_too;
+	assert_int_equal(guest_harvest(&guest, 0), -EIO);
+	assert_null(before_reset);
+	assert_int_equal(reset_error, 0);
+	harvest();
+	assert_int_equal(pending_pages(), 10 * DESYNCED);
+}
+
 static uint64_t resets_of_a_harvest(void)
 {
 	uint64_t resets = guest_stats(&guest).resets;
@@ -325,6 +340,7 @@ int main(void)
 		drain_test(the_final_pass_searches_quiet_rings),
 		drain_test(a_harvest_unlocks_rings_that_it_has_reset),
 		drain_test(a_harvest_returns_its_first_error),
+		drain_test(the_first_failed_resync_is_the_one_that_is_returned),
 		drain_test(a_harvest_resets_fewer_rings_at_once_after_a_full_exit),
 		drain_test(two_harvests_share_the_rings),
 		drain_test(a_harvest_waits_for_drains),
