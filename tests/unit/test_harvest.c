@@ -21,6 +21,7 @@ static struct guest_vcpu *vcpus[2];
 static struct {
 	unsigned long requests[MAX_CALLS];
 	uint32_t slots[MAX_CALLS];
+	uint64_t pending_bytes[MAX_CALLS];
 	unsigned int n;
 } seen;
 
@@ -31,6 +32,7 @@ static bool watch(struct guest *g, int fd, unsigned long request, void *arg, int
 	if (seen.n == MAX_CALLS || !(has_slot || request == KVM_RESET_DIRTY_RINGS))
 		return false;
 	seen.requests[seen.n] = request;
+	seen.pending_bytes[seen.n] = guest_pending(g);
 	seen.slots[seen.n++] = has_slot ? *(const uint32_t *)arg : 0;
 	return false;
 }
@@ -385,6 +387,7 @@ static void an_overflow_protects_all_pages_and_then_marks_them(void **state)
 	for (int i = 0; i < 4; i++) {
 		assert_int_equal(seen.requests[i], KVM_SET_USER_MEMORY_REGION);
 		assert_int_equal(seen.slots[i], i % 2);
+		assert_int_equal(seen.pending_bytes[i], 0);
 	}
 	assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
 	/* No second repair follows. */
