@@ -397,6 +397,26 @@ static void a_page_can_be_pending_and_in_flight(void **state)
 	end(&s);
 }
 
+/* For a set that nobody else marks. */
+static void a_batch_marked_alone_can_be_taken(void **state)
+{
+	static const uint64_t pages[] = { 3, 70, 64 * 64 + 5, 3 * 64 * 64, 200000 };
+	struct dli_batch batch = { .n = 5 };
+	struct subject s;
+
+	begin(&s, 200001, 1);
+	for (uint32_t i = 0; i < 5; i++) {
+		batch.word[i] = (uint32_t)(pages[i] / 64);
+		batch.bits[i] = UINT64_C(1) << pages[i] % 64;
+		s.pending[pages[i]] = 1;
+	}
+	dli_page_set_mark_alone(s.set, &batch);
+	check_counts(&s);
+	take_all(&s);
+	check_counts(&s);
+	end(&s);
+}
+
 static void a_range_with_a_gap_is_not_acknowledged(void **state)
 {
 	static const uint64_t gaps[] = { 0, 63, 64, 130, 191, 192, 255 };
@@ -468,6 +488,7 @@ int main(void)
 		cmocka_unit_test(a_range_marks_exactly_its_pages),
 		cmocka_unit_test(mark_all_marks_every_page_and_none_past_the_end),
 		cmocka_unit_test(a_page_can_be_pending_and_in_flight),
+		cmocka_unit_test(a_batch_marked_alone_can_be_taken),
 		cmocka_unit_test(a_range_with_a_gap_is_not_acknowledged),
 		cmocka_unit_test(random_operations_match_plain_arrays),
 		cmocka_unit_test(a_failed_allocation_is_an_error),
