@@ -296,6 +296,26 @@ static void a_range_is_cleared_in_whole_words(void **state)
 	assert_true(!slot->owed.words[0] && !slot->owed.words[2] && !slot->owed.words[3]);
 }
 
+static void a_range_is_cleared_chunk_by_chunk(void **state)
+{
+	enum { HUGE = 2 * CHUNK + 100 };
+	struct dl_slot slot = { .size = sizeof(slot),
+				.bytes = HUGE * UINT64_C(4096),
+				.hva = UINT64_C(1) << 40 };
+	struct dl_cursor *cursor;
+
+	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
+	cursor = join(DL_CURSOR_CLEAN);
+	for (uint64_t page = 3; page < HUGE; page += CHUNK)
+		write_page(page);
+	begin_pass(cursor);
+	end_pass(cursor);
+	assert_int_equal(dl_slot_clear(guest.log, 0, 0, slot.bytes), 0);
+	assert_int_equal(guest.clears, 3);
+	for (uint64_t page = 3; page < HUGE; page += CHUNK)
+		assert_true(is_protected(0, page));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -316,6 +336,7 @@ int main(void)
 		rule_test(bitmap, what_is_owed_goes_with_the_last_cursor),
 		rule_test(bitmap, a_batch_is_cleared_where_it_is_owed),
 		rule_test(bitmap, a_range_is_cleared_in_whole_words),
+		rule_test(sparse, a_range_is_cleared_chunk_by_chunk),
 	};
 
 	return RUN_TESTS("rules, clear", tests);
