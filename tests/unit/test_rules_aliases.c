@@ -301,6 +301,35 @@ static void r4_a_take_returns_no_bit_of_pages_at_home_elsewhere(void **state)
 	assert_int_equal(take(cursor, 0, DL_TAKE_HARVEST).bytes, 0);
 }
 
+/* Another thread marks while the take has the page's neighbours moved to their home. */
+static bool mark_in_clear(struct guest *g, int fd, unsigned long request, void *arg, int *result)
+{
+	if (request != KVM_CLEAR_DIRTY_LOG)
+		return false;
+	g->config.intercept = NULL;
+	mark_page(1, 20);
+	return false;
+}
+
+static void r4_a_mark_on_an_alias_in_mid_take_waits_at_the_alias(void **state)
+{
+	struct dl_cursor *cursor;
+	struct four_words taken;
+
+	block = set_slot(0, 0, 200, 0);
+	set_alias(1, 1000, block, 0, 200, 0);
+	cursor = join(DL_CURSOR_CLEAN);
+	write_page(1010);
+	guest.config.intercept = mark_in_clear;
+	taken = take(cursor, 1, DL_TAKE_HARVEST);
+	assert_int_equal(taken.result, 0);
+	assert_null(guest.config.intercept);
+	assert_int_equal(taken.bytes, 0);
+	assert_int_equal(taken.w[0], 0);
+	assert_int_equal(take(cursor, 0, 0).w[0], 1 << 10 | 1 << 20);
+	assert_int_equal(pending_of(cursor), 0);
+}
+
 /* A store through the younger slot: nobody has to harvest that slot first. */
 static void r4_a_take_of_the_home_sees_stores_through_its_alias(void **state)
 {
@@ -396,6 +425,7 @@ int main(void)
 		rule_tests(r4_when_the_home_is_wanted_no_more_the_next_is_wholly_pending),
 		rule_tests(r4_marks_on_an_alias_in_mid_pass_wait_for_the_next),
 		rule_tests(r4_a_take_returns_no_bit_of_pages_at_home_elsewhere),
+		rule_test(bitmap, r4_a_mark_on_an_alias_in_mid_take_waits_at_the_alias),
 		rule_tests(r4_a_take_of_the_home_sees_stores_through_its_alias),
 		rule_test(bitmap, r4_a_clear_that_fails_keeps_the_page_where_it_was),
 		rule_test(ring, whether_a_slot_has_pages_of_its_own_is_known),
