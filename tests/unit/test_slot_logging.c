@@ -193,9 +193,39 @@ static void a_bitmap_is_reserved_only_where_bitmaps_are_read(void **state)
 	assert_true(guest.log->buffer.bytes >= (1 << 20) / 8);
 }
 
+static struct guest_vcpu *early_vcpu;
+
+/* Before the last slot is switched on, a vCPU writes to the first and drains its ring. */
+static bool drain_before_the_last_flag(struct guest *g, int fd, unsigned long request, void *arg,
+				       int *result)
+{
+	const struct kvm_userspace_memory_region *region = arg;
+
+	if (request != KVM_SET_USER_MEMORY_REGION || region->slot != SLOTS - 1)
+		return false;
+	g->config.intercept = NULL;
+	assert_int_equal(guest_write(g, early_vcpu, 0, 7), 0);
+	assert_int_equal(dl_vcpu_drain(early_vcpu->handle, 0), 0);
+	return false;
+}
+
+static void entries_are_recorded_from_the_first_flag_on(void **state)
+{
+	uint64_t page;
+
+	guest_leave(&guest);
+	early_vcpu = guest_vcpu(&guest, true);
+	guest.config.intercept = drain_before_the_last_flag;
+	guest_join(&guest, DL_CURSOR_CLEAN);
+	assert_null(guest.config.intercept);
+	assert_int_equal(guest_pass(&guest, 0, &page, 1), 1);
+	assert_int_equal(page, 7);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		logging_test(entries_are_recorded_from_the_first_flag_on),
 		logging_test(only_slots_that_nobody_covers_are_switched_off),
 		logging_test(switching_off_continues_after_a_failure),
 		logging_test(a_failure_is_noted_and_changes_nothing),
