@@ -132,7 +132,23 @@ void __wrap_urcu_bp_synchronize_rcu(void)
 {
 	note(seen.depth == 0, __func__);
 	seen.grace_periods++;
+	if (seen.late)
+		dli_page_set_mark_range(seen.late, 0, 1);
+	seen.late = NULL;
 	__real_urcu_bp_synchronize_rcu();
+}
+
+void __real_dli_page_set_mark_alone(struct dli_page_set *set, const struct dli_batch *batch);
+void __wrap_dli_page_set_mark_alone(struct dli_page_set *set, const struct dli_batch *batch);
+void __wrap_dli_page_set_mark_alone(struct dli_page_set *set, const struct dli_batch *batch)
+{
+	struct dli_slot_walk walk = dli_slot_walk(dli_slots_table(&guest.log->slots));
+	struct dli_slot *slot;
+
+	/* Markers take no lock. */
+	while ((slot = dli_slot_next(&walk)))
+		note(set != dli_slot_target(slot), __func__);
+	__real_dli_page_set_mark_alone(set, batch);
 }
 
 struct dli_slot_table *watched_slots_table(const struct dli_slots *slots)

@@ -181,6 +181,39 @@ static void changes_of_slots_and_cursors_wait_for_readers(void **state)
 	assert_int_equal(seen.grace_periods, 1);
 }
 
+/* What a marker still puts into the shared set goes to a set that others mark by now. */
+static void late_marks_are_distributed_with_atomics(void **state)
+{
+	struct dl_cursor *second;
+
+	guest_add_slot(&guest, 0, 0, PAGES);
+	guest_join(&guest, DL_CURSOR_CLEAN);
+	assert_int_equal(guest_new_cursor(&guest, DL_CURSOR_CLEAN, 0, &second), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 0, 4096, 1), 0);
+	assert_int_equal(dl_harvest(guest.cursor, 0, NULL), 0);
+	assert_int_equal(dl_cursor_end(guest.cursor, 0), 0);
+	seen.late = dli_slot_find(dli_slots_table(&guest.log->slots), 0)->fresh;
+	assert_non_null(seen.late);
+	dl_cursor_free(second);
+	assert_null(seen.late);
+	assert_int_equal(guest_pending(&guest), 2 * 4096);
+}
+
+/* Its pages are cleared before the pass is over, or it would forget some of the next one. */
+static void the_end_of_a_pass_waits_for_acknowledgements(void **state)
+{
+	guest_add_slot(&guest, 0, 0, PAGES);
+	guest_join(&guest, 0);
+	for (uint32_t acks = 0; acks < 2; acks++) {
+		assert_int_equal(dl_harvest(guest.cursor, 0, NULL), 0);
+		seen.grace_periods = 0;
+		atomic_fetch_add(&guest.cursor->acks, acks);
+		assert_int_equal(dl_cursor_end(guest.cursor, 0), 0);
+		atomic_fetch_sub(&guest.cursor->acks, acks);
+		assert_int_equal(seen.grace_periods, acks);
+	}
+}
+
 /* A thread's first read section takes a lock in liburcu, so these calls enter one early. */
 static void open_and_add_register_their_thread(void **state)
 {
@@ -243,6 +276,8 @@ int main(void)
 		bitmap_test(every_call_holds_what_it_needs),
 		ring_test(a_mark_is_a_read_section),
 		ring_test(changes_of_slots_and_cursors_wait_for_readers),
+		ring_test(late_marks_are_distributed_with_atomics),
+		ring_test(the_end_of_a_pass_waits_for_acknowledgements),
 		ring_test(open_and_add_register_their_thread),
 		ring_test(a_drain_takes_only_two_locks),
 		ring_test(the_reset_section_is_left_under_its_lock),
