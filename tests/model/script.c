@@ -26,7 +26,7 @@ enum {
 
 struct believed {
 	bool there;
-	uint32_t flags, place;
+	uint32_t flags, place, memory;
 	uint64_t pages;
 };
 
@@ -64,9 +64,15 @@ static uint64_t slot_name(uint32_t slot)
 	return slot < SIDE_SLOTS ? slot : SECOND_SPACE;
 }
 
-static uint64_t slot_hva(uint32_t slot)
+/* The memory that a slot has, unless it is an alias of another slot's. */
+static uint32_t own_memory(uint32_t slot)
 {
-	return slot % SIDE_SLOTS * SIDE_SLOT_PAGES;
+	return slot % SIDE_SLOTS;
+}
+
+static uint64_t slot_hva(const struct maker *m, uint32_t slot)
+{
+	return (uint64_t)m->slots[slot].memory * SIDE_SLOT_PAGES;
 }
 
 /* The second address space has only one slot. */
@@ -85,17 +91,22 @@ static void set_slot(struct maker *m, uint32_t slot, uint32_t flags, uint32_t pl
 	uint64_t pages = m->slots[slot].pages;
 
 	emit(m, (struct op){ OP_REGION, slot_name(slot), flags, place * SIDE_SLOT_PAGES, pages,
-			     slot_hva(slot) });
+			     slot_hva(m, slot) });
 	if (place_is_free(m, place, slot))
-		m->slots[slot] = (struct believed){ true, flags, place, pages };
+		m->slots[slot] =
+			(struct believed){ true, flags, place, m->slots[slot].memory, pages };
 }
 
-/* The new slot may be smaller than its predecessor, whose entries may still be in a ring. */
+/*
+ * The new slot may be smaller than its predecessor, whose entries may still be in a ring. It may be
+ * an alias: another slot's memory.
+ */
 static void create_slot(struct maker *m, uint32_t slot, uint32_t flags, uint32_t place)
 {
 	m->slots[slot].pages = m->most_pages[slot];
 	if (one_in(m, 2))
 		m->slots[slot].pages = 1 + draw(m, m->most_pages[slot]);
+	m->slots[slot].memory = one_in(m, 4) ? (uint32_t)draw(m, SIDE_SLOTS) : own_memory(slot);
 	set_slot(m, slot, flags, place);
 }
 
@@ -113,7 +124,7 @@ static void odd_region(struct maker *m, uint32_t slot)
 			 m->slots[slot].flags,
 			 m->slots[slot].place * SIDE_SLOT_PAGES,
 			 m->slots[slot].pages,
-			 slot_hva(slot) };
+			 slot_hva(m, slot) };
 
 	switch (draw(m, 6)) {
 	case 0:

@@ -356,7 +356,7 @@ static int clear(struct side *side, const struct op *op)
 	size_t i;
 
 	for (i = 0; i < sizeof(words) / sizeof(words[0]); i++)
-		words[i] = op->d;
+		words[i] = i % 2 ? op->d ^ op->e : op->d;
 	return side_ioctl(side, side->vm, KVM_CLEAR_DIRTY_LOG, &log);
 }
 

@@ -36,7 +36,7 @@ enum op_kind {
 	OP_RESET,     /* result relative to the released entries: 0 means all */
 	OP_RESET_RAW, /* result as returned */
 	OP_GET,	      /* a: slot, b: 0 good, 1 bad address */
-	OP_CLEAR,     /* a: slot, b: first page, c: pages, d: word for all words */
+	OP_CLEAR,     /* a: slot, b: first page, c: pages, d: each word, e: odd ones differ in */
 	OP_IOCTL,     /* a: 0 system, 1 VM, 2 vCPU, b: request */
 	OP_MMAP,      /* a: vCPU, b: offset pages, c: pages, d: prot, e: flags */
 	OP_KINDS,
