@@ -33,14 +33,13 @@ int dli_aliases_find(const struct dl_log *log, struct dli_slot *slot);
 void dli_aliases_add(struct dl_log *log, const struct dli_slot *slot);
 
 /*
- * The slot leaves the table: forgets it in all younger slots that map its memory too, and makes
- * those wholly pending.
+ * The slot leaves the table: forgets it in all younger slots that map its memory too. Those leave
+ * the open passes, and are wholly pending.
  */
 void dli_aliases_remove(struct dl_log *log, struct dli_slot *slot);
 
-/* A cursor covers a slot no more: makes its younger aliases wholly pending for that cursor. */
-void dli_aliases_uncover(struct dl_log *log, const struct dl_cursor *cursor,
-			 const struct dli_slot *slot);
+/* A cursor covers a slot no more: likewise, of its younger aliases, for that cursor. */
+void dli_aliases_uncover(struct dl_log *log, struct dl_cursor *cursor, const struct dli_slot *slot);
 
 /*
  * A slot leaves the table, or a cursor covers it no more, while older slots still map its memory:

@@ -246,6 +246,35 @@ static void r4_in_an_open_pass_the_next_home_waits(void **state)
 	expect_pass(cursor, 1000, PAGES);
 }
 
+/* The pass has handed out a page by its home, and goes on in the slot that is the home then. */
+static void r4_a_page_is_not_handed_out_again_by_its_next_home(void **state)
+{
+	struct dl_cursor *wanted;
+
+	block = guest_memory(&guest, PAGES);
+	set_alias(0, 0, block, 0, 100, DL_SLOT_WANTED);
+	set_alias(1, 1000, block, 50, 250, DL_SLOT_WANTED);
+	wanted = join(DL_CURSOR_WANTED | DL_CURSOR_CLEAN);
+	for (int i = 0; i < 2; i++) {
+		mark_page(0, 60);
+		mark_page(1, 60);
+		begin_pass(wanted);
+		expect_read(wanted, 60, 1);
+		if (i)
+			remove_slot(0);
+		else
+			assert_int_equal(reset_slot(0, 0, 0), 0);
+		expect_no_more(wanted);
+		assert_int_equal(dl_cursor_end(wanted, DL_END_COMMIT), 0);
+		expect_pass(wanted, 1000, 250);
+		if (i)
+			break;
+		/* The other way round: the home is wanted again. */
+		assert_int_equal(reset_slot(0, 0, DL_SLOT_WANTED), 0);
+		expect_pass(wanted, 0, 100);
+	}
+}
+
 static void r4_when_the_home_is_wanted_no_more_the_next_is_wholly_pending(void **state)
 {
 	struct dl_cursor *all = two_slots(DL_SLOT_WANTED), *wanted;
@@ -423,6 +452,7 @@ int main(void)
 		rule_tests(r4_a_younger_slot_that_is_wanted_no_more_leaves_its_writes),
 		rule_tests(r4_in_an_open_pass_the_next_home_waits),
 		rule_tests(r4_when_the_home_is_wanted_no_more_the_next_is_wholly_pending),
+		rule_tests(r4_a_page_is_not_handed_out_again_by_its_next_home),
 		rule_tests(r4_marks_on_an_alias_in_mid_pass_wait_for_the_next),
 		rule_tests(r4_a_take_returns_no_bit_of_pages_at_home_elsewhere),
 		rule_test(bitmap, r4_a_mark_on_an_alias_in_mid_take_waits_at_the_alias),
