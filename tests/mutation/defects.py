@@ -10,7 +10,7 @@ from more_defects import MORE
 
 FIRST = [
     ("a pass that ends does not requeue its pages", "cursor.c",
-     "\t\telse\n\t\t\tdli_page_set_requeue(view->set);", "", "unit/unit-rules_slots"),
+     "\t\telse\n\t\t\tdli_page_set_requeue(view->set);", ""),
     ("a short reset is not noticed", "ring/ring.c",
      "\tif (!ring->reset_pending)\n\t\treturn true;\n\t/*",
      "\tring->reset_pending = false;\n\tif (!ring->reset_pending)\n\t\treturn true;\n\t/*"),

@@ -5,57 +5,20 @@
 
 #include "world.h"
 
-static int add_cursors(bool clean)
-{
-	const struct dl_cursor_options options = {
-		.size = sizeof(options),
-		.flags = clean ? DL_CURSOR_CLEAN : 0,
-	};
-	int r = dl_cursor_new(world.log, &options, &world.cursor);
-
-	if (r || !(world.plan->seed & 2))
-		return r;
-	r = dl_cursor_new(world.log, &options, &world.second);
-	if (r) {
-		dl_cursor_free(world.cursor);
-		world.cursor = NULL;
-	}
-	return r;
-}
-
 int session_start(bool clean)
 {
-	int r;
+	int r = consumer_start(&world.consumers[0], clean);
 
-	world.epoch++;
-	/* A clean start assumes that all memory is sent. It is copied after the start returns. */
-	if (!clean)
-		copy_spoil();
-	world.session_began_at = sim.now;
-	r = add_cursors(clean);
-	world.epoch++;
-	if (r)
-		return r;
-	world.is_on = true;
-	world.counts.sessions++;
-	layout_note_session();
-	for (uint32_t b = 0; clean && b < world.plan->block_count; b++)
-		copy_pages(BOTH, b, 0, world.plan->block_pages[b]);
-	return 0;
+	if (!r && world.plan->seed & 2)
+		r = consumer_start(&world.consumers[1], clean);
+	return r;
 }
 
 void session_stop(void)
 {
-	struct dl_cursor *cursor = world.cursor, *second = world.second;
-
-	world.epoch++;
-	world.is_on = false;
-	/* Freeing is a handle's last call. */
-	sim_wait(cursors_are_unused, NULL, "the cursors' users", SIM_SITE("before dl_cursor_free"));
-	world.cursor = world.second = NULL;
-	dl_cursor_free(second);
-	dl_cursor_free(cursor);
-	world.epoch++;
+	for (uint32_t i = CONSUMERS; i--;)
+		if (world.consumers[i].cursor)
+			consumer_stop(&world.consumers[i]);
 }
 
 void session_act(const struct op *op)
@@ -65,12 +28,12 @@ void session_act(const struct op *op)
 	if (!log_enter())
 		return;
 	if (op->code == OP_STOP) {
-		if (world.is_on)
+		if (any_consumer())
 			session_stop();
 		log_leave();
 		return;
 	}
-	for (int tries = 0; r && !world.is_on && tries < MAX_TRIES; tries++) {
+	for (int tries = 0; r && !any_consumer() && tries < MAX_TRIES; tries++) {
 		r = session_start(op->number & 1);
 		EXPECT("dl_cursor_new", r);
 		if (r)

@@ -8,8 +8,9 @@
  * dli_ring_verify()); before that it does not, since a healthy ring can fill that far.
  *
  * So if a take and a push of the same cell overlap while no overflow is known, the pages of that
- * cell's two entries are excused, and those of entries that are overwritten until an overflow is
- * known. Nothing else is excused.
+ * cell's two entries are excused, and until an overflow is known those of entries that overwrite
+ * others, and of the others: the library may have read the one, and RESET take the other. Nothing
+ * else is excused.
  */
 #include <string.h>
 
@@ -18,12 +19,14 @@
 static struct kvm_dirty_gfn taken[SIM_TASKS];
 static struct kvm_dirty_gfn covered[SIM_TASKS]; /* contents before a push */
 static bool is_torn[SIM_TASKS];			/* the current push */
+static bool overwrites[SIM_TASKS];		/* likewise */
 
 void cells_begin(void)
 {
 	memset(taken, 0, sizeof(taken));
 	memset(covered, 0, sizeof(covered));
 	memset(is_torn, 0, sizeof(is_torn));
+	memset(overwrites, 0, sizeof(overwrites));
 }
 
 static void excuse(const struct kvm_dirty_gfn *entry, bool only_if_torn)
@@ -84,8 +87,10 @@ void sim_cell_storing(const void *address, const char *function)
 	const struct kvm_dirty_gfn *cell = sim.current ? sim.current->pushing : NULL;
 
 	if (cell && address == &cell->slot && is(function, "fill_cell") &&
-	    cell->flags == KVM_DIRTY_GFN_F_DIRTY && !insight_overflow_known(world.log))
+	    cell->flags == KVM_DIRTY_GFN_F_DIRTY && !insight_overflow_known(world.log)) {
 		excuse(cell, true);
+		overwrites[sim.current->id] = true;
+	}
 }
 
 void sim_cell_stored(const void *address, const char *function)
@@ -100,7 +105,9 @@ void sim_cell_stored(const void *address, const char *function)
 		/* The entry is complete now. */
 		if (is_torn[task->id])
 			excuse(cell, false);
-		is_torn[task->id] = false;
+		if (overwrites[task->id])
+			excuse(cell, true);
+		is_torn[task->id] = overwrites[task->id] = false;
 		task->pushing = NULL;
 	} else if (is(function, "take_entry")) {
 		task->taking = NULL;

@@ -16,25 +16,33 @@ static bool is_unlogged(uint32_t p)
 	return is_there(p) && world.places[p].now->no_log;
 }
 
-/* Notes whether passes must transfer the memory of a place. */
-static void set_due(const struct place *place, bool due)
+/* Notes whether passes of some consumers must transfer the memory of a place. */
+static void set_due(const struct place *place, uint32_t consumers, bool due)
 {
-	for (uint32_t i = 0; i < place->pages; i++)
-		world.notes[place->block][place->first_page + i].due = due;
+	for (uint32_t i = 0; i < place->pages; i++) {
+		uint8_t *now = &world.notes[place->block][place->first_page + i].due;
+
+		*now = (uint8_t)(due ? *now | consumers : *now & ~consumers);
+	}
 }
 
-static void settle_due(void)
+static void settle_due(uint32_t consumers)
 {
 	for (uint32_t i = 0; i < world.plan->place_count; i++)
 		if (is_there(i) && world.places[i].now->is_set && !is_unlogged(i))
-			set_due(&world.plan->places[i], true);
+			set_due(&world.plan->places[i], consumers, true);
 }
 
-void layout_note_session(void)
+void layout_note_start(const struct consumer *consumer)
 {
-	for (uint32_t i = 0; i < world.plan->place_count; i++)
-		set_due(&world.plan->places[i], false);
-	settle_due();
+	uint8_t me = (uint8_t)(1 << consumer->number);
+
+	for (uint32_t b = 0; b < world.plan->block_count; b++)
+		for (uint32_t page = 0; page < world.plan->block_pages[b]; page++) {
+			world.notes[b][page].due &= (uint8_t)~me;
+			world.notes[b][page].kept &= (uint8_t)~me;
+		}
+	settle_due(me);
 }
 
 uint64_t layout_gpa(uint32_t p)
@@ -82,6 +90,17 @@ static struct incarnation *new_incarnation(const struct place *place, const stru
 	return it;
 }
 
+/* The consumers that are there. */
+static uint32_t attached(void)
+{
+	uint32_t consumers = 0;
+
+	for (uint32_t i = 0; i < CONSUMERS; i++)
+		if (world.consumers[i].cursor && !world.consumers[i].is_stopping)
+			consumers |= 1u << i;
+	return consumers;
+}
+
 static void set_is_done(uint32_t p, struct incarnation *it, const struct dl_slot *slot)
 {
 	const struct place *place = &world.plan->places[p];
@@ -90,8 +109,8 @@ static void set_is_done(uint32_t p, struct incarnation *it, const struct dl_slot
 	it->is_set = true;
 	world.places[p].now = it;
 	if (it->no_log)
-		set_due(place, false);
-	settle_due();
+		set_due(place, ALL_CONSUMERS, false);
+	settle_due(attached());
 }
 
 /*
@@ -102,11 +121,9 @@ static void set_is_done(uint32_t p, struct incarnation *it, const struct dl_slot
 static void prepare_copy(const struct place *place, bool is_clean, bool is_same)
 {
 	if (is_clean)
-		copy_pages(BOTH, place->block, place->first_page, place->pages);
+		receivers_copy(ALL_CONSUMERS, place->block, place->first_page, place->pages);
 	else if (!is_same)
-		for (int r = 0; r < RECEIVERS; r++)
-			memset(copy[r][place->block] + place->first_page * PAGE_BYTES, 0xee,
-			       (size_t)place->pages * PAGE_BYTES);
+		receivers_spoil(ALL_CONSUMERS, place->block, place->first_page, place->pages);
 }
 
 /* Nothing has changed, except that the copy was spoilt. */
@@ -114,7 +131,7 @@ static void set_has_failed(uint32_t p, struct incarnation *it, bool moved)
 {
 	const struct place *place = &world.plan->places[p];
 
-	copy_pages(BOTH, place->block, place->first_page, place->pages);
+	receivers_copy(ALL_CONSUMERS, place->block, place->first_page, place->pages);
 	if (moved)
 		return;
 	it->removed_at = sim.now;
@@ -161,29 +178,103 @@ static int tell(uint32_t p, struct dl_slot *slot)
 	return r;
 }
 
+static bool is_sending(const struct consumer *consumer)
+{
+	return consumer->pass_open || consumer->pass_making || consumer->takers;
+}
+
+/* A consumer whose pass is open, and cannot end before sender_leave(). */
+static struct consumer *hold_pass(void)
+{
+	for (uint32_t i = 0; i < CONSUMERS; i++) {
+		struct consumer *consumer = &world.consumers[i];
+
+		if (!consumer->pass_open)
+			continue;
+		consumer->pass_users++;
+		return consumer;
+	}
+	return NULL;
+}
+
+/* True if every receiver has what was read, and nobody has read something else. */
+static bool is_all_sent(void)
+{
+	for (uint32_t i = 0; i < CONSUMERS; i++)
+		if (is_sending(&world.consumers[i]))
+			return false;
+	for (uint32_t i = 0; i < CONSUMERS; i++)
+		channels_flush(&world.consumers[i]);
+	return true;
+}
+
+static int set_slot(uint32_t p, struct dl_slot *slot, bool is_clean)
+{
+	const struct place *place = &world.plan->places[p];
+	uint64_t epoch = world.epoch;
+	int r;
+
+	prepare_copy(place, is_clean, layout_gpa(p) == slot->gpa / PAGE_BYTES);
+	r = tell(p, slot);
+	/* A consumer that began meanwhile assumes nothing to be sent. */
+	if (!r && is_clean && epoch != world.epoch)
+		receivers_copy(ALL_CONSUMERS, place->block, place->first_page, place->pages);
+	return r;
+}
+
+/*
+ * A new slot is clean if all that was read is delivered. While a pass is open that cannot be known:
+ * then the library must ignore what the caller says.
+ */
+static int set_new_clean(uint32_t p, struct dl_slot *slot)
+{
+	struct consumer *held = hold_pass();
+	bool is_clean = !held && is_all_sent();
+	int r;
+
+	if (!held && !is_clean)
+		slot->flags &= ~(uint32_t)DL_SLOT_CLEAN;
+	r = set_slot(p, slot, is_clean);
+	if (held)
+		sender_leave(held);
+	return r;
+}
+
 int layout_set(uint32_t p, uint32_t flags, uint32_t gpa_choice, bool read_only)
 {
 	const struct place *place = &world.plan->places[p];
-	uint64_t gpa_page = place->gpa_pages[gpa_choice], epoch = world.epoch;
 	struct dl_slot slot;
-	bool is_clean;
-	int r;
 
 	if (!place->pages || id_is_taken(p))
 		return 0;
 	/* KVM cannot change this flag. */
 	if (is_there(p))
 		read_only = world.places[p].now->read_only;
-	slot = describe(place, sound_flags(p, flags), gpa_page, read_only);
-	is_clean = !is_there(p) && slot.flags & DL_SLOT_CLEAN;
-	prepare_copy(place, is_clean, layout_gpa(p) == gpa_page);
-	r = tell(p, &slot);
-	/*
-	 * A session that began meanwhile assumes nothing to be sent.
-	 */
-	if (!r && is_clean && epoch != world.epoch)
-		copy_pages(BOTH, place->block, place->first_page, place->pages);
-	return r;
+	slot = describe(place, sound_flags(p, flags), place->gpa_pages[gpa_choice], read_only);
+	if (!is_there(p) && slot.flags & DL_SLOT_CLEAN)
+		return set_new_clean(p, &slot);
+	return set_slot(p, &slot, false);
+}
+
+/* The pages of a removed slot's words are sent after the flush. */
+static void keep(const struct place *place, uint32_t consumers, const uint64_t *words)
+{
+	world.kept_for |= (uint8_t)consumers;
+	for (uint32_t page = 0; page < place->pages; page++)
+		if (words[page / 64] >> page % 64 & 1)
+			world.notes[place->block][place->first_page + page].kept |=
+				(uint8_t)consumers;
+}
+
+/* Those of some consumers that have neither ended since nor begun. */
+static uint32_t still_attached(uint32_t before, const uint64_t *epochs)
+{
+	uint32_t consumers = before & attached();
+
+	for (uint32_t i = 0; i < CONSUMERS; i++)
+		if (epochs[i] != world.consumers[i].epoch)
+			consumers &= ~(1u << i);
+	return consumers;
 }
 
 /* What was dirty goes to the receivers by the words; or it is dropped. */
@@ -192,13 +283,14 @@ int layout_remove(uint32_t p, bool discard)
 	const struct place *place = &world.plan->places[p];
 	struct place_state *state = &world.places[p];
 	struct incarnation *it = state->now;
-	uint64_t words[BLOCK_BYTES / PAGE_BYTES / 64 + 1] = { 0 }, epoch = world.epoch;
-	uint32_t n = sizeof(words) / sizeof(words[0]);
-	bool was_on = world.is_on;
+	uint64_t words[BLOCK_BYTES / PAGE_BYTES / 64 + 1] = { 0 }, epochs[CONSUMERS];
+	uint32_t n = sizeof(words) / sizeof(words[0]), before = attached(), there;
 	int r;
 
 	if (!it)
 		return 0;
+	for (uint32_t i = 0; i < CONSUMERS; i++)
+		epochs[i] = world.consumers[i].epoch;
 	/* With two slots over the same memory, the pages of the other are still needed. */
 	discard &= !has_neighbour(p, false);
 	r = dl_slot_remove(world.log, place->slot, 0, discard ? NULL : words, discard ? 0 : n);
@@ -206,20 +298,21 @@ int layout_remove(uint32_t p, bool discard)
 	if (r)
 		return r;
 	state->now = NULL;
-	it->removed_at = it->discarded_at = sim.now;
-	for (uint32_t page = 0; page < place->pages; page++)
-		if (words[page / 64] >> page % 64 & 1)
-			copy_pages(BOTH, place->block, place->first_page + page, 1);
-	/* The words are filled only if logging was on all the time. */
-	if (discard || !was_on || epoch != world.epoch || it->no_log)
-		set_due(place, false);
-	settle_due();
+	it->removed_at = sim.now;
+	/* The words have what a consumer did not send if it was there all the time. */
+	there = discard || it->no_log ? 0 : still_attached(before, epochs);
+	keep(place, there, words);
+	set_due(place, ALL_CONSUMERS & ~there, false);
+	settle_due(attached());
 	return 0;
 }
 
 static bool nobody_takes(const void *opaque)
 {
-	return !world.takers;
+	for (uint32_t i = 0; i < CONSUMERS; i++)
+		if (world.consumers[i].takers)
+			return false;
+	return true;
 }
 
 void layout_act(const struct op *op)

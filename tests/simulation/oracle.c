@@ -69,7 +69,8 @@ static void describe_state(uint32_t block, uint32_t page, char *text, size_t byt
 	}
 }
 
-static void page_differs(uint32_t block, uint32_t page, const char *when)
+static void page_differs(const struct consumer *consumer, uint32_t block, uint32_t page,
+			 const char *when)
 {
 	const struct page_note *note = &world.notes[block][page];
 	char states[200] = "";
@@ -80,19 +81,20 @@ static void page_differs(uint32_t block, uint32_t page, const char *when)
 	}
 	describe_state(block, page, states, sizeof(states));
 	sim_fail(SIM_DIFFERS,
-		 "%s, block %u page %u differs: generation %lu, written by %s at %lu%s", when,
-		 block, page, (unsigned long)note->generation, note->by ? note->by : "nobody",
-		 (unsigned long)note->written_at, states);
+		 "%s, block %u page %u differs for consumer %u: generation %lu, written by %s at "
+		 "%lu%s",
+		 when, block, page, consumer->number, (unsigned long)note->generation,
+		 note->by ? note->by : "nobody", (unsigned long)note->written_at, states);
 }
 
-static void compare(int receiver, const char *when)
+static void compare(struct consumer *consumer, const char *when)
 {
+	channels_flush(consumer);
 	for (uint32_t b = 0; b < world.plan->block_count; b++)
 		for (uint32_t p = 0; p < world.plan->block_pages[b]; p++)
-			if (world.notes[b][p].due &&
-			    memcmp(memory[b] + p * PAGE_BYTES, copy[receiver][b] + p * PAGE_BYTES,
-				   PAGE_BYTES))
-				page_differs(b, p, when);
+			if (world.notes[b][p].due >> consumer->number & 1 &&
+			    receivers_differ(consumer->number, b, p))
+				page_differs(consumer, b, p, when);
 }
 
 static void stop_vcpus(void)
@@ -126,52 +128,62 @@ static void check_counters(const struct dl_cursor *cursor)
 }
 
 /* A pass with the vCPUs stopped. Returns the bytes that were pending. */
-static uint64_t paused_pass(const char *when)
+static uint64_t paused_pass(struct consumer *consumer, const char *when)
 {
-	uint64_t state = world.plan->seed, pages = 0, pending_bytes = 0;
+	struct pass pass = {
+		.consumer = consumer,
+		.state = world.plan->seed,
+		.max_runs = 3,
+		.give_up_after = UINT32_MAX,
+	};
+	uint64_t pending_bytes = 0;
 	uint32_t tries = 0;
 
+	channels_flush(consumer);
 	while (again(&tries, "dl_harvest (paused)",
-		     dl_harvest(world.cursor, DL_HARVEST_PAUSED, &pending_bytes)))
+		     dl_harvest(consumer->cursor, DL_HARVEST_PAUSED, &pending_bytes)))
 		;
-	world.pass_open = true;
-	tries = 0;
+	sender_pass_begins(consumer, true);
+	consumer->pass_users = 0;
 	/* What a fault leaves unread is read by another pass. */
-	if (!sender_pass(3, UINT32_MAX, 0, &state, &pages))
+	if (!sender_pass(&pass))
 		return pending_bytes ? pending_bytes : 1;
-	if (!world.faults.n && pending_bytes != pages * PAGE_BYTES)
+	if (!world.faults.n && pending_bytes != pass.pages * PAGE_BYTES)
 		sim_fail(SIM_RESULT, "%s, %lu bytes were pending, %lu pages were handed out", when,
-			 (unsigned long)pending_bytes, (unsigned long)pages);
+			 (unsigned long)pending_bytes, (unsigned long)pass.pages);
 	return pending_bytes;
 }
 
-/* The last pass is repeated until nothing is pending. */
-static void final_pass(const char *when)
+/* Returns true when nothing is left. */
+static bool paused_takes(struct consumer *consumer)
 {
 	bool failed = false;
 
+	return !taker_round(consumer, DL_TAKE_HARVEST | DL_TAKE_PAUSED, &failed) && !failed;
+}
+
+/* The last pass is repeated until nothing is pending. */
+static void finish(struct consumer *consumer, const char *when)
+{
+	bool takes = consumer->number;
+
+	for (uint32_t tries = 0; takes ? !paused_takes(consumer) : paused_pass(consumer, when) != 0;
+	     tries++) {
+		if (tries > MAX_TRIES)
+			sim_fail(SIM_RESULT, "%s, %s do not end", when, takes ? "takes" : "passes");
+		if (tries > 3)
+			faults_clear();
+	}
+	compare(consumer, when);
+	check_counters(consumer->cursor);
+}
+
+static void final_pass(const char *when)
+{
 	stop_vcpus();
-	for (uint32_t tries = 0; paused_pass(when); tries++) {
-		if (tries > MAX_TRIES)
-			sim_fail(SIM_RESULT, "%s, passes do not end", when);
-		if (tries > 3)
-			faults_clear();
-	}
-	compare(0, when);
-	check_counters(world.cursor);
-	for (uint32_t tries = 0; world.second; tries++) {
-		failed = false;
-		if (!sender_take(DL_TAKE_HARVEST | DL_TAKE_PAUSED, &failed) && !failed)
-			break;
-		if (tries > MAX_TRIES)
-			sim_fail(SIM_RESULT, "%s, takes do not end", when);
-		if (tries > 3)
-			faults_clear();
-	}
-	if (world.second) {
-		compare(1, when);
-		check_counters(world.second);
-	}
+	for (uint32_t i = 0; i < CONSUMERS; i++)
+		if (world.consumers[i].cursor)
+			finish(&world.consumers[i], when);
 }
 
 static void note_stats(void)
@@ -213,7 +225,8 @@ static void begin_session(void)
 {
 	uint32_t tries = 0;
 
-	while (!world.is_on && again(&tries, "dl_cursor_new", session_start(world.plan->seed & 1)))
+	while (!any_consumer() &&
+	       again(&tries, "dl_cursor_new", session_start(world.plan->seed & 1)))
 		;
 }
 

@@ -103,14 +103,15 @@ static void draw_kernel(struct draft *d)
 		plan->mode = DL_MODE_BITMAP;
 		plan->overflows = false;
 	}
-	/* Drawn, so that older seeds mean the same plans. */
-	(void)one_in(d, 6);
+	plan->sends_late = !one_in(d, 6);
 	plan->starts_late = one_in(d, 8);
 	plan->starts_clean = one_in(d, 3);
 	plan->closes_early = one_in(d, 10);
 	plan->faults_in_end = one_in(d, 3);
 	plan->slow_calls = one_in(d, 3);
 }
+
+static const uint16_t slot_ids[PLAN_SLOTS] = { 0, 7, 3, 1, 9, 12, 2, 5 };
 
 static struct place *add_place(struct draft *d, uint32_t slot, uint32_t block, uint32_t first,
 			       uint32_t pages)
@@ -142,38 +143,53 @@ static uint32_t add_block(struct draft *d)
 	return plan->block_count++;
 }
 
+/*
+ * Two slots of a slotter, which come and go over one block: two halves, all of it twice, or two
+ * parts that overlap. Sometimes both have the same id and exist in turn.
+ */
+static void add_pair(struct draft *d, uint32_t owner)
+{
+	struct plan *plan = d->plan;
+	uint32_t block = add_block(d), pages = plan->block_pages[block];
+	uint32_t first_ends = pages, second_begins = 0, second_pages;
+	struct place *first;
+	bool same;
+
+	switch (below(d, 4)) {
+	case 0:
+	case 1:
+		first_ends = second_begins = pages / 2;
+		break;
+	case 2:
+		first_ends = pages - pages / 4;
+		second_begins = pages / 4;
+		break;
+	}
+	first = add_place(d, slot_ids[plan->place_count], block, 0, first_ends);
+	first->owner = (uint8_t)owner;
+	same = one_in(d, 3);
+	second_pages = pages - second_begins;
+	add_place(d, same ? first->slot : slot_ids[plan->place_count], block, second_begins,
+		  same ? 1 + below(d, second_pages) : second_pages)
+		->owner = (uint8_t)owner;
+}
+
 static void draw_memory(struct draft *d, uint32_t slotters)
 {
-	static const uint16_t ids[] = { 0, 7, 3, 1, 9, 12, 2, 5 };
 	struct plan *plan = d->plan;
 	uint32_t stable = between(d, 1, 2), block = 0;
 
 	for (uint32_t i = 0; i < stable; i++) {
 		block = add_block(d);
-		add_place(d, ids[plan->place_count], block, 0, plan->block_pages[block])
+		add_place(d, slot_ids[plan->place_count], block, 0, plan->block_pages[block])
 			->is_stable = true;
 	}
 	/* The same memory, in another address space. */
 	if (one_in(d, 4))
-		add_place(d, 1 << 16 | ids[1], block, 0, plan->block_pages[block])->is_stable =
+		add_place(d, 1 << 16 | slot_ids[1], block, 0, plan->block_pages[block])->is_stable =
 			true;
-	/* Per slotter, two slots that come and go over one block: two halves, or both all of it. */
-	for (uint32_t i = 0; i < slotters; i++) {
-		uint32_t pages, half;
-		bool halves = one_in(d, 2), same;
-		struct place *first;
-
-		block = add_block(d);
-		pages = plan->block_pages[block];
-		half = halves ? pages / 2 : 0;
-		first = add_place(d, ids[plan->place_count], block, 0, halves ? half : pages);
-		first->owner = (uint8_t)i;
-		/* Sometimes both have the same id and exist in turn. */
-		same = one_in(d, 3);
-		add_place(d, same ? first->slot : ids[plan->place_count], block, half,
-			  same ? 1 + below(d, pages - half) : pages - half)
-			->owner = (uint8_t)i;
-	}
+	for (uint32_t i = 0; i < slotters; i++)
+		add_pair(d, i);
 	d->favourite = below(d, plan->place_count);
 }
 
@@ -410,6 +426,8 @@ void plan_print(const struct plan *plan, FILE *to)
 		plan->has & MODEL_HAS_MANUAL_PROTECT ? ", manual protect" : "",
 		plan->has & MODEL_HAS_INITIALLY_SET ? ", initially set" : "",
 		plan->seed & 2 ? ", two cursors" : "");
+	if (plan->sends_late)
+		fprintf(to, "  contents arrive late, over two channels\n");
 	for (uint32_t i = 0; i < plan->place_count; i++)
 		fprintf(to, "  slot %#x: block %u, pages %u+%u, at page %u or %u%s\n",
 			plan->places[i].slot, plan->places[i].block, plan->places[i].first_page,

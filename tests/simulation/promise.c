@@ -11,7 +11,7 @@ void promise_note(struct promise *promise)
 {
 	promise->epoch = world.epoch;
 	promise->n = 0;
-	for (uint32_t i = 0; i < PLAN_VCPUS && world.is_on && !world.plan->overflows; i++) {
+	for (uint32_t i = 0; i < PLAN_VCPUS && any_consumer() && !world.plan->overflows; i++) {
 		struct promised *promised = &promise->all[promise->n];
 		struct insight_ring ring;
 

@@ -1,206 +1,199 @@
 /* SPDX-License-Identifier: MIT */
-/* Passes that several senders read at once, and takes of a second cursor. */
+/* Passes that several senders read at once. */
 #include <errno.h>
+#include <string.h>
 
 #include "world.h"
 
 enum { MAX_RUNS = 5 };
 
-/* Joins the open pass, or begins one. */
-static bool join(void)
+/* What becomes of the runs of one read. */
+enum fate {
+	ACKED,
+	ACKED_IN_PARTS,
+	HALF_ACKED, /* the other half is not even sent */
+	SENT,
+	DROPPED,
+};
+
+/* Joins the open pass, or begins one after all channels are flushed. */
+static bool join(struct consumer *consumer)
 {
 	struct promise promise;
 	int r;
 
-	if (world.pass_open) {
-		world.pass_users++;
+	if (consumer->pass_open) {
+		consumer->pass_users++;
 		return true;
 	}
-	if (!world.is_on || world.pass_making || !log_enter())
+	if (!consumer->cursor || consumer->is_stopping || consumer->pass_making || !log_enter())
 		return false;
-	world.pass_making = true;
+	consumer->pass_making = true;
+	channels_flush(consumer);
 	promise_note(&promise);
-	r = dl_harvest(world.cursor, 0, NULL);
+	r = dl_harvest(consumer->cursor, 0, NULL);
 	EXPECT("dl_harvest", r);
 	if (!r)
 		promise_check(&promise);
-	world.pass_open = !r;
-	world.pass_users = !r;
-	world.pass_making = false;
+	sender_pass_begins(consumer, !r);
 	log_leave();
 	return !r;
 }
 
-/* The last sender ends the pass: by then the channels of all are flushed. */
-static void leave(void)
+void sender_pass_begins(struct consumer *consumer, bool is_open)
 {
-	if (world.pass_users > 1) {
-		world.pass_users--;
-		return;
-	}
-	world.pass_open = false;
-	world.pass_making = true;
-	EXPECT("dl_cursor_end", dl_cursor_end(world.cursor, 0));
-	world.pass_making = false;
-	world.pass_users--;
+	memset(consumer->handed, 0, sizeof(consumer->handed));
+	consumer->all_is_sent = true;
+	consumer->pass_open = is_open;
+	consumer->pass_users = is_open;
+	consumer->pass_making = false;
 }
 
-static void acknowledge(const struct dl_extent *runs, uint32_t n, bool in_parts)
+void sender_leave(struct consumer *consumer)
+{
+	uint32_t flags = 0;
+
+	if (consumer->pass_users > 1) {
+		consumer->pass_users--;
+		return;
+	}
+	consumer->pass_open = false;
+	consumer->pass_making = true;
+	if (consumer->all_is_sent && !sim_below(&world.chance, 4))
+		flags = DL_END_COMMIT;
+	EXPECT("dl_cursor_end", dl_cursor_end(consumer->cursor, flags));
+	consumer->pass_making = false;
+	consumer->pass_users--;
+}
+
+static struct dl_extent first_half(const struct dl_extent *run)
+{
+	struct dl_extent half = *run;
+
+	half.bytes = (run->bytes / PAGE_BYTES + 1) / 2 * PAGE_BYTES;
+	return half;
+}
+
+/* In reverse order, each run in one part or in two. */
+static void acknowledge_in_parts(const struct consumer *consumer, const struct dl_extent *runs,
+				 uint32_t n, bool second_too)
 {
 	int r = 0;
 
-	if (!in_parts) {
-		r = dl_cursor_ack(world.cursor, runs, n);
-		EXPECT("dl_cursor_ack", r, -ECANCELED);
-		return;
-	}
-	/* In reverse order, each run in two parts. */
 	while (n-- && !r) {
-		struct dl_extent first = runs[n], rest = runs[n];
+		struct dl_extent first = first_half(&runs[n]), rest = runs[n];
 
-		first.bytes = (first.bytes / PAGE_BYTES + 1) / 2 * PAGE_BYTES;
 		rest.bytes -= first.bytes;
 		rest.offset_bytes += first.bytes;
-		r = dl_cursor_ack(world.cursor, &first, 1);
+		r = dl_cursor_ack(consumer->cursor, &first, 1);
 		EXPECT("dl_cursor_ack", r, -ECANCELED);
-		if (r || !rest.bytes)
+		if (r || !rest.bytes || !second_too)
 			continue;
-		r = dl_cursor_ack(world.cursor, &rest, 1);
+		r = dl_cursor_ack(consumer->cursor, &rest, 1);
 		EXPECT("dl_cursor_ack", r, -ECANCELED);
 	}
 }
 
-/*
- * Reads until nothing is left or, after give_up_after runs, leaves without acknowledging. One read
- * in ack_share is not acknowledged; with 0 all are. Returns false if it did not reach the end.
- */
-bool sender_pass(uint32_t max_runs, uint32_t give_up_after, uint32_t ack_share, uint64_t *state,
-		 uint64_t *pages)
+static void send_run(struct consumer *consumer, const struct dl_extent *run,
+		     const struct incarnation *it)
+{
+	for (uint64_t at = run->offset_bytes; at < run->offset_bytes + run->bytes; at += PAGE_BYTES)
+		channels_send(consumer, it->place, (uint32_t)(at / PAGE_BYTES));
+}
+
+static enum fate draw_fate(struct pass *pass, bool gives_up)
+{
+	if (gives_up || (pass->ack_share && !sim_below(&pass->state, pass->ack_share)))
+		return HALF_ACKED + sim_below(&pass->state, 3);
+	return sim_below(&pass->state, 2) ? ACKED : ACKED_IN_PARTS;
+}
+
+/* Sends runs before it acknowledges them. */
+static void handle(struct pass *pass, const struct dl_extent *runs, uint32_t n, enum fate fate,
+		   const struct incarnation **slots)
+{
+	struct consumer *consumer = pass->consumer;
+
+	if (fate == DROPPED || fate == HALF_ACKED)
+		consumer->all_is_sent = false;
+	for (uint32_t i = 0; i < n && fate != DROPPED; i++) {
+		struct dl_extent part = fate == HALF_ACKED ? first_half(&runs[i]) : runs[i];
+
+		send_run(consumer, &part, slots[i]);
+	}
+	if (fate == ACKED)
+		EXPECT("dl_cursor_ack", dl_cursor_ack(consumer->cursor, runs, n), -ECANCELED);
+	else if (fate == ACKED_IN_PARTS || fate == HALF_ACKED)
+		acknowledge_in_parts(consumer, runs, n, fate == ACKED_IN_PARTS);
+}
+
+/* Reads until nothing is left, or enough to give up. Returns the result of the last read. */
+static int read_runs(struct pass *pass)
 {
 	const struct incarnation *slots[MAX_RUNS];
 	struct dl_extent runs[MAX_RUNS];
 	uint32_t read = 0, failures = 0;
-	int n = 0;
 
-	if (!join())
-		return false;
-	world.counts.passes++;
-	while (read < give_up_after) {
+	while (read < pass->give_up_after) {
 		uint64_t began_at = sim.now;
+		int n = dl_cursor_read(pass->consumer->cursor, runs, pass->max_runs);
 
-		n = dl_cursor_read(world.cursor, runs, max_runs);
 		EXPECT("dl_cursor_read", n, -ECANCELED);
 		if (n < 0 && n != -ECANCELED && failures++ < MAX_TRIES)
 			continue;
 		if (n <= 0)
-			break;
-		for (int i = 0; i < n; i++)
-			slots[i] = check_run(&runs[i], began_at);
+			return n;
 		for (int i = 0; i < n; i++) {
-			copy_run(&runs[i], slots[i]);
-			*pages += runs[i].bytes / PAGE_BYTES;
+			slots[i] = check_run(pass->consumer, &runs[i], began_at);
+			pass->pages += runs[i].bytes / PAGE_BYTES;
 		}
 		read += (uint32_t)n;
-		if (read < give_up_after && (!ack_share || sim_below(state, ack_share)))
-			acknowledge(runs, (uint32_t)n, sim_random(state) & 1);
+		handle(pass, runs, (uint32_t)n, draw_fate(pass, read >= pass->give_up_after),
+		       slots);
 	}
-	leave();
-	return !n && read < give_up_after;
+	return 1;
+}
+
+bool sender_pass(struct pass *pass)
+{
+	int n;
+
+	if (!join(pass->consumer))
+		return false;
+	world.counts.passes++;
+	n = read_runs(pass);
+	sender_leave(pass->consumer);
+	return !n;
 }
 
 /* While a pass is open the rings can only be reaped. */
-static void harvest(void)
+static void harvest(struct consumer *consumer)
 {
 	uint64_t again_ns;
 
-	if (world.pass_open || world.pass_making) {
+	if (consumer->pass_open || consumer->pass_making) {
 		if (log_enter()) {
 			EXPECT("dl_log_reap", dl_log_reap(world.log, DL_REAP_NOW, &again_ns));
 			log_leave();
 		}
 		return;
 	}
-	if (join())
-		leave();
-}
-
-/* Protects pages that were taken writable. False if that fails: they must be marked then. */
-static bool protect(uint32_t p)
-{
-	const struct place *place = &world.plan->places[p];
-	uint64_t bytes = (uint64_t)place->pages * PAGE_BYTES;
-
-	for (uint32_t tries = 0; tries < MAX_TRIES; tries++) {
-		int r = dl_slot_clear(world.log, place->slot, 0, bytes);
-
-		EXPECT("dl_slot_clear", r, -ENOENT, -EINVAL, -ECANCELED);
-		/* A slot that is gone is not in the guest. */
-		if (r >= 0 || !world.places[p].now)
-			return true;
-	}
-	return false;
-}
-
-/* Takes one slot of the second cursor and sends its pages. Returns their number. */
-static uint64_t take_slot(uint32_t p, uint32_t flags, bool *failed)
-{
-	const struct place *place = &world.plan->places[p];
-	uint64_t words[BLOCK_BYTES / PAGE_BYTES / 64 + 1] = { 0 }, taken = 0;
-	uint32_t n = sizeof(words) / sizeof(words[0]);
-	int r = dl_cursor_take(world.second, place->slot, flags, words, n, &taken);
-
-	EXPECT("dl_cursor_take", r, -ENOENT, -EINVAL, -ECANCELED);
-	*failed |= r < 0;
-	if (flags & DL_TAKE_NO_CLEAR && taken && !protect(p)) {
-		for (uint32_t page = 0; page < place->pages; page++)
-			if (words[page / 64] >> page % 64 & 1)
-				(void)dl_mark_slot(world.log, place->slot,
-						   page * (uint64_t)PAGE_BYTES, 1);
-		*failed = true;
-		return taken / PAGE_BYTES;
-	}
-	for (uint32_t page = 0; page < place->pages; page++)
-		if (words[page / 64] >> page % 64 & 1)
-			copy_pages(SECOND, place->block, place->first_page + page, 1);
-	return taken / PAGE_BYTES;
-}
-
-uint64_t sender_take(uint32_t flags, bool *failed)
-{
-	uint64_t pages = 0;
-
-	for (uint32_t p = 0; p < world.plan->place_count; p++)
-		if (world.places[p].now)
-			pages += take_slot(p, flags, failed);
-	return pages;
-}
-
-static void take(uint64_t *state)
-{
-	uint32_t flags = sim_below(state, 4) ? DL_TAKE_HARVEST : 0;
-	bool failed = false;
-
-	if (!world.is_on || !world.second || world.changers || !log_enter())
-		return;
-	world.takers++;
-	if (sim_below(state, 2))
-		flags |= DL_TAKE_NO_CLEAR;
-	(void)sender_take(flags, &failed);
-	world.takers--;
-	log_leave();
+	if (join(consumer))
+		sender_leave(consumer);
 }
 
 void sender_act(const struct op *op)
 {
-	uint64_t state = op->number, pages = 0;
-	uint32_t max_runs = 1 + sim_below(&state, MAX_RUNS);
-	uint32_t give_up_after = sim_below(&state, 3) ? UINT32_MAX : 1 + sim_below(&state, 6);
-	uint32_t ack_share = sim_below(&state, 3) ? 0 : 2 + sim_below(&state, 3);
+	struct consumer *consumer = &world.consumers[0];
+	struct pass pass = { .consumer = consumer, .state = op->number };
 
-	if (op->code == OP_HARVEST || sim_below(&state, 3))
-		harvest();
-	if (op->code == OP_HARVEST || !sim_below(&state, 3))
-		take(&state);
+	pass.max_runs = 1 + sim_below(&pass.state, MAX_RUNS);
+	pass.give_up_after = sim_below(&pass.state, 3) ? UINT32_MAX : 1 + sim_below(&pass.state, 6);
+	pass.ack_share = sim_below(&pass.state, 3) ? 0 : 2 + sim_below(&pass.state, 3);
+	if (op->code == OP_HARVEST || sim_below(&pass.state, 3))
+		harvest(consumer);
+	if (op->code == OP_HARVEST || !sim_below(&pass.state, 3))
+		taker_act(&world.consumers[1], &pass.state);
 	if (op->code == OP_PASS)
-		(void)sender_pass(max_runs, give_up_after, ack_share, &state, &pages);
+		(void)sender_pass(&pass);
 }

@@ -2,14 +2,10 @@
 #include "world.h"
 
 #include <errno.h>
-#include <stdalign.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct world world;
-alignas(PAGE_BYTES) uint8_t memory[PLAN_BLOCKS][BLOCK_BYTES];
-alignas(8) uint8_t copy[RECEIVERS][PLAN_BLOCKS][BLOCK_BYTES];
-
 static struct sim_site *site_of(enum model_point point)
 {
 	switch (point) {
@@ -48,17 +44,6 @@ static void on_event(void *opaque, const struct model_event *event)
 	sim_point(site);
 }
 
-static void fill_memory(void)
-{
-	const struct plan *plan = world.plan;
-
-	for (uint32_t b = 0; b < plan->block_count; b++) {
-		memset(memory[b], (int)b + 1, plan->block_pages[b] * PAGE_BYTES);
-		for (int r = 0; r < RECEIVERS; r++)
-			memset(copy[r][b], 0xee, plan->block_pages[b] * PAGE_BYTES);
-	}
-}
-
 void world_begin(const struct plan *plan)
 {
 	struct model_options options = {
@@ -79,7 +64,9 @@ void world_begin(const struct plan *plan)
 	memset(&world, 0, sizeof(world));
 	world.plan = plan;
 	world.chance = plan->seed;
-	fill_memory();
+	receivers_begin();
+	for (uint32_t i = 0; i < CONSUMERS; i++)
+		world.consumers[i].number = i;
 	cells_begin();
 	world.model = model_new(&options);
 	world.vm_fd = world.model ? model_vm_create(world.model) : -1;
@@ -127,21 +114,13 @@ void world_setup(void)
 		EXPECT("dl_log_start", session_start(plan->starts_clean));
 }
 
-bool cursors_are_unused(const void *opaque)
-{
-	return !world.pass_users && !world.pass_making && !world.takers;
-}
-
 void world_close_log(void)
 {
 	world.closing = true;
-	world.is_on = false;
 	dl_log_close(world.log);
 	/* The handles outlive it, until their last user is gone. */
-	sim_wait(cursors_are_unused, NULL, "the cursors' users", SIM_SITE("before dl_cursor_free"));
-	dl_cursor_free(world.cursor);
-	dl_cursor_free(world.second);
-	world.cursor = world.second = NULL;
+	for (uint32_t i = 0; i < CONSUMERS; i++)
+		consumer_forget(&world.consumers[i]);
 	world.closed = true;
 	world.log = NULL;
 }
@@ -201,70 +180,4 @@ uint64_t new_generation(uint32_t block, uint32_t page)
 	note->written_at = sim.now;
 	note->by = sim.current->name;
 	return note->generation;
-}
-
-void copy_pages(uint32_t receivers, uint32_t block, uint32_t first_page, uint32_t pages)
-{
-	enum { PIECE_BYTES = PAGE_BYTES / 2 };
-	size_t at = (size_t)first_page * PAGE_BYTES, end = at + (size_t)pages * PAGE_BYTES;
-
-	/* Each piece is read and sent at once: an old version must not overwrite a new one. */
-	for (; at < end; at += PIECE_BYTES) {
-		sim_point(SIM_SITE("contents are read"));
-		for (int r = 0; r < RECEIVERS; r++)
-			if (receivers >> r & 1)
-				memcpy(copy[r][block] + at, memory[block] + at, PIECE_BYTES);
-	}
-}
-
-static bool fits(const struct incarnation *it, const struct dl_extent *run, uint64_t read_began_at)
-{
-	const struct place *place = it->place;
-	uint64_t base = (uintptr_t)memory[place->block] + place->first_page * PAGE_BYTES;
-	uint64_t gpa = run->gpa - run->offset_bytes;
-
-	if (place->slot != run->slot || run->hva != base + run->offset_bytes)
-		return false;
-	if (run->offset_bytes + run->bytes > (uint64_t)place->pages * PAGE_BYTES)
-		return false;
-	if (gpa != place->gpa_pages[0] * (uint64_t)PAGE_BYTES &&
-	    gpa != place->gpa_pages[1] * (uint64_t)PAGE_BYTES)
-		return false;
-	if (it->discarded_at && it->discarded_at < read_began_at)
-		return false;
-	return !it->removed_at || it->removed_at >= world.session_began_at ||
-	       read_began_at <= world.session_began_at;
-}
-
-const struct incarnation *check_run(const struct dl_extent *run, uint64_t read_began_at)
-{
-	const struct incarnation *it = NULL;
-
-	if (!run->bytes || run->bytes % PAGE_BYTES || run->offset_bytes % PAGE_BYTES)
-		sim_fail(SIM_RESULT, "a run of %lu bytes at %lu", (unsigned long)run->bytes,
-			 (unsigned long)run->offset_bytes);
-	for (uint32_t i = world.incarnation_count; i-- && !it;)
-		if (fits(&world.incarnations[i], run, read_began_at))
-			it = &world.incarnations[i];
-	if (!it)
-		sim_fail(SIM_RESULT,
-			 "a run of slot %#x, gpa %#lx, offset %lu, %lu bytes, fits no slot",
-			 run->slot, (unsigned long)run->gpa, (unsigned long)run->offset_bytes,
-			 (unsigned long)run->bytes);
-	return it;
-}
-
-void copy_run(const struct dl_extent *run, const struct incarnation *it)
-{
-	copy_pages(FIRST, it->place->block,
-		   it->place->first_page + (uint32_t)(run->offset_bytes / PAGE_BYTES),
-		   (uint32_t)(run->bytes / PAGE_BYTES));
-}
-
-/* Pages that were sent before a session do not count in it. */
-void copy_spoil(void)
-{
-	for (uint32_t b = 0; b < world.plan->block_count; b++)
-		for (int r = 0; r < RECEIVERS; r++)
-			memset(copy[r][b], 0xee, world.plan->block_pages[b] * PAGE_BYTES);
 }

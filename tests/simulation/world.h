@@ -9,6 +9,7 @@
 
 #include <dirtylog/dirtylog.h>
 
+#include "channels.h"
 #include "faults.h"
 #include "insight.h"
 #include "model.h"
@@ -28,8 +29,7 @@ enum {
 struct incarnation {
 	const struct place *place;
 	uint64_t gpa_page;
-	uint64_t removed_at;   /* in points; 0: it exists */
-	uint64_t discarded_at; /* 0: it was not */
+	uint64_t removed_at; /* in points; 0: it exists */
 	bool no_log, read_only, is_set;
 };
 
@@ -41,7 +41,10 @@ struct place_state {
 struct page_note {
 	uint64_t generation, written_at;
 	const char *by;
-	bool due; /* the copy must equal it at the end of a pass */
+	/* A bit for each consumer: its copy must equal the page at the end of a pass. */
+	uint8_t due;
+	/* Likewise: a removed slot's words have the page, and it is to be sent once more. */
+	uint8_t kept;
 };
 
 struct excuse {
@@ -72,17 +75,9 @@ struct world {
 	uint64_t chance; /* state of a random generator */
 	struct page_note notes[PLAN_BLOCKS][PLAN_BLOCK_PAGES];
 
-	/* The session as the caller sees it. */
-	bool is_on;
-	uint64_t epoch; /* changes at the beginning and end of each start and stop */
-	uint64_t session_began_at;
-
-	/* The iterator that the senders share. */
-	/* The first one's passes are read by several senders; the second one takes. */
-	struct dl_cursor *cursor, *second;
-	bool pass_open, pass_making;
-	uint32_t pass_users; /* senders in the pass */
-	uint32_t takers;     /* users of the second cursor */
+	struct consumer consumers[CONSUMERS];
+	uint8_t kept_for; /* consumers with kept pages */
+	uint64_t epoch; /* changes at the beginning and end of each start and stop of a consumer */
 	/*
 	 * Changes of slots in progress. A take names a slot by its number, which two places share,
 	 * so the caller does not change slots meanwhile.
@@ -101,23 +96,19 @@ struct world {
 	struct excuse excuses[EXCUSES];
 	uint32_t excuse_count;
 	struct world_counts {
-		uint64_t points, switches, overwritten, full_exits;
+		uint64_t points, switches, overwritten, full_exits, late;
 		uint64_t faults, passes, sessions, torn, excused;
 	} counts;
 };
 
 extern struct world world;
 
-/* One for each cursor. */
-enum { RECEIVERS = 2, FIRST = 1, SECOND = 2, BOTH = 3 };
-
-/* The memory of the guest and its copies. */
-extern uint8_t memory[PLAN_BLOCKS][BLOCK_BYTES], copy[RECEIVERS][PLAN_BLOCKS][BLOCK_BYTES];
+/* The memory of the guest. */
+extern uint8_t memory[PLAN_BLOCKS][BLOCK_BYTES];
 
 /* world.c */
 void world_begin(const struct plan *plan);
 void world_setup(void);
-bool cursors_are_unused(const void *opaque);
 void world_close_log(void);
 void world_end(void);
 
@@ -133,11 +124,24 @@ void expect_result(const char *call, int r, const int *allowed);
 uint64_t new_generation(uint32_t block, uint32_t page);
 uint32_t place_in_page(uint64_t generation);
 
-/* Copies some of the memory of the guest, in pieces. */
-void copy_pages(uint32_t receivers, uint32_t block, uint32_t first_page, uint32_t pages);
-const struct incarnation *check_run(const struct dl_extent *run, uint64_t read_began_at);
-void copy_run(const struct dl_extent *run, const struct incarnation *it);
-void copy_spoil(void);
+/* consumers.c */
+bool any_consumer(void);
+int consumer_start(struct consumer *consumer, bool clean);
+void consumer_stop(struct consumer *consumer);
+/* Its last call has returned, or the log is closed: nobody uses it any more. */
+void consumer_forget(struct consumer *consumer);
+
+/* receivers.c */
+enum { ALL_CONSUMERS = (1 << CONSUMERS) - 1 };
+
+void receivers_begin(void);
+/* Copies pages at once, to some consumers' receivers; what is on its way arrives later. */
+void receivers_copy(uint32_t consumers, uint32_t block, uint32_t first_page, uint32_t pages);
+/* What was sent before does not count. */
+void receivers_spoil(uint32_t consumers, uint32_t block, uint32_t first_page, uint32_t pages);
+/* A part of a message. */
+void receivers_get(uint32_t consumer, const struct message *message, uint32_t at, uint32_t bytes);
+bool receivers_differ(uint32_t consumer, uint32_t block, uint32_t page);
 
 /* vcpu.c */
 void vcpu_plug(struct vcpu_state *vcpu);
@@ -149,16 +153,35 @@ void vcpu_act(const struct actor *actor, const struct op *op);
 int layout_set(uint32_t place, uint32_t flags, uint32_t gpa_choice, bool read_only);
 int layout_remove(uint32_t place, bool discard);
 void layout_act(const struct op *op);
-void layout_note_session(void);
+void layout_note_start(const struct consumer *consumer);
 uint64_t layout_gpa(uint32_t place); /* 0: there is no slot */
 
 /* senders.c */
-/* Takes every slot of the second cursor once. Returns the number of pages. */
-uint64_t sender_take(uint32_t flags, bool *failed);
+struct pass {
+	struct consumer *consumer;
+	uint32_t max_runs, give_up_after;
+	uint32_t ack_share; /* one run in so many is not acknowledged; 0: all are */
+	uint64_t state;
+	uint64_t pages;
+};
 
-bool sender_pass(uint32_t max_runs, uint32_t give_up_after, uint32_t ack_share, uint64_t *state,
-		 uint64_t *pages);
+/* Reads a pass, which is open or begins. False if it did not reach the end. */
+bool sender_pass(struct pass *pass);
+/* After its harvest. */
+void sender_pass_begins(struct consumer *consumer, bool is_open);
+/* The last user of a pass ends it. */
+void sender_leave(struct consumer *consumer);
 void sender_act(const struct op *op);
+
+/* takers.c */
+/* Takes every slot once. Returns the number of pages. */
+uint64_t taker_round(struct consumer *consumer, uint32_t flags, bool *failed);
+void taker_act(struct consumer *consumer, uint64_t *state);
+
+/* check.c */
+/* Fails unless the run fits a slot that there was when the read began, or later. */
+const struct incarnation *check_run(struct consumer *consumer, const struct dl_extent *run,
+				    uint64_t read_began_at);
 
 /* actors.c */
 int session_start(bool clean);

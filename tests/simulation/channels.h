@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef SIMULATION_CHANNELS_H
+#define SIMULATION_CHANNELS_H
+
+/*
+ * The way from a consumer to its receivers: two channels. Each delivers in order, and holds back as
+ * it likes until it is flushed; between the two there is no order. The caller flushes both between
+ * two passes of the consumer, and between two takes that could have the same page.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "plan.h"
+#include "stand_ins.h"
+
+enum { CONSUMERS = 2, CHANNELS = 2, CHANNEL_MESSAGES = 24 };
+
+struct message {
+	uint8_t block;
+	uint16_t page;
+	uint8_t bytes[SIM_PAGE_BYTES];
+};
+
+struct channel {
+	uint32_t first, n;
+	struct message queue[CHANNEL_MESSAGES];
+};
+
+struct consumer {
+	uint32_t number;
+	struct dl_cursor *cursor; /* NULL: it is not there */
+	uint64_t epoch;		  /* changes with each start and stop */
+	uint64_t began_at;
+	bool is_starting, is_stopping;
+	bool pass_open, pass_making;
+	bool all_is_sent;    /* all that was read in the pass */
+	uint32_t pass_users; /* senders in the pass */
+	uint32_t takers;
+	/* What the pass has handed out. */
+	bool handed[PLAN_BLOCKS][PLAN_BLOCK_PAGES];
+	struct channel channels[CHANNELS];
+};
+
+/* Reads a page of the guest's memory, in pieces, and sends it. */
+void channels_send(struct consumer *consumer, const struct place *place, uint32_t page);
+
+/* Returns when all that was sent is delivered, and what was kept after it. */
+void channels_flush(struct consumer *consumer);
+
+#endif

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+/* Consumers begin and end. */
+#include "world.h"
+
+static bool is_unused(const void *opaque)
+{
+	const struct consumer *consumer = opaque;
+
+	return !consumer->pass_users && !consumer->pass_making && !consumer->takers;
+}
+
+bool any_consumer(void)
+{
+	for (uint32_t i = 0; i < CONSUMERS; i++)
+		if (world.consumers[i].cursor)
+			return true;
+	return false;
+}
+
+static int make_cursor(struct consumer *consumer, bool clean)
+{
+	const struct dl_cursor_options options = {
+		.size = sizeof(options),
+		.flags = clean ? DL_CURSOR_CLEAN : 0,
+	};
+	struct dl_cursor *cursor;
+	int r = dl_cursor_new(world.log, &options, &cursor);
+
+	EXPECT("dl_cursor_new", r);
+	consumer->cursor = cursor;
+	return r;
+}
+
+int consumer_start(struct consumer *consumer, bool clean)
+{
+	const struct plan *plan = world.plan;
+	uint32_t me = 1u << consumer->number;
+	int r;
+
+	consumer->epoch = ++world.epoch;
+	consumer->is_starting = true;
+	/* A clean start assumes that all memory is sent. It is copied after the start returns. */
+	for (uint32_t b = 0; !clean && b < plan->block_count; b++)
+		receivers_spoil(me, b, 0, plan->block_pages[b]);
+	consumer->began_at = sim.now;
+	r = make_cursor(consumer, clean);
+	consumer->epoch = ++world.epoch;
+	consumer->is_starting = false;
+	if (r)
+		return r;
+	world.counts.sessions++;
+	layout_note_start(consumer);
+	for (uint32_t b = 0; clean && b < plan->block_count; b++)
+		receivers_copy(me, b, 0, plan->block_pages[b]);
+	return 0;
+}
+
+void consumer_forget(struct consumer *consumer)
+{
+	struct dl_cursor *cursor = consumer->cursor;
+
+	/* Freeing is a handle's last call. */
+	consumer->is_stopping = true;
+	sim_wait(is_unused, consumer, "a cursor's users", SIM_SITE("before dl_cursor_free"));
+	consumer->cursor = NULL;
+	dl_cursor_free(cursor);
+	channels_flush(consumer);
+	consumer->is_stopping = false;
+}
+
+void consumer_stop(struct consumer *consumer)
+{
+	consumer->epoch = ++world.epoch;
+	consumer_forget(consumer);
+	consumer->epoch = ++world.epoch;
+}
