@@ -253,6 +253,8 @@ MORE = [
      "\t\tdli_alias_strip(cursor, view, batch);\n", ""),
     ("a page is taken from an alias and from its home", "api/take.c",
      "\t\tdli_alias_exclude(cursor, view, &batch);\n", "", "unit/unit-rules_aliases"),
+    ("a page is handed out again by its next home", "aliases.c",
+     "\tdli_pass_leave(cursor, view);\n\tdli_page_set_requeue(view->set);\n", "\t(void)cursor;\n"),
     ("what an alias gives back is lost", "aliases.c",
      "\tdli_page_set_unclaim(view->set, &elsewhere);\n", "", "unit/unit-rules_aliases"),
     # Passes and their acknowledgements.

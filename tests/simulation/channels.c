@@ -28,11 +28,13 @@ static void send_at_once(struct consumer *consumer, struct message *message, con
 	}
 }
 
-void channels_send(struct consumer *consumer, const struct place *place, uint32_t page)
+void channels_send(struct consumer *consumer, const struct place *place, uint32_t page,
+		   uint64_t gpa_page)
 {
 	struct message message = {
 		.block = place->block,
 		.page = (uint16_t)(place->first_page + page),
+		.gpa_page = (uint32_t)gpa_page,
 	};
 	const uint8_t *from = memory[place->block] + (place->first_page + page) * PAGE_BYTES;
 	uint64_t chance = sim_random(&world.chance);
@@ -68,7 +70,7 @@ static void send_kept(struct consumer *consumer)
 			if (!(world.notes[b][page].kept & bit))
 				continue;
 			world.notes[b][page].kept &= (uint8_t)~bit;
-			receivers_copy(bit, b, page, 1);
+			receivers_copy_block(bit, b, page, 1);
 		}
 }
 

@@ -19,6 +19,7 @@ enum { CONSUMERS = 2, CHANNELS = 2, CHANNEL_MESSAGES = 24 };
 struct message {
 	uint8_t block;
 	uint16_t page;
+	uint32_t gpa_page;
 	uint8_t bytes[SIM_PAGE_BYTES];
 };
 
@@ -43,7 +44,8 @@ struct consumer {
 };
 
 /* Reads a page of the guest's memory, in pieces, and sends it. */
-void channels_send(struct consumer *consumer, const struct place *place, uint32_t page);
+void channels_send(struct consumer *consumer, const struct place *place, uint32_t page,
+		   uint64_t gpa_page);
 
 /* Returns when all that was sent is delivered, and what was kept after it. */
 void channels_flush(struct consumer *consumer);

@@ -31,17 +31,27 @@ static int make_cursor(struct consumer *consumer, bool clean)
 	return r;
 }
 
-int consumer_start(struct consumer *consumer, bool clean)
+static void send_everything(uint32_t consumers)
 {
 	const struct plan *plan = world.plan;
+
+	for (uint32_t b = 0; b < plan->block_count; b++)
+		receivers_copy_block(consumers, b, 0, plan->block_pages[b]);
+	for (uint32_t p = 0; p < plan->place_count; p++)
+		if (layout_gpa(p))
+			receivers_copy_place(consumers, &plan->places[p], layout_gpa(p));
+}
+
+int consumer_start(struct consumer *consumer, bool clean)
+{
 	uint32_t me = 1u << consumer->number;
 	int r;
 
 	consumer->epoch = ++world.epoch;
 	consumer->is_starting = true;
 	/* A clean start assumes that all memory is sent. It is copied after the start returns. */
-	for (uint32_t b = 0; !clean && b < plan->block_count; b++)
-		receivers_spoil(me, b, 0, plan->block_pages[b]);
+	if (!clean)
+		receivers_spoil_all(me);
 	consumer->began_at = sim.now;
 	r = make_cursor(consumer, clean);
 	consumer->epoch = ++world.epoch;
@@ -50,8 +60,8 @@ int consumer_start(struct consumer *consumer, bool clean)
 		return r;
 	world.counts.sessions++;
 	layout_note_start(consumer);
-	for (uint32_t b = 0; clean && b < plan->block_count; b++)
-		receivers_copy(me, b, 0, plan->block_pages[b]);
+	if (clean)
+		send_everything(me);
 	return 0;
 }
 

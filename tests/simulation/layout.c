@@ -50,6 +50,27 @@ uint64_t layout_gpa(uint32_t p)
 	return is_there(p) ? world.places[p].now->gpa_page : 0;
 }
 
+static bool maps(uint32_t p, uint32_t block, uint32_t page)
+{
+	const struct place *place = &world.plan->places[p];
+
+	return is_there(p) && place->block == block && page >= place->first_page &&
+	       page < (uint32_t)place->first_page + place->pages;
+}
+
+/* At home in the oldest slot that maps it. */
+uint64_t layout_home(const struct consumer *consumer, uint32_t block, uint32_t page)
+{
+	const struct incarnation *oldest = NULL;
+
+	(void)consumer;
+	for (uint32_t i = 0; i < world.plan->place_count; i++)
+		if (maps(i, block, page) && !is_unlogged(i) &&
+		    (!oldest || world.places[i].now < oldest))
+			oldest = world.places[i].now;
+	return oldest ? oldest->gpa_page + page - oldest->place->first_page : 0;
+}
+
 /* Another slot over the same block. */
 static bool has_neighbour(uint32_t p, bool unlogged)
 {
@@ -118,12 +139,12 @@ static void set_is_done(uint32_t p, struct incarnation *it, const struct dl_slot
  * ioctl on are logged. All pages of any other new slot, or of one that moves, are pending when the
  * call returns, so the earlier copy of them is spoilt.
  */
-static void prepare_copy(const struct place *place, bool is_clean, bool is_same)
+static void prepare_copy(const struct place *place, uint64_t gpa_page, bool is_clean, bool is_same)
 {
 	if (is_clean)
-		receivers_copy(ALL_CONSUMERS, place->block, place->first_page, place->pages);
+		receivers_copy_place(ALL_CONSUMERS, place, gpa_page);
 	else if (!is_same)
-		receivers_spoil(ALL_CONSUMERS, place->block, place->first_page, place->pages);
+		receivers_spoil_place(ALL_CONSUMERS, place, gpa_page);
 }
 
 /* Nothing has changed, except that the copy was spoilt. */
@@ -131,7 +152,7 @@ static void set_has_failed(uint32_t p, struct incarnation *it, bool moved)
 {
 	const struct place *place = &world.plan->places[p];
 
-	receivers_copy(ALL_CONSUMERS, place->block, place->first_page, place->pages);
+	receivers_copy_block(ALL_CONSUMERS, place->block, place->first_page, place->pages);
 	if (moved)
 		return;
 	it->removed_at = sim.now;
@@ -146,6 +167,31 @@ static bool id_is_taken(uint32_t p)
 		    world.plan->places[i].slot == world.plan->places[p].slot)
 			return true;
 	return false;
+}
+
+/* Two places can share an address. */
+static bool gpa_is_taken(uint32_t p, uint64_t gpa_page)
+{
+	uint64_t end = gpa_page + world.plan->places[p].pages;
+
+	for (uint32_t i = 0; i < world.plan->place_count; i++) {
+		const struct place *other = &world.plan->places[i];
+		uint64_t at = layout_gpa(i);
+
+		if (i != p && at && other->slot >> 16 == world.plan->places[p].slot >> 16 &&
+		    at < end && gpa_page < at + other->pages)
+			return true;
+	}
+	return false;
+}
+
+static int refused(const struct dl_slot *slot)
+{
+	int r = dl_slot_set(world.log, slot);
+
+	if (r != -EEXIST && !faults_may_give(-r))
+		sim_fail(SIM_RESULT, "dl_slot_set() = %d at an address that is taken", r);
+	return 0;
 }
 
 static uint32_t sound_flags(uint32_t p, uint32_t flags)
@@ -208,17 +254,35 @@ static bool is_all_sent(void)
 	return true;
 }
 
+static void note_epochs(uint64_t *epochs)
+{
+	for (uint32_t i = 0; i < CONSUMERS; i++)
+		epochs[i] = world.consumers[i].epoch;
+}
+
+/* The consumers that have begun or ended since. */
+static uint32_t changed_since(const uint64_t *epochs)
+{
+	uint32_t consumers = 0;
+
+	for (uint32_t i = 0; i < CONSUMERS; i++)
+		if (epochs[i] != world.consumers[i].epoch)
+			consumers |= 1u << i;
+	return consumers;
+}
+
 static int set_slot(uint32_t p, struct dl_slot *slot, bool is_clean)
 {
 	const struct place *place = &world.plan->places[p];
-	uint64_t epoch = world.epoch;
+	uint64_t epochs[CONSUMERS], gpa_page = slot->gpa / PAGE_BYTES;
 	int r;
 
-	prepare_copy(place, is_clean, layout_gpa(p) == slot->gpa / PAGE_BYTES);
+	note_epochs(epochs);
+	prepare_copy(place, gpa_page, is_clean, layout_gpa(p) == gpa_page);
 	r = tell(p, slot);
-	/* A consumer that began meanwhile assumes nothing to be sent. */
-	if (!r && is_clean && epoch != world.epoch)
-		receivers_copy(ALL_CONSUMERS, place->block, place->first_page, place->pages);
+	/* A clean consumer that began meanwhile assumes nothing to be sent. */
+	if (!r)
+		receivers_copy_place(changed_since(epochs), place, gpa_page);
 	return r;
 }
 
@@ -251,6 +315,8 @@ int layout_set(uint32_t p, uint32_t flags, uint32_t gpa_choice, bool read_only)
 	if (is_there(p))
 		read_only = world.places[p].now->read_only;
 	slot = describe(place, sound_flags(p, flags), place->gpa_pages[gpa_choice], read_only);
+	if (gpa_is_taken(p, place->gpa_pages[gpa_choice]))
+		return refused(&slot);
 	if (!is_there(p) && slot.flags & DL_SLOT_CLEAN)
 		return set_new_clean(p, &slot);
 	return set_slot(p, &slot, false);
@@ -266,17 +332,6 @@ static void keep(const struct place *place, uint32_t consumers, const uint64_t *
 				(uint8_t)consumers;
 }
 
-/* Those of some consumers that have neither ended since nor begun. */
-static uint32_t still_attached(uint32_t before, const uint64_t *epochs)
-{
-	uint32_t consumers = before & attached();
-
-	for (uint32_t i = 0; i < CONSUMERS; i++)
-		if (epochs[i] != world.consumers[i].epoch)
-			consumers &= ~(1u << i);
-	return consumers;
-}
-
 /* What was dirty goes to the receivers by the words; or it is dropped. */
 int layout_remove(uint32_t p, bool discard)
 {
@@ -289,8 +344,7 @@ int layout_remove(uint32_t p, bool discard)
 
 	if (!it)
 		return 0;
-	for (uint32_t i = 0; i < CONSUMERS; i++)
-		epochs[i] = world.consumers[i].epoch;
+	note_epochs(epochs);
 	/* With two slots over the same memory, the pages of the other are still needed. */
 	discard &= !has_neighbour(p, false);
 	r = dl_slot_remove(world.log, place->slot, 0, discard ? NULL : words, discard ? 0 : n);
@@ -300,7 +354,7 @@ int layout_remove(uint32_t p, bool discard)
 	state->now = NULL;
 	it->removed_at = sim.now;
 	/* The words have what a consumer did not send if it was there all the time. */
-	there = discard || it->no_log ? 0 : still_attached(before, epochs);
+	there = discard || it->no_log ? 0 : before & attached() & ~changed_since(epochs);
 	keep(place, there, words);
 	set_due(place, ALL_CONSUMERS & ~there, false);
 	settle_due(attached());

@@ -91,10 +91,15 @@ static void compare(struct consumer *consumer, const char *when)
 {
 	channels_flush(consumer);
 	for (uint32_t b = 0; b < world.plan->block_count; b++)
-		for (uint32_t p = 0; p < world.plan->block_pages[b]; p++)
+		for (uint32_t p = 0; p < world.plan->block_pages[b]; p++) {
+			uint64_t gpa_page = layout_home(consumer, b, p);
+
 			if (world.notes[b][p].due >> consumer->number & 1 &&
 			    receivers_differ(consumer->number, b, p))
 				page_differs(consumer, b, p, when);
+			if (gpa_page && receivers_differ_at(consumer->number, b, p, gpa_page))
+				page_differs(consumer, b, p, "at its guest address");
+		}
 }
 
 static void stop_vcpus(void)

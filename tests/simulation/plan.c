@@ -152,7 +152,7 @@ static void add_pair(struct draft *d, uint32_t owner)
 	struct plan *plan = d->plan;
 	uint32_t block = add_block(d), pages = plan->block_pages[block];
 	uint32_t first_ends = pages, second_begins = 0, second_pages;
-	struct place *first;
+	struct place *first, *second;
 	bool same;
 
 	switch (below(d, 4)) {
@@ -169,9 +169,12 @@ static void add_pair(struct draft *d, uint32_t owner)
 	first->owner = (uint8_t)owner;
 	same = one_in(d, 3);
 	second_pages = pages - second_begins;
-	add_place(d, same ? first->slot : slot_ids[plan->place_count], block, second_begins,
-		  same ? 1 + below(d, second_pages) : second_pages)
-		->owner = (uint8_t)owner;
+	second = add_place(d, same ? first->slot : slot_ids[plan->place_count], block,
+			   second_begins, same ? 1 + below(d, second_pages) : second_pages);
+	second->owner = (uint8_t)owner;
+	/* And sometimes one can move to where the other was. */
+	if (one_in(d, 3))
+		second->gpa_pages[1] = first->gpa_pages[0];
 }
 
 static void draw_memory(struct draft *d, uint32_t slotters)

@@ -97,8 +97,11 @@ static void acknowledge_in_parts(const struct consumer *consumer, const struct d
 static void send_run(struct consumer *consumer, const struct dl_extent *run,
 		     const struct incarnation *it)
 {
-	for (uint64_t at = run->offset_bytes; at < run->offset_bytes + run->bytes; at += PAGE_BYTES)
-		channels_send(consumer, it->place, (uint32_t)(at / PAGE_BYTES));
+	uint64_t first = run->offset_bytes / PAGE_BYTES;
+
+	for (uint64_t i = 0; i < run->bytes / PAGE_BYTES; i++)
+		channels_send(consumer, it->place, (uint32_t)(first + i),
+			      run->gpa / PAGE_BYTES + i);
 }
 
 static enum fate draw_fate(struct pass *pass, bool gives_up)

@@ -27,7 +27,7 @@ static bool protect(uint32_t p)
 static uint64_t take_slot(struct consumer *consumer, uint32_t p, uint32_t flags, bool *failed)
 {
 	const struct place *place = &world.plan->places[p];
-	uint64_t words[TAKE_WORDS] = { 0 }, taken = 0;
+	uint64_t words[TAKE_WORDS] = { 0 }, taken = 0, gpa_page = layout_gpa(p);
 	int r = dl_cursor_take(consumer->cursor, place->slot, flags, words, TAKE_WORDS, &taken);
 
 	EXPECT("dl_cursor_take", r, -ENOENT, -EINVAL, -ECANCELED);
@@ -42,7 +42,7 @@ static uint64_t take_slot(struct consumer *consumer, uint32_t p, uint32_t flags,
 	}
 	for (uint32_t page = 0; page < place->pages; page++)
 		if (words[page / 64] >> page % 64 & 1)
-			channels_send(consumer, place, page);
+			channels_send(consumer, place, page, gpa_page + page);
 	return taken / PAGE_BYTES;
 }
 

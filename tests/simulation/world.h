@@ -135,13 +135,20 @@ void consumer_forget(struct consumer *consumer);
 enum { ALL_CONSUMERS = (1 << CONSUMERS) - 1 };
 
 void receivers_begin(void);
-/* Copies pages at once, to some consumers' receivers; what is on its way arrives later. */
-void receivers_copy(uint32_t consumers, uint32_t block, uint32_t first_page, uint32_t pages);
+/*
+ * These copy pages at once, to some consumers' receivers; what is on its way arrives later. The
+ * first is for the receiver that goes by blocks of memory, the second also for the one that goes by
+ * guest address, where a slot is or will be.
+ */
+void receivers_copy_block(uint32_t consumers, uint32_t block, uint32_t first_page, uint32_t pages);
+void receivers_copy_place(uint32_t consumers, const struct place *place, uint64_t gpa_page);
 /* What was sent before does not count. */
-void receivers_spoil(uint32_t consumers, uint32_t block, uint32_t first_page, uint32_t pages);
+void receivers_spoil_place(uint32_t consumers, const struct place *place, uint64_t gpa_page);
+void receivers_spoil_all(uint32_t consumers);
 /* A part of a message. */
 void receivers_get(uint32_t consumer, const struct message *message, uint32_t at, uint32_t bytes);
 bool receivers_differ(uint32_t consumer, uint32_t block, uint32_t page);
+bool receivers_differ_at(uint32_t consumer, uint32_t block, uint32_t page, uint64_t gpa_page);
 
 /* vcpu.c */
 void vcpu_plug(struct vcpu_state *vcpu);
@@ -155,6 +162,8 @@ int layout_remove(uint32_t place, bool discard);
 void layout_act(const struct op *op);
 void layout_note_start(const struct consumer *consumer);
 uint64_t layout_gpa(uint32_t place); /* 0: there is no slot */
+/* Where a page of a block is at home for the consumer; 0: nowhere. */
+uint64_t layout_home(const struct consumer *consumer, uint32_t block, uint32_t page);
 
 /* senders.c */
 struct pass {
