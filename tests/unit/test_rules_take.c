@@ -331,6 +331,29 @@ static void d3_after_an_error_the_rest_is_pending(void **state)
 	assert_true(is_protected(0, CHUNK + 3));
 }
 
+/* A range of several chunks, beginning and ending inside one. */
+static void d2_a_range_is_cleared_up_to_its_end(void **state)
+{
+	enum { HUGE = 3 * CHUNK };
+	static uint64_t words[HUGE / 64];
+	struct dl_slot slot = { .size = sizeof(slot),
+				.bytes = HUGE * UINT64_C(4096),
+				.hva = UINT64_C(1) << 40 };
+
+	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
+	cursor = join(DL_CURSOR_CLEAN);
+	for (uint64_t chunk = 0; chunk < 3; chunk++)
+		write_page(chunk * CHUNK + 1000);
+	assert_int_equal(dl_cursor_take(cursor, 0, DL_TAKE_HARVEST | DL_TAKE_NO_CLEAR, words,
+					HUGE / 64, NULL),
+			 0);
+	assert_int_equal(dl_slot_clear(guest.log, 0, 900 * 4096, 2 * CHUNK * UINT64_C(4096)), 0);
+	for (uint64_t chunk = 0; chunk < 3; chunk++)
+		assert_true(is_protected(0, chunk * CHUNK + 1000) == (chunk < 2));
+	assert_int_equal(dl_slot_clear(guest.log, 0, 0, slot.bytes), 0);
+	assert_true(is_protected(0, 2 * CHUNK + 1000));
+}
+
 /* With deferred CLEAR too: without dl_slot_clear() the takes would never say 0. */
 static void r6_takes_are_repeated_until_they_say_0(void **state)
 {
@@ -397,6 +420,7 @@ int main(void)
 		rule_test(bitmap, d2_another_cursor_may_clear_what_one_has_deferred),
 		rule_tests(d3_a_take_protects_before_it_gives),
 		rule_test(sparse, d3_after_an_error_the_rest_is_pending),
+		rule_test(sparse, d2_a_range_is_cleared_up_to_its_end),
 		rule_tests(r6_takes_are_repeated_until_they_say_0),
 		rule_tests(r6_paused_passes_are_repeated_until_they_say_0),
 	};
