@@ -257,6 +257,13 @@ MORE = [
      "\tdli_pass_leave(cursor, view);\n\tdli_page_set_requeue(view->set);\n", "\t(void)cursor;\n"),
     ("what an alias gives back is lost", "aliases.c",
      "\tdli_page_set_unclaim(view->set, &elsewhere);\n", "", "unit/unit-rules_aliases"),
+    # One consumer of several.
+    ("the end of a pass forgets the pages of a slot that others cover too", "cursor.c",
+     "\t\telse\n\t\t\tdli_page_set_requeue(view->set);",
+     "\t\telse if (view->slot->views->next)\n\t\t\tdli_page_set_commit(view->set);\n"
+     "\t\telse\n\t\t\tdli_page_set_requeue(view->set);"),
+    ("a cursor that leaves switches off what others log", "slot_logging.c",
+     "slot->logged && !slot->views ? dli_slot_logging_set", "slot->logged ? dli_slot_logging_set"),
     # Passes and their acknowledgements.
     ("a committed pass forgets what was read ahead", "cursor.c",
      "\tunclaim_rest(cursor);\n\tfor", "\tif (!commit)\n\t\tunclaim_rest(cursor);\n\tfor",

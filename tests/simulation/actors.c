@@ -5,39 +5,21 @@
 
 #include "world.h"
 
-int session_start(bool clean)
-{
-	int r = consumer_start(&world.consumers[0], clean);
-
-	if (!r && world.plan->seed & 2)
-		r = consumer_start(&world.consumers[1], clean);
-	return r;
-}
-
-void session_stop(void)
-{
-	for (uint32_t i = CONSUMERS; i--;)
-		if (world.consumers[i].cursor)
-			consumer_stop(&world.consumers[i]);
-}
-
 void session_act(const struct op *op)
 {
+	struct consumer *consumer = &world.consumers[op->slot];
 	int r = -1;
 
-	if (!log_enter())
+	if (consumer->is_starting || consumer->is_stopping || !log_enter())
 		return;
-	if (op->code == OP_STOP) {
-		if (any_consumer())
-			session_stop();
-		log_leave();
-		return;
-	}
-	for (int tries = 0; r && !any_consumer() && tries < MAX_TRIES; tries++) {
-		r = session_start(op->number & 1);
-		EXPECT("dl_cursor_new", r);
+	if (op->code == OP_STOP && consumer->cursor)
+		consumer_stop(consumer);
+	for (int tries = 0; op->code == OP_START && r && !consumer->cursor &&
+			    !consumer->is_starting && tries < MAX_TRIES;
+	     tries++) {
+		r = consumer_start(consumer, op->number & 1);
 		if (r)
-			sim_yield(SIM_SITE("dl_log_start again"));
+			sim_yield(SIM_SITE("dl_cursor_new again"));
 	}
 	log_leave();
 }

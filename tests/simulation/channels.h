@@ -14,7 +14,7 @@
 #include "plan.h"
 #include "stand_ins.h"
 
-enum { CONSUMERS = 2, CHANNELS = 2, CHANNEL_MESSAGES = 24 };
+enum { CONSUMERS = PLAN_CONSUMERS, CHANNELS = 2, CHANNEL_MESSAGES = 24 };
 
 struct message {
 	uint8_t block;
@@ -30,6 +30,7 @@ struct channel {
 
 struct consumer {
 	uint32_t number;
+	const struct wish *wish;
 	struct dl_cursor *cursor; /* NULL: it is not there */
 	uint64_t epoch;		  /* changes with each start and stop */
 	uint64_t began_at;

@@ -17,11 +17,26 @@ bool any_consumer(void)
 	return false;
 }
 
+/* The consumers that want only some slots. */
+uint32_t consumers_of_wanted(void)
+{
+	uint32_t consumers = 0;
+
+	for (uint32_t i = 0; i < CONSUMERS; i++)
+		if (world.plan->wishes[i].flags & DL_CURSOR_WANTED)
+			consumers |= 1u << i;
+	return consumers;
+}
+
 static int make_cursor(struct consumer *consumer, bool clean)
 {
+	const struct wish *wish = consumer->wish;
 	const struct dl_cursor_options options = {
 		.size = sizeof(options),
-		.flags = clean ? DL_CURSOR_CLEAN : 0,
+		.flags = wish->flags | (clean ? DL_CURSOR_CLEAN : 0),
+		.slot = wish->flags & DL_CURSOR_ONE_SLOT ? world.plan->places[wish->place].slot : 0,
+		.coalesce_bytes = wish->coalesce_pages * (uint64_t)PAGE_BYTES,
+		.max_extent_bytes = wish->max_pages * (uint64_t)PAGE_BYTES,
 	};
 	struct dl_cursor *cursor;
 	int r = dl_cursor_new(world.log, &options, &cursor);

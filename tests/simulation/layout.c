@@ -16,6 +16,17 @@ static bool is_unlogged(uint32_t p)
 	return is_there(p) && world.places[p].now->no_log;
 }
 
+bool layout_covers(const struct consumer *consumer, uint32_t p)
+{
+	const struct wish *wish = consumer->wish;
+
+	if (!is_there(p) || is_unlogged(p))
+		return false;
+	if (wish->flags & DL_CURSOR_ONE_SLOT)
+		return world.plan->places[p].slot == world.plan->places[wish->place].slot;
+	return !(wish->flags & DL_CURSOR_WANTED) || world.places[p].now->wanted;
+}
+
 /* Notes whether passes of some consumers must transfer the memory of a place. */
 static void set_due(const struct place *place, uint32_t consumers, bool due)
 {
@@ -29,8 +40,10 @@ static void set_due(const struct place *place, uint32_t consumers, bool due)
 static void settle_due(uint32_t consumers)
 {
 	for (uint32_t i = 0; i < world.plan->place_count; i++)
-		if (is_there(i) && world.places[i].now->is_set && !is_unlogged(i))
-			set_due(&world.plan->places[i], consumers, true);
+		for (uint32_t c = 0; c < CONSUMERS; c++)
+			if (consumers >> c & 1 && layout_covers(&world.consumers[c], i) &&
+			    world.places[i].now->is_set)
+				set_due(&world.plan->places[i], 1u << c, true);
 }
 
 void layout_note_start(const struct consumer *consumer)
@@ -58,14 +71,13 @@ static bool maps(uint32_t p, uint32_t block, uint32_t page)
 	       page < (uint32_t)place->first_page + place->pages;
 }
 
-/* At home in the oldest slot that maps it. */
+/* At home in the oldest slot that maps it and that the consumer covers. */
 uint64_t layout_home(const struct consumer *consumer, uint32_t block, uint32_t page)
 {
 	const struct incarnation *oldest = NULL;
 
-	(void)consumer;
 	for (uint32_t i = 0; i < world.plan->place_count; i++)
-		if (maps(i, block, page) && !is_unlogged(i) &&
+		if (maps(i, block, page) && layout_covers(consumer, i) &&
 		    (!oldest || world.places[i].now < oldest))
 			oldest = world.places[i].now;
 	return oldest ? oldest->gpa_page + page - oldest->place->first_page : 0;
@@ -107,6 +119,7 @@ static struct incarnation *new_incarnation(const struct place *place, const stru
 		.gpa_page = slot->gpa / PAGE_BYTES,
 		.no_log = slot->flags & DL_SLOT_NO_LOG,
 		.read_only = slot->kvm_flags & KVM_MEM_READONLY,
+		.wanted = slot->flags & DL_SLOT_WANTED,
 	};
 	return it;
 }
@@ -122,29 +135,58 @@ static uint32_t attached(void)
 	return consumers;
 }
 
+static uint32_t covering(uint32_t p)
+{
+	uint32_t consumers = attached();
+
+	for (uint32_t i = 0; i < CONSUMERS; i++)
+		if (!layout_covers(&world.consumers[i], p))
+			consumers &= ~(1u << i);
+	return consumers;
+}
+
 static void set_is_done(uint32_t p, struct incarnation *it, const struct dl_slot *slot)
 {
 	const struct place *place = &world.plan->places[p];
 
 	it->gpa_page = slot->gpa / PAGE_BYTES;
 	it->is_set = true;
+	it->wanted = slot->flags & DL_SLOT_WANTED;
 	world.places[p].now = it;
-	if (it->no_log)
-		set_due(place, ALL_CONSUMERS, false);
+	for (uint32_t c = 0; c < CONSUMERS; c++)
+		if (!layout_covers(&world.consumers[c], p))
+			set_due(place, 1u << c, false);
 	settle_due(attached());
 }
 
 /*
- * No page of a new clean slot counts as dirty, so the copy must be equal before; writes from the
- * ioctl on are logged. All pages of any other new slot, or of one that moves, are pending when the
- * call returns, so the earlier copy of them is spoilt.
+ * What receivers must have before a slot is set, and what they must not. All pages of a slot that
+ * is new, moves or becomes wanted are pending when the call returns, so the earlier copy of them is
+ * spoilt. If the slot is clean, no page counts as dirty, and the copy must be equal: before the
+ * call if the slot is new, since only then it is written, and after it if it was there.
  */
-static void prepare_copy(const struct place *place, uint64_t gpa_page, bool is_clean, bool is_same)
+struct copying {
+	uint32_t consumers;
+	bool is_clean, is_new;
+};
+
+static void prepare_copy(const struct place *place, uint64_t gpa_page, struct copying copying)
 {
-	if (is_clean)
-		receivers_copy_place(ALL_CONSUMERS, place, gpa_page);
-	else if (!is_same)
-		receivers_spoil_place(ALL_CONSUMERS, place, gpa_page);
+	if (!copying.is_clean)
+		receivers_spoil_place(copying.consumers, place, gpa_page);
+	else if (copying.is_new)
+		receivers_copy_place(copying.consumers, place, gpa_page);
+}
+
+static struct copying what_to_copy(uint32_t p, const struct dl_slot *slot)
+{
+	struct copying copying = { .is_new = !is_there(p) };
+
+	if (copying.is_new || layout_gpa(p) != slot->gpa / PAGE_BYTES)
+		copying.consumers = ALL_CONSUMERS;
+	else if (slot->flags & DL_SLOT_WANTED && !world.places[p].now->wanted)
+		copying.consumers = consumers_of_wanted();
+	return copying;
 }
 
 /* Nothing has changed, except that the copy was spoilt. */
@@ -194,13 +236,18 @@ static int refused(const struct dl_slot *slot)
 	return 0;
 }
 
+/* All slots over the same memory are logged, or none is; and likewise wanted. */
 static uint32_t sound_flags(uint32_t p, uint32_t flags)
 {
-	/* All slots over the same memory are logged, or none is. */
 	if (is_there(p) ? is_unlogged(p) : has_neighbour(p, true))
 		flags |= DL_SLOT_NO_LOG;
 	else if (is_there(p) || has_neighbour(p, false))
 		flags &= ~(uint32_t)DL_SLOT_NO_LOG;
+	for (uint32_t i = 0; i < world.plan->place_count; i++)
+		if (i != p && is_there(i) &&
+		    world.plan->places[i].block == world.plan->places[p].block)
+			flags = world.places[i].now->wanted ? flags | DL_SLOT_WANTED
+							    : flags & ~(uint32_t)DL_SLOT_WANTED;
 	return flags;
 }
 
@@ -271,15 +318,17 @@ static uint32_t changed_since(const uint64_t *epochs)
 	return consumers;
 }
 
-static int set_slot(uint32_t p, struct dl_slot *slot, bool is_clean)
+static int set_slot(uint32_t p, struct dl_slot *slot, struct copying copying)
 {
 	const struct place *place = &world.plan->places[p];
 	uint64_t epochs[CONSUMERS], gpa_page = slot->gpa / PAGE_BYTES;
 	int r;
 
 	note_epochs(epochs);
-	prepare_copy(place, gpa_page, is_clean, layout_gpa(p) == gpa_page);
+	prepare_copy(place, gpa_page, copying);
 	r = tell(p, slot);
+	if (!r && copying.is_clean && !copying.is_new)
+		receivers_copy_place(copying.consumers, place, gpa_page);
 	/* A clean consumer that began meanwhile assumes nothing to be sent. */
 	if (!r)
 		receivers_copy_place(changed_since(epochs), place, gpa_page);
@@ -287,26 +336,31 @@ static int set_slot(uint32_t p, struct dl_slot *slot, bool is_clean)
 }
 
 /*
- * A new slot is clean if all that was read is delivered. While a pass is open that cannot be known:
- * then the library must ignore what the caller says.
+ * A slot is clean if all that was read is delivered. While a pass is open that cannot be known:
+ * then the library must ignore what the caller says, as it does of a move.
  */
-static int set_new_clean(uint32_t p, struct dl_slot *slot)
+static int set_clean(uint32_t p, struct dl_slot *slot)
 {
+	struct copying copying = what_to_copy(p, slot);
 	struct consumer *held = hold_pass();
-	bool is_clean = !held && is_all_sent();
 	int r;
 
-	if (!held && !is_clean)
+	copying.is_clean = !held && is_all_sent();
+	if (!held && !copying.is_clean)
 		slot->flags &= ~(uint32_t)DL_SLOT_CLEAN;
-	r = set_slot(p, slot, is_clean);
+	if (!copying.is_new && layout_gpa(p) != slot->gpa / PAGE_BYTES)
+		copying.is_clean = false;
+	r = set_slot(p, slot, copying);
 	if (held)
 		sender_leave(held);
 	return r;
 }
 
-int layout_set(uint32_t p, uint32_t flags, uint32_t gpa_choice, bool read_only)
+int layout_set(uint32_t p, const struct setting *setting)
 {
 	const struct place *place = &world.plan->places[p];
+	uint32_t gpa_page = place->gpa_pages[setting->gpa_choice];
+	bool read_only = setting->read_only;
 	struct dl_slot slot;
 
 	if (!place->pages || id_is_taken(p))
@@ -314,12 +368,12 @@ int layout_set(uint32_t p, uint32_t flags, uint32_t gpa_choice, bool read_only)
 	/* KVM cannot change this flag. */
 	if (is_there(p))
 		read_only = world.places[p].now->read_only;
-	slot = describe(place, sound_flags(p, flags), place->gpa_pages[gpa_choice], read_only);
-	if (gpa_is_taken(p, place->gpa_pages[gpa_choice]))
+	slot = describe(place, sound_flags(p, setting->flags), gpa_page, read_only);
+	if (gpa_is_taken(p, gpa_page))
 		return refused(&slot);
-	if (!is_there(p) && slot.flags & DL_SLOT_CLEAN)
-		return set_new_clean(p, &slot);
-	return set_slot(p, &slot, false);
+	if (slot.flags & DL_SLOT_CLEAN)
+		return set_clean(p, &slot);
+	return set_slot(p, &slot, what_to_copy(p, &slot));
 }
 
 /* The pages of a removed slot's words are sent after the flush. */
@@ -339,7 +393,7 @@ int layout_remove(uint32_t p, bool discard)
 	struct place_state *state = &world.places[p];
 	struct incarnation *it = state->now;
 	uint64_t words[BLOCK_BYTES / PAGE_BYTES / 64 + 1] = { 0 }, epochs[CONSUMERS];
-	uint32_t n = sizeof(words) / sizeof(words[0]), before = attached(), there;
+	uint32_t n = sizeof(words) / sizeof(words[0]), before = covering(p), there;
 	int r;
 
 	if (!it)
@@ -369,10 +423,40 @@ static bool nobody_takes(const void *opaque)
 	return true;
 }
 
+/* Wanted or not any more; all else stays. */
+static int change_wanted(const struct op *op)
+{
+	const struct incarnation *it = world.places[op->slot].now;
+	struct setting setting = { .flags = op->number & 1 ? DL_SLOT_CLEAN : 0 };
+
+	if (!it)
+		return 0;
+	setting.gpa_choice = it->gpa_page != it->place->gpa_pages[0];
+	if (!it->wanted)
+		setting.flags |= DL_SLOT_WANTED;
+	sim_trace("%s slot %#x", it->wanted ? "do not want" : "want", it->place->slot);
+	return layout_set(op->slot, &setting);
+}
+
+static int set_by(const struct op *op)
+{
+	struct setting setting = {
+		.gpa_choice = op->number >> 5 & 1,
+		.read_only = !(op->number >> 6 & 7),
+	};
+
+	if (op->number % 2 == 0)
+		setting.flags |= DL_SLOT_CLEAN;
+	if (!(op->number >> 2 & 7))
+		setting.flags |= DL_SLOT_NO_LOG;
+	if (op->number >> 9 & 1)
+		setting.flags |= DL_SLOT_WANTED;
+	sim_trace("set slot %#x flags %#x", world.plan->places[op->slot].slot, setting.flags);
+	return layout_set(op->slot, &setting);
+}
+
 void layout_act(const struct op *op)
 {
-	uint32_t flags = 0;
-
 	if (!log_enter())
 		return;
 	sim_wait(nobody_takes, NULL, "takes", SIM_SITE("a slot is taken"));
@@ -380,14 +464,10 @@ void layout_act(const struct op *op)
 	if (op->code == OP_REMOVE) {
 		sim_trace("remove slot %#x", world.plan->places[op->slot].slot);
 		EXPECT("remove", layout_remove(op->slot, op->number & 2));
+	} else if (op->code == OP_WANT) {
+		EXPECT("want", change_wanted(op));
 	} else {
-		if (op->number % 2 == 0)
-			flags |= DL_SLOT_CLEAN;
-		if (!(op->number >> 2 & 7))
-			flags |= DL_SLOT_NO_LOG;
-		sim_trace("set slot %#x flags %#x", world.plan->places[op->slot].slot, flags);
-		EXPECT("set",
-		       layout_set(op->slot, flags, op->number >> 5 & 1, !(op->number >> 6 & 7)));
+		EXPECT("set", set_by(op));
 	}
 	world.changers--;
 	log_leave();

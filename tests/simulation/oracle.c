@@ -153,7 +153,8 @@ static uint64_t paused_pass(struct consumer *consumer, const char *when)
 	/* What a fault leaves unread is read by another pass. */
 	if (!sender_pass(&pass))
 		return pending_bytes ? pending_bytes : 1;
-	if (!world.faults.n && pending_bytes != pass.pages * PAGE_BYTES)
+	if (!world.faults.n && !consumer->wish->coalesce_pages &&
+	    pending_bytes != pass.pages * PAGE_BYTES)
 		sim_fail(SIM_RESULT, "%s, %lu bytes were pending, %lu pages were handed out", when,
 			 (unsigned long)pending_bytes, (unsigned long)pass.pages);
 	return pending_bytes;
@@ -167,11 +168,31 @@ static bool paused_takes(struct consumer *consumer)
 	return !taker_round(consumer, DL_TAKE_HARVEST | DL_TAKE_PAUSED, &failed) && !failed;
 }
 
+/* A display whose slot does not exist gets nothing. */
+static bool has_no_slot(const struct consumer *consumer)
+{
+	bool exists = !(consumer->wish->flags & DL_CURSOR_ONE_SLOT);
+	int r;
+
+	for (uint32_t p = 0; p < world.plan->place_count; p++)
+		exists |= world.places[p].now &&
+			  world.plan->places[p].slot ==
+				  world.plan->places[consumer->wish->place].slot;
+	if (exists)
+		return false;
+	r = dl_harvest(consumer->cursor, DL_HARVEST_PAUSED, NULL);
+	if (r != -ENOENT && !faults_may_give(-r))
+		sim_fail(SIM_RESULT, "dl_harvest() = %d for a slot that does not exist", r);
+	return true;
+}
+
 /* The last pass is repeated until nothing is pending. */
 static void finish(struct consumer *consumer, const char *when)
 {
-	bool takes = consumer->number;
+	bool takes = consumer->wish->takes;
 
+	if (has_no_slot(consumer))
+		return;
 	for (uint32_t tries = 0; takes ? !paused_takes(consumer) : paused_pass(consumer, when) != 0;
 	     tries++) {
 		if (tries > MAX_TRIES)
@@ -230,8 +251,8 @@ static void begin_session(void)
 {
 	uint32_t tries = 0;
 
-	while (!any_consumer() &&
-	       again(&tries, "dl_cursor_new", session_start(world.plan->seed & 1)))
+	while (!any_consumer() && again(&tries, "dl_cursor_new",
+					consumer_start(&world.consumers[0], world.plan->seed & 1)))
 		;
 }
 
@@ -240,8 +261,9 @@ static void release_all(void)
 	uint64_t state = world.plan->seed;
 	bool close_first = sim_random(&state) & 1;
 
-	if (!world.closed && sim_random(&state) & 1)
-		session_stop();
+	for (uint32_t i = 0; i < CONSUMERS; i++)
+		if (!world.closed && world.consumers[i].cursor && sim_random(&state) & 1)
+			consumer_stop(&world.consumers[i]);
 	if (!world.closed && close_first)
 		world_close_log();
 	/* The guest continues, whether the log is closed or not. */

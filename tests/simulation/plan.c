@@ -9,17 +9,6 @@
 #include "faults.h"
 #include "model.h"
 
-const char *const actor_names[ACTOR_KINDS] = {
-	"vcpu",	  "device", "kernel", "slots", "harvester",
-	"sender", "cancel", "faults", "watch", "closer",
-};
-
-const char *const op_names[OP_CODES] = {
-	"idle",	      "write", "write unchecked", "exit",    "drain", "replug", "mark",
-	"noise mark", "set",   "remove",	  "harvest", "pass",  "stop",	"start",
-	"fault",      "watch", "close",
-};
-
 struct draft {
 	struct plan *plan;
 	uint64_t state;
@@ -104,7 +93,6 @@ static void draw_kernel(struct draft *d)
 		plan->overflows = false;
 	}
 	plan->sends_late = !one_in(d, 6);
-	plan->starts_late = one_in(d, 8);
 	plan->starts_clean = one_in(d, 3);
 	plan->closes_early = one_in(d, 10);
 	plan->faults_in_end = one_in(d, 3);
@@ -194,6 +182,62 @@ static void draw_memory(struct draft *d, uint32_t slotters)
 	for (uint32_t i = 0; i < slotters; i++)
 		add_pair(d, i);
 	d->favourite = below(d, plan->place_count);
+}
+
+/* A display needs a slot all of whose memory it sees: none of another number maps it. */
+static bool suits_one_slot(const struct plan *plan, const struct place *place)
+{
+	for (uint32_t i = 0; i < plan->place_count; i++) {
+		const struct place *other = &plan->places[i];
+
+		if (other->slot != place->slot && other->block == place->block &&
+		    other->first_page < place->first_page + place->pages &&
+		    place->first_page < other->first_page + other->pages)
+			return false;
+	}
+	return true;
+}
+
+static void draw_consumer(struct draft *d, struct wish *wish)
+{
+	const struct plan *plan = d->plan;
+	uint32_t what = below(d, 8);
+
+	wish->takes = one_in(d, 2);
+	wish->starts_late = one_in(d, 4);
+	if (one_in(d, 3))
+		wish->coalesce_pages = between(d, 1, 6);
+	if (one_in(d, 4))
+		wish->max_pages = between(d, 1, 5);
+	wish->place = (uint8_t)below(d, plan->place_count);
+	if (what < 2)
+		wish->flags = DL_CURSOR_WANTED;
+	else if (what < 4 && suits_one_slot(plan, &plan->places[wish->place]))
+		wish->flags = DL_CURSOR_ONE_SLOT;
+}
+
+/* Mostly, the first reads all slots. */
+static void draw_consumers(struct draft *d)
+{
+	static const uint8_t counts[] = { 1, 1, 2, 2, 2, 3, 3, 4 };
+	struct plan *plan = d->plan;
+
+	plan->consumer_count = counts[below(d, 8)];
+	for (uint32_t i = 0; i < plan->consumer_count; i++)
+		draw_consumer(d, &plan->wishes[i]);
+	if (one_in(d, 4))
+		return;
+	plan->wishes[0] = (struct wish){ .starts_late = one_in(d, 8) };
+}
+
+/* All slots over one block are wanted, or none is. */
+static void draw_wanted(struct draft *d)
+{
+	struct plan *plan = d->plan;
+	uint32_t wanted = (uint32_t)sim_random(&d->state);
+
+	for (uint32_t i = 0; i < plan->place_count; i++)
+		plan->places[i].is_wanted = wanted >> plan->places[i].block & 1;
 }
 
 static struct op *add_op(struct draft *d, uint8_t code)
@@ -289,10 +333,13 @@ static void draw_slotter(struct draft *d, uint32_t number)
 	if (!add_actor(d, ACTOR_SLOTTER, number))
 		return;
 	for (uint32_t n = between(d, 2, 14); n; n--) {
-		struct op *op = add_op(d, one_in(d, 3) ? OP_REMOVE : OP_SET);
+		static const uint8_t codes[] = { OP_REMOVE, OP_REMOVE, OP_SET,
+						 OP_SET,    OP_SET,    OP_WANT };
+		struct op *op = add_op(d, codes[below(d, 6)]);
 		uint32_t place = below(d, plan->place_count);
 
-		while (plan->places[place].is_stable || plan->places[place].owner != number)
+		while ((plan->places[place].is_stable && op->code != OP_WANT) ||
+		       plan->places[place].owner != number)
 			place = (place + 1) % plan->place_count;
 		op->slot = (uint8_t)place;
 	}
@@ -306,13 +353,13 @@ static void draw_takers(struct draft *d)
 		if (!add_actor(d, ACTOR_HARVESTER, i))
 			return;
 		for (uint32_t n = between(d, 2, 10); n; n--)
-			add_op(d, OP_HARVEST);
+			add_op(d, OP_HARVEST)->slot = (uint8_t)below(d, plan->consumer_count);
 	}
-	for (uint32_t i = between(d, 1, 3); i; i--) {
+	for (uint32_t i = between(d, 1, 2 + plan->consumer_count / 2); i; i--) {
 		if (!add_actor(d, ACTOR_SENDER, i))
 			return;
 		for (uint32_t n = between(d, 2, 7); n; n--)
-			add_op(d, OP_PASS);
+			add_op(d, OP_PASS)->slot = (uint8_t)below(d, plan->consumer_count);
 	}
 }
 
@@ -356,21 +403,41 @@ static void draw_faults(struct draft *d)
 	}
 }
 
+static bool any_starts_late(const struct plan *plan)
+{
+	for (uint32_t i = 0; i < plan->consumer_count; i++)
+		if (plan->wishes[i].starts_late)
+			return true;
+	return false;
+}
+
+static void draw_canceller(struct draft *d, uint32_t number)
+{
+	const struct plan *plan = d->plan;
+
+	if (!add_actor(d, ACTOR_CANCELLER, number))
+		return;
+	for (uint32_t i = 0; i < plan->consumer_count; i++)
+		if (plan->wishes[i].starts_late)
+			add_op(d, OP_START)->slot = (uint8_t)i;
+	/* Sometimes consumers come and go all the time. */
+	for (uint32_t n = one_in(d, 4) ? between(d, 6, 12) : between(d, 1, 3); n; n--) {
+		uint8_t consumer = (uint8_t)below(d, plan->consumer_count);
+
+		add_op(d, OP_STOP)->slot = consumer;
+		if (n > 1 || one_in(d, 2))
+			add_op(d, OP_START)->slot = consumer;
+	}
+}
+
 static void draw_rest(struct draft *d)
 {
 	struct plan *plan = d->plan;
 
-	if ((plan->starts_late || below(d, 100) < 40) && add_actor(d, ACTOR_CANCELLER, 0)) {
-		if (plan->starts_late)
-			add_op(d, OP_START);
-		for (uint32_t n = between(d, 1, 3); n; n--) {
-			add_op(d, OP_STOP);
-			if (n > 1 || one_in(d, 2))
-				add_op(d, OP_START);
-		}
-	} else {
-		plan->starts_late = false;
-	}
+	if (any_starts_late(plan) || below(d, 100) < 40)
+		draw_canceller(d, 0);
+	if (plan->consumer_count > 1 && one_in(d, 3))
+		draw_canceller(d, 1);
 	if (one_in(d, 4) && add_actor(d, ACTOR_WATCHER, 0))
 		for (uint32_t n = between(d, 2, 8); n; n--)
 			add_op(d, OP_WATCH);
@@ -391,6 +458,8 @@ void plan_make(struct plan *plan, uint64_t seed)
 	draw_kernel(&d);
 	slotters = plan->is_focused || one_in(&d, 2) ? 0 : between(&d, 1, 2);
 	draw_memory(&d, slotters);
+	draw_wanted(&d);
+	draw_consumers(&d);
 	plan->vcpus = between(&d, 1, PLAN_VCPUS - 1);
 	for (uint32_t i = 0; i < plan->vcpus; i++)
 		draw_vcpu(&d, i);
@@ -401,49 +470,4 @@ void plan_make(struct plan *plan, uint64_t seed)
 	draw_takers(&d);
 	draw_faults(&d);
 	draw_rest(&d);
-}
-
-static void print_op(const struct plan *plan, const struct op *op, FILE *to)
-{
-	fprintf(to, "      %s", op_names[op->code]);
-	if (op->code == OP_WRITE || op->code == OP_UNCHECKED || op->code == OP_MARK)
-		fprintf(to, " slot %#x pages %u+%u", plan->places[op->slot].slot, op->page,
-			op->count);
-	else if (op->code == OP_SET || op->code == OP_REMOVE)
-		fprintf(to, " slot %#x", plan->places[op->slot].slot);
-	else if (op->code == OP_FAULT)
-		fprintf(to, ": %s, after %u calls, %u times", fault_names[op->flags], op->page,
-			op->count);
-	fputc('\n', to);
-}
-
-void plan_print(const struct plan *plan, FILE *to)
-{
-	static const char *const orders[] = { "log then store", "map then log", "store then log" };
-
-	fprintf(to,
-		"seed %lu: %s%s, rings of %u (full at %u), %s, checked every %u, pml %u%s%s%s\n",
-		(unsigned long)plan->seed, plan->mode == DL_MODE_RING ? "ring" : "bitmap",
-		plan->backup ? " and backup" : "", plan->ring_entries, plan->soft_limit_entries,
-		orders[plan->write_order], plan->batch_writes, plan->pml_entries,
-		plan->has & MODEL_HAS_MANUAL_PROTECT ? ", manual protect" : "",
-		plan->has & MODEL_HAS_INITIALLY_SET ? ", initially set" : "",
-		plan->seed & 2 ? ", two cursors" : "");
-	if (plan->sends_late)
-		fprintf(to, "  contents arrive late, over two channels\n");
-	for (uint32_t i = 0; i < plan->place_count; i++)
-		fprintf(to, "  slot %#x: block %u, pages %u+%u, at page %u or %u%s\n",
-			plan->places[i].slot, plan->places[i].block, plan->places[i].first_page,
-			plan->places[i].pages, plan->places[i].gpa_pages[0],
-			plan->places[i].gpa_pages[1], plan->places[i].is_stable ? ", stable" : "");
-	for (uint32_t i = 0; i < plan->actor_count; i++) {
-		const struct actor *actor = &plan->actors[i];
-
-		if (actor->dropped)
-			continue;
-		fprintf(to, "   %s%u\n", actor_names[actor->kind], actor->number);
-		for (uint32_t n = 0; n < actor->ops; n++)
-			if (!plan->ops[actor->first_op + n].dropped)
-				print_op(plan, &plan->ops[actor->first_op + n], to);
-	}
 }

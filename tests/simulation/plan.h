@@ -19,6 +19,7 @@ enum {
 	PLAN_BLOCKS = 5,
 	PLAN_BLOCK_PAGES = 200,
 	PLAN_VCPUS = 4,
+	PLAN_CONSUMERS = 4,
 };
 
 enum actor_kind {
@@ -58,6 +59,7 @@ enum op_code {
 	OP_FAULT,
 	OP_WATCH,
 	OP_CLOSE,
+	OP_WANT, /* of the memory layout */
 	OP_CODES,
 };
 
@@ -84,8 +86,18 @@ struct place {
 	uint8_t block;
 	uint16_t first_page, pages;
 	uint32_t gpa_pages[2];
-	bool is_stable; /* set from the beginning, and never changed */
+	bool is_stable; /* set from the beginning, and never moved or removed */
+	bool is_wanted; /* at first */
 	uint8_t owner;	/* the slotter that sets and removes it */
+};
+
+/* A consumer: whether it reads or takes, and its options. */
+struct wish {
+	bool takes;
+	bool starts_late; /* a canceller starts it */
+	uint8_t place;	  /* of DL_CURSOR_ONE_SLOT */
+	uint32_t flags;	  /* enum dl_cursor_flag */
+	uint32_t coalesce_pages, max_pages;
 };
 
 struct plan {
@@ -97,7 +109,6 @@ struct plan {
 	uint32_t pml_entries, ring_first_index;
 	bool backup, delete_unmaps_all, looks_at_ring_on_entry, protects_ranges;
 	/* The caller. */
-	bool starts_late; /* the canceller starts the first session */
 	bool starts_clean;
 	bool closes_early;
 	bool overflows;	    /* rings may overflow */
@@ -106,7 +117,8 @@ struct plan {
 	bool sends_late;    /* contents are read at one moment and delivered at another */
 	bool faults_in_end; /* there are still faults in the last pass */
 
-	uint32_t vcpus;
+	uint32_t vcpus, consumer_count;
+	struct wish wishes[PLAN_CONSUMERS];
 	uint32_t place_count, block_count;
 	struct place places[PLAN_SLOTS];
 	uint16_t block_pages[PLAN_BLOCKS];

@@ -32,6 +32,9 @@ static uint64_t take_slot(struct consumer *consumer, uint32_t p, uint32_t flags,
 
 	EXPECT("dl_cursor_take", r, -ENOENT, -EINVAL, -ECANCELED);
 	*failed |= r < 0;
+	if (taken && !layout_covers(consumer, p))
+		sim_fail(SIM_RESULT, "slot %#x is not covered, and %lu bytes are taken",
+			 place->slot, (unsigned long)taken);
 	if (flags & DL_TAKE_NO_CLEAR && taken && !protect(p)) {
 		for (uint32_t page = 0; page < place->pages; page++)
 			if (words[page / 64] >> page % 64 & 1)

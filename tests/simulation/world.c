@@ -66,7 +66,7 @@ void world_begin(const struct plan *plan)
 	world.chance = plan->seed;
 	receivers_begin();
 	for (uint32_t i = 0; i < CONSUMERS; i++)
-		world.consumers[i].number = i;
+		world.consumers[i] = (struct consumer){ .number = i, .wish = &plan->wishes[i] };
 	cells_begin();
 	world.model = model_new(&options);
 	world.vm_fd = world.model ? model_vm_create(world.model) : -1;
@@ -99,6 +99,15 @@ static void open_log(void)
 	world.log = log;
 }
 
+static int set_stable(uint32_t place)
+{
+	const struct setting setting = {
+		.flags = world.plan->places[place].is_wanted ? DL_SLOT_WANTED : 0,
+	};
+
+	return layout_set(place, &setting);
+}
+
 /* Runs as a task of its own, before all others. */
 void world_setup(void)
 {
@@ -107,11 +116,12 @@ void world_setup(void)
 	open_log();
 	for (uint32_t i = 0; i < plan->place_count; i++)
 		if (plan->places[i].is_stable)
-			EXPECT("dl_slot_set", layout_set(i, 0, 0, false));
+			EXPECT("dl_slot_set", set_stable(i));
 	for (uint32_t i = 0; i < plan->vcpus; i++)
 		vcpu_plug(&world.vcpus[i]);
-	if (!plan->starts_late)
-		EXPECT("dl_log_start", session_start(plan->starts_clean));
+	for (uint32_t i = 0; i < plan->consumer_count; i++)
+		if (!plan->wishes[i].starts_late)
+			(void)consumer_start(&world.consumers[i], plan->starts_clean);
 }
 
 void world_close_log(void)

@@ -30,7 +30,7 @@ struct incarnation {
 	const struct place *place;
 	uint64_t gpa_page;
 	uint64_t removed_at; /* in points; 0: it exists */
-	bool no_log, read_only, is_set;
+	bool no_log, read_only, wanted, is_set;
 };
 
 /* The caller's state of a place. */
@@ -126,6 +126,7 @@ uint32_t place_in_page(uint64_t generation);
 
 /* consumers.c */
 bool any_consumer(void);
+uint32_t consumers_of_wanted(void);
 int consumer_start(struct consumer *consumer, bool clean);
 void consumer_stop(struct consumer *consumer);
 /* Its last call has returned, or the log is closed: nobody uses it any more. */
@@ -157,13 +158,20 @@ void vcpu_write(struct vcpu_state *vcpu, uint32_t place, uint32_t page);
 void vcpu_act(const struct actor *actor, const struct op *op);
 
 /* layout.c */
-int layout_set(uint32_t place, uint32_t flags, uint32_t gpa_choice, bool read_only);
+struct setting {
+	uint32_t flags; /* enum dl_slot_flag; WANTED counts unless another slot has the memory */
+	uint32_t gpa_choice;
+	bool read_only;
+};
+
+int layout_set(uint32_t place, const struct setting *setting);
 int layout_remove(uint32_t place, bool discard);
 void layout_act(const struct op *op);
 void layout_note_start(const struct consumer *consumer);
 uint64_t layout_gpa(uint32_t place); /* 0: there is no slot */
 /* Where a page of a block is at home for the consumer; 0: nowhere. */
 uint64_t layout_home(const struct consumer *consumer, uint32_t block, uint32_t page);
+bool layout_covers(const struct consumer *consumer, uint32_t place);
 
 /* senders.c */
 struct pass {
@@ -193,8 +201,6 @@ const struct incarnation *check_run(struct consumer *consumer, const struct dl_e
 				    uint64_t read_began_at);
 
 /* actors.c */
-int session_start(bool clean);
-void session_stop(void);
 void session_act(const struct op *op);
 
 /* actors.c */
