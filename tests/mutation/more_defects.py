@@ -229,6 +229,11 @@ MORE = [
     ("the words of a removed slot miss its bitmap", "api/slot_remove.c",
      "\tif (paused && (words || slot->n_aliases))\n\t\tcollect_bitmap(log, slot);\n",
      "\t(void)collect_bitmap;\n", "unit/unit-rules_remove"),
+    ("the words of a removed slot are those of one consumer", "pages/view.c",
+     "\tdli_slot_distribute(slot);\n\tfor (struct dli_view *view = slot->views; view; "
+     "view = view->next)\n\t\tdli_page_set_move",
+     "\tdli_slot_distribute(slot);\n\tfor (struct dli_view *view = slot->views; view; "
+     "view = NULL)\n\t\tdli_page_set_move"),
     # Memory that several slots map.
     ("pages of an alias get lost on the way to their home", "aliases.c",
      "\t\tmark_at_home(home->set, alias, word, shared);\n", "\t\t(void)mark_at_home;\n",

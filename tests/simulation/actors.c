@@ -105,10 +105,12 @@ static void kernel_write(const struct op *op)
 		if (!gpa_page || !place->pages)
 			return;
 		sim_point(SIM_SITE("the kernel stores"));
+		guest_enter();
 		generation = new_generation(place->block, place->first_page + page);
 		(void)model_kernel_write(world.model, world.vm_fd, place->slot >> 16,
 					 (gpa_page + page) * PAGE_BYTES + place_in_page(generation),
 					 &generation, 8);
+		guest_leave();
 	}
 }
 

@@ -58,7 +58,7 @@ void channels_send(struct consumer *consumer, const struct place *place, uint32_
 }
 
 /* The words of removed slots: the caller sends their pages after the flush. */
-static void send_kept(struct consumer *consumer)
+void channels_send_kept(struct consumer *consumer)
 {
 	uint8_t bit = (uint8_t)(1 << consumer->number);
 
@@ -80,5 +80,6 @@ void channels_flush(struct consumer *consumer)
 
 	while (channels[0].n || channels[1].n)
 		deliver(consumer, &channels[sim_random(&world.chance) & 1]);
-	send_kept(consumer);
+	if (!world.plan->keeps_words)
+		channels_send_kept(consumer);
 }

@@ -48,7 +48,8 @@ struct consumer {
 void channels_send(struct consumer *consumer, const struct place *place, uint32_t page,
 		   uint64_t gpa_page);
 
-/* Returns when all that was sent is delivered, and what was kept after it. */
+/* Returns when all that was sent is delivered; then, perhaps, sends what was kept. */
 void channels_flush(struct consumer *consumer);
+void channels_send_kept(struct consumer *consumer);
 
 #endif

@@ -12,8 +12,8 @@ static bool fits(const struct incarnation *it, const struct dl_extent *run, uint
 		return false;
 	if (run->offset_bytes + run->bytes > (uint64_t)place->pages * PAGE_BYTES)
 		return false;
-	if (gpa != place->gpa_pages[0] * (uint64_t)PAGE_BYTES &&
-	    gpa != place->gpa_pages[1] * (uint64_t)PAGE_BYTES)
+	if (gpa != it->gpa_page * PAGE_BYTES && gpa != it->next_gpa_page * PAGE_BYTES &&
+	    (it->moved_at < read_began_at || gpa != it->old_gpa_page * PAGE_BYTES))
 		return false;
 	return !it->removed_at || it->removed_at >= read_began_at;
 }

@@ -36,7 +36,8 @@ struct arguments {
 /* Totals of all processes. */
 struct shared {
 	uint64_t schedules, failures, first_failing, points, switches;
-	uint64_t with_overflow, with_faults, with_torn, excused, sessions, passes, full_exits, late;
+	uint64_t with_overflow, with_faults, with_torn, excused, sessions, passes, full_exits, late,
+		inexact;
 };
 
 static struct shared *shared;
@@ -68,6 +69,7 @@ static void count(const struct world_counts *counts)
 	add(&shared->passes, counts->passes);
 	add(&shared->full_exits, counts->full_exits);
 	add(&shared->late, counts->late);
+	add(&shared->inexact, counts->inexact);
 }
 
 static void report_failure(uint64_t seed, const struct outcome *outcome)
@@ -146,11 +148,13 @@ static int run_all(const struct arguments *a)
 	       (unsigned long)(shared->points / (shared->schedules + !shared->schedules)),
 	       (unsigned long)(shared->switches / (shared->schedules + !shared->schedules)));
 	printf("%lu with cells overwritten, %lu with faults, %lu with a torn cell (%lu excused); "
-	       "%lu sessions, %lu passes, %lu pages sent late, %lu full exits\n",
+	       "%lu sessions, %lu passes, %lu pages sent late, "
+	       "%lu takes during a change, %lu full exits\n",
 	       (unsigned long)shared->with_overflow, (unsigned long)shared->with_faults,
 	       (unsigned long)shared->with_torn, (unsigned long)shared->excused,
 	       (unsigned long)shared->sessions, (unsigned long)shared->passes,
-	       (unsigned long)shared->late, (unsigned long)shared->full_exits);
+	       (unsigned long)shared->late, (unsigned long)shared->inexact,
+	       (unsigned long)shared->full_exits);
 	printf("%lu failed\n", (unsigned long)shared->failures);
 	if (!shared->failures)
 		return 0;

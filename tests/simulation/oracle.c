@@ -90,6 +90,7 @@ static void page_differs(const struct consumer *consumer, uint32_t block, uint32
 static void compare(struct consumer *consumer, const char *when)
 {
 	channels_flush(consumer);
+	channels_send_kept(consumer);
 	for (uint32_t b = 0; b < world.plan->block_count; b++)
 		for (uint32_t p = 0; p < world.plan->block_pages[b]; p++) {
 			uint64_t gpa_page = layout_home(consumer, b, p);
@@ -100,13 +101,6 @@ static void compare(struct consumer *consumer, const char *when)
 			if (gpa_page && receivers_differ_at(consumer->number, b, p, gpa_page))
 				page_differs(consumer, b, p, "at its guest address");
 		}
-}
-
-static void stop_vcpus(void)
-{
-	for (uint32_t i = 0; i < PLAN_VCPUS; i++)
-		if (world.vcpus[i].created)
-			model_vcpu_exit(world.model, world.vcpus[i].fd, KVM_EXIT_INTR);
 }
 
 /* Whether to repeat a call that failed; after enough tries without further faults. */
@@ -206,7 +200,7 @@ static void finish(struct consumer *consumer, const char *when)
 
 static void final_pass(const char *when)
 {
-	stop_vcpus();
+	vcpu_stop_all();
 	for (uint32_t i = 0; i < CONSUMERS; i++)
 		if (world.consumers[i].cursor)
 			finish(&world.consumers[i], when);

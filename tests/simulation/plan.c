@@ -93,6 +93,7 @@ static void draw_kernel(struct draft *d)
 		plan->overflows = false;
 	}
 	plan->sends_late = !one_in(d, 6);
+	plan->keeps_words = one_in(d, 2);
 	plan->starts_clean = one_in(d, 3);
 	plan->closes_early = one_in(d, 10);
 	plan->faults_in_end = one_in(d, 3);
@@ -332,7 +333,7 @@ static void draw_slotter(struct draft *d, uint32_t number)
 
 	if (!add_actor(d, ACTOR_SLOTTER, number))
 		return;
-	for (uint32_t n = between(d, 2, 14); n; n--) {
+	for (uint32_t n = between(d, 2, one_in(d, 3) ? 30 : 14); n; n--) {
 		static const uint8_t codes[] = { OP_REMOVE, OP_REMOVE, OP_SET,
 						 OP_SET,    OP_SET,    OP_WANT };
 		struct op *op = add_op(d, codes[below(d, 6)]);

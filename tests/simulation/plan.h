@@ -115,6 +115,7 @@ struct plan {
 	bool is_focused;    /* on overflows: few other actors */
 	bool slow_calls;    /* other tasks run for long while one is in the kernel */
 	bool sends_late;    /* contents are read at one moment and delivered at another */
+	bool keeps_words;   /* of removed slots, until their memory has a slot again */
 	bool faults_in_end; /* there are still faults in the last pass */
 
 	uint32_t vcpus, consumer_count;

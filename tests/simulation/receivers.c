@@ -35,17 +35,22 @@ void receivers_copy_block(uint32_t consumers, uint32_t block, uint32_t first_pag
 	}
 }
 
-void receivers_copy_place(uint32_t consumers, const struct place *place, uint64_t gpa_page)
+void receivers_copy_gpa(uint32_t consumers, const struct place *place, uint64_t gpa_page)
 {
 	const uint8_t *from = memory[place->block] + place->first_page * PAGE_BYTES;
 
-	receivers_copy_block(consumers, place->block, place->first_page, place->pages);
 	for (size_t at = 0; at < (size_t)place->pages * PAGE_BYTES; at += PIECE_BYTES) {
 		sim_point(SIM_SITE("contents are copied to their address"));
 		for (int c = 0; c < CONSUMERS; c++)
 			if (consumers >> c & 1)
 				memcpy(by_gpa[c][gpa_page] + at, from + at, PIECE_BYTES);
 	}
+}
+
+void receivers_copy_place(uint32_t consumers, const struct place *place, uint64_t gpa_page)
+{
+	receivers_copy_block(consumers, place->block, place->first_page, place->pages);
+	receivers_copy_gpa(consumers, place, gpa_page);
 }
 
 static void spoil_gpa(uint32_t consumers, uint64_t gpa_page, uint32_t pages)

@@ -54,6 +54,29 @@ static bool still_has_hope(struct vcpu_state *vcpu, uint32_t exits)
 		 ring.dirty_index, ring.reset_index);
 }
 
+static bool is_running(const void *opaque)
+{
+	return !world.pauses;
+}
+
+void guest_enter(void)
+{
+	sim_wait(is_running, NULL, "the end of a pause", SIM_SITE("into the guest"));
+	world.in_guest++;
+}
+
+void guest_leave(void)
+{
+	world.in_guest--;
+}
+
+void vcpu_stop_all(void)
+{
+	for (uint32_t i = 0; i < PLAN_VCPUS; i++)
+		if (world.vcpus[i].created)
+			model_vcpu_exit(world.model, world.vcpus[i].fd, KVM_EXIT_INTR);
+}
+
 static void store(struct vcpu_state *vcpu, uint32_t as_id, uint64_t gpa, uint64_t generation,
 		  bool unchecked)
 {
@@ -86,8 +109,10 @@ static void write_page(struct vcpu_state *vcpu, uint32_t p, uint32_t page, bool 
 	if (!gpa_page)
 		return;
 	sim_point(SIM_SITE("the guest stores"));
+	guest_enter();
 	store(vcpu, place->slot >> 16, (gpa_page + page) * PAGE_BYTES,
 	      new_generation(place->block, in_block), unchecked);
+	guest_leave();
 }
 
 void vcpu_write(struct vcpu_state *vcpu, uint32_t p, uint32_t page)
@@ -107,6 +132,7 @@ static void write_pages(struct vcpu_state *vcpu, const struct op *op, bool unche
 
 static void drain_outside(struct vcpu_state *vcpu, const struct op *op)
 {
+	guest_enter();
 	/* If it is already out with a full ring, the exit reason stays. */
 	if (op->number & 1)
 		model_vcpu_exit(world.model, vcpu->fd, KVM_EXIT_IO);
@@ -115,6 +141,7 @@ static void drain_outside(struct vcpu_state *vcpu, const struct op *op)
 	drain(vcpu);
 	if (op->number & 2)
 		drain(vcpu);
+	guest_leave();
 }
 
 void vcpu_act(const struct actor *actor, const struct op *op)

@@ -29,7 +29,9 @@ enum {
 struct incarnation {
 	const struct place *place;
 	uint64_t gpa_page;
-	uint64_t removed_at; /* in points; 0: it exists */
+	uint64_t removed_at;	/* in points; 0: it exists */
+	uint64_t next_gpa_page; /* while it is being set */
+	uint64_t old_gpa_page, moved_at;
 	bool no_log, read_only, wanted, is_set;
 };
 
@@ -78,11 +80,10 @@ struct world {
 	struct consumer consumers[CONSUMERS];
 	uint8_t kept_for; /* consumers with kept pages */
 	uint64_t epoch; /* changes at the beginning and end of each start and stop of a consumer */
-	/*
-	 * Changes of slots in progress. A take names a slot by its number, which two places share,
-	 * so the caller does not change slots meanwhile.
-	 */
-	uint32_t changers;
+	uint32_t changers; /* changes of slots in progress */
+	uint64_t changes;  /* increases when one begins and ends */
+	uint32_t pauses;   /* the guest must not run */
+	uint32_t in_guest; /* writers of the guest that do */
 
 	/* dl_log_close() is the last call on the log. */
 	bool closing, closed;
@@ -96,8 +97,8 @@ struct world {
 	struct excuse excuses[EXCUSES];
 	uint32_t excuse_count;
 	struct world_counts {
-		uint64_t points, switches, overwritten, full_exits, late;
-		uint64_t faults, passes, sessions, torn, excused;
+		uint64_t points, switches, overwritten, full_exits;
+		uint64_t late, inexact, faults, passes, sessions, torn, excused;
 	} counts;
 };
 
@@ -138,10 +139,11 @@ enum { ALL_CONSUMERS = (1 << CONSUMERS) - 1 };
 void receivers_begin(void);
 /*
  * These copy pages at once, to some consumers' receivers; what is on its way arrives later. The
- * first is for the receiver that goes by blocks of memory, the second also for the one that goes by
- * guest address, where a slot is or will be.
+ * first is for the receiver that goes by blocks of memory, the second for the one that goes by
+ * guest address, where a slot is or will be, the third for both.
  */
 void receivers_copy_block(uint32_t consumers, uint32_t block, uint32_t first_page, uint32_t pages);
+void receivers_copy_gpa(uint32_t consumers, const struct place *place, uint64_t gpa_page);
 void receivers_copy_place(uint32_t consumers, const struct place *place, uint64_t gpa_page);
 /* What was sent before does not count. */
 void receivers_spoil_place(uint32_t consumers, const struct place *place, uint64_t gpa_page);
@@ -155,6 +157,10 @@ bool receivers_differ_at(uint32_t consumer, uint32_t block, uint32_t page, uint6
 void vcpu_plug(struct vcpu_state *vcpu);
 void vcpu_unplug(struct vcpu_state *vcpu);
 void vcpu_write(struct vcpu_state *vcpu, uint32_t place, uint32_t page);
+void vcpu_stop_all(void);
+/* Bracket what writes without the VMM; wait while the guest is paused. */
+void guest_enter(void);
+void guest_leave(void);
 void vcpu_act(const struct actor *actor, const struct op *op);
 
 /* layout.c */
@@ -165,7 +171,6 @@ struct setting {
 };
 
 int layout_set(uint32_t place, const struct setting *setting);
-int layout_remove(uint32_t place, bool discard);
 void layout_act(const struct op *op);
 void layout_note_start(const struct consumer *consumer);
 uint64_t layout_gpa(uint32_t place); /* 0: there is no slot */
