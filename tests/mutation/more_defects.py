@@ -269,6 +269,13 @@ MORE = [
      "\t\telse\n\t\t\tdli_page_set_requeue(view->set);"),
     ("a cursor that leaves switches off what others log", "slot_logging.c",
      "slot->logged && !slot->views ? dli_slot_logging_set", "slot->logged ? dli_slot_logging_set"),
+    ("a take forgets what the pass has handed out", "api/take.c",
+     "\tuint64_t block = 0;\n\n\twhile (dli_page_set_extract(view->set, &block, clear, &batch)) {",
+     "\tuint64_t block = 0;\n\n\tdli_page_set_commit(view->set);\n"
+     "\twhile (dli_page_set_extract(view->set, &block, clear, &batch)) {"),
+    ("a full copy leaves out slots that others cover too", "api/harvest.c",
+     "\t\tif (view)\n\t\t\tdli_page_set_mark_all(view->set);",
+     "\t\tif (view && !view->slot->views->next)\n\t\t\tdli_page_set_mark_all(view->set);"),
     # Passes and their acknowledgements.
     ("a committed pass forgets what was read ahead", "cursor.c",
      "\tunclaim_rest(cursor);\n\tfor", "\tif (!commit)\n\t\tunclaim_rest(cursor);\n\tfor",

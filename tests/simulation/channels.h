@@ -36,6 +36,7 @@ struct consumer {
 	uint64_t began_at;
 	bool is_starting, is_stopping;
 	bool pass_open, pass_making;
+	bool is_taking;	     /* its only sender takes; no other may join */
 	bool all_is_sent;    /* all that was read in the pass */
 	uint32_t pass_users; /* senders in the pass */
 	uint32_t takers;

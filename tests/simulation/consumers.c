@@ -62,6 +62,8 @@ int consumer_start(struct consumer *consumer, bool clean)
 	uint32_t me = 1u << consumer->number;
 	int r;
 
+	if (consumer->wish->dropped)
+		return 0;
 	consumer->epoch = ++world.epoch;
 	consumer->is_starting = true;
 	/* A clean start assumes that all memory is sent. It is copied after the start returns. */

@@ -2,12 +2,13 @@
 /*
  * Checks the end of a run.
  *
- * The vCPUs stop; passes are repeated until nothing is pending, and so are the takes of the second
- * cursor (an injected fault may make either fail, then it is repeated); and each copy equals the
- * memory of every logged slot and of every slot that was removed with words. No error excuses a
- * page. The only exceptions are:
+ * The vCPUs stop; passes and takes of each consumer that is there are repeated, with a flush
+ * between, until nothing is pending (an injected fault may make one fail, then it is repeated).
+ * Then the consumer's receivers must equal the memory: by guest address every page that some slot
+ * maps which the consumer covers, where it is at home; by block these, and those of slots that were
+ * removed with words. No error excuses a page. The only exceptions are:
  *   - memory of DL_SLOT_NO_LOG slots, and of slots removed without words;
- *   - memory of slots removed while logging was off or was being switched;
+ *   - memory of slots removed while the consumer was not there, or was beginning or ending;
  *   - the pages of ring entries that cells.c excuses: torn, before any overflow was known.
  * Then the guest continues and stores into every page once, which shows pages that were left
  * writable and unlogged. After a second final pass the copy must equal the memory again.

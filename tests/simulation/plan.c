@@ -205,6 +205,7 @@ static void draw_consumer(struct draft *d, struct wish *wish)
 	uint32_t what = below(d, 8);
 
 	wish->takes = one_in(d, 2);
+	wish->takes_too = one_in(d, 4);
 	wish->starts_late = one_in(d, 4);
 	if (one_in(d, 3))
 		wish->coalesce_pages = between(d, 1, 6);
@@ -228,7 +229,7 @@ static void draw_consumers(struct draft *d)
 		draw_consumer(d, &plan->wishes[i]);
 	if (one_in(d, 4))
 		return;
-	plan->wishes[0] = (struct wish){ .starts_late = one_in(d, 8) };
+	plan->wishes[0] = (struct wish){ .starts_late = one_in(d, 8), .takes_too = one_in(d, 4) };
 }
 
 /* All slots over one block are wanted, or none is. */

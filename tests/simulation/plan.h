@@ -93,7 +93,9 @@ struct place {
 
 /* A consumer: whether it reads or takes, and its options. */
 struct wish {
+	bool dropped;
 	bool takes;
+	bool takes_too;	  /* between the reads of a pass */
 	bool starts_late; /* a canceller starts it */
 	uint8_t place;	  /* of DL_CURSOR_ONE_SLOT */
 	uint32_t flags;	  /* enum dl_cursor_flag */

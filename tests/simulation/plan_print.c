@@ -35,7 +35,10 @@ static void print_consumer(const struct plan *plan, uint32_t i, FILE *to)
 {
 	const struct wish *wish = &plan->wishes[i];
 
-	fprintf(to, "  consumer %u: %s", i, wish->takes ? "takes" : "reads");
+	fprintf(to, "  consumer %u: %s", i,
+		wish->takes	  ? "takes"
+		: wish->takes_too ? "reads and takes"
+				  : "reads");
 	if (wish->flags & DL_CURSOR_ONE_SLOT)
 		fprintf(to, " slot %#x", plan->places[wish->place].slot);
 	else
@@ -59,7 +62,8 @@ void plan_print(const struct plan *plan, FILE *to)
 		plan->has & MODEL_HAS_INITIALLY_SET ? ", initially set" : "",
 		plan->sends_late ? ", late contents" : "");
 	for (uint32_t i = 0; i < plan->consumer_count; i++)
-		print_consumer(plan, i, to);
+		if (!plan->wishes[i].dropped)
+			print_consumer(plan, i, to);
 	for (uint32_t i = 0; i < plan->place_count; i++)
 		fprintf(to, "  slot %#x: block %u, pages %u+%u, at page %u or %u%s\n",
 			plan->places[i].slot, plan->places[i].block, plan->places[i].first_page,

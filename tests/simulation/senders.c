@@ -16,6 +16,36 @@ enum fate {
 	DROPPED,
 };
 
+/* Everything is pending, so what was sent does not count. */
+static void begin_full_copy(struct consumer *consumer, uint64_t changes)
+{
+	/* What is covered is known only if no slot changed meanwhile. */
+	for (uint32_t p = 0; p < world.plan->place_count && changes == world.changes; p++)
+		if (layout_covers(consumer, p))
+			receivers_spoil_place(1u << consumer->number, &world.plan->places[p],
+					      layout_gpa(p));
+}
+
+/* Sometimes with the guest paused, or for a full copy. */
+static int harvest_somehow(struct consumer *consumer)
+{
+	uint64_t chance = sim_random(&world.chance), changes = world.changes;
+	bool paused = !(chance & 7), all = !(chance >> 8 & 15) && !world.changers;
+	uint32_t flags = (paused ? DL_HARVEST_PAUSED : 0) | (all ? DL_HARVEST_ALL : 0);
+	int r;
+
+	if (paused)
+		guest_pause();
+	r = dl_harvest(consumer->cursor, flags, NULL);
+	if (paused)
+		guest_resume();
+	/* A display whose slot does not exist. */
+	EXPECT("dl_harvest", r, consumer->wish->flags & DL_CURSOR_ONE_SLOT ? -ENOENT : 0);
+	if (!r && all)
+		begin_full_copy(consumer, changes);
+	return r;
+}
+
 /* Joins the open pass, or begins one after all channels are flushed. */
 static bool join(struct consumer *consumer)
 {
@@ -23,17 +53,15 @@ static bool join(struct consumer *consumer)
 	int r;
 
 	if (consumer->pass_open) {
-		consumer->pass_users++;
-		return true;
+		consumer->pass_users += !consumer->is_taking;
+		return !consumer->is_taking;
 	}
 	if (!consumer->cursor || consumer->is_stopping || consumer->pass_making || !log_enter())
 		return false;
 	consumer->pass_making = true;
 	channels_flush(consumer);
 	promise_note(&promise);
-	r = dl_harvest(consumer->cursor, 0, NULL);
-	/* A display whose slot does not exist. */
-	EXPECT("dl_harvest", r, consumer->wish->flags & DL_CURSOR_ONE_SLOT ? -ENOENT : 0);
+	r = harvest_somehow(consumer);
 	if (!r)
 		promise_check(&promise);
 	sender_pass_begins(consumer, !r);
@@ -131,6 +159,28 @@ static void handle(struct pass *pass, const struct dl_extent *runs, uint32_t n, 
 		acknowledge_in_parts(consumer, runs, n, fate == ACKED_IN_PARTS);
 }
 
+/*
+ * Takes what is pending, behind the reader and ahead of it. What the pass has handed out stays with
+ * it, and newer contents of the same pages are flushed before older ones could follow.
+ */
+static void take_between(struct pass *pass)
+{
+	struct consumer *consumer = pass->consumer;
+	uint32_t flags = sim_below(&pass->state, 2) ? DL_TAKE_NO_CLEAR : 0;
+	bool failed = false;
+
+	if (!pass->takes_too || consumer->pass_users > 1 || sim_below(&pass->state, 3) ||
+	    !log_enter())
+		return;
+	consumer->is_taking = true;
+	if (sim_below(&pass->state, 2))
+		flags |= DL_TAKE_HARVEST;
+	(void)taker_round(consumer, flags, &failed);
+	channels_flush(consumer);
+	consumer->is_taking = false;
+	log_leave();
+}
+
 /* Reads until nothing is left, or enough to give up. Returns the result of the last read. */
 static int read_runs(struct pass *pass)
 {
@@ -154,6 +204,7 @@ static int read_runs(struct pass *pass)
 		read += (uint32_t)n;
 		handle(pass, runs, (uint32_t)n, draw_fate(pass, read >= pass->give_up_after),
 		       slots);
+		take_between(pass);
 	}
 	return 1;
 }
@@ -189,7 +240,11 @@ static void harvest(struct consumer *consumer)
 void sender_act(const struct op *op)
 {
 	struct consumer *consumer = &world.consumers[op->slot];
-	struct pass pass = { .consumer = consumer, .state = op->number };
+	struct pass pass = {
+		.consumer = consumer,
+		.state = op->number,
+		.takes_too = consumer->wish->takes_too,
+	};
 
 	pass.max_runs = 1 + sim_below(&pass.state, MAX_RUNS);
 	pass.give_up_after = sim_below(&pass.state, 3) ? UINT32_MAX : 1 + sim_below(&pass.state, 6);

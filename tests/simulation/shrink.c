@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reduces a failure. First the plan: drops an actor or an operation if one of several schedules
- * still fails in the same way. Then the schedule of one failing run: drops switches.
+ * Reduces a failure. First the plan: drops an actor, a consumer or an operation if one of several
+ * schedules still fails in the same way. Then the schedule of one failing run: drops switches.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -67,6 +67,21 @@ static bool drop_actors(void)
 	return dropped;
 }
 
+static bool drop_consumers(void)
+{
+	bool dropped = false;
+
+	for (uint32_t i = 0; i < best.consumer_count; i++) {
+		struct plan smaller = best;
+
+		if (best.wishes[i].dropped)
+			continue;
+		smaller.wishes[i].dropped = true;
+		dropped |= try_plan(&smaller);
+	}
+	return dropped;
+}
+
 /* Drops operations [first, first + n). */
 static bool drop_ops(uint32_t first, uint32_t n)
 {
@@ -109,6 +124,7 @@ static bool shrink_plan(void)
 {
 	bool dropped = drop_actors();
 
+	dropped |= drop_consumers();
 	dropped |= drop_operations();
 	dropped |= fewer_pages();
 	return dropped;

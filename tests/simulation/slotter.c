@@ -161,7 +161,11 @@ static int tell(uint32_t p, struct dl_slot *slot)
 	/* The guest may use a slot once it exists. */
 	state->now = it;
 	it->next_gpa_page = slot->gpa / PAGE_BYTES;
+	if (slot->flags & DL_SLOT_PAUSED)
+		guest_pause();
 	r = dl_slot_set(world.log, slot);
+	if (slot->flags & DL_SLOT_PAUSED)
+		guest_resume();
 	it->next_gpa_page = 0;
 	EXPECT("dl_slot_set", r);
 	if (r)
@@ -309,28 +313,16 @@ static void keep(const struct place *place, uint32_t consumers, const uint64_t *
 				(uint8_t)consumers;
 }
 
-static bool nobody_is_in_the_guest(const void *opaque)
-{
-	return !world.in_guest;
-}
-
-static void pause_guest(void)
-{
-	world.pauses++;
-	sim_wait(nobody_is_in_the_guest, NULL, "the guest", SIM_SITE("the guest is paused"));
-	vcpu_stop_all();
-}
-
 /* Under running vCPUs all pages are in the words, otherwise those that are dirty. */
 static int remove_slot(uint32_t slot, bool paused, uint64_t *words, uint32_t n_words)
 {
 	int r;
 
 	if (paused)
-		pause_guest();
+		guest_pause();
 	r = dl_slot_remove(world.log, slot, paused ? DL_REMOVE_PAUSED : 0, words, n_words);
 	if (paused)
-		world.pauses--;
+		guest_resume();
 	EXPECT("dl_slot_remove", r);
 	return r;
 }
@@ -396,6 +388,8 @@ static int set_by(const struct op *op)
 		setting.flags |= DL_SLOT_NO_LOG;
 	if (op->number >> 9 & 1)
 		setting.flags |= DL_SLOT_WANTED;
+	if (!(op->number >> 11 & 3))
+		setting.flags |= DL_SLOT_PAUSED;
 	sim_trace("set slot %#x flags %#x", world.plan->places[op->slot].slot, setting.flags);
 	return layout_set(op->slot, &setting);
 }

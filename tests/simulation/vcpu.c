@@ -70,6 +70,23 @@ void guest_leave(void)
 	world.in_guest--;
 }
 
+static bool nobody_is_in_the_guest(const void *opaque)
+{
+	return !world.in_guest;
+}
+
+void guest_pause(void)
+{
+	world.pauses++;
+	sim_wait(nobody_is_in_the_guest, NULL, "the guest", SIM_SITE("the guest is paused"));
+	vcpu_stop_all();
+}
+
+void guest_resume(void)
+{
+	world.pauses--;
+}
+
 void vcpu_stop_all(void)
 {
 	for (uint32_t i = 0; i < PLAN_VCPUS; i++)

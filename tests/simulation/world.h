@@ -161,6 +161,9 @@ void vcpu_stop_all(void);
 /* Bracket what writes without the VMM; wait while the guest is paused. */
 void guest_enter(void);
 void guest_leave(void);
+/* Between these, no vCPU is in the guest. */
+void guest_pause(void);
+void guest_resume(void);
 void vcpu_act(const struct actor *actor, const struct op *op);
 
 /* layout.c */
@@ -185,6 +188,7 @@ struct pass {
 	uint32_t ack_share; /* one run in so many is not acknowledged; 0: all are */
 	uint64_t state;
 	uint64_t pages;
+	bool takes_too;
 };
 
 /* Reads a pass, which is open or begins. False if it did not reach the end. */
