@@ -64,6 +64,7 @@ static void misbehave_in_resets(const struct model_reset_fault *fault)
 			migration_pass(&migration);
 		}
 		model_faults_clear(guest->model);
+		assert_true(model_faults_injected(guest->model) > 0);
 		finish_retrying();
 	}
 }
@@ -142,6 +143,23 @@ static void remove_slot_retrying(uint32_t number)
 		assert_true(tries < MOST_FAILURES);
 }
 
+/* Whether a log of this mode makes the call at all. */
+static bool makes_call(const struct mode *mode, unsigned long request)
+{
+	bool bitmap = mode->mode == DL_MODE_BITMAP;
+
+	switch (request) {
+	case KVM_RESET_DIRTY_RINGS:
+		return !bitmap;
+	case KVM_GET_DIRTY_LOG:
+		return bitmap || mode->has & MODEL_HAS_BACKUP;
+	case KVM_CLEAR_DIRTY_LOG:
+		return bitmap && mode->has & MODEL_HAS_MANUAL_PROTECT;
+	default:
+		return true;
+	}
+}
+
 /* One kind of failure in one mode, injected into every phase of a migration. */
 static void migrate_with_failures(const struct mode *mode, const struct failure *failure,
 				  uint64_t seed)
@@ -177,6 +195,13 @@ static void migrate_with_failures(const struct mode *mode, const struct failure 
 		}
 	}
 	inject(&random, failure);
+	migration_stop(&migration);
+	guest_stop(guest);
+	migration_pass_again(&migration, DL_HARVEST_PAUSED, MOST_FAILURES);
+	if (makes_call(mode, failure->request))
+		assert_true(model_faults_injected(guest->model) > 0);
+	else
+		assert_int_equal(model_faults_injected(guest->model), 0);
 	finish_retrying();
 }
 
@@ -210,6 +235,7 @@ static void calls_and_resets_fail_together(void **state)
 			migration_pass_again(&migration, 0, MOST_FAILURES);
 		}
 		model_faults_clear(guest->model);
+		assert_true(model_faults_injected(guest->model) > 0);
 		finish_retrying();
 	}
 }

@@ -82,6 +82,7 @@ int mk_call_begin(struct model *model, const struct model_call *call, bool *afte
 			continue;
 		*after = fault->after;
 		result = -fault->error;
+		atomic_fetch_add(&model->injected, 1);
 	}
 	pthread_mutex_unlock(&model->call_lock);
 	return result;
@@ -123,6 +124,11 @@ bool mk_reset_fault_take(struct model *model, struct model_reset_fault *fault)
 	hit = model->reset_faulty && in_window(&model->resets_matched, fault->skip, fault->times);
 	pthread_mutex_unlock(&model->call_lock);
 	return hit;
+}
+
+uint64_t model_faults_injected(struct model *model)
+{
+	return atomic_load(&model->injected);
 }
 
 void model_faults_clear(struct model *model)

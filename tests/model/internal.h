@@ -143,6 +143,7 @@ struct model {
 	struct model_reset_fault reset_fault;
 	uint32_t resets_matched;
 	bool reset_faulty;
+	_Atomic uint64_t injected;
 	struct model_timer timers[MAX_TIMERS];
 	_Atomic uint64_t virtual_ns;
 };

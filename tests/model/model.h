@@ -219,6 +219,13 @@ struct model_reset_fault {
 
 void model_reset_fault(struct model *model, const struct model_reset_fault *fault);
 void model_faults_clear(struct model *model);
+
+/*
+ * The calls that have failed, and the resets that ended early or lost a batch, since model_new(): a
+ * test of faults asserts that there were some.
+ */
+uint64_t model_faults_injected(struct model *model);
+
 void model_flush_tlb(struct model *model, int vm_fd);
 
 /*

@@ -161,10 +161,23 @@ static bool caller_signal_pending(const struct reset *reset)
 	return false;
 }
 
-static bool must_bail(const struct reset *reset)
+/* Whether the next entry, which the vCPU's ring has, is left behind by a fault. */
+static bool stops_here(const struct reset *reset, const struct model_vcpu *vcpu)
 {
-	if (reset->faulty && reset->fault.stop &&
-	    (uint32_t)reset->taken_entries >= reset->fault.stop_after_entries)
+	const struct kvm_dirty_gfn *cell =
+		&vcpu->cells[vcpu->reset_index & (vcpu->ring_entries - 1)];
+
+	if (!reset->faulty || !reset->fault.stop ||
+	    (uint32_t)reset->taken_entries < reset->fault.stop_after_entries)
+		return false;
+	if (__atomic_load_n(&cell->flags, __ATOMIC_ACQUIRE) & KVM_DIRTY_GFN_F_RESET)
+		atomic_fetch_add(&reset->vm->model->injected, 1);
+	return true;
+}
+
+static bool must_bail(const struct reset *reset, const struct model_vcpu *vcpu)
+{
+	if (stops_here(reset, vcpu))
 		return true;
 	return reset->vm->model->options.has_signal_short_reset && caller_signal_pending(reset);
 }
@@ -193,7 +206,7 @@ static void reset_ring(struct reset *reset, struct model_vcpu *vcpu)
 
 	reset->mask = 0;
 	while (reset->taken_entries < INT_MAX) {
-		if (must_bail(reset)) {
+		if (must_bail(reset, vcpu)) {
 			reset->bailed = true;
 			break;
 		}
@@ -207,6 +220,8 @@ static void reset_ring(struct reset *reset, struct model_vcpu *vcpu)
 		reset->page = page;
 		reset->mask = 1;
 	}
+	if (reset->mask && reset->faulty && reset->fault.drop_batch)
+		atomic_fetch_add(&reset->vm->model->injected, 1);
 	/* A signal makes the kernel drop the batch, an injected stop only with drop_batch. */
 	if (reset->mask && !(reset->faulty && reset->fault.drop_batch) &&
 	    !(reset->bailed && !(reset->faulty && reset->fault.stop)))
