@@ -3,7 +3,6 @@
 
 #include "cursor.h"
 
-#include "aliases.h"
 #include "pages/rcu.h"
 #include "slot_logging.h"
 
@@ -162,41 +161,6 @@ void dli_cursor_distribute(struct dl_cursor *cursor)
 		if (view)
 			dli_slot_distribute(view->slot);
 	}
-}
-
-static void join_pass(struct dl_cursor *cursor, struct dli_view *view, uint64_t pass)
-{
-	view->cookie = view->slot->cookie;
-	/* Read by acknowledgements of extents, which are handed out later and under a lock. */
-	atomic_store_explicit(&view->pass, pass, memory_order_relaxed);
-	view->position = cursor->n_order;
-	cursor->order[cursor->n_order++] = view;
-}
-
-void dli_pass_begin(struct dl_cursor *cursor, bool paused)
-{
-	uint64_t pass = ++cursor->last_pass & PASS_MASK;
-	const struct dli_slot_table *table = dli_slots_table(&cursor->log->slots);
-	struct dli_slot *slot;
-
-	/* 0 is no pass. */
-	if (!pass)
-		pass = ++cursor->last_pass & PASS_MASK;
-	cursor->n_order = cursor->at = 0;
-	cursor->next_block = 0;
-	cursor->word = cursor->batch.n = 0;
-	cursor->held.pages = 0;
-	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
-		struct dli_view *view = dli_slot_view(slot, cursor);
-
-		if (view && !dli_alias_is_whole(cursor, slot))
-			join_pass(cursor, view, pass);
-	}
-	cursor->paused = paused;
-	if (paused)
-		atomic_fetch_add_explicit(&cursor->log->paused_passes, 1, memory_order_relaxed);
-	atomic_store_explicit(&cursor->pass, pass, memory_order_relaxed);
-	atomic_fetch_add_explicit(&cursor->passes, 1, memory_order_relaxed);
 }
 
 /* Makes pages pending again that were read ahead of what was handed out. */

@@ -14,7 +14,7 @@ struct dli_run {
  *
  * A view has an index in the registry from its beginning to its end, so that an acknowledgement
  * finds it without a lock: inside an RCU read section, because a removed view is freed after a
- * grace period. A pass walks the views in order, which dli_pass_begin() fixes.
+ * grace period. A pass walks the views in order, which its harvest fixes.
  *
  * Fields are under the cursor's lock if they have no other comment. Pages are taken in batches; if
  * the bitmap is cleared by hand, a batch is at most one chunk, so that one KVM_CLEAR_DIRTY_LOG
@@ -134,9 +134,6 @@ uint64_t dli_pass_close(struct dl_cursor *cursor);
 
 /* Moves what was marked since the last time into the sets of all cursors. */
 void dli_cursor_distribute(struct dl_cursor *cursor);
-
-/* Opens a pass over everything that is pending. */
-void dli_pass_begin(struct dl_cursor *cursor, bool paused);
 
 /*
  * Ends a pass that was closed. commit: forgets all pages that were handed out; otherwise they are

@@ -35,6 +35,45 @@ static void make_all_pending(struct dl_cursor *cursor)
 	}
 }
 
+static void join_pass(struct dl_cursor *cursor, struct dli_view *view, uint64_t pass)
+{
+	view->cookie = view->slot->cookie;
+	/* Read by acknowledgements of extents, which are handed out later and under a lock. */
+	atomic_store_explicit(&view->pass, pass, memory_order_relaxed);
+	view->position = cursor->n_order;
+	cursor->order[cursor->n_order++] = view;
+}
+
+/*
+ * Opens a pass over everything that is pending. Slots whose pages are all at home elsewhere have
+ * nothing to hand out.
+ */
+static void open_pass(struct dl_cursor *cursor, bool paused)
+{
+	uint64_t pass = ++cursor->last_pass & PASS_MASK;
+	const struct dli_slot_table *table = dli_slots_table(&cursor->log->slots);
+	struct dli_slot *slot;
+
+	/* 0 is no pass. */
+	if (!pass)
+		pass = ++cursor->last_pass & PASS_MASK;
+	cursor->n_order = cursor->at = 0;
+	cursor->next_block = 0;
+	cursor->word = cursor->batch.n = 0;
+	cursor->held.pages = 0;
+	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
+		struct dli_view *view = dli_slot_view(slot, cursor);
+
+		if (view && !dli_alias_is_whole(cursor, slot))
+			join_pass(cursor, view, pass);
+	}
+	cursor->paused = paused;
+	if (paused)
+		atomic_fetch_add_explicit(&cursor->log->paused_passes, 1, memory_order_relaxed);
+	atomic_store_explicit(&cursor->pass, pass, memory_order_relaxed);
+	atomic_fetch_add_explicit(&cursor->passes, 1, memory_order_relaxed);
+}
+
 /* Under both locks. rings: the result of draining them. */
 static int begin_pass(struct dl_cursor *cursor, uint32_t flags, int rings)
 {
@@ -52,7 +91,7 @@ static int begin_pass(struct dl_cursor *cursor, uint32_t flags, int rings)
 	dli_cursor_distribute(cursor);
 	r = dli_aliases_move(cursor);
 	if (!r)
-		dli_pass_begin(cursor, last);
+		open_pass(cursor, last);
 	return r;
 }
 

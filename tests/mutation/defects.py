@@ -66,7 +66,7 @@ FIRST = [
     ("marks that come while a view is dropped are lost for the other one", "pages/view.c",
      "\tif (!slot->fresh)\n\t\treturn;", "\tif (!slot->fresh || !alone)\n\t\treturn;",
      "unit/unit-view"),
-    ("the pass number never changes", "cursor.c",
+    ("the pass number never changes", "api/harvest.c",
      "\tuint64_t pass = ++cursor->last_pass & PASS_MASK;", "\tuint64_t pass = 1;",
      "unit/unit-rules_slots"),
     ("no repair after an overflow", "collect.c",

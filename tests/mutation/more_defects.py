@@ -319,7 +319,7 @@ MORE = [
      "\t\tr = view ? take_batch(cursor, view) : 0;\n\t\tif (!r && view && "
      "dli_page_set_pending_pages(view->set)) {\n\t\t\tcursor->next_block = 0;\n"
      "\t\t\tr = take_batch(cursor, view);\n\t\t}\n"),
-    ("pages of an earlier pass are skipped at the beginning of the next", "cursor.c",
+    ("pages of an earlier pass are skipped at the beginning of the next", "api/harvest.c",
      "\tcursor->next_block = 0;\n\tcursor->word = cursor->batch.n = 0;\n\tcursor->held",
      "\tcursor->word = cursor->batch.n = 0;\n\tcursor->held"),
     # The first error counts, and a refused change is never visible.
