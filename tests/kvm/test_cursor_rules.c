@@ -35,6 +35,30 @@ static void a_clear_erases_no_write_that_another_has_not_seen(void **state)
 	scene_finish(NULL, other);
 }
 
+/* C1: nor of a page that is pending for another reason, such as a mark, and owed to nobody. */
+static void a_marked_page_is_not_cleared_for_its_mark(void **state)
+{
+	struct checker *other;
+
+	scene_begin(*state, 1);
+	other = consumer_of_all(rig);
+	scene_join_both(other);
+	/* Something has been owed. */
+	scene_write(ram, 200, 1);
+	rig_pass(rig, 0);
+	consumer_pass(other, 1);
+	memset(ram->memory + 7 * rig->page_bytes, 0x21, 1);
+	assert_int_equal(dl_mark_slot(rig->log, RAM_SLOT, 7 * rig->page_bytes, 1), 0);
+	assert_int_equal(dl_harvest(rig->checker.cursor, 0, NULL), 0);
+	scene_expect(other, ram, 7, 1);
+	/* No GET knows of it yet when the first one reads the page, for its mark. */
+	scene_write(ram, 7, 1);
+	assert_int_equal(checker_finish_pass(&rig->checker, 1), 0);
+	scene_expect(other, ram, 7, 1);
+	scene_expect(&rig->checker, ram, 7, 1);
+	scene_finish(NULL, other);
+}
+
 /* C1: what one has read and the other has not is written again, and seen by both. */
 static void a_page_that_one_has_read_is_seen_again_by_both(void **state)
 {
@@ -422,6 +446,7 @@ int main(void)
 {
 	const struct way_test tests[] = {
 		way_test(a_clear_erases_no_write_that_another_has_not_seen),
+		way_test(a_marked_page_is_not_cleared_for_its_mark),
 		way_test(a_page_that_one_has_read_is_seen_again_by_both),
 		way_test_of(way_clears, a_failed_clear_is_made_for_the_next_reader),
 		way_test(a_mark_reaches_every_cursor_that_is_there),
