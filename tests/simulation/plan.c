@@ -49,7 +49,7 @@ static void draw_ring(struct draft *d)
 {
 	struct plan *plan = d->plan;
 
-	plan->is_focused = one_in(d, 5);
+	plan->is_focused = one_in(d, 4);
 	plan->ring_entries = one_in(d, 3) && !plan->is_focused ? (one_in(d, 2) ? 64 : 32) : 16;
 	plan->overflows = plan->is_focused || below(d, 100) < 45;
 	plan->batch_writes = 1;
@@ -224,7 +224,8 @@ static void draw_consumers(struct draft *d)
 	static const uint8_t counts[] = { 1, 1, 2, 2, 2, 3, 3, 4 };
 	struct plan *plan = d->plan;
 
-	plan->consumer_count = counts[below(d, 8)];
+	/* Few other actors where rings overflow. */
+	plan->consumer_count = counts[below(d, plan->is_focused ? 5 : 8)];
 	for (uint32_t i = 0; i < plan->consumer_count; i++)
 		draw_consumer(d, &plan->wishes[i]);
 	if (one_in(d, 4))

@@ -221,20 +221,30 @@ bool sender_pass(struct pass *pass)
 	return !n;
 }
 
-/* While a pass is open the rings can only be reaped. */
-static void harvest(struct consumer *consumer)
+static void reap(void)
 {
 	uint64_t again_ns;
 
-	if (consumer->pass_open || consumer->pass_making) {
-		if (log_enter()) {
-			EXPECT("dl_log_reap", dl_log_reap(world.log, DL_REAP_NOW, &again_ns));
-			log_leave();
-		}
+	if (!log_enter())
 		return;
-	}
-	if (join(consumer))
+	EXPECT("dl_log_reap", dl_log_reap(world.log, DL_REAP_NOW, &again_ns));
+	log_leave();
+}
+
+/* While a pass is open the rings can only be reaped, or without one. */
+static void harvest(struct consumer *consumer)
+{
+	if (consumer->wish->takes || consumer->pass_open || consumer->pass_making)
+		reap();
+	else if (join(consumer))
 		sender_leave(consumer);
+}
+
+static void take_all(uint64_t *state)
+{
+	for (uint32_t i = 0; i < CONSUMERS; i++)
+		if (world.consumers[i].wish->takes)
+			taker_act(&world.consumers[i], state);
 }
 
 void sender_act(const struct op *op)
@@ -249,12 +259,12 @@ void sender_act(const struct op *op)
 	pass.max_runs = 1 + sim_below(&pass.state, MAX_RUNS);
 	pass.give_up_after = sim_below(&pass.state, 3) ? UINT32_MAX : 1 + sim_below(&pass.state, 6);
 	pass.ack_share = sim_below(&pass.state, 3) ? 0 : 2 + sim_below(&pass.state, 3);
-	if (consumer->wish->takes) {
-		taker_act(consumer, &pass.state);
-		return;
-	}
 	if (op->code == OP_HARVEST || sim_below(&pass.state, 3))
 		harvest(consumer);
-	if (op->code == OP_PASS)
+	if (op->code == OP_HARVEST)
+		take_all(&pass.state);
+	else if (consumer->wish->takes)
+		taker_act(consumer, &pass.state);
+	else
 		(void)sender_pass(&pass);
 }

@@ -181,6 +181,38 @@ static void an_entry_left_in_the_final_pass_requests_a_repair(void **state)
 	assert_true(dli_reset_repair_needed(&reset_lock));
 }
 
+/* Fills all cells but the one that the reset consumes now. */
+static void lap_at_cell_43(struct fake_rings *rings, uint32_t slot, uint64_t offset)
+{
+	if (kernel_ring->reset_index == 44)
+		push(ENTRIES - 2);
+}
+
+/* The kernel would reset from cell 0 on, and has filled cell 44. */
+static void resync_an_overflowed_ring(void)
+{
+	push(ENTRIES + 44);
+	assert_int_equal(drain(), 0);
+	assert_true(dli_reset_repair_needed(&reset_lock));
+	dli_reset_repaired(&reset_lock);
+	push(1);
+	assert_int_equal(dli_ring_resync(ring, &reset_lock), 0);
+	assert_int_equal(kernel_ring->reset_index, 44);
+}
+
+static void a_resync_requests_no_repair(void **state)
+{
+	resync_an_overflowed_ring();
+	assert_false(dli_reset_repair_needed(&reset_lock));
+}
+
+static void lapping_while_cells_are_offered_requests_a_repair(void **state)
+{
+	kernel.on_consumed = lap_at_cell_43;
+	resync_an_overflowed_ring();
+	assert_true(dli_reset_repair_needed(&reset_lock));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -196,6 +228,8 @@ int main(void)
 		ring_test(a_full_ring_after_a_reset_is_suspect_only_after_an_overflow),
 		ring_test(an_entry_outside_its_slot_requests_a_repair),
 		ring_test(an_entry_left_in_the_final_pass_requests_a_repair),
+		ring_test(a_resync_requests_no_repair),
+		ring_test(lapping_while_cells_are_offered_requests_a_repair),
 	};
 
 	return RUN_TESTS("ring loss", tests);
