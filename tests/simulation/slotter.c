@@ -69,14 +69,17 @@ struct copying {
 	bool is_clean, is_new;
 };
 
-/* The receivers by block have the pages of an earlier slot, unless they are in its words. */
+/*
+ * The receivers by block have the pages of an earlier slot, unless they are in its words. Those of
+ * a consumer that is just beginning have nothing.
+ */
 static void copy_missing(const struct place *place, uint64_t gpa_page)
 {
 	for (uint32_t page = 0; page < place->pages; page++) {
 		uint32_t in_block = place->first_page + page;
-		uint32_t missing = ALL_CONSUMERS & ~world.notes[place->block][in_block].due;
+		uint32_t have = world.notes[place->block][in_block].due & layout_attached();
 
-		receivers_copy_block(missing, place->block, in_block, 1);
+		receivers_copy_block(ALL_CONSUMERS & ~have, place->block, in_block, 1);
 	}
 	receivers_copy_gpa(ALL_CONSUMERS, place, gpa_page);
 }
