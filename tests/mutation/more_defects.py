@@ -255,7 +255,7 @@ MORE = [
      "\t\tforget_alias(log, slot, alias);\n", "\t\t(void)forget_alias;\n",
      "unit/unit-rules_aliases"),
     ("a page is handed out by an alias and by its home", "api/read.c",
-     "\t\tdli_alias_strip(cursor, view, batch);\n", ""),
+     "\t\tdli_alias_strip(cursor, view, batch);\n", "", "unit/unit-rules_aliases"),
     ("a page is taken from an alias and from its home", "api/take.c",
      "\t\tdli_alias_exclude(cursor, view, &batch);\n", "", "unit/unit-rules_aliases"),
     ("a page is handed out again by its next home", "aliases.c",
