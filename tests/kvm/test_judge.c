@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ITERATIONS = 8, SLOW_ITERATIONS = 3, LONG_ITERATIONS = 60, MAX_CASES = 200 };
+enum { ITERATIONS = 8, SLOW_ITERATIONS = 3, LONG_ITERATIONS = 25, MAX_CASES = 200 };
 
 struct judge_case {
 	char name[64];

@@ -25,6 +25,13 @@ static struct vm {
 
 static struct dl_os table;
 
+/* The line is of the form that tests/run.sh collects. */
+static void skip_with(const char *why)
+{
+	printf("skip: %s\n", why);
+	skip();
+}
+
 static void open_vm(struct vm *vm, uint32_t mode)
 {
 	struct dl_options options = { .size = sizeof(options), .mode = mode, .os = &table };
@@ -33,7 +40,7 @@ static void open_vm(struct vm *vm, uint32_t mode)
 	assert_int_equal(machine_open(&vm->machine), 0);
 	r = dl_log_open(vm->machine.vm_fd, &options, &vm->log, NULL, 0);
 	if (r == -EOPNOTSUPP)
-		skip();
+		skip_with("this kernel has no dirty rings");
 	assert_int_equal(r, 0);
 }
 
@@ -160,7 +167,7 @@ static int new_vcpu_with_id(struct vm *vm, unsigned long id)
 	int fd = ioctl(vm->machine.vm_fd, KVM_CREATE_VCPU, id);
 
 	if (fd < 0)
-		skip();
+		skip_with("this kernel refuses such a vCPU id");
 	return fd;
 }
 
