@@ -9,23 +9,30 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+static int lost; /* negative errno: why some of the standard output is lost */
+
 enum { DEFAULT_COLUMNS = 80, LEAST_COLUMNS = 40 };
 
 void output_open(void)
 {
-	int fd = 0;
-
 	/* Each becomes the lowest free one. Not writable: what is printed there is an error. */
-	while (fd >= 0 && fd <= STDERR_FILENO)
-		fd = fcntl(fd, F_GETFD) < 0 ? open("/dev/null", O_RDONLY) + 1 : fd + 1;
+	for (int fd = 0; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDONLY) < 0)
+			_exit(1);
 	signal(SIGPIPE, SIG_IGN);
+}
+
+void output_flush(void)
+{
+	if (fflush(stdout) && !lost)
+		lost = -errno;
 }
 
 int output_close(void)
 {
-	if (!fflush(stdout) && !ferror(stdout))
-		return 0;
-	return errno ? -errno : -EIO;
+	output_flush();
+	/* stdio may have tried to write before, and does not tell why it could not. */
+	return lost || !ferror(stdout) ? lost : -EIO;
 }
 
 int output_columns(FILE *to)

@@ -12,6 +12,9 @@
  */
 void output_open(void);
 
+/* Writes what was printed to the standard output; an error shows at the end. */
+void output_flush(void);
+
 /* Called last. A negative errno value: some of the standard output is lost. */
 int output_close(void);
 

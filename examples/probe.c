@@ -296,7 +296,7 @@ static void print_table(const struct report *report)
 
 static void print_error(const struct report *report)
 {
-	fflush(stdout);
+	output_flush();
 	output_wrapped(stderr, fprintf(stderr, "\nprobe: ") - 1, 0, report->why);
 }
 

@@ -246,6 +246,12 @@ move_on() {
 }
 
 check_hops() {
+  # A guest that cannot move on has arrived all the same, and says so.
+  start_destination unix --connect "unix:$scratch/nobody"
+  expect_moved --memory 16M --backend model --connect "$address"
+  ! wait "$destination_pid" || fail "a destination that cannot move the guest on succeeds"
+  grep -q 'the guest has arrived, and ends here' "$scratch/dst.err" ||
+    fail "the destination does not say what became of the guest"
   move_on "$1" --backend model
   move_on "$1" --backend "$backend" --slot-moves
   move_on "$1" --backend "$backend" --mode bitmap --guest kernel

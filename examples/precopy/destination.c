@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "destination.h"
+#include "../output.h"
 #include "clock.h"
 #include "device.h"
 #include "inlets.h"
@@ -52,7 +53,7 @@ static void say(const struct destination *destination, const char *format, ...)
 	vprintf(format, args);
 	va_end(args);
 	putchar('\n');
-	fflush(stdout);
+	output_flush();
 }
 
 /* Sends the source the reason in the wire's why. */
@@ -269,7 +270,8 @@ static int add_channels(struct destination *destination, const struct wire_hello
 	int r = 0;
 
 	for (unsigned int i = 1; i < hello->channels && !r; i++) {
-		int fd = destination->doors->next(destination->doors, wire->why, sizeof(wire->why));
+		int fd = destination->doors->next(destination->doors, wire->fd, wire->why,
+						  sizeof(wire->why));
 
 		r = fd < 0 ? (wire->failure = fd)
 			   : inlets_add(&destination->inlets, fd, hello->token, wire,
@@ -351,7 +353,7 @@ static void print_json(const struct destination *destination, int status)
 						   : "false",
 	       destination->result.device_healthy ? "true" : "false",
 	       destination->result.checked_pages, status);
-	fflush(stdout);
+	output_flush();
 }
 
 static void print_failure(const struct destination *destination)

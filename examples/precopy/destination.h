@@ -6,8 +6,11 @@
 
 /* Where the further connections of a source with --channels come from. */
 struct doors {
-	/* Returns the next one, or a negative errno value with the reason in why. */
-	int (*next)(const struct doors *doors, char *why, size_t why_bytes);
+	/*
+	 * Returns the next one after the source's first, which is connected still, or a negative
+	 * errno value with the reason in why.
+	 */
+	int (*next)(const struct doors *doors, int first_fd, char *why, size_t why_bytes);
 	/* Not NULL: once it is set, the migration is refused, unless the guest runs already. */
 	const volatile sig_atomic_t *cancelled;
 };

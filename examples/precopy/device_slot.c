@@ -28,8 +28,14 @@ static int set(struct device *device, uint32_t flags)
 
 static int move(struct device *device, bool elsewhere)
 {
+	bool before = device->elsewhere;
+	int r;
+
 	device->elsewhere = elsewhere;
-	return set(device, 0);
+	r = set(device, 0);
+	if (r)
+		device->elsewhere = before;
+	return r;
 }
 
 /*

@@ -132,7 +132,7 @@ int handover_run(struct source *source)
 		return 0;
 	}
 	/* A destination refuses only as long as its guest has not run. */
-	if (r == -ECONNREFUSED)
+	if (source->wire.refused)
 		return r;
 	report->unknown = true;
 	snprintf(report->error, sizeof(report->error),

@@ -68,6 +68,7 @@ def fixed_streams():
         yield f"hello with {change}", hello(**change)
     yield "empty working set", hello(working_set=0) + frame(RUN)
     yield "two hellos", good + good
+    yield "channels that never come", hello(channels=3)
     yield "page past the end of memory", good + frame(PAGES, bytes(PAGE), 16 * MIB)
     yield "page range that wraps", good + frame(PAGES, bytes(2 * PAGE), (1 << 64) - PAGE)
     yield "unaligned page", good + frame(PAGES, bytes(PAGE), 8)

@@ -157,31 +157,53 @@ static int find_source(struct listener *listener, enum wire_type type)
 	return -1;
 }
 
-int listener_wait(struct listener *listener, enum wire_type type,
-		  const volatile sig_atomic_t *cancelled, uint64_t timeout_ns, char *why,
+/* One look for connections, and for a source among them. Returns it, or -1. */
+static int look(struct listener *listener, enum wire_type type)
+{
+	struct pollfd pollfd = { .fd = listener->fd, .events = POLLIN };
+	int fd;
+
+	/* Peers are looked at every tick: part of a frame would not let poll() sleep. */
+	if (listener->n_peers == MAX_PEERS)
+		pollfd.fd = -1;
+	if (poll(&pollfd, 1, TICK_MS) > 0)
+		accept_peer(listener);
+	fd = find_source(listener, type);
+	if (fd >= 0 && !*listener->un.sun_path)
+		transport_set_nodelay(fd);
+	return fd;
+}
+
+int listener_wait(struct listener *listener, const volatile sig_atomic_t *cancelled, char *why,
 		  size_t why_bytes)
 {
-	uint64_t deadline_ns = timeout_ns ? clock_ns() + timeout_ns : UINT64_MAX;
+	int fd = -1;
+
+	while (fd < 0 && !*cancelled)
+		fd = look(listener, WIRE_HELLO);
+	if (fd >= 0)
+		return fd;
+	snprintf(why, why_bytes, "interrupted before a source connected");
+	return -EINTR;
+}
+
+int listener_wait_again(struct listener *listener, int first_fd,
+			const volatile sig_atomic_t *cancelled, char *why, size_t why_bytes)
+{
+	uint64_t deadline_ns = clock_ns() + WIRE_TIMEOUT_NS;
 
 	while (!*cancelled && clock_ns() < deadline_ns) {
-		struct pollfd pollfd = { .fd = listener->fd, .events = POLLIN };
-		int fd;
+		int fd = look(listener, WIRE_CHANNEL);
 
-		/* Peers are looked at every tick: part of a frame would not let poll() sleep. */
-		if (listener->n_peers == MAX_PEERS)
-			pollfd.fd = -1;
-		if (poll(&pollfd, 1, TICK_MS) > 0)
-			accept_peer(listener);
-		fd = find_source(listener, type);
-		if (fd < 0)
-			continue;
-		if (!*listener->un.sun_path)
-			transport_set_nodelay(fd);
-		return fd;
+		if (fd >= 0)
+			return fd;
+		if (wire_peek(first_fd, WIRE_CHANNEL) == WIRE_PEEK_CLOSED) {
+			snprintf(why, why_bytes, "connection lost: the peer closed it");
+			return -EPIPE;
+		}
 	}
 	snprintf(why, why_bytes,
-		 *cancelled ? "interrupted before a source connected"
-			    : "timed out: the source did not connect again");
+		 *cancelled ? "cancelled" : "timed out: the source did not connect again");
 	return *cancelled ? -EINTR : -ETIMEDOUT;
 }
 

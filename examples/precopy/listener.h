@@ -13,19 +13,25 @@
  */
 struct listener;
 
-/* Both return NULL or a negative errno value on failure, with the reason in why. */
+/* They return NULL or a negative errno value on failure, with the reason in why. */
 
 /* ignored is called for each connection that is closed. */
 struct listener *listener_open(const char *address, void (*ignored)(const char *why), char *why,
 			       size_t why_bytes);
 
 /*
- * Returns a connection that begins with a frame of the type, which is not read yet. Once *cancelled
- * is set, the wait ends with -EINTR; after timeout_ns, if that is not 0, with -ETIMEDOUT.
+ * Returns a source's first connection: it begins with a HELLO frame, which is not read yet. Once
+ * *cancelled is set, the wait ends with -EINTR.
  */
-int listener_wait(struct listener *listener, enum wire_type type,
-		  const volatile sig_atomic_t *cancelled, uint64_t timeout_ns, char *why,
+int listener_wait(struct listener *listener, const volatile sig_atomic_t *cancelled, char *why,
 		  size_t why_bytes);
+
+/*
+ * Returns a further connection of the source whose first one is first_fd: it begins with CHANNEL.
+ * The wait also ends when the first one is closed, and after WIRE_TIMEOUT_NS.
+ */
+int listener_wait_again(struct listener *listener, int first_fd,
+			const volatile sig_atomic_t *cancelled, char *why, size_t why_bytes);
 
 /* The address; for TCP port 0, with the port that the kernel has chosen. */
 const char *listener_address(const struct listener *listener);

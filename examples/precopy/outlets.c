@@ -24,7 +24,7 @@ void outlets_init(struct outlets *outlets, struct wire *control, const int *fds,
 		outlet->sender = *like;
 		outlet->sender.wire = outlet->wire;
 		outlet->sender.bandwidth_bytes_per_s = (like->bandwidth_bytes_per_s + n - 1) / n;
-		/* One of them is enough to show that it goes on. */
+		outlet->sender.progress = &outlets->progress;
 		outlet->sender.shows_progress = !i;
 	}
 }
@@ -98,13 +98,15 @@ static void *outlet_main(void *opaque)
 	return NULL;
 }
 
-static void begin(struct outlets *outlets, bool final)
+static void begin(struct outlets *outlets, const struct pass_row *row)
 {
+	outlets->progress.dirty_bytes = row->dirty_bytes;
+	outlets->progress.sent_pages = outlets->progress.wire_bytes = 0;
 	for (unsigned int i = 0; i < outlets->n; i++) {
 		struct outlet *outlet = &outlets->outlet[i];
 
 		memset(&outlet->row, 0, sizeof(outlet->row));
-		outlet->row.final = final;
+		outlet->row.final = row->final;
 		sender_begin_pass(&outlet->sender, &outlet->row);
 	}
 }
@@ -130,7 +132,7 @@ int outlets_send_pass(struct outlets *outlets, struct dl_cursor *cursor, struct 
 	int result = 0;
 
 	outlets->cursor = cursor;
-	begin(outlets, row->final);
+	begin(outlets, row);
 	/* Without a thread the others send its part too. */
 	for (unsigned int i = 1; i < outlets->n; i++)
 		outlets->outlet[i].has_thread = !pthread_create(&outlets->outlet[i].thread, NULL,

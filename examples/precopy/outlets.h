@@ -28,6 +28,7 @@ struct outlets {
 	struct outlet outlet[WIRE_MAX_CHANNELS];
 	unsigned int n;
 	struct dl_cursor *cursor;
+	struct pass_progress progress;
 	atomic_bool failed;
 };
 

@@ -115,8 +115,11 @@ static int run_connecting(const struct options *options, struct host *host)
 	if (n == options->channels)
 		return source_run(options, fds, 0, host);
 	close_all(fds, n);
+	if (!host->open)
+		return report_early_failure(options, STATUS_FAILED, "%s", why);
 	host_close(host);
-	return report_early_failure(options, STATUS_FAILED, "%s", why);
+	return report_early_failure(options, STATUS_FAILED,
+				    "%s; the guest has arrived, and ends here", why);
 }
 
 static volatile sig_atomic_t interrupted;
@@ -138,12 +141,11 @@ struct listening {
 	struct listener *listener;
 };
 
-static int next_connection(const struct doors *doors, char *why, size_t why_bytes)
+static int next_connection(const struct doors *doors, int first_fd, char *why, size_t why_bytes)
 {
 	const struct listening *listening = (const struct listening *)doors;
 
-	return listener_wait(listening->listener, WIRE_CHANNEL, &interrupted, WIRE_TIMEOUT_NS, why,
-			     why_bytes);
+	return listener_wait_again(listening->listener, first_fd, &interrupted, why, why_bytes);
 }
 
 static int listen_and_run(const struct options *options, struct listener *listener,
@@ -151,7 +153,7 @@ static int listen_and_run(const struct options *options, struct listener *listen
 {
 	const struct listening listening = { { next_connection, &interrupted }, listener };
 	char why[256];
-	int fd = listener_wait(listener, WIRE_HELLO, &interrupted, 0, why, sizeof(why));
+	int fd = listener_wait(listener, &interrupted, why, sizeof(why));
 
 	if (fd < 0)
 		return report_early_failure(options, STATUS_FAILED, "%s", why);
@@ -174,8 +176,14 @@ static int run_listening(const struct options *options)
 	fprintf(stderr, "precopy: destination: listening on %s\n", listener_address(listener));
 	status = listen_and_run(options, listener, &host);
 	listener_close(listener);
+	if (!host.open)
+		return status;
 	/* The guest moves on. */
-	return host.open ? run_connecting(options, &host) : status;
+	if (!interrupted)
+		return run_connecting(options, &host);
+	host_close(&host);
+	return report_early_failure(options, STATUS_FAILED,
+				    "interrupted; the guest has arrived, and ends here");
 }
 
 /* The further connections of a destination that a source has started. */
@@ -185,7 +193,7 @@ struct given {
 	uint32_t *used;
 };
 
-static int next_given(const struct doors *doors, char *why, size_t why_bytes)
+static int next_given(const struct doors *doors, int first_fd, char *why, size_t why_bytes)
 {
 	const struct given *given = (const struct given *)doors;
 

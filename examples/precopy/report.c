@@ -65,7 +65,7 @@ void report_field(struct report *report, const char *label, const char *format, 
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
 	output_wrapped(stdout, printf("%-*s", LABEL_COLUMNS, label), LABEL_COLUMNS, text);
-	fflush(stdout);
+	output_flush();
 }
 
 void report_print_error(const char *format, ...)
@@ -104,7 +104,7 @@ void report_line(struct report *report, const char *format, ...)
 	vprintf(format, args);
 	va_end(args);
 	putchar('\n');
-	fflush(stdout);
+	output_flush();
 }
 
 static void print_guest(struct report *report)
@@ -149,7 +149,7 @@ void report_begin(struct report *report)
 		    "sent MiB", "zero MiB", "MiB/s", "ms", "left MiB", "full exits");
 }
 
-void report_progress(struct report *report, const struct pass_row *row)
+void report_progress(struct report *report, const struct pass_progress *progress, uint64_t ns)
 {
 	uint64_t now_ns, page_bytes = report->layout.page_bytes;
 
@@ -161,9 +161,9 @@ void report_progress(struct report *report, const struct pass_row *row)
 	report->progress_ns = now_ns;
 	clear_line(report);
 	printf("  pass %u: %.1f of %.1f MiB, %.0f MiB/s", report->row_count,
-	       mib(row->sent_pages * page_bytes), mib(row->dirty_bytes),
-	       mib_per_s(row->wire_bytes, row->ns));
-	fflush(stdout);
+	       mib(progress->sent_pages * page_bytes), mib(progress->dirty_bytes),
+	       mib_per_s(progress->wire_bytes, ns));
+	output_flush();
 	report->has_progress = true;
 }
 
@@ -285,7 +285,7 @@ static void print_resumed(struct report *report)
 void report_error(struct report *report)
 {
 	clear_line(report);
-	fflush(stdout);
+	output_flush();
 	if (*report->error && !report->error_printed)
 		report_print_error("%s", report->error);
 	report->error_printed = *report->error;

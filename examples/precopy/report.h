@@ -27,6 +27,12 @@ enum stop_reason {
 	STOP_PASSES,	  /* --passes */
 };
 
+/* Of the current pass, over all connections; several threads add to it. */
+struct pass_progress {
+	uint64_t dirty_bytes;
+	_Atomic uint64_t sent_pages, wire_bytes;
+};
+
 struct report {
 	const struct options *options;
 	bool terminal;
@@ -69,7 +75,7 @@ void report_free(struct report *report);
 
 void report_begin(struct report *report); /* once mode and layout are known */
 struct pass_row *report_next_row(struct report *report);
-void report_progress(struct report *report, const struct pass_row *row);
+void report_progress(struct report *report, const struct pass_progress *progress, uint64_t ns);
 void report_row(struct report *report, const struct pass_row *row);
 
 /* Prints a line, unless --json is given. */

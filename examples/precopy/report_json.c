@@ -171,5 +171,5 @@ void report_json(const struct report *report, int status)
 	print_log(report);
 	print_outcome(report);
 	printf("  \"exit_status\": %d\n}\n", status);
-	fflush(stdout);
+	output_flush();
 }

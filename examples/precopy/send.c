@@ -60,6 +60,7 @@ static int send_frame(struct sender *sender, enum page_kind kind, uint64_t offse
 		      uint64_t bytes)
 {
 	uint64_t pages = bytes / sender->machine->layout.page_bytes;
+	uint64_t wire_bytes = sender->wire->sent_bytes;
 	int r;
 
 	if (kind == PAGE_SKIPPED)
@@ -74,10 +75,12 @@ static int send_frame(struct sender *sender, enum page_kind kind, uint64_t offse
 	if (r)
 		return r;
 	sender->row->sent_pages += pages;
+	sender->progress->sent_pages += pages;
+	sender->progress->wire_bytes += sender->wire->sent_bytes - wire_bytes;
 	update_row(sender);
 	throttle(sender);
 	if (sender->shows_progress)
-		report_progress(sender->report, sender->row);
+		report_progress(sender->report, sender->progress, sender->row->ns);
 	return 0;
 }
 

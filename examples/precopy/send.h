@@ -17,7 +17,8 @@ struct sender {
 	bool zero_pages; /* send zero pages as ranges, without their contents */
 	uint64_t bandwidth_bytes_per_s;
 	const volatile sig_atomic_t *cancelled;
-	bool shows_progress;
+	struct pass_progress *progress;
+	bool shows_progress; /* one of them does, for all */
 	/* The current pass: */
 	struct pass_row *row;
 	uint64_t start_ns;

@@ -401,6 +401,9 @@ static int create_guest(struct source *source, struct host *host)
 			(uint32_t)sysconf(_SC_PAGESIZE), report->error, sizeof(report->error));
 	if (r)
 		return r;
+	report->layout = layout;
+	report->guest_user = options->guest_user;
+	snprintf(report->backend, sizeof(report->backend), "%s", kind->name);
 	r = host_open(host, kind, &layout, options->guest_user);
 	if (r) {
 		snprintf(report->error, sizeof(report->error), "%s", host->machine.why);
@@ -427,8 +430,11 @@ int source_run(const struct options *options, const int *fds, pid_t destination_
 	};
 	int status, r = 0;
 
-	if (report_init(&source.report, options))
-		return STATUS_FAILED;
+	if (report_init(&source.report, options)) {
+		host_close(host);
+		return report_early_failure(options, STATUS_FAILED, "no memory for %u passes",
+					    options->passes);
+	}
 	sigemptyset(&action.sa_mask);
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);

@@ -164,6 +164,7 @@ static int receive_refusal(struct wire *wire, uint32_t bytes)
 		return r;
 	text[bytes] = '\0';
 	wire_sanitize(text);
+	wire->refused = true;
 	return wire_fail(wire, -ECONNREFUSED, "refused by the peer: %.200s", text);
 }
 

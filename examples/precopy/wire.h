@@ -115,6 +115,7 @@ struct wire {
 	uint64_t sent_bytes;
 	uint64_t received_bytes;
 	int failure;		   /* negative errno of the last failure */
+	bool refused;		   /* the peer has sent a refusal */
 	char why[WIRE_TEXT_BYTES]; /* the same failure as text */
 };
 

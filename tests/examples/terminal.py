@@ -3,7 +3,8 @@
 """Runs a program on terminals of several widths. Arguments: the program and its arguments.
 
 No line may be wider than the terminal, and on a wide one some line must use the room. Not even with
-a terminal may there be colours if NO_COLOR is set.
+a terminal may there be colours if NO_COLOR is set. A progress line says "A of B", and A is never
+above B.
 """
 import fcntl
 import os
@@ -44,6 +45,9 @@ def main():
             sys.exit(f"escape sequences: {escapes}")
         lines = re.split(r"[\r\n]+", text.replace("\x1b[K", ""))
         widest[columns] = max(lines, key=len)
+        for done, whole in re.findall(r"([\d.]+) of ([\d.]+) MiB", text):
+            if not 0 <= float(done) <= float(whole):
+                sys.exit(f"progress of {done} of {whole} MiB")
         if len(widest[columns]) > columns:
             sys.exit(f"{len(widest[columns])} columns of {columns}: {widest[columns]}")
     if len(widest[130]) <= 80:

@@ -104,7 +104,7 @@ static uint32_t expect_protocol(void)
 }
 
 /* There is one connection. */
-static int next_connection(const struct doors *doors, char *why, size_t why_bytes)
+static int next_connection(const struct doors *doors, int first_fd, char *why, size_t why_bytes)
 {
 	snprintf(why, why_bytes, "there is no further connection");
 	return -ENOTCONN;
