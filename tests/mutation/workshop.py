@@ -25,8 +25,8 @@ COMPILE_SECONDS_MAX = 300
 SKIPPED = 77
 
 # The parts of the tree that the build needs.
-PARTS = ["meson.build", "meson_options.txt", "README.md", "doc/embedding.md", "include", "lib",
-         "tests", "examples"]
+PARTS = ["meson.build", "meson_options.txt", "README.md", "doc", "include", "lib", "tests",
+         "examples"]
 
 # Without debugging information, equal code makes equal objects.
 PLAIN = ("--buildtype=plain", "-Doptimization=2", "-Ddebug=false")
