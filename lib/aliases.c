@@ -91,18 +91,6 @@ static void forget_alias(struct dl_log *log, struct dli_slot *slot, struct dli_a
 		log->aliased--;
 }
 
-/*
- * Pages of the slot have their home in it from now on. Another slot may have handed them out in
- * the open pass, which hands out a page at most once: the slot leaves it.
- */
-static void wait_for_next_pass(struct dl_cursor *cursor, struct dli_view *view)
-{
-	if (!view)
-		return;
-	dli_pass_leave(cursor, view);
-	dli_page_set_requeue(view->set);
-}
-
 void dli_aliases_remove(struct dl_log *log, struct dli_slot *older)
 {
 	struct dli_slot_hva_walk walk = dli_alias_walk(log, older);
@@ -114,9 +102,11 @@ void dli_aliases_remove(struct dl_log *log, struct dli_slot *older)
 
 		if (!alias)
 			continue;
-		for (struct dl_cursor *cursor = log->cursors; cursor; cursor = cursor->next)
-			wait_for_next_pass(cursor, dli_slot_view(slot, cursor));
-		(void)dli_slot_mark_all(slot);
+		/*
+		 * This slot is the next home of what they share. An open pass may have handed that
+		 * out already, and hands out a page once.
+		 */
+		dli_pass_restart_slot(log, slot);
 		forget_alias(log, slot, alias);
 	}
 }
@@ -129,9 +119,8 @@ void dli_aliases_uncover(struct dl_log *log, struct dl_cursor *cursor, const str
 	while ((slot = dli_slot_hva_next(&walk))) {
 		struct dli_view *view = alias_of(slot, older) ? dli_slot_view(slot, cursor) : NULL;
 
-		wait_for_next_pass(cursor, view);
 		if (view)
-			dli_page_set_mark_all(view->set);
+			dli_pass_restart_view(cursor, view);
 	}
 }
 

@@ -242,3 +242,20 @@ void dli_pass_leave(struct dl_cursor *cursor, struct dli_view *view)
 		cursor->next_block = 0;
 	}
 }
+
+void dli_pass_restart_view(struct dl_cursor *cursor, struct dli_view *view)
+{
+	dli_pass_leave(cursor, view);
+	dli_page_set_requeue(view->set);
+	dli_page_set_mark_all(view->set);
+}
+
+void dli_pass_restart_slot(struct dl_log *log, struct dli_slot *slot)
+{
+	for (struct dl_cursor *cursor = log->cursors; cursor; cursor = cursor->next) {
+		struct dli_view *view = dli_slot_view(slot, cursor);
+
+		if (view)
+			dli_pass_restart_view(cursor, view);
+	}
+}

@@ -144,4 +144,11 @@ void dli_pass_end(struct dl_cursor *cursor, uint64_t pass, bool commit);
 /* Takes a view out of the open pass: its slot changes. Pages that it handed out stay in flight. */
 void dli_pass_leave(struct dl_cursor *cursor, struct dli_view *view);
 
+/*
+ * Begins a slot anew, for one cursor or for all: its pages are all pending, and in no open pass.
+ * What a pass has handed out of it comes again in the next.
+ */
+void dli_pass_restart_view(struct dl_cursor *cursor, struct dli_view *view);
+void dli_pass_restart_slot(struct dl_log *log, struct dli_slot *slot);
+
 #endif

@@ -166,19 +166,6 @@ static bool can_change_to(const struct dli_slot *slot, const struct dl_slot *s)
 	       !((slot->flags ^ s->flags) & DL_SLOT_NO_LOG);
 }
 
-/* Everything that the open passes have of it is pending again, and in none of them. */
-static void leave_passes(struct dl_log *log, struct dli_slot *slot)
-{
-	for (struct dl_cursor *cursor = log->cursors; cursor; cursor = cursor->next) {
-		struct dli_view *view = dli_slot_view(slot, cursor);
-
-		if (!view)
-			continue;
-		dli_pass_leave(cursor, view);
-		dli_page_set_requeue(view->set);
-	}
-}
-
 /*
  * Everything counts as dirty, DL_SLOT_CLEAN or not: receivers that go by gpa have nothing there
  * yet, and a vCPU's PML buffer may still hold guest addresses of its old place, which no slot
@@ -187,8 +174,7 @@ static void leave_passes(struct dl_log *log, struct dli_slot *slot)
 static void finish_move(struct dl_log *log, struct dli_slot *slot, struct dli_slot_table *table)
 {
 	dli_slot_table_free(dli_slots_publish(&log->slots, table));
-	leave_passes(log, slot);
-	(void)dli_slot_mark_all(slot);
+	dli_pass_restart_slot(log, slot);
 }
 
 static void set_views_pending(struct dl_log *log, const struct dl_slot *s,
