@@ -110,3 +110,21 @@ void spy_pretend(struct spy *spy, int capability, int value)
 	spy->pretended[spy->pretended_count].value = value;
 	spy->pretended_count++;
 }
+
+static bool fail_once(struct spy *spy, int fd, unsigned long request, void *arg, int *result)
+{
+	(void)fd;
+	(void)arg;
+	if (request != spy->failing_request || atomic_exchange(&spy->failed, true))
+		return false;
+	*result = spy->failing_error;
+	return true;
+}
+
+void spy_fail_once(struct spy *spy, unsigned long request, int error)
+{
+	spy->failing_request = request;
+	spy->failing_error = error;
+	atomic_store(&spy->failed, false);
+	spy->intercept = fail_once;
+}

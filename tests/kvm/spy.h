@@ -52,12 +52,21 @@ struct spy {
 	struct spy_ring rings[SPY_RINGS];
 	atomic_uint ring_count;
 	atomic_uint resets, gets, clears, regions, enables;
+	unsigned long failing_request; /* see spy_fail_once() */
+	int failing_error;
+	atomic_bool failed;
 };
 
 void spy_init(struct spy *spy);
 
 /* Makes KVM_CHECK_EXTENSION of a capability return value. */
 void spy_pretend(struct spy *spy, int capability, int value);
+
+/*
+ * Makes the next ioctl of this request fail, as if the kernel could not make it for a moment. error
+ * is negative. spy->failed tells whether that has happened. Takes the place of intercept.
+ */
+void spy_fail_once(struct spy *spy, unsigned long request, int error);
 
 /* The real ioctl, with the return value that struct dl_os requires: -errno on failure. */
 int spy_ioctl(int fd, unsigned long request, void *arg);

@@ -81,26 +81,11 @@ static void a_page_that_one_has_read_is_seen_again_by_both(void **state)
 	scene_finish(NULL, other);
 }
 
-/* The first CLEAR of the test fails, as if the kernel had no memory for a moment. */
-static bool fail_clear_once(struct spy *spy, int fd, unsigned long request, void *arg, int *result)
-{
-	bool *failed = spy->opaque;
-
-	(void)fd;
-	(void)arg;
-	if (request != KVM_CLEAR_DIRTY_LOG || *failed)
-		return false;
-	*failed = true;
-	*result = -ENOMEM;
-	return true;
-}
-
 /* C1: a page that could not be protected is protected for whoever reads it next. */
 static void a_failed_clear_is_made_for_the_next_reader(void **state)
 {
 	struct dl_extent extent;
 	struct checker *other;
-	bool failed = false;
 
 	scene_begin(*state, 1);
 	other = consumer_of_all(rig);
@@ -108,10 +93,9 @@ static void a_failed_clear_is_made_for_the_next_reader(void **state)
 	scene_write(ram, 20, 3);
 	assert_int_equal(dl_harvest(rig->checker.cursor, 0, NULL), 0);
 	assert_int_equal(dl_harvest(other->cursor, 0, NULL), 0);
-	ways_spy()->opaque = &failed;
-	ways_spy()->intercept = fail_clear_once;
+	spy_fail_once(ways_spy(), KVM_CLEAR_DIRTY_LOG, -ENOMEM);
 	assert_int_equal(dl_cursor_read(rig->checker.cursor, &extent, 1), -ENOMEM);
-	assert_true(failed);
+	assert_true(ways_spy()->failed);
 	checker_end(&rig->checker, 0);
 	assert_int_equal(checker_finish_pass(other, 1), 0);
 	/* No GET finds it again. */
@@ -198,11 +182,10 @@ static void a_clean_cursor_sees_slots_that_nobody_logged(void **state)
 static bool fail_get_once(struct spy *spy, int fd, unsigned long request, void *arg, int *result)
 {
 	const struct kvm_dirty_log *get = arg;
-	bool *failed = spy->opaque;
 
-	if (request != KVM_GET_DIRTY_LOG || get->slot != RAM_SLOT || *failed)
+	if (request != KVM_GET_DIRTY_LOG || get->slot != RAM_SLOT ||
+	    atomic_exchange(&spy->failed, true))
 		return false;
-	*failed = true;
 	(void)spy_ioctl(fd, request, arg);
 	memset(get->dirty_bitmap, 0, (RAM_PAGES + 63) / 64 * sizeof(uint64_t));
 	*result = -EFAULT;
@@ -213,7 +196,6 @@ static bool fail_get_once(struct spy *spy, int fd, unsigned long request, void *
 static void a_failed_get_makes_all_pending_for_all(void **state)
 {
 	struct checker *other;
-	bool failed = false;
 
 	scene_begin(*state, 1);
 	other = consumer_of_all(rig);
@@ -222,10 +204,9 @@ static void a_failed_get_makes_all_pending_for_all(void **state)
 	rig_pass(rig, 0);
 	consumer_pass(other, 1);
 	scene_write(ram, 50, 9);
-	ways_spy()->opaque = &failed;
 	ways_spy()->intercept = fail_get_once;
 	assert_int_equal(dl_harvest(rig->checker.cursor, 0, NULL), -EFAULT);
-	assert_true(failed);
+	assert_true(ways_spy()->failed);
 	scene_expect(other, ram, 0, RAM_PAGES);
 	scene_expect(&rig->checker, ram, 0, RAM_PAGES);
 	ways_spy()->intercept = NULL;

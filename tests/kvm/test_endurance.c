@@ -6,28 +6,16 @@
  * The default is 30 migrations. --migrations N, --seconds N or --minutes N set another length,
  * --seed N selects other lives, and --life M together with it runs only that life.
  */
-#include <dirent.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "life.h"
 #include "rig.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define MEMORY_IS_KEPT 1 /* the sanitizer holds on to freed memory */
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define MEMORY_IS_KEPT 1
-#endif
-#endif
-#ifndef MEMORY_IS_KEPT
-#define MEMORY_IS_KEPT 0
-#endif
+#include "usage.h"
 
 enum {
 	PROGRESS_SECONDS = 10,
@@ -42,78 +30,12 @@ enum {
 	SLACK_MAPPINGS = 16,
 };
 
-/* The resources of the process while it has no VM. */
-struct usage {
-	uint64_t resident_bytes, heap_bytes;
-	unsigned int fds, mappings;
-};
-
 static struct {
 	uint64_t seed, migrations, seconds, life;
 	bool one_life;
 } wanted = { .seed = 1, .migrations = 30 };
 
 static char repeat_options[80]; /* options that repeat the current life */
-
-static unsigned int count_fds(void)
-{
-	DIR *directory = opendir("/proc/self/fd");
-	unsigned int count = 0;
-
-	assert_non_null(directory);
-	while (readdir(directory))
-		count++;
-	closedir(directory);
-	return count;
-}
-
-static unsigned int count_mappings(void)
-{
-	FILE *maps = fopen("/proc/self/maps", "r");
-	unsigned int count = 0;
-	int c;
-
-	assert_non_null(maps);
-	while ((c = getc(maps)) != EOF)
-		count += c == '\n';
-	fclose(maps);
-	return count;
-}
-
-static uint64_t resident_bytes(void)
-{
-	FILE *statm = fopen("/proc/self/statm", "r");
-	unsigned long long size, resident;
-
-	assert_non_null(statm);
-	assert_int_equal(fscanf(statm, "%llu %llu", &size, &resident), 2);
-	fclose(statm);
-	return resident * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
-/* Bytes that are allocated from malloc. */
-static uint64_t heap_bytes(void)
-{
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
-	struct mallinfo2 info = mallinfo2();
-
-	return info.uordblks + info.hblkhd;
-#else
-	return 0;
-#endif
-}
-
-static struct usage measure_usage(void)
-{
-	struct usage usage;
-
-	malloc_trim(0);
-	usage.fds = count_fds();
-	usage.mappings = count_mappings();
-	usage.resident_bytes = resident_bytes();
-	usage.heap_bytes = heap_bytes();
-	return usage;
-}
 
 static void keep_maximum(struct usage *most, const struct usage *now)
 {
@@ -130,7 +52,7 @@ static void keep_maximum(struct usage *most, const struct usage *now)
 static void expect_no_growth(const struct usage *warm, const struct usage *now)
 {
 	assert_int_equal(now->fds, warm->fds);
-	if (MEMORY_IS_KEPT)
+	if (USAGE_KEEPS_MEMORY)
 		return;
 	if (now->resident_bytes > warm->resident_bytes + SLACK_RESIDENT_BYTES)
 		fail_msg("%" PRIu64 " KiB resident, expected about %" PRIu64,
@@ -191,7 +113,7 @@ static void lives_lose_no_page_and_leak_nothing(void **state)
 			 "--seed %" PRIu64 " --life %" PRIu64, wanted.seed, life);
 		machine_watchdog(repeat_options, MACHINE_WATCHDOG_SECONDS);
 		life_run(wanted.seed * 1000003 + life, left, &tally);
-		now = measure_usage();
+		now = usage_measure();
 		if (tally.lives <= WARM_LIVES)
 			keep_maximum(&warm, &now);
 		else

@@ -380,26 +380,11 @@ static void takes_beside_several_readers_of_one_cursor(void **state)
 	take_the_rest(both);
 }
 
-/* A CLEAR that fails once, in the middle of a take. */
-static bool fail_clear_once(struct spy *spy, int fd, unsigned long request, void *arg, int *result)
-{
-	bool *failed = spy->opaque;
-
-	(void)fd;
-	(void)arg;
-	if (request != KVM_CLEAR_DIRTY_LOG || *failed)
-		return false;
-	*failed = true;
-	*result = -ENOMEM;
-	return true;
-}
-
 /* D3: the words are the caller's, and the rest is pending. */
 static void a_take_that_fails_can_be_made_again(void **state)
 {
 	uint64_t words[RAM_WORDS] = { 0 }, bytes = 1;
 	struct checker *taker;
-	bool failed = false;
 
 	scene_begin(*state, 1);
 	taker = scene_consumer(ram);
@@ -407,13 +392,12 @@ static void a_take_that_fails_can_be_made_again(void **state)
 	take_ram(taker, DL_TAKE_HARVEST, words);
 	send_ram(taker, 0, RAM_PAGES);
 	scene_write(ram, 60, 10);
-	ways_spy()->opaque = &failed;
-	ways_spy()->intercept = fail_clear_once;
+	spy_fail_once(ways_spy(), KVM_CLEAR_DIRTY_LOG, -ENOMEM);
 	memset(words, 0, sizeof(words));
 	assert_int_equal(
 		dl_cursor_take(taker->cursor, RAM_SLOT, DL_TAKE_HARVEST, words, RAM_WORDS, &bytes),
 		-ENOMEM);
-	assert_true(failed);
+	assert_true(ways_spy()->failed);
 	assert_int_equal(bytes, 0);
 	scene_write(ram, 60, 10);
 	assert_int_equal(take_ram(taker, 0, words), 10);
@@ -430,7 +414,6 @@ static void a_late_clear_that_fails_can_be_made_again(void **state)
 {
 	uint64_t words[RAM_WORDS];
 	struct checker *taker;
-	bool failed = false;
 
 	scene_begin(*state, 1);
 	taker = scene_consumer(ram);
@@ -439,10 +422,9 @@ static void a_late_clear_that_fails_can_be_made_again(void **state)
 	send_ram(taker, 0, RAM_PAGES);
 	scene_write(ram, 60, 10);
 	assert_int_equal(take_ram(taker, DL_TAKE_HARVEST | DL_TAKE_NO_CLEAR, words), 10);
-	ways_spy()->opaque = &failed;
-	ways_spy()->intercept = fail_clear_once;
+	spy_fail_once(ways_spy(), KVM_CLEAR_DIRTY_LOG, -ENOMEM);
 	assert_int_equal(dl_slot_clear(rig->log, RAM_SLOT, 0, ram->bytes), -ENOMEM);
-	assert_true(failed);
+	assert_true(ways_spy()->failed);
 	scene_write(ram, 60, 10);
 	clear_ram(0, RAM_PAGES);
 	ways_spy()->intercept = NULL;

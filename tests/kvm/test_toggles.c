@@ -7,24 +7,12 @@
  */
 #include <getopt.h>
 #include <inttypes.h>
-#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "rig.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define MEMORY_IS_KEPT 1 /* the sanitizer holds on to freed memory */
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define MEMORY_IS_KEPT 1
-#endif
-#endif
-#ifndef MEMORY_IS_KEPT
-#define MEMORY_IS_KEPT 0
-#endif
+#include "usage.h"
 
 enum {
 	FLASH_BYTES = 256 << 10,
@@ -106,28 +94,6 @@ static void move(uint64_t moves, bool with_passes)
 	}
 }
 
-static uint64_t resident_bytes(void)
-{
-	FILE *statm = fopen("/proc/self/statm", "r");
-	unsigned long long size, resident;
-
-	assert_non_null(statm);
-	assert_int_equal(fscanf(statm, "%llu %llu", &size, &resident), 2);
-	fclose(statm);
-	return resident * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
-static uint64_t heap_bytes(void)
-{
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
-	struct mallinfo2 info = mallinfo2();
-
-	return info.uordblks + info.hblkhd;
-#else
-	return 0;
-#endif
-}
-
 /* Half of what such a leak would add: it may be in malloc's memory or in mappings. */
 static void expect_no_growth(const char *what, uint64_t before, uint64_t after, uint64_t slack)
 {
@@ -144,16 +110,18 @@ static void expect_no_growth(const char *what, uint64_t before, uint64_t after, 
 
 static void toggle(uint32_t mode, bool with_passes)
 {
-	uint64_t resident, heap;
+	struct usage before, after;
 
 	begin(mode);
 	move(wanted_moves / WARM_PART, with_passes);
-	resident = resident_bytes();
-	heap = heap_bytes();
+	before = usage_measure();
 	move(wanted_moves, with_passes);
-	if (!MEMORY_IS_KEPT) {
-		expect_no_growth("resident", resident, resident_bytes(), SLACK_RESIDENT_BYTES);
-		expect_no_growth("heap", heap, heap_bytes(), SLACK_HEAP_BYTES);
+	after = usage_measure();
+	assert_int_equal(after.fds, before.fds);
+	if (!USAGE_KEEPS_MEMORY) {
+		expect_no_growth("resident", before.resident_bytes, after.resident_bytes,
+				 SLACK_RESIDENT_BYTES);
+		expect_no_growth("heap", before.heap_bytes, after.heap_bytes, SLACK_HEAP_BYTES);
 	}
 	set_at(HERE);
 	rig_finish(rig);
