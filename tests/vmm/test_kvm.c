@@ -2,7 +2,6 @@
 /* The scenes on this machine's /dev/kvm: with threads, and with mistakes. */
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "../kvm/machine.h"
@@ -89,13 +88,11 @@ int main(void)
 		"small ring, shared", { .mode = DL_MODE_RING, .ring_entries = 256, .shared = true }
 	};
 	bool second_space = !machine_available() && has_second_space();
-	/* Set where a processor is emulated: there the question is the kernel, not the caller. */
-	bool plant = !getenv("DIRTYLOG_PATIENCE");
 
 	add_kind(&small, false, second_space);
 	for (int kind = 0; kind < FEW_KINDS; kind++)
 		/* The kernel is what it is. */
 		if (!few_kinds[kind].config.model.has)
-			add_kind(&few_kinds[kind], plant, second_space);
+			add_kind(&few_kinds[kind], true, second_space);
 	return rows_run("vmm on /dev/kvm");
 }
