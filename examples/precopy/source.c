@@ -54,12 +54,14 @@ static uint64_t downtime_budget_bytes(const struct source *source)
 /* Reports a failure of the library, in its own words. */
 static int fail_log(struct source *source, int failure, const char *call)
 {
-	char what[200], words[160];
+	char words[200];
 
 	if (!source->log || dl_log_last_error(source->log, words, sizeof(words)) <= 0)
 		return fail(source, failure, call);
-	snprintf(what, sizeof(what), "%s: %s", call, words);
-	return fail(source, failure, what);
+	/* With the reason. */
+	if (!*source->report.error)
+		snprintf(source->report.error, sizeof(source->report.error), "%s: %s", call, words);
+	return failure;
 }
 
 /* Collects what was written, re-protects it, and begins the next pass. */
