@@ -218,8 +218,8 @@ static void *acknowledge_all(void *unused)
 	return (void *)(intptr_t)dl_cursor_ack(cursor, &extent, 1);
 }
 
-void __real_dli_pass_leave(struct dl_cursor *c, struct dli_view *view);
-void __wrap_dli_pass_leave(struct dl_cursor *c, struct dli_view *view);
+void __real_dli_pass_restart_slot(struct dl_log *log, struct dli_slot *slot);
+void __wrap_dli_pass_restart_slot(struct dl_log *log, struct dli_slot *slot);
 void __real_dli_page_set_requeue(struct dli_page_set *set);
 void __wrap_dli_page_set_requeue(struct dli_page_set *set);
 bool __real_dli_page_set_in_flight(const struct dli_page_set *set, uint64_t first_page,
@@ -227,13 +227,13 @@ bool __real_dli_page_set_in_flight(const struct dli_page_set *set, uint64_t firs
 bool __wrap_dli_page_set_in_flight(const struct dli_page_set *set, uint64_t first_page,
 				   uint64_t pages);
 
-void __wrap_dli_pass_leave(struct dl_cursor *c, struct dli_view *view)
+void __wrap_dli_pass_restart_slot(struct dl_log *log, struct dli_slot *slot)
 {
 	if (late.armed) {
 		assert_int_equal(pthread_create(&late.thread, NULL, acknowledge_all, NULL), 0);
 		sem_wait(&late.found);
 	}
-	__real_dli_pass_leave(c, view);
+	__real_dli_pass_restart_slot(log, slot);
 }
 
 void __wrap_dli_page_set_requeue(struct dli_page_set *set)
