@@ -4,6 +4,7 @@
 #include "collect.h"
 
 #include "aliases.h"
+#include "kvm/trace.h"
 #include "pages/bitmap_merge.h"
 #include "ring/drain.h"
 #include "slot_logging.h"
@@ -32,11 +33,12 @@ int dli_collect_rings(struct dl_log *log, bool last)
 static int repair(struct dl_log *log)
 {
 	int r = dli_slot_logging_restart(log);
+	uint64_t pages = r ? 0 : dli_mark_all_slots(log);
 
+	DLI_TRACE_REPAIR(log, r, pages);
 	if (r)
 		return r;
-	atomic_fetch_add_explicit(&log->repair_pages, dli_mark_all_slots(log),
-				  memory_order_relaxed);
+	atomic_fetch_add_explicit(&log->repair_pages, pages, memory_order_relaxed);
 	atomic_fetch_add_explicit(&log->repairs, 1, memory_order_relaxed);
 	dli_reset_repaired(&log->reset);
 	return 0;

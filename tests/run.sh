@@ -313,7 +313,10 @@ export CMOCKA_MESSAGE_OUTPUT=stdout
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 results=()
-[ -z "$meson_runs" ] || need_packages "$cc"
+if [ -n "$meson_runs" ]; then
+  need_packages "$cc"
+  want_packages
+fi
 [ -z "$lint" ] || run_lint
 if [ -n "$meson_runs" ]; then
   if kvm_works; then

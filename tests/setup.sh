@@ -76,6 +76,23 @@ need_packages() {
   [ -z "$missing" ] || die "still missing after the installation: $missing"
 }
 
+# One line for each thing without which some tests skip: "Debian package: what it is".
+useful_things() {
+  say '#include <sys/sdt.h>' | cc -E -x c - >/dev/null 2>&1 ||
+    say 'systemtap-sdt-dev: sys/sdt.h, for the probes'
+  command -v gdb >/dev/null || say 'gdb: debugger'
+}
+
+# Installs what only some tests need, if that takes no password: they skip without it.
+want_packages() {
+  local -a packages
+  mapfile -t packages < <(useful_things | cut -d: -f1)
+  [ ${#packages[@]} -gt 0 ] && command -v apt-get >/dev/null && as_root true 2>/dev/null || return 0
+  say "Installing: ${packages[*]}"
+  apt_update_install "${packages[@]}" >/dev/null 2>&1 ||
+    say "That failed; tests that need them are skipped."
+}
+
 # Configures. Arguments: the compiler, the build directory, options for meson setup.
 configure_tree() {
   local cc=$1 directory=$2 output

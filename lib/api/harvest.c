@@ -4,6 +4,7 @@
 #include "aliases.h"
 #include "call.h"
 #include "collect.h"
+#include "kvm/trace.h"
 
 #include <errno.h>
 
@@ -124,7 +125,10 @@ int dl_harvest(struct dl_cursor *cursor, uint32_t flags, uint64_t *pending_bytes
 	r = dli_cursor_enter(&call, cursor);
 	if (r)
 		return r;
+	DLI_TRACE_HARVEST_BEGIN(cursor->log, cursor, flags);
 	r = harvest(cursor, flags, pending_bytes);
+	DLI_TRACE_HARVEST_END(cursor->log, cursor, r,
+			      r || !pending_bytes ? UINT64_MAX : *pending_bytes);
 	dli_cursor_leave(&call, cursor);
 	return r;
 }

@@ -2,6 +2,7 @@
 /* dl_vcpu_add(), dl_vcpu_drain(), dl_vcpu_remove(). */
 
 #include "call.h"
+#include "kvm/trace.h"
 #include "pages/rcu.h"
 #include "ring/drain.h"
 #include "vcpu_check.h"
@@ -58,9 +59,11 @@ static int admit(struct dl_log *log, struct dli_ring *ring, uint64_t cookie, str
 			return -EEXIST;
 		vcpu->parked = false;
 		vcpu->cookie = cookie;
+		dli_ring_set_cookie(vcpu->ring, cookie);
 		*out = vcpu;
 		return 0;
 	}
+	dli_ring_set_cookie(ring, cookie);
 	vcpu = vcpu_new(log, ring, cookie);
 	if (!vcpu) {
 		dli_ring_free(ring);
@@ -143,8 +146,10 @@ static int drain(struct dl_log *log, struct dli_ring *ring)
 	uint64_t full_exits = atomic_load_explicit(&stats->full_exits, memory_order_relaxed);
 	int r = dli_drain_ring(ring, &log->reset, &log->slots);
 
-	if (atomic_load_explicit(&stats->full_exits, memory_order_relaxed) != full_exits)
+	if (atomic_load_explicit(&stats->full_exits, memory_order_relaxed) != full_exits) {
+		DLI_TRACE_RING_FULL(dli_ring_cookie(ring), r);
 		dli_reaper_full_exit(&log->reaper);
+	}
 	return r;
 }
 

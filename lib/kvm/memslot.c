@@ -3,6 +3,7 @@
 
 #include "kvm/memslot.h"
 
+#include "kvm/trace.h"
 #include "kvm/uapi.h"
 
 static int set_region(struct dli_vm *vm, const struct dli_memslot *memslot, uint64_t bytes)
@@ -15,7 +16,10 @@ static int set_region(struct dli_vm *vm, const struct dli_memslot *memslot, uint
 		.userspace_addr = memslot->hva,
 	};
 
-	return dli_vm_slot_ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region);
+	int r = dli_vm_slot_ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region);
+
+	DLI_TRACE_SLOT_CHANGE(memslot->slot, memslot->kvm_flags, memslot->gpa, bytes, r);
+	return r;
 }
 
 int dli_memslot_set(struct dli_vm *vm, const struct dli_memslot *memslot)

@@ -24,6 +24,7 @@
  * A wrong guess, from a reset that was cut short for example, only leads to another round.
  */
 
+#include "kvm/trace.h"
 #include "ring/ring_private.h"
 
 /*
@@ -83,6 +84,7 @@ void dli_ring_desync(struct dli_ring *ring, struct dli_reset *reset)
 	ring_request_repair(ring);
 	atomic_store_explicit(&reset->overflowed, true, memory_order_relaxed);
 	ring_count(&ring->stats.overflows, 1);
+	DLI_TRACE_RING_OVERFLOW(atomic_load_explicit(&ring->cookie, memory_order_relaxed), ring);
 }
 
 /*

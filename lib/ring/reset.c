@@ -3,6 +3,7 @@
 
 #include "ring/reset.h"
 
+#include "kvm/trace.h"
 #include "kvm/uapi.h"
 
 #include <errno.h>
@@ -62,7 +63,7 @@ void dli_reset_close(struct dli_reset *reset, bool needed)
  */
 int dli_reset_rings(struct dli_reset *reset)
 {
-	uint64_t begin_ns = dli_os_now_ns(reset->os);
+	uint64_t begin_ns = dli_os_now_ns(reset->os), ns;
 	sigset_t before;
 	/*
 	 * If the signals cannot be blocked (a seccomp filter may refuse it), skip the reset: one
@@ -75,8 +76,9 @@ int dli_reset_rings(struct dli_reset *reset)
 	/* Not repeated: it may have taken back a part, unprotected. Callers request a repair. */
 	r = dli_os_ioctl_value_once(reset->os, reset->vm_fd, KVM_RESET_DIRTY_RINGS, 0);
 	dli_os_restore_signals(reset->os, &before);
-	atomic_fetch_add_explicit(&reset->ioctl_ns, dli_os_now_ns(reset->os) - begin_ns,
-				  memory_order_relaxed);
+	ns = dli_os_now_ns(reset->os) - begin_ns;
+	DLI_TRACE_RESET(reset->vm_fd, r, ns);
+	atomic_fetch_add_explicit(&reset->ioctl_ns, ns, memory_order_relaxed);
 	atomic_fetch_add_explicit(&reset->resets, 1, memory_order_relaxed);
 	return r;
 }

@@ -128,6 +128,16 @@ void dli_ring_free(struct dli_ring *ring)
 	free(ring);
 }
 
+void dli_ring_set_cookie(struct dli_ring *ring, uint64_t cookie)
+{
+	atomic_store_explicit(&ring->cookie, cookie, memory_order_relaxed);
+}
+
+uint64_t dli_ring_cookie(const struct dli_ring *ring)
+{
+	return atomic_load_explicit(&ring->cookie, memory_order_relaxed);
+}
+
 /*
  * Sets a flag bit that neither side uses through one mapping and looks for it through the other. By
  * compare-and-exchange, so that it overwrites nothing that the kernel writes.

@@ -28,6 +28,10 @@ int dli_ring_new(const struct dl_os *os, int vcpu_fd, uint32_t entries, struct d
 		 struct dli_ring **ring);
 void dli_ring_free(struct dli_ring *ring);
 
+/* The vCPU's cookie, for traces. */
+void dli_ring_set_cookie(struct dli_ring *ring, uint64_t cookie);
+uint64_t dli_ring_cookie(const struct dli_ring *ring);
+
 /* True if two mappings show the same vCPU's ring. */
 bool dli_ring_same(struct dli_ring *a, struct dli_ring *b);
 

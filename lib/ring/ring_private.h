@@ -40,6 +40,7 @@ struct dli_ring {
 	_Atomic uint64_t entries_seen; /* by the last harvest; written under lock */
 	_Atomic uint64_t oldest;       /* head for lockless readers; UINT64_MAX: unknown */
 	dli_ring_head *published_head; /* NULL: the ring is in no list */
+	_Atomic uint64_t cookie;       /* the caller's, of the vCPU: for traces */
 	struct dli_ring *next;	       /* in the request that holds the lock */
 	struct dli_ring_stats stats;
 };

@@ -17,8 +17,8 @@ from pathlib import Path
 ROOMS = ["api", ".", "ring", "pages", "kvm"]
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 PREFIX = re.compile(r"^_?dli?_")
-# The compiler's and the sanitizers' own.
-RESERVED = re.compile(r"^(__|\.|_GLOBAL_)")
+# The compiler's and the sanitizers' own, and a weak symbol of sys/sdt.h.
+RESERVED = re.compile(r"^(__|\.|_GLOBAL_|_\.stapsdt\.base$)")
 
 
 def room_of(name):

@@ -73,15 +73,15 @@ FIRST = [
     ("no repair after an overflow", "collect.c",
      "\t\t" "rings = repair(log);", "\t\t(void)repair;", "unit/unit-harvest"),
     ("a repair marks pages before it write-protects them", "collect.c",
-     "\tint r = dli_slot_logging_restart(log);\n\n\tif (r)\n\t\treturn r;\n"
-     "\tatomic_fetch_add_explicit(&log->repair_pages, dli_mark_all_slots(log),",
-     "\tuint64_t pages = dli_mark_all_slots(log);\n\tint r = dli_slot_logging_restart(log);\n\n"
-     "\tif (r)\n\t\treturn r;\n"
-     "\tatomic_fetch_add_explicit(&log->repair_pages, pages,", "unit/unit-harvest"),
+     "\tint r = dli_slot_logging_restart(log);\n"
+     "\tuint64_t pages = r ? 0 : dli_mark_all_slots(log);\n",
+     "\tuint64_t pages = dli_mark_all_slots(log);\n"
+     "\tint r = dli_slot_logging_restart(log);\n",
+     "unit/unit-harvest"),
     ("a failed repair counts as done", "collect.c",
-     "\tint r = dli_slot_logging_restart(log);\n\n\tif (r)\n\t\treturn r;",
-     "\tint r = dli_slot_logging_restart(log);\n\n\tdli_reset_repaired(&log->reset);\n\tif (r)\n"
-     "\t\treturn r;", "unit/unit-harvest"),
+     "\tDLI_TRACE_REPAIR(log, r, pages);\n",
+     "\tDLI_TRACE_REPAIR(log, r, pages);\n\tdli_reset_repaired(&log->reset);\n",
+     "unit/unit-harvest"),
     ("requests that come during a repair count as served", "ring/reset.c",
      "\treset->repair_requests_served = reset->repair_requests_seen;",
      "\treset->repair_requests_served = atomic_load_explicit(&reset->repair_requests, "
