@@ -146,7 +146,7 @@ void cursor_figures(void)
 	static const struct work drains = { fill, drain };
 	static const struct work passes = { fill, pass };
 
-	figure("cursors: mark, beside an idle cursor", "mark", MARKS, 1.1, &marks);
-	figure("cursors: drain, beside an idle cursor", "entry", FILLED, 1.1, &drains);
-	figure("cursors: pass, beside an idle cursor", "pass", 1, 1.5, &passes);
+	figure("cursors: mark, beside an idle cursor", "mark", MARKS, 1.03, &marks);
+	figure("cursors: drain, beside an idle cursor", "entry", FILLED, 1.03, &drains);
+	figure("cursors: pass, beside an idle cursor", "pass", 1, 1.03, &passes);
 }
