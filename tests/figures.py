@@ -38,7 +38,7 @@ def run(*command, check=True, **more):
 
 def build(args, *targets):
     if not (args.build_dir / "build.ninja").exists():
-        run("meson", "setup", args.build_dir, TOP)
+        run("meson", "setup", "-Dtests=true", args.build_dir, TOP)
     run("ninja", "-C", args.build_dir, *targets)
 
 
@@ -129,7 +129,7 @@ def coverage(args):
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
         directory = Path(work) / "coverage"
-        run("meson", "setup", directory, TOP, "-Db_coverage=true")
+        run("meson", "setup", directory, TOP, "-Dtests=true", "-Db_coverage=true")
         run("ninja", "-C", directory)
         run("meson", "test", "-C", directory, "--suite", "fast", "--no-suite", "examples",
             check=False)

@@ -97,7 +97,7 @@ want_packages() {
 configure_tree() {
   local cc=$1 directory=$2 output
   shift 2
-  set -- -Dtests=true -Dexamples=true "$@"
+  set -- -Dtests=true "$@"
   if ! mkdir -p "$directory" 2>/dev/null || [ ! -w "$directory" ]; then
     die "cannot write in $directory; remove it, or name another with --build-dir"
   fi

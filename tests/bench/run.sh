@@ -68,7 +68,7 @@ done
 json=${json:-$build_dir/figures.json}
 
 need_packages "$cc"
-options=(-Dtests=true -Dexamples=true -Dbuildtype=release)
+options=(-Dtests=true -Dbuildtype=release)
 if [ ! -e "$build_dir/meson-private/coredata.dat" ]; then
   CC=$cc meson setup "$build_dir" "$top" "${options[@]}" >/dev/null
 else

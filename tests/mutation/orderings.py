@@ -27,8 +27,7 @@ sys.dont_write_bytecode = True
 from workshop import TREE, Workshop, say  # noqa: E402
 
 LIB = TREE / "lib"
-TSAN = ("--buildtype=plain", "-Doptimization=1", "-Ddebug=true", "-Db_sanitize=thread",
-        "-Dexamples=false")
+TSAN = ("--buildtype=plain", "-Doptimization=1", "-Ddebug=true", "-Db_sanitize=thread")
 
 WEAKER = {
     "acquire": ["relaxed"],

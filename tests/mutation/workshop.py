@@ -60,7 +60,7 @@ class Workshop:
     def __init__(self, directory, setup=PLAIN, jobs=2, cc=None):
         self.directory, self.jobs = pathlib.Path(directory).resolve(), jobs
         self.source, self.build = self.directory / "tree", self.directory / "build"
-        self.setup = ["meson", "setup", *setup, str(self.build), str(self.source)]
+        self.setup = ["meson", "setup", "-Dtests=true", *setup, str(self.build), str(self.source)]
         self.env = {**os.environ, "CC": cc} if cc else dict(os.environ)
         self.output = ""  # of the last build
         self.objects = {}
