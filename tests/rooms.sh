@@ -97,6 +97,7 @@ examples/precopy/*         fuzz lab examples
 examples/demo.sh           -
 examples/*                 lab examples
 README.md                  abi
+NEWS.md                    abi
 doc/embedding.md           process
 .githooks/*                tools
 *                          -
