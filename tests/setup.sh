@@ -78,19 +78,21 @@ need_packages() {
 
 # One line for each thing without which some tests skip: "Debian package: what it is".
 useful_things() {
+  command -v abidiff >/dev/null || say 'abigail-tools: abidiff'
+  command -v g++ >/dev/null || say 'g++: C++ compiler'
+  command -v gdb >/dev/null || say 'gdb: debugger'
   say '#include <sys/sdt.h>' | cc -E -x c - >/dev/null 2>&1 ||
     say 'systemtap-sdt-dev: sys/sdt.h, for the probes'
-  command -v gdb >/dev/null || say 'gdb: debugger'
 }
 
-# Installs what only some tests need, if that takes no password: they skip without it.
+# Installs what only some tests need, where that takes no question: they skip without it.
 want_packages() {
   local -a packages
   mapfile -t packages < <(useful_things | cut -d: -f1)
-  [ ${#packages[@]} -gt 0 ] && command -v apt-get >/dev/null && as_root true 2>/dev/null || return 0
+  [ ${#packages[@]} -gt 0 ] && command -v apt-get >/dev/null || return 0
+  [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null || return 0
   say "Installing: ${packages[*]}"
-  apt_update_install "${packages[@]}" >/dev/null 2>&1 ||
-    say "That failed; tests that need them are skipped."
+  apt_update_install "${packages[@]}" >/dev/null 2>&1 || say "That failed; tests will skip."
 }
 
 # Configures. Arguments: the compiler, the build directory, options for meson setup.
