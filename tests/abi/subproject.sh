@@ -1,21 +1,29 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# The project as a Meson subproject of another one: its dependency is found, shared or static as the
-# other project wants, and neither tests nor examples are built. Argument: this project's directory.
+# The project as a Meson subproject of another one, from a directory and by a wrap file: its
+# dependency is found, shared or static as the other project wants, and neither tests nor examples
+# are built. Argument: this project's directory.
 set -euo pipefail
 
 top=$1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-mkdir "$work/subprojects"
-ln -s "$top" "$work/subprojects/dirtylog"
-cat >"$work/meson.build" <<'END'
+quietly()
+{
+  "$@" >"$work/log" 2>&1 || { cat "$work/log" && exit 1; }
+}
+
+# Arguments: a directory for the other project, how it wants the library.
+write_project()
+{
+  mkdir -p "$1/subprojects"
+  cat >"$1/meson.build" <<END
 project('vmm', 'c')
-executable('vmm', 'vmm.c', dependencies: dependency('dirtylog', fallback: 'dirtylog'))
+executable('vmm', 'vmm.c', dependencies: dependency('dirtylog'$2))
 END
-cat >"$work/vmm.c" <<'END'
+  cat >"$1/vmm.c" <<'END'
 #include <dirtylog/dirtylog.h>
 
 int main(void)
@@ -23,16 +31,16 @@ int main(void)
 	return dl_library_version() != DL_VERSION;
 }
 END
-
-quietly()
-{
-  "$@" >"$work/log" || { cat "$work/log" && exit 1; }
 }
 
-for kind in shared static; do
-  build=$work/$kind
-  # Forced, because this machine may have a dirtylog installed.
-  quietly meson setup "$build" "$work" "-Ddefault_library=$kind" --force-fallback-for=dirtylog
+# Arguments: the other project, shared or static.
+build_and_run()
+{
+  local project=$1 kind=$2 build=$1/build-$2 needed
+  # Forced, because this machine may have a dirtylog installed. An option that asks for the tests
+  # is of no use in a subproject.
+  quietly meson setup "$build" "$project" "-Ddefault_library=$kind" --buildtype=plain \
+    --force-fallback-for=dirtylog -Ddirtylog:tests=true
   quietly ninja -C "$build"
   "$build/vmm"
   needed=$(readelf -d "$build/vmm" | grep -c 'libdirtylog' || true)
@@ -46,4 +54,27 @@ for kind in shared static; do
     printf 'a subproject builds tests or examples\n'
     exit 1
   fi
-done
+}
+
+write_project "$work/directory" ", fallback: 'dirtylog'"
+ln -s "$top" "$work/directory/subprojects/dirtylog"
+build_and_run "$work/directory" shared
+build_and_run "$work/directory" static
+
+# An archive in the cache of packages is not downloaded.
+write_project "$work/wrap" ''
+wrapped=$work/wrap/subprojects
+mkdir "$wrapped/packagecache"
+tar -C "$top" --transform 's,^,dirtylog/,' -czf "$wrapped/packagecache/dirtylog.tar.gz" \
+  meson.build meson_options.txt include lib
+cat >"$wrapped/dirtylog.wrap" <<END
+[wrap-file]
+directory = dirtylog
+source_url = https://example.org/dirtylog.tar.gz
+source_filename = dirtylog.tar.gz
+source_hash = $(sha256sum "$wrapped/packagecache/dirtylog.tar.gz" | cut -d' ' -f1)
+
+[provide]
+dependency_names = dirtylog
+END
+build_and_run "$work/wrap" shared
