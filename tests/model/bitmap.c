@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG. */
+/* KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG. Their bitmaps are little-endian on every machine. */
+#include <endian.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -45,8 +46,10 @@ static int collect_leaf(struct model_vm *vm, struct memslot *slot, uint64_t leaf
 			words[count] = leaf ? (uint64_t)leaf->dirty[count]
 					    : mk_word_valid_mask(slot, first);
 	}
-	for (i = 0; i < count; i++)
+	for (i = 0; i < count; i++) {
 		any |= words[i];
+		words[i] = htole64(words[i]);
+	}
 	if (!any)
 		return 0;
 	*taken = !vm->manual_protect;
@@ -158,9 +161,12 @@ static int clear_locked(struct model_vm *vm, const struct kvm_clear_dirty_log *l
 	bits = fetch_bits(vm, log->dirty_bitmap, words);
 	if (!bits)
 		return -EFAULT;
-	for (i = 0; i < words; i++)
-		if (bits[i] && take_bits(vm, slot, log->first_page + i * 64, bits[i]))
+	for (i = 0; i < words; i++) {
+		uint64_t mask = le64toh(bits[i]);
+
+		if (mask && take_bits(vm, slot, log->first_page + i * 64, mask))
 			taken = true;
+	}
 	free(bits);
 	if (taken) {
 		mk_event_page(vm->model, MODEL_BITMAP_PROTECTED, vm->fd, slot->slot,

@@ -2,6 +2,8 @@
 /* The model's bitmaps and memslots: GET, CLEAR, flag changes, moves, deletions, backup bitmap. */
 #include "fixture.h"
 
+#include <endian.h>
+
 #define LOG	   KVM_MEM_LOG_DIRTY_PAGES
 #define WORDS	   (SLOT_PAGES / 64)
 #define CAP_MANUAL KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
@@ -28,7 +30,8 @@ static void get_clears_and_protects(void **unused)
 	assert_int_equal(state(&w, 0, 3), MODEL_PAGE_IN_BITMAP);
 	memset(bits, 0xff, sizeof(bits));
 	assert_int_equal(get_log(&w, 0, bits), 0);
-	assert_true(bits[0] == 1 << 3 && bits[1] == 1ULL << 36 && !bits[2] && !bits[7]);
+	assert_true(bits[0] == htole64(1 << 3) && bits[1] == htole64(1ULL << 36));
+	assert_true(!bits[2] && !bits[7]);
 	assert_int_equal(state(&w, 0, 3), MODEL_PAGE_PROTECTED);
 	assert_int_equal(get_log(&w, 0, bits), 0);
 	assert_true(!bits[0] && !bits[1]);
@@ -37,7 +40,7 @@ static void get_clears_and_protects(void **unused)
 
 static void manual_get_does_not_clear(void **unused)
 {
-	uint64_t bits[WORDS], wanted[1] = { 1 << 3 };
+	uint64_t bits[WORDS], wanted[1] = { htole64(1 << 3) };
 	struct world w;
 	int vcpu;
 
@@ -50,19 +53,19 @@ static void manual_get_does_not_clear(void **unused)
 	assert_int_equal(touch(&w, vcpu, 4), 0);
 	assert_int_equal(get_log(&w, 0, bits), 0);
 	assert_int_equal(get_log(&w, 0, bits), 0);
-	assert_true(bits[0] == 0x18);
+	assert_true(bits[0] == htole64(0x18));
 	assert_int_equal(state(&w, 0, 3), MODEL_PAGE_IN_BITMAP);
 	assert_int_equal(clear_log(&w, 0, 0, 64, wanted), 0);
 	assert_int_equal(state(&w, 0, 3), MODEL_PAGE_PROTECTED);
 	assert_int_equal(state(&w, 0, 4), MODEL_PAGE_IN_BITMAP);
 	assert_int_equal(get_log(&w, 0, bits), 0);
-	assert_true(bits[0] == 0x10);
+	assert_true(bits[0] == htole64(0x10));
 	world_close(&w);
 }
 
 static void initially_set(void **unused)
 {
-	uint64_t bits[2], page_bits[2] = { 1 << 9, ALL_SET };
+	uint64_t bits[2], page_bits[2] = { htole64(1 << 9), ALL_SET };
 	struct world w;
 	int vcpu;
 
@@ -75,11 +78,11 @@ static void initially_set(void **unused)
 	assert_int_equal(region(&w, 0, LOG, SLOT_GPA, 100, w.memory), 0);
 	assert_int_equal(state(&w, 0, 9), MODEL_PAGE_IN_BITMAP); /* and still writable */
 	assert_int_equal(get_log(&w, 0, bits), 0);
-	assert_true(bits[0] == ALL_SET && bits[1] == (1ULL << 36) - 1);
+	assert_true(bits[0] == ALL_SET && bits[1] == htole64((1ULL << 36) - 1));
 	assert_int_equal(clear_log(&w, 0, 0, 100, page_bits), 0);
 	assert_int_equal(state(&w, 0, 9), MODEL_PAGE_PROTECTED);
 	assert_int_equal(get_log(&w, 0, bits), 0);
-	assert_true(bits[0] == ~(1ULL << 9) && bits[1] == 0);
+	assert_true(bits[0] == htole64(~(1ULL << 9)) && bits[1] == 0);
 	world_close(&w);
 }
 
@@ -229,7 +232,7 @@ static void backup_takes_writes_without_a_vcpu(void **unused)
 	assert_int_equal(model_kernel_write(w.model, w.vm, 0, SLOT_GPA + PAGE_BYTES, &value, 8), 0);
 	assert_int_equal(state(&w, 0, 1), MODEL_PAGE_IN_RING | MODEL_PAGE_IN_BITMAP);
 	assert_int_equal(get_log(&w, 0, bits), 0);
-	assert_true(bits[0] == 6);
+	assert_true(bits[0] == htole64(6));
 	assert_int_equal(consume_all(&c), 1);
 	assert_int_equal(model_kernel_write(w.model, w.vm, 1, SLOT_GPA, &value, 8), -EFAULT);
 	consumer_close(&w, &c);
@@ -256,7 +259,7 @@ static void log_off_and_delete_drop_the_bitmap_move_keeps_it(void **unused)
 	assert_int_equal(touch(&w, vcpu, 2), 0);
 	assert_int_equal(region(&w, 0, LOG, gpa, SLOT_PAGES, w.memory), 0);
 	assert_int_equal(get_log(&w, 0, bits), 0);
-	assert_true(bits[0] == 4);
+	assert_true(bits[0] == htole64(4));
 
 	assert_int_equal(model_vcpu_write(w.model, vcpu, 0, gpa, NULL, 1), 0);
 	assert_int_equal(region(&w, 0, 0, 0, 0, NULL), 0);
