@@ -251,7 +251,6 @@ run_variant() {
   local status=0 log=$variant_dir/meson-logs/testlog.json
   say "== $1: build in ${variant_dir#"$top"/}"
   need_packages "$variant_cc"
-  want_packages
   if ! (build_variant); then
     results+=("$1=")
     return
