@@ -17,7 +17,7 @@ static const char *const words[DLI_FAILURES] = {
 	[DLI_BAD_ALIGNMENT] =
 		"gpa, hva, bytes or offset_bytes that is no multiple of the page size",
 	[DLI_BAD_RANGE] = "a range that wraps around",
-	[DLI_BAD_STRUCT] = "a struct whose size or tail does not fit this release",
+	[DLI_BAD_STRUCT] = "a struct whose size is unset or unknown, or whose tail is not zero",
 	[DLI_BAD_CHANGE] = "a new size, hva, kvm_flags or DL_SLOT_NO_LOG; remove the slot first",
 	[DLI_BAD_EXISTS] = "DL_SLOT_EXISTS with DL_SLOT_CLEAN",
 	[DLI_BAD_WORDS] = "n_words does not fit the slot",
@@ -30,7 +30,7 @@ static const char *const words[DLI_FAILURES] = {
 	[DLI_OVERLAP] = "the range overlaps another slot",
 	[DLI_PASS_OPEN] = "the cursor's pass is still open",
 	[DLI_NO_PASS] = "the cursor has no open pass",
-	[DLI_FEW_VCPUS] = "fewer vCPUs were added than the VM has",
+	[DLI_FEW_VCPUS] = "dl_cursor_options.vcpus is more than were added",
 	[DLI_VCPUS_MISSING] = "vCPUs of this process were added to no log",
 	[DLI_CLOSED] = "the log is closed",
 	[DLI_NO_MEMORY] = "no memory for the pages",
@@ -44,6 +44,8 @@ static const char *const words[DLI_FAILURES] = {
 	[DLI_RINGS_NOT_RESET] = "the rings could not be reset",
 	[DLI_SIGNALS_NOT_BLOCKED] = "signals could not be blocked",
 	[DLI_TIMER_NOT_SET] = "the descriptor's timer could not be made or set",
+	[DLI_VCPU_ADDED_TWICE] = "this vCPU was added already",
+	[DLI_NOT_A_VCPU] = "vcpu_fd is not a vCPU's descriptor",
 	[DLI_VCPU_NOT_ADDED] = "the vCPU could not be added",
 };
 
@@ -73,6 +75,9 @@ int dli_last_error_text(const struct dli_error *last, char *text, size_t text_by
 		return snprintf(text, text_bytes, "%s", "");
 	if (slot == DLI_NO_NUMBER)
 		return snprintf(text, text_bytes, "%s: %s", what, dli_error_text(-error, reason));
+	if (failure == DLI_FEW_VCPUS)
+		return snprintf(text, text_bytes, "%s, by %u: %s", what, slot,
+				dli_error_text(-error, reason));
 #ifdef DLI_CHECK_VCPUS
 	if (failure == DLI_VCPUS_MISSING) {
 		char ids[DLI_VCPU_CHECK_TEXT_BYTES];

@@ -37,7 +37,7 @@ enum dli_failure {
 	DLI_OVERLAP,
 	DLI_PASS_OPEN,
 	DLI_NO_PASS,
-	DLI_FEW_VCPUS,
+	DLI_FEW_VCPUS,	   /* in place of a slot: how many are missing */
 	DLI_VCPUS_MISSING, /* in place of a slot: dli_vcpu_check()'s number */
 	DLI_CLOSED,
 	/* A system call, or memory for it. */
@@ -52,6 +52,8 @@ enum dli_failure {
 	DLI_RINGS_NOT_RESET,
 	DLI_SIGNALS_NOT_BLOCKED,
 	DLI_TIMER_NOT_SET,
+	DLI_VCPU_ADDED_TWICE,
+	DLI_NOT_A_VCPU,
 	DLI_VCPU_NOT_ADDED,
 	DLI_FAILURES,
 };

@@ -120,13 +120,13 @@ static void link_cursor(struct dl_cursor *cursor)
 /* In bitmap mode KVM_GET_DIRTY_LOG has the writes of every vCPU. */
 static int check_vcpus(struct dl_log *log, uint32_t vcpus)
 {
-	uint32_t missing = DLI_NO_NUMBER;
+	uint32_t missing = DLI_NO_NUMBER, added = dli_vcpu_list_count(&log->vcpus);
 	int r;
 
 	if (!dli_log_is_ring(log))
 		return 0;
-	if (dli_vcpu_list_count(&log->vcpus) < vcpus)
-		return dli_log_fail(log, DLI_FEW_VCPUS, DLI_NO_NUMBER, -EBUSY);
+	if (added < vcpus)
+		return dli_log_fail(log, DLI_FEW_VCPUS, vcpus - added, -EBUSY);
 	r = dli_vcpu_check(&missing);
 	if (!r)
 		return 0;

@@ -51,7 +51,7 @@ struct dl_log {
 	struct dli_reset reset;
 
 	_Atomic uint32_t paused_passes; /* open passes that began with no vCPU in KVM_RUN */
-	_Atomic uint64_t bitmap_new_pages, repairs, repair_pages, late_marks;
+	_Atomic uint64_t bitmap_new_pages, repairs, repair_pages, late_marks, failed_marks;
 };
 
 /* True if some cursor exists. */

@@ -40,7 +40,7 @@
  *
  * ERRORS. 0 or a count is success, a negative errno value is failure; errno is untouched. Bad input
  * changes nothing. After any other error nothing is lost, and the call can be made again.
- *   -EINVAL      an argument is wrong (a NULL handle too); dl_log_last_error() names it
+ *   -EINVAL      an argument is wrong: dl_log_last_error() names it, unless the handle is NULL
  *   -E2BIG       a struct's tail that this release does not know is not zero, or a ring too large
  *   -EBADF       not a file descriptor of the right KVM kind
  *   -EOPNOTSUPP  the kernel or the mode lacks it
@@ -244,7 +244,7 @@ struct dl_cursor_stats {
 /* since open (a log) or add (a vCPU) */
 struct dl_stats {
 	uint32_t size;		     /* sizeof(struct dl_stats) */
-	uint32_t limited_vcpus;	     /* now under a limit */
+	uint32_t limited_vcpus;	     /* 0: for a later release */
 	uint64_t entries;	     /* ring entries harvested */
 	uint64_t new_pages;	     /* pages found dirty, by rings and bitmaps */
 	uint64_t duplicates;	     /* ring entries of pages already dirty */
@@ -256,12 +256,13 @@ struct dl_stats {
 	uint64_t full_exits;	     /* drains that answered a full ring */
 	uint64_t high_water_entries; /* most entries found in one ring at once */
 	uint64_t ioctl_ns;	     /* in RESET, GET, CLEAR and slot ioctls */
-	uint64_t dirty_bytes_per_s;  /* newly dirtied per second of running, over the last second */
-	uint64_t paused_ns;	     /* pauses that limits asked for */
-	uint64_t watched_bytes;	     /* found by watches; 0 for a vCPU */
-	uint64_t missed_bytes;	     /* of these, never marked; 0 for a vCPU */
+	uint64_t dirty_bytes_per_s;  /* 0: for a later release */
+	uint64_t paused_ns;	     /* 0: for a later release */
+	uint64_t watched_bytes;	     /* 0: for a later release */
+	uint64_t missed_bytes;	     /* 0: for a later release */
 	uint64_t late_marks;	     /* pages marked while a paused pass was open */
 	uint64_t repair_bytes;	     /* made pending by repairs */
+	uint64_t failed_marks;	     /* dl_mark_*() calls that were -ENOENT; 0 for a vCPU */
 };
 
 /* ---- Library ---- */
@@ -508,8 +509,9 @@ void dl_cursor_free(struct dl_cursor *cursor);
 /*
  * Marks every page of address space as_id that the range touches. Needs no alignment. Write first,
  * then mark, then notify the guest; the last mark comes before the PAUSED harvest.
- * -ENOENT: part of it is in no slot; the rest is marked. -EINVAL: the range wraps. Never blocks; no
- * system call but what liburcu makes at a thread's first call.
+ * -ENOENT: part of it is in no slot; the rest is marked: a device's bug, counted in
+ * dl_stats.failed_marks. -EINVAL: the range wraps. Never blocks; no system call but what liburcu
+ * makes at a thread's first call.
  */
 int dl_mark_gpa(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes);
 

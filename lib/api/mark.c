@@ -55,6 +55,15 @@ static bool mark_ranges(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64
 	return reached == end;
 }
 
+/* Callers often ignore the result of a mark, so failures are counted too. */
+static int finish(struct dl_log *log, int r)
+{
+	if (!r)
+		return 0;
+	atomic_fetch_add_explicit(&log->failed_marks, 1, memory_order_relaxed);
+	return dli_log_fail(log, DLI_NO_MEMORY_THERE, DLI_NO_NUMBER, r);
+}
+
 int dl_mark_gpa(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes)
 {
 	int r = 0;
@@ -69,7 +78,7 @@ int dl_mark_gpa(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes
 	if (bytes && dli_log_is_on(log) && !mark_ranges(log, as_id, gpa, gpa + bytes))
 		r = -ENOENT;
 	dli_rcu_read_unlock();
-	return r ? dli_log_fail(log, DLI_NO_MEMORY_THERE, DLI_NO_NUMBER, r) : 0;
+	return finish(log, r);
 }
 
 static int mark_slot(struct dl_log *log, uint32_t number, uint64_t offset_bytes, uint64_t bytes)
@@ -100,7 +109,7 @@ int dl_mark_slot(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint6
 	dli_rcu_read_lock();
 	r = dli_log_is_on(log) ? mark_slot(log, slot, offset_bytes, bytes) : 0;
 	dli_rcu_read_unlock();
-	return r ? dli_log_fail(log, DLI_NO_MEMORY_THERE, DLI_NO_NUMBER, r) : 0;
+	return finish(log, r);
 }
 
 /* Marks what slots map of [hva, end), which is not empty. False if no slot maps some of it. */
@@ -136,7 +145,7 @@ int dl_mark_hva(struct dl_log *log, const void *address, uint64_t bytes)
 	if (bytes && dli_log_is_on(log) && !mark_host_bytes(log, hva, hva + bytes))
 		r = -ENOENT;
 	dli_rcu_read_unlock();
-	return r ? dli_log_fail(log, DLI_NO_MEMORY_THERE, DLI_NO_NUMBER, r) : 0;
+	return finish(log, r);
 }
 
 static bool valid_vectors(const struct iovec *iov, uint32_t n_iov)
@@ -189,5 +198,5 @@ int dl_mark_iov(struct dl_log *log, const struct iovec *iov, uint32_t n_iov, uin
 	if (dli_log_is_on(log) && !mark_vectors(log, iov, n_iov, offset_bytes, bytes))
 		r = -ENOENT;
 	dli_rcu_read_unlock();
-	return r ? dli_log_fail(log, DLI_NO_MEMORY_THERE, DLI_NO_NUMBER, r) : 0;
+	return finish(log, r);
 }

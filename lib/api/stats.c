@@ -45,6 +45,7 @@ int dl_log_stats(const struct dl_log *log, struct dl_stats *out)
 	stats.repairs = get(&log->repairs);
 	stats.repair_bytes = get(&log->repair_pages) * log->caps.page_bytes;
 	stats.late_marks = get(&log->late_marks);
+	stats.failed_marks = get(&log->failed_marks);
 	return dli_abi_report(log, out, &stats, sizeof(stats));
 }
 

@@ -111,6 +111,18 @@ static int add(struct dl_log *log, int vcpu_fd, uint64_t cookie, struct dl_vcpu 
 	return 0;
 }
 
+static enum dli_failure why_not_added(int error)
+{
+	switch (error) {
+	case -EEXIST:
+		return DLI_VCPU_ADDED_TWICE;
+	case -EBADF:
+		return DLI_NOT_A_VCPU;
+	default:
+		return DLI_VCPU_NOT_ADDED;
+	}
+}
+
 int dl_vcpu_add(struct dl_log *log, int vcpu_fd, uint64_t cookie, uint32_t flags,
 		struct dl_vcpu **out)
 {
@@ -131,7 +143,7 @@ int dl_vcpu_add(struct dl_log *log, int vcpu_fd, uint64_t cookie, uint32_t flags
 	r = add(log, vcpu_fd, cookie, &vcpu);
 	dli_call_end(&call);
 	if (r)
-		return dli_log_fail(log, DLI_VCPU_NOT_ADDED, DLI_NO_NUMBER, r);
+		return dli_log_fail(log, why_not_added(r), DLI_NO_NUMBER, r);
 	/* Registers this thread, usually the vCPU's own, with liburcu: not in its first drain. */
 	dli_rcu_read_lock();
 	dli_rcu_read_unlock();

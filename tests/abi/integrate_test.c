@@ -44,7 +44,8 @@ int migration_begin(struct vm *vm, uint32_t vcpus);
 int migration_live_passes(struct vm *vm, uint64_t fits_bytes, int most);
 int migration_finish(struct vm *vm);
 void migration_end(struct vm *vm);
-int vm_sync_slot(struct vm *vm, uint32_t number, uint64_t *words, uint64_t n_words);
+int vm_sync_slot(struct vm *vm, uint32_t number, uint64_t *words, uint64_t n_words,
+		 uint64_t *dirty_bytes);
 /* What it leaves to the caller. */
 int send_extents(const struct dl_extent *extents, int n);
 int flush_channels(void);
@@ -172,14 +173,16 @@ static void a_vcpu_that_is_missing_is_noticed(void **state)
 
 static void a_sync_fills_a_bitmap(void **state)
 {
-	uint64_t words[(PAGES + 63) / 64] = { 0 };
+	uint64_t words[(PAGES + 63) / 64] = { 0 }, dirty_bytes;
 
 	assert_int_equal(migration_begin(&vm, 1), 0);
-	assert_int_equal(vm_sync_slot(&vm, 0, words, 5), 0);
+	assert_int_equal(vm_sync_slot(&vm, 0, words, 5, &dirty_bytes), 0);
+	assert_int_equal(dirty_bytes, MEMORY_BYTES);
 	assert_true(words[0] == UINT64_MAX);
 	memset(words, 0, sizeof(words));
 	guest_write(70);
-	assert_int_equal(vm_sync_slot(&vm, 0, words, 5), 0);
+	assert_int_equal(vm_sync_slot(&vm, 0, words, 5, &dirty_bytes), 0);
+	assert_int_equal(dirty_bytes, PAGE_BYTES);
 	assert_true(!words[0] && words[1] == 1 << 6);
 	migration_end(&vm);
 }

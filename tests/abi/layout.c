@@ -94,7 +94,8 @@ FIELD(dl_stats, watched_bytes, 112, 8);
 FIELD(dl_stats, missed_bytes, 120, 8);
 FIELD(dl_stats, late_marks, 128, 8);
 FIELD(dl_stats, repair_bytes, 136, 8);
-SIZE(dl_stats, 144);
+FIELD(dl_stats, failed_marks, 144, 8);
+SIZE(dl_stats, 152);
 
 VALUE(DL_MODE_AUTO, 0);
 VALUE(DL_MODE_RING, 1);

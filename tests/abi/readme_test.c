@@ -29,7 +29,7 @@
 #define KERNEL_PAGE  5u
 
 /* migrate() is the README's; the others are the parts that it leaves to the caller. */
-int migrate(struct dl_log *log, uint64_t fits_bytes, int passes);
+int migrate(struct dl_log *log, uint32_t vcpus, uint64_t fits_bytes, int passes);
 int send_extents(const struct dl_extent *extents, int n);
 int flush_channels(void);
 int stop_vcpus_and_save_devices(void);
@@ -189,7 +189,7 @@ static void the_copy_equals_the_memory(void **state)
 {
 	for (uint32_t page = 0; page < MEMORY_PAGES; page++)
 		guest_write(page);
-	assert_int_equal(migrate(guest.log, FITS_BYTES, PASSES), 0);
+	assert_int_equal(migrate(guest.log, 1, FITS_BYTES, PASSES), 0);
 	assert_memory_equal(guest.copy, guest.memory, MEMORY_BYTES);
 	assert_true(guest.stopped);
 	assert_int_equal(guest.unflushed, 0);
@@ -200,9 +200,15 @@ static void the_copy_equals_the_memory(void **state)
 
 static void passes_are_limited(void **state)
 {
-	assert_int_equal(migrate(guest.log, 0, 2), 0);
+	assert_int_equal(migrate(guest.log, 1, 0, 2), 0);
 	assert_memory_equal(guest.copy, guest.memory, MEMORY_BYTES);
 	assert_int_equal(guest.sends, 2);
+}
+
+static void a_vcpu_that_is_missing_is_noticed(void **state)
+{
+	assert_int_equal(migrate(guest.log, 2, FITS_BYTES, PASSES), -EBUSY);
+	assert_int_equal(guest.passes, 0);
 }
 
 static void a_failing_send_ends_the_migration_with_logging_off(void **state)
@@ -210,7 +216,7 @@ static void a_failing_send_ends_the_migration_with_logging_off(void **state)
 	uint64_t again_ns = 0;
 
 	guest.error = -EIO;
-	assert_int_equal(migrate(guest.log, FITS_BYTES, PASSES), -EIO);
+	assert_int_equal(migrate(guest.log, 1, FITS_BYTES, PASSES), -EIO);
 	assert_false(guest.stopped);
 	assert_int_equal(guest.passes, 0);
 	assert_int_equal(dl_log_reap(guest.log, 0, &again_ns), 0);
@@ -222,6 +228,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(the_copy_equals_the_memory, setup, teardown),
 		cmocka_unit_test_setup_teardown(passes_are_limited, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_vcpu_that_is_missing_is_noticed, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_failing_send_ends_the_migration_with_logging_off,
 						setup, teardown),
 	};

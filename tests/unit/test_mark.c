@@ -237,6 +237,21 @@ static void a_hole_in_host_memory_is_reported(void **state)
 	expect_hva(70, 10, -ENOENT, 0);
 }
 
+/* Devices commonly ignore what a mark returns: dl_stats tells of it. */
+static void marks_that_fail_are_counted(void **state)
+{
+	struct iovec iov = { .iov_base = &guest, .iov_len = 1 };
+
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 100 * 4096, 1), 0);
+	assert_int_equal(guest_stats(&guest).failed_marks, 0);
+	assert_int_equal(dl_mark_gpa(guest.log, 0, 299 * 4096, 2 * 4096), -ENOENT);
+	assert_int_equal(guest_stats(&guest).failed_marks, 1);
+	assert_int_equal(dl_mark_slot(guest.log, 8, 0, 1), -ENOENT);
+	assert_int_equal(dl_mark_hva(guest.log, &guest, 1), -ENOENT);
+	assert_int_equal(dl_mark_iov(guest.log, &iov, 1, 0, 1), -ENOENT);
+	assert_int_equal(guest_stats(&guest).failed_marks, 4);
+}
+
 static void memory_that_kvm_cannot_log_is_not_recorded(void **state)
 {
 	assert_int_equal(dl_slot_remove(guest.log, 7, 0, NULL, 0), 0);
@@ -387,6 +402,7 @@ int main(void)
 		mark_test(a_slot_is_marked_by_its_number),
 		mark_test(host_memory_is_marked_by_its_address),
 		mark_test(host_memory_is_marked_in_every_slot_that_maps_it),
+		mark_test(marks_that_fail_are_counted),
 		mark_test(a_hole_in_host_memory_is_reported),
 		mark_test(memory_that_kvm_cannot_log_is_not_recorded),
 		mark_test(scattered_bytes_are_marked),
