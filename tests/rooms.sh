@@ -98,7 +98,8 @@ examples/demo.sh           -
 examples/*                 lab examples
 README.md                  abi
 NEWS.md                    abi
-doc/embedding.md           process
+doc/embedding.md           process abi
+doc/manual/*               abi
 .githooks/*                tools
 *                          -
 END

@@ -83,6 +83,8 @@ useful_things() {
   command -v gdb >/dev/null || say 'gdb: debugger'
   say '#include <sys/sdt.h>' | cc -E -x c - >/dev/null 2>&1 ||
     say 'systemtap-sdt-dev: sys/sdt.h, for the probes'
+  command -v scdoc >/dev/null || say 'scdoc: makes the man pages'
+  command -v mandoc >/dev/null || say 'mandoc: checks the man pages'
 }
 
 # Installs what only some tests need, where that takes no question: they skip without it.
