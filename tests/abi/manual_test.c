@@ -77,6 +77,7 @@ void start_vcpu(struct guest *guest);
 void pause_guest(struct guest *guest);
 
 static struct model *model;
+static struct dl_os os; /* the model's, counted */
 static int vm_fd, vcpu_fd, full_exits;
 static struct dl_log *log_;
 static struct vcpu vcpu;
@@ -134,7 +135,8 @@ static void start(uint32_t has, uint32_t mode)
 	memory = map();
 	copy = map();
 	model = model_new(&kernel);
-	options.os = model_os(model);
+	os = counting_table(model_os(model));
+	options.os = &os;
 	vm_fd = model_vm_create(model);
 	log_ = open_log(vm_fd, &options);
 	assert_non_null(log_);
@@ -261,6 +263,7 @@ static void send_words(uint64_t *words)
 static void a_bitmap_is_synced_and_sent(void **state)
 {
 	uint64_t words[WORDS] = { 0 };
+	unsigned long ioctls;
 
 	bytes_sent = 0;
 	for (uint32_t page = 0; page < PAGES; page++)
@@ -275,7 +278,9 @@ static void a_bitmap_is_synced_and_sent(void **state)
 		dl_cursor_take(cursor, 0, DL_TAKE_HARVEST | DL_TAKE_NO_CLEAR, words, WORDS, NULL),
 		0);
 	write_page(70);
+	ioctls = ioctls_so_far();
 	send_words(words);
+	assert_int_equal(ioctls_so_far(), ioctls + 1);
 	assert_int_equal(bytes_sent, MEMORY_BYTES + PAGE_BYTES);
 	write_page(70);
 	model_vcpu_exit(model, vcpu_fd, KVM_EXIT_INTR);
@@ -413,13 +418,13 @@ static void a_read_into_memory_is_marked(void **state)
 
 static void a_table_counts_ioctls(void **state)
 {
-	struct dl_os os = counting_table(model_os(model));
 	struct dl_options options = { .size = sizeof(options), .os = &os };
 	unsigned long before = ioctls_so_far();
 
 	assert_true(planned_ring_entries(model_system_fd(model), &options) > 0);
 	assert_true(ioctls_so_far() > before);
 	assert_ptr_equal(counting_table(NULL).mmap, dl_os_system()->mmap);
+	os = counting_table(model_os(model));
 }
 
 int create_vcpu(struct guest *guest)
