@@ -72,7 +72,7 @@ static const struct {
 #define N_OFFERS (sizeof(offers) / sizeof(offers[0]))
 
 static const char usage_text[] =
-	"Usage: probe [OPTION]...\n"
+	" [OPTION]...\n"
 	"Report which dirty logging features this kernel offers, and what libdirtylog\n"
 	"would choose and why. Creates no VM and changes nothing.\n"
 	"\n"
@@ -95,7 +95,8 @@ static void leave(int status)
 	int r = output_close();
 
 	if (r)
-		fprintf(stderr, "probe: cannot write the output: %s\n", strerror(-r));
+		fprintf(stderr, "%s: cannot write the output: %s\n", program_invocation_short_name,
+			strerror(-r));
 	exit(r && !status ? EXIT_UNSUPPORTED : status);
 }
 
@@ -105,8 +106,9 @@ static void usage_error(const char *what, const char *value)
 {
 	char text[200];
 
-	snprintf(text, sizeof(text), "%s '%.100s'; try 'probe --help'", what, value);
-	output_wrapped(stderr, fprintf(stderr, "probe: "), 0, text);
+	snprintf(text, sizeof(text), "%s '%.100s'; try '%.50s --help'", what, value,
+		 program_invocation_short_name);
+	output_wrapped(stderr, fprintf(stderr, "%s: ", program_invocation_short_name), 0, text);
 	if (json) {
 		printf("{\n  \"error\": %d,\n  \"reason\": ", EINVAL);
 		output_json_string(text);
@@ -170,7 +172,7 @@ static void parse(int argc, char **argv, struct request *request)
 			json = true;
 			break;
 		case 'h':
-			fputs(usage_text, stdout);
+			printf("Usage: %s%s", program_invocation_short_name, usage_text);
 			leave(EXIT_OK);
 			break;
 		case ':':
@@ -297,7 +299,8 @@ static void print_table(const struct report *report)
 static void print_error(const struct report *report)
 {
 	output_flush();
-	output_wrapped(stderr, fprintf(stderr, "\nprobe: ") - 1, 0, report->why);
+	output_wrapped(stderr, fprintf(stderr, "\n%s: ", program_invocation_short_name) - 1, 0,
+		       report->why);
 }
 
 static void print_json_string(const char *key, const char *text)
