@@ -74,7 +74,10 @@ def sentences(lines):
 
 
 def sort_sentences(function, all_sentences):
-    """Each sentence of a comment to the section that it belongs to."""
+    """Each sentence of a comment to the section that it belongs to. A result that the comment
+    begins with describes the call as well."""
+    if all_sentences[0].startswith("Returns "):
+        function.prose.append(all_sentences[0])
     for sentence in all_sentences:
         if re.match(r"-E[A-Z0-9]+|Errors (as|:)|Errors:|otherwise", sentence):
             function.errors += " " + sentence
@@ -177,12 +180,14 @@ class Header:
         for found in BLOCK.finditer(text):
             block = read_block(*found.groups())
             self.blocks[block.name] = block
+        if "struct dl_os {" in text:
+            self.chapters["OS"] = paragraphs(comment_lines(COMMENT.findall(text)[1]), ROW)
         parts = dict(re.findall(r"^#define DL_VERSION_(\w+) (\d+)$", text, flags=re.M))
         if parts:
             self.version = "%(MAJOR)s.%(MINOR)s.%(PATCH)s" % parts
             for comment in COMMENT.findall(text):
                 if "THE PROMISE." in comment:
-                    self.chapters = read_chapters(comment)
+                    self.chapters.update(read_chapters(comment))
 
 
 def read_versions(path):

@@ -17,12 +17,18 @@ def from_markdown(text):
     return escape(text.replace("`", ""))
 
 
+def stop(text):
+    """With a full stop."""
+    text = text.strip()
+    return text if text[-1:] in ("", ".", ":") else text + "."
+
+
 def sentence(text):
     """With a capital, unless it is a name or a number, and a full stop."""
     text = text.strip()
     if re.match(r"(?!enum |gpa |hva )[a-z][a-z-]*[ ,:;'.]", text):
         text = text[0].upper() + text[1:]
-    return text if not text or text[-1] in ".:" else text + "."
+    return stop(text)
 
 
 class Markup:
@@ -32,7 +38,7 @@ class Markup:
     NAMES = re.compile(
         r"(?<![\w*\\-])(?:"
         r"(?P<call>dl_\w+)\(\)|"
-        r"(?P<bare>dl_\w+)(?!\.\w|[\w(*-])|"
+        r"(?P<bare>(?<!struct )dl_\w+)(?!\.\w|[\w(*-])|"
         r"(?P<page>[a-z][\w-]*)\((?P<section>[1-8])\)|"
         r"(?P<constant>(?:DL|KVM|MADV|MCL)_[A-Z0-9_]*[A-Z0-9](?:_\\\*)?|-E[A-Z0-9]{2,})(?![\w(*]))")
 

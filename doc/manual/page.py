@@ -4,7 +4,7 @@
 import re
 
 from markup import Markup, escape, from_markdown, item, literal, member, of_member, prototype, \
-    sentence
+    sentence, stop
 
 ORDER = ("NAME", "SYNOPSIS", "DESCRIPTION", "PARAMETERS", "TYPES", "RETURN VALUE", "ERRORS",
          "THREADS", "KERNEL INTERFACE", "HISTORY", "NOTES", "EXAMPLES", "SEE ALSO")
@@ -118,6 +118,7 @@ class Writer:
     def _short_names(self):
         """{PAUSED: DL_SLOT_PAUSED} and the like, of the enums of this page."""
         short = {"INITIALLY_SET": "KVM_DIRTY_LOG_INITIALLY_SET"}
+        short.update(pair.split("=") for pair in self.page.fields.get("short", "").split())
         for name in self.page.types:
             block = self.header.blocks.get(name)
             if not block:
@@ -141,7 +142,7 @@ class Writer:
         return text
 
     def _text(self, name, required=False):
-        return self.markup.text(self._own(name, required))
+        return self._expand(self._own(name, required))
 
     def _expand(self, text):
         """Replaces @chapter NAME (of dirtylog.h), @embedding HEADING and @calls."""
@@ -194,6 +195,8 @@ class Writer:
     def _per_call(self, texts, heading="## %s()"):
         """Text by call; under a heading each if there are several calls."""
         texts = [(name, text) for name, text in texts if text]
+        if len(texts) == len(self.functions) > 1 and len({text for _, text in texts}) == 1:
+            return texts[0][1] + "\n"
         if len(self.functions) == 1:
             return "".join(text + "\n" for _, text in texts)
         return "".join(heading % name + "\n\n" + text + "\n\n" for name, text in texts)
@@ -254,8 +257,13 @@ class Writer:
 
     def _return_value(self):
         own = self._text("RETURN VALUE", required=True)
-        text = " ".join(self.markup.plain(line) for f in self.functions for line in f.returns)
-        return text + ("\n\n" if text else "") + own
+        lines = []
+        for function in self.functions:
+            said = self.markup.plain(" ".join(function.returns))
+            several = len(self.functions) > 1
+            if said:
+                lines.append("*%s*(): %s" % (function.name, said) if several else said)
+        return "\n\n".join(lines + [own])
 
     def _errors(self):
         own = split_entries(self._own("ERRORS", required=True))
@@ -278,7 +286,7 @@ class Writer:
     def _threads(self):
         texts = []
         for function in self.functions:
-            lines = [self.markup.plain(line) for line in function.blocks]
+            lines = [self.markup.plain(line) for line in self._same(function).blocks]
             row = self._find("locks", function.name)
             if row and row[0] != "none":
                 lines.append("While it makes system calls it holds these locks: %s. Those who wait "
@@ -287,9 +295,11 @@ class Writer:
         return self._with_own("THREADS", texts)
 
     def _with_own(self, name, texts):
-        """The supplement's text comes first if what follows is below headings."""
+        """The supplement's text comes first if what follows is below headings, or if it says
+        "own: NAME"."""
         parts = [self._per_call(texts), self._text(name)]
-        return "\n\n".join(parts if len(self.functions) == 1 else reversed(parts)).strip("\n")
+        first = len(self.functions) > 1 or self.page.fields.get("own") == name
+        return "\n\n".join(reversed(parts) if first else parts).strip("\n")
 
     def _find(self, table, call):
         return next((row for names, row in self.sources.embedding.tables[table]
@@ -305,16 +315,23 @@ class Writer:
         said = ["%s %s" % (head, from_markdown(cell)) for head, cell in parts if cell != "-"]
         return self.markup.line("; ".join(said) + "." if said else "no system call.")
 
+    def _same(self, function):
+        """The call that a comment refers to with "As dl_x(), ...", or itself."""
+        found = re.match(r"As (dl_\w+)\(\), ", " ".join(function.prose))
+        return self._same(self._function(found.group(1))) if found else function
+
     def _kernel_interface(self):
-        texts = []
+        texts, shown = [], set()
         for function in self.functions:
-            said = " ".join(sentence(line) for line in function.kernel)
+            said = " ".join(stop(line) for line in self._same(function).kernel)
+            said = re.sub("^as ", "As ", said)
             row = self._find("calls", function.name)
             names = self._names("calls", function.name)
             if not said and not row:
                 self.page.fail("no kernel interface of " + function.name)
             lines = [self.markup.plain(said)] if said else []
-            if row and row != ("-", "-", "-"):
+            if row and row != ("-", "-", "-") and names not in shown:
+                shown.add(names)
                 lines.append(self.markup.line("For a filter, all system calls of %s: " % names) +
                              self._row(row))
             texts.append((function.name, "\n\n".join(lines) or "No system call."))
