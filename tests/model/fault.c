@@ -82,6 +82,7 @@ int mk_call_begin(struct model *model, const struct model_call *call, bool *afte
 			continue;
 		*after = fault->after;
 		result = -fault->error;
+		model->faults[i].injected++;
 		atomic_fetch_add(&model->injected, 1);
 	}
 	pthread_mutex_unlock(&model->call_lock);
@@ -90,17 +91,25 @@ int mk_call_begin(struct model *model, const struct model_call *call, bool *afte
 
 int model_fault(struct model *model, const struct model_fault *fault)
 {
+	int result = model_fault_add(model, fault);
+
+	return result < 0 ? result : 0;
+}
+
+int model_fault_add(struct model *model, const struct model_fault *fault)
+{
 	int result = -ENOSPC;
 	unsigned i;
 
 	pthread_mutex_lock(&model->call_lock);
-	for (i = 0; i < MAX_FAULTS && result; i++) {
+	for (i = 0; i < MAX_FAULTS && result < 0; i++) {
 		if (model->faults[i].used)
 			continue;
 		model->faults[i].used = true;
 		model->faults[i].matched = 0;
+		model->faults[i].injected = 0;
 		model->faults[i].fault = *fault;
-		result = 0;
+		result = (int)i;
 	}
 	pthread_mutex_unlock(&model->call_lock);
 	return result;
@@ -111,6 +120,7 @@ void model_reset_fault(struct model *model, const struct model_reset_fault *faul
 	pthread_mutex_lock(&model->call_lock);
 	model->reset_fault = *fault;
 	model->resets_matched = 0;
+	model->resets_injected = 0;
 	model->reset_faulty = true;
 	pthread_mutex_unlock(&model->call_lock);
 }
@@ -126,9 +136,31 @@ bool mk_reset_fault_take(struct model *model, struct model_reset_fault *fault)
 	return hit;
 }
 
+void mk_reset_fault_count(struct model *model)
+{
+	atomic_fetch_add(&model->injected, 1);
+	atomic_fetch_add(&model->resets_injected, 1);
+}
+
 uint64_t model_faults_injected(struct model *model)
 {
 	return atomic_load(&model->injected);
+}
+
+uint64_t model_fault_injected(struct model *model, int fault)
+{
+	uint64_t injected = 0;
+
+	pthread_mutex_lock(&model->call_lock);
+	if (fault >= 0 && fault < MAX_FAULTS)
+		injected = model->faults[fault].injected;
+	pthread_mutex_unlock(&model->call_lock);
+	return injected;
+}
+
+uint64_t model_reset_faults_injected(struct model *model)
+{
+	return atomic_load(&model->resets_injected);
 }
 
 void model_faults_clear(struct model *model)

@@ -39,14 +39,20 @@ static uint64_t page_of(const struct model_vm *vm, const struct memslot *slot, u
 	return (gpa - slot->gpa) / vm->model->options.page_bytes;
 }
 
-static void make_store(struct model_vm *vm, struct memslot *slot, const struct store *store)
+static void make_store(struct model_vm *vm, struct model_vcpu *vcpu, struct memslot *slot,
+		       const struct store *store)
 {
+	const struct model_options *options = &vm->model->options;
+	const struct model_stored stored = { .vcpu_fd = vcpu ? vcpu->fd : -1,
+					     .hva = slot->hva + (store->gpa - slot->gpa),
+					     .bytes = store->bytes };
 	uint64_t page = page_of(vm, slot, store->gpa);
 
-	if (store->data && !vm->model->options.no_memory)
-		model_copy((void *)(uintptr_t)(slot->hva + (store->gpa - slot->gpa)), store->data,
-			   store->bytes);
+	if (store->data && !options->no_memory)
+		model_copy((void *)(uintptr_t)stored.hva, store->data, store->bytes);
 	mk_leaf_get(slot, page)->writes[page % LEAF_PAGES]++;
+	if (options->stored)
+		options->stored(options->stored_opaque, &stored);
 }
 
 /* The kernel's mark_page_dirty(): into the loaded vCPU's ring, or the bitmap, or nowhere. */
@@ -169,7 +175,7 @@ static int store_native(struct model_vcpu *vcpu, struct memslot *slot, const str
 		if (result)
 			return result;
 	}
-	make_store(vcpu->vm, slot, store);
+	make_store(vcpu->vm, vcpu, slot, store);
 	pthread_mutex_unlock(&vcpu->guest_lock);
 	return 0;
 }
@@ -179,7 +185,7 @@ static void store_emulated(struct model_vm *vm, struct model_vcpu *vcpu, struct 
 {
 	uint64_t page = page_of(vm, slot, store->gpa);
 
-	make_store(vm, slot, store);
+	make_store(vm, vcpu, slot, store);
 	if (vcpu)
 		mk_event_page(vm->model, MODEL_GUEST_STORED, vcpu->fd, slot->slot, page);
 	mark_page(vm, vcpu, slot, page);

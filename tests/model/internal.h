@@ -48,6 +48,8 @@ struct memslot {
 	uint32_t flags;
 	uint64_t gpa, pages, hva;
 	bool has_bitmap;
+	uint64_t born;	   /* slots that were created before it */
+	uint64_t placed;   /* slots that were created or moved before that, this one included */
 	bool absent_dirty; /* all bits of missing leaves are dirty */
 	struct page_leaf *_Atomic *leaves;
 	uint64_t leaf_count;
@@ -111,6 +113,7 @@ struct model_vm {
 	pthread_mutex_t slots_lock;
 	pthread_rwlock_t slots_rw;
 	struct as_slots *spaces;
+	_Atomic uint64_t slots_created, slots_placed;
 	int copy_memfd; /* bitmaps pass through it: a bad address is EFAULT */
 
 	pthread_mutex_t mmu_lock;
@@ -120,6 +123,8 @@ struct model_vm {
 
 struct model_timer {
 	bool open, armed;
+	bool real; /* fd is the system's: an eventfd with the virtual clock, otherwise a timerfd */
+	int fd;
 	uint64_t expires_ns;
 };
 
@@ -138,12 +143,13 @@ struct model {
 	struct {
 		struct model_fault fault;
 		uint32_t matched;
+		uint64_t injected;
 		bool used;
 	} faults[MAX_FAULTS];
 	struct model_reset_fault reset_fault;
 	uint32_t resets_matched;
 	bool reset_faulty;
-	_Atomic uint64_t injected;
+	_Atomic uint64_t injected, resets_injected; /* resets are in both */
 	struct model_timer timers[MAX_TIMERS];
 	_Atomic uint64_t virtual_ns;
 };
@@ -166,8 +172,12 @@ static inline bool uses_bitmap(struct model_vm *vm)
 	return !vm->ring_bytes || vm->ring_with_bitmap;
 }
 
+/* model.c */
+int mk_map_memory(const struct model *model, size_t bytes, int prot, int flags, void **addr);
+
 /* fault.c */
 int mk_call_begin(struct model *model, const struct model_call *call, bool *after);
+void mk_reset_fault_count(struct model *model);
 bool mk_reset_fault_take(struct model *model, struct model_reset_fault *fault);
 void mk_event_page(struct model *model, enum model_point point, int fd, uint32_t slot,
 		   uint64_t page);

@@ -165,6 +165,8 @@ static int create_slot(struct model_vm *vm, const struct region2 *region)
 	slot->gpa = region->gpa;
 	slot->pages = region->bytes / vm->model->options.page_bytes;
 	slot->hva = region->hva;
+	slot->born = vm->slots_created++;
+	slot->placed = ++vm->slots_placed;
 	pthread_rwlock_wrlock(&vm->slots_rw);
 	if (mk_pages_new(slot) || table_reserve(space)) {
 		pthread_rwlock_unlock(&vm->slots_rw);
@@ -210,6 +212,7 @@ static int move_slot(struct model_vm *vm, struct memslot *slot, const struct reg
 	table_remove(space, slot);
 	unmap_for_removal(vm, slot);
 	slot->gpa = region->gpa;
+	slot->placed = ++vm->slots_placed;
 	apply_log_flag(vm, slot, region->flags);
 	table_insert(vm, space, slot);
 	pthread_rwlock_unlock(&vm->slots_rw);

@@ -81,6 +81,18 @@ static int dispatch(struct model *model, const struct model_call *call)
 	return vcpu ? vcpu_ioctl(vcpu, call) : -EBADF;
 }
 
+/* Those of a vCPU have a name for all of them besides their own. */
+static int begin_ioctl(struct model *model, const struct model_call *call, bool *after)
+{
+	struct model_call any = *call;
+	int result = mk_call_begin(model, call, after);
+
+	any.request = MODEL_CALL_VCPU_IOCTL;
+	if (!result && mk_find_vcpu(model, call->fd))
+		result = mk_call_begin(model, &any, after);
+	return result;
+}
+
 static int os_ioctl(void *opaque, int fd, unsigned long request, void *arg)
 {
 	struct model *model = opaque;
@@ -89,7 +101,7 @@ static int os_ioctl(void *opaque, int fd, unsigned long request, void *arg)
 	bool after;
 
 	mk_event_call(model, MODEL_BEFORE_CALL, &call, 0);
-	fault = mk_call_begin(model, &call, &after);
+	fault = begin_ioctl(model, &call, &after);
 	result = fault;
 	if (!fault || after) {
 		call.undelivered = fault;
@@ -104,7 +116,7 @@ static int os_ioctl(void *opaque, int fd, unsigned long request, void *arg)
 }
 
 /* Aligns to the model's page size, which may be larger than this machine's. */
-static int map_memory(const struct model *model, size_t bytes, int prot, int flags, void **addr)
+int mk_map_memory(const struct model *model, size_t bytes, int prot, int flags, void **addr)
 {
 	size_t align = model->options.page_bytes;
 	size_t host_page_bytes = (size_t)sysconf(_SC_PAGESIZE);
@@ -148,7 +160,7 @@ static int do_mmap(struct model *model, int fd, uint64_t offset_bytes, size_t by
 		return mk_vcpu_mmap(vcpu, offset_bytes, bytes, prot, flags, addr);
 	if (mk_find_vm(model, fd) || fd == model_system_fd(model))
 		return -ENODEV;
-	return fd == -1 ? map_memory(model, bytes, prot, flags, addr) : -EBADF;
+	return fd == -1 ? mk_map_memory(model, bytes, prot, flags, addr) : -EBADF;
 }
 
 static int os_mmap(void *opaque, int fd, uint64_t offset_bytes, size_t bytes, int prot, int flags,
@@ -197,38 +209,51 @@ static int os_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *
 	return result;
 }
 
+static int begin(struct model *model, unsigned long request, int fd)
+{
+	struct model_call call = { .request = request, .fd = fd };
+	bool after;
+
+	return mk_call_begin(model, &call, &after);
+}
+
 /* The model's file descriptors are plain numbers, and only timers are ever closed. */
 static int os_dup(void *opaque, int fd)
 {
-	(void)opaque;
-	return fd;
+	int result = begin(opaque, MODEL_CALL_DUP, fd);
+
+	return result ? result : fd;
 }
 
 static int os_close(void *opaque, int fd)
 {
+	int result = begin(opaque, MODEL_CALL_CLOSE, fd);
+
 	(void)mk_timer_close(opaque, fd);
-	return 0;
+	return result;
 }
 
 /* Real memory, so real advice. */
 static int os_madvise(void *opaque, void *addr, size_t bytes, int advice)
 {
 	int saved_errno = errno;
-	int r = madvise(addr, bytes, advice) ? -errno : 0;
+	int result = begin(opaque, MODEL_CALL_MADVISE, -1);
 
-	(void)opaque;
+	if (!result && madvise(addr, bytes, advice))
+		result = -errno;
 	errno = saved_errno;
-	return r;
+	return result;
 }
 
 static int os_mprotect(void *opaque, void *addr, size_t bytes, int prot)
 {
 	int saved_errno = errno;
-	int r = mprotect(addr, bytes, prot) ? -errno : 0;
+	int result = begin(opaque, MODEL_CALL_MPROTECT, -1);
 
-	(void)opaque;
+	if (!result && mprotect(addr, bytes, prot))
+		result = -errno;
 	errno = saved_errno;
-	return r;
+	return result;
 }
 
 static void fill_defaults(struct model_options *options)

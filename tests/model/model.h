@@ -59,6 +59,13 @@ enum model_write_order {
 
 struct model_event;
 
+/* A store to one page. */
+struct model_stored {
+	int vcpu_fd; /* -1: the kernel, while no vCPU is loaded */
+	uint64_t hva;
+	size_t bytes;
+};
+
 /* Zero is the default of every field: an x86-like kernel with 4 KiB pages. */
 struct model_options {
 	uint32_t has;		   /* MODEL_HAS_*; 0: all but MODEL_HAS_BACKUP */
@@ -97,9 +104,17 @@ struct model_options {
 	bool protects_ranges;
 	bool virtual_clock;   /* begins at one second, and only model_advance() moves it */
 	bool has_guest_memfd; /* KVM_SET_USER_MEMORY_REGION2 and KVM_MEM_GUEST_MEMFD exist */
+	bool real_timers;     /* timers are descriptors of the system, for poll(2) */
 
 	void (*hook)(void *opaque, const struct model_event *event);
 	void *hook_opaque;
+
+	/*
+	 * Called after every store, on its thread, in the order in which stores to a page are made
+	 * visible. It may call nothing of the model: the vCPU's lock is held.
+	 */
+	void (*stored)(void *opaque, const struct model_stored *stored);
+	void *stored_opaque;
 };
 
 struct model *model_new(const struct model_options *options); /* NULL: all defaults */
@@ -188,6 +203,11 @@ enum {
 	MODEL_CALL_SIGMASK,
 	MODEL_CALL_TIMER,
 	MODEL_CALL_TIMER_SET,
+	MODEL_CALL_VCPU_IOCTL, /* any ioctl of a vCPU fd */
+	MODEL_CALL_DUP,
+	MODEL_CALL_CLOSE, /* always closes, as close(2) does */
+	MODEL_CALL_MADVISE,
+	MODEL_CALL_MPROTECT,
 };
 
 /* The number of calls since model_new(), on all fds, including those that failed. */
@@ -206,7 +226,9 @@ struct model_fault {
 	uint32_t slot;	/* ... or capability (KVM_ENABLE_CAP, KVM_CHECK_EXTENSION) */
 };
 
-int model_fault(struct model *model, const struct model_fault *fault); /* 0 or -ENOSPC */
+/* Returns 0 or -ENOSPC; the second form returns the fault's number instead of 0. */
+int model_fault(struct model *model, const struct model_fault *fault);
+int model_fault_add(struct model *model, const struct model_fault *fault);
 
 /* Makes KVM_RESET_DIRTY_RINGS misbehave; skip and times as above. One fault at a time. */
 struct model_reset_fault {
@@ -221,10 +243,13 @@ void model_reset_fault(struct model *model, const struct model_reset_fault *faul
 void model_faults_clear(struct model *model);
 
 /*
- * The calls that have failed, and the resets that ended early or lost a batch, since model_new(): a
- * test of faults asserts that there were some.
+ * The calls that have failed, and the resets that ended early, lost a batch or flushed late, since
+ * model_new(): a test of faults asserts that there were some. Then those of one fault, and of the
+ * resets, since it was set.
  */
 uint64_t model_faults_injected(struct model *model);
+uint64_t model_fault_injected(struct model *model, int fault);
+uint64_t model_reset_faults_injected(struct model *model);
 
 void model_flush_tlb(struct model *model, int vm_fd);
 

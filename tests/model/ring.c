@@ -171,7 +171,7 @@ static bool stops_here(const struct reset *reset, const struct model_vcpu *vcpu)
 	    (uint32_t)reset->taken_entries < reset->fault.stop_after_entries)
 		return false;
 	if (__atomic_load_n(&cell->flags, __ATOMIC_ACQUIRE) & KVM_DIRTY_GFN_F_RESET)
-		atomic_fetch_add(&reset->vm->model->injected, 1);
+		mk_reset_fault_count(reset->vm->model);
 	return true;
 }
 
@@ -221,7 +221,7 @@ static void reset_ring(struct reset *reset, struct model_vcpu *vcpu)
 		reset->mask = 1;
 	}
 	if (reset->mask && reset->faulty && reset->fault.drop_batch)
-		atomic_fetch_add(&reset->vm->model->injected, 1);
+		mk_reset_fault_count(reset->vm->model);
 	/* A signal makes the kernel drop the batch, an injected stop only with drop_batch. */
 	if (reset->mask && !(reset->faulty && reset->fault.drop_batch) &&
 	    !(reset->bailed && !(reset->faulty && reset->fault.stop)))
@@ -238,7 +238,9 @@ static int reset_all(struct model_vm *vm, struct reset *reset)
 		reset_ring(reset, vm->vcpus[i]);
 	pthread_mutex_unlock(&vm->slots_lock);
 	mk_event_page(vm->model, MODEL_RESET_UNLOCKED, vm->fd, 0, 0);
-	if (reset->taken_entries && !(reset->faulty && reset->fault.late_flush))
+	if (reset->taken_entries && reset->faulty && reset->fault.late_flush)
+		mk_reset_fault_count(vm->model);
+	else if (reset->taken_entries)
 		mk_tlb_flush(vm);
 	return reset->taken_entries;
 }
