@@ -210,7 +210,7 @@ struct dlm_fault {
 	uint32_t times;	  /* then so many are hit; 0: all */
 	int32_t error;	  /* a positive errno value, at most 4095 */
 	uint32_t only;	  /* a slot (as_id << 16 | id) or a capability, for DLM_FAULT_ONLY */
-	uint32_t entries; /* for DLM_FAULT_RESET_SHORT and _LOSES; 0: no progress */
+	uint32_t entries; /* SHORT: 0 is no progress; LOSES: 0 takes all */
 	uint32_t reserved;
 };
 
@@ -410,7 +410,7 @@ DL_MUST_CHECK int dlm_timer_left(const struct dlm_vm *vm, int fd, uint64_t *left
 
 /*
  * Makes system calls fail or KVM_RESET_DIRTY_RINGS misbehave. Of the matching calls skip pass, then
- * times are hit. The first fault that hits a call decides. Returns the fault's number, from 0 on.
+ * times are hit. The first fault that hits a call decides. Returns the number of the fault.
  * -EINVAL, -E2BIG: fault. -ENOSPC: 16 faults are there, or one of another kind than ERROR for
  * KVM_RESET_DIRTY_RINGS.
  */
