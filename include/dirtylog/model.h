@@ -156,7 +156,7 @@ enum dlm_call {
 enum dlm_fault_kind {
 	DLM_FAULT_ERROR = 0,	   /* the call fails with error, and does nothing */
 	DLM_FAULT_ERROR_AFTER = 1, /* an ioctl does its work, then fails; GET delivers nothing */
-	/* of KVM_RESET_DIRTY_RINGS only; error is 0 */
+	/* of KVM_RESET_DIRTY_RINGS only; error is 0; the library can notice the first two */
 	DLM_FAULT_RESET_SHORT = 2,	/* returns after that many entries; the rest is left */
 	DLM_FAULT_RESET_LOSES = 3,	/* the same, and the last batch is never protected */
 	DLM_FAULT_RESET_LATE_FLUSH = 4, /* returns before TLBs are flushed; the next flush helps */
@@ -210,7 +210,7 @@ struct dlm_fault {
 	uint32_t times;	  /* then so many are hit; 0: all */
 	int32_t error;	  /* a positive errno value, at most 4095 */
 	uint32_t only;	  /* a slot (as_id << 16 | id) or a capability, for DLM_FAULT_ONLY */
-	uint32_t entries; /* SHORT: 0 is no progress; LOSES: 0 takes all */
+	uint32_t entries; /* for SHORT (0: no progress) and LOSES (not 0) */
 	uint32_t reserved;
 };
 

@@ -54,6 +54,8 @@ static int check_reset(const struct dlm_vm *vm, const struct dlm_fault *fault)
 		return dlmi_fail(vm, -EINVAL, "fault.error: a reset of this kind does not fail");
 	if (fault->entries && fault->kind == DLM_FAULT_RESET_LATE_FLUSH)
 		return dlmi_fail(vm, -EINVAL, "fault.entries: not with RESET_LATE_FLUSH");
+	if (!fault->entries && fault->kind == DLM_FAULT_RESET_LOSES)
+		return dlmi_fail(vm, -EINVAL, "fault.entries: RESET_LOSES takes one at least");
 	return 0;
 }
 
@@ -91,7 +93,7 @@ static int add_reset(struct dlm_vm *vm, const struct dlm_fault *fault)
 	const struct model_reset_fault reset = {
 		.skip = fault->skip,
 		.times = fault->times,
-		.stop = fault->kind == DLM_FAULT_RESET_SHORT || fault->entries,
+		.stop = fault->kind != DLM_FAULT_RESET_LATE_FLUSH,
 		.stop_after_entries = fault->entries,
 		.drop_batch = fault->kind == DLM_FAULT_RESET_LOSES,
 		.late_flush = fault->kind == DLM_FAULT_RESET_LATE_FLUSH,

@@ -239,6 +239,20 @@ int dlm_vcpu_fill_ring(struct dlm_vcpu *vcpu, uint32_t as_id, uint64_t gpa, uint
 	return result;
 }
 
+/* Memory that is no slot's is another error. */
+static bool is_logged(struct dlm_vm *vm, uint32_t as_id, uint64_t gpa)
+{
+	const struct memslot *slot = NULL;
+	bool logged;
+
+	mk_slots_read_lock(vm->model_vm);
+	if (as_id < vm->model->options.address_spaces)
+		slot = mk_slot_by_gpa(vm->model_vm, as_id, gpa);
+	logged = !slot || (slot->flags & KVM_MEM_LOG_DIRTY_PAGES);
+	mk_slots_read_unlock(vm->model_vm);
+	return logged;
+}
+
 int dlm_vcpu_overflow_ring(struct dlm_vcpu *vcpu, uint32_t as_id, uint64_t gpa, uint64_t bytes,
 			   uint32_t entries)
 {
@@ -249,6 +263,9 @@ int dlm_vcpu_overflow_ring(struct dlm_vcpu *vcpu, uint32_t as_id, uint64_t gpa, 
 		return result;
 	if (!vcpu->model->cells)
 		return dlmi_fail(vcpu->vm, -EOPNOTSUPP, "vCPU %u has no ring", vcpu->index);
+	if (!is_logged(vcpu->vm, as_id, gpa))
+		return dlmi_fail(vcpu->vm, -EINVAL, "the slot at %#llx is not logged",
+				 (unsigned long long)gpa);
 	end = vcpu->model->overwritten_entries + entries;
 	while (!result && vcpu->model->overwritten_entries < end) {
 		pushed = vcpu->model->pushed_entries;
