@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""The shared library exports what the header declares and the version script names, no more and no
+"""A shared library exports what its header declares and its version script names, no more and no
 less; header, library and build agree on the version. Arguments: library, header, version script,
-version, soversion."""
+version, soversion; for libdirtylog-model its static library too, whose global names all begin with
+dlm."""
 
 import os
 import re
@@ -18,13 +19,14 @@ def run(*command):
 
 
 def declared_in(path):
-    """In dirtylog.h, and in os.h beside it."""
+    """In model.h; or in dirtylog.h, and in os.h beside it."""
     found = set()
-    for name in (path, os.path.join(os.path.dirname(path), "os.h")):
+    beside = {"dirtylog.h": ["os.h"]}.get(os.path.basename(path), [])
+    for name in [path] + [os.path.join(os.path.dirname(path), other) for other in beside]:
         with open(name, encoding="utf-8") as header:
             text = re.sub(r"/\*.*?\*/", "", header.read(), flags=re.S)
-        found |= set(re.findall(r"^(?:DL_MUST_CHECK )?(?:const )?(?:struct )?\w+ \*?(dl_\w+)\(",
-                                text, flags=re.M))
+        found |= set(re.findall(
+            r"^(?:DL_MUST_CHECK )?(?:const )?(?:struct )?\w+ \*?(dlm?_\w+)\(", text, flags=re.M))
     return found
 
 
@@ -35,7 +37,7 @@ def named_in_script(path):
     return {
         symbol: node
         for node, body in re.findall(r"(\w[\w.]*)\s*\{(.*?)\}", text, flags=re.S)
-        for symbol in re.findall(r"^\s*(dl_\w+);", body, flags=re.M)
+        for symbol in re.findall(r"^\s*(dlm?_\w+);", body, flags=re.M)
     }
 
 
@@ -50,7 +52,15 @@ def exported_by(library):
     return exported
 
 
+def other_globals(static_library):
+    """Names by which a program that is linked statically could replace a function."""
+    names = {line.split()[-1] for line in
+             run("nm", "-g", "--defined-only", static_library).splitlines() if " " in line}
+    return sorted(name for name in names if not name.startswith("dlm"))
+
+
 def version_in_header(path):
+    path = os.path.join(os.path.dirname(path), "dirtylog.h")
     with open(path, encoding="utf-8") as header:
         parts = dict(re.findall(r"^#define DL_VERSION_(\w+) (\d+)$", header.read(), flags=re.M))
     return ".".join(parts.get(part, "?") for part in ("MAJOR", "MINOR", "PATCH"))
@@ -61,10 +71,11 @@ def differences(what, left, right):
 
 
 def dynamic_section(library, soversion):
+    name = os.path.basename(library).split(".so")[0]
     dynamic = run("readelf", "-dW", library)
     faults = []
     soname = re.search(r"soname: \[(.*?)\]", dynamic)
-    if not soname or soname.group(1) != "libdirtylog.so." + soversion:
+    if not soname or soname.group(1) != name + ".so." + soversion:
         faults.append("soname: %s" % (soname and soname.group(1)))
     for needed in re.findall(r"Shared library: \[(.*?)\]", dynamic):
         if not NEEDED.match(needed):
@@ -76,7 +87,7 @@ def dynamic_section(library, soversion):
     return faults
 
 
-def main(library, header, script, version, soversion):
+def main(library, header, script, version, soversion, static_library=None):
     declared, named = declared_in(header), named_in_script(script)
     exported = exported_by(library)
     faults = (
@@ -89,6 +100,8 @@ def main(library, header, script, version, soversion):
             if named.get(name) != node
         ]
         + dynamic_section(library, soversion)
+        + ["global in the static library: %s" % name
+           for name in (other_globals(static_library) if static_library else [])]
     )
     if version_in_header(header) != version:
         faults.append("version: %s in the header, %s in meson.build" %

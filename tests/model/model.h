@@ -32,6 +32,8 @@
 
 #include <dirtylog/os.h>
 
+#include "names.h"
+
 struct model;
 
 /* Capabilities of the modelled kernel. The low five have the values of DL_HAS_*. */
