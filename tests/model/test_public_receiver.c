@@ -150,7 +150,7 @@ static void names_a_harvest_that_is_missing(void **state)
 	assert_int_equal(stale.writer, DLM_WRITER_KERNEL);
 	assert_int_equal(stale.flags, DLM_STALE_RECORDED);
 	assert_int_equal(stale.states & DLM_PAGE_IN_BITMAP, DLM_PAGE_IN_BITMAP);
-	expect_says(&stale, "the kernel, without a vCPU");
+	expect_says(&stale, "the kernel (no vCPU)");
 	expect_says(&stale, "recorded in the bitmap: a harvest is missing");
 	expect_says(&stale, "2 pages are stale in all");
 	rig_finish();

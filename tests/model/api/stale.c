@@ -39,7 +39,7 @@ static void say_writer(struct text *text, const struct dlm_stale *stale)
 		say(text, "vCPU %u", stale->vcpu);
 		break;
 	case DLM_WRITER_KERNEL:
-		say(text, "the kernel, without a vCPU");
+		say(text, "the kernel (no vCPU)");
 		break;
 	case DLM_WRITER_VMM:
 		say(text, "the VMM");
