@@ -3,7 +3,7 @@
 #
 # The project as a Meson subproject of another one, from a directory and by a wrap file: its
 # dependency is found, shared or static as the other project wants, and neither tests nor examples
-# are built. Argument: this project's directory.
+# are built. So is libdirtylog-model where it is wanted. Argument: this project's directory.
 set -euo pipefail
 
 top=$1
@@ -78,3 +78,27 @@ source_hash = $(sha256sum "$wrapped/packagecache/dirtylog.tar.gz" | cut -d' ' -f
 dependency_names = dirtylog
 END
 build_and_run "$work/wrap" shared
+
+# Beside it, without cmocka: the model for the other project's tests.
+project=$work/directory
+cat >"$project/meson.build" <<'END'
+project('vmm', 'c')
+executable('vmm', 'vmm.c', dependencies: [
+  dependency('dirtylog', fallback: 'dirtylog'), dependency('dirtylog-model', fallback: 'dirtylog')])
+END
+cat >"$project/vmm.c" <<'END'
+#include <dirtylog/model.h>
+
+int main(void)
+{
+	return dlm_library_version() != dl_library_version();
+}
+END
+quietly meson setup "$project/model" "$project" -Ddirtylog:model=enabled \
+  --force-fallback-for=dirtylog
+quietly ninja -C "$project/model"
+"$project/model/vmm"
+if ninja -C "$project/model" -t targets all | grep -E 'cmocka|examples/'; then
+  printf 'a subproject with the model builds tests or examples\n'
+  exit 1
+fi
