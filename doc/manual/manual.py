@@ -9,6 +9,7 @@
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -54,10 +55,18 @@ def check_complete(pages, header):
         raise Fault("%s is on no page" % name)
 
 
+def tidy_literal(roff):
+    """mandoc's HTML drops empty lines of literal text, and breaks before a line with an indent."""
+    def protect(match):
+        text = re.sub(r"^(?= )", r"\\&", match.group(1), flags=re.M)
+        return re.sub(r"^$", r"\\ ", text, flags=re.M) + "\n.fi"
+    return re.sub(r"(?<=^\.nf\n)(.*?)\n\.fi$", protect, roff, flags=re.S | re.M)
+
+
 def tidy(roff):
     """Takes out the paragraph breaks that scdoc makes before and after headings and lists."""
     lines = []
-    for line in roff.split("\n"):
+    for line in tidy_literal(roff).split("\n"):
         if line == ".RE" and lines[-1:] == [".P"]:
             lines[-1:] = [".RE", ".P"]
             continue

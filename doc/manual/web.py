@@ -9,6 +9,8 @@ import subprocess
 STYLE = """body { max-width: 50em; margin: 1em auto; padding: 0 1em; font-family: sans-serif;
   line-height: 1.4; color: #222; background: #fff; }
 pre, code, b { font-family: monospace; }
+div.Bd-indent { margin-left: 2em; }
+p.Pp + div.Bd-indent { margin-top: -0.7em; }
 pre { background: #f4f4f4; padding: 0.6em; overflow-x: auto; }
 table.head, table.foot { width: 100%; color: #666; }
 td.head-vol { text-align: center; } td.head-rtitle, td.foot-os { text-align: right; }
@@ -45,7 +47,7 @@ def convert(mandoc, source, page, targets):
                             stdout=subprocess.PIPE, text=True).stdout
     up = '<p><a href="index.html">libdirtylog manual</a></p>'
     output = output.replace("<body>", "<body>\n" + up, 1)
-    # A heading's anchor must be one word.
+    output = re.sub(r"^&#x00A0;$", "", output, flags=re.M)
     return add_links(output, targets, page_file(page))
 
 

@@ -113,6 +113,12 @@ def check_lint(directory, mandoc):
     return faults
 
 
+def blocks_of(top, name):
+    """The examples in the supplement of a page."""
+    return re.findall(r"^```\n(.*?)^```$", read(top, "doc/manual/pages", name + ".page"),
+                      flags=re.S | re.M)
+
+
 def check_code_is_shown(top, directory, mandoc):
     """What a reader sees of an example is what was compiled, and fits a terminal."""
     faults = []
@@ -122,8 +128,7 @@ def check_code_is_shown(top, directory, mandoc):
         faults += ["%s: wider than 80 columns: %s" % (name, line)
                    for line in shown.splitlines() if len(line) > 80]
         lines = {line.strip() for line in shown.splitlines()}
-        for block in re.findall(r"^```\n(.*?)^```$", read(top, "doc/manual/pages", name + ".page"),
-                                flags=re.S | re.M):
+        for block in blocks_of(top, name):
             faults += ["%s: shown otherwise: %s" % (name, line) for line in block.splitlines()
                        if line.strip() and line.strip().expandtabs(8) not in lines]
     return faults
@@ -141,9 +146,11 @@ def check_pages(top, directory, mandoc, *_):
 
 
 class Links(html.parser.HTMLParser):
+    """What a document links to, where it can be linked to, and its literal text."""
+
     def __init__(self):
         super().__init__()
-        self.links, self.anchors = [], set()
+        self.links, self.anchors, self.literal, self.depth = [], set(), "", 0
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
@@ -151,6 +158,16 @@ class Links(html.parser.HTMLParser):
             self.anchors.add(attributes["id"])
         if "href" in attributes:
             self.links.append(attributes["href"])
+        self.depth += tag == "pre"
+        if tag == "br" and self.depth:
+            self.literal += "<br>"
+
+    def handle_endtag(self, tag):
+        self.depth -= tag == "pre"
+
+    def handle_data(self, data):
+        if self.depth:
+            self.literal += data
 
 
 def check_html(top, directory, mandoc, scdoc, *_):
@@ -175,8 +192,13 @@ def check_html(top, directory, mandoc, scdoc, *_):
                   if name != "index.html" for link in document.links)
     if crossed < 4 * len(documents):
         faults.append("only %d links between %d pages" % (crossed, len(documents)))
-    expected = {name + ".html" for name in man_pages(directory)}
-    faults += ["no page: " + name for name in expected - set(documents)]
+    for name in man_pages(directory):
+        if name + ".html" not in documents:
+            faults.append("no page: " + name)
+            continue
+        for block in blocks_of(top, name):
+            if block.expandtabs(8).strip("\n") not in documents[name + ".html"].literal:
+                faults.append("%s.html: shown otherwise: %s" % (name, block))
     return faults
 
 
