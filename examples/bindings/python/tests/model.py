@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""A VM on the model kernel, libdirtylog-model, whose guest writes to all its pages for ever."""
+
+import ctypes
+import mmap
+import os
+import threading
+import unittest
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+
+MEMORY_BYTES = 1 << 20
+PAGE = 4096  # the model's
+RING_FULL, EXIT_IO = 1, 2
+
+PROTOTYPES = {
+    "dlm_vm_new": (c_int, c_void_p, POINTER(c_void_p), c_char_p, c_size_t),
+    "dlm_vm_free": (None, c_void_p),
+    "dlm_vm_fd": (c_int, c_void_p),
+    "dlm_vm_os": (c_void_p, c_void_p),
+    "dlm_vcpu_add": (c_int, c_void_p, POINTER(c_void_p)),
+    "dlm_vcpu_fd": (c_int, c_void_p),
+    "dlm_vcpu_write": (c_int, c_void_p, c_uint32, c_uint64, c_void_p, c_uint64,
+                       POINTER(c_uint64)),
+    "dlm_vcpu_exit": (c_int, c_void_p, c_uint32),
+}
+
+
+def load():
+    path = os.environ.get("DIRTYLOG_MODEL")
+    if not path:
+        raise unittest.SkipTest("DIRTYLOG_MODEL does not name libdirtylog-model.so")
+    library = ctypes.CDLL(path)
+    for name, (result, *parameters) in PROTOTYPES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, parameters
+    return library
+
+
+class Guest:
+    """As that of guest.py. Leaving it stops the vCPU; the VM goes with the object."""
+
+    ring_entries = 128  # half of them fill it
+
+    def __init__(self, library):
+        self._library = library
+        self._vm = c_void_p()
+        self._must(library.dlm_vm_new(None, byref(self._vm), None, 0))
+        self.vm = library.dlm_vm_fd(self._vm)
+        self.os = library.dlm_vm_os(self._vm)
+        self.memory = mmap.mmap(-1, MEMORY_BYTES)
+        self._vcpu = c_void_p()
+        self._thread = None
+        self._rounds = 0
+        self._moved = threading.Condition()
+        self._page = self._value = 0
+        self._stop = False
+        self._failure = None
+
+    def _must(self, result):
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        return result
+
+    def create_vcpu(self):
+        self._must(self._library.dlm_vcpu_add(self._vm, byref(self._vcpu)))
+        return self._library.dlm_vcpu_fd(self._vcpu)
+
+    def start(self, vcpu):
+        self._stop = False
+        self._thread = threading.Thread(target=self._run, args=[vcpu])
+        self._thread.start()
+
+    def stop(self):
+        if self._thread:
+            self._stop = True
+            self._thread.join()
+            self._thread = None
+        if self._failure:
+            raise self._failure
+
+    def write_some(self, rounds=3):
+        with self._moved:
+            end = self._rounds + rounds
+            self._moved.wait_for(lambda: self._rounds >= end or self._failure)
+
+    def _run(self, vcpu):
+        try:
+            while not self._stop:
+                self._round(vcpu)
+                with self._moved:
+                    self._rounds += 1
+                    self._moved.notify_all()
+        except Exception as failure:
+            with self._moved:
+                self._failure = failure
+                self._moved.notify_all()
+
+    def _round(self, vcpu):
+        while self._page < MEMORY_BYTES // PAGE:
+            self._value += 1
+            value = c_uint32(self._value)
+            while self._must(self._library.dlm_vcpu_write(
+                    self._vcpu, 0, self._page * PAGE, byref(value), 4, None)) == RING_FULL:
+                vcpu.drain()
+            self._page += 7
+        self._page -= MEMORY_BYTES // PAGE
+        self._must(self._library.dlm_vcpu_exit(self._vcpu, EXIT_IO))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+        self._library.dlm_vm_free(self._vm)
