@@ -12,7 +12,7 @@ Checks files of this tree; default: all of them. Prints the findings, and one li
 status is 1 if there is a finding. A check whose tool is not installed is skipped.
 
   text      licence line, 100 columns, 500 lines a file, white space at line ends
-  format    C, with clang-format 14 and the tree's .clang-format
+  format    C and C++, with clang-format 14 and the tree's .clang-format
   spelling  codespell, with .codespellrc
   shell     shellcheck
   python    pyflakes
@@ -93,7 +93,7 @@ sort_files() {
     [ -f "$file" ] || continue
     case $file in
     tests/fuzz/corpus/*) continue ;;
-    *.c | *.h) c_files+=("$file") ;;
+    *.c | *.h | *.cpp | *.hpp) c_files+=("$file") ;;
     *.sh | .ci/run | .githooks/*) scripts+=("$file") ;;
     *.py) python_files+=("$file") ;;
     *.S | meson.build | */meson.build | meson_options.txt | *.md) ;;

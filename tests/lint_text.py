@@ -3,7 +3,7 @@
 """Checks the text of source files. Arguments: files, relative to the tree's root.
 
 A source begins with its licence (after #!, in a script). It has at most 500 lines, except for the
-public header, and at most 100 columns, where a tab is 8. No line ends with white space, and the
+public headers, and at most 100 columns, where a tab is 8. No line ends with white space, and the
 last one ends with a newline. Markdown may be wider, as tables cannot be wrapped, and needs no
 licence.
 """
@@ -13,13 +13,13 @@ import sys
 COLUMNS = 100
 TAB = 8
 LINES = 500
-LONGER = {"include/dirtylog/dirtylog.h"}
+LONGER = {"include/dirtylog/dirtylog.h", "examples/bindings/cpp/dirtylog/dirtylog.hpp"}
 LICENCE = "SPDX-License-Identifier: MIT"
 
 
 def licence_line(path, lines):
     """Whether the licence is where it belongs."""
-    if path.endswith((".c", ".h", ".S")):
+    if path.endswith((".c", ".h", ".cpp", ".hpp", ".S")):
         return lines[:1] == ["/* %s */" % LICENCE]
     if lines[:1] and lines[0].startswith("#!"):
         lines = lines[1:]
