@@ -42,6 +42,7 @@ planted_faults_are_found() {
   # A tab ends at the next multiple of 8.
   printf '%s\n\t/* %087d */\n' "$licence" 0 | plant lib/tab.c '2: 101 columns'
   printf 'int x;\n' | plant lib/bare.c '1: does not begin with SPDX'
+  printf 'int x;\n' | plant lib/bare.hpp '1: does not begin with SPDX'
   printf '%s\nint x; \n' "$licence" | plant lib/blank.c '2: white space'
   printf '%s\nint x;' "$licence" | plant lib/end.c '2: no newline'
   {
@@ -50,7 +51,9 @@ planted_faults_are_found() {
   } | plant lib/long.c '501: 501 lines'
   lint_it
   grep -q '^format: skip: no clang-format 14' <<<"$output" ||
-    printf '%s\nint  x;\n' "$licence" | plant lib/format.c ' not as clang-format'
+    for file in lib/format.c lib/format.cpp; do
+      printf '%s\nint  x;\n' "$licence" | plant $file ' not as clang-format'
+    done
   grep -q '^spelling: skip: no codespell' <<<"$output" ||
     printf '%s\n/* re%s */\nint x;\n' "$licence" ciever | plant lib/word.c '2: .*receiver'
   # shellcheck disable=SC2016 # text of the script to check
