@@ -7,6 +7,8 @@ set -euo pipefail
 # shellcheck source=tests/tools/scratch.sh
 . "$(dirname "${BASH_SOURCE[0]}")/scratch.sh"
 
+# So that plant() adds to the lists of this shell.
+shopt -s lastpipe
 cd "$scratch"
 mkdir tests lib
 cp -r "$source/.githooks" "$source/.clang-format" "$source/.codespellrc" .
@@ -66,6 +68,7 @@ planted_faults_are_found() {
   printf '%s\nint x;\n' "$licence" >lib/no_fault.c
   lint_it
   expect "status of the lint" 1 "$status"
+  [ ${#findings[@]} -ge 7 ] || fail "only ${#findings[@]} faults are planted"
   for finding in "${findings[@]}"; do
     expect_line "the lint" "$finding" "$output"
   done
