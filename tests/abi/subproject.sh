@@ -21,10 +21,14 @@ write_project()
   mkdir -p "$1/subprojects"
   cat >"$1/meson.build" <<END
 project('vmm', 'c')
-executable('vmm', 'vmm.c', dependencies: dependency('dirtylog'$2))
+executable('vmm', 'vmm.c', dependencies: [dependency('dirtylog'$2), dependency('dirtylog-cpp'$2)])
 END
   cat >"$1/vmm.c" <<'END'
 #include <dirtylog/dirtylog.h>
+
+#if !__has_include(<dirtylog/dirtylog.hpp>)
+#error "dirtylog-cpp does not find its header"
+#endif
 
 int main(void)
 {
@@ -66,7 +70,7 @@ write_project "$work/wrap" ''
 wrapped=$work/wrap/subprojects
 mkdir "$wrapped/packagecache"
 tar -C "$top" --transform 's,^,dirtylog/,' -czf "$wrapped/packagecache/dirtylog.tar.gz" \
-  meson.build meson_options.txt include lib
+  meson.build meson_options.txt include lib examples/bindings/cpp/dirtylog
 cat >"$wrapped/dirtylog.wrap" <<END
 [wrap-file]
 directory = dirtylog
@@ -75,7 +79,7 @@ source_filename = dirtylog.tar.gz
 source_hash = $(sha256sum "$wrapped/packagecache/dirtylog.tar.gz" | cut -d' ' -f1)
 
 [provide]
-dependency_names = dirtylog
+dependency_names = dirtylog, dirtylog-cpp
 END
 build_and_run "$work/wrap" shared
 
