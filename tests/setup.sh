@@ -78,9 +78,14 @@ need_packages() {
 
 # One line for each thing without which some tests skip: "Debian package: what it is".
 useful_things() {
+  local module
   command -v abidiff >/dev/null || say 'abigail-tools: abidiff'
   command -v g++ >/dev/null || say 'g++: C++ compiler'
   command -v gdb >/dev/null || say 'gdb: debugger'
+  for module in pip setuptools wheel; do
+    /usr/bin/python3 -c "import $module" 2>/dev/null ||
+      say "python3-$module: $module, to install the Python binding"
+  done
   say '#include <sys/sdt.h>' | cc -E -x c - >/dev/null 2>&1 ||
     say 'systemtap-sdt-dev: sys/sdt.h, for the probes'
   command -v scdoc >/dev/null || say 'scdoc: makes the man pages'
