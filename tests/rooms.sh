@@ -19,7 +19,7 @@ fuzz        hostile rings, calls and streams
 kvm         this machine's /dev/kvm with a real guest
 lab         Debian kernels in emulated machines; slow, and has no fast form
 abi         public headers, exported symbols, the program in README.md
-examples    probe and precopy
+examples    probe, precopy and the bindings
 tools       tests/run.sh and tests/lint.sh
 lint        format, spelling, scripts, line widths
 END
@@ -94,6 +94,7 @@ tests/tsan.supp            race
 tests/*                    all
 
 examples/precopy/*         fuzz lab examples
+examples/bindings/*        examples
 examples/demo.sh           -
 examples/*                 lab examples
 README.md                  abi
