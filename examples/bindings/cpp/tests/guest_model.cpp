@@ -12,7 +12,13 @@ enum { EXIT_IO = 2 };
 class model_guest : public guest
 {
 public:
-	model_guest() { CHECK(!dlm_vm_new(nullptr, &vm_, nullptr, 0)); }
+	model_guest()
+	{
+		dirtylog::sized<dlm_options> options;
+
+		options.reserved_entries = 192;
+		CHECK(!dlm_vm_new(&options, &vm_, nullptr, 0));
+	}
 	~model_guest() override
 	{
 		stop();
@@ -20,7 +26,7 @@ public:
 	}
 	int vm() override { return dlm_vm_fd(vm_); }
 	const dl_os *os() override { return dlm_vm_os(vm_); }
-	std::uint32_t ring_entries() override { return 128; } /* half of them fill it */
+	std::uint32_t ring_entries() override { return 256; } /* 64 fill it */
 	int create_vcpu() override
 	{
 		CHECK(!dlm_vcpu_add(vm_, &vcpu_));

@@ -131,6 +131,8 @@ void a_copy_is_equal_and_the_proof_finds_a_lost_extent()
 		});
 		CHECK(cursor.stats().pending_bytes == 0);
 		CHECK(cursor.stats().passes > 10);
+		if (rig.guest->ring_entries() && rig.log.config().mode == DL_MODE_RING)
+			CHECK(rig.vcpu.stats().full_exits > 0);
 	});
 }
 

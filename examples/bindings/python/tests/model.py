@@ -11,6 +11,7 @@ from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64
 MEMORY_BYTES = 1 << 20
 PAGE = 4096  # the model's
 RING_FULL, EXIT_IO = 1, 2
+RING_ENTRIES, RESERVED_ENTRIES = 256, 192  # the rest fills it in less than two rounds
 
 PROTOTYPES = {
     "dlm_vm_new": (c_int, c_void_p, POINTER(c_void_p), c_char_p, c_size_t),
@@ -36,15 +37,23 @@ def load():
     return library
 
 
+class dlm_options(ctypes.Structure):
+    _fields_ = [(name, c_uint32) for name in (
+        "size", "flags", "has", "arch", "page_bytes", "write_order", "ring_min_entries",
+        "ring_max_entries", "reserved_entries", "pml_entries", "ring_first_index", "slot_ids",
+        "address_spaces", "batch_writes")]
+
+
 class Guest:
     """As that of guest.py. Leaving it stops the vCPU; the VM goes with the object."""
 
-    ring_entries = 128  # half of them fill it
+    ring_entries = RING_ENTRIES
 
     def __init__(self, library):
         self._library = library
         self._vm = c_void_p()
-        self._must(library.dlm_vm_new(None, byref(self._vm), None, 0))
+        options = dlm_options(size=ctypes.sizeof(dlm_options), reserved_entries=RESERVED_ENTRIES)
+        self._must(library.dlm_vm_new(byref(options), byref(self._vm), None, 0))
         self.vm = library.dlm_vm_fd(self._vm)
         self.os = library.dlm_vm_os(self._vm)
         self.memory = mmap.mmap(-1, MEMORY_BYTES)
