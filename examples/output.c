@@ -66,18 +66,23 @@ void output_wrapped(FILE *to, int column, int indent, const char *text)
 	fputc('\n', to);
 }
 
-void output_json_string(const char *text)
+void output_json_text(FILE *to, const char *text)
 {
-	putchar('"');
+	fputc('"', to);
 	for (; *text; text++) {
 		unsigned char c = (unsigned char)*text;
 
 		if (c == '"' || c == '\\')
-			printf("\\%c", c);
+			fprintf(to, "\\%c", c);
 		else if (c < ' ')
-			printf("\\u%04x", (unsigned int)c);
+			fprintf(to, "\\u%04x", (unsigned int)c);
 		else
-			putchar(c);
+			fputc(c, to);
 	}
-	putchar('"');
+	fputc('"', to);
+}
+
+void output_json_string(const char *text)
+{
+	output_json_text(stdout, text);
 }

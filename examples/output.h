@@ -27,7 +27,10 @@ int output_columns(FILE *to);
  */
 void output_wrapped(FILE *to, int column, int indent, const char *text);
 
-/* Prints a JSON string with its quotes to the standard output. */
+/* Prints a JSON string with its quotes. */
+void output_json_text(FILE *to, const char *text);
+
+/* To the standard output. */
 void output_json_string(const char *text);
 
 #endif

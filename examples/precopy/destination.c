@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "destination.h"
 #include "../output.h"
-#include "clock.h"
+#include "../clock.h"
 #include "device.h"
 #include "inlets.h"
 #include "pages.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "device.h"
-#include "clock.h"
+#include "../clock.h"
 #include "device_slot.h"
 
 #include <errno.h>

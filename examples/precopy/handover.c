@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "handover.h"
-#include "clock.h"
+#include "../clock.h"
 #include "pages.h"
 
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "listener.h"
 #include "address.h"
-#include "clock.h"
+#include "../clock.h"
 #include "transport.h"
 #include "wire.h"
 

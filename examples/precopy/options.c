@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "options.h"
 #include "address.h"
-#include "clock.h"
+#include "../clock.h"
 #include "layout.h"
 #include "report.h"
 

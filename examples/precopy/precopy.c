@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "../output.h"
-#include "clock.h"
+#include "../clock.h"
 #include "destination.h"
 #include "listener.h"
 #include "options.h"

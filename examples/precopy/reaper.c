@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "reaper.h"
-#include "clock.h"
+#include "../clock.h"
 
 #include <errno.h>
 #include <poll.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "report.h"
 #include "../output.h"
-#include "clock.h"
+#include "../clock.h"
 #include "report_json.h"
 
 #include <errno.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "send.h"
-#include "clock.h"
+#include "../clock.h"
 #include "pages.h"
 
 #include <errno.h>

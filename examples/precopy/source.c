@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "source.h"
-#include "clock.h"
-#include "device.h"
+#include "../clock.h"
+#include "guest_setup.h"
 #include "handover.h"
 
 #include <errno.h>
@@ -12,7 +12,7 @@
 
 /*
  * The source: a VMM that runs a guest and migrates it while it runs. migrate() is the migration;
- * its passes are above it, setup and cleanup below.
+ * its passes are above it, cleanup below.
  */
 
 #define WARM_UP_NS	(100 * NS_PER_MS)
@@ -323,38 +323,6 @@ static void run_migration(struct source *source)
 	resume_on_source(source);
 }
 
-/* Creates the guest, in its machine. */
-static int boot(struct source *source)
-{
-	const struct options *options = source->options;
-	int r = machine_plug(source->machine, source->log);
-
-	if (!r)
-		r = machine_boot(source->machine, options->pattern, options->dirty_bytes_per_s);
-	if (!r)
-		r = machine_start(source->machine);
-	if (r)
-		snprintf(source->report.error, sizeof(source->report.error), "%s",
-			 source->machine->why);
-	return r;
-}
-
-/* The devices of a guest that has arrived go on where they were. */
-static int start_devices(struct source *source, const struct host *host)
-{
-	const struct options *options = source->options;
-	struct device *device = &source->device;
-	int r;
-
-	device_init(device, source->machine, source->log);
-	device->state = host->device_state;
-	device->skip_marks = options->sabotage == SABOTAGE_MARK;
-	device->skip_discards = options->sabotage == SABOTAGE_DISCARD;
-	device->moves_slot = options->slot_moves;
-	r = device_start(device);
-	return r ? fail(source, r, "cannot start the device thread") : 0;
-}
-
 static void move_guest(struct source *source, const struct host *host)
 {
 	int r = saboteur_init(&source->saboteur, source->options->sabotage, source->machine);
@@ -362,7 +330,7 @@ static void move_guest(struct source *source, const struct host *host)
 	if (r)
 		(void)fail(source, r, "cannot copy the memory");
 	else
-		r = start_devices(source, host);
+		r = guest_start_devices(source, host);
 	if (!r && !handover_hello(source)) {
 		report_begin(&source->report);
 		run_migration(source);
@@ -370,51 +338,6 @@ static void move_guest(struct source *source, const struct host *host)
 	source_wire_error(source);
 	device_stop(&source->device);
 	saboteur_free(&source->saboteur);
-}
-
-/* What the report says of the guest. */
-static void describe(struct source *source, const struct host *host)
-{
-	struct report *report = &source->report;
-	const struct machine *machine = &host->machine;
-
-	snprintf(report->backend, sizeof(report->backend), "%s", machine->kind->name);
-	snprintf(report->reason, sizeof(report->reason), "%s", host->reason);
-	report->config = host->config;
-	report->layout = machine->layout;
-	report->guest_user = machine->guest_user;
-}
-
-/* Opens a machine with its log, and creates the guest. */
-static int create_guest(struct source *source, struct host *host)
-{
-	const struct options *options = source->options;
-	struct report *report = &source->report;
-	const struct machine_kind *kind;
-	struct layout layout;
-	int r;
-
-	kind = machine_choose(options->backend, report->backend_note, sizeof(report->backend_note));
-	if (!kind) {
-		snprintf(report->error, sizeof(report->error), "%s", report->backend_note);
-		return -ENODEV;
-	}
-	r = layout_make(&layout, options->memory_bytes, options->working_set_bytes, options->vcpus,
-			(uint32_t)sysconf(_SC_PAGESIZE), report->error, sizeof(report->error));
-	if (r)
-		return r;
-	report->layout = layout;
-	report->guest_user = options->guest_user;
-	snprintf(report->backend, sizeof(report->backend), "%s", kind->name);
-	r = host_open(host, kind, &layout, options->guest_user);
-	if (r) {
-		snprintf(report->error, sizeof(report->error), "%s", host->machine.why);
-		return r;
-	}
-	r = host_open_log(host, options, report->error, sizeof(report->error));
-	describe(source, host);
-	source->log = host->log;
-	return r ? r : boot(source);
 }
 
 int source_run(const struct options *options, const int *fds, pid_t destination_pid,
@@ -446,9 +369,9 @@ int source_run(const struct options *options, const int *fds, pid_t destination_
 	outlets_init(&source.outlets, &source.wire, fds, options->channels, &like);
 	/* A guest that has arrived is there already. */
 	if (host->open)
-		describe(&source, host);
+		guest_describe(&source, host);
 	else
-		r = create_guest(&source, host);
+		r = guest_create(&source, host);
 	if (!r)
 		move_guest(&source, host);
 	host_close(host);

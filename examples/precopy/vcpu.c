@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "clock.h"
+#include "../clock.h"
 #include "machine.h"
 
 #include <errno.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef PRECOPY_CLOCK_H
-#define PRECOPY_CLOCK_H
+#ifndef EXAMPLES_CLOCK_H
+#define EXAMPLES_CLOCK_H
 
 #include <stdint.h>
 #include <time.h>

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+#include "guest_setup.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Creates the guest, in its machine. */
+static int boot(struct source *source)
+{
+	const struct options *options = source->options;
+	int r = machine_plug(source->machine, source->log);
+
+	if (!r)
+		r = machine_boot(source->machine, options->pattern, options->dirty_bytes_per_s);
+	if (!r)
+		r = machine_start(source->machine);
+	if (r)
+		snprintf(source->report.error, sizeof(source->report.error), "%s",
+			 source->machine->why);
+	return r;
+}
+
+int guest_start_devices(struct source *source, const struct host *host)
+{
+	const struct options *options = source->options;
+	struct device *device = &source->device;
+	int r;
+
+	device_init(device, source->machine, source->log);
+	device->state = host->device_state;
+	device->skip_marks = options->sabotage == SABOTAGE_MARK;
+	device->skip_discards = options->sabotage == SABOTAGE_DISCARD;
+	device->moves_slot = options->slot_moves;
+	r = device_start(device);
+	if (r)
+		snprintf(source->report.error, sizeof(source->report.error),
+			 "cannot start the device thread: %s", strerror(-r));
+	return r;
+}
+
+void guest_describe(struct source *source, const struct host *host)
+{
+	struct report *report = &source->report;
+	const struct machine *machine = &host->machine;
+
+	snprintf(report->backend, sizeof(report->backend), "%s", machine->kind->name);
+	snprintf(report->reason, sizeof(report->reason), "%s", host->reason);
+	report->config = host->config;
+	report->layout = machine->layout;
+	report->guest_user = machine->guest_user;
+}
+
+int guest_create(struct source *source, struct host *host)
+{
+	const struct options *options = source->options;
+	struct report *report = &source->report;
+	const struct machine_kind *kind;
+	struct layout layout;
+	int r;
+
+	kind = machine_choose(options->backend, report->backend_note, sizeof(report->backend_note));
+	if (!kind) {
+		snprintf(report->error, sizeof(report->error), "%s", report->backend_note);
+		return -ENODEV;
+	}
+	r = layout_make(&layout, options->memory_bytes, options->working_set_bytes, options->vcpus,
+			(uint32_t)sysconf(_SC_PAGESIZE), report->error, sizeof(report->error));
+	if (r)
+		return r;
+	report->layout = layout;
+	report->guest_user = options->guest_user;
+	snprintf(report->backend, sizeof(report->backend), "%s", kind->name);
+	r = host_open(host, kind, &layout, options->guest_user);
+	if (r) {
+		snprintf(report->error, sizeof(report->error), "%s", host->machine.why);
+		return r;
+	}
+	r = host_open_log(host, options, report->error, sizeof(report->error));
+	guest_describe(source, host);
+	source->log = host->log;
+	return r ? r : boot(source);
+}
