@@ -6,6 +6,7 @@
 #include "reaper.h"
 #include "report.h"
 #include "outlets.h"
+#include "watch.h"
 
 struct source {
 	const struct options *options;
@@ -19,6 +20,7 @@ struct source {
 	struct outlets outlets;
 	struct saboteur saboteur;
 	struct report report;
+	struct watch *watch;
 	struct dl_stats pass_stats; /* at the start of the pass */
 	double bytes_per_ns;	    /* measured on the wire */
 	uint64_t stopped_ns;	    /* when the guest was stopped */

@@ -98,6 +98,9 @@ static const char help_text[] =
 	"\n"
 	"Other:\n"
 	"  --json                print one JSON object on stdout instead of tables\n"
+	"  --status SOCKET       publish what the log does on a unix socket, for dirtytop\n"
+	"  --report FILE         write a page of HTML about the migration when it ends,\n"
+	"                        also when it fails\n"
 	"  --sabotage KIND       misuse the library, to show that verification fails:\n"
 	"                          final       skip the final harvest\n"
 	"                          mark        do not mark the device's writes\n"
@@ -115,6 +118,12 @@ static const char help_text[] =
 	"  4  unknown: the connection was lost while the guest was handed over. It is\n"
 	"     stopped here. Look at the destination before you start it anywhere\n"
 	"  5  as 0, but some of the output could not be written\n";
+
+static const struct keyword statuses[] = { { "moved", STATUS_MOVED },
+					   { "corrupt", STATUS_CORRUPT },
+					   { "failed", STATUS_FAILED },
+					   { "unknown", STATUS_UNKNOWN },
+					   { NULL, 0 } };
 
 static const char *keyword_name(const struct keyword *keywords, uint32_t value)
 {
@@ -136,6 +145,11 @@ const char *options_pattern_name(uint32_t pattern)
 const char *options_mode_name(uint32_t mode)
 {
 	return keyword_name(modes, mode);
+}
+
+const char *options_status_name(int status)
+{
+	return keyword_name(statuses, (uint32_t)status);
 }
 
 /* Called with the option's name and text. Returns false. */
@@ -237,6 +251,8 @@ enum {
 	OPT_LISTEN,
 	OPT_CONNECT,
 	OPT_JSON,
+	OPT_STATUS,
+	OPT_REPORT,
 	OPT_SABOTAGE,
 	OPT_HELP,
 	OPT_DESTINATION_FD,
@@ -263,6 +279,8 @@ static const struct option long_options[] = {
 	{ "listen", required_argument, NULL, OPT_LISTEN },
 	{ "connect", required_argument, NULL, OPT_CONNECT },
 	{ "json", no_argument, NULL, OPT_JSON },
+	{ "status", required_argument, NULL, OPT_STATUS },
+	{ "report", required_argument, NULL, OPT_REPORT },
 	{ "sabotage", required_argument, NULL, OPT_SABOTAGE },
 	{ "help", no_argument, NULL, OPT_HELP },
 	/* Internal: a source starts its destination with it. */
@@ -370,6 +388,12 @@ static bool parse_migration_option(struct options *options, int option, const ch
 	case OPT_CONNECT:
 		options->connect = text;
 		return true;
+	case OPT_STATUS:
+		options->status = text;
+		return true;
+	case OPT_REPORT:
+		options->report = text;
+		return true;
 	default:
 		options->json = true;
 		return true;
@@ -402,6 +426,8 @@ static int check_combination(struct options *options)
 		return report_early_failure(options, STATUS_USAGE, "%s", why);
 	if (!options->working_set_bytes)
 		options->working_set_bytes = options->memory_bytes / 4;
+	if (options->listen && !options->connect && (options->status || options->report))
+		return usage_error(options, "--status and --report are for the source");
 	if (options->listen)
 		return -1;
 	if (!layout_make(&layout, options->memory_bytes, options->working_set_bytes, options->vcpus,

@@ -46,6 +46,8 @@ struct options {
 	uint32_t destination_fds_given;
 	enum sabotage sabotage;
 	bool json;
+	const char *status; /* the socket to publish on */
+	const char *report; /* the page to write */
 	bool memory_given;
 };
 
@@ -69,5 +71,8 @@ int options_parse(struct options *options, int argc, char **argv);
 const char *options_sabotage_name(enum sabotage sabotage);
 const char *options_pattern_name(uint32_t pattern);
 const char *options_mode_name(uint32_t mode);
+
+/* A word for an exit status. */
+const char *options_status_name(int status);
 
 #endif

@@ -100,6 +100,11 @@ static void *outlet_main(void *opaque)
 
 static void begin(struct outlets *outlets, const struct pass_row *row)
 {
+	struct activity *activity = outlets->outlet[0].sender.activity;
+
+	activity->pass = outlets->outlet[0].sender.report->row_count;
+	activity->pass_bytes = row->dirty_bytes;
+	activity->pass_sent_bytes = 0;
 	outlets->progress.dirty_bytes = row->dirty_bytes;
 	outlets->progress.sent_pages = outlets->progress.wire_bytes = 0;
 	for (unsigned int i = 0; i < outlets->n; i++) {

@@ -7,6 +7,7 @@
 #include "report.h"
 #include "source.h"
 #include "transport.h"
+#include "watch.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -79,7 +80,7 @@ static int make_pairs(const struct options *options, int *ends, int *others, cha
 	return 0;
 }
 
-static int run_both(const struct options *options, char *program)
+static int run_both(const struct options *options, char *program, struct watch *watch)
 {
 	int ends[WIRE_MAX_CHANNELS], others[WIRE_MAX_CHANNELS], status;
 	struct host host = { 0 };
@@ -95,13 +96,13 @@ static int run_both(const struct options *options, char *program)
 	if (!child)
 		exec_destination(others, options->channels, program);
 	close_all(others, options->channels);
-	status = source_run(options, ends, child, &host);
+	status = source_run(options, ends, child, &host, watch);
 	wait_for_child(child);
 	return status;
 }
 
 /* From a host that has a guest, or one that is to create it. */
-static int run_connecting(const struct options *options, struct host *host)
+static int run_connecting(const struct options *options, struct host *host, struct watch *watch)
 {
 	int fds[WIRE_MAX_CHANNELS];
 	char why[256];
@@ -113,7 +114,7 @@ static int run_connecting(const struct options *options, struct host *host)
 			break;
 	}
 	if (n == options->channels)
-		return source_run(options, fds, 0, host);
+		return source_run(options, fds, 0, host, watch);
 	close_all(fds, n);
 	if (!host->open)
 		return report_early_failure(options, STATUS_FAILED, "%s", why);
@@ -160,7 +161,7 @@ static int listen_and_run(const struct options *options, struct listener *listen
 	return destination_run(options, fd, &listening.doors, host);
 }
 
-static int run_listening(const struct options *options)
+static int run_listening(const struct options *options, struct watch *watch)
 {
 	const struct sigaction action = { .sa_handler = on_interrupt };
 	struct listener *listener;
@@ -180,7 +181,7 @@ static int run_listening(const struct options *options)
 		return status;
 	/* The guest moves on. */
 	if (!interrupted)
-		return run_connecting(options, &host);
+		return run_connecting(options, &host, watch);
 	host_close(&host);
 	return report_early_failure(options, STATUS_FAILED,
 				    "interrupted; the guest has arrived, and ends here");
@@ -214,17 +215,26 @@ static int run_started(const struct options *options)
 	return destination_run(options, options->destination_fds[0], &given.doors, &host);
 }
 
-static int run(const struct options *options, char *program)
+static int run_watched(const struct options *options, char *program, struct watch *watch)
 {
 	struct host host = { 0 };
 
+	if (options->listen)
+		return run_listening(options, watch);
+	if (options->connect)
+		return run_connecting(options, &host, watch);
+	return run_both(options, program, watch);
+}
+
+static int run(const struct options *options, char *program)
+{
+	struct watch watch;
+
 	if (options->destination_fds_given)
 		return run_started(options);
-	if (options->listen)
-		return run_listening(options);
-	if (options->connect)
-		return run_connecting(options, &host);
-	return run_both(options, program);
+	if (watch_open(&watch, options))
+		return STATUS_FAILED;
+	return watch_close(&watch, run_watched(options, program, &watch));
 }
 
 int main(int argc, char **argv)

@@ -181,7 +181,7 @@ void report_row(struct report *report, const struct pass_row *row)
 		report_line(report, "      a ring overflowed: every page is dirty again");
 }
 
-static int status_of(const struct report *report)
+int report_status(const struct report *report)
 {
 	if (report->proved && report->proof.differing_pages)
 		return STATUS_CORRUPT;
@@ -293,7 +293,7 @@ void report_error(struct report *report)
 
 int report_end(struct report *report)
 {
-	int status = status_of(report);
+	int status = report_status(report);
 
 	report_error(report);
 	if (report->options->json) {

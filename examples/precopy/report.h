@@ -98,6 +98,9 @@ int report_early_failure(const struct options *options, int status, const char *
 /* Prints report->error once, if there is one. */
 void report_error(struct report *report);
 
+/* The exit status that the migration has earned. */
+int report_status(const struct report *report);
+
 /* Prints the summary, or the JSON object. Returns the exit status. */
 int report_end(struct report *report);
 

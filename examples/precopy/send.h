@@ -2,6 +2,7 @@
 #ifndef PRECOPY_SEND_H
 #define PRECOPY_SEND_H
 
+#include "../status/activity.h"
 #include "report.h"
 #include "sabotage.h"
 #include "wire.h"
@@ -18,7 +19,8 @@ struct sender {
 	uint64_t bandwidth_bytes_per_s;
 	const volatile sig_atomic_t *cancelled;
 	struct pass_progress *progress;
-	bool shows_progress; /* one of them does, for all */
+	struct activity *activity; /* for those who look on */
+	bool shows_progress;	   /* one of them does, for all */
 	/* The current pass: */
 	struct pass_row *row;
 	uint64_t start_ns;

@@ -143,6 +143,7 @@ static int stop_guest(struct source *source)
 	int r;
 
 	saboteur_snapshot(&source->saboteur);
+	watch_state(source->watch, ACTIVITY_PAUSED);
 	source->stopped_ns = clock_ns();
 	r = machine_pause(source->machine);
 	if (r)
@@ -206,6 +207,7 @@ static int begin_logging(struct source *source)
 
 	if (r)
 		return fail_log(source, r, "dl_cursor_new");
+	watch_cursor(source->watch, source->cursor);
 	r = reaper_start(&source->reaper, source->machine, source->log);
 	return r ? fail(source, r, "cannot serve the log's descriptor") : 0;
 }
@@ -214,6 +216,7 @@ static void end_logging(struct source *source)
 {
 	reaper_stop(&source->reaper);
 	source->report.reaps = source->reaper.reaps;
+	watch_cursor(source->watch, NULL);
 	dl_cursor_free(source->cursor);
 	source->cursor = NULL;
 }
@@ -303,6 +306,7 @@ static void run_migration(struct source *source)
 	/* Let the guest map its pages writable before logging starts: the harder case. */
 	nanosleep(&warm_up, NULL);
 	start_ns = clock_ns();
+	watch_state(source->watch, ACTIVITY_LIVE);
 	r = migrate(source);
 	report->total_ns = clock_ns() - start_ns;
 	report->stats.size = sizeof(report->stats);
@@ -311,6 +315,7 @@ static void run_migration(struct source *source)
 	report->records = machine_records(source->machine);
 	report->slot_changes = source->device.slot_changes;
 	end_logging(source);
+	watch_state(source->watch, r ? ACTIVITY_WAITING : ACTIVITY_HANDOVER);
 	if (!r)
 		r = handover_prove(source);
 	if (!r)
@@ -331,19 +336,27 @@ static void move_guest(struct source *source, const struct host *host)
 		(void)fail(source, r, "cannot copy the memory");
 	else
 		r = guest_start_devices(source, host);
+	if (!r && (r = watch_begin(source->watch, source->machine, source->log)))
+		(void)fail(source, r, "cannot publish the status");
 	if (!r && !handover_hello(source)) {
 		report_begin(&source->report);
 		run_migration(source);
 	}
 	source_wire_error(source);
+	watch_end(source->watch, report_status(&source->report));
 	device_stop(&source->device);
 	saboteur_free(&source->saboteur);
 }
 
 int source_run(const struct options *options, const int *fds, pid_t destination_pid,
-	       struct host *host)
+	       struct host *host, struct watch *watch)
 {
-	struct source source = { .options = options, .machine = &host->machine, .log = host->log };
+	struct source source = {
+		.options = options,
+		.machine = &host->machine,
+		.log = host->log,
+		.watch = watch,
+	};
 	struct sigaction action = { .sa_handler = on_cancel, .sa_flags = (int)SA_RESETHAND };
 	const struct sender like = {
 		.machine = &host->machine,
@@ -352,6 +365,7 @@ int source_run(const struct options *options, const int *fds, pid_t destination_
 		.zero_pages = options->zero_pages,
 		.bandwidth_bytes_per_s = options->bandwidth_bytes_per_s,
 		.cancelled = &cancelled,
+		.activity = &watch->activity,
 	};
 	int status, r = 0;
 

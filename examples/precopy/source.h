@@ -3,6 +3,7 @@
 #define PRECOPY_SOURCE_H
 
 #include "host.h"
+#include "watch.h"
 
 #include <sys/types.h>
 
@@ -12,6 +13,6 @@
  * status.
  */
 int source_run(const struct options *options, const int *fds, pid_t destination_pid,
-	       struct host *host);
+	       struct host *host, struct watch *watch);
 
 #endif
