@@ -77,6 +77,8 @@ static int send_frame(struct sender *sender, enum page_kind kind, uint64_t offse
 	sender->row->sent_pages += pages;
 	sender->progress->sent_pages += pages;
 	sender->progress->wire_bytes += sender->wire->sent_bytes - wire_bytes;
+	heat_note(&sender->activity->heat, sender->extent->slot,
+		  offset_bytes - sender->extent->cookie, bytes);
 	sender->activity->sent_pages += pages;
 	sender->activity->pass_sent_bytes += bytes;
 	sender->activity->wire_bytes += sender->wire->sent_bytes - wire_bytes;
@@ -116,7 +118,7 @@ int sender_send_extents(struct sender *sender, const struct dl_extent *extents, 
 	for (i = 0; !r && i < n_extents; i++) {
 		if (*sender->cancelled)
 			return wire_fail(sender->wire, -EINTR, "cancelled");
-		heat_note(&sender->activity->heat, &extents[i]);
+		sender->extent = &extents[i];
 		/* The cookie of a slot is its offset in the host's mapping. */
 		r = send_extent(sender, extents[i].cookie + extents[i].offset_bytes,
 				extents[i].bytes);

@@ -23,6 +23,7 @@ struct sender {
 	bool shows_progress;	   /* one of them does, for all */
 	/* The current pass: */
 	struct pass_row *row;
+	const struct dl_extent *extent;
 	uint64_t start_ns;
 	uint64_t start_bytes; /* wire->sent_bytes at its start */
 };

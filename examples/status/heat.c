@@ -36,18 +36,16 @@ static void note_range(struct heat *heat, uint64_t at, uint64_t end)
 	}
 }
 
-void heat_note(struct heat *heat, const struct dl_extent *extent)
+void heat_note(struct heat *heat, uint32_t slot, uint64_t offset_bytes, uint64_t bytes)
 {
-	const struct heat_slot *slot = heat->slots, *end = slot + heat->n_slots;
+	const struct heat_slot *in = heat->slots, *end = in + heat->n_slots;
 
-	while (slot < end && slot->slot != extent->slot)
-		slot++;
+	while (in < end && in->slot != slot)
+		in++;
 	/* A slot that came back may be larger than the one in the map. */
-	if (slot == end || extent->bytes > slot->bytes ||
-	    extent->offset_bytes > slot->bytes - extent->bytes)
+	if (in == end || bytes > in->bytes || offset_bytes > in->bytes - bytes)
 		return;
-	note_range(heat, slot->start_bytes + extent->offset_bytes,
-		   slot->start_bytes + extent->offset_bytes + extent->bytes);
+	note_range(heat, in->start_bytes + offset_bytes, in->start_bytes + offset_bytes + bytes);
 }
 
 uint64_t heat_gpa(const struct heat *heat, uint64_t at_bytes)

@@ -5,8 +5,6 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#include <dirtylog/dirtylog.h>
-
 /*
  * A coarse map of guest memory: how many dirty pages each part of it has had. The parts are at most
  * HEAT_CELLS cells of equal size, over the slots one after another. Whoever sends extents notes
@@ -38,8 +36,8 @@ void heat_init(struct heat *heat, uint32_t page_bytes);
 /* Before anything is noted. Memory beyond the first HEAT_SLOTS slots is not in the map. */
 void heat_add_slot(struct heat *heat, uint32_t slot, uint64_t gpa, uint64_t bytes);
 
-/* Adds an extent's pages. Any thread, several at once. */
-void heat_note(struct heat *heat, const struct dl_extent *extent);
+/* Adds the pages of an extent, or of a part of one. Any thread, several at once. */
+void heat_note(struct heat *heat, uint32_t slot, uint64_t offset_bytes, uint64_t bytes);
 
 /* The guest physical address of a place in the map. */
 uint64_t heat_gpa(const struct heat *heat, uint64_t at_bytes);

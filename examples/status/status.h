@@ -4,6 +4,8 @@
 
 #include "activity.h"
 
+#include <dirtylog/dirtylog.h>
+
 #include <stddef.h>
 
 /*
@@ -39,7 +41,7 @@
  *	vcpus             array of {cookie, entries, new_pages, resets, full_exits, overflows,
  *	                  high_water_entries}; counters of the ring, 0 in bitmap mode
  *	slots             array of {slot, gpa, bytes}
- *	heat              cell_bytes, and pages: an array of the pages that were handed out, by part
+ *	heat              cell_bytes, and pages: an array of how many pages were sent, by part
  *	                  of memory, over the slots one after another
  *
  * The server has one thread, which makes calls that never block and writes without waiting: a
