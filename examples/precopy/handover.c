@@ -58,6 +58,15 @@ int handover_hello(struct source *source)
 	return r ? r : outlets_announce(&source->outlets, hello.token);
 }
 
+static void note_downtime(struct report *report, uint64_t ns)
+{
+	struct stop_times *stop = &report->stop;
+	uint64_t parts_ns = stop->vcpus_ns + stop->devices_ns + stop->harvest_ns + stop->send_ns;
+
+	report->downtime_ns = ns;
+	stop->state_ns = ns > parts_ns ? ns - parts_ns : 0;
+}
+
 int handover_state(struct source *source)
 {
 	struct vcpu_state states[LAYOUT_MAX_VCPUS];
@@ -77,7 +86,7 @@ int handover_state(struct source *source)
 	if (!r)
 		r = wire_expect(&source->wire, WIRE_READY, NULL, 0);
 	if (!r)
-		source->report.downtime_ns = clock_ns() - source->stopped_ns;
+		note_downtime(&source->report, clock_ns() - source->stopped_ns);
 	return r;
 }
 

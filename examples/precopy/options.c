@@ -471,6 +471,8 @@ int options_parse(struct options *options, int argc, char **argv)
 		.zero_pages = true,
 		.channels = 1,
 		.json = asks_for_json(argc, argv),
+		.argc = argc,
+		.argv = argv,
 	};
 	while ((option = getopt_long(argc, argv, ":", long_options, &index)) != -1) {
 		if (option == '?' || option == ':')

@@ -49,6 +49,8 @@ struct options {
 	const char *status; /* the socket to publish on */
 	const char *report; /* the page to write */
 	bool memory_given;
+	int argc; /* the command line */
+	char **argv;
 };
 
 /* Exit statuses, documented by --help. */

@@ -14,6 +14,8 @@
 
 #define PROGRESS_NS (100 * NS_PER_MS)
 
+static char early_error[640];
+
 enum { LABEL_COLUMNS = 9 };
 
 static double mib(uint64_t bytes)
@@ -81,16 +83,20 @@ void report_print_error(const char *format, ...)
 
 int report_early_failure(const struct options *options, int status, const char *format, ...)
 {
-	char text[640];
 	va_list args;
 
 	va_start(args, format);
-	vsnprintf(text, sizeof(text), format, args);
+	vsnprintf(early_error, sizeof(early_error), format, args);
 	va_end(args);
-	report_print_error("%s", text);
+	report_print_error("%s", early_error);
 	if (options->json)
-		report_json_early(text, status);
+		report_json_early(early_error, status);
 	return status;
+}
+
+const char *report_early_error(void)
+{
+	return early_error;
 }
 
 void report_line(struct report *report, const char *format, ...)
@@ -191,7 +197,7 @@ int report_status(const struct report *report)
 		return STATUS_UNKNOWN;
 	if (*report->error || !report->proved || !report->has_result)
 		return STATUS_FAILED;
-	return STATUS_MOVED;
+	return report->unwritten ? STATUS_UNREPORTED : STATUS_MOVED;
 }
 
 /* Says why the guest was stopped for longer than it should have been. */
@@ -308,7 +314,7 @@ int report_end(struct report *report)
 		print_result(report);
 	if (report->resumed)
 		print_resumed(report);
-	if (status == STATUS_MOVED)
+	if (status == STATUS_MOVED || status == STATUS_UNREPORTED)
 		report_line(report, "\nNo write was lost.");
 	else if (status == STATUS_CORRUPT)
 		report_line(report, "\nCORRUPTION: writes were lost.");

@@ -13,7 +13,8 @@ struct pass_row {
 	uint64_t sent_pages;  /* including zero pages */
 	uint64_t zero_pages;
 	uint64_t wire_bytes;
-	uint64_t ns;
+	uint64_t start_ns;	  /* since the start of the migration */
+	uint64_t ns;		  /* of sending */
 	uint64_t remaining_bytes; /* pending when it ended */
 	uint64_t full_exits;
 	uint64_t overflows;
@@ -25,6 +26,15 @@ enum stop_reason {
 	STOP_FITS,	  /* what was left fitted the downtime limit */
 	STOP_NO_PROGRESS, /* several passes in a row left no less than the one before them */
 	STOP_PASSES,	  /* --passes */
+};
+
+/* What the downtime consists of. */
+struct stop_times {
+	uint64_t vcpus_ns;   /* until the vCPUs stand still */
+	uint64_t devices_ns; /* until the devices do, and are saved */
+	uint64_t harvest_ns; /* of the paused passes */
+	uint64_t send_ns;    /* of the paused passes */
+	uint64_t state_ns;   /* the rest: state of the vCPUs and devices, until it has arrived */
 };
 
 /* Of the current pass, over all connections; several threads add to it. */
@@ -48,8 +58,12 @@ struct report {
 
 	struct pass_row *rows;
 	uint32_t row_count;
+	uint64_t start_ns; /* the clock's */
 	uint64_t total_ns;
 	uint64_t downtime_ns;
+	uint64_t stop_ns; /* when the guest was stopped, since the start */
+	struct stop_times stop;
+	uint64_t fits_bytes; /* what could be sent within the downtime limit, at the last look */
 	enum stop_reason stop_reason;
 	uint64_t left_bytes; /* pending when the guest was stopped */
 	uint64_t records;    /* written by the guest on the source */
@@ -66,6 +80,7 @@ struct report {
 	bool error_printed;
 	bool resumed; /* after a failure, the guest was resumed on the source */
 	bool logging_off;
+	bool unwritten; /* the page of --report is lost */
 	struct machine_check resumed_check;
 };
 
@@ -94,6 +109,9 @@ void report_print_error(const char *format, ...) __attribute__((format(printf, 1
  */
 int report_early_failure(const struct options *options, int status, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
+
+/* The last such error, or "". */
+const char *report_early_error(void);
 
 /* Prints report->error once, if there is one. */
 void report_error(struct report *report);

@@ -29,11 +29,11 @@ static void print_row(const struct report *report, uint32_t i)
 
 	printf("    { \"pass\": %u, \"final\": %s, \"dirty_bytes\": %" PRIu64
 	       ", \"sent_pages\": %" PRIu64 ", \"zero_pages\": %" PRIu64
-	       ", \"wire_bytes\": %" PRIu64 ", \"ns\": %" PRIu64
+	       ", \"wire_bytes\": %" PRIu64 ", \"start_ns\": %" PRIu64 ", \"ns\": %" PRIu64
 	       ", \"mib_per_s\": %.1f, \"remaining_bytes\": %" PRIu64 ", \"full_exits\": %" PRIu64
 	       ", \"overflows\": %" PRIu64 " }%s\n",
 	       i + 1, row->final ? "true" : "false", row->dirty_bytes, row->sent_pages,
-	       row->zero_pages, row->wire_bytes, row->ns,
+	       row->zero_pages, row->wire_bytes, row->start_ns, row->ns,
 	       seconds > 0 ? (double)row->wire_bytes / (1 << 20) / seconds : 0,
 	       row->remaining_bytes, row->full_exits, row->overflows,
 	       i + 1 < report->row_count ? "," : "");
@@ -93,6 +93,11 @@ static void print_downtime(const struct report *report)
 		print_bool("downtime_limit_met", report->downtime_ns <= limit_ns);
 	else
 		printf("  \"downtime_limit_met\": null,\n");
+	print_number("downtime_vcpus_ns", report->stop.vcpus_ns);
+	print_number("downtime_devices_ns", report->stop.devices_ns);
+	print_number("downtime_harvest_ns", report->stop.harvest_ns);
+	print_number("downtime_send_ns", report->stop.send_ns);
+	print_number("downtime_state_ns", report->stop.state_ns);
 	print_string("stopped_because", reasons[report->stop_reason]);
 	print_number("left_bytes", report->left_bytes);
 }

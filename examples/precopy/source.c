@@ -95,6 +95,7 @@ static struct pass_row *begin_row(struct source *source, bool final)
 	struct pass_row *row = report_next_row(&source->report);
 
 	row->final = final;
+	row->start_ns = clock_ns() - source->report.start_ns;
 	source->pass_stats.size = sizeof(source->pass_stats);
 	if (dl_log_stats(source->log, &source->pass_stats))
 		memset(&source->pass_stats, 0, sizeof(source->pass_stats));
@@ -131,6 +132,8 @@ static int live_pass(struct source *source, uint64_t *pending_bytes)
 		return r;
 	row->remaining_bytes = *pending_bytes;
 	end_row(source, row);
+	if (source->report.row_count == 1)
+		watch_copied(source->watch);
 	return source_guest_failure(source);
 }
 
@@ -145,7 +148,9 @@ static int stop_guest(struct source *source)
 	saboteur_snapshot(&source->saboteur);
 	watch_state(source->watch, ACTIVITY_PAUSED);
 	source->stopped_ns = clock_ns();
+	source->report.stop_ns = source->stopped_ns - source->report.start_ns;
 	r = machine_pause(source->machine);
+	source->report.stop.vcpus_ns = clock_ns() - source->stopped_ns;
 	if (r)
 		return fail(source, r, source->machine->why);
 	/* A sabotaged device goes on, unmarked, until the final pass is over. */
@@ -153,7 +158,27 @@ static int stop_guest(struct source *source)
 		return 0;
 	device_stop(&source->device);
 	r = device_save(&source->device, &source->device_state);
+	source->report.stop.devices_ns =
+		clock_ns() - source->stopped_ns - source->report.stop.vcpus_ns;
 	return r ? fail_log(source, r, "the device") : 0;
+}
+
+static int begin_paused_pass(struct source *source, uint64_t *pending_bytes)
+{
+	uint64_t start_ns = clock_ns();
+	int r = begin_pass(source, DL_HARVEST_PAUSED, pending_bytes);
+
+	source->report.stop.harvest_ns += clock_ns() - start_ns;
+	return r;
+}
+
+static int send_paused_pass(struct source *source, struct pass_row *row)
+{
+	uint64_t start_ns = clock_ns();
+	int r = send_pass(source, row);
+
+	source->report.stop.send_ns += clock_ns() - start_ns;
+	return r;
 }
 
 /*
@@ -166,11 +191,11 @@ static int paused_passes(struct source *source)
 	uint64_t pending_bytes = 0;
 	int passes = 0, r;
 
-	while (!(r = begin_pass(source, DL_HARVEST_PAUSED, &pending_bytes)) && pending_bytes) {
+	while (!(r = begin_paused_pass(source, &pending_bytes)) && pending_bytes) {
 		if (++passes > MAX_PAUSED_PASSES)
 			return fail(source, -EBUSY, "memory is written while the guest is stopped");
 		row->dirty_bytes += pending_bytes;
-		r = send_pass(source, row);
+		r = send_paused_pass(source, row);
 		if (r)
 			return r;
 	}
@@ -225,7 +250,8 @@ static void end_logging(struct source *source)
 static enum stop_reason stop_reason(struct source *source, struct progress *progress,
 				    uint64_t left_bytes)
 {
-	if (left_bytes <= downtime_budget_bytes(source))
+	source->report.fits_bytes = downtime_budget_bytes(source);
+	if (left_bytes <= source->report.fits_bytes)
 		return STOP_FITS;
 	if (++progress->passes == source->options->passes)
 		return STOP_PASSES;
@@ -299,16 +325,17 @@ static void run_migration(struct source *source)
 {
 	struct report *report = &source->report;
 	struct timespec warm_up = clock_timespec(WARM_UP_NS);
-	uint64_t start_ns;
 	int r;
 
 	machine_resume(source->machine);
 	/* Let the guest map its pages writable before logging starts: the harder case. */
 	nanosleep(&warm_up, NULL);
-	start_ns = clock_ns();
+	report->start_ns = clock_ns();
+	watch_timeline(source->watch, source->log);
 	watch_state(source->watch, ACTIVITY_LIVE);
 	r = migrate(source);
-	report->total_ns = clock_ns() - start_ns;
+	report->total_ns = clock_ns() - report->start_ns;
+	watch_timeline_end(source->watch);
 	report->stats.size = sizeof(report->stats);
 	if (dl_log_stats(source->log, &report->stats))
 		memset(&report->stats, 0, sizeof(report->stats));
@@ -391,6 +418,7 @@ int source_run(const struct options *options, const int *fds, pid_t destination_
 	host_close(host);
 	outlets_close(&source.outlets);
 	close(fds[0]);
+	watch_report(watch, &source.report);
 	status = report_end(&source.report);
 	report_free(&source.report);
 	return status;
