@@ -12,7 +12,14 @@
  * of the rates. What matters most is at the top, for screens that are too small.
  */
 
-enum { LABEL = 10, LEAST_MAP_ROWS = 3, HISTORY_ROWS = 2, BAR_AT = 47, LEAST_BAR = 10 };
+enum {
+	LEAST_ROWS = 8,
+	LABEL = 10,
+	LEAST_MAP_ROWS = 3,
+	HISTORY_ROWS = 2,
+	BAR_AT = 47,
+	LEAST_BAR = 10
+};
 enum { FULL_BLOCK = 0x2588, LIGHT_SHADE = 0x2591, LOWER_EIGHTH = 0x2581 };
 
 #define TEXT_BYTES 40
@@ -237,7 +244,11 @@ static void draw_history(struct canvas *canvas, int row, int last, const struct 
 
 void draw(struct canvas *canvas, const struct view *view, const char *footer)
 {
-	int last = canvas->rows - (footer ? 1 : 0), row, rows;
+	int last, row, rows;
+
+	if (canvas->rows < LEAST_ROWS)
+		footer = NULL;
+	last = canvas->rows - (footer ? 1 : 0);
 
 	if (view->has_snapshot) {
 		row = draw_numbers(canvas, view);
