@@ -19,7 +19,7 @@ fuzz        hostile rings, calls and streams
 kvm         this machine's /dev/kvm with a real guest
 lab         Debian kernels in emulated machines; slow, and has no fast form
 abi         public headers, exported symbols, the program in README.md
-examples    probe, precopy and the bindings
+examples    probe, precopy, dirtytop and the bindings
 tools       tests/run.sh and tests/lint.sh
 lint        format, spelling, scripts, line widths
 END
@@ -95,6 +95,8 @@ tests/*                    all
 
 examples/precopy/*         fuzz lab examples
 examples/bindings/*        examples
+examples/status/*          fuzz lab examples
+examples/dirtytop/*        examples
 examples/demo.sh           -
 examples/*                 lab examples
 README.md                  abi
