@@ -17,6 +17,8 @@ import struct
 import sys
 import termios
 
+sys.dont_write_bytecode = True
+
 from common import QUICK, TIMEOUT_S, finish, require, run, run_tests, start
 
 ESCAPES = r"\x1b\[[0-9;?]*[A-Za-z]"

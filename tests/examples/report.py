@@ -11,6 +11,8 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
+sys.dont_write_bytecode = True
+
 from common import QUICK, SLOW, Reader, finish, require, run_json, run_tests, start
 
 HTML = "{http://www.w3.org/1999/xhtml}"

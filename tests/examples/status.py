@@ -9,6 +9,8 @@ import socket
 import stat
 import sys
 
+sys.dont_write_bytecode = True
+
 from common import QUICK, SLOW, Reader, finish, require, run, run_json, run_tests, start
 
 COUNTERS = ("entries", "new_pages", "resets", "full_exits", "high_water_entries")
