@@ -220,30 +220,38 @@ static void draw_levels(FILE *to, const struct axes *axes, const struct report *
 	}
 }
 
-static void draw_point(FILE *to, const struct axes *axes, const struct report *report, uint32_t i,
-		       uint64_t bytes)
+static void draw_point(FILE *to, const struct axes *axes, const struct report *report, uint32_t n,
+		       uint32_t i, uint64_t bytes)
 {
 	double x = x_of(axes, i), y = y_of(axes, level(report, bytes));
-	bool last = i == report->row_count;
+	bool last = i == n;
 	char label[HTML_NUMBER_BYTES];
 
 	fprintf(to, "<circle class=\"point\" cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\"/>\n", x, y);
-	if (report->row_count <= 16 || last)
+	if (n <= 16 || last)
 		text(to, x + 6, y - 6, "start", html_bytes(label, bytes));
 	if (!i) {
 		text(to, x, HEIGHT - BOTTOM + 16, "middle", "start");
-	} else if (report->row_count <= 24 || last || !(i % (report->row_count / 12))) {
+	} else if (n <= 24 || last || !(i % (n / 12))) {
 		snprintf(label, sizeof(label), report->rows[i - 1].final ? "final" : "pass %u", i);
 		text(to, x, HEIGHT - BOTTOM + 16, "middle", label);
 	}
 }
 
+/* The last one may have been cut short. */
+static uint32_t complete_rows(const struct report *report)
+{
+	uint32_t n = report->row_count;
+
+	return n && !report->rows[n - 1].complete ? n - 1 : n;
+}
+
 void html_chart_convergence(FILE *to, const struct report *report)
 {
-	struct axes axes = { report->row_count, 1 };
-	uint32_t i;
+	uint32_t n = complete_rows(report), i;
+	struct axes axes = { n, 1 };
 
-	if (!report->row_count || !report->rows[0].ns) {
+	if (!n) {
 		nothing(to, "convergence", "No pass was completed.");
 		return;
 	}
@@ -258,13 +266,13 @@ void html_chart_convergence(FILE *to, const struct report *report)
 	}
 	fprintf(to, "<path class=\"dirty\" d=\"M%.1f %.1f", x_of(&axes, 0),
 		y_of(&axes, level(report, report->rows[0].dirty_bytes)));
-	for (i = 0; i < report->row_count; i++)
+	for (i = 0; i < n; i++)
 		fprintf(to, "L%.1f %.1f", x_of(&axes, i + 1),
 			y_of(&axes, level(report, report->rows[i].remaining_bytes)));
 	fputs("\"/>\n", to);
-	draw_point(to, &axes, report, 0, report->rows[0].dirty_bytes);
-	for (i = 0; i < report->row_count; i++)
-		draw_point(to, &axes, report, i + 1, report->rows[i].remaining_bytes);
+	draw_point(to, &axes, report, n, 0, report->rows[0].dirty_bytes);
+	for (i = 0; i < n; i++)
+		draw_point(to, &axes, report, n, i + 1, report->rows[i].remaining_bytes);
 	fputs("</svg>\n<figcaption>Memory that was left to send after each pass, on a scale of "
 	      "logarithms. The dashed line is what could be sent within the downtime limit: the "
 	      "guest is stopped when no more is left.</figcaption>\n</figure>\n",

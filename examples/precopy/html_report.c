@@ -34,7 +34,7 @@ static const char *stop_reason(const struct report *report)
 	case STOP_PASSES:
 		return "--passes allowed no more passes";
 	default:
-		return "it was not stopped for a handover";
+		return "";
 	}
 }
 
@@ -108,11 +108,14 @@ static void print_downtime(FILE *to, const struct report *report)
 	uint64_t limit_ns = report->options->downtime_limit_ns;
 	bool met = report->downtime_ns <= limit_ns;
 
-	time_row(to, "downtime_ns", "downtime", report->downtime_ns, met,
-		 !report->downtime_ns ? ""
-		 : met		      ? "within the limit"
-				      : "above the limit");
+	if (report->downtime_ns)
+		time_row(to, "downtime_ns", "downtime", report->downtime_ns, met,
+			 met ? "within the limit" : "above the limit");
+	else
+		number_row(to, "downtime_ns", "downtime", 0, "none: the guest was not handed over");
 	time_row(to, "downtime_limit_ns", "downtime limit", limit_ns, true, "");
+	if (!report->stop_reason)
+		return;
 	html_row(to, "the guest was stopped because", "%s", stop_reason(report));
 	bytes_row(to, "left_bytes", "left to send then", report->left_bytes);
 }
@@ -175,14 +178,14 @@ static void print_pass(FILE *to, const struct report *report, uint32_t i)
 		{ row->wire_bytes, "%.1f", (double)row->wire_bytes / (1 << 20) },
 		{ row->start_ns, "%.1f", (double)row->start_ns / 1e6 },
 		{ row->ns, "%.1f", (double)row->ns / 1e6 },
-		{ row->remaining_bytes, "%.1f", (double)row->remaining_bytes / (1 << 20) },
+		{ row->remaining_bytes, row->complete ? "%.1f" : "-",
+		  (double)row->remaining_bytes / (1 << 20) },
 		{ row->full_exits, NULL, 0 },
 		{ row->overflows, NULL, 0 },
 	};
 
-	fprintf(to,
-		row->final ? "<tr><th scope=\"row\">final</th>" : "<tr><th scope=\"row\">%u</th>",
-		i + 1);
+	snprintf(text, sizeof(text), row->final ? "final" : "%u", i + 1);
+	fprintf(to, "<tr><th scope=\"row\">%s%s</th>", text, row->complete ? "" : ", cut short");
 	for (size_t j = 0; j < sizeof(cells) / sizeof(cells[0]); j++) {
 		fputs("<td>", to);
 		if (cells[j].format)

@@ -9,6 +9,7 @@
 
 struct pass_row {
 	bool final;	      /* all paused passes together */
+	bool complete;	      /* it was not cut short by a failure */
 	uint64_t dirty_bytes; /* what the pass could hand out */
 	uint64_t sent_pages;  /* including zero pages */
 	uint64_t zero_pages;

@@ -106,6 +106,7 @@ static void end_row(struct source *source, struct pass_row *row)
 {
 	struct dl_stats now = { .size = sizeof(now) };
 
+	row->complete = true;
 	if (row->wire_bytes >= MIN_RATE_BYTES && row->ns)
 		source->bytes_per_ns = (double)row->wire_bytes / (double)row->ns;
 	if (!dl_log_stats(source->log, &now)) {

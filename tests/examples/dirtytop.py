@@ -17,9 +17,10 @@ import struct
 import sys
 import termios
 
+# Leave no bytecode in the tree.
 sys.dont_write_bytecode = True
 
-from common import QUICK, TIMEOUT_S, finish, require, run, run_tests, start
+from common import QUICK, TIMEOUT_S, finish, require, run, run_tests, start  # noqa: E402
 
 ESCAPES = r"\x1b\[[0-9;?]*[A-Za-z]"
 COLOURS = r"\x1b\[[0-9;]*m"

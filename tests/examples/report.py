@@ -11,9 +11,11 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
+# Leave no bytecode in the tree.
 sys.dont_write_bytecode = True
 
-from common import QUICK, SLOW, Reader, finish, require, run_json, run_tests, start
+from common import (QUICK, SLOW, Reader, finish, require, run_json, run_tests,  # noqa: E402
+                    start)
 
 HTML = "{http://www.w3.org/1999/xhtml}"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -21,9 +23,9 @@ FIGURES = ("rates", "convergence", "downtime-parts", "map")
 COLUMNS = ("dirty_bytes", "sent_pages", "zero_pages", "wire_bytes", "start_ns", "ns",
            "remaining_bytes", "full_exits", "overflows")
 NUMBERS = ("exit_status", "memory_bytes", "vcpus", "total_ns", "downtime_ns", "downtime_limit_ns",
-           "left_bytes", "pages_sent", "zero_pages", "wire_bytes")
-MOVED = NUMBERS + ("compared_pages", "differing_pages", "downtime_vcpus_ns", "downtime_devices_ns",
-                   "downtime_harvest_ns", "downtime_send_ns", "downtime_state_ns", "new_pages",
+           "pages_sent", "zero_pages", "wire_bytes")
+MOVED = NUMBERS + ("left_bytes", "compared_pages", "differing_pages", "downtime_vcpus_ns",
+                   "downtime_devices_ns", "downtime_harvest_ns", "downtime_send_ns", "downtime_state_ns", "new_pages",
                    "entries", "duplicates", "resets", "full_exits", "overflows",
                    "high_water_entries", "ioctl_ns")
 
@@ -121,6 +123,7 @@ def the_page_says_what_json_says(folder, precopy):
         require(by_id(tree, "map").find(SVG + "svg") is not None, "no map")
         points = list(by_id(tree, "convergence").iter(SVG + "circle"))
         require(len(points) == len(result["passes"]) + 1, f"{len(points)} points")
+        require("cut short" not in words(tree), "a pass was cut short")
         require("no write was lost" in words(by_id(tree, "outcome")), "the outcome")
         require(words(by_id(tree, "command")).endswith(f"--report {path} --json"), "the command")
         require([entry.name for entry in folder.iterdir()] == ["page.html"], "a file is left")
@@ -148,6 +151,7 @@ def a_cancelled_migration_has_a_page(folder, precopy):
     require("cancelled" in result["error"], result["error"])
     require(words(by_id(tree, "error")) == result["error"], "the reason")
     require("keeps running" in words(tree), "where the guest runs")
+    require("1, cut short" in words(tree) and "No pass was completed" in words(tree), "the pass")
 
 
 def a_killed_program_leaves_the_old_page(folder, precopy):

@@ -9,9 +9,11 @@ import socket
 import stat
 import sys
 
+# Leave no bytecode in the tree.
 sys.dont_write_bytecode = True
 
-from common import QUICK, SLOW, Reader, finish, require, run, run_json, run_tests, start
+from common import (QUICK, SLOW, Reader, finish, require, run, run_json,  # noqa: E402
+                    run_tests, start)
 
 COUNTERS = ("entries", "new_pages", "resets", "full_exits", "high_water_entries")
 
