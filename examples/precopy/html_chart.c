@@ -6,7 +6,7 @@
 #include <math.h>
 #include <stdbool.h>
 
-enum { WIDTH = 760, HEIGHT = 260, LEFT = 64, RIGHT = 40, TOP = 18, BOTTOM = 30 };
+enum { WIDTH = 760, HEIGHT = 260, LEFT = 64, RIGHT = 60, TOP = 18, BOTTOM = 30 };
 enum { SPANS = 60, TICKS = 5 };
 
 /* The area of a chart, and what its edges mean. */

@@ -25,9 +25,9 @@ COLUMNS = ("dirty_bytes", "sent_pages", "zero_pages", "wire_bytes", "start_ns", 
 NUMBERS = ("exit_status", "memory_bytes", "vcpus", "total_ns", "downtime_ns", "downtime_limit_ns",
            "pages_sent", "zero_pages", "wire_bytes")
 MOVED = NUMBERS + ("left_bytes", "compared_pages", "differing_pages", "downtime_vcpus_ns",
-                   "downtime_devices_ns", "downtime_harvest_ns", "downtime_send_ns", "downtime_state_ns", "new_pages",
-                   "entries", "duplicates", "resets", "full_exits", "overflows",
-                   "high_water_entries", "ioctl_ns")
+                   "downtime_devices_ns", "downtime_harvest_ns", "downtime_send_ns",
+                   "downtime_state_ns", "new_pages", "entries", "duplicates", "resets",
+                   "full_exits", "overflows", "high_water_entries", "ioctl_ns")
 
 
 class Balance(html.parser.HTMLParser):
