@@ -286,7 +286,8 @@ def hostile_text_is_not_printed(folder, dirtytop, _):
                                     vcpus=[{"cookie": number, "entries": number}] * 300))
     frame = terminal.wait_for(r"1\.0 s(?s:.*quit)")
     check_frame(terminal, frame)
-    terminal.publisher.send(line_of(3, program=hostile, state=hostile, ended=True))
+    raw = json.dumps(line_of(3, program=hostile, state=hostile, ended=True)).encode() + b"\n"
+    terminal.publisher.send(raw.replace(b"\\u001b", b"\x1b").replace(b"\\u0007", b"\x07"))
     require(terminal.end() == 0, "it has failed")
     require("has ended" in terminal.text, "the end is missing")
     require(not re.search("\x07|\x1b\\[31m|\u202e", terminal.text), "escapes pass")
