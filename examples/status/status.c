@@ -30,9 +30,9 @@ struct status {
 	pthread_t thread;
 	bool has_thread;
 	int stop_fd;
-	bool deaf;	       /* no descriptor is free for a reader: poll() would not sleep */
-	const char *ended;     /* the thread's: this is the end */
-	const char *end_state; /* set before stop_fd is written to */
+	bool deaf;	   /* no descriptor is free for a reader: poll() would not sleep */
+	const char *ended; /* the thread's: this is the end */
+	const char *_Atomic end_state; /* set before stop_fd is written to */
 	/* Under the lock, which is held for a call that never blocks: */
 	pthread_mutex_t lock;
 	const struct dl_cursor *cursor;
