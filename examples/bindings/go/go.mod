@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: MIT
+module example.org/dirtylog
+
+go 1.19
