@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Calls that run at the same time, a log that is closed meanwhile, and a child of fork(2). */
+#include "emulated.h"
 #include "log.h"
 #include "rules_guest.h"
 
@@ -275,6 +276,7 @@ static void a_child_of_fork_can_do_nothing(void **state)
 	int status;
 	pid_t child;
 
+	skip_if_emulated("MADV_WIPEONFORK");
 	begin(DL_CURSOR_CLEAN);
 	begin_pass(cursor);
 	child = fork();
