@@ -4,7 +4,8 @@
 # The rooms of the tests, and the rooms that a change concerns. Sourced by tests/run.sh.
 : "${top:?}"
 
-# Room: what it tests. All are suites of meson except lab (tests/lab/run.sh) and lint (lint.sh).
+# Room: what it tests. All are suites of meson except lab (tests/lab/run.sh), builds
+# (tests/builds/run.sh) and lint (lint.sh).
 rooms_table() {
   cat <<'END'
 unit        each file of lib/ by itself
@@ -18,7 +19,8 @@ process     failing calls, system calls, signals, forks, cancellation
 fuzz        hostile rings, calls and streams
 kvm         this machine's /dev/kvm with a real guest
 lab         Debian kernels in emulated machines; slow, and has no fast form
-abi         public headers, exported symbols, the program in README.md
+abi         public headers, exported symbols, the recorded ABI, the programs of documents
+builds      other compilers, C libraries and machines, installation, reproducible files
 examples    probe, precopy, dirtytop and the bindings
 tools       tests/run.sh and tests/lint.sh
 lint        format, spelling, scripts, line widths
@@ -44,12 +46,12 @@ changes_table() {
 lib/api/*                  library abi
 lib/ring/*                 library tuning
 lib/pages/*                library
-lib/kvm/*                  library lab
+lib/kvm/*                  library lab builds
 lib/log.[ch]               library
 lib/slot_logging.[ch]      library
 lib/pace.[ch]              library tuning
 lib/vcpu_check.[ch]        kvm
-lib/dirtylog.map           abi
+lib/dirtylog.map           abi builds
 lib/*                      all
 include/*                  all
 meson.build                all
@@ -63,7 +65,7 @@ tests/model/host.c         model
 tests/model/pair.c         model
 tests/model/script*        model
 tests/model/sides.[ch]     model
-tests/model/*              unit model migrations vmm simulation race process fuzz abi examples
+tests/model/*             unit model migrations vmm simulation race process fuzz abi builds examples
 tests/migrations/test_*    migrations
 tests/migrations/checker.[ch]  migrations race process kvm lab
 tests/migrations/*         migrations race process
@@ -75,7 +77,10 @@ tests/process/*            process
 tests/fuzz/*               fuzz
 tests/kvm/test_*           kvm lab
 tests/kvm/*                model vmm process kvm lab
+tests/lab/kernels.sh       lab builds
 tests/lab/*                lab
+tests/builds/machines.sh   lab builds
+tests/builds/*             builds
 tests/abi/*                abi
 tests/examples/*           examples
 tests/tools/*              tools

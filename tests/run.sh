@@ -19,8 +19,8 @@ line "N passed, N failed, N skipped". The exit status is 0 only if tests ran and
                    staged, unstaged and untracked files. Default: origin/main, or main without it.
                    tests/rooms.sh has the table. If nothing differs, nothing runs; the status is 0
   --list           print the rooms that would run, and stop; with --changed the reasons too
-  --fast           only what ends within a few minutes (the meson suite "fast"), and no lab, which
-                   boots real kernels (tests/lab/run.sh)
+  --fast           only what ends within a few minutes (the meson suite "fast"), no lab, which
+                   boots real kernels (tests/lab/run.sh), and no builds (tests/builds/run.sh)
   --lint           run tests/lint.sh as well, and install the tools that it lacks
   --cc CC          the compiler; default: $CC, else gcc
   --build-dir DIR  where to build; default: build, or build-CC with --cc
@@ -127,14 +127,15 @@ done
 [ -z "$changed" ] || [ ${#rooms[@]} = 0 ] ||
   usage_error "--changed chooses the rooms: name none beside it"
 
-# Sets suites (none: all), meson_runs, lab and lint from the rooms.
+# Sets suites (none: all), meson_runs, lab, other_builds and lint from the rooms.
 choose_rooms() {
   local room
   suites=()
   meson_runs=yes
   lab=
+  other_builds=
   if [ ${#rooms[@]} = 0 ]; then
-    [ -n "$fast" ] || lab=yes
+    [ -n "$fast" ] || lab=yes other_builds=yes
     return
   fi
   for room in "${rooms[@]}"; do
@@ -147,6 +148,7 @@ choose_rooms() {
         say "The lab has no fast form; it is left out."
       }
       ;;
+    builds) other_builds=yes ;;
     *) suites+=("$room") ;;
     esac
   done
@@ -284,6 +286,16 @@ run_lab() {
   done
 }
 
+# The library built in other ways, and for other machines, whose tests are counted by themselves.
+run_builds() {
+  local name output=${build_dir}-builds/output
+  say "== builds: other ways, other machines"
+  "$top/tests/builds/run.sh" --build-dir "${build_dir}-builds" --output "$output" </dev/null || true
+  for name in $("$top/tests/builds/run.sh" --list); do
+    results+=("$name=$output/$name.json")
+  done
+}
+
 # The lint's checks, each counted as a test.
 run_lint() {
   local -a options=()
@@ -329,8 +341,8 @@ if [ -n "$meson_runs" ]; then
 fi
 for variant in "${variants[@]:-plain}"; do
   [ -z "$meson_runs" ] || run_variant "$variant"
-  if [ "$variant" = plain ] && [ -n "$lab" ]; then
-    run_lab
-  fi
+  [ "$variant" = plain ] || continue
+  [ -z "$other_builds" ] || run_builds
+  [ -z "$lab" ] || run_lab
 done
 python3 "$top/tests/summary.py" "${results[@]}"

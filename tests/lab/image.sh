@@ -6,6 +6,8 @@
 # Source after setup.sh and kernels.sh, with build_dir set, and with only set to a regular
 # expression for the names of tests.
 : "${top:?}" "${cache:?}" "${build_dir:?}" "${only:?}"
+# shellcheck source=tests/builds/machines.sh
+. "$top/tests/builds/machines.sh"
 
 # Timeouts are this many times those of a real machine.
 patience=10
@@ -13,14 +15,11 @@ patience=10
 # Argument: a Debian architecture. Sets triplet, cpu, compiler and native.
 choose_architecture() {
   case $1 in
-  arm64) cpu=aarch64 ;;
-  amd64) cpu=x86_64 ;;
+  arm64 | amd64) set_machine "$1" ;;
   *) die "the lab does not support $1" ;;
   esac
-  triplet=$cpu-linux-gnu
   native=
   [ "$(dpkg --print-architecture)" != "$1" ] || native=yes
-  compiler=$triplet-gcc
   [ -z "$native" ] || compiler=gcc
 }
 
@@ -49,28 +48,6 @@ fetch_sysroot() {
     die "liburcu and cmocka for $architecture cannot be downloaded"
 }
 
-write_cross_file() {
-  cat <<END
-[binaries]
-c = '$compiler'
-ar = '$triplet-ar'
-strip = '$triplet-strip'
-pkgconfig = 'pkg-config'
-pkg-config = 'pkg-config'
-[properties]
-sys_root = '$sysroot'
-pkg_config_libdir = '$sysroot/usr/lib/$triplet/pkgconfig'
-[built-in options]
-c_args = ['-isystem', '$sysroot/usr/include/$triplet', '-isystem', '$sysroot/usr/include']
-c_link_args = ['-L$sysroot/usr/lib/$triplet', '-Wl,-rpath-link,$sysroot/usr/lib/$triplet']
-[host_machine]
-system = 'linux'
-cpu_family = '$cpu'
-cpu = '$cpu'
-endian = 'little'
-END
-}
-
 # Builds the tree and the init process. Argument: a Debian architecture. Sets built.
 build_for() {
   local options=(-Dwerror=false)
@@ -80,7 +57,7 @@ build_for() {
   mkdir -p "$built"
   if [ -z "$native" ]; then
     fetch_sysroot "$1"
-    write_cross_file >"$built/lab-cross.ini"
+    write_cross_file "$sysroot" >"$built/lab-cross.ini"
     options+=(--cross-file "$built/lab-cross.ini")
   fi
   (build_tree gcc "$built" "${options[@]}" >"$built/lab-build.log" 2>&1) || {
