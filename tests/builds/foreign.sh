@@ -3,7 +3,7 @@
 #
 # Builds for another C library and for other machines. Sourced by run.sh, with check, skip, top,
 # cache and work.
-# shellcheck disable=SC2154 # work and results are set by run.sh, the machine by set_machine
+# shellcheck disable=SC2154 # set by run.sh, and the machine by set_machine
 : "${top:?}" "${cache:?}"
 
 # Tests that do not run in QEMU's user emulation: the system calls that are QEMU's there; what takes
@@ -220,9 +220,12 @@ emulate() {
 # Arguments: the machine, the tests to run.
 build_for_machine() {
   set_machine "$1"
-  check "the library" library_for "$1" || return
-  check "the tests, compiled" compile_tests "$2" "$not_emulated" || return
-  check "the tests, started" emulate "$2" "$not_emulated" || return
+  check "the library" library_for "$1"
+  [ -n "$passed" ] || return 0
+  check "the tests, compiled" compile_tests "$2" "$not_emulated"
+  [ -n "$passed" ] || return 0
+  check "the tests, started" emulate "$2" "$not_emulated"
+  [ -n "$passed" ] || return 0
   cat "$work/build/meson-logs/testlog.json" >>"$results"
 }
 

@@ -91,12 +91,12 @@ with open(path, encoding="utf-8", errors="replace") as text:
 END
 }
 
-# Runs a function as a check. It fails if a command in it does. Arguments: the name of the check,
-# the function, its arguments. Fails if the check does not pass.
+# Runs a function as a check, which fails if a command in it does. Sets passed, instead of failing:
+# as a condition, or called by one, set -e would have no effect inside the function.
+# Arguments: the name of the check, the function, its arguments.
 check() {
   local name=$1 status=0 begin=$SECONDS result=OK log=$build_dir/$build.log
   shift
-  # Not as a condition, which would disable set -e inside the function.
   set +e
   (
     set -e
@@ -110,7 +110,8 @@ check() {
   *) result=FAIL ;;
   esac
   record "$name" "$result" $((SECONDS - begin)) "$log"
-  [ "$result" = OK ]
+  passed=
+  [ "$result" != OK ] || passed=yes
 }
 
 skip() {
@@ -125,7 +126,7 @@ summarize() {
     END { printf "%s: %s, %s s\n", name, last, seconds; exit last !~ / 0 failed/ }'
 }
 
-# Argument: a build. Fails if a check of it failed.
+# Argument: a build. Sets failed if a check of it fails.
 run_build() {
   local begin=$SECONDS
   build=$1
@@ -134,20 +135,23 @@ run_build() {
   rm -rf "$work"
   rm -f "$results"
   mkdir -p "$work"
-  "build_$build" || true
-  summarize $((SECONDS - begin))
+  "build_$build"
+  summarize $((SECONDS - begin)) || failed=yes
 }
 
 need_packages gcc
 # The network and the compilers are waited for at the same time.
 provide_for "${builds[@]}" >"$build_dir/provide.log" 2>&1 &
 provider=$!
-trap 'kill "$provider" 2>/dev/null || true' EXIT
+trap '[ -z "$provider" ] || kill "$provider" 2>/dev/null || true' EXIT
 failed=
 for name in "${builds[@]}"; do
   case " ${foreigners[*]} asan " in
-  *" $name "*) wait "$provider" || true ;;
+  *" $name "*)
+    [ -z "$provider" ] || wait "$provider" || true
+    provider=
+    ;;
   esac
-  run_build "$name" || failed=yes
+  run_build "$name"
 done
 [ -z "$failed" ]
