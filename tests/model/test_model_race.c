@@ -3,6 +3,7 @@
  * Raw copy loops on the model without the library, with vCPUs as threads: the model must record
  * every write that it allows, or the copy differs. They are also run under ThreadSanitizer.
  */
+#include <endian.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -38,7 +39,7 @@ static void add_pending(struct copy_loop *loop, const uint64_t *bits)
 	uint64_t page;
 
 	for (page = 0; page < SLOT_PAGES; page++)
-		if (bits[page / 64] >> page % 64 & 1)
+		if (le64toh(bits[page / 64]) >> page % 64 & 1)
 			loop->pending[page] = 1;
 }
 
