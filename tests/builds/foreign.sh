@@ -21,6 +21,7 @@ packages_of() {
     compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.asan*' >/dev/null ||
       say libclang-rt-dev
     ;;
+  debian | rpm | apk) packages_of_packaging "$1" ;;
   musl) command -v musl-gcc >/dev/null || say musl-tools ;;
   *)
     set_machine "$1"

@@ -15,6 +15,8 @@ that passed, failed and were skipped, and the seconds. The exit status is 0 only
   reproducible  in two directories: the same files
   check_vcpus   with -Dcheck_vcpus=true
   asan          by clang with its address sanitizer, as a shared library
+  debian        Debian's packages: built, examined by lintian, installed, used and removed
+  rpm, apk      the recipes of the others, as far as Debian's tools go: built, their lists of files
   musl          against musl; linked with a stand-in for liburcu, which Debian has for glibc only
   s390x, arm64  for these machines; the rooms unit and model run in QEMU's user emulation
   ppc64el, i386 for these machines; a few of those tests run
@@ -42,8 +44,11 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/libdirtylog-lab
 . "$top/tests/builds/native.sh"
 # shellcheck source=tests/builds/foreign.sh
 . "$top/tests/builds/foreign.sh"
+# shellcheck source=tests/builds/packages.sh
+. "$top/tests/builds/packages.sh"
 
 natives=(install reproducible check_vcpus asan)
+packagings=(debian rpm apk)
 foreigners=(musl s390x arm64 ppc64el i386 riscv64)
 build_dir=$top/build-builds
 output=
@@ -59,7 +64,7 @@ while [ $# -gt 0 ]; do
     shift
     ;;
   --list)
-    printf '%s\n' "${natives[@]}" "${foreigners[@]}"
+    printf '%s\n' "${natives[@]}" "${packagings[@]}" "${foreigners[@]}"
     exit 0
     ;;
   --help)
@@ -67,7 +72,7 @@ while [ $# -gt 0 ]; do
     exit 0
     ;;
   *)
-    case " ${natives[*]} ${foreigners[*]} " in
+    case " ${natives[*]} ${packagings[*]} ${foreigners[*]} " in
     *" $1 "*) builds+=("$1") ;;
     *) die "no build $1; see --help" ;;
     esac
@@ -75,7 +80,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ ${#builds[@]} -gt 0 ] || builds=("${natives[@]}" "${foreigners[@]}")
+[ ${#builds[@]} -gt 0 ] || builds=("${natives[@]}" "${packagings[@]}" "${foreigners[@]}")
 output=${output:-$build_dir/output}
 mkdir -p "$build_dir" "$output"
 
@@ -146,7 +151,7 @@ provider=$!
 trap '[ -z "$provider" ] || kill "$provider" 2>/dev/null || true' EXIT
 failed=
 for name in "${builds[@]}"; do
-  case " ${foreigners[*]} asan " in
+  case " ${packagings[*]} ${foreigners[*]} asan " in
   *" $name "*)
     [ -z "$provider" ] || wait "$provider" || true
     provider=
