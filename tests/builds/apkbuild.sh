@@ -9,6 +9,11 @@ version=$2
 # shellcheck source=doc/packaging/APKBUILD
 . "$1"
 
+# Debian's Python has its modules elsewhere.
+python3() {
+  echo /usr/lib/python3.11/site-packages
+}
+
 # Moves files from the package to the subpackage; each pattern must match something.
 amove() {
   for pattern; do
