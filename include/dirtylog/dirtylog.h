@@ -276,8 +276,8 @@ uint32_t dl_library_version(void);
  *   would_be  filled; its size is set by the caller. May be NULL.
  *   why       receives a sentence of at most why_bytes bytes with the NUL, on failure too
  * A choice that only opening can refuse (a vCPU or slot that exists already) is not foreseen.
- * -EINVAL, -E2BIG: options or would_be. -EBADF: fd is neither. -EOPNOTSUPP: the mode or backup that
- * is asked for is not there. -EIO: the VM of another process. Never blocks.
+ * -EINVAL, -E2BIG: options or would_be. -EBADF: fd is neither. -EOPNOTSUPP: DL_MODE_RING, and rings
+ * are not there, or not with the backup. -EIO: the VM of another process. Never blocks.
  * System calls: KVM_CHECK_EXTENSION.
  */
 DL_MUST_CHECK int dl_probe(int fd, const struct dl_options *options, struct dl_config *would_be,
@@ -289,10 +289,10 @@ DL_MUST_CHECK int dl_probe(int fd, const struct dl_options *options, struct dl_c
  * Opens the log of a VM that has no vCPU and no memslot yet; in bitmap mode it may have.
  *   vm_fd    is duplicated: the VM lives until dl_log_close() and the last dl_vcpu_remove()
  *   options  may be NULL: everything automatic
- * Errors as dl_probe(), and -EBUSY: rings are asked for and a vCPU or memslot exists, or the VM's
- * rings are on already (another log; a log that was closed: rings cannot be switched off again).
- * -EINVAL: the host's smallest ring is larger than ring_entries (with Intel PML: 1024). -ENOMEM,
- * -EMFILE, -ENFILE. After rings are on, a failure leaves them on. May block (liburcu).
+ * Errors as dl_probe(), and -EBUSY: DL_MODE_RING and a vCPU exists (AUTO takes bitmaps), a memslot
+ * exists and the backup bitmap is wanted, or rings are on already (another log; a closed one: they
+ * cannot be switched off). -EINVAL: the host's smallest ring is larger than ring_entries (with
+ * Intel PML: 1024). -ENOMEM, -EMFILE. A failure may leave rings on. May block (liburcu).
  * System calls: F_DUPFD_CLOEXEC, KVM_CHECK_EXTENSION, KVM_GET_API_VERSION, KVM_ENABLE_CAP (rings,
  * backup bitmap, manual protect off), KVM_RESET_DIRTY_RINGS to learn whether rings are on.
  */
@@ -347,8 +347,8 @@ DL_MUST_CHECK int dl_slot_set(struct dl_log *log, const struct dl_slot *slot);
  *   words  bit i of words[i / 64] is page i: what some cursor had not acknowledged is ored in, or
  *          without PAUSED every page, as writes just before the delete are recorded nowhere. NULL:
  *          dropped. Untouched if no cursor covers the slot.
- * -ENOENT; -EINVAL: flags, fewer than ceil(pages / 64) n_words; -ENOMEM; otherwise the kernel's,
- * and the slot is still there. May block, on readers too.
+ * -ENOENT; -EINVAL: flags, fewer than ceil(pages / 64) n_words, n_words without words; -ENOMEM;
+ * otherwise the kernel's, and the slot is still there. May block, on readers too.
  * System calls: KVM_SET_USER_MEMORY_REGION, KVM_RESET_DIRTY_RINGS, KVM_GET_DIRTY_LOG, munmap.
  */
 DL_MUST_CHECK int dl_slot_remove(struct dl_log *log, uint32_t slot, uint32_t flags, uint64_t *words,
@@ -446,7 +446,8 @@ DL_MUST_CHECK int dl_cursor_new(struct dl_log *log, const struct dl_cursor_optio
  * -EBUSY: a pass is open; -ENOENT: the slot of DL_CURSOR_ONE_SLOT does not exist; otherwise the
  * kernel's: no pass is open, what is pending stays so. Allocates nothing. May block.
  * System calls: KVM_RESET_DIRTY_RINGS, rt_sigprocmask around it; KVM_GET_DIRTY_LOG a slot in bitmap
- * mode, and under PAUSED with the backup bitmap; KVM_SET_USER_MEMORY_REGION after an overflow.
+ * mode, and under PAUSED with the backup bitmap; KVM_CLEAR_DIRTY_LOG of slots that share memory;
+ * KVM_SET_USER_MEMORY_REGION after an overflow.
  */
 DL_MUST_CHECK int dl_harvest(struct dl_cursor *cursor, uint32_t flags, uint64_t *pending_bytes);
 
@@ -466,7 +467,8 @@ DL_MUST_CHECK int dl_cursor_read(struct dl_cursor *cursor, struct dl_extent *ext
  * Commits extents, or page-aligned parts of them: their contents are sent, forget them. Any thread,
  * any order. Only ticket, offset_bytes and bytes are looked at.
  * An extent of an earlier pass, or of a slot that has changed since: 0, and nothing happens.
- * -EINVAL: another cursor's, not handed out, or committed already; then none of them is committed.
+ * -EINVAL: another cursor's, empty, no whole pages, not handed out, or committed by a call before;
+ * then none of them is committed.
  * Never blocks; no system call.
  */
 DL_MUST_CHECK int dl_cursor_ack(struct dl_cursor *cursor, const struct dl_extent *extents,
@@ -484,9 +486,9 @@ int dl_cursor_end(struct dl_cursor *cursor, uint32_t flags);
  * handed out stays as it is. Bit i of words[i / 64] is page i. With several slots over the same
  * memory the oldest that the cursor covers has the bits.
  *   flags  DL_TAKE_*
- * -ENOENT; -EINVAL: flags, fewer than ceil(pages / 64) n_words; otherwise as dl_harvest() and
- * dl_cursor_read(). After an error what is in words is the caller's, the rest is pending: call
- * again. A slot that the cursor does not cover: no bits. Allocates nothing. May block.
+ * -ENOENT; -EINVAL: flags, PAUSED without HARVEST, no words, fewer than ceil(pages / 64) n_words;
+ * otherwise as dl_harvest() and dl_cursor_read(). After an error what is in words is the caller's,
+ * the rest is pending: call again. A slot not covered: no bits. Allocates nothing. May block.
  * System calls: as dl_harvest() if HARVEST, for this slot and younger ones over the same memory;
  * KVM_CLEAR_DIRTY_LOG unless NO_CLEAR.
  */
