@@ -235,7 +235,8 @@ def options_in_page(source):
 def check_options(top, directory, mandoc, scdoc, *programs):
     faults = []
     for program in programs:
-        name = "dirtylog-%s.1" % os.path.basename(program)
+        name = os.path.basename(program)
+        name = ("%s.1" if name.startswith("dirty") else "dirtylog-%s.1") % name
         helped = options_in_help(program)
         paged = options_in_page(read(top, "doc/manual/pages", name + ".page"))
         if not helped:

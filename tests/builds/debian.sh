@@ -91,6 +91,7 @@ inside sh -c 'dpkg -i /tmp/packages/*.deb' >"$scratch/install.log" 2>&1 || {
 
 section "use"
 inside dirtylog-probe --help >/dev/null || fail "dirtylog-probe"
+inside dirtytop --help >/dev/null || fail "dirtytop"
 inside dirtylog-precopy --backend model --memory 16M --passes 2 --json >"$scratch/precopy.json" ||
   fail "dirtylog-precopy"
 # shellcheck disable=SC2016 # expanded inside
@@ -102,7 +103,8 @@ inside sh -c 'cc -c -o /tmp/static.o /tmp/packages/minimal.c $(pkg-config --cfla
   fail "a program that is linked statically"
 inside python3 -c 'import dirtylog; print(dirtylog.__version__)' | grep -qx "$version" ||
   fail "the Python binding"
-for page in 1/dirtylog-precopy 1/dirtylog-probe 3/dl_harvest 7/dirtylog 7/dirtylog-model; do
+for page in 1/dirtylog-precopy 1/dirtylog-probe 1/dirtytop 3/dl_harvest \
+  7/dirtylog 7/dirtylog-model; do
   inside sh -c "ls /usr/share/man/man${page%/*}/${page#*/}.*" >/dev/null || fail "manual page $page"
 done
 if [ -w /dev/kvm ] && [ "$(uname -m)" = x86_64 ]; then

@@ -27,9 +27,3 @@ values=$(grep -oE '^	DLM_[A-Z0-9_]+' "$header" | grep -vE 'DLM_(CALL|PAGE|HAS)_'
 for name in $calls $values; do
   grep -qF "$name" "$page" || fail "the page does not name $name"
 done
-
-if ! command -v scdoc >/dev/null; then
-  printf 'skip: no scdoc, so the page is not formatted\n'
-  exit 77
-fi
-scdoc <"$page" >/dev/null
