@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "lock_watch.h"
 
+#include <signal.h>
 #include <sys/ioctl.h>
 
 struct guest guest;
@@ -105,6 +106,36 @@ bool is_held(const pthread_mutex_t *lock)
 		return true;
 	pthread_mutex_unlock((pthread_mutex_t *)lock);
 	return false;
+}
+
+static int (*signal_mask_below)(void *opaque, int how, const sigset_t *set, sigset_t *old);
+static int (*timer_below)(void *opaque);
+
+/* A thread that a signal handler parks must hold no lock. */
+static int watched_signal_mask(void *opaque, int how, const sigset_t *set, sigset_t *old)
+{
+	const struct dl_log *log = guest.log;
+
+	if (log && is_alive(log) && how == SIG_SETMASK && set && !sigismember(set, SIGUSR1))
+		note(!is_held(&log->changes) && !is_held(&log->lock) && !is_any_ring_held() &&
+			     !is_held(&log->vcpus.lock) && !is_held(&log->reaper.lock) &&
+			     !is_any_cursor_held(log),
+		     "signals are let in with a lock held");
+	return signal_mask_below(opaque, how, set, old);
+}
+
+static int watched_timer(void *opaque)
+{
+	note(is_held(&guest.log->reaper.lock), "two threads make the timer");
+	return timer_below(opaque);
+}
+
+void watch_os(struct guest *g)
+{
+	signal_mask_below = g->os.signal_mask;
+	timer_below = g->os.timer;
+	g->os.signal_mask = watched_signal_mask;
+	g->os.timer = watched_timer;
 }
 
 static struct dl_log *log_of(const struct dli_slots *slots)

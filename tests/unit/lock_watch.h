@@ -37,6 +37,9 @@ void note(bool is_right, const char *where);
 bool is_held(const pthread_mutex_t *lock);
 bool is_any_cursor_held(const struct dl_log *log);
 
+/* Watches the guest's other system calls: before its log is used. */
+void watch_os(struct guest *g);
+
 /* An interceptor of the guest's ioctls. */
 bool watch_ioctl(struct guest *g, int fd, unsigned long request, void *arg, int *result);
 

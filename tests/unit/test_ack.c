@@ -13,6 +13,7 @@ static void arguments_are_checked(void **state)
 	assert_int_equal(dl_cursor_ack(guest.cursor, NULL, 1), -EINVAL);
 	assert_int_equal(dl_cursor_ack(guest.cursor, NULL, 0), 0);
 	assert_int_equal(dl_cursor_end(NULL, 0), -EINVAL);
+	assert_int_equal(dl_cursor_end(NULL, UINT32_MAX), -EINVAL);
 	assert_int_equal(dl_cursor_end(guest.cursor, 1), -EINVAL);
 	/* The pass is still open. */
 	assert_int_equal(read_extents(&extent, 1), 0);

@@ -12,6 +12,9 @@ static void errors_have_words(void **state)
 
 	assert_string_equal(dli_error_text(-EIO, buffer), "Input/output error");
 	assert_string_equal(dli_error_text(-ENOMEM, buffer), "Cannot allocate memory");
+	/* A long one is not cut. */
+	assert_string_equal(dli_error_text(-EOVERFLOW, buffer),
+			    "Value too large for defined data type");
 }
 
 static void an_unknown_error_has_its_number(void **state)

@@ -20,6 +20,7 @@ static void begin(uint32_t mode)
 
 	memset(&seen, 0, sizeof(seen));
 	guest_open(&guest, &config);
+	watch_os(&guest);
 }
 
 static int setup_ring(void **state)
@@ -181,6 +182,23 @@ static void changes_of_slots_and_cursors_wait_for_readers(void **state)
 	assert_int_equal(seen.grace_periods, 1);
 }
 
+/* Of the new views one has a neighbour, and another has none. */
+static void a_cursor_waits_for_markers_of_any_slot_that_it_shares(void **state)
+{
+	struct dl_cursor *one;
+
+	guest_add_slot(&guest, 0, 0, PAGES);
+	guest_add_slot(&guest, 1, 1000, PAGES);
+	for (uint32_t slot = 0; slot < 2; slot++) {
+		assert_int_equal(guest_new_cursor(&guest, DL_CURSOR_ONE_SLOT, slot, &one), 0);
+		seen.grace_periods = 0;
+		guest_join(&guest, 0);
+		assert_int_equal(seen.grace_periods, 1);
+		guest_leave(&guest);
+		dl_cursor_free(one);
+	}
+}
+
 /* What a marker still puts into the shared set goes to a set that others mark by now. */
 static void late_marks_are_distributed_with_atomics(void **state)
 {
@@ -276,6 +294,7 @@ int main(void)
 		bitmap_test(every_call_holds_what_it_needs),
 		ring_test(a_mark_is_a_read_section),
 		ring_test(changes_of_slots_and_cursors_wait_for_readers),
+		ring_test(a_cursor_waits_for_markers_of_any_slot_that_it_shares),
 		ring_test(late_marks_are_distributed_with_atomics),
 		ring_test(the_end_of_a_pass_waits_for_acknowledgements),
 		ring_test(open_and_add_register_their_thread),

@@ -4,8 +4,10 @@
 #include "guest.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 enum {
 	ALL = MODEL_HAS_RING_TSO | MODEL_HAS_RING_ACQ_REL | MODEL_HAS_BACKUP |
@@ -174,6 +176,48 @@ static void only_a_vm_has_a_log(void **state)
 		assert_null(log);
 		assert_non_null(strstr(why, "not a VM"));
 	}
+	guest_close(&guest);
+}
+
+/* Leaves values below the stack that nobody would choose. */
+static __attribute__((noinline)) void soil_stack(void)
+{
+	volatile unsigned char soil[8192];
+
+	for (size_t i = 0; i < sizeof(soil); i++)
+		soil[i] = 0xa5;
+}
+
+static void without_options_all_are_defaults(void **state)
+{
+	struct dl_log *log = NULL;
+	char why[200] = "";
+	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	assert_true(fd >= 0);
+	soil_stack();
+	assert_int_equal(dl_log_open(fd, NULL, &log, why, sizeof(why)), -EBADF);
+	assert_non_null(strstr(why, "not a VM"));
+	soil_stack();
+	assert_int_equal(dl_probe(fd, NULL, NULL, why, sizeof(why)), -EBADF);
+	close(fd);
+}
+
+/* A close cannot fail, so it goes on without blocking them. */
+static void a_close_that_may_not_block_signals_leaves_them_alone(void **state)
+{
+	const struct model_fault fault = { .request = MODEL_CALL_SIGMASK,
+					   .times = 1,
+					   .error = EPERM };
+	uint64_t calls;
+
+	guest_open(&guest, NULL);
+	assert_int_equal(model_fault(guest.model, &fault), 0);
+	calls = model_calls(guest.model, MODEL_CALL_SIGMASK);
+	dl_log_close(guest.log);
+	guest.log = NULL;
+	assert_int_equal(model_faults_injected(guest.model), 1);
+	assert_int_equal(model_calls(guest.model, MODEL_CALL_SIGMASK), calls + 1);
 	guest_close(&guest);
 }
 
@@ -426,6 +470,8 @@ int main(void)
 		cmocka_unit_test(unsupported_options_are_refused_before_anything_is_enabled),
 		cmocka_unit_test(arguments_are_checked),
 		cmocka_unit_test(only_a_vm_has_a_log),
+		cmocka_unit_test(without_options_all_are_defaults),
+		cmocka_unit_test(a_close_that_may_not_block_signals_leaves_them_alone),
 		cmocka_unit_test(a_vm_that_cannot_be_asked_is_not_called_no_vm),
 		cmocka_unit_test(a_failure_leaves_no_handle),
 		cmocka_unit_test(an_existing_vcpu_makes_auto_choose_the_bitmap),

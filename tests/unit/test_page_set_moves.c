@@ -181,6 +181,29 @@ static void moved_words_hold_what_is_pending_and_in_flight(void **state)
 	expect_counts(0, 0);
 }
 
+/* More words than one batch has room for, of either state. */
+static void all_words_are_moved(void **state)
+{
+	dli_page_set_mark_all(set);
+	take_all();
+	dli_page_set_mark_all(set);
+	dli_page_set_move_to_words(set, words);
+	for (uint64_t word = 0; word < PAGES / 64; word++)
+		assert_true(words[word] == UINT64_MAX);
+	memset(words, 0, sizeof(words));
+	dli_page_set_mark_all(set);
+	dli_page_set_move_to_words(set, words);
+	for (uint64_t word = 0; word < PAGES / 64; word++)
+		assert_true(words[word] == UINT64_MAX);
+	dli_page_set_mark_all(set);
+	take_all();
+	memset(words, 0, sizeof(words));
+	dli_page_set_move_to_words(set, words);
+	for (uint64_t word = 0; word < PAGES / 64; word++)
+		assert_true(words[word] == UINT64_MAX);
+	expect_counts(0, 0);
+}
+
 static void a_clear_forgets_everything(void **state)
 {
 	dli_page_set_mark_range(set, 60, 10);
@@ -203,6 +226,7 @@ int main(void)
 		moves_test(padding_is_in_flight_and_not_pending),
 		moves_test(a_commit_forgets_what_is_in_flight_only),
 		moves_test(moved_words_hold_what_is_pending_and_in_flight),
+		moves_test(all_words_are_moved),
 		moves_test(a_clear_forgets_everything),
 	};
 

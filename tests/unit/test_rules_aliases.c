@@ -50,6 +50,27 @@ static void r4_memory_of_several_slots_is_handed_out_once(void **state)
 	expect_empty_pass(cursor);
 }
 
+/* The shared part ends behind the first page of a word. */
+static void r4_a_part_is_shared_to_its_last_page(void **state)
+{
+	struct dl_cursor *cursor;
+
+	block = guest_memory(&guest, PAGES);
+	set_alias(0, 0, block, 0, 65, 0);
+	set_alias(1, 1000, block, 0, PAGES, 0);
+	cursor = join(DL_CURSOR_CLEAN);
+	mark_page(1, 64);
+	expect_pass(cursor, 64, 1);
+	mark_page(1, 65);
+	expect_pass(cursor, 1065, 1);
+	/* A mark that comes too late for its home to have it waits for the next pass. */
+	begin_pass(cursor);
+	mark_page(1, 64);
+	expect_no_more(cursor);
+	end_pass(cursor);
+	expect_pass(cursor, 64, 1);
+}
+
 /* INITIALLY_SET, a full copy and a repair: all of it is pending in both. */
 static void r4_all_of_it_is_pending_once(void **state)
 {
@@ -440,6 +461,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		rule_tests(r4_memory_of_several_slots_is_handed_out_once),
+		rule_tests(r4_a_part_is_shared_to_its_last_page),
 		rule_tests(r4_all_of_it_is_pending_once),
 		rule_tests(r4_a_page_is_found_at_its_home),
 		rule_tests(r4_slots_that_share_a_part_share_pages_of_it_only),
