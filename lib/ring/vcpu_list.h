@@ -25,6 +25,8 @@ struct dl_vcpu {
 
 enum { VCPU_GROUP = 64 };
 
+_Static_assert(VCPU_GROUP <= 64, "a word has a bit for each vCPU of a group");
+
 /* The heads lie side by side: they are all that a harvest reads of a vCPU that wrote nothing. */
 struct dli_vcpu_group {
 	_Atomic uint32_t n;

@@ -154,6 +154,13 @@ static void a_buffer_without_its_guard_is_an_error(void **state)
 	assert_int_equal(fake.maps_live, 0);
 }
 
+static void a_table_without_mprotect_has_no_guard(void **state)
+{
+	fake.os.mprotect = NULL;
+	assert_int_equal(dli_bitmap_reserve(&buffer, &fake.os, 10), 0);
+	assert_non_null(buffer.memory);
+}
+
 static void the_buffer_grows_and_never_shrinks(void **state)
 {
 	const uint64_t page_pages = (uint64_t)buffer_page_bytes() * 8;
@@ -196,6 +203,7 @@ int main(void)
 		bitmap_test(the_buffer_is_resident),
 		bitmap_test(every_bitmap_ends_at_the_guard_page),
 		bitmap_test(a_buffer_without_its_guard_is_an_error),
+		bitmap_test(a_table_without_mprotect_has_no_guard),
 		bitmap_test(the_buffer_grows_and_never_shrinks),
 		bitmap_test(a_failed_reserve_keeps_the_old_buffer),
 	};

@@ -224,6 +224,16 @@ static void slots_and_vcpus_without_memory_fail(void **state)
 	guest_close(&guest);
 }
 
+/* The new slot shows the memory of another. */
+static void an_alias_without_memory_fails(void **state)
+{
+	open_guest(DL_MODE_RING);
+	slot.hva = (uintptr_t)guest.blocks[0].memory;
+	assert_true(exhaust(set_slot) > 2);
+	assert_true(exhaust(remove_slot) > 1);
+	guest_close(&guest);
+}
+
 static void write_by(struct guest_vcpu *writers, int n)
 {
 	for (int i = 0; i < n; i++)
@@ -451,6 +461,7 @@ int main(void)
 		memory_test(an_open_without_memory_fails),
 		memory_test(an_open_without_memory_can_be_retried),
 		memory_test(slots_and_vcpus_without_memory_fail),
+		memory_test(an_alias_without_memory_fails),
 #ifndef DLI_TSAN /* ThreadSanitizer aborts if one thread holds more than 64 locks */
 		memory_test(a_full_list_of_vcpus_without_memory),
 #endif

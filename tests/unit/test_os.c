@@ -2,6 +2,7 @@
 /* The system's own dl_os table: its results, and that it leaves errno alone. */
 #include "cmocka_all.h"
 #include "kvm/os.h"
+#include "kvm/vm.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -202,6 +203,39 @@ static void every_signal_is_blocked_and_the_mask_restored(void **state)
 	assert_int_equal(blocked_signals(), ~never_blocked);
 	dli_os_restore_signals(os, &before);
 	assert_int_equal(blocked_signals(), bit_of(SIGWINCH));
+}
+
+/* A fault of the program, and the C library's own, must get through. */
+static void asynchronous_signals_are_blocked_and_no_others(void **state)
+{
+	const uint64_t let_in = bit_of(SIGSEGV) | bit_of(SIGBUS) | bit_of(SIGILL) | bit_of(SIGFPE) |
+				bit_of(SIGTRAP) | bit_of(SIGSYS) | bit_of(32) | bit_of(33) |
+				bit_of(SIGKILL) | bit_of(SIGSTOP);
+	sigset_t none, before;
+
+	sigemptyset(&none);
+	pthread_sigmask(SIG_SETMASK, &none, NULL);
+	assert_int_equal(dli_os_block_async_signals(os, &before), 0);
+	assert_int_equal(blocked_signals(), ~let_in);
+	dli_os_restore_signals(os, &before);
+	assert_int_equal(blocked_signals(), 0);
+}
+
+static int dup_to_standard_input(void *opaque, int fd)
+{
+	return 0;
+}
+
+static void a_duplicate_may_have_any_number(void **state)
+{
+	struct dl_os other = *os;
+	struct dli_vm vm = { .fd = -1 };
+
+	other.dup = dup_to_standard_input;
+	assert_int_equal(dli_vm_open(&vm, &other, 7), 0);
+	assert_ptr_equal(vm.os, &other);
+	assert_int_equal(vm.fd, 0);
+	assert_true(vm.own_fd);
 }
 
 static void the_clock_is_the_monotonic_one(void **state)
@@ -438,6 +472,8 @@ int main(void)
 		os_test(a_close_is_not_a_cancellation_point),
 		os_test(failures_are_returned_and_leave_errno),
 		os_test(every_signal_is_blocked_and_the_mask_restored),
+		os_test(asynchronous_signals_are_blocked_and_no_others),
+		os_test(a_duplicate_may_have_any_number),
 		os_test(the_clock_is_the_monotonic_one),
 		os_test(a_table_may_have_a_clock_of_its_own),
 		os_test(a_timer_is_readable_from_its_expiration_on),
