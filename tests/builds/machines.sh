@@ -6,7 +6,7 @@
 
 # Debian's name; Meson's of the processor and of its family; the byte order; the prefix of the
 # compiler; the directory of libraries; and QEMU's name.
-machines='
+machine_table='
 amd64    x86_64   x86_64   little  x86_64-linux-gnu       x86_64-linux-gnu       x86_64
 arm64    aarch64  aarch64  little  aarch64-linux-gnu      aarch64-linux-gnu      aarch64
 i386     i686     x86      little  i686-linux-gnu         i386-linux-gnu         i386
@@ -21,7 +21,7 @@ s390x    s390x    s390x    big     s390x-linux-gnu        s390x-linux-gnu       
 set_machine() {
   local name
   read -r name cpu family endian triplet multiarch emulator < <(
-    awk -v name="$1" '$1 == name' <<<"$machines")
+    awk -v name="$1" '$1 == name' <<<"$machine_table")
   [ -n "$name" ] || die "no machine $1"
   emulator=qemu-$emulator
   compiler=$triplet-gcc
