@@ -22,7 +22,8 @@ static const char *describe(int number, char *buffer)
 
 #else
 
-static const char *describe(int number, char *buffer)
+/* Not inline: gcc warns of a NULL buffer then that only its own check for one could bring. */
+static __attribute__((noinline)) const char *describe(int number, char *buffer)
 {
 	int before = errno;
 	int r = strerror_r(number, buffer, ERROR_TEXT_BYTES);
