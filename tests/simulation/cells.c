@@ -14,7 +14,12 @@
  */
 #include <string.h>
 
+#include "names.h"
 #include "world.h"
+
+/* The name that __func__ has in the model, which names.h may change. */
+#define STRING_OF(name)	  #name
+#define FUNCTION_OF(name) STRING_OF(name)
 
 static struct kvm_dirty_gfn taken[SIM_TASKS];
 static struct kvm_dirty_gfn covered[SIM_TASKS]; /* contents before a push */
@@ -71,6 +76,9 @@ void sim_cell_loaded(const void *address, uint64_t value, const char *function)
 	if (!task)
 		return;
 	if (is(function, "fill_cell")) {
+		/* Otherwise what is excused would be wrong. */
+		if (task->pushing && task->pushing != cell)
+			sim_fail(SIM_RESULT, "the end of a push was not noticed");
 		task->pushing = cell;
 		covered[task->id] = *cell;
 		look_for_torn(cell);
@@ -100,7 +108,7 @@ void sim_cell_stored(const void *address, const char *function)
 
 	if (!task)
 		return;
-	if (is(function, "mk_ring_push")) {
+	if (is(function, FUNCTION_OF(mk_ring_push))) {
 		look_for_torn(cell);
 		/* The entry is complete now. */
 		if (is_torn[task->id])
