@@ -116,7 +116,8 @@ static int watched_signal_mask(void *opaque, int how, const sigset_t *set, sigse
 {
 	const struct dl_log *log = guest.log;
 
-	if (log && is_alive(log) && how == SIG_SETMASK && set && !sigismember(set, SIGUSR1))
+	if (!seen.test_holds && log && is_alive(log) && how == SIG_SETMASK && set &&
+	    !sigismember(set, SIGUSR1))
 		note(!is_held(&log->changes) && !is_held(&log->lock) && !is_any_ring_held() &&
 			     !is_held(&log->vcpus.lock) && !is_held(&log->reaper.lock) &&
 			     !is_any_cursor_held(log),

@@ -23,6 +23,7 @@ struct lock_watch {
 	unsigned int locked; /* which were taken since the test set it to 0 */
 	const struct dli_reset *closing;
 	bool open_at_lock, closed_at_unlock;
+	bool test_holds;	   /* locks that the call does not take */
 	struct dli_page_set *late; /* a marker uses it until the next grace period ends */
 	const char *wrong;	   /* the first function that was called without its locks */
 };

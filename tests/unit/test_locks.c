@@ -257,7 +257,9 @@ static void a_drain_takes_only_two_locks(void **state)
 	pthread_mutex_lock(&guest.log->lock);
 	pthread_mutex_lock(&guest.log->vcpus.lock);
 	pthread_mutex_lock(&others->lock);
+	seen.test_holds = true;
 	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
+	seen.test_holds = false;
 	pthread_mutex_unlock(&others->lock);
 	pthread_mutex_unlock(&guest.log->vcpus.lock);
 	pthread_mutex_unlock(&guest.log->lock);
