@@ -216,13 +216,13 @@ choose_variant() {
     unwanted+=(examples kvm)
     ;;
   asan)
-    variant_setup=('-Db_sanitize=address,undefined')
+    variant_setup+=('-Db_sanitize=address,undefined')
     variant_tests=(--timeout-multiplier 5)
     export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
     export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
     ;;
   tsan)
-    variant_setup=(-Db_sanitize=thread)
+    variant_setup+=(-Db_sanitize=thread)
     # It does not see what the kernel and a real guest do to memory.
     unwanted+=(examples kvm)
     variant_tests=(--timeout-multiplier 10)
