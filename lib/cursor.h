@@ -146,7 +146,7 @@ void dli_pass_leave(struct dl_cursor *cursor, struct dli_view *view);
 
 /*
  * Begins a slot anew, for one cursor or for all: its pages are all pending, and in no open pass.
- * What a pass has handed out of it comes again in the next.
+ * The next pass hands out again what an open one had handed out.
  */
 void dli_pass_restart_view(struct dl_cursor *cursor, struct dli_view *view);
 void dli_pass_restart_slot(struct dl_log *log, struct dli_slot *slot);

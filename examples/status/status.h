@@ -32,8 +32,9 @@
  *	state             waiting, live, paused, handover; after the end, the publisher's word
  *	ended             whether this is the last line
  *	mode, backup_bitmap, ring_entries, page_bytes   of dl_log_config()
- *	log               of dl_log_stats(): entries, new_pages, duplicates, stale_entries, resets,
- *	                  short_resets, overflows, repairs, full_exits, high_water_entries, ioctl_ns
+ *	log               of dl_log_stats(): entries, new_pages, duplicates, stale_entries,
+ *	                  resets, short_resets, overflows, repairs, full_exits,
+ *	                  high_water_entries, ioctl_ns
  *	cursor            of dl_cursor_stats(), or null without a cursor: pending_bytes,
  *	                  unacked_bytes, read_bytes, acked_bytes, passes
  *	pass              number (0: none yet), bytes that it can hand out, sent_bytes

@@ -125,7 +125,7 @@ enum dlm_page_state {
 	DLM_PAGE_PROTECTED = 1, /* a vCPU's next write is logged */
 	DLM_PAGE_STALE_TLB = 2, /* protected, but TLBs are not flushed: a vCPU can still write */
 	DLM_PAGE_IN_RING = 4,	/* an entry of some ring is dirty */
-	DLM_PAGE_RELEASED = 8,	/* an entry is released; KVM_RESET_DIRTY_RINGS has not taken it */
+	DLM_PAGE_RELEASED = 8,	/* an entry is released, and not reset yet */
 	DLM_PAGE_IN_BITMAP = 16,
 	DLM_PAGE_IN_PML = 32, /* in a vCPU's buffer, until it exits */
 };
@@ -176,14 +176,14 @@ enum dlm_fault_flag {
 struct dlm_options {
 	uint32_t size;		   /* sizeof(struct dlm_options) */
 	uint32_t flags;		   /* enum dlm_vm_flag */
-	uint32_t has;		   /* enum dlm_has; 0: all but BACKUP (ARM64: all but RING_TSO) */
+	uint32_t has;		   /* enum dlm_has; 0: all but BACKUP (ARM64: but RING_TSO) */
 	uint32_t arch;		   /* enum dlm_arch */
 	uint32_t page_bytes;	   /* host page, a power of two from 4096 to 65536; 0: 4096 */
 	uint32_t write_order;	   /* enum dlm_write_order */
 	uint32_t ring_min_entries; /* a power of two; 0: what fits the reserved entries */
 	uint32_t ring_max_entries; /* a power of two; 0: 65536, as Linux */
 	uint32_t reserved_entries; /* a ring is full that far from its end; 0: 64 + pml_entries */
-	uint32_t pml_entries;	   /* of the vCPU's buffer of logged writes, at most 512; 0: none */
+	uint32_t pml_entries;	   /* entries of the vCPU's PML buffer, at most 512 */
 	uint32_t ring_first_index; /* where the kernel's free-running indices start */
 	uint32_t slot_ids;	   /* an address space has so many; 0: 32764; at most 32767 */
 	uint32_t address_spaces;   /* 0: 2; at most 16 */
