@@ -4,9 +4,10 @@
 import mmap
 import os
 import struct
-import threading
 import unittest
 from fcntl import ioctl
+
+from worker import Worker
 
 KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE = 0xae01, 0xae04
 KVM_CREATE_VCPU, KVM_SET_TSS_ADDR, KVM_RUN = 0xae41, 0xae47, 0xae80
@@ -33,23 +34,19 @@ def require():
         raise unittest.SkipTest("no access to /dev/kvm")
 
 
-class Guest:
+class Guest(Worker):
     """A context manager: leaving it stops the vCPU, and closes the VM's descriptors."""
 
     ring_entries = 0
 
     def __init__(self):
+        super().__init__()
         self._kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
         self.vm = ioctl(self._kvm, KVM_CREATE_VM, 0)
         self.os = None
         self.vcpu_fd = None
         self.memory = mmap.mmap(-1, MEMORY_BYTES)
         self.memory[CODE_GPA:CODE_GPA + len(CODE)] = CODE
-        self._thread = None
-        self._rounds = 0
-        self._moved = threading.Condition()
-        self._stop = False
-        self._failure = None
 
     def create_vcpu(self):
         """After the log is open, and the memslot is set."""
@@ -63,45 +60,13 @@ class Guest:
         ioctl(self.vcpu_fd, KVM_SET_REGS, struct.pack("<18Q", *[0] * 16, CODE_GPA, 2))
         return self.vcpu_fd
 
-    def start(self, vcpu):
-        """Runs the guest on a thread of its own. Argument: the log's vCPU."""
-        self._stop = False
-        self._thread = threading.Thread(target=self._run, args=[vcpu])
-        self._thread.start()
-
-    def stop(self):
-        """Returns when the vCPU is outside of KVM_RUN."""
-        if self._thread:
-            self._stop = True
-            self._thread.join()
-            self._thread = None
-        if self._failure:
-            raise self._failure
-
-    def write_some(self, rounds=3):
-        """Returns when the running guest has written to that many times 37 more pages."""
-        with self._moved:
-            end = self._rounds + rounds
-            self._moved.wait_for(lambda: self._rounds >= end or self._failure)
-
-    def _run(self, vcpu):
-        try:
-            while not self._stop:
-                self._enter(vcpu)
-        except Exception as failure:
-            with self._moved:
-                self._failure = failure
-                self._moved.notify_all()
-
-    def _enter(self, vcpu):
+    def enter(self, vcpu):
         ioctl(self.vcpu_fd, KVM_RUN, 0)
         (exit_reason,) = struct.unpack_from("<I", self._run_page, 8)
         if exit_reason == EXIT_DIRTY_RING_FULL:
             vcpu.drain()
         elif exit_reason == EXIT_IO:
-            with self._moved:
-                self._rounds += 1
-                self._moved.notify_all()
+            self.round_ended()
         else:
             raise AssertionError("the guest ended with exit reason %d" % exit_reason)
 

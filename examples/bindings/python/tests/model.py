@@ -4,9 +4,10 @@
 import ctypes
 import mmap
 import os
-import threading
 import unittest
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+
+from worker import Worker
 
 MEMORY_BYTES = 1 << 20
 PAGE = 4096  # the model's
@@ -44,12 +45,13 @@ class dlm_options(ctypes.Structure):
         "address_spaces", "batch_writes")]
 
 
-class Guest:
+class Guest(Worker):
     """As that of guest.py. Leaving it stops the vCPU; the VM goes with the object."""
 
     ring_entries = RING_ENTRIES
 
     def __init__(self, library):
+        super().__init__()
         self._library = library
         self._vm = c_void_p()
         options = dlm_options(size=ctypes.sizeof(dlm_options), reserved_entries=RESERVED_ENTRIES)
@@ -58,12 +60,7 @@ class Guest:
         self.os = library.dlm_vm_os(self._vm)
         self.memory = mmap.mmap(-1, MEMORY_BYTES)
         self._vcpu = c_void_p()
-        self._thread = None
-        self._rounds = 0
-        self._moved = threading.Condition()
         self._page = self._value = 0
-        self._stop = False
-        self._failure = None
 
     def _must(self, result):
         if result < 0:
@@ -74,37 +71,7 @@ class Guest:
         self._must(self._library.dlm_vcpu_add(self._vm, byref(self._vcpu)))
         return self._library.dlm_vcpu_fd(self._vcpu)
 
-    def start(self, vcpu):
-        self._stop = False
-        self._thread = threading.Thread(target=self._run, args=[vcpu])
-        self._thread.start()
-
-    def stop(self):
-        if self._thread:
-            self._stop = True
-            self._thread.join()
-            self._thread = None
-        if self._failure:
-            raise self._failure
-
-    def write_some(self, rounds=3):
-        with self._moved:
-            end = self._rounds + rounds
-            self._moved.wait_for(lambda: self._rounds >= end or self._failure)
-
-    def _run(self, vcpu):
-        try:
-            while not self._stop:
-                self._round(vcpu)
-                with self._moved:
-                    self._rounds += 1
-                    self._moved.notify_all()
-        except Exception as failure:
-            with self._moved:
-                self._failure = failure
-                self._moved.notify_all()
-
-    def _round(self, vcpu):
+    def enter(self, vcpu):
         while self._page < MEMORY_BYTES // PAGE:
             self._value += 1
             value = c_uint32(self._value)
@@ -114,6 +81,7 @@ class Guest:
             self._page += 7
         self._page -= MEMORY_BYTES // PAGE
         self._must(self._library.dlm_vcpu_exit(self._vcpu, EXIT_IO))
+        self.round_ended()
 
     def __enter__(self):
         return self
