@@ -117,9 +117,12 @@ int dlm_vcpu_exit(struct dlm_vcpu *vcpu, uint32_t exit_reason)
 	return 0;
 }
 
-/* The store of one page's part. Returns 0, DLM_RING_FULL or an error. */
-static int write_part(struct dlm_vcpu *vcpu, uint32_t as_id, uint64_t gpa, const void *data,
-		      uint64_t bytes)
+typedef int store_fn(struct model *model, int vcpu_fd, uint32_t as_id, uint64_t gpa,
+		     const void *data, size_t bytes);
+
+/* The store of one page's part, by the guest or for it. Returns 0, DLM_RING_FULL or an error. */
+static int write_part(struct dlm_vcpu *vcpu, store_fn *store, uint32_t as_id, uint64_t gpa,
+		      const void *data, uint64_t bytes)
 {
 	uint64_t value = 0;
 	int result;
@@ -130,7 +133,7 @@ static int write_part(struct dlm_vcpu *vcpu, uint32_t as_id, uint64_t gpa, const
 		data = &value;
 	}
 	pthread_rwlock_rdlock(&vcpu->vm->writes);
-	result = model_vcpu_write(vcpu->vm->model, vcpu->model->fd, as_id, gpa, data, bytes);
+	result = store(vcpu->vm->model, vcpu->model->fd, as_id, gpa, data, bytes);
 	pthread_rwlock_unlock(&vcpu->vm->writes);
 	if (result < 0)
 		return dlmi_fail(vcpu->vm, result,
@@ -157,33 +160,12 @@ int dlm_vcpu_write(struct dlm_vcpu *vcpu, uint32_t as_id, uint64_t gpa, const vo
 				 "done_bytes: NULL is for a range inside one page");
 	while (!result && done < bytes) {
 		part = dlmi_first_part(vcpu->vm, gpa + done, bytes - done);
-		result = write_part(vcpu, as_id, gpa + done,
+		result = write_part(vcpu, model_vcpu_write, as_id, gpa + done,
 				    data ? (const char *)data + done : NULL, part);
 		done += result ? 0 : part;
 	}
 	if (done_bytes)
 		*done_bytes = done;
-	return result;
-}
-
-static int kernel_write_part(struct dlm_vcpu *vcpu, uint32_t as_id, uint64_t gpa, const void *data,
-			     uint64_t bytes)
-{
-	uint64_t value = 0;
-	int result;
-
-	if (!data) {
-		value = dlmi_new_value(vcpu->vm);
-		bytes = bytes < sizeof(value) ? bytes : sizeof(value);
-		data = &value;
-	}
-	pthread_rwlock_rdlock(&vcpu->vm->writes);
-	result = model_vcpu_write_unchecked(vcpu->vm->model, vcpu->model->fd, as_id, gpa, data,
-					    bytes);
-	pthread_rwlock_unlock(&vcpu->vm->writes);
-	if (result < 0)
-		dlmi_fail(vcpu->vm, result, "no writable memory at %#llx of address space %u",
-			  (unsigned long long)gpa, as_id);
 	return result;
 }
 
@@ -197,8 +179,8 @@ int dlm_vcpu_kernel_write(struct dlm_vcpu *vcpu, uint32_t as_id, uint64_t gpa, c
 		result = dlmi_range_check(vcpu->vm, gpa, bytes);
 	for (; !result && done < bytes; done += part) {
 		part = dlmi_first_part(vcpu->vm, gpa + done, bytes - done);
-		result = kernel_write_part(vcpu, as_id, gpa + done,
-					   data ? (const char *)data + done : NULL, part);
+		result = write_part(vcpu, model_vcpu_write_unchecked, as_id, gpa + done,
+				    data ? (const char *)data + done : NULL, part);
 	}
 	return result;
 }
@@ -232,7 +214,8 @@ int dlm_vcpu_fill_ring(struct dlm_vcpu *vcpu, uint32_t as_id, uint64_t gpa, uint
 	do {
 		pushed = vcpu->model->pushed_entries;
 		for (at = 0; !result && at < bytes; at += vcpu->vm->page_bytes)
-			result = write_part(vcpu, as_id, gpa + at, NULL, sizeof(uint64_t));
+			result = write_part(vcpu, model_vcpu_write, as_id, gpa + at, NULL,
+					    sizeof(uint64_t));
 		if (!result)
 			result = look_at_ring(vcpu);
 	} while (!result && vcpu->model->pushed_entries != pushed);
@@ -269,7 +252,8 @@ int dlm_vcpu_overflow_ring(struct dlm_vcpu *vcpu, uint32_t as_id, uint64_t gpa, 
 	end = vcpu->model->overwritten_entries + entries;
 	while (!result && vcpu->model->overwritten_entries < end) {
 		pushed = vcpu->model->pushed_entries;
-		result = kernel_write_part(vcpu, as_id, gpa + at, NULL, sizeof(uint64_t));
+		result = write_part(vcpu, model_vcpu_write_unchecked, as_id, gpa + at, NULL,
+				    sizeof(uint64_t));
 		if (!result && vcpu->model->pushed_entries == pushed)
 			result = dlmi_fail(vcpu->vm, -EINVAL, "the slot at %#llx is not logged",
 					   (unsigned long long)(gpa + at));
