@@ -34,6 +34,15 @@ static bool same_file(const struct stat *a, const struct stat *b)
 	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
+/* Nobody else's file is deleted, whoever has put one there meanwhile. */
+static void unlink_if(const char *path, const struct stat *file)
+{
+	struct stat found;
+
+	if (!lstat(path, &found) && same_file(&found, file))
+		(void)unlink(path);
+}
+
 static int set_path(struct sockaddr_un *address, const char *path)
 {
 	memset(address, 0, sizeof(*address));
@@ -118,7 +127,7 @@ static int replace(struct status_socket *to, const struct stat *stale, struct re
 				RENAME_EXCHANGE);
 		r = fail(reason, -EADDRINUSE, "another program publishes there");
 	}
-	(void)unlink(to->address.sun_path);
+	unlink_if(to->address.sun_path, r ? &to->file : stale);
 	to->address = wanted;
 	if (!r)
 		return 0;
@@ -146,11 +155,8 @@ int status_socket_open(struct status_socket *to, const char *path, char *why, si
 
 void status_socket_close(struct status_socket *from)
 {
-	struct stat file;
-
 	close(from->fd);
-	if (!lstat(from->address.sun_path, &file) && same_file(&file, &from->file))
-		(void)unlink(from->address.sun_path);
+	unlink_if(from->address.sun_path, &from->file);
 }
 
 int status_socket_accept(const struct status_socket *from)
