@@ -63,6 +63,10 @@ REASONS = {
     "precopy: 512 MiB":
         "the guest and both ends of the socket are busy threads on two processors; single pairs "
         "differ by more than the bar",
+    "slots: take from each of":
+        "all is pending at first, so each take makes a CLEAR after its GET, and blocks signals "
+        "around both: four system calls, against one that finds nothing. With 32,000 slots the "
+        "kernel's own search takes most of the time of each",
     "stall: 64 vCPUs":
         "both sides are charged the CPU time that this run took, and the reaper gains most if "
         "memory is fast; the rest of the library's time is a reset of 100 us and the wait for "
