@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <string.h>
@@ -64,6 +65,20 @@ void output_wrapped(FILE *to, int column, int indent, const char *text)
 		text += strspn(text, " ");
 	}
 	fputc('\n', to);
+}
+
+const char *output_grouped(char *text, uint64_t value)
+{
+	char digits[24];
+	int n = snprintf(digits, sizeof(digits), "%" PRIu64, value), at = 0;
+
+	for (int i = 0; i < n; i++) {
+		if (i && !((n - i) % 3))
+			text[at++] = ',';
+		text[at++] = digits[i];
+	}
+	text[at] = '\0';
+	return text;
 }
 
 void output_json_text(FILE *to, const char *text)

@@ -2,6 +2,7 @@
 #ifndef EXAMPLES_OUTPUT_H
 #define EXAMPLES_OUTPUT_H
 
+#include <stdint.h>
 #include <stdio.h>
 
 /* What the programs print, and to where. */
@@ -26,6 +27,9 @@ int output_columns(FILE *to);
  * lines begin at the indent.
  */
 void output_wrapped(FILE *to, int column, int indent, const char *text);
+
+/* Writes a number with a comma before each three digits; text has room for 27 bytes. */
+const char *output_grouped(char *text, uint64_t value);
 
 /* Prints a JSON string with its quotes. */
 void output_json_text(FILE *to, const char *text);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "draw.h"
+#include "../output.h"
 #include "map.h"
 
 #include <inttypes.h>
@@ -24,19 +25,9 @@ enum { FULL_BLOCK = 0x2588, LIGHT_SHADE = 0x2591, LOWER_EIGHTH = 0x2581 };
 
 #define TEXT_BYTES 40
 
-/* A count with thin groups: 1,234,567. */
 static const char *count(char *text, double value)
 {
-	char digits[32];
-	int n = snprintf(digits, sizeof(digits), "%.0f", value), at = 0;
-
-	for (int i = 0; i < n; i++) {
-		if (i && !((n - i) % 3))
-			text[at++] = ',';
-		text[at++] = digits[i];
-	}
-	text[at] = '\0';
-	return text;
+	return output_grouped(text, (uint64_t)llround(value));
 }
 
 static const char *bytes(char *text, double value)

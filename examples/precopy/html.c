@@ -174,17 +174,3 @@ const char *html_bytes(char *text, uint64_t bytes)
 		 value < 100 && value > floor(value) ? "%.1f %s" : "%.0f %s", value, units[unit]);
 	return text;
 }
-
-const char *html_count(char *text, uint64_t count)
-{
-	char digits[24];
-	int n = snprintf(digits, sizeof(digits), "%" PRIu64, count), at = 0;
-
-	for (int i = 0; i < n; i++) {
-		if (i && !((n - i) % 3))
-			text[at++] = ',';
-		text[at++] = digits[i];
-	}
-	text[at] = '\0';
-	return text;
-}

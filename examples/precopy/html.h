@@ -24,8 +24,7 @@ void html_data(FILE *to, const char *id, uint64_t value, const char *format, ...
 
 enum { HTML_NUMBER_BYTES = 48 };
 
-/* A size with its unit, and a count in groups. They return text. */
+/* A size with its unit. Returns text. */
 const char *html_bytes(char *text, uint64_t bytes);
-const char *html_count(char *text, uint64_t count);
 
 #endif

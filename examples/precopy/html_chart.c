@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "html_chart.h"
+#include "../output.h"
 #include "html.h"
 
 #include <inttypes.h>
@@ -82,7 +83,7 @@ static void draw_y_axis(FILE *to, struct axes *axes)
 
 		line(to, "axis", LEFT, y_of(axes, y), WIDTH - RIGHT, y_of(axes, y));
 		text(to, LEFT - 6, y_of(axes, y) + 4, "end",
-		     html_count(label, (uint64_t)llround(y)));
+		     output_grouped(label, (uint64_t)llround(y)));
 	}
 }
 

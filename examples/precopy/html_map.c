@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "html_chart.h"
+#include "../output.h"
 #include "html.h"
 
 #include <inttypes.h>
@@ -80,7 +81,7 @@ static void draw_key(FILE *to, uint64_t most, uint64_t cell_bytes)
 		fprintf(to,
 			"<svg class=\"key\" viewBox=\"0 0 20 10\" aria-hidden=\"true\">"
 			"<rect class=\"h%d\" width=\"20\" height=\"10\"/></svg>%s%s",
-			i, i ? "up to " : "", html_count(pages, bound(most, i)));
+			i, i ? "up to " : "", output_grouped(pages, bound(most, i)));
 	}
 	fputs(".</figcaption>\n", to);
 }
@@ -110,7 +111,7 @@ static void print_hottest(FILE *to, const struct watch *watch)
 			"<tr><th scope=\"row\"><code>%#" PRIx64
 			"</code></th><td>%s pages</td></tr>\n",
 			heat_gpa(heat, chosen[i] * heat->cell_bytes),
-			html_count(count, pages_of(watch, chosen[i])));
+			output_grouped(count, pages_of(watch, chosen[i])));
 	fputs("</table>\n", to);
 }
 

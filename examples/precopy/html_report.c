@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "html_report.h"
+#include "../output.h"
 #include "html.h"
 #include "html_chart.h"
 
@@ -66,7 +67,7 @@ static void count_row(FILE *to, const char *id, const char *name, uint64_t value
 {
 	char text[HTML_NUMBER_BYTES];
 
-	number_row(to, id, name, value, html_count(text, value));
+	number_row(to, id, name, value, output_grouped(text, value));
 }
 
 static void bytes_row(FILE *to, const char *id, const char *name, uint64_t value)
@@ -191,7 +192,7 @@ static void print_pass(FILE *to, const struct report *report, uint32_t i)
 		if (cells[j].format)
 			snprintf(text, sizeof(text), cells[j].format, cells[j].shown);
 		else
-			html_count(text, cells[j].value);
+			output_grouped(text, cells[j].value);
 		html_data(to, NULL, cells[j].value, "%s", text);
 		fputs("</td>", to);
 	}
