@@ -49,6 +49,41 @@ static void finds_nothing_where_nothing_is_lost(void **state)
 	}
 }
 
+/* More pages than its first tables have room for: writers and copies of all are remembered. */
+static void remembers_many_pages(void **state)
+{
+	enum { MANY = 5000 };
+	const uint64_t gpa = GPA + UINT64_C(0x40000000);
+	uint64_t kept;
+	void *memory;
+
+	rig_open(NULL, DL_MODE_BITMAP, DLM_RECEIVER_MEMORY);
+	assert_int_equal(dlm_memory_new(rig.vm, MANY * PAGE, &memory), 0);
+	rig_set_slot(SLOT + 1, gpa, memory, MANY * PAGE, 0);
+	rig_join(DL_CURSOR_CLEAN);
+	assert_int_equal(dlm_receiver_equalize(rig.receiver), 0);
+	assert_int_equal(dlm_receiver_pages(rig.receiver, NULL, &kept), 0);
+	assert_int_equal(kept, MANY + PAGES);
+	rig_expect_equal();
+	assert_int_equal(dlm_vmm_write(rig.vm, "disk", 0, gpa, NULL, MANY * PAGE), 0);
+	for (uint64_t page = 0; page < MANY; page += 499) {
+		struct dlm_stale stale = rig_stale();
+
+		assert_int_equal(stale.offset_bytes, page * PAGE);
+		assert_int_equal(stale.pages, MANY - page);
+		assert_int_equal(stale.flags & DLM_STALE_NEVER_COPIED, 0);
+		assert_int_equal(stale.writer, DLM_WRITER_VMM);
+		assert_string_equal(stale.who, "disk");
+		for (uint64_t i = page; i < page + 499 && i < MANY; i++)
+			assert_int_equal(dlm_receiver_put_memory(rig.receiver,
+								 (char *)memory + i * PAGE,
+								 (char *)memory + i * PAGE, PAGE),
+					 0);
+	}
+	rig_expect_equal();
+	rig_close();
+}
+
 static void names_a_device_that_does_not_mark(void **state)
 {
 	struct dlm_stale stale = { .size = sizeof(stale) };
@@ -313,6 +348,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(finds_nothing_where_nothing_is_lost),
+		cmocka_unit_test(remembers_many_pages),
 		cmocka_unit_test(names_a_device_that_does_not_mark),
 		cmocka_unit_test(names_a_writer_that_is_not_announced),
 		cmocka_unit_test(names_contents_that_are_read_too_early),

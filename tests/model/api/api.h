@@ -19,12 +19,13 @@
 #include <dirtylog/model.h>
 
 #include "../internal.h"
+#include "table.h"
 
 #define DLM_FIELD_END(type, field) (offsetof(type, field) + sizeof(((type *)0)->field))
 
 /* The last write of a page. */
 struct dlm_write {
-	uint64_t page; /* host address / page size, plus 1; 0: an empty place */
+	uint64_t page; /* the key: host address / page size, plus 1 */
 	uint64_t number;
 	uint64_t ns;
 	const char *who;
@@ -34,8 +35,7 @@ struct dlm_write {
 
 struct dlm_journal {
 	pthread_mutex_t lock;
-	struct dlm_write *pages; /* a hash table */
-	size_t room, count;
+	struct dlm_table pages; /* of struct dlm_write */
 	uint64_t writes;
 };
 
@@ -121,7 +121,7 @@ const struct dlm_place *dlmi_place_named(const struct dlm_slots *slots, uint32_t
 
 /* copies.c: what a receiver has. */
 struct dlm_copy {
-	uint64_t key; /* 0: an empty place */
+	uint64_t key;
 	uint64_t pass;
 	uint64_t after; /* the number of the last write before it was made */
 	uint64_t ns;
@@ -133,8 +133,7 @@ struct dlm_receiver {
 	struct dlm_vm *vm;
 	uint32_t kind;
 	pthread_mutex_t lock;
-	struct dlm_copy *copies; /* a hash table */
-	size_t room, count;
+	struct dlm_table copies; /* of struct dlm_copy */
 	uint64_t given_pages;
 	uint64_t pass;	      /* number of the pass; 0: none yet */
 	uint64_t pass_writes; /* number of the last write before it */

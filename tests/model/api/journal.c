@@ -4,53 +4,24 @@
 
 #include "api.h"
 
-enum { FIRST_ROOM = 1024 };
-
 void dlmi_journal_init(struct dlm_vm *vm)
 {
+	vm->journal.pages.entry_bytes = sizeof(struct dlm_write);
 	pthread_mutex_init(&vm->journal.lock, NULL);
 }
 
 void dlmi_journal_free(struct dlm_vm *vm)
 {
-	free(vm->journal.pages);
+	dlmi_table_free(&vm->journal.pages);
 	pthread_mutex_destroy(&vm->journal.lock);
-}
-
-/* The place of a page, or the empty one where it belongs. */
-static struct dlm_write *place(struct dlm_write *pages, size_t room, uint64_t page)
-{
-	size_t at = (size_t)(page * UINT64_C(0x9e3779b97f4a7c15) >> 20) & (room - 1);
-
-	while (pages[at].page && pages[at].page != page)
-		at = (at + 1) & (room - 1);
-	return &pages[at];
-}
-
-static void grow(struct dlm_journal *journal)
-{
-	size_t room = journal->room ? 2 * journal->room : FIRST_ROOM;
-	struct dlm_write *pages = calloc(room, sizeof(*pages));
-
-	if (!pages)
-		abort();
-	for (size_t i = 0; i < journal->room; i++)
-		if (journal->pages[i].page)
-			*place(pages, room, journal->pages[i].page) = journal->pages[i];
-	free(journal->pages);
-	journal->pages = pages;
-	journal->room = room;
 }
 
 static void add_page(struct dlm_journal *journal, const struct dlm_write *write, uint64_t page)
 {
-	struct dlm_write *at;
+	struct dlm_write *at = dlmi_table_get(&journal->pages, page);
 
-	if (2 * journal->count >= journal->room)
-		grow(journal);
-	at = place(journal->pages, journal->room, page);
-	if (!at->page)
-		journal->count++;
+	if (!at)
+		abort();
 	*at = *write;
 	at->page = page;
 	at->number = ++journal->writes;
@@ -70,14 +41,12 @@ void dlmi_journal_add(struct dlm_vm *vm, const struct dlm_write *write, uint64_t
 void dlmi_journal_forget(struct dlm_vm *vm, uint64_t hva, uint64_t bytes)
 {
 	uint64_t first = hva / vm->page_bytes, end = (hva + bytes) / vm->page_bytes;
+	struct dlm_write *write = NULL;
 
 	pthread_mutex_lock(&vm->journal.lock);
-	for (size_t i = 0; i < vm->journal.room; i++) {
-		struct dlm_write *write = &vm->journal.pages[i];
-
-		if (write->page && write->page - 1 >= first && write->page - 1 < end)
+	while ((write = dlmi_table_next(&vm->journal.pages, write)))
+		if (write->page - 1 >= first && write->page - 1 < end)
 			*write = (struct dlm_write){ .page = write->page };
-	}
 	pthread_mutex_unlock(&vm->journal.lock);
 }
 
@@ -85,10 +54,12 @@ struct dlm_write dlmi_journal_find(const struct dlm_vm *vm, uint64_t hva)
 {
 	struct dlm_journal *journal = (struct dlm_journal *)&vm->journal;
 	struct dlm_write found = { 0 };
+	const struct dlm_write *write;
 
 	pthread_mutex_lock(&journal->lock);
-	if (journal->room)
-		found = *place(journal->pages, journal->room, hva / vm->page_bytes + 1);
+	write = dlmi_table_find(&journal->pages, hva / vm->page_bytes + 1);
+	if (write)
+		found = *write;
 	pthread_mutex_unlock(&journal->lock);
 	return found;
 }

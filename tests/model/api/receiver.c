@@ -23,6 +23,7 @@ int dlm_receiver_new(struct dlm_vm *vm, uint32_t kind, struct dlm_receiver **out
 		return dlmi_fail(vm, -ENOMEM, "no memory for a receiver");
 	receiver->vm = vm;
 	receiver->kind = kind;
+	receiver->copies.entry_bytes = sizeof(struct dlm_copy);
 	pthread_mutex_init(&receiver->lock, NULL);
 	*out = receiver;
 	return 0;
@@ -254,7 +255,7 @@ int dlm_receiver_pages(const struct dlm_receiver *receiver, uint64_t *given_page
 	if (given_pages)
 		*given_pages = receiver->given_pages;
 	if (kept_pages)
-		*kept_pages = receiver->count;
+		*kept_pages = receiver->copies.count;
 	pthread_mutex_unlock(&writable->lock);
 	return 0;
 }
