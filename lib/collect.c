@@ -5,6 +5,7 @@
 
 #include "aliases.h"
 #include "kvm/trace.h"
+#include "throttle.h"
 #include "pages/bitmap_merge.h"
 #include "ring/drain.h"
 #include "slot_logging.h"
@@ -21,6 +22,7 @@ int dli_collect_rings(struct dl_log *log, bool last)
 	if (r)
 		return dli_log_fail(log, DLI_RINGS_NOT_RESET, DLI_NO_NUMBER, r);
 	dli_pace_note(&log->pace, &log->vcpus, began_ns, false);
+	(void)dli_limits_look(log, true);
 	return 0;
 }
 
@@ -95,6 +97,18 @@ static int collect_bitmaps_of(struct dl_log *log, const struct dl_cursor *cursor
 	return first;
 }
 
+/* Whoever writes, and whether the guest runs, bitmaps do not say. */
+static void sample_bitmaps(struct dl_log *log)
+{
+	uint64_t now_ns = dli_os_now_ns(log->vm.os);
+	uint64_t pages = atomic_load_explicit(&log->bitmap_new_pages, memory_order_relaxed);
+	const struct dli_sample sample = {
+		.at_ns = now_ns, .ran_ns = now_ns, .new_pages = pages, .entries = pages
+	};
+
+	dli_window_add(&log->window, &sample);
+}
+
 int dli_collect(struct dl_log *log, const struct dli_scope *scope, bool last, int rings)
 {
 	int bitmaps = 0;
@@ -105,5 +119,7 @@ int dli_collect(struct dl_log *log, const struct dli_scope *scope, bool last, in
 	if (dli_collects_bitmaps(log, last))
 		bitmaps = scope->slot ? collect_bitmaps_of(log, scope->cursor, scope->slot)
 				      : collect_bitmaps(log, scope->cursor);
+	if (!dli_log_is_ring(log))
+		sample_bitmaps(log);
 	return rings ? rings : bitmaps;
 }

@@ -31,6 +31,7 @@ enum dli_failure {
 	DLI_BAD_TICKET,
 	DLI_BAD_EXTENT,
 	DLI_BAD_PAUSED,
+	DLI_BAD_GOAL,
 	/* Wrong state or order. */
 	DLI_NO_SLOT,
 	DLI_NO_MEMORY_THERE,
@@ -40,6 +41,8 @@ enum dli_failure {
 	DLI_FEW_VCPUS,	   /* in place of a slot: how many are missing */
 	DLI_VCPUS_MISSING, /* in place of a slot: dli_vcpu_check()'s number */
 	DLI_CLOSED,
+	DLI_HAS_PLAN,
+	DLI_NO_RINGS,
 	/* A system call, or memory for it. */
 	DLI_NO_MEMORY,
 	DLI_REGION_NOT_SET,

@@ -2,6 +2,7 @@
 /* A cursor joins a log, or leaves it: logging is on for what some cursor covers. */
 
 #include "coverage.h"
+#include "planner.h"
 #include "ring/drain.h"
 #include "slot_logging.h"
 #include "vcpu_check.h"
@@ -175,6 +176,7 @@ void dli_leave(struct dl_cursor *cursor)
 	struct dli_views views = { 0 };
 	struct dli_slot *slot;
 
+	dli_plan_forget_cursor(cursor);
 	dli_pass_end(cursor, dli_pass_close(cursor), false);
 	unlink_cursor(cursor);
 	if (!log->cursors) {

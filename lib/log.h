@@ -17,6 +17,7 @@
 #include "kvm/vm.h"
 #include "pace.h"
 #include "pages/slot_table.h"
+#include "plan/limit.h"
 #include "reaper.h"
 #include "ring/reset.h"
 #include "ring/vcpu_list.h"
@@ -49,6 +50,9 @@ struct dl_log {
 
 	struct dli_vcpu_list vcpus;
 	struct dli_reset reset;
+	struct dli_limits limits;
+	struct dl_plan *plan;	  /* under lock; NULL: none */
+	struct dli_window window; /* of bitmaps; under lock */
 
 	_Atomic uint32_t paused_passes; /* open passes that began with no vCPU in KVM_RUN */
 	_Atomic uint64_t bitmap_new_pages, repairs, repair_pages, late_marks, failed_marks;

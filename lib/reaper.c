@@ -121,6 +121,17 @@ void dli_reaper_full_exit(struct dli_reaper *reaper)
 	pthread_mutex_unlock(&reaper->lock);
 }
 
+void dli_reaper_soon(struct dli_reaper *reaper, uint64_t from_now_ns)
+{
+	if (!reaper->least_ns)
+		return;
+	pthread_mutex_lock(&reaper->lock);
+	/* A look that was due earlier finds this one soon enough. */
+	if (reaper->armed)
+		(void)set_timer(reaper, from_now_ns);
+	pthread_mutex_unlock(&reaper->lock);
+}
+
 static uint64_t doubled(const struct dli_reaper *reaper)
 {
 	uint64_t ns = interval_of(reaper);
@@ -168,6 +179,8 @@ int dli_reaper_rearm(struct dli_reaper *reaper, const struct dli_reaped *reaped,
 	/* Logging may have been switched off in the meantime, and the timer with it. */
 	if (reaper->armed) {
 		*again_ns = next_look(reaper, reaped);
+		if (reaped->limits_ns < *again_ns)
+			*again_ns = reaped->limits_ns ? reaped->limits_ns : 1;
 		r = set_timer(reaper, *again_ns);
 	}
 	pthread_mutex_unlock(&reaper->lock);

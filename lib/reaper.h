@@ -47,12 +47,16 @@ void dli_reaper_disarm(struct dli_reaper *reaper);
 /* A vCPU had a full exit. Makes a system call only if the interval is longer than the least. */
 void dli_reaper_full_exit(struct dli_reaper *reaper);
 
+/* The next look is to come from_now_ns from now, or sooner. Nothing while logging is off. */
+void dli_reaper_soon(struct dli_reaper *reaper, uint64_t from_now_ns);
+
 /* A look into the rings, and the drain before it. */
 struct dli_reaped {
 	uint64_t until_due_ns; /* of the first ring that fills */
 	uint64_t activity;     /* differs from the last look's if something happened in between */
 	bool overflowed;       /* some ring, at any time: no interval is longer than the least */
 	bool failed;	       /* the drain */
+	uint64_t limits_ns;    /* until limits want a look; UINT64_MAX: there are none */
 };
 
 /* Sets the timer for the next look. *again_ns is UINT64_MAX if logging is off. */

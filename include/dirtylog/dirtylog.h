@@ -8,9 +8,10 @@
  * Model:    slots and vCPUs are sources, cursors are consumers; a cursor switches logging on.
  * Setup:    dl_log_open; dl_slot_set for each memslot; dl_vcpu_add before a vCPU first runs.
  * Consumer: dl_cursor_new; passes of dl_harvest, read, ack, end, the last one _PAUSED; free.
- * vCPU:     dl_vcpu_drain on KVM_EXIT_DIRTY_RING_FULL.
+ * vCPU:     dl_vcpu_drain on KVM_EXIT_DIRTY_RING_FULL; dl_vcpu_pause_due if limits are used.
  * Device:   write guest memory, then dl_mark_*, then notify the guest.
- * Reaper:   poll dl_log_fd in any event loop; when readable: dl_log_reap.
+ * Reaper:   poll dl_log_fd in any event loop; when readable: dl_log_reap, dl_log_kicks.
+ * Plan:     dl_plan_new; dl_plan_sent and dl_plan_next while a migration runs; free.
  *
  * WORDS. A slot is a KVM memslot, named as KVM names it: as_id << 16 | id. A page is a host page
  * (4, 16 or 64 KiB: dl_config.page_bytes). Pending: known dirty and not handed out to a cursor. An
@@ -93,6 +94,7 @@ extern "C" {
 struct dl_log;	  /* the dirty log of one VM */
 struct dl_vcpu;	  /* one vCPU of it: a source */
 struct dl_cursor; /* one consumer: what changed since it last committed */
+struct dl_plan;	  /* convergence control of one cursor */
 struct dl_os;	  /* dirtylog/os.h: the table of system calls */
 struct iovec;	  /* <sys/uio.h> */
 
@@ -117,6 +119,25 @@ enum dl_has {
 	DL_HAS_BACKUP = 4,	   /* KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP */
 	DL_HAS_MANUAL_PROTECT = 8, /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
 	DL_HAS_INITIALLY_SET = 16, /* its KVM_DIRTY_LOG_INITIALLY_SET */
+};
+
+/* dl_advice.verdict; treat an unknown one as CONTINUE */
+enum dl_verdict {
+	DL_VERDICT_CONTINUE = 0,   /* send what is pending, ask again */
+	DL_VERDICT_SWITCHOVER = 1, /* what is pending fits the downtime: pause now */
+	DL_VERDICT_THROTTLED = 2,  /* as CONTINUE, with vCPUs limited */
+	DL_VERDICT_LATE = 3,	   /* as THROTTLED, past the budget */
+	DL_VERDICT_DIVERGING = 4,  /* does not converge at the floor: give up or go post-copy */
+};
+
+/* dl_advice.bound_by */
+enum dl_bound {
+	DL_BOUND_NONE = 0,
+	DL_BOUND_STALL = 1,    /* the backlog does not shrink by itself */
+	DL_BOUND_DEADLINE = 2, /* the budget */
+	DL_BOUND_FLOOR = 3,    /* least_run_ppm */
+	DL_BOUND_PAUSE = 4,    /* longest_pause_ns */
+	DL_BOUND_IGNORED = 5,  /* a vCPU that is to pause does not ask dl_vcpu_pause_due() */
 };
 
 /* ---- Flags; value 1 is _PAUSED everywhere: no vCPU is in KVM_RUN during the call ---- */
@@ -169,6 +190,11 @@ enum dl_take_flag {
 /* dl_extent.flags */
 enum dl_extent_flag {
 	DL_EXTENT_PADDED = 1, /* contains clean pages: coalesce_bytes */
+};
+
+/* dl_goal.flags */
+enum dl_goal_flag {
+	DL_GOAL_ADVISE = 2, /* set no limits, only advise */
 };
 
 /* ---- Structs: versioned by size, except dl_extent, whose stride is frozen ---- */
@@ -244,7 +270,7 @@ struct dl_cursor_stats {
 /* since open (a log) or add (a vCPU) */
 struct dl_stats {
 	uint32_t size;		     /* sizeof(struct dl_stats) */
-	uint32_t limited_vcpus;	     /* 0: for a later release */
+	uint32_t limited_vcpus;	     /* now held back by a limit */
 	uint64_t entries;	     /* ring entries harvested */
 	uint64_t new_pages;	     /* pages found dirty, by rings and bitmaps */
 	uint64_t duplicates;	     /* ring entries of pages already dirty */
@@ -256,13 +282,42 @@ struct dl_stats {
 	uint64_t full_exits;	     /* drains that answered a full ring */
 	uint64_t high_water_entries; /* most entries found in one ring at once */
 	uint64_t ioctl_ns;	     /* in RESET, GET, CLEAR and slot ioctls */
-	uint64_t dirty_bytes_per_s;  /* 0: for a later release */
-	uint64_t paused_ns;	     /* 0: for a later release */
+	uint64_t dirty_bytes_per_s;  /* newly dirtied per second of running, over the last second */
+	uint64_t paused_ns;	     /* pauses that limits asked for */
 	uint64_t watched_bytes;	     /* 0: for a later release */
 	uint64_t missed_bytes;	     /* 0: for a later release */
 	uint64_t late_marks;	     /* pages marked while a paused pass was open */
 	uint64_t repair_bytes;	     /* made pending by repairs */
 	uint64_t failed_marks;	     /* dl_mark_*() calls that were -ENOENT; 0 for a vCPU */
+	uint64_t written_bytes_per_s; /* as dirty_bytes_per_s, pages already dirty included */
+};
+
+struct dl_goal {
+	uint32_t size;		   /* sizeof(struct dl_goal) */
+	uint32_t flags;		   /* enum dl_goal_flag */
+	uint64_t downtime_ns;	   /* longest pause of the guest at the switch; 0: 300 ms */
+	uint64_t fixed_ns;	   /* of it, what is not memory: device state, the switch */
+	uint64_t total_ns;	   /* budget from now to the end of the switch; 0: none */
+	uint64_t longest_pause_ns; /* of one vCPU at a time; 0: downtime_ns */
+	uint32_t least_run_ppm;	   /* floor of a vCPU's running time; 0: 10,000, 1% */
+	uint32_t reserved;	   /* 0 */
+};
+
+struct dl_advice {
+	uint32_t size;		      /* sizeof(struct dl_advice) */
+	uint32_t verdict;	      /* enum dl_verdict */
+	uint64_t pending_bytes;	      /* of the cursor, with what is unacked and unsent */
+	uint64_t dirty_bytes_per_s;   /* newly dirtied by the guest, over some two seconds */
+	uint64_t written_bytes_per_s; /* the same, pages already dirty included */
+	uint64_t wire_bytes_per_s;    /* of guest memory that the wire takes while it is busy */
+	uint64_t downtime_ns;	      /* estimate, if the guest were paused now */
+	uint64_t remaining_ns;	      /* estimate, until the switch; UINT64_MAX: never */
+	uint64_t again_ns;	      /* ask again after this; limits lapse at ten times it */
+	uint64_t least_pending_bytes; /* the best so far */
+	uint32_t run_ppm;	      /* wanted of every vCPU, where the log limits none */
+	uint32_t limited_vcpus;	      /* now held back by this plan */
+	uint32_t bound_by;	      /* enum dl_bound: what keeps it from the goal */
+	uint32_t reserved;	      /* 0 */
 };
 
 /* ---- Library ---- */
@@ -390,6 +445,23 @@ DL_MUST_CHECK int dl_vcpu_add(struct dl_log *log, int vcpu_fd, uint64_t cookie, 
  */
 DL_MUST_CHECK int dl_vcpu_drain(struct dl_vcpu *vcpu, uint32_t flags);
 
+/*
+ * Limits how fast the vCPU dirties new memory; 0 lifts the limit. Of this and a plan's limit the
+ * lower holds. It is kept over any second as far as the vCPU pauses for as long as it is told to,
+ * and is noticed while the rings are reaped: dl_log_reap() and its descriptor come every 5 ms then.
+ * -EOPNOTSUPP: bitmap mode; -ECANCELED. May block for a moment. System calls: timerfd_settime(2).
+ */
+DL_MUST_CHECK int dl_vcpu_limit(struct dl_vcpu *vcpu, uint64_t bytes_per_s);
+
+/*
+ * Reports how long this vCPU must stay out of KVM_RUN; 0: enter. Called by the thread that runs the
+ * vCPU, before each KVM_RUN: its CPU time is how long the guest ran. Sleep, but wake up for a kick
+ * and ask again: a limit may have been lifted. Asking again in a pause returns what is left of it.
+ * Without limits, after close and in bitmap mode always 0. -EINVAL: pause_ns is NULL.
+ * Never blocks. System calls: clock_gettime(2) of the thread, if it has a limit.
+ */
+DL_MUST_CHECK int dl_vcpu_pause_due(struct dl_vcpu *vcpu, uint64_t *pause_ns);
+
 /* Reports one vCPU's counters; all 0 in bitmap mode. Never blocks; no system call. */
 DL_MUST_CHECK int dl_vcpu_stats(const struct dl_vcpu *vcpu, struct dl_stats *stats);
 
@@ -399,7 +471,7 @@ DL_MUST_CHECK int dl_vcpu_stats(const struct dl_vcpu *vcpu, struct dl_stats *sta
  */
 void dl_vcpu_remove(struct dl_vcpu *vcpu);
 
-/* ---- Reaping: keeps rings from filling ---- */
+/* ---- Reaping: keeps rings from filling, and limits in force ---- */
 
 /*
  * Returns a borrowed descriptor that is readable while dl_log_reap() has work: never in bitmap mode
@@ -423,6 +495,15 @@ DL_MUST_CHECK int dl_log_fd(struct dl_log *log);
  * System calls: KVM_RESET_DIRTY_RINGS, rt_sigprocmask around it, timerfd_settime(2).
  */
 DL_MUST_CHECK int dl_log_reap(struct dl_log *log, uint32_t flags, uint64_t *again_ns);
+
+/*
+ * Takes the cookies of vCPUs that must leave KVM_RUN, or a pause, and ask dl_vcpu_pause_due(): kick
+ * them, and do not wait for them. Call it after dl_log_reap() and dl_plan_next().
+ *   cookies  receives at most max_cookies; the rest waits for the next call
+ * Returns their number; always 0 in bitmap mode. -EINVAL: no cookies, or no room; -ECANCELED.
+ * A vCPU that does not ask is kicked again. Never blocks; no system call.
+ */
+DL_MUST_CHECK int dl_log_kicks(struct dl_log *log, uint64_t *cookies, uint32_t max_cookies);
 
 /* ---- Cursors: one per consumer ---- */
 
@@ -531,6 +612,44 @@ int dl_mark_hva(struct dl_log *log, const void *address, uint64_t bytes);
  */
 int dl_mark_iov(struct dl_log *log, const struct iovec *iov, uint32_t n_iov, uint64_t offset_bytes,
 		uint64_t bytes);
+
+/* ---- Plan: makes a cursor's migration end. doc/convergence.md ---- */
+
+/*
+ * Starts to control the vCPUs so that the cursor's memory can be sent within a goal.
+ *   goal  NULL: 300 ms of downtime, no budget
+ * From the first pass on it measures; afterwards it limits those vCPUs that dirty memory fastest,
+ * if the guest would not converge, or not in time. One plan a log.
+ * -EBUSY: the log has a plan; -EINVAL, -E2BIG: goal; -ENOMEM; -ECANCELED. May block.
+ * No system call.
+ */
+DL_MUST_CHECK int dl_plan_new(struct dl_cursor *cursor, const struct dl_goal *goal,
+			      struct dl_plan **plan);
+
+/*
+ * Reports that the wire took bytes of guest memory in busy_ns of being busy. Pages that are sent as
+ * "zero" and time without anything to send do not count: they would promise a faster wire than
+ * there is. From any thread; several that send at the same time are one wire.
+ * -EINVAL: plan is NULL. Never blocks; no system call.
+ */
+DL_MUST_CHECK int dl_plan_sent(struct dl_plan *plan, uint64_t bytes, uint64_t busy_ns);
+
+/*
+ * Empties the rings, sets the vCPUs' limits, and advises. Call it every again_ns: ten times later
+ * the limits lapse.
+ *   unsent_bytes  what the caller took with dl_cursor_take() and has not sent yet
+ *   advice        filled; its size is set by the caller
+ * -ECANCELED: the cursor is freed or the log closed; otherwise as dl_log_reap(), and in bitmap mode
+ * KVM_GET_DIRTY_LOG's; limits stay as they were. Allocates nothing. May block, as dl_harvest().
+ * System calls: KVM_RESET_DIRTY_RINGS, rt_sigprocmask around it, clock_gettime(2) of the vCPUs'
+ * threads, timerfd_settime(2); KVM_GET_DIRTY_LOG four times a second in bitmap mode with manual
+ * protect.
+ */
+DL_MUST_CHECK int dl_plan_next(struct dl_plan *plan, uint64_t unsent_bytes,
+			       struct dl_advice *advice);
+
+/* Lifts the plan's limits, kicks vCPUs in a pause. May block. System calls: timerfd_settime(2). */
+void dl_plan_free(struct dl_plan *plan);
 
 #if defined(__GNUC__) || defined(__clang__)
 #pragma GCC visibility pop

@@ -102,6 +102,14 @@ struct dl_os {
 
 	/* clock_gettime(2) of CLOCK_MONOTONIC, in nanoseconds. NULL: the real clock. */
 	uint64_t (*now_ns)(void *opaque);
+
+	/*
+	 * pthread_getcpuclockid(3) of the calling thread, which runs a vCPU; and clock_gettime(2)
+	 * of such a clock, on any thread. Either may be NULL; then a vCPU counts as running
+	 * whenever time passes. Since 0.2.
+	 */
+	int (*thread_clock)(void *opaque, int64_t *clock_id);
+	int (*thread_ns)(void *opaque, int64_t clock_id, uint64_t *ns);
 };
 
 /*

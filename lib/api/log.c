@@ -7,6 +7,7 @@
 #include "coverage.h"
 #include "kvm/error_text.h"
 #include "kvm/uapi.h"
+#include "throttle.h"
 #include "pages/rcu.h"
 
 #include <stdio.h>
@@ -233,6 +234,7 @@ int dl_log_config(const struct dl_log *log, struct dl_config *is)
 int dl_log_describe(const struct dl_log *log, char *text, size_t text_bytes)
 {
 	uint64_t repairs;
+	bool ignored;
 	char failure[200];
 
 	if (!log)
@@ -243,12 +245,15 @@ int dl_log_describe(const struct dl_log *log, char *text, size_t text_bytes)
 		return -EIO;
 	repairs = atomic_load_explicit(&log->repairs, memory_order_relaxed);
 	(void)dli_last_error_text(&log->error, failure, sizeof(failure));
-	return snprintf(text, text_bytes, "%s%s%s%s", log->reason,
+	ignored = dli_log_is_ring(log) && dli_limits_are_ignored(log);
+	return snprintf(text, text_bytes, "%s%s%s%s%s", log->reason,
 			failure[0] ? "; last failure: " : "", failure,
 			repairs < MANY_REPAIRS
 				? ""
 				: "; rings overflowed again and again: serve dl_log_fd(), use "
-				  "larger rings, or DL_MODE_BITMAP");
+				  "larger rings, or DL_MODE_BITMAP",
+			ignored ? "; a vCPU that is to pause does not ask dl_vcpu_pause_due()"
+				: "");
 }
 
 int dl_log_last_error(const struct dl_log *log, char *text, size_t text_bytes)

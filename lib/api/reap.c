@@ -2,6 +2,7 @@
 /* dl_log_fd(), dl_log_reap(): rings are emptied before they fill. */
 
 #include "call.h"
+#include "throttle.h"
 #include "ring/drain.h"
 
 #include <errno.h>
@@ -41,7 +42,7 @@ static bool is_due(const struct dl_log *log)
 	       !dli_pace_look(&log->pace, &log->vcpus).until_due_ns;
 }
 
-static int rearm(struct dl_log *log, bool failed, uint64_t *again_ns)
+static int rearm(struct dl_log *log, bool failed, uint64_t limits_ns, uint64_t *again_ns)
 {
 	const struct dli_look look = dli_pace_look(&log->pace, &log->vcpus);
 	const struct dli_reset *reset = &log->reset;
@@ -51,6 +52,7 @@ static int rearm(struct dl_log *log, bool failed, uint64_t *again_ns)
 			    atomic_load_explicit(&reset->full_drains, memory_order_relaxed),
 		.overflowed = atomic_load_explicit(&reset->overflowed, memory_order_relaxed),
 		.failed = failed,
+		.limits_ns = limits_ns,
 	};
 
 	return dli_reaper_rearm(&log->reaper, &reaped, again_ns);
@@ -62,10 +64,13 @@ static int reap(struct dl_log *log, uint32_t flags, uint64_t *again_ns)
 	struct dli_call call;
 	/* A caller in an event loop would come back at once if this did not back off as well. */
 	int r = dli_call_begin(&call, log), timer;
+	bool drain = flags & DL_REAP_NOW || is_due(log) || dli_limits_are_due(log);
+	uint64_t limits_ns;
 
-	if (!r && (flags & DL_REAP_NOW || is_due(log)))
+	if (!r && drain)
 		r = empty_rings(log);
-	timer = rearm(log, r, again_ns);
+	limits_ns = dli_limits_look(log, drain && !r);
+	timer = rearm(log, r, limits_ns, again_ns);
 	dli_call_end(&call);
 	if (r)
 		return dli_log_fail(log, DLI_RINGS_NOT_RESET, DLI_NO_NUMBER, r);

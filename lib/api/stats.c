@@ -2,7 +2,7 @@
 /* dl_log_stats(), dl_vcpu_stats(). */
 
 #include "api/abi.h"
-#include "log.h"
+#include "throttle.h"
 
 static uint64_t get(const _Atomic uint64_t *counter)
 {
@@ -25,6 +25,36 @@ static void add_ring(struct dl_stats *stats, struct dli_ring *ring)
 		stats->high_water_entries = high_water;
 }
 
+/* Rates, pauses and limits of one vCPU. */
+static void add_limit(struct dl_stats *stats, const struct dl_vcpu *vcpu)
+{
+	const struct dli_limit *limit = &vcpu->limit;
+	double page_bytes = vcpu->log->caps.page_bytes;
+
+	stats->limited_vcpus += dli_limits_hold(vcpu->log, vcpu);
+	stats->paused_ns += get(&limit->paused_ns);
+	stats->dirty_bytes_per_s += (uint64_t)(dli_window_new_per_s(&limit->window) * page_bytes);
+	stats->written_bytes_per_s +=
+		(uint64_t)(dli_window_written_per_s(&limit->window) * page_bytes);
+}
+
+/* In bitmap mode: of the whole VM. */
+static void add_bitmaps(struct dl_stats *stats, const struct dl_log *log)
+{
+	double page_bytes = log->caps.page_bytes;
+
+	stats->new_pages += get(&log->bitmap_new_pages);
+	stats->dirty_bytes_per_s += (uint64_t)(dli_window_new_per_s(&log->window) * page_bytes);
+	stats->written_bytes_per_s +=
+		(uint64_t)(dli_window_written_per_s(&log->window) * page_bytes);
+}
+
+static void add_vcpu(struct dl_stats *stats, const struct dl_vcpu *vcpu)
+{
+	add_ring(stats, vcpu->ring);
+	add_limit(stats, vcpu);
+}
+
 int dl_log_stats(const struct dl_log *log, struct dl_stats *out)
 {
 	struct dl_stats stats = { .size = sizeof(stats) };
@@ -37,8 +67,8 @@ int dl_log_stats(const struct dl_log *log, struct dl_stats *out)
 		return -EIO;
 	if (dli_log_is_ring(log))
 		for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));)
-			add_ring(&stats, vcpu->ring);
-	stats.new_pages += get(&log->bitmap_new_pages);
+			add_vcpu(&stats, vcpu);
+	add_bitmaps(&stats, log);
 	stats.resets = get(&log->reset.resets);
 	stats.short_resets = get(&log->reset.short_resets);
 	stats.ioctl_ns = get(&log->reset.ioctl_ns) + get(&log->vm.slot_ioctl_ns);
@@ -62,7 +92,7 @@ int dl_vcpu_stats(const struct dl_vcpu *vcpu, struct dl_stats *out)
 	if (dli_log_is_closed(vcpu->log))
 		return dli_log_fail(vcpu->log, DLI_CLOSED, DLI_NO_NUMBER, -ECANCELED);
 	if (vcpu->ring) {
-		add_ring(&stats, vcpu->ring);
+		add_vcpu(&stats, vcpu);
 		stats.resets = get(&dli_ring_stats(vcpu->ring)->resets);
 		stats.short_resets = get(&dli_ring_stats(vcpu->ring)->short_resets);
 	}

@@ -58,6 +58,7 @@ static int admit(struct dl_log *log, struct dli_ring *ring, uint64_t cookie, str
 		if (!vcpu->parked)
 			return -EEXIST;
 		vcpu->parked = false;
+		atomic_store_explicit(&vcpu->limit.removed, false, memory_order_relaxed);
 		vcpu->cookie = cookie;
 		dli_ring_set_cookie(vcpu->ring, cookie);
 		*out = vcpu;
@@ -199,6 +200,8 @@ void dl_vcpu_remove(struct dl_vcpu *vcpu)
 	if (vcpu->ring) {
 		pthread_mutex_lock(&log->vcpus.lock);
 		vcpu->parked = true;
+		atomic_store_explicit(&vcpu->limit.own, 0, memory_order_relaxed);
+		atomic_store_explicit(&vcpu->limit.removed, true, memory_order_relaxed);
 		pthread_mutex_unlock(&log->vcpus.lock);
 	} else {
 		dli_vcpu_check_forget(vcpu);

@@ -148,6 +148,28 @@ static uint64_t system_now_ns(void *opaque)
 	return (uint64_t)t.tv_sec * SECOND_NS + (uint64_t)t.tv_nsec;
 }
 
+static int system_thread_clock(void *opaque, int64_t *id)
+{
+	clockid_t clock;
+	int r = -pthread_getcpuclockid(pthread_self(), &clock);
+
+	if (!r)
+		*id = clock;
+	return r;
+}
+
+static int system_thread_ns(void *opaque, int64_t id, uint64_t *ns)
+{
+	int before = errno;
+	struct timespec t;
+	int r = clock_gettime((clockid_t)id, &t) ? -errno : 0;
+
+	if (!r)
+		*ns = (uint64_t)t.tv_sec * SECOND_NS + (uint64_t)t.tv_nsec;
+	errno = before;
+	return r;
+}
+
 static const struct dl_os system_os = {
 	.size = sizeof(struct dl_os),
 	.ioctl = system_ioctl,
@@ -161,6 +183,8 @@ static const struct dl_os system_os = {
 	.timer = system_timer,
 	.timer_set = system_timer_set,
 	.now_ns = system_now_ns,
+	.thread_clock = system_thread_clock,
+	.thread_ns = system_thread_ns,
 };
 
 const struct dl_os *dl_os_system(void)
@@ -381,4 +405,16 @@ int dli_os_timer_set(const struct dl_os *os, int fd, uint64_t from_now_ns)
 uint64_t dli_os_now_ns(const struct dl_os *os)
 {
 	return os->now_ns ? os->now_ns(os->opaque) : system_now_ns(NULL);
+}
+
+int dli_os_thread_clock(const struct dl_os *os, int64_t *clock)
+{
+	if (!os->thread_clock || !os->thread_ns)
+		return -EOPNOTSUPP;
+	return without_count(os->thread_clock(os->opaque, clock));
+}
+
+int dli_os_thread_ns(const struct dl_os *os, int64_t clock, uint64_t *ns)
+{
+	return without_count(os->thread_ns(os->opaque, clock, ns));
 }

@@ -82,4 +82,8 @@ int dli_os_timer_set(const struct dl_os *os, int fd, uint64_t from_now_ns);
 
 uint64_t dli_os_now_ns(const struct dl_os *os);
 
+/* The CPU clock of the calling thread, and its time. -EOPNOTSUPP if the table has no such clock. */
+int dli_os_thread_clock(const struct dl_os *os, int64_t *clock);
+int dli_os_thread_ns(const struct dl_os *os, int64_t clock, uint64_t *ns);
+
 #endif

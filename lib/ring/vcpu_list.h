@@ -4,6 +4,7 @@
 
 #include <dirtylog/dirtylog.h>
 
+#include "plan/limit.h"
 #include "ring/ring.h"
 
 #include <pthread.h>
@@ -21,6 +22,7 @@ struct dl_vcpu {
 	/* Position in the list. */
 	struct dli_vcpu_group *group;
 	uint32_t index;
+	struct dli_limit limit; /* throttle.c */
 };
 
 enum { VCPU_GROUP = 64 };

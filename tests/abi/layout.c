@@ -95,7 +95,34 @@ FIELD(dl_stats, missed_bytes, 120, 8);
 FIELD(dl_stats, late_marks, 128, 8);
 FIELD(dl_stats, repair_bytes, 136, 8);
 FIELD(dl_stats, failed_marks, 144, 8);
-SIZE(dl_stats, 152);
+FIELD(dl_stats, written_bytes_per_s, 152, 8);
+SIZE(dl_stats, 160);
+
+FIELD(dl_goal, size, 0, 4);
+FIELD(dl_goal, flags, 4, 4);
+FIELD(dl_goal, downtime_ns, 8, 8);
+FIELD(dl_goal, fixed_ns, 16, 8);
+FIELD(dl_goal, total_ns, 24, 8);
+FIELD(dl_goal, longest_pause_ns, 32, 8);
+FIELD(dl_goal, least_run_ppm, 40, 4);
+FIELD(dl_goal, reserved, 44, 4);
+SIZE(dl_goal, 48);
+
+FIELD(dl_advice, size, 0, 4);
+FIELD(dl_advice, verdict, 4, 4);
+FIELD(dl_advice, pending_bytes, 8, 8);
+FIELD(dl_advice, dirty_bytes_per_s, 16, 8);
+FIELD(dl_advice, written_bytes_per_s, 24, 8);
+FIELD(dl_advice, wire_bytes_per_s, 32, 8);
+FIELD(dl_advice, downtime_ns, 40, 8);
+FIELD(dl_advice, remaining_ns, 48, 8);
+FIELD(dl_advice, again_ns, 56, 8);
+FIELD(dl_advice, least_pending_bytes, 64, 8);
+FIELD(dl_advice, run_ppm, 72, 4);
+FIELD(dl_advice, limited_vcpus, 76, 4);
+FIELD(dl_advice, bound_by, 80, 4);
+FIELD(dl_advice, reserved, 84, 4);
+SIZE(dl_advice, 88);
 
 VALUE(DL_MODE_AUTO, 0);
 VALUE(DL_MODE_RING, 1);
@@ -125,6 +152,18 @@ VALUE(DL_TAKE_PAUSED, 1);
 VALUE(DL_TAKE_HARVEST, 2);
 VALUE(DL_TAKE_NO_CLEAR, 4);
 VALUE(DL_TAKE_LE, 8);
+VALUE(DL_VERDICT_CONTINUE, 0);
+VALUE(DL_VERDICT_SWITCHOVER, 1);
+VALUE(DL_VERDICT_THROTTLED, 2);
+VALUE(DL_VERDICT_LATE, 3);
+VALUE(DL_VERDICT_DIVERGING, 4);
+VALUE(DL_BOUND_NONE, 0);
+VALUE(DL_BOUND_STALL, 1);
+VALUE(DL_BOUND_DEADLINE, 2);
+VALUE(DL_BOUND_FLOOR, 3);
+VALUE(DL_BOUND_PAUSE, 4);
+VALUE(DL_BOUND_IGNORED, 5);
+VALUE(DL_GOAL_ADVISE, 2);
 VALUE(DL_EXTENT_PADDED, 1);
 
 int main(void)

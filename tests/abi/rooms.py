@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 # From the top. Files directly in lib/ are the state that the public calls share.
-ROOMS = ["api", ".", "ring", "pages", "kvm"]
+ROOMS = ["api", ".", "ring", "pages", "plan", "kvm"]
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 PREFIX = re.compile(r"^_?dli?_")
 # The compiler's and the sanitizers' own, and a weak symbol of sys/sdt.h.

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DLI_BUCKET_H
+#define DLI_BUCKET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/*
+ * How fast one vCPU may dirty memory: a bucket of pages, filled at the limit's rate and charged
+ * with the pages that the vCPU dirties. While it is in debt the vCPU is to pause.
+ *
+ * Not for two threads at a time.
+ */
+struct dli_bucket {
+	double pages; /* below 0: debt */
+	uint64_t charged_at_ns, charged_pages;
+	uint64_t credit_ns, credited_ns; /* running time that no pause has used up */
+	uint64_t pause_end_ns;		 /* of the last pause that began; 0: none */
+	uint64_t rest_end_ns;		 /* then, after a moment of running, the next may begin */
+};
+
+struct dli_bucket_rule {
+	double pages_per_ns;
+	uint64_t longest_pause_ns;
+	double least_run; /* of the vCPU's time, 0 to 1; 0: pauses need no running time */
+};
+
+/* Begins with neither pages nor debt. */
+void dli_bucket_start(struct dli_bucket *bucket, uint64_t now_ns, uint64_t pages, uint64_t ran_ns);
+
+/* pages: dirtied, ran_ns: run, both since some beginning. */
+void dli_bucket_charge(struct dli_bucket *bucket, const struct dli_bucket_rule *rule,
+		       uint64_t now_ns, uint64_t pages, uint64_t ran_ns);
+
+/* What kept a pause shorter than the debt. */
+enum dli_bucket_bound { BUCKET_UNBOUND, BUCKET_BOUND_BY_PAUSE, BUCKET_BOUND_BY_FLOOR };
+
+/* The pause that the debt asks for; 0: none. */
+uint64_t dli_bucket_pause_ns(const struct dli_bucket *bucket, const struct dli_bucket_rule *rule,
+			     enum dli_bucket_bound *bound);
+
+/* The pause begins. */
+void dli_bucket_pause(struct dli_bucket *bucket, const struct dli_bucket_rule *rule,
+		      uint64_t now_ns, uint64_t pause_ns);
+
+static inline bool dli_bucket_is_paused(const struct dli_bucket *bucket, uint64_t now_ns)
+{
+	return now_ns < bucket->pause_end_ns;
+}
+
+static inline bool dli_bucket_is_resting(const struct dli_bucket *bucket, uint64_t now_ns)
+{
+	return now_ns < bucket->rest_end_ns;
+}
+
+#endif

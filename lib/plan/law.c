@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: MIT */
+/* The law that makes migrations end. */
+
+#include "plan/law.h"
+
+#include <math.h>
+
+#define WIRE_FAST_S 0.25
+#define WIRE_SLOW_S 3.0
+#define DEMAND_S    0.25
+#define FLOW_S	    2.0
+
+/* Of an estimate, what is relied on. */
+#define SAFE_SHARE 0.9
+
+/* When limits begin. */
+#define HOT_SHARE   0.9 /* of the wire */
+#define HOT_S	    0.5
+#define STALL_SHARE 0.9 /* of the best so far */
+#define STALL_S	    5.0
+#define LATE_FACTOR 1.3
+#define LATE_S	    1.0
+
+/* How much of the wire a limited guest may use up with new pages. */
+#define MOST_SHARE   0.5
+#define LEAST_SHARE  0.1
+#define BUDGET_SHARE 0.95 /* of the time that is left */
+#define BUDGET_S     0.2
+
+/* When a limited guest does not converge. */
+#define FLOOR_SHARE  0.8
+#define BETTER_SHARE 0.97
+#define NEVER_S	     10.0
+#define NEVER_PASSES 2u
+
+/* The weight of the newest value in an average over tau: 1 - exp(-t / tau), without libm. */
+static double weight(double t, double tau)
+{
+	double x = t / tau;
+
+	/* The quotient has its peak there, and the exponential is nearly gone. */
+	return x < 3.4 ? x / (1 + x / 2 + x * x / 12) : 1;
+}
+
+static void average(double *mean, double value, double t, double tau)
+{
+	*mean += weight(t, tau) * (value - *mean);
+}
+
+void dli_wire_note(struct dli_wire *wire, double bytes, double busy)
+{
+	double rate;
+
+	if (!(busy > 0))
+		return;
+	rate = bytes / busy;
+	if (!(wire->slow > 0))
+		wire->fast = wire->slow = rate;
+	average(&wire->fast, rate, busy, WIRE_FAST_S);
+	average(&wire->slow, rate, busy, WIRE_SLOW_S);
+}
+
+static double careful(const struct dli_wire *wire)
+{
+	return wire->fast < wire->slow ? wire->fast : wire->slow;
+}
+
+void dli_demand_note(struct dli_demand *demand, double new_bytes, double entry_bytes, double run,
+		     double over)
+{
+	/* Averaged apart: the mean of quotients would be ruled by moments of hardly any running. */
+	const double least_run = 1e-4;
+
+	if (!(over > 0))
+		return;
+	average(&demand->new_rate, new_bytes / over, over, DEMAND_S);
+	average(&demand->entry_rate, entry_bytes / over, over, DEMAND_S);
+	average(&demand->run_rate, run / over, over, DEMAND_S);
+	/* A vCPU that does not run keeps what it is known for. */
+	if (demand->run_rate < least_run)
+		return;
+	demand->new_bytes = demand->new_rate / demand->run_rate;
+	demand->entry_bytes = demand->entry_rate / demand->run_rate;
+}
+
+void dli_law_start(struct dli_law *law, const struct dli_law_goal *goal)
+{
+	*law = (struct dli_law){
+		.goal = *goal,
+		.least_pending = INFINITY,
+		.progress = INFINITY,
+		.best = INFINITY,
+	};
+}
+
+/* Until the switch must come. */
+static double time_left(const struct dli_law *law)
+{
+	return law->goal.budget - law->at - (law->goal.downtime - law->goal.fixed);
+}
+
+static double excess(const struct dli_law_look *look, double fits)
+{
+	return look->pending > fits ? look->pending - fits : 0;
+}
+
+/* Whether to begin with limits, and why. */
+static enum dl_bound reason_to_limit(struct dli_law *law, const struct dli_law_look *look,
+				     double fits)
+{
+	double wire = law->wire.slow;
+
+	if (look->pending < STALL_SHARE * law->progress) {
+		law->progress = look->pending;
+		law->progress_at = law->at;
+	}
+	if (look->demand <= HOT_SHARE * wire)
+		law->fits_at = law->at;
+	if (time_left(law) <= LATE_FACTOR * excess(look, fits) / (wire * MOST_SHARE) + LATE_S)
+		return DL_BOUND_DEADLINE;
+	if (law->at - law->fits_at >= HOT_S || law->at - law->progress_at >= STALL_S)
+		return DL_BOUND_STALL;
+	return DL_BOUND_NONE;
+}
+
+/* New memory a second that leaves the wire enough for what is pending to be sent in time. */
+static double allowed(const struct dli_law *law, const struct dli_law_look *look, double fits)
+{
+	double wire = law->wire.slow, most = MOST_SHARE * wire, least = LEAST_SHARE * wire;
+	double left = BUDGET_SHARE * time_left(law) - BUDGET_S;
+	double in_time = left > 0 ? wire - excess(look, fits) / left : least;
+
+	return in_time < least ? least : in_time < most ? in_time : most;
+}
+
+/* Whether a guest that is limited as hard as it may be still dirties what the wire takes. */
+static bool never_ends(struct dli_law *law, const struct dli_law_look *look)
+{
+	double wire = law->wire.slow;
+
+	if (!law->limiting || look->pending < BETTER_SHARE * law->best) {
+		law->best = look->pending;
+		law->best_at = law->at;
+		law->best_pass = look->passes;
+	}
+	return law->limiting && law->at - law->best_at >= NEVER_S &&
+	       look->passes - law->best_pass >= NEVER_PASSES &&
+	       law->new_rate >= SAFE_SHARE * wire &&
+	       law->goal.least_run * look->written >= FLOOR_SHARE * wire;
+}
+
+static void note_flow(struct dli_law *law, const struct dli_law_look *look)
+{
+	double over = look->at - law->at;
+
+	law->at = look->at;
+	if (!(over > 0))
+		return;
+	average(&law->new_rate, look->new_bytes / over, over, FLOW_S);
+	average(&law->entry_rate, look->entry_bytes / over, over, FLOW_S);
+}
+
+static double remaining(const struct dli_law *law, const struct dli_law_look *look, double fits,
+			double allowed_rate)
+{
+	double net = law->wire.slow - (look->demand < allowed_rate ? look->demand : allowed_rate);
+
+	if (!(excess(look, fits) > 0))
+		return 0;
+	return net > 0 ? excess(look, fits) / net : INFINITY;
+}
+
+static enum dl_verdict verdict(const struct dli_law *law, const struct dli_law_look *look,
+			       const struct dli_law_advice *advice)
+{
+	if (!look->first_pass && look->pending <= advice->fits)
+		return DL_VERDICT_SWITCHOVER;
+	if (law->diverging)
+		return DL_VERDICT_DIVERGING;
+	if (time_left(law) < 0)
+		return DL_VERDICT_LATE;
+	return DL_VERDICT_CONTINUE;
+}
+
+struct dli_law_advice dli_law_look(struct dli_law *law, const struct dli_law_look *look)
+{
+	double memory = law->goal.downtime - law->goal.fixed, wire = careful(&law->wire);
+	struct dli_law_advice advice = { .allowed = INFINITY };
+
+	note_flow(law, look);
+	if (look->pending < law->least_pending)
+		law->least_pending = look->pending;
+	advice.fits = memory > 0 ? SAFE_SHARE * wire * memory : 0;
+	advice.downtime = law->goal.fixed;
+	if (look->pending > 0)
+		advice.downtime += wire > 0 ? look->pending / wire : INFINITY;
+	if (look->first_pass || !(wire > 0)) {
+		law->progress = INFINITY;
+		law->progress_at = law->fits_at = law->at;
+	} else if (!law->limiting) {
+		law->limiting = reason_to_limit(law, look, advice.fits);
+	}
+	law->diverging = never_ends(law, look);
+	if (law->limiting)
+		advice.allowed = allowed(law, look, advice.fits);
+	advice.remaining = wire > 0 ? remaining(law, look, advice.fits, advice.allowed) : INFINITY;
+	advice.verdict = verdict(law, look, &advice);
+	return advice;
+}

@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: MIT */
+/* The limits of all vCPUs. */
+
+#include "throttle.h"
+
+/* The time between two looks at a limited vCPU. */
+#define TICK_NS	      UINT64_C(5000000)
+#define SHORT_TICK_NS UINT64_C(2000000)
+/* Between two drains for limits: each interrupts every vCPU that has dirtied something. */
+#define DRAIN_NS UINT64_C(2000000)
+
+/* A kick may get lost between a VMM's look at its vCPU and KVM_RUN. */
+#define KICK_AGAIN_NS UINT64_C(10000000)
+#define IGNORED_NS    UINT64_C(1000000000)
+
+/* Of a limit without a plan: as long as a bucket remembers debt. */
+#define OWN_LONGEST_PAUSE_NS UINT64_C(1000000000)
+
+/* Loads and stores of words that order nothing else. */
+#define LOAD(word)	   atomic_load_explicit(word, memory_order_relaxed)
+#define STORE(word, value) atomic_store_explicit(word, value, memory_order_relaxed)
+
+/* The limit in force. False: there is none. */
+static bool rule_of(const struct dl_log *log, const struct dli_limit *limit, uint64_t now_ns,
+		    struct dli_bucket_rule *rule)
+{
+	double own = LOAD(&limit->own), planned = LOAD(&limit->planned);
+
+	if (LOAD(&limit->removed))
+		return false;
+	if (now_ns >= LOAD(&log->limits.plan_until_ns))
+		planned = 0;
+	if (own > 0 && !(planned > 0 && planned < own))
+		*rule = (struct dli_bucket_rule){ own, OWN_LONGEST_PAUSE_NS, 0 };
+	else if (planned > 0)
+		*rule = (struct dli_bucket_rule){ planned, LOAD(&log->limits.longest_pause_ns),
+						  LOAD(&log->limits.least_run) };
+	else
+		return false;
+	return true;
+}
+
+/* The vCPU must leave KVM_RUN, or its sleep, and ask again. */
+static void want_kick(struct dl_log *log, struct dli_limit *limit)
+{
+	STORE(&limit->kick, true);
+	/* Pairs with dli_limits_take_kicks(): the vCPU's flag is set before. */
+	atomic_store_explicit(&log->limits.kicks, true, memory_order_release);
+}
+
+/*
+ * Adds what the vCPU ran since the last time: the CPU time of the thread that asks for its pauses.
+ * A vCPU that never asks has no pauses, and the time that passes is the best that is known.
+ */
+static void measure_run(const struct dl_log *log, struct dli_limit *limit, uint64_t now_ns)
+{
+	int64_t clock = LOAD(&limit->clock);
+	uint64_t cpu_ns, ran_ns = 0;
+
+	if (!LOAD(&limit->has_clock)) {
+		if (limit->last_wall_ns && now_ns > limit->last_wall_ns)
+			ran_ns = now_ns - limit->last_wall_ns;
+	} else if (!dli_os_thread_ns(log->vm.os, clock, &cpu_ns)) {
+		if (clock == limit->last_clock && cpu_ns > limit->last_cpu_ns)
+			ran_ns = cpu_ns - limit->last_cpu_ns;
+		limit->last_clock = clock;
+		limit->last_cpu_ns = cpu_ns;
+	}
+	limit->last_wall_ns = now_ns;
+	STORE(&limit->ran_ns, LOAD(&limit->ran_ns) + ran_ns);
+}
+
+static void measure(const struct dl_log *log, struct dl_vcpu *vcpu, uint64_t now_ns, bool drained)
+{
+	struct dli_limit *limit = &vcpu->limit;
+	const struct dli_ring_stats *stats = dli_ring_stats(vcpu->ring);
+	const struct dli_sample sample = {
+		.at_ns = now_ns,
+		.ran_ns = LOAD(&limit->ran_ns),
+		.new_pages = LOAD(&stats->new_pages),
+		.entries = LOAD(&stats->entries),
+	};
+
+	/* What is still in the ring belongs to the time before the drain that finds it. */
+	if (drained || dli_ring_pace(vcpu->ring).total == sample.entries)
+		dli_window_add(&limit->window, &sample);
+}
+
+static void lift(struct dl_log *log, struct dli_limit *limit, uint64_t now_ns)
+{
+	if (limit->limited && dli_bucket_is_paused(&limit->bucket, now_ns))
+		want_kick(log, limit);
+	limit->limited = false;
+	limit->due_since_ns = 0;
+	limit->bucket.pause_end_ns = 0;
+	STORE(&limit->ignored, false);
+}
+
+static bool may_pause(const struct dli_limit *limit, uint64_t now_ns)
+{
+	return !dli_bucket_is_paused(&limit->bucket, now_ns) &&
+	       !dli_bucket_is_resting(&limit->bucket, now_ns);
+}
+
+/* Decides whether the vCPU must pause. */
+static void decide(struct dl_log *log, struct dli_limit *limit, const struct dli_bucket_rule *rule,
+		   uint64_t now_ns)
+{
+	enum dli_bucket_bound bound;
+
+	if (!may_pause(limit, now_ns))
+		return;
+	if (!dli_bucket_pause_ns(&limit->bucket, rule, &bound)) {
+		limit->due_since_ns = 0;
+		return;
+	}
+	if (!limit->due_since_ns)
+		limit->due_since_ns = now_ns;
+	else if (now_ns - limit->kicked_at_ns < KICK_AGAIN_NS)
+		return;
+	if (now_ns - limit->due_since_ns >= IGNORED_NS)
+		STORE(&limit->ignored, true);
+	limit->kicked_at_ns = now_ns;
+	want_kick(log, limit);
+}
+
+/* Called with the vCPU's state taken. False: it has no limit. */
+static bool settle(struct dl_log *log, struct dl_vcpu *vcpu, struct dli_bucket_rule *rule,
+		   uint64_t now_ns)
+{
+	struct dli_limit *limit = &vcpu->limit;
+	uint64_t pages = LOAD(&dli_ring_stats(vcpu->ring)->new_pages);
+
+	measure_run(log, limit, now_ns);
+	if (!rule_of(log, limit, now_ns, rule)) {
+		lift(log, limit, now_ns);
+		return false;
+	}
+	if (!limit->limited)
+		dli_bucket_start(&limit->bucket, now_ns, pages, LOAD(&limit->ran_ns));
+	limit->limited = true;
+	dli_bucket_charge(&limit->bucket, rule, now_ns, pages, LOAD(&limit->ran_ns));
+	decide(log, limit, rule, now_ns);
+	return true;
+}
+
+/* How long until a limited vCPU is worth a look. */
+static uint64_t until_next(const struct dli_limit *limit, const struct dli_bucket_rule *rule,
+			   uint64_t now_ns)
+{
+	double excess = dli_window_new_per_s(&limit->window) / 1e9 - rule->pages_per_ns;
+	uint64_t ns = TICK_NS;
+
+	if (!may_pause(limit, now_ns))
+		ns = limit->bucket.rest_end_ns - now_ns;
+	else if (excess > 0 && limit->bucket.pages < excess * (double)TICK_NS)
+		ns = SHORT_TICK_NS;
+	return ns < TICK_NS ? ns : TICK_NS;
+}
+
+/* Returns the time until the next look at this vCPU; UINT64_MAX: it has no limit. */
+static uint64_t look_at(struct dl_log *log, struct dl_vcpu *vcpu, uint64_t now_ns, bool drained)
+{
+	struct dli_bucket_rule rule;
+	uint64_t next_ns = UINT64_MAX;
+
+	/* The vCPU's own thread has it: nothing is late. */
+	if (!dli_limit_try(&vcpu->limit))
+		return SHORT_TICK_NS;
+	if (settle(log, vcpu, &rule, now_ns))
+		next_ns = until_next(&vcpu->limit, &rule, now_ns);
+	measure(log, vcpu, now_ns, drained);
+	dli_limit_leave(&vcpu->limit);
+	return next_ns;
+}
+
+static uint64_t look_at_all(struct dl_log *log, bool drained)
+{
+	uint64_t now_ns = dli_os_now_ns(log->vm.os), next_ns = UINT64_MAX;
+
+	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));) {
+		uint64_t ns = look_at(log, vcpu, now_ns, drained);
+
+		next_ns = ns < next_ns ? ns : next_ns;
+	}
+	STORE(&log->limits.looked_at_ns, now_ns);
+	if (drained)
+		STORE(&log->limits.sampled_at_ns, now_ns);
+	return next_ns;
+}
+
+uint64_t dli_limits_look(struct dl_log *log, bool drained)
+{
+	uint64_t next_ns, last_ns = drained ? LOAD(&log->limits.sampled_at_ns)
+					    : LOAD(&log->limits.looked_at_ns);
+
+	/* Without limits only the rates of the last second are kept. */
+	if (!LOAD(&log->limits.active) && dli_os_now_ns(log->vm.os) - last_ns < WINDOW_SPACING_NS)
+		return UINT64_MAX;
+	next_ns = look_at_all(log, drained);
+	if (next_ns != UINT64_MAX || !LOAD(&log->limits.active))
+		return next_ns;
+	/* A limit that is set meanwhile is seen by the second look, or sets the flag again. */
+	atomic_store_explicit(&log->limits.active, false, memory_order_seq_cst);
+	next_ns = look_at_all(log, drained);
+	if (next_ns != UINT64_MAX)
+		atomic_store_explicit(&log->limits.active, true, memory_order_seq_cst);
+	return next_ns;
+}
+
+bool dli_limits_are_due(const struct dl_log *log)
+{
+	return LOAD(&log->limits.active) &&
+	       dli_os_now_ns(log->vm.os) - LOAD(&log->pace.drained_at_ns) >= DRAIN_NS;
+}
+
+/* The thread that runs the vCPU is known by its CPU clock. */
+static void note_clock(const struct dl_log *log, struct dli_limit *limit)
+{
+	int64_t clock;
+
+	if (dli_os_thread_clock(log->vm.os, &clock))
+		return;
+	if (LOAD(&limit->has_clock) && LOAD(&limit->clock) == clock)
+		return;
+	STORE(&limit->clock, clock);
+	STORE(&limit->has_clock, true);
+}
+
+/* Begins the pause that is due, if one is; or returns what is left of one. */
+static uint64_t begin_pause(struct dli_limit *limit, const struct dli_bucket_rule *rule,
+			    uint64_t now_ns)
+{
+	enum dli_bucket_bound bound;
+	uint64_t pause_ns;
+
+	if (dli_bucket_is_paused(&limit->bucket, now_ns))
+		return limit->bucket.pause_end_ns - now_ns;
+	if (!limit->due_since_ns)
+		return 0;
+	pause_ns = dli_bucket_pause_ns(&limit->bucket, rule, &bound);
+	if (pause_ns)
+		dli_bucket_pause(&limit->bucket, rule, now_ns, pause_ns);
+	if (bound > LOAD(&limit->bound))
+		STORE(&limit->bound, bound);
+	atomic_fetch_add_explicit(&limit->paused_ns, pause_ns, memory_order_relaxed);
+	limit->due_since_ns = 0;
+	STORE(&limit->kick, false);
+	STORE(&limit->ignored, false);
+	return pause_ns;
+}
+
+/* Whoever has the state holds it for a moment only, unless it is preempted. */
+static bool take_soon(struct dli_limit *limit)
+{
+	enum { TRIES = 1000 };
+
+	for (int i = 0; i < TRIES; i++)
+		if (dli_limit_try(limit))
+			return true;
+	return false;
+}
+
+uint64_t dli_limits_ask(struct dl_log *log, struct dl_vcpu *vcpu)
+{
+	struct dli_limit *limit = &vcpu->limit;
+	struct dli_bucket_rule rule;
+	uint64_t pause_ns = 0, now_ns;
+
+	note_clock(log, limit);
+	/* Pairs with dli_limits_set_own() and dli_limits_set_plan(). */
+	if (!atomic_load_explicit(&log->limits.active, memory_order_acquire))
+		return 0;
+	/* Otherwise its pause stays due, and it is kicked again. */
+	if (!take_soon(limit))
+		return 0;
+	now_ns = dli_os_now_ns(log->vm.os);
+	if (settle(log, vcpu, &rule, now_ns))
+		pause_ns = begin_pause(limit, &rule, now_ns);
+	dli_limit_leave(limit);
+	return pause_ns;
+}
+
+uint32_t dli_limits_take_kicks(struct dl_log *log, uint64_t *cookies, uint32_t max_cookies)
+{
+	uint32_t n = 0;
+
+	/* Pairs with want_kick(). */
+	if (!atomic_exchange_explicit(&log->limits.kicks, false, memory_order_acq_rel))
+		return 0;
+	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));) {
+		if (!LOAD(&vcpu->limit.kick))
+			continue;
+		if (n == max_cookies) {
+			STORE(&log->limits.kicks, true);
+			break;
+		}
+		STORE(&vcpu->limit.kick, false);
+		cookies[n++] = dli_ring_cookie(vcpu->ring);
+	}
+	return n;
+}
+
+/* The limits are in force, or lifted, before this returns. */
+static void apply(struct dl_log *log)
+{
+	uint64_t next_ns;
+
+	/* Pairs with dli_limits_ask(), and with dli_limits_look() on another thread. */
+	atomic_store_explicit(&log->limits.active, true, memory_order_seq_cst);
+	next_ns = dli_limits_look(log, false);
+	/* A VMM that serves the descriptor takes the kicks after its next reap. */
+	if (LOAD(&log->limits.kicks))
+		next_ns = 1;
+	if (next_ns != UINT64_MAX)
+		dli_reaper_soon(&log->reaper, next_ns);
+}
+
+void dli_limits_set_own(struct dl_log *log, struct dl_vcpu *vcpu, double pages_per_ns)
+{
+	STORE(&vcpu->limit.own, pages_per_ns);
+	apply(log);
+}
+
+void dli_limits_set_plan(struct dl_log *log, const struct dli_plan_terms *terms)
+{
+	STORE(&log->limits.longest_pause_ns, terms->longest_pause_ns);
+	STORE(&log->limits.least_run, terms->least_run);
+	STORE(&log->limits.plan_until_ns, terms->until_ns);
+	if (terms->until_ns || LOAD(&log->limits.active))
+		apply(log);
+}
+
+bool dli_limits_are_ignored(const struct dl_log *log)
+{
+	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));)
+		if (LOAD(&vcpu->limit.ignored))
+			return true;
+	return false;
+}
+
+bool dli_limits_hold(const struct dl_log *log, const struct dl_vcpu *vcpu)
+{
+	return LOAD(&vcpu->limit.own) > 0 ||
+	       (LOAD(&vcpu->limit.held) &&
+		dli_os_now_ns(log->vm.os) < LOAD(&log->limits.plan_until_ns));
+}

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: MIT */
+/* The law of convergence: what it says of one look after another. */
+#include "cmocka_all.h"
+
+#include "plan/law.h"
+
+#include <math.h>
+
+#define MIB 1048576.0
+
+static struct dli_law law;
+static struct dli_law_look look;
+
+/* A wire of 100 MiB/s, and 0.3 s of downtime. */
+static void start(double budget)
+{
+	const struct dli_law_goal goal = { .downtime = 0.3, .budget = budget, .least_run = 0.01 };
+
+	dli_law_start(&law, &goal);
+	dli_wire_note(&law.wire, 100 * MIB, 1);
+	look = (struct dli_law_look){ .pending = 1000 * MIB, .passes = 2 };
+}
+
+static int no_budget(void **state)
+{
+	start(INFINITY);
+	return 0;
+}
+
+static struct dli_law_advice at(double seconds)
+{
+	look.at = seconds;
+	return dli_law_look(&law, &look);
+}
+
+/* Looks every 100 ms up to the time. */
+static struct dli_law_advice until(double seconds)
+{
+	struct dli_law_advice advice = { 0 };
+
+	for (int i = 1; i <= seconds * 10 + 0.5; i++)
+		advice = at(i / 10.0);
+	return advice;
+}
+
+static bool near(double is, double should_be)
+{
+	return fabs(is - should_be) <= 0.02 * fabs(should_be) + 1e-6;
+}
+
+static void the_wire_is_what_it_takes_while_busy(void **state)
+{
+	struct dli_wire wire = { 0 };
+
+	dli_wire_note(&wire, 5 * MIB, 0);
+	assert_true(wire.slow == 0);
+	dli_wire_note(&wire, 10 * MIB, 0.1);
+	assert_true(near(wire.fast, 100 * MIB) && near(wire.slow, 100 * MIB));
+	/* A wire that slows down is known to the fast average first. */
+	for (int i = 0; i < 10; i++)
+		dli_wire_note(&wire, MIB, 0.1);
+	assert_true(near(wire.fast, 10 * MIB + 90 * MIB * exp(-4)));
+	assert_true(near(wire.slow, 10 * MIB + 90 * MIB * exp(-1 / 3.0)));
+	/* A long time of being busy counts for all of it. */
+	dli_wire_note(&wire, 5000 * MIB, 100);
+	assert_true(near(wire.fast, 50 * MIB) && near(wire.slow, 50 * MIB));
+}
+
+static void demand_is_per_second_of_running(void **state)
+{
+	struct dli_demand demand = { 0 };
+
+	for (int i = 0; i < 30; i++)
+		dli_demand_note(&demand, MIB, 3 * MIB, 0.01, 0.1);
+	assert_true(near(demand.new_bytes, 100 * MIB));
+	assert_true(near(demand.entry_bytes, 300 * MIB));
+	/* A vCPU that is stopped keeps what it is known for. */
+	for (int i = 0; i < 100; i++)
+		dli_demand_note(&demand, 0, 0, 0, 0.1);
+	assert_true(near(demand.new_bytes, 100 * MIB));
+	dli_demand_note(&demand, MIB, MIB, 0.1, 0);
+	assert_true(near(demand.new_bytes, 100 * MIB));
+}
+
+static void what_fits_the_downtime_is_switched_over(void **state)
+{
+	look.pending = 27.1 * MIB;
+	assert_int_equal(at(1).verdict, DL_VERDICT_CONTINUE);
+	look.pending = 26.9 * MIB;
+	assert_int_equal(at(1.1).verdict, DL_VERDICT_SWITCHOVER);
+	assert_true(near(at(1.2).downtime, 0.269));
+}
+
+static void the_first_pass_is_sent_to_its_end(void **state)
+{
+	look.first_pass = true;
+	look.pending = MIB;
+	assert_int_equal(at(1).verdict, DL_VERDICT_CONTINUE);
+	look.demand = 500 * MIB;
+	assert_true(isinf(until(20).allowed));
+}
+
+static void device_state_is_part_of_the_downtime(void **state)
+{
+	law.goal.fixed = 0.2;
+	look.pending = 9.1 * MIB;
+	assert_int_equal(at(1).verdict, DL_VERDICT_CONTINUE);
+	look.pending = 8.9 * MIB;
+	assert_int_equal(at(2).verdict, DL_VERDICT_SWITCHOVER);
+	assert_true(near(at(3).downtime, 0.289));
+	law.goal.fixed = 0.4;
+	look.pending = 4096;
+	assert_int_equal(at(4).verdict, DL_VERDICT_CONTINUE);
+}
+
+static void an_unknown_wire_fits_nothing(void **state)
+{
+	law.wire = (struct dli_wire){ 0 };
+	look.demand = MIB;
+	assert_int_equal(until(20).verdict, DL_VERDICT_CONTINUE);
+	assert_true(isinf(until(20).allowed));
+	assert_true(isinf(at(30).remaining));
+	look.pending = 0;
+	assert_int_equal(at(31).verdict, DL_VERDICT_SWITCHOVER);
+}
+
+static void a_guest_that_converges_is_left_alone(void **state)
+{
+	look.demand = 80 * MIB;
+	for (int i = 1; i < 300; i++) {
+		look.pending -= 2 * MIB;
+		assert_true(isinf(at(i / 10.0).allowed));
+	}
+	assert_int_equal(law.limiting, DL_BOUND_NONE);
+	assert_true(near(at(30).remaining, (look.pending - 27 * MIB) / (20 * MIB)));
+}
+
+static void a_demand_beyond_the_wire_is_limited_after_half_a_second(void **state)
+{
+	look.demand = 91 * MIB;
+	at(0);
+	assert_true(isinf(at(0.4).allowed));
+	assert_true(near(at(0.6).allowed, 50 * MIB));
+	assert_int_equal(law.limiting, DL_BOUND_STALL);
+	/* And stays limited: a limit that came and went would swing. */
+	look.demand = 10 * MIB;
+	assert_true(near(at(5).allowed, 50 * MIB));
+}
+
+static void a_backlog_that_does_not_shrink_is_limited_after_five_seconds(void **state)
+{
+	look.demand = 80 * MIB;
+	assert_true(isinf(until(4.9).allowed));
+	assert_true(near(until(5.2).allowed, 50 * MIB));
+	assert_int_equal(law.limiting, DL_BOUND_STALL);
+}
+
+static void the_budget_limits_in_time(void **state)
+{
+	start(60.0);
+	look.demand = 80 * MIB;
+	/* 1.3 * 973 / 50 + 1 = 26.3 s before the end, less the downtime. */
+	for (int i = 1; i < 330; i++) {
+		look.pending *= i % 40 ? 1 : 0.89;
+		if (i % 40 == 0)
+			look.pending /= 0.89;
+		law.progress_at = i / 10.0;
+		assert_true(isinf(at(i / 10.0).allowed));
+	}
+	law.progress_at = 34;
+	assert_true(isfinite(at(34).allowed));
+	assert_int_equal(law.limiting, DL_BOUND_DEADLINE);
+}
+
+static void the_limit_gets_harder_as_time_runs_out(void **state)
+{
+	start(30.0);
+	look.demand = 500 * MIB;
+	at(0);
+	assert_true(near(at(1).allowed, 50 * MIB));
+	/* 100 - 973 / (0.95 * 14.7 - 0.2) */
+	assert_true(near(at(15).allowed, 29.32 * MIB));
+	assert_true(near(at(20).allowed, 10 * MIB));
+	assert_true(near(at(40).allowed, 10 * MIB));
+	assert_int_equal(at(41).verdict, DL_VERDICT_LATE);
+}
+
+static void a_guest_at_its_floor_diverges(void **state)
+{
+	look.demand = look.written = 9000 * MIB;
+	look.new_bytes = 9.2 * MIB;
+	for (int i = 1; i <= 200; i++) {
+		look.passes = 2 + (uint64_t)i / 200;
+		assert_int_not_equal(at(i / 10.0).verdict, DL_VERDICT_DIVERGING);
+	}
+	look.passes = 6;
+	assert_int_equal(at(20.1).verdict, DL_VERDICT_DIVERGING);
+	/* What becomes better is worth waiting for. */
+	look.pending *= 0.9;
+	assert_int_equal(at(20.2).verdict, DL_VERDICT_CONTINUE);
+}
+
+static void a_guest_above_its_floor_does_not_diverge(void **state)
+{
+	look.demand = look.written = 7900 * MIB;
+	look.new_bytes = 9.2 * MIB;
+	for (int i = 1; i <= 400; i++) {
+		look.passes = 2 + (uint64_t)i / 10;
+		assert_int_not_equal(at(i / 10.0).verdict, DL_VERDICT_DIVERGING);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(the_wire_is_what_it_takes_while_busy, no_budget),
+		cmocka_unit_test_setup(demand_is_per_second_of_running, no_budget),
+		cmocka_unit_test_setup(what_fits_the_downtime_is_switched_over, no_budget),
+		cmocka_unit_test_setup(the_first_pass_is_sent_to_its_end, no_budget),
+		cmocka_unit_test_setup(device_state_is_part_of_the_downtime, no_budget),
+		cmocka_unit_test_setup(an_unknown_wire_fits_nothing, no_budget),
+		cmocka_unit_test_setup(a_guest_that_converges_is_left_alone, no_budget),
+		cmocka_unit_test_setup(a_demand_beyond_the_wire_is_limited_after_half_a_second,
+				       no_budget),
+		cmocka_unit_test_setup(a_backlog_that_does_not_shrink_is_limited_after_five_seconds,
+				       no_budget),
+		cmocka_unit_test_setup(the_budget_limits_in_time, no_budget),
+		cmocka_unit_test_setup(the_limit_gets_harder_as_time_runs_out, no_budget),
+		cmocka_unit_test_setup(a_guest_at_its_floor_diverges, no_budget),
+		cmocka_unit_test_setup(a_guest_above_its_floor_does_not_diverge, no_budget),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
