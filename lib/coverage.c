@@ -30,7 +30,10 @@ int dli_views_prepare(struct dli_views *views, struct dl_cursor *cursor, struct 
 		r = dli_view_new(slot, cursor, os, shared, &view);
 	if (r)
 		return r;
-	r = dli_cursor_register(cursor, view);
+	if (cursor->skips)
+		r = dli_page_set_watch(view->set);
+	if (!r)
+		r = dli_cursor_register(cursor, view);
 	if (r) {
 		dli_view_free(view);
 		return r;

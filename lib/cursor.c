@@ -43,6 +43,8 @@ int dli_cursor_new(struct dl_log *log, const struct dl_cursor_options *options,
 	cursor->log = log;
 	cursor->flags = options->flags;
 	cursor->slot = options->slot;
+	/* A bitmap does not say that a page was written twice. */
+	cursor->skips = options->flags & DL_CURSOR_SKIP_REWRITTEN && dli_log_is_ring(log);
 	cursor->page_shift = (uint32_t)__builtin_ctz(log->caps.page_bytes);
 	cursor->coalesce_pages = options->coalesce_bytes >> cursor->page_shift;
 	cursor->max_pages = max_pages(options->max_extent_bytes, cursor->page_shift);
@@ -203,6 +205,18 @@ uint64_t dli_pass_close(struct dl_cursor *cursor)
 	return pass;
 }
 
+/* The first pass is over: what it left out is handed out by the next one. */
+static void stop_skipping(struct dl_cursor *cursor)
+{
+	for (uint32_t i = 0, n = dli_cursor_count(cursor); i < n; i++) {
+		struct dli_view *view = dli_cursor_view_at(cursor, i);
+
+		if (view)
+			dli_page_set_unwatch(view->set);
+	}
+	cursor->skips = false;
+}
+
 void dli_pass_end(struct dl_cursor *cursor, uint64_t pass, bool commit)
 {
 	uint64_t committed = 0;
@@ -226,6 +240,8 @@ void dli_pass_end(struct dl_cursor *cursor, uint64_t pass, bool commit)
 		atomic_fetch_sub_explicit(&cursor->log->paused_passes, 1, memory_order_relaxed);
 	cursor->paused = false;
 	cursor->n_order = cursor->at = 0;
+	if (pass && cursor->skips)
+		stop_skipping(cursor);
 }
 
 void dli_pass_leave(struct dl_cursor *cursor, struct dli_view *view)

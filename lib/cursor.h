@@ -30,6 +30,7 @@ struct dl_cursor {
 	pthread_mutex_t lock;
 	bool attached; /* false: the log is closed. Also under log->changes. */
 	bool paused;   /* the open pass began with no vCPU in KVM_RUN */
+	bool skips;    /* leaves out, in its first pass, what is written again meanwhile */
 	uint64_t last_pass;
 	/* Number of the open pass; 0: none. Also read by acknowledgements. */
 	_Atomic uint64_t pass;

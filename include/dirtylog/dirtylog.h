@@ -172,6 +172,7 @@ enum dl_cursor_flag {
 	DL_CURSOR_CLEAN = 2,	/* start with nothing pending; 0: with everything */
 	DL_CURSOR_WANTED = 4,	/* only DL_SLOT_WANTED slots; 0: all, and all new ones */
 	DL_CURSOR_ONE_SLOT = 8, /* only the slot of that number, whenever it exists: a display */
+	DL_CURSOR_SKIP_REWRITTEN = 32, /* the first pass leaves what is written again to the next */
 };
 
 /* dl_cursor_end() */

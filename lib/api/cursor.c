@@ -8,7 +8,9 @@
 
 #include <errno.h>
 
-#define CURSOR_FLAGS (uint32_t)(DL_CURSOR_CLEAN | DL_CURSOR_WANTED | DL_CURSOR_ONE_SLOT)
+#define CURSOR_FLAGS                                                         \
+	(uint32_t)(DL_CURSOR_CLEAN | DL_CURSOR_WANTED | DL_CURSOR_ONE_SLOT | \
+		   DL_CURSOR_SKIP_REWRITTEN)
 
 #define OPTIONS_FIRST_BYTES sizeof(struct dl_cursor_options)
 

@@ -19,6 +19,8 @@ static int take_batch(struct dl_cursor *cursor, struct dli_view *view)
 		if (!dli_page_set_take(view->set, &cursor->next_block, view->slot->owed.any, batch))
 			return 0;
 		dli_alias_strip(cursor, view, batch);
+		if (cursor->skips && !cursor->paused)
+			dli_page_set_skip_rewritten(view->set, batch);
 	} while (!batch->n);
 	/*
 	 * Owed pages may have been written again since a bitmap made them pending. CLEAR protects

@@ -42,12 +42,35 @@ int dli_page_set_new(const struct dl_os *os, uint64_t pages, struct dli_page_set
 	return 0;
 }
 
+static size_t rewritten_bytes(const struct dli_page_set *set)
+{
+	return divide_up(set->pages, 64) * sizeof(uint64_t);
+}
+
 void dli_page_set_free(struct dli_page_set *set)
 {
 	if (!set)
 		return;
 	dli_os_unmap(set->os, set->memory, set->memory_bytes);
+	dli_os_unmap(set->os, set->rewritten, rewritten_bytes(set));
 	free(set);
+}
+
+int dli_page_set_watch(struct dli_page_set *set)
+{
+	void *memory;
+	int r = dli_os_reserve(set->os, rewritten_bytes(set), &memory);
+
+	if (r)
+		return r;
+	set->rewritten = memory;
+	atomic_store_explicit(&set->watched, 1, memory_order_relaxed);
+	return 0;
+}
+
+void dli_page_set_unwatch(struct dli_page_set *set)
+{
+	atomic_store_explicit(&set->watched, 0, memory_order_relaxed);
 }
 
 uint64_t dli_page_set_pages(const struct dli_page_set *set)
@@ -55,12 +78,21 @@ uint64_t dli_page_set_pages(const struct dli_page_set *set)
 	return set->pages;
 }
 
-uint32_t dli_page_set_mark_word(struct dli_page_set *set, uint64_t word, uint64_t bits)
+/* Returns how many of the pages are new. The caller sets the summaries afterwards. */
+static inline uint32_t mark_bits(struct dli_page_set *set, uint64_t word, uint64_t bits)
 {
 	uint64_t before = set_bits(leaf_of(&set->pending, word), bits);
 
-	set_block_summary(&set->pending, word / BLOCK_WORDS);
+	note_rewritten(set, word, bits & before);
 	return count_bits(bits & ~before);
+}
+
+uint32_t dli_page_set_mark_word(struct dli_page_set *set, uint64_t word, uint64_t bits)
+{
+	uint32_t new_pages = mark_bits(set, word, bits);
+
+	set_block_summary(&set->pending, word / BLOCK_WORDS);
+	return new_pages;
 }
 
 void dli_page_set_prefetch(const struct dli_page_set *set, uint64_t word)
@@ -78,18 +110,16 @@ void dli_page_set_count(struct dli_page_set *set, uint64_t new_pages)
 uint64_t dli_page_set_mark_batch(struct dli_page_set *set, const struct dli_batch *batch)
 {
 	enum { AHEAD = 8 };
-	struct bitmap *map = &set->pending;
 	uint64_t new_pages = 0;
 
 	for (uint32_t i = 0; i < batch->n; i++) {
 		uint32_t word = batch->word[i];
-		uint64_t bits = batch->bits[i];
 
 		if (i + AHEAD < batch->n)
 			dli_page_set_prefetch(set, batch->word[i + AHEAD]);
-		new_pages += count_bits(bits & ~set_bits(leaf_of(map, word), bits));
+		new_pages += mark_bits(set, word, batch->bits[i]);
 		if (i + 1 == batch->n || batch->word[i + 1] / BLOCK_WORDS != word / BLOCK_WORDS)
-			set_block_summary(map, word / BLOCK_WORDS);
+			set_block_summary(&set->pending, word / BLOCK_WORDS);
 	}
 	dli_page_set_count(set, new_pages);
 	return new_pages;
@@ -110,6 +140,7 @@ void dli_page_set_mark_alone(struct dli_page_set *set, const struct dli_batch *b
 			dli_page_set_prefetch(set, batch->word[i + AHEAD]);
 		before = atomic_load_explicit(leaf, memory_order_relaxed);
 		atomic_store_explicit(leaf, before | bits, memory_order_relaxed);
+		note_rewritten(set, word, bits & before);
 		new_pages += count_bits(bits & ~before);
 		if (i + 1 == batch->n || batch->word[i + 1] / BLOCK_WORDS != word / BLOCK_WORDS)
 			set_block_summary_alone(map, word / BLOCK_WORDS);

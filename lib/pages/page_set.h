@@ -73,6 +73,16 @@ bool dli_page_set_take(struct dli_page_set *set, uint64_t *block, bool one_chunk
 bool dli_page_set_extract(struct dli_page_set *set, uint64_t *block, bool one_chunk,
 			  struct dli_batch *batch);
 
+/*
+ * From now on the set knows which pages are marked while they are pending already, by words and
+ * batches; until dli_page_set_unwatch(). Before any marker knows the set. -ENOMEM.
+ */
+int dli_page_set_watch(struct dli_page_set *set);
+void dli_page_set_unwatch(struct dli_page_set *set);
+
+/* Takes such pages out of a batch that was taken: they are pending again. */
+void dli_page_set_skip_rewritten(struct dli_page_set *set, struct dli_batch *batch);
+
 /* Undoes a take: the batch is pending again. */
 void dli_page_set_unclaim(struct dli_page_set *set, const struct dli_batch *batch);
 

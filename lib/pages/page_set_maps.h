@@ -50,7 +50,20 @@ struct dli_page_set {
 	void *memory;
 	size_t memory_bytes;
 	struct bitmap pending, in_flight;
+	/* A bit a page that was marked while it was pending; NULL: nobody wants to know. */
+	_Atomic uint64_t *rewritten;
+	_Atomic uint64_t watched; /* 1: still wanted */
 };
+
+/*
+ * Notes pages that are pending already. Orders nothing: a page that is noted too late, or not at
+ * all, is handed out once more than it must be.
+ */
+static inline void note_rewritten(struct dli_page_set *set, uint64_t word, uint64_t bits)
+{
+	if (bits && set->rewritten && atomic_load_explicit(&set->watched, memory_order_relaxed))
+		atomic_fetch_or_explicit(&set->rewritten[word], bits, memory_order_relaxed);
+}
 
 /* The blocks of the two maps alternate. */
 static inline _Atomic uint64_t *leaf_of(const struct bitmap *map, uint64_t word)

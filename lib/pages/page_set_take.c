@@ -255,6 +255,30 @@ void dli_page_set_unclaim(struct dli_page_set *set, const struct dli_batch *batc
 	add_pages(&set->in_flight, -(int64_t)pages);
 }
 
+void dli_page_set_skip_rewritten(struct dli_page_set *set, struct dli_batch *batch)
+{
+	struct dli_batch skipped = { .n = 0 };
+	uint32_t kept = 0;
+
+	if (!set->rewritten)
+		return;
+	for (uint32_t i = 0; i < batch->n; i++) {
+		uint32_t word = batch->word[i];
+		uint64_t bits = batch->bits[i], again;
+
+		again = bits & atomic_load_explicit(&set->rewritten[word], memory_order_relaxed);
+		if (again) {
+			skipped.word[skipped.n] = word;
+			skipped.bits[skipped.n++] = again;
+		}
+		batch->word[kept] = word;
+		batch->bits[kept] = bits & ~again;
+		kept += (bits & ~again) != 0;
+	}
+	batch->n = kept;
+	dli_page_set_unclaim(set, &skipped);
+}
+
 /* Empties a map; its pages are marked pending, or forgotten. */
 static void empty(struct dli_page_set *set, struct bitmap *map, bool mark)
 {

@@ -115,10 +115,11 @@ FIRST = [
      "\t\t*acked += clear_word(map, word, range_bits(word, first_page, end_page));",
      "\t\t*acked += clear_word(map, word, ~UINT64_C(0));", "unit/unit-page_set"),
     ("summaries are set before the page's bit", "pages/page_set.c",
-     "\tuint64_t before = set_bits(leaf_of(&set->pending, word), bits);\n\n"
+     "\tuint32_t new_pages = mark_bits(set, word, bits);\n\n"
      "\tset_block_summary(&set->pending, word / BLOCK_WORDS);\n",
+     "\tuint32_t new_pages;\n\n"
      "\tset_block_summary(&set->pending, word / BLOCK_WORDS);\n"
-     "\tuint64_t before = set_bits(leaf_of(&set->pending, word), bits);\n",
+     "\tnew_pages = mark_bits(set, word, bits);\n",
      "unit/unit-page_set_steps"),
     ("a block's summary is cleared after the block is claimed", "pages/page_set_take.c",
      "\t\tfor (uint32_t i = 0; i < blocks.n; i++)\n"

@@ -27,9 +27,9 @@ MORE = [
      "unit/unit-page_set"),
     ("marking a pending page sets no summary", "pages/page_set.c",
      "\tset_block_summary(&set->pending, word / BLOCK_WORDS);\n"
-     "\treturn count_bits(bits & ~before);",
-     "\tif (bits & ~before)\n\t\tset_block_summary(&set->pending, word / BLOCK_WORDS);\n"
-     "\treturn count_bits(bits & ~before);",
+     "\treturn new_pages;",
+     "\tif (new_pages)\n\t\tset_block_summary(&set->pending, word / BLOCK_WORDS);\n"
+     "\treturn new_pages;",
      "unit/unit-page_set_steps"),
     ("any set summary bit counts as all of them", "pages/page_set_maps.h",
      "\tif (!(atomic_load_explicit(word, memory_order_seq_cst) & bit))",
@@ -63,9 +63,9 @@ MORE = [
      "\treturn full_drains == harvest->full_drains ? RESET_ENTRIES : RESET_ENTRIES;",
      "unit/unit-drain_all"),
     ("a batch sets no summary when its words change blocks", "pages/page_set.c",
-     "set_bits(leaf_of(map, word), bits));\n"
+     "mark_bits(set, word, batch->bits[i]);\n"
      "\t\tif (i + 1 == batch->n || batch->word[i + 1] / BLOCK_WORDS != word / BLOCK_WORDS)",
-     "set_bits(leaf_of(map, word), bits));\n\t\tif (i + 1 == batch->n)",
+     "mark_bits(set, word, batch->bits[i]);\n\t\tif (i + 1 == batch->n)",
      "unit/unit-page_set"),
     ("a batch for an unshared set gets no summary when its words change blocks",
      "pages/page_set.c",
@@ -73,10 +73,11 @@ MORE = [
      "\t\t\tset_block_summary_alone(map,",
      ")\n\t\t\tset_block_summary_alone(map,", "unit/unit-page_set"),
     ("the summary of a batch is set before its last word", "pages/page_set.c",
-     ("\t\tuint64_t bits = batch->bits[i];\n",
-      "set_bits(leaf_of(map, word), bits));\n\t\tif (i + 1 == batch->n || batch->word"),
-     ("\t\tuint64_t bits = batch->bits[i];\n\n\t\tset_block_summary(map, word / BLOCK_WORDS);",
-      "set_bits(leaf_of(map, word), bits));\n\t\tif (false && batch->word"),
+     ("\t\tuint32_t word = batch->word[i];\n\n\t\tif (i + AHEAD",
+      "mark_bits(set, word, batch->bits[i]);\n\t\tif (i + 1 == batch->n || batch->word"),
+     ("\t\tuint32_t word = batch->word[i];\n\n"
+      "\t\tset_block_summary(&set->pending, word / BLOCK_WORDS);\n\t\tif (i + AHEAD",
+      "mark_bits(set, word, batch->bits[i]);\n\t\tif (false && batch->word"),
      "unit/unit-page_set_steps"),
     ("a block of the pages in flight has no summary", "pages/page_set_take.c",
      "\t\tblock = batch->word[i] / BLOCK_WORDS;\n",
