@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* dl_mark_*(): pages that the VMM or a device wrote. */
+/* dl_mark_*() of addresses: pages that the VMM or a device wrote. */
 
-#include "log.h"
+#include "api/mark.h"
 #include "pages/rcu.h"
 
 #include <errno.h>
@@ -31,9 +31,7 @@ static void mark_bytes(struct dl_log *log, const struct dli_slot *slot, uint64_t
 		dli_page_set_count(target, dli_page_set_mark_word(target, first / 64, bits));
 	else
 		dli_page_set_mark_range(target, first, last - first + 1);
-	/* A device that is not quiet yet. Only a counter hangs on the order of the two. */
-	if (atomic_load_explicit(&log->paused_passes, memory_order_relaxed))
-		atomic_fetch_add_explicit(&log->late_marks, last - first + 1, memory_order_relaxed);
+	dli_mark_note_late(log, last - first + 1);
 }
 
 /* Marks the parts of [gpa, end) that exist. False if some do not. */
@@ -55,15 +53,6 @@ static bool mark_ranges(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64
 	return reached == end;
 }
 
-/* Callers often ignore the result of a mark, so failures are counted too. */
-static int finish(struct dl_log *log, int r)
-{
-	if (!r)
-		return 0;
-	atomic_fetch_add_explicit(&log->failed_marks, 1, memory_order_relaxed);
-	return dli_log_fail(log, DLI_NO_MEMORY_THERE, DLI_NO_NUMBER, r);
-}
-
 int dl_mark_gpa(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes)
 {
 	int r = 0;
@@ -78,7 +67,7 @@ int dl_mark_gpa(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes
 	if (bytes && dli_log_is_on(log) && !mark_ranges(log, as_id, gpa, gpa + bytes))
 		r = -ENOENT;
 	dli_rcu_read_unlock();
-	return finish(log, r);
+	return dli_mark_finish(log, r);
 }
 
 static int mark_slot(struct dl_log *log, uint32_t number, uint64_t offset_bytes, uint64_t bytes)
@@ -109,7 +98,7 @@ int dl_mark_slot(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint6
 	dli_rcu_read_lock();
 	r = dli_log_is_on(log) ? mark_slot(log, slot, offset_bytes, bytes) : 0;
 	dli_rcu_read_unlock();
-	return finish(log, r);
+	return dli_mark_finish(log, r);
 }
 
 /* Marks what slots map of [hva, end), which is not empty. False if no slot maps some of it. */
@@ -145,7 +134,7 @@ int dl_mark_hva(struct dl_log *log, const void *address, uint64_t bytes)
 	if (bytes && dli_log_is_on(log) && !mark_host_bytes(log, hva, hva + bytes))
 		r = -ENOENT;
 	dli_rcu_read_unlock();
-	return finish(log, r);
+	return dli_mark_finish(log, r);
 }
 
 static bool valid_vectors(const struct iovec *iov, uint32_t n_iov)
@@ -198,5 +187,5 @@ int dl_mark_iov(struct dl_log *log, const struct iovec *iov, uint32_t n_iov, uin
 	if (dli_log_is_on(log) && !mark_vectors(log, iov, n_iov, offset_bytes, bytes))
 		r = -ENOENT;
 	dli_rcu_read_unlock();
-	return finish(log, r);
+	return dli_mark_finish(log, r);
 }

@@ -181,7 +181,7 @@ FIRST = [
      "\tuint32_t as_id = slot >> 16, id = slot & 0xffff;",
      "\tuint32_t as_id = 0, id = slot & 0xffff;"),
     ("a mark misses the last of several pages", "api/mark.c",
-     "last - first + 1);", "last - first + (last == first));", "unit/unit-mark"),
+     "first, last - first + 1);", "first, last - first + (last == first));", "unit/unit-mark"),
     ("more than half a ring is offered at once", "ring/ring_private.h",
      "\treturn ring->entries / 4;", "\treturn ring->entries / 2 + 1;"),
     ("the exit reason of a full ring is not cleared", "ring/recovery.c",
