@@ -26,6 +26,13 @@ static const char *const words[DLI_FAILURES] = {
 	[DLI_BAD_EXTENT] = "an extent that is not handed out, or is acknowledged already",
 	[DLI_BAD_PAUSED] = "DL_TAKE_PAUSED without DL_TAKE_HARVEST",
 	[DLI_BAD_GOAL] = "least_run_ppm of more than a million, or reserved that is not 0",
+	[DLI_BAD_RESERVED] = "dl_bitmap.reserved that is not 0",
+	[DLI_BAD_FOREIGN_PAGE] =
+		"dl_bitmap.page_bytes that is no power of two from 512 bytes to 1 GiB",
+	[DLI_BAD_FOREIGN_GPA] = "dl_bitmap.gpa that is no multiple of page_bytes",
+	[DLI_BAD_FOREIGN_BYTES] = "dl_bitmap.bytes that wraps around",
+	[DLI_BAD_WORD_ALIGNMENT] = "words that are not aligned to 8 bytes",
+	[DLI_FEW_WORDS] = "n_words of fewer bits than dl_bitmap.bytes has pages",
 	[DLI_NO_SLOT] = "there is no such slot",
 	[DLI_NO_MEMORY_THERE] = "a mark outside of every slot",
 	[DLI_OVERLAP] = "the range overlaps another slot",

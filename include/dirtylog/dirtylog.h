@@ -61,8 +61,8 @@
  *
  * STRUCTS. The caller sets size; 0 is the safe value of every other field. A larger struct than
  * this release knows is accepted while its tail is zero. Enums gain values: an unknown one passed
- * in is -EINVAL, one read is to be ignored. pending_bytes, taken_bytes, again_ns and why may be
- * NULL.
+ * in is -EINVAL, one read is to be ignored. pending_bytes, taken_bytes, marked_bytes, again_ns and
+ * why may be NULL.
  *
  * Everything here is new or changed in 0.2.
  */
@@ -193,6 +193,12 @@ enum dl_extent_flag {
 	DL_EXTENT_PADDED = 1, /* contains clean pages: coalesce_bytes */
 };
 
+/* dl_bitmap.flags */
+enum dl_bitmap_flag {
+	DL_BITMAP_TAKE = 2, /* the writer is live: words are shared with it, bits are taken */
+	DL_BITMAP_LE = 4,   /* little-endian words, as vhost-user's; 0: host order */
+};
+
 /* dl_goal.flags */
 enum dl_goal_flag {
 	DL_GOAL_ADVISE = 2, /* set no limits, only advise */
@@ -319,6 +325,17 @@ struct dl_advice {
 	uint32_t limited_vcpus;	      /* now held back by this plan */
 	uint32_t bound_by;	      /* enum dl_bound: what keeps it from the goal */
 	uint32_t reserved;	      /* 0 */
+};
+
+/* a foreign dirty log: vhost, vhost-user, VFIO, iommufd, libvfio-user */
+struct dl_bitmap {
+	uint32_t size;	     /* sizeof(struct dl_bitmap) */
+	uint32_t flags;	     /* enum dl_bitmap_flag */
+	uint32_t as_id;	     /* address space of gpa */
+	uint32_t reserved;   /* 0 */
+	uint64_t gpa;	     /* of bit 0, a multiple of page_bytes */
+	uint64_t bytes;	     /* of memory that the bitmap covers */
+	uint64_t page_bytes; /* per bit: a power of two from 512 to 1 GiB, not only the host's */
 };
 
 /* ---- Library ---- */
@@ -613,6 +630,19 @@ int dl_mark_hva(struct dl_log *log, const void *address, uint64_t bytes);
  */
 int dl_mark_iov(struct dl_log *log, const struct iovec *iov, uint32_t n_iov, uint64_t offset_bytes,
 		uint64_t bytes);
+
+/*
+ * Marks the host pages that a foreign log's pages touch; doc/sources.md: how to, for each source.
+ *   words         bit i of words[i / 64] is page i of bitmap.gpa. Aligned to 8 bytes; only read,
+ *                 atomically, without TAKE. Bits of pages that begin past bitmap.bytes are ignored.
+ *   marked_bytes  of the host pages, each once
+ * DL_BITMAP_TAKE clears each bit before it marks, and only if a cursor covers some of its page: the
+ * others stay, all of them while nothing is logged. Take, then read contents.
+ * -ENOENT: a set bit's whole page is in no slot; the rest is marked. -EINVAL, -E2BIG: bitmap, words
+ * or fewer n_words than bits; nothing has changed.
+ */
+DL_MUST_CHECK int dl_mark_bitmap(struct dl_log *log, const struct dl_bitmap *bitmap,
+				 uint64_t *words, uint64_t n_words, uint64_t *marked_bytes);
 
 /* ---- Plan: makes a cursor's migration end. doc/convergence.md ---- */
 
