@@ -124,6 +124,15 @@ FIELD(dl_advice, bound_by, 80, 4);
 FIELD(dl_advice, reserved, 84, 4);
 SIZE(dl_advice, 88);
 
+FIELD(dl_bitmap, size, 0, 4);
+FIELD(dl_bitmap, flags, 4, 4);
+FIELD(dl_bitmap, as_id, 8, 4);
+FIELD(dl_bitmap, reserved, 12, 4);
+FIELD(dl_bitmap, gpa, 16, 8);
+FIELD(dl_bitmap, bytes, 24, 8);
+FIELD(dl_bitmap, page_bytes, 32, 8);
+SIZE(dl_bitmap, 40);
+
 VALUE(DL_MODE_AUTO, 0);
 VALUE(DL_MODE_RING, 1);
 VALUE(DL_MODE_BITMAP, 2);
@@ -166,6 +175,8 @@ VALUE(DL_BOUND_PAUSE, 4);
 VALUE(DL_BOUND_IGNORED, 5);
 VALUE(DL_GOAL_ADVISE, 2);
 VALUE(DL_EXTENT_PADDED, 1);
+VALUE(DL_BITMAP_TAKE, 2);
+VALUE(DL_BITMAP_LE, 4);
 
 int main(void)
 {
