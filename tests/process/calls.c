@@ -161,7 +161,7 @@ const size_t call_row_count = sizeof(call_rows) / sizeof(call_rows[0]);
 
 #define MARK_CALLS                                              \
 	"dl_mark_gpa, dl_mark_slot, dl_mark_hva, dl_mark_iov, " \
-	"dl_cursor_ack, dl_library_version"
+	"dl_mark_bitmap, dl_cursor_ack, dl_library_version"
 
 static const char *const class_names[CLASSES] = {
 	[CLASS_OUTSIDE] = "outside",

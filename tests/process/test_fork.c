@@ -32,6 +32,10 @@ static int make_every_call(void)
 	struct dl_cursor_stats cursor_stats = { .size = sizeof(cursor_stats) };
 	struct dl_slot slot = { .size = sizeof(slot), .bytes = guest.page_bytes };
 	uint64_t words[PAGES / 64 + 1] = { 0 }, n_words = PAGES / 64 + 1, ns;
+	const struct dl_bitmap bitmap = { .size = sizeof(bitmap),
+					  .flags = DL_BITMAP_TAKE,
+					  .bytes = guest.page_bytes,
+					  .page_bytes = guest.page_bytes };
 	struct dl_cursor *added_cursor;
 	struct dl_extent other;
 	struct dl_vcpu *added;
@@ -48,6 +52,7 @@ static int make_every_call(void)
 		dl_mark_slot(guest.log, 0, 0, 1),
 		dl_mark_hva(guest.log, &slot, 1),
 		dl_mark_iov(guest.log, NULL, 0, 0, 0),
+		dl_mark_bitmap(guest.log, &bitmap, words, n_words, &ns),
 		dl_slot_set(guest.log, &slot),
 		dl_slot_remove(guest.log, 0, 0, words, n_words),
 		dl_slot_clear(guest.log, 0, 0, guest.page_bytes),

@@ -44,6 +44,7 @@ static const enum call_class class_of[TOUR_CALLS] = {
 	[TOUR_MARK_SLOT] = CLASS_MARK,
 	[TOUR_MARK_HVA] = CLASS_MARK,
 	[TOUR_MARK_IOV] = CLASS_MARK,
+	[TOUR_MARK_BITMAP] = CLASS_MARK,
 	[TOUR_READ] = CLASS_READ,
 	[TOUR_ACK] = CLASS_MARK,
 	[TOUR_END] = CLASS_END,
@@ -180,11 +181,12 @@ static void steady_calls_allocate_nothing(void **state)
 	static const long memory[] = { SYS_brk,	     SYS_mmap,	 SYS_mremap,
 				       SYS_mprotect, SYS_munmap, SYS_madvise };
 	static const enum tour_call steady[] = {
-		TOUR_REAP,	TOUR_FD,	 TOUR_HARVEST,	    TOUR_HARVEST_PAUSED,
-		TOUR_DRAIN,	TOUR_MARK,	 TOUR_MARK_SLOT,    TOUR_MARK_HVA,
-		TOUR_MARK_IOV,	TOUR_READ,	 TOUR_ACK,	    TOUR_END,
-		TOUR_TAKE,	TOUR_SLOT_CLEAR, TOUR_CONFIG,	    TOUR_DESCRIBE,
-		TOUR_LOG_STATS, TOUR_VCPU_STATS, TOUR_CURSOR_STATS, TOUR_LAST_ERROR,
+		TOUR_REAP,	 TOUR_FD,	   TOUR_HARVEST,    TOUR_HARVEST_PAUSED,
+		TOUR_DRAIN,	 TOUR_MARK,	   TOUR_MARK_SLOT,  TOUR_MARK_HVA,
+		TOUR_MARK_IOV,	 TOUR_MARK_BITMAP, TOUR_READ,	    TOUR_ACK,
+		TOUR_END,	 TOUR_TAKE,	   TOUR_SLOT_CLEAR, TOUR_CONFIG,
+		TOUR_DESCRIBE,	 TOUR_LOG_STATS,   TOUR_VCPU_STATS, TOUR_CURSOR_STATS,
+		TOUR_LAST_ERROR,
 	};
 
 	for (size_t i = 0; i < sizeof(steady) / sizeof(steady[0]); i++)

@@ -40,6 +40,7 @@ static const char *const call_names[TOUR_CALLS] = {
 	[TOUR_MARK_SLOT] = "dl_mark_slot",
 	[TOUR_MARK_HVA] = "dl_mark_hva",
 	[TOUR_MARK_IOV] = "dl_mark_iov",
+	[TOUR_MARK_BITMAP] = "dl_mark_bitmap",
 	[TOUR_READ] = "dl_cursor_read",
 	[TOUR_ACK] = "dl_cursor_ack",
 	[TOUR_END] = "dl_cursor_end",

@@ -254,6 +254,15 @@ static void writes_and_marks(struct tour *tour)
 		{ .iov_base = guest->blocks[SMALL].memory, .iov_len = 10 },
 	};
 
+	const struct dl_bitmap bitmap = {
+		.size = sizeof(bitmap),
+		.flags = DL_BITMAP_TAKE,
+		.gpa = first_page_of(BIG) * 4096 + 68 * 4096,
+		.bytes = 4096,
+		.page_bytes = 4096,
+	};
+	uint64_t word = 1, marked_bytes;
+
 	for (uint64_t page = 3; page < 12; page++)
 		tour_write(tour, page & 1, 0, page);
 	tour_write(tour, 1, 1, 60);
@@ -268,6 +277,8 @@ static void writes_and_marks(struct tour *tour)
 	memset(scattered[0].iov_base, (int)guest->value, 10);
 	memset(scattered[1].iov_base, (int)guest->value, 10);
 	TOUR(tour, TOUR_MARK_IOV, dl_mark_iov(guest->log, scattered, 2, 0, 20));
+	memset(guest->blocks[BIG].memory + 68 * 4096, (int)guest->value, 10);
+	TOUR(tour, TOUR_MARK_BITMAP, dl_mark_bitmap(guest->log, &bitmap, &word, 1, &marked_bytes));
 	tour_pass(tour, 0);
 	/* Fill the ring of a vCPU. */
 	for (uint64_t page = 0; page < BIG_PAGES; page++)
