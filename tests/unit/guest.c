@@ -289,15 +289,34 @@ void guest_kernel_write(struct guest *guest, uint64_t gpa_page)
 		abort();
 }
 
-/* By guest address, by host address, or as the second of two vectors. */
+/* In a log of the device's own, with four pages for one of the host's or one for four. */
+static int device_mark_bitmap(struct guest *guest, uint64_t gpa, uint64_t bytes, uint64_t way)
+{
+	uint64_t page_bytes = guest->page_bytes * 4 / (way % 2 ? 16 : 1);
+	const struct dl_bitmap bitmap = {
+		.size = sizeof(bitmap),
+		.flags = DL_BITMAP_TAKE,
+		.gpa = gpa - gpa % page_bytes,
+		.bytes = 64 * page_bytes,
+		.page_bytes = page_bytes,
+	};
+	uint64_t word = 1 | UINT64_C(1) << (gpa + bytes - 1 - bitmap.gpa) / page_bytes;
+	uint64_t marked_bytes;
+
+	return dl_mark_bitmap(guest->log, &bitmap, &word, 1, &marked_bytes);
+}
+
+/* By guest address, by host address, as the second of two vectors, or by a bitmap. */
 static int device_mark(struct guest *guest, uint64_t gpa, uint8_t *at, uint64_t bytes, uint64_t way)
 {
 	const struct iovec iov[] = { { guest, 5 }, { at, bytes } };
 
-	if (way % 3 == 0)
+	if (way % 4 == 0)
 		return dl_mark_gpa(guest->log, 0, gpa, bytes);
-	if (way % 3 == 1)
+	if (way % 4 == 1)
 		return dl_mark_hva(guest->log, at, bytes);
+	if (way % 4 == 2)
+		return device_mark_bitmap(guest, gpa, bytes, way / 4);
 	return dl_mark_iov(guest->log, iov, 2, 5, bytes);
 }
 
