@@ -90,7 +90,12 @@ struct snapshot {
 void world_snapshot(struct world *w, struct snapshot *snapshot);
 void world_expect_same(struct world *w, const struct snapshot *before);
 
+/* calls_bitmap.c; slot may be NULL */
+void slots_mark_bitmap(struct world *w, const struct dl_slot *slot);
+
 /* calls_slots.c */
+/* A device writes the pages of the range. True if all of the range is in slots. */
+bool slots_device_writes(struct world *w, uint32_t as_id, uint64_t gpa, uint64_t bytes);
 void slots_set(struct world *w);
 void slots_remove(struct world *w);
 void slots_mark(struct world *w);

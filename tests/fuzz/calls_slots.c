@@ -306,8 +306,7 @@ static struct dl_slot *slot_at(struct world *w, uint32_t as_id, uint64_t gpa, ui
 	return NULL;
 }
 
-/* A device writes the pages of the range. True if all of the range is in slots. */
-static bool device_writes(struct world *w, uint32_t as_id, uint64_t gpa, uint64_t bytes)
+bool slots_device_writes(struct world *w, uint32_t as_id, uint64_t gpa, uint64_t bytes)
 {
 	uint64_t last = gpa + (bytes - 1), until;
 	bool all = true;
@@ -337,7 +336,7 @@ static void mark_by_address(struct world *w, uint32_t as_id, uint64_t gpa, uint6
 
 	if (gpa + bytes < gpa)
 		expected = -EINVAL;
-	else if (bytes && w->cursor && !device_writes(w, as_id, gpa, bytes))
+	else if (bytes && w->cursor && !slots_device_writes(w, as_id, gpa, bytes))
 		expected = -ENOENT;
 	r = dl_mark_gpa(w->log, as_id, gpa, bytes);
 	trace("mark %u %#llx %#llx: %d\n", as_id, (unsigned long long)gpa,
@@ -357,8 +356,8 @@ static void mark_by_slot(struct world *w, uint32_t number, uint64_t offset, uint
 	else if (!slot || (bytes && (offset >= slot->bytes || bytes > slot->bytes - offset)))
 		expected = -ENOENT;
 	if (w->cursor && slot && expected != -EINVAL && bytes && offset < slot->bytes)
-		device_writes(w, number >> 16, slot->gpa + offset,
-			      bytes < slot->bytes - offset ? bytes : slot->bytes - offset);
+		slots_device_writes(w, number >> 16, slot->gpa + offset,
+				    bytes < slot->bytes - offset ? bytes : slot->bytes - offset);
 	r = dl_mark_slot(w->log, number, offset, bytes);
 	trace("mark slot %#x %#llx %#llx: %d\n", number, (unsigned long long)offset,
 	      (unsigned long long)bytes, r);
@@ -482,7 +481,9 @@ void slots_mark(struct world *w)
 		bytes = input_wild(in);
 	if (!w->cursor)
 		world_snapshot(w, &before);
-	if (how & 128 && how < 168)
+	if (how >= 232)
+		slots_mark_bitmap(w, slot);
+	else if (how & 128 && how < 168)
 		mark_by_hva(w, how & 1 ? offset : some_address(w, in), bytes);
 	else if (how & 128 && how < 200)
 		mark_by_iov(w, offset, bytes);

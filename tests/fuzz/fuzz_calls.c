@@ -106,6 +106,7 @@ static void fill_structs(struct world *w)
 		       dl_mark_slot(NULL, 0, 0, 0) == -EINVAL &&
 		       dl_mark_hva(NULL, NULL, 0) == -EINVAL &&
 		       dl_mark_iov(NULL, NULL, 0, 0, 0) == -EINVAL &&
+		       dl_mark_bitmap(NULL, NULL, NULL, 0, NULL) == -EINVAL &&
 		       dl_slot_set(w->log, NULL) == -EINVAL && dl_vcpu_drain(NULL, 0) == -EINVAL &&
 		       dl_log_stats(w->log, NULL) == -EINVAL,
 	       "NULL is not refused");

@@ -14,7 +14,7 @@ where a finding is (the exit status is then 1), and how many inputs reach code t
 tree (tests/fuzz/corpus) do not. To trace an input:
     FUZZ_TRACE=1 BUILD-DIR/tests/fuzz/libfuzzer-TARGET FILE
 
-  TARGET           calls, page_set, ring or wire; default: all
+  TARGET           bitmap, calls, page_set, ring or wire; default: all
   --seconds N      run each target this long; default: 300
   --build-dir DIR  build there; default: build-fuzz. The results are in DIR/fuzz:
                    corpus-TARGET, small-TARGET (the fewest inputs with the same coverage),
