@@ -367,11 +367,58 @@ def a_mark_meets_the_sharing_of_its_slot(source):
     return n, None
 
 
+def a_foreign_bit_meets_a_take(source):
+    """
+    A device writes memory and sets its bit, twice, while a thread takes the bit and marks the page,
+    and a consumer takes the page and reads it. Without TAKE the bit stays, and is only looked at.
+    """
+    look, take = source.orders("pages/foreign.c", "get_bits")
+    mark, claim = (source.order("pages/page_set_maps.h", f) for f in ("set_bits", "claim_bits"))
+    body = source.body("pages/foreign.c", "mark_inside")
+    takes_first = body.index("get_bits(") < body.index("add_same_pages(")
+
+    def device():
+        for version in (1, 2):
+            yield "W", "memory", "relaxed", version
+            yield "U", "log", "release", lambda x: 1
+
+    def taker():
+        if not (yield "R", "log", "relaxed"):
+            return {}
+        if not takes_first:
+            yield "U", "pending", mark, lambda x: 1
+        if (yield "U", "log", take, lambda x: 0) and takes_first:
+            yield "U", "pending", mark, lambda x: 1
+        return {}
+
+    def viewer():
+        if (yield "R", "log", look):
+            yield "U", "pending", mark, lambda x: 1
+        return {}
+
+    def consumer():
+        if (yield "U", "pending", claim, lambda x: 0):
+            return {"read": (yield "R", "memory", "relaxed")}
+        return {}
+
+    n = 0
+    first = {"memory": 0, "log": 0, "pending": 0}
+    for found, end in executions([device, taker, consumer], first, "c11"):
+        n += 1
+        if not end["log"] and not end["pending"] and found.get("read") != 2:
+            return n, "a write whose bit was taken"
+    for found, end in executions([device, viewer, consumer], first, "c11"):
+        n += 1
+        if found.get("read") == 0:
+            return n, "a write whose bit was seen"
+    return n, None
+
+
 PROTOCOLS = [a_mark_meets_a_take, a_harvest_skips_a_drained_ring,
              an_acknowledgement_meets_the_end_of_its_pass,
              an_acknowledgement_meets_a_move_of_its_slot, a_repair_meets_a_clear,
              the_kernel_laps_the_ring, an_entry_after_a_start,
-             a_mark_meets_the_sharing_of_its_slot]
+             a_mark_meets_the_sharing_of_its_slot, a_foreign_bit_meets_a_take]
 LONG_PROTOCOLS = [two_marks_meet_a_take]
 
 

@@ -365,6 +365,46 @@ static void memory_is_written_before_its_page_is_claimed(void **state)
 	dli_page_set_free(marked.set);
 }
 
+/* A foreign log: its writer changes memory, then sets a bit. */
+static _Atomic uint64_t foreign_word;
+
+static void set_foreign_bit(void)
+{
+	atomic_fetch_or_explicit(&foreign_word, 1, memory_order_release);
+}
+
+static bool mark_foreign_bit(uint32_t flags)
+{
+	const struct dl_bitmap bitmap = { .size = sizeof(bitmap),
+					  .flags = flags,
+					  .bytes = guest.page_bytes,
+					  .page_bytes = guest.page_bytes };
+	uint64_t marked_bytes = 0;
+
+	return !dl_mark_bitmap(guest.log, &bitmap, (uint64_t *)&foreign_word, 1, &marked_bytes) &&
+	       marked_bytes;
+}
+
+static bool foreign_bit_is_seen(void)
+{
+	return mark_foreign_bit(0);
+}
+
+static bool foreign_bit_is_taken(void)
+{
+	return mark_foreign_bit(DL_BITMAP_TAKE);
+}
+
+static void memory_is_written_before_its_foreign_bit_is_marked(void **state)
+{
+	guest_join(&guest, DL_CURSOR_CLEAN);
+	pair_run(PAIR(set_foreign_bit, foreign_bit_is_seen), NULL);
+	foreign_word = 0;
+	pair_run(PAIR(set_foreign_bit, foreign_bit_is_taken), NULL);
+	assert_int_equal(foreign_word, 0);
+	guest_leave(&guest);
+}
+
 #define pair_test(function) cmocka_unit_test_setup_teardown(function, open_guest, close_guest)
 
 int main(void)
@@ -381,6 +421,7 @@ int main(void)
 		cmocka_unit_test(the_last_handle_frees_a_log_after_all_uses),
 		pair_test(a_view_is_freed_after_all_uses),
 		pair_test(memory_is_written_before_its_page_is_claimed),
+		pair_test(memory_is_written_before_its_foreign_bit_is_marked),
 	};
 
 	return RUN_TESTS("races: memory orders in pairs", tests);
