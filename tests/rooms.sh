@@ -15,6 +15,7 @@ vmm         a VMM as established ones are built, on the model and on /dev/kvm
 simulation  library and model under one seeded scheduler
 race        real threads, and the memory orders
 tuning      the rule of dl_log_harvest_due() on a virtual clock
+convergence laws that make migrations end, in virtual time
 process     failing calls, system calls, signals, forks, cancellation
 fuzz        hostile rings, calls and streams
 kvm         this machine's /dev/kvm with a real guest
@@ -50,6 +51,9 @@ lib/kvm/*                  library lab builds
 lib/log.[ch]               library
 lib/slot_logging.[ch]      library
 lib/pace.[ch]              library tuning
+lib/plan/*                 library tuning convergence abi
+lib/planner.[ch]           library tuning convergence
+lib/throttle.[ch]          library tuning convergence
 lib/vcpu_check.[ch]        kvm
 lib/dirtylog.map           abi builds
 lib/*                      all
@@ -73,6 +77,7 @@ tests/vmm/*                vmm
 tests/simulation/*         simulation
 tests/race/*               race
 tests/tuning/*             tuning
+tests/convergence/*        convergence
 tests/process/*            process
 tests/fuzz/*               fuzz
 tests/kvm/test_*           kvm lab

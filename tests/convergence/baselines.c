@@ -8,6 +8,7 @@
 
 #include <math.h>
 
+#define LOOK_NS	   (SECOND_NS / 10)
 #define WIRE_TAU_S 0.25
 #define SAFE_SHARE 0.9
 
@@ -151,7 +152,7 @@ static bool fits(const struct run *run, double share)
 	       run_pending_pages(run) <= share * run->baseline.wire * run->place->downtime_s;
 }
 
-void baseline_look(struct run *run)
+uint64_t baseline_look(struct run *run)
 {
 	check(dl_log_reap(run->log, run->options.law == LAW_DIRTY_LIMIT ? 0 : DL_REAP_NOW, NULL),
 	      "dl_log_reap");
@@ -165,6 +166,7 @@ void baseline_look(struct run *run)
 		run->baseline.limiting = true;
 	if (run->options.law == LAW_NONE || run->options.law == LAW_QUOTA)
 		run->ended = fits(run, SAFE_SHARE);
+	return LOOK_NS;
 }
 
 static void begin_quota(struct run *run)

@@ -72,21 +72,28 @@ void guest_init(struct guest *guest, const struct load *load, struct random *ran
 		exit(1);
 	}
 	first = (uint64_t)(random_unit(random) * (double)(guest->pages - guest->used));
+	if (load->zero_last)
+		first = 0;
 	guest->first = first;
 	for (uint32_t n = 0; n < guest->vcpu_count; n++)
 		for (int i = 0; i < CREW_STREAMS; i++)
 			guest->vcpus[n].streams[i].first += first;
 }
 
-void guest_place(const struct guest *guest, const struct load *load, struct kernel *kernel)
+static bool is_zero(const struct guest *guest, const struct load *load, uint64_t page)
 {
 	double unused = (double)(guest->pages - guest->used);
-	double share = load->zero_share * (double)guest->pages / unused;
 
-	if (!(load->zero_share > 0))
-		return;
-	for (uint64_t page = 0; page < guest->pages; page++)
-		if (page - guest->first >= guest->used && random_unit(guest->random) < share)
+	if (load->zero_last)
+		return (double)page >= (1 - load->zero_share) * (double)guest->pages;
+	return page - guest->first >= guest->used &&
+	       random_unit(guest->random) < load->zero_share * (double)guest->pages / unused;
+}
+
+void guest_place(const struct guest *guest, const struct load *load, struct kernel *kernel)
+{
+	for (uint64_t page = 0; page < guest->pages && load->zero_share > 0; page++)
+		if (is_zero(guest, load, page))
 			kernel->zero[page / 64] |= UINT64_C(1) << page % 64;
 }
 

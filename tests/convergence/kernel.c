@@ -159,6 +159,19 @@ static uint64_t kernel_now_ns(void *opaque)
 	return ((const struct kernel *)opaque)->now_ns;
 }
 
+/* A thread's clock is the number of its vCPU. */
+static int kernel_thread_clock(void *opaque, int64_t *clock_id)
+{
+	*clock_id = ((const struct kernel *)opaque)->calling;
+	return 0;
+}
+
+static int kernel_thread_ns(void *opaque, int64_t clock_id, uint64_t *ns)
+{
+	*ns = ((const struct kernel *)opaque)->vcpus[clock_id].cpu_ns;
+	return 0;
+}
+
 struct kernel *kernel_new(uint64_t pages, uint32_t vcpus, uint32_t ring_entries,
 			  uint32_t soft_limit, uint32_t slot_shift)
 {
@@ -176,7 +189,9 @@ struct kernel *kernel_new(uint64_t pages, uint32_t vcpus, uint32_t ring_entries,
 			.close = kernel_close,
 			.timer = kernel_timer,
 			.timer_set = kernel_timer_set,
-			.now_ns = kernel_now_ns },
+			.now_ns = kernel_now_ns,
+			.thread_clock = kernel_thread_clock,
+			.thread_ns = kernel_thread_ns },
 		.vcpu_count = vcpus,
 		.ring_entries = ring_entries,
 		.soft_limit = soft_limit,

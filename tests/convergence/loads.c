@@ -188,6 +188,19 @@ static const struct load loads[LOADS] = {
 		.crews = { { .vcpus = 4, .streams = { { STREAM_HOT, 6 * MIB, 300 * MIB } } } },
 		STRICT,
 	},
+	/* The wire seems to become very fast just before the first look at what is left. */
+	{
+		.name = "free memory comes last",
+		.memory_bytes = 32 * GIB,
+		.wire_bytes_per_s = GBIT_10,
+		.budget_s = 45,
+		.downtime_s = 0.3,
+		.crews = { { .vcpus = 4, .streams = { { STREAM_UNIFORM, 100 * MIB, 200 * MIB } } },
+			   READERS(4) },
+		.zero_share = 0.7,
+		.zero_last = true,
+		STRICT,
+	},
 };
 
 const struct load *load_find(uint32_t number)

@@ -10,7 +10,7 @@
 #define MIB (1024.0 * 1024)
 #define GIB (1024 * MIB)
 
-enum { LOADS = 17, LOAD_CREWS = 2, CREW_STREAMS = 2 };
+enum { LOADS = 18, LOAD_CREWS = 2, CREW_STREAMS = 2 };
 
 enum stream_kind {
 	STREAM_NONE,
@@ -46,11 +46,12 @@ struct load {
 	uint32_t ring_entries; /* 0: 16,384 */
 	struct crew crews[LOAD_CREWS];
 	double noise;		      /* of the wire; 0: a little */
-	double zero_share;	      /* of the pages that nobody writes */
+	double zero_share;	      /* of all pages */
+	bool zero_last;		      /* they are the last ones; else anywhere that nobody writes */
 	double dip_from_s, dip_s;     /* the wire drops to a tenth, up to 20 s later than that */
 	bool takes_all;		      /* the caller takes all that is pending, and sends it later */
 	double kick_s;		      /* until a kicked vCPU has left KVM_RUN; 0: 0.1 ms */
-	double late_s;		      /* the reaper is up to so late; 0: 2 ms */
+	double late_s;		      /* the reaper is up to so late; 0: 1 ms */
 	double least_run, least_most; /* the floor, between these; 0: 1% */
 	bool any_guest;		      /* guest and wire are those of one of the loads 1 to 10 */
 	bool must_end;		      /* within its budget, with the plan */

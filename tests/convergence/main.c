@@ -10,8 +10,9 @@ static const char usage[] =
 	"Usage: convergence [--loads A-B] [--laws NAME,...] [--seeds A-B] [--trace FILE]\n"
 	"\n"
 	"Migrates guests in virtual time with the library's real code, and prints a line\n"
-	"of figures for each run, separated by tabs. Loads: 1 to 17, as in loads.c. Laws:\n"
-	"none, auto-converge, aggressive, dirty-limit, equal-quota.\n"
+	"of figures for each run, separated by tabs. Loads: 1 to 18, as in loads.c. Laws:\n"
+	"none, auto-converge, aggressive, dirty-limit, equal-quota, plan.\n"
+	"--mistake NAME makes the caller of the plan wrong: zero, unsent.\n"
 	"--trace writes a line for each tenth of a second.\n";
 
 struct range {
@@ -21,6 +22,7 @@ struct range {
 struct request {
 	struct range loads, seeds;
 	bool laws[LAWS];
+	enum mistake mistake;
 	FILE *trace;
 };
 
@@ -57,6 +59,17 @@ static void parse_laws(char *text, bool *laws)
 	}
 }
 
+static enum mistake parse_mistake(const char *name)
+{
+	int mistake = 0;
+
+	while (mistake < MISTAKES && strcmp(name, mistake_names[mistake]))
+		mistake++;
+	if (mistake == MISTAKES)
+		fail("no such mistake:", name);
+	return (enum mistake)mistake;
+}
+
 static void parse(int argc, char **argv, struct request *request)
 {
 	for (int i = 1; i < argc; i += 2) {
@@ -74,6 +87,8 @@ static void parse(int argc, char **argv, struct request *request)
 			request->seeds = parse_range(value, UINT32_MAX);
 		else if (!strcmp(argv[i], "--laws"))
 			parse_laws(value, request->laws);
+		else if (!strcmp(argv[i], "--mistake"))
+			request->mistake = parse_mistake(value);
 		else if (strcmp(argv[i], "--trace") || !(request->trace = fopen(value, "w")))
 			fail("unknown option, or no such file:", argv[i]);
 	}
@@ -83,19 +98,20 @@ static void print_head(void)
 {
 	printf("law\tload\tseed\tended\tseconds\tbudget\tdowntime\tdowntime_limit\tcopied"
 	       "\tlost_writers\tlost_readers\tlongest_pause\tworst_writer\tworst_reader"
-	       "\tvariation\tpasses\tlimited\tdiverging\tlost_pages\n");
+	       "\tvariation\tpasses\tlimited\tdiverging\tlost_pages\tmust_end\tmay_break\n");
 }
 
 static void print(const struct run_options *options, const struct outcome *outcome)
 {
 	printf("%s\t%u\t%llu\t%d\t%.3f\t%.0f\t%.4f\t%.3f\t%.4f\t%.4f\t%.4f\t%.4f\t%.4f\t%.4f"
-	       "\t%.4f\t%llu\t%.2f\t%.2f\t%llu\n",
+	       "\t%.4f\t%llu\t%.2f\t%.2f\t%llu\t%d\t%.2f\n",
 	       law_names[options->law], options->load, (unsigned long long)options->seed,
 	       outcome->ended, outcome->seconds, outcome->budget_s, outcome->downtime_s,
 	       outcome->downtime_limit_s, outcome->copied, outcome->lost_s[0], outcome->lost_s[1],
 	       outcome->longest_pause_s, outcome->worst_second[0], outcome->worst_second[1],
 	       outcome->variation, (unsigned long long)outcome->passes, outcome->limited_s,
-	       outcome->diverging_s, (unsigned long long)outcome->lost_pages);
+	       outcome->diverging_s, (unsigned long long)outcome->lost_pages,
+	       load_find(options->load)->must_end, load_find(options->load)->broken_share);
 	fflush(stdout);
 }
 
@@ -120,6 +136,7 @@ int main(int argc, char **argv)
 	memset(request.laws, true, sizeof(request.laws));
 	parse(argc, argv, &request);
 	options.trace = request.trace;
+	options.mistake = request.mistake;
 	if (request.trace)
 		measure_trace_head(request.trace);
 	print_head();

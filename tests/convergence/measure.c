@@ -71,7 +71,7 @@ static void trace(struct run *run)
 			run_pending_pages(run) / wire,
 			(double)(stats.new_pages - measured->trace_new_pages) / over_s / wire,
 			(double)(stats.entries - measured->trace_entries) / over_s / wire,
-			run->baseline.wire / wire,
+			run->wire.now / wire,
 			1 - (lost - measured->trace_lost_s) / over_s / writers);
 	measured->trace_at_ns = run->kernel->now_ns;
 	measured->trace_new_pages = stats.new_pages;

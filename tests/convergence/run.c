@@ -10,13 +10,14 @@
 
 /* The planner comes this late at most, and the reaper. */
 #define LOOK_LATE_S 0.003
-#define REAP_LATE_S 0.002
+#define REAP_LATE_S 0.001
 
 /* Less than this is no sleep. */
 #define MOMENT_S 1e-7
 
-const char *const law_names[LAWS] = { "none", "auto-converge", "aggressive", "dirty-limit",
-				      "equal-quota" };
+const char *const law_names[LAWS] = { "none",	     "auto-converge", "aggressive",
+				      "dirty-limit", "equal-quota",   "plan" };
+const char *const mistake_names[MISTAKES] = { "none", "zero", "unsent" };
 
 static uint64_t up_to_ns(struct run *run, double s)
 {
@@ -48,38 +49,90 @@ uint64_t run_entries(const struct run *run, uint32_t vcpu)
 	return stats.entries;
 }
 
-/* Returns the share of this step that the vCPU runs. */
-static double run_share(struct run *run, struct thread *thread)
+/* When the vCPU is out of KVM_RUN for a kick: a share of this step, or 1 for a later one. */
+static double kicked_at(const struct run *run, const struct thread *thread)
 {
-	double slept_s = fmin(thread->sleep_s, STEP_S);
+	double at_s;
 
-	thread->sleep_s -= slept_s;
+	if (!thread->kick_at_ns)
+		return 1;
+	if (thread->kick_at_ns <= run->step_ns)
+		return 0;
+	at_s = (double)(thread->kick_at_ns - run->step_ns) / (double)STEP_NS;
+	return fmin(at_s, 1);
+}
+
+/* Sleeps up to a share of the step, or shorter; asks for more when it wakes up. */
+static double sleep_until(struct run *run, uint32_t i, double at, double until)
+{
+	struct thread *thread = &run->threads[i];
+	double slept = fmin(thread->sleep_s / STEP_S, until - at);
+
+	at += slept;
+	thread->sleep_s -= slept * STEP_S;
 	if (thread->sleep_s < MOMENT_S)
-		thread->sleep_s = 0;
-	return (1 - slept_s / STEP_S) * baseline_share(run);
+		thread->sleep_s = planner_pause_s(run, i, at * STEP_S);
+	return at;
+}
+
+/* Returns the share of this step that the vCPU runs. Sleeps and kicks fall where they fall. */
+static double run_share(struct run *run, uint32_t i)
+{
+	struct thread *thread = &run->threads[i];
+	struct kernel_vcpu *vcpu = &run->kernel->vcpus[i];
+	double at = 0, ran = 0;
+
+	while (at < 1) {
+		double kick = fmax(kicked_at(run, thread), at);
+
+		if (thread->sleep_s > 0) {
+			at = sleep_until(run, i, at, kick);
+		} else {
+			ran += kick - at;
+			vcpu->cpu_ns += (uint64_t)((kick - at) * (double)STEP_NS);
+			at = kick;
+		}
+		if (kick < 1 && at >= kick) {
+			thread->kick_at_ns = 0;
+			thread->sleep_s = planner_pause_s(run, i, at * STEP_S);
+		}
+	}
+	return ran * baseline_share(run);
 }
 
 static void run_vcpu(struct run *run, uint32_t i)
 {
 	struct thread *thread = &run->threads[i];
-	struct kernel_vcpu *vcpu = &run->kernel->vcpus[i];
-	double share = run_share(run, thread);
+	double share = run_share(run, i);
 
 	measure_ran(thread, share);
-	vcpu->cpu_ns += (uint64_t)(share * (double)STEP_NS);
 	if (!(share > 0) ||
 	    !guest_run(&run->guest, run->kernel, i, run_seconds(run), STEP_S, share))
 		return;
-	vcpu->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+	run->kernel->vcpus[i].run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
 	check(dl_vcpu_drain(thread->handle, 0), "dl_vcpu_drain");
 	baseline_full(run, i);
+	thread->sleep_s += planner_pause_s(run, i, STEP_S);
+}
+
+/* What the caller tells the plan. */
+static double reported_pages(const struct run *run)
+{
+	return run->options.mistake == MISTAKE_ZERO ? (double)run->sender.sent_pages
+						    : run->sender.wire_pages;
 }
 
 /* Sends what the wire takes in this step. */
 static void send_step(struct run *run)
 {
-	run->room = fmin(run->room, 0) + wire_rate(&run->wire, run_seconds(run)) * STEP_S;
-	if (sender_send(&run->sender, &run->room))
+	double fits = wire_rate(&run->wire, run_seconds(run)) * STEP_S;
+	double pages = reported_pages(run);
+	bool ended;
+
+	run->room = fmin(run->room, 0) + fits;
+	ended = sender_send(&run->sender, &run->room);
+	planner_sent(run, reported_pages(run) - pages, STEP_S * (1 - fmax(run->room, 0) / fits));
+	if (ended)
 		baseline_pass_end(run);
 }
 
@@ -103,14 +156,17 @@ static void reap(struct run *run)
 	run->timer_ns = run->kernel->timer_at_ns = 0;
 	check(dl_log_reap(run->log, 0, NULL), "dl_log_reap");
 	baseline_reaped(run);
+	planner_kick(run);
 }
 
 static void look(struct run *run)
 {
+	uint64_t again_ns;
+
 	if (run->kernel->now_ns < run->look_at_ns)
 		return;
-	run->look_at_ns = run->kernel->now_ns + SECOND_NS / 10 + up_to_ns(run, LOOK_LATE_S);
-	baseline_look(run);
+	again_ns = run->plan ? planner_look(run) : baseline_look(run);
+	run->look_at_ns = run->kernel->now_ns + again_ns + up_to_ns(run, LOOK_LATE_S);
 }
 
 static void step(struct run *run)
@@ -118,7 +174,8 @@ static void step(struct run *run)
 	for (uint32_t i = 0; i < run->guest.vcpu_count; i++)
 		run_vcpu(run, i);
 	send_step(run);
-	run->kernel->now_ns += STEP_NS;
+	run->step_ns += STEP_NS;
+	run->kernel->now_ns = run->step_ns;
 	reap(run);
 	look(run);
 	measure_step(run);

@@ -17,14 +17,31 @@
 /* What the switch costs beside the memory. */
 #define FIXED_S 0.03
 
-enum law { LAW_NONE, LAW_AUTO_CONVERGE, LAW_AGGRESSIVE, LAW_DIRTY_LIMIT, LAW_QUOTA, LAWS };
+enum law {
+	LAW_NONE,
+	LAW_AUTO_CONVERGE,
+	LAW_AGGRESSIVE,
+	LAW_DIRTY_LIMIT,
+	LAW_QUOTA,
+	LAW_PLAN,
+	LAWS,
+};
 
-extern const char *const law_names[LAWS];
+/* What a caller may do wrong; the acceptance must notice. */
+enum mistake {
+	MISTAKE_NONE,
+	MISTAKE_ZERO,	/* zero pages count as bytes that the wire took */
+	MISTAKE_UNSENT, /* what was taken and is not sent is not reported */
+	MISTAKES,
+};
+
+extern const char *const law_names[LAWS], *const mistake_names[MISTAKES];
 
 struct run_options {
 	uint32_t load;
 	enum law law;
 	uint64_t seed;
+	enum mistake mistake;
 	FILE *trace; /* NULL: none. A line each tenth of a second, separated by tabs */
 };
 
@@ -91,7 +108,9 @@ struct run {
 	struct dl_log *log;
 	struct sender sender;
 	struct thread threads[KERNEL_VCPUS];
-	uint64_t began_ns;
+	struct dl_plan *plan;	       /* NULL: a baseline */
+	struct dl_advice advice;       /* the newest */
+	uint64_t began_ns, step_ns;    /* of the run, of this step */
 	uint64_t timer_ns, reap_at_ns; /* the setting of the timer, and when the reaper runs */
 	uint64_t look_at_ns;
 	double room; /* pages that the wire takes in this step; less than 0: one is on its way */
@@ -108,7 +127,7 @@ void run_free(struct run *run);
 
 static inline double run_seconds(const struct run *run)
 {
-	return (double)(run->kernel->now_ns - run->began_ns) / (double)SECOND_NS;
+	return (double)(run->step_ns - run->began_ns) / (double)SECOND_NS;
 }
 
 /* Pages that the destination does not have. */
@@ -122,14 +141,24 @@ void measure_step(struct run *run);
 void measure_trace_head(FILE *trace);
 void measure_outcome(const struct run *run, struct outcome *outcome);
 
+/* planner.c */
+void planner_begin(struct run *run);
+void planner_end(struct run *run);
+/* A vCPU's thread asks for its pause, at_s after the step began. */
+double planner_pause_s(struct run *run, uint32_t vcpu, double at_s);
+void planner_kick(struct run *run);
+void planner_sent(struct run *run, double pages, double busy_s);
+/* Returns when to look again. */
+uint64_t planner_look(struct run *run);
+
 /* baselines.c */
 
 /* The share of this millisecond that a throttle of all vCPUs lets them run. */
 double baseline_share(const struct run *run);
 /* The vCPU's ring was full. */
 void baseline_full(struct run *run, uint32_t vcpu);
-/* Each tenth of a second; after each look into the rings; at the end of a pass. */
-void baseline_look(struct run *run);
+/* After each look into the rings; at the end of a pass; now and then, which returns when next. */
+uint64_t baseline_look(struct run *run);
 void baseline_reaped(struct run *run);
 void baseline_pass_end(struct run *run);
 

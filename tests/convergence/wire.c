@@ -30,5 +30,6 @@ double wire_rate(struct wire *wire, double at_s)
 	share = fmin(fmax(share, 0.25), 2);
 	if (at_s >= wire->dip_at_s && at_s < wire->dip_end_s)
 		share *= DIP_SHARE;
-	return wire->pages_per_s * share;
+	wire->now = wire->pages_per_s * share;
+	return wire->now;
 }

@@ -9,6 +9,7 @@
 
 struct wire {
 	double pages_per_s;	    /* at its best guess */
+	double now;		    /* as wire_rate() returned it last */
 	double noise;		    /* deviation of the logarithm */
 	double wander;		    /* the noise now: what another user of the wire leaves */
 	double dip_at_s, dip_end_s; /* a tenth of it in between */

@@ -63,6 +63,9 @@ static struct dl_cursor *new_cursor(struct run *run)
 	const struct dl_cursor_options options = {
 		.size = sizeof(options),
 		.vcpus = run->kernel->vcpu_count,
+		/* What the sender reads at once is no more than a slot. */
+		.max_extent_bytes =
+			((uint64_t)KERNEL_PAGE_BYTES << run->kernel->slot_shift) / SENDER_EXTENTS,
 	};
 	struct dl_cursor *cursor;
 
@@ -105,13 +108,15 @@ struct run *run_new(const struct run_options *options)
 	guest_place(&run->guest, run->place, run->kernel);
 	wire_init(&run->wire, run->place, run->guest.unit_bytes, &run->random);
 	open_log(run);
-	run->began_ns = run->kernel->now_ns;
+	run->began_ns = run->step_ns = run->kernel->now_ns;
 	run->measured.limited_s = run->measured.diverging_s = -1;
+	planner_begin(run);
 	return run;
 }
 
 void run_free(struct run *run)
 {
+	planner_end(run);
 	dl_cursor_free(run->sender.cursor);
 	sender_fini(&run->sender);
 	for (uint32_t i = 0; i < run->kernel->vcpu_count; i++)

@@ -122,8 +122,8 @@ the_table_is_right() {
 
 changes_choose_rooms() {
   local library='unit migrations vmm simulation race'
-  local all='unit model migrations vmm simulation race tuning process fuzz kvm lab abi builds'
-  all+=' examples tools lint'
+  local all='unit model migrations vmm simulation race tuning convergence process'
+  all+=' fuzz kvm lab abi builds examples tools lint'
   git checkout -q -b work
   expect_rooms lib/ring/ring.c "$library tuning process fuzz kvm examples lint"
   expect_rooms lib/kvm/os.c "$library process fuzz kvm lab builds examples lint"
