@@ -211,7 +211,8 @@ static bool in_first_pass(const struct dl_plan *plan, uint64_t unsent_pages)
 
 	if (passes > 1 && passes > plan->first_passes)
 		return false;
-	if (passes == 1 && !dli_cursor_pass(cursor))
+	/* One that reads everything at once ends its pass before it sends. */
+	if (passes == 1 && !dli_cursor_pass(cursor) && !unsent_pages)
 		return false;
 	return sent < plan->first_pages + unsent_pages;
 }

@@ -317,6 +317,27 @@ static void unsent_memory_counts(void **state)
 	assert_int_equal(vmm.advice.pending_bytes, 0);
 }
 
+/* A consumer reads everything, ends its pass, and sends afterwards. */
+static void a_first_pass_that_ended_unsent_is_not_over(void **state)
+{
+	const struct dl_goal goal = { .size = sizeof(goal), .total_ns = MILLISECOND };
+	struct dl_extent extent;
+
+	replan(&goal);
+	assert_int_equal(dl_harvest(vmm.guest.cursor, 0, NULL), 0);
+	while (dl_cursor_read(vmm.guest.cursor, &extent, 1))
+		assert_int_equal(dl_cursor_ack(vmm.guest.cursor, &extent, 1), 0);
+	assert_int_equal(dl_cursor_end(vmm.guest.cursor, 0), 0);
+	model_advance(vmm.guest.model, 100 * MILLISECOND);
+	assert_int_equal(dl_plan_sent(vmm.plan, 2000 * PAGE, 100 * MILLISECOND), 0);
+	/* Late already, and yet nothing to limit before it is known what comes back. */
+	assert_int_equal(dl_plan_next(vmm.plan, 6000 * PAGE, &vmm.advice), 0);
+	assert_int_equal(vmm.advice.bound_by, DL_BOUND_NONE);
+	write_some(PAGES);
+	assert_int_equal(dl_plan_next(vmm.plan, 0, &vmm.advice), 0);
+	assert_int_equal(vmm.advice.bound_by, DL_BOUND_DEADLINE);
+}
+
 static void several_channels_are_one_wire(void **state)
 {
 	model_advance(vmm.guest.model, 100 * MILLISECOND);
@@ -400,6 +421,7 @@ int main(void)
 		ring_test(a_cursor_takes_the_limits_of_its_plan_with_it),
 		ring_test(a_vcpu_that_never_asks_is_told),
 		ring_test(unsent_memory_counts),
+		ring_test(a_first_pass_that_ended_unsent_is_not_over),
 		ring_test(several_channels_are_one_wire),
 		bitmap_test(bitmap_mode_advises_how_much_to_run),
 		ring_test(a_log_has_one_plan),
