@@ -11,7 +11,9 @@
 #define FLOW_S	    2.0
 
 /* Of an estimate, what is relied on. */
-#define SAFE_SHARE 0.9
+#define SAFE_SHARE	 0.9
+#define ROUGH_SHARE	 0.75 /* of a roughness of the wire; so much less is relied on */
+#define LEAST_SAFE_SHARE 0.5
 
 /* When limits begin. */
 #define HOT_SHARE   0.9 /* of the wire */
@@ -56,6 +58,7 @@ void dli_wire_note(struct dli_wire *wire, double bytes, double busy)
 	rate = bytes / busy;
 	if (!(wire->slow > 0))
 		wire->fast = wire->slow = rate;
+	average(&wire->roughness, fabs(rate - wire->slow) / wire->slow, busy, WIRE_SLOW_S);
 	average(&wire->fast, rate, busy, WIRE_FAST_S);
 	average(&wire->slow, rate, busy, WIRE_SLOW_S);
 }
@@ -63,6 +66,14 @@ void dli_wire_note(struct dli_wire *wire, double bytes, double busy)
 static double careful(const struct dli_wire *wire)
 {
 	return wire->fast < wire->slow ? wire->fast : wire->slow;
+}
+
+/* What may change while the last pages are sent is as much as has changed before. */
+static double safe_share(const struct dli_wire *wire)
+{
+	double share = SAFE_SHARE - ROUGH_SHARE * wire->roughness;
+
+	return share > LEAST_SAFE_SHARE ? share : LEAST_SAFE_SHARE;
 }
 
 void dli_demand_note(struct dli_demand *demand, double new_bytes, double entry_bytes, double run,
@@ -190,7 +201,7 @@ struct dli_law_advice dli_law_look(struct dli_law *law, const struct dli_law_loo
 	note_flow(law, look);
 	if (look->pending < law->least_pending)
 		law->least_pending = look->pending;
-	advice.fits = memory > 0 ? SAFE_SHARE * wire * memory : 0;
+	advice.fits = memory > 0 ? safe_share(&law->wire) * wire * memory : 0;
 	advice.downtime = law->goal.fixed;
 	if (look->pending > 0)
 		advice.downtime += wire > 0 ? look->pending / wire : INFINITY;

@@ -20,6 +20,7 @@ struct dli_law_goal {
 /* What the wire takes a second, while it is busy: of late, and in the long run. 0: not known. */
 struct dli_wire {
 	double fast, slow;
+	double roughness; /* mean deviation from slow, as a share of it */
 };
 
 void dli_wire_note(struct dli_wire *wire, double bytes, double busy);

@@ -113,6 +113,24 @@ static void device_state_is_part_of_the_downtime(void **state)
 	assert_int_equal(at(4).verdict, DL_VERDICT_CONTINUE);
 }
 
+static void a_wire_that_varies_is_relied_on_less(void **state)
+{
+	double steady = at(1).fits;
+
+	for (int i = 0; i < 300; i++)
+		dli_wire_note(&law.wire, i % 2 ? 6 * MIB : 14 * MIB, 0.1);
+	assert_true(near(law.wire.slow, 100 * MIB));
+	assert_true(fabs(law.wire.roughness - 0.4) < 0.02);
+	assert_true(at(2).fits < 0.75 * steady);
+	/* It settles, and counts again. */
+	for (int i = 0; i < 200; i++)
+		dli_wire_note(&law.wire, 10 * MIB, 0.1);
+	assert_true(near(at(3).fits, steady));
+	/* A wire that is broken most of the time is still one. */
+	law.wire.roughness = 5;
+	assert_true(near(at(4).fits, 0.5 * 0.3 * 100 * MIB));
+}
+
 static void an_unknown_wire_fits_nothing(void **state)
 {
 	law.wire = (struct dli_wire){ 0 };
@@ -218,6 +236,7 @@ int main(void)
 		cmocka_unit_test_setup(what_fits_the_downtime_is_switched_over, no_budget),
 		cmocka_unit_test_setup(the_first_pass_is_sent_to_its_end, no_budget),
 		cmocka_unit_test_setup(device_state_is_part_of_the_downtime, no_budget),
+		cmocka_unit_test_setup(a_wire_that_varies_is_relied_on_less, no_budget),
 		cmocka_unit_test_setup(an_unknown_wire_fits_nothing, no_budget),
 		cmocka_unit_test_setup(a_guest_that_converges_is_left_alone, no_budget),
 		cmocka_unit_test_setup(a_demand_beyond_the_wire_is_limited_after_half_a_second,
