@@ -103,6 +103,7 @@ tests/README.md            tools
 tests/tsan.supp            race
 tests/*                    all
 
+examples/guest/*           fuzz lab examples
 examples/precopy/*         fuzz lab examples
 examples/bindings/*        examples
 examples/status/*          fuzz lab examples

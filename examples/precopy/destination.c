@@ -104,6 +104,11 @@ static int check_hello(struct destination *destination, const struct wire_hello 
 /* Creates the machine, with empty memory. */
 static int create_machine(struct destination *destination, const struct wire_hello *hello)
 {
+	const struct options *options = destination->options;
+	const struct dl_options wanted = { .size = sizeof(wanted),
+					   .mode = options->mode,
+					   .backup = options->backup,
+					   .ring_entries = options->ring_entries };
 	struct wire *wire = &destination->wire;
 	struct host *host = destination->host;
 	const struct machine_kind *kind;
@@ -118,16 +123,16 @@ static int create_machine(struct destination *destination, const struct wire_hel
 	kind = machine_choose((enum backend)hello->backend, why, sizeof(why));
 	if (!kind)
 		return wire_fail(wire, -ENODEV, "destination: %.150s", why);
-	if (destination->options->backend == BACKEND_MODEL && kind != &machine_model)
+	if (options->backend == BACKEND_MODEL && kind != &machine_model)
 		return wire_fail(wire, -ENODEV, "the destination only accepts --backend model");
-	if (destination->options->backend == BACKEND_KVM && kind == &machine_model)
+	if (options->backend == BACKEND_KVM && kind == &machine_model)
 		return wire_fail(wire, -ENODEV, "the destination only accepts --backend kvm");
 	r = host_open(host, kind, &layout, hello->guest_user);
 	if (r)
 		return wire_fail(wire, r, "%.200s", host->machine.why);
 	/* To move on the guest needs a log, which comes before the vCPUs. */
-	if (destination->options->connect) {
-		r = host_open_log(host, destination->options, why, sizeof(why));
+	if (options->connect) {
+		r = host_open_log(host, &wanted, why, sizeof(why));
 		if (r)
 			return wire_fail(wire, r, "destination: %.200s", why);
 	}

@@ -3,6 +3,7 @@
 #define PRECOPY_DESTINATION_H
 
 #include "host.h"
+#include "options.h"
 
 /* Where the further connections of a source with --channels come from. */
 struct doors {

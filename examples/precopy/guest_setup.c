@@ -55,6 +55,10 @@ void guest_describe(struct source *source, const struct host *host)
 int guest_create(struct source *source, struct host *host)
 {
 	const struct options *options = source->options;
+	const struct dl_options wanted = { .size = sizeof(wanted),
+					   .mode = options->mode,
+					   .backup = options->backup,
+					   .ring_entries = options->ring_entries };
 	struct report *report = &source->report;
 	const struct machine_kind *kind;
 	struct layout layout;
@@ -77,7 +81,7 @@ int guest_create(struct source *source, struct host *host)
 		snprintf(report->error, sizeof(report->error), "%s", host->machine.why);
 		return r;
 	}
-	r = host_open_log(host, options, report->error, sizeof(report->error));
+	r = host_open_log(host, &wanted, report->error, sizeof(report->error));
 	guest_describe(source, host);
 	source->log = host->log;
 	return r ? r : boot(source);

@@ -3,7 +3,7 @@
 #define PRECOPY_HANDOVER_H
 
 #include "host.h"
-#include "reaper.h"
+#include "../guest/reaper.h" /* lib/ has one too */
 #include "report.h"
 #include "outlets.h"
 #include "watch.h"

@@ -2,12 +2,11 @@
 #ifndef PRECOPY_OPTIONS_H
 #define PRECOPY_OPTIONS_H
 
+#include "machine.h"
 #include "wire.h"
 
 #include <stdbool.h>
 #include <stdint.h>
-
-enum backend { BACKEND_AUTO, BACKEND_KVM, BACKEND_MODEL };
 
 /* Mistakes of a caller of the library, made on purpose. */
 enum sabotage {

@@ -3,6 +3,7 @@
 #define PRECOPY_REPORT_H
 
 #include "machine.h"
+#include "options.h"
 #include "wire.h"
 
 /* The source's report: a table of passes and a summary, or one JSON object at the end. */

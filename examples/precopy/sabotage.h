@@ -3,6 +3,7 @@
 #define PRECOPY_SABOTAGE_H
 
 #include "machine.h"
+#include "options.h"
 
 /*
  * --sabotage: the mistakes of a careless caller of the library. None of this belongs in a VMM; it

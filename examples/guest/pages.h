@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef PRECOPY_PAGES_H
-#define PRECOPY_PAGES_H
+#ifndef GUEST_PAGES_H
+#define GUEST_PAGES_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef PRECOPY_MACHINE_H
-#define PRECOPY_MACHINE_H
+#ifndef GUEST_MACHINE_H
+#define GUEST_MACHINE_H
 
 #include "layout.h"
-#include "options.h"
 
 #include <dirtylog/dirtylog.h>
 
@@ -20,9 +19,11 @@
  *	machine_resume(); ... machine_pause(); machine_save(); ... machine_close();
  */
 
+enum backend { BACKEND_AUTO, BACKEND_KVM, BACKEND_MODEL };
+
 struct machine;
 
-/* The state of a stopped vCPU, as it is migrated. Its size is the same for all kinds of machine. */
+/* The state of a stopped vCPU, as it is saved. Its size is the same for all kinds of machine. */
 struct vcpu_state {
 	uint64_t words[64];
 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef PRECOPY_GUEST_H
-#define PRECOPY_GUEST_H
+#ifndef GUEST_GUEST_H
+#define GUEST_GUEST_H
 
 /*
  * The interface between the host and the guest code: guest_x86.S, guest_arm64.S, and its equivalent
@@ -9,7 +9,7 @@
  * Each vCPU owns a share of the working set and loops over it forever: pick a page, check that it
  * holds what this vCPU last wrote there, write the next generation. The generation table holds a
  * second copy of each page's generation, so that the guest itself detects a page that did not reach
- * the destination: page and table disagree.
+ * its copy: page and table disagree.
  */
 
 /* Offsets in struct guest_control, for the assembly. */
@@ -55,7 +55,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The vCPU's control page: in guest memory, migrated like any other page. */
+/* The vCPU's control page: in guest memory, copied like any other page. */
 struct guest_control {
 	/* Set by the host while the vCPU is stopped. */
 	uint64_t first_address; /* of the share */

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef PRECOPY_HOST_H
-#define PRECOPY_HOST_H
+#ifndef GUEST_HOST_H
+#define GUEST_HOST_H
 
 #include "device.h"
-#include "options.h"
 
 /* A guest on this host: the machine that runs it, and the machine's log if it is to move on. */
 struct host {
@@ -20,10 +19,10 @@ int host_open(struct host *host, const struct machine_kind *kind, const struct l
 	      bool guest_user);
 
 /*
- * Opens the log of a machine that has no vCPUs yet. Returns 0, or a negative errno value with the
- * reason in why.
+ * Opens the log of a machine that has no vCPUs yet; the table of system calls is the machine's.
+ * Returns 0, or a negative errno value with the reason in why.
  */
-int host_open_log(struct host *host, const struct options *options, char *why, size_t why_bytes);
+int host_open_log(struct host *host, const struct dl_options *wanted, char *why, size_t why_bytes);
 
 /* Closes what is open. */
 void host_close(struct host *host);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef PRECOPY_ARCH_H
-#define PRECOPY_ARCH_H
+#ifndef GUEST_ARCH_H
+#define GUEST_ARCH_H
 
 #include "machine.h"
 

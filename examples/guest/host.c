@@ -13,16 +13,14 @@ int host_open(struct host *host, const struct machine_kind *kind, const struct l
 	return r;
 }
 
-int host_open_log(struct host *host, const struct options *options, char *why, size_t why_bytes)
+int host_open_log(struct host *host, const struct dl_options *wanted, char *why, size_t why_bytes)
 {
-	const struct dl_options wanted = { .size = sizeof(wanted),
-					   .mode = options->mode,
-					   .backup = options->backup,
-					   .ring_entries = options->ring_entries,
-					   .os = host->machine.os };
-	int r = dl_log_open(host->machine.vm_fd, &wanted, &host->log, host->reason,
-			    sizeof(host->reason));
+	struct dl_options options = *wanted;
+	int r;
 
+	options.os = host->machine.os;
+	r = dl_log_open(host->machine.vm_fd, &options, &host->log, host->reason,
+			sizeof(host->reason));
 	if (r) {
 		snprintf(why, why_bytes, "cannot open the dirty log: %.280s",
 			 *host->reason ? host->reason : strerror(-r));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef PRECOPY_DEVICE_H
-#define PRECOPY_DEVICE_H
+#ifndef GUEST_DEVICE_H
+#define GUEST_DEVICE_H
 
 #include "machine.h"
 
@@ -13,7 +13,7 @@
  * thread can move the slot, and remove and re-create it, while its pages are on their way.
  */
 
-/* Device state that is migrated besides guest memory. */
+/* Device state that is saved besides guest memory. */
 struct device_state {
 	uint64_t writes;
 	uint64_t balloon_steps;
@@ -22,8 +22,8 @@ struct device_state {
 struct device {
 	struct machine *machine;
 	struct dl_log *log; /* NULL: nothing to mark */
-	bool skip_marks;    /* for --sabotage mark */
-	bool skip_discards; /* for --sabotage discard: those are not marked */
+	bool skip_marks;    /* a mistake, for --sabotage */
+	bool skip_discards; /* another: those are not marked */
 	bool moves_slot;
 	bool elsewhere; /* the slot is at its other place */
 	uint64_t slot_changes;

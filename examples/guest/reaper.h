@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef PRECOPY_REAPER_H
-#define PRECOPY_REAPER_H
+#ifndef GUEST_REAPER_H
+#define GUEST_REAPER_H
 
 #include "machine.h"
 
 /*
- * A thread that empties the rings before they fill, however long the sending thread waits for the
- * wire. A VMM with an event loop adds the log's descriptor to it instead, unless the loop runs
+ * A thread that empties the rings before they fill, however long the consumer waits for the wire or
+ * the disk. A VMM with an event loop adds the log's descriptor to it instead, unless the loop runs
  * under a lock that vCPUs need.
  */
 struct reaper {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef PRECOPY_DEVICE_SLOT_H
-#define PRECOPY_DEVICE_SLOT_H
+#ifndef GUEST_DEVICE_SLOT_H
+#define GUEST_DEVICE_SLOT_H
 
 #include "device.h"
 
-/* The device's memslot, which comes, goes and moves while the guest migrates. */
+/* The device's memslot, which comes, goes and moves while pages are on their way. */
 
 /* Where the slot is now. */
 uint64_t device_slot_gpa(const struct device *device);

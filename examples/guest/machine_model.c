@@ -144,7 +144,7 @@ static bool record_matches(const struct record *record, uint64_t gpa,
 	return !memcmp(record, generation ? &expected : &untouched, sizeof(expected));
 }
 
-/* Range-checked: at the destination the control page came over the wire, so gpa may be anything. */
+/* Range-checked: the control page of a copy came from elsewhere, so gpa may be anything. */
 static int guest_load(struct vcpu *vcpu, uint64_t gpa, void *data, size_t bytes)
 {
 	const struct machine *machine = vcpu->machine;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef PRECOPY_LAYOUT_H
-#define PRECOPY_LAYOUT_H
+#ifndef GUEST_LAYOUT_H
+#define GUEST_LAYOUT_H
 
 #include "guest.h"
 
@@ -8,11 +8,11 @@
 
 /*
  * The layout of guest memory. The host maps it in one piece and addresses it by offset, on the wire
- * too. The guest sees four memslots with gaps between them: a small system slot, two that hold half
- * of the rest each, and one of a device, whose memory the guest never touches. The working set
- * straddles the two halves.
+ * and in files too. The guest sees four memslots with gaps between them: a small system slot, two
+ * that hold half of the rest each, and one of a device, whose memory the guest never touches. The
+ * working set straddles the two halves.
  *
- * Source and destination compute the same layout from the same few numbers.
+ * A guest and its copy have the same layout, computed from the same few numbers.
  */
 
 enum {
