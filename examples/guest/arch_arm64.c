@@ -162,7 +162,7 @@ int arch_doorbell(struct vcpu *vcpu)
 	if (run->exit_reason == KVM_EXIT_MMIO && run->mmio.is_write &&
 	    run->mmio.phys_addr == GUEST_DOORBELL_ADDRESS && run->mmio.len == sizeof(event))
 		memcpy(&event, run->mmio.data, sizeof(event));
-	if (event == GUEST_EVENT_QUANTUM || event == GUEST_EVENT_DAMAGE)
+	if (event >= GUEST_EVENT_QUANTUM && event <= GUEST_EVENT_READ)
 		return (int)event;
 	if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
 		return vcpu_fail(vcpu, -EIO, "KVM internal error, suberror %u",

@@ -167,7 +167,7 @@ int arch_doorbell(struct vcpu *vcpu)
 	if (run->exit_reason == KVM_EXIT_IO && run->io.direction == KVM_EXIT_IO_OUT &&
 	    run->io.port == GUEST_DOORBELL_PORT && run->io.size == sizeof(event))
 		memcpy(&event, (const char *)run + run->io.data_offset, sizeof(event));
-	if (event == GUEST_EVENT_QUANTUM || event == GUEST_EVENT_DAMAGE)
+	if (event >= GUEST_EVENT_QUANTUM && event <= GUEST_EVENT_READ)
 		return (int)event;
 	if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
 		return vcpu_fail(vcpu, -EIO, "KVM internal error, suberror %u",

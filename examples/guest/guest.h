@@ -10,6 +10,9 @@
  * holds what this vCPU last wrote there, write the next generation. The generation table holds a
  * second copy of each page's generation, so that the guest itself detects a page that did not reach
  * its copy: page and table disagree.
+ *
+ * A reader checks the pages of its share in order and reads all of their contents. It writes
+ * nothing at all: what it remembers is in registers.
  */
 
 /* Offsets in struct guest_control, for the assembly. */
@@ -39,16 +42,21 @@
 
 #define RECORD_FACTOR 0x9e3779b97f4a7c15
 
-/* How a vCPU picks its pages. HOT: seven of eight picks are from a sixteenth of the share. */
+/*
+ * How a vCPU picks its pages. HOT: seven of eight picks are from a sixteenth of the share. READ: it
+ * is a reader.
+ */
 #define GUEST_PATTERN_SEQUENTIAL 0
 #define GUEST_PATTERN_RANDOM	 1
 #define GUEST_PATTERN_HOT	 2
+#define GUEST_PATTERN_READ	 3
 
 /* Events that the guest writes to its doorbell: an I/O port on x86, an address on arm64. */
 #define GUEST_DOORBELL_PORT    0x10
 #define GUEST_DOORBELL_ADDRESS 0x01000000
 #define GUEST_EVENT_QUANTUM    1 /* GUEST_QUANTUM records were written */
 #define GUEST_EVENT_DAMAGE     2 /* a page does not hold what this vCPU last wrote */
+#define GUEST_EVENT_READ       3 /* GUEST_QUANTUM pages were read */
 
 #ifndef __ASSEMBLER__
 
@@ -67,7 +75,7 @@ struct guest_control {
 	uint64_t table_address; /* generation table: 8 bytes per page of the share */
 	uint64_t vcpu;
 	uint64_t pattern;
-	uint64_t quantum; /* records between doorbells; 0: never ring */
+	uint64_t quantum; /* records or reads between doorbells; 0: never ring */
 	/* Updated by the guest. */
 	uint64_t next_index;
 	uint64_t random;

@@ -11,6 +11,11 @@
  * x3   address of its entry in the generation table
  * x4   generation: the expected one, then the next one
  * x5   number of this vCPU
+ *
+ * Of a reader, moreover:
+ * x12  index of the next page
+ * x13  pages to read until the doorbell
+ * x14  counts down the words of a page
  */
 
 #include "guest.h"
@@ -34,6 +39,8 @@
 guest_code:
 pick_page:
 	ldr	x8, [x19, #GUEST_PATTERN]
+	cmp	x8, #GUEST_PATTERN_READ
+	b.eq	read_share
 	cbnz	x8, pick_at_random
 
 	/* The next page; after the last, the first. */
@@ -133,6 +140,53 @@ bad:
 	dsb	sy
 	str	w6, [x20]
 	b	3b
+
+read_share:
+	ldr	x13, [x19, #GUEST_QUANTUM]
+	ldr	x5, [x19, #GUEST_VCPU]
+	mov	x12, #0
+read_page:
+	ldr	x6, [x19, #GUEST_PAGE_BYTES]
+	ldr	x2, [x19, #GUEST_FIRST_ADDRESS]
+	madd	x2, x12, x6, x2
+	ldr	x7, [x19, #GUEST_GAP_AT]
+	cmp	x2, x7
+	b.lo	4f
+	ldr	x7, [x19, #GUEST_GAP_BYTES]
+	add	x2, x2, x7
+4:	ldr	x3, [x19, #GUEST_TABLE_ADDRESS]
+	ldr	x4, [x3, x12, lsl #3]
+	lsr	x14, x6, #3
+	ldp	x9, x10, [x2, #RECORD_ADDRESS]
+	ldp	x11, x8, [x2, #RECORD_GENERATION]
+	cmp	x9, x2
+	b.ne	bad
+	cmp	x10, x5
+	b.ne	bad
+	cmp	x11, x4
+	b.ne	bad
+	checksum
+	cmp	x8, x6
+	b.ne	bad
+5:	sub	x14, x14, #1
+	ldr	x6, [x2, x14, lsl #3]
+	add	x9, x9, x6
+	cbnz	x14, 5b
+	add	x12, x12, #1
+	ldr	x7, [x19, #GUEST_SHARE_PAGES]
+	cmp	x12, x7
+	csel	x12, x12, xzr, lo
+	subs	x13, x13, #1
+	b.ne	read_page
+	mov	w6, #GUEST_EVENT_READ
+	dsb	sy
+	str	w6, [x20]
+	/* The host may have made a writer of it. */
+	ldr	x8, [x19, #GUEST_PATTERN]
+	cmp	x8, #GUEST_PATTERN_READ
+	b.ne	pick_page
+	ldr	x13, [x19, #GUEST_QUANTUM]
+	b	read_page
 
 	.balign	8
 factor:	.quad	RECORD_FACTOR

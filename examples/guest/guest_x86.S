@@ -11,6 +11,11 @@
  * rdi  address of its entry in the generation table
  * r8   generation: the expected one, then the next one
  * r9   number of this vCPU
+ *
+ * Of a reader, moreover:
+ * r10  index of the next page
+ * r11  pages to read until the doorbell
+ * r12  counts down the words of a page
  */
 
 #include "guest.h"
@@ -37,6 +42,8 @@
 guest_code:
 pick_page:
 	mov	GUEST_PATTERN(%rbx), %rax
+	cmp	$GUEST_PATTERN_READ, %rax
+	je	read_share
 	test	%rax, %rax
 	jnz	pick_at_random
 
@@ -132,6 +139,47 @@ bad:
 4:	mov	$GUEST_EVENT_DAMAGE, %eax
 	out	%eax, $GUEST_DOORBELL_PORT
 	jmp	4b
+
+read_share:
+	mov	GUEST_QUANTUM(%rbx), %r11
+	mov	GUEST_VCPU(%rbx), %r9
+	xor	%r10d, %r10d
+read_page:
+	mov	%r10, %rsi
+	imul	GUEST_PAGE_BYTES(%rbx), %rsi
+	add	GUEST_FIRST_ADDRESS(%rbx), %rsi
+	cmp	GUEST_GAP_AT(%rbx), %rsi
+	jb	5f
+	add	GUEST_GAP_BYTES(%rbx), %rsi
+5:	mov	GUEST_TABLE_ADDRESS(%rbx), %rdi
+	mov	(%rdi,%r10,8), %r8
+	cmp	%rsi, RECORD_ADDRESS(%rsi)
+	jne	bad
+	cmp	%r9, RECORD_WRITER(%rsi)
+	jne	bad
+	cmp	%r8, RECORD_GENERATION(%rsi)
+	jne	bad
+	checksum
+	cmp	%rax, RECORD_CHECKSUM(%rsi)
+	jne	bad
+	mov	GUEST_PAGE_BYTES(%rbx), %r12
+	shr	$3, %r12
+6:	add	-8(%rsi,%r12,8), %rax
+	sub	$1, %r12
+	jnz	6b
+	add	$1, %r10
+	cmp	GUEST_SHARE_PAGES(%rbx), %r10
+	jb	7f
+	xor	%r10d, %r10d
+7:	sub	$1, %r11
+	jnz	read_page
+	mov	$GUEST_EVENT_READ, %eax
+	out	%eax, $GUEST_DOORBELL_PORT
+	/* The host may have made a writer of it. */
+	cmpq	$GUEST_PATTERN_READ, GUEST_PATTERN(%rbx)
+	jne	pick_page
+	mov	GUEST_QUANTUM(%rbx), %r11
+	jmp	read_page
 guest_code_end:
 
 	.section .note.GNU-stack, "", @progbits

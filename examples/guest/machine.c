@@ -157,11 +157,35 @@ static void fill_memory(struct machine *machine)
 	}
 }
 
+/* Its pages have contents, or it would have nothing to check. */
+static void make_reader(struct machine *machine, uint32_t id)
+{
+	struct guest_control *control = machine_control(machine, id);
+	const struct layout *layout = &machine->layout;
+	uint64_t table_offset = layout->generations_offset + id * layout->generations_bytes;
+	uint64_t *generations = (uint64_t *)(machine->memory + table_offset), page, offset;
+	struct record record;
+
+	control->pattern = GUEST_PATTERN_READ;
+	control->quantum = MACHINE_READS;
+	for (page = 0; page < layout->share_pages; page++) {
+		offset = layout->working_offset +
+			 (id * layout->share_pages + page) * layout->page_bytes;
+		record = record_make(layout_gpa(layout, offset), id, 1);
+		memcpy(machine->memory + offset, &record, sizeof(record));
+		generations[page] = record.generation;
+	}
+}
+
+static uint32_t writers(const struct machine *machine)
+{
+	return machine->layout.vcpus - machine->readers;
+}
+
 /* A hundred quanta per second, or fewer if a quantum would be less than a page. */
 static uint64_t quantum_pages(const struct machine *machine, uint64_t dirty_bytes_per_s)
 {
-	uint64_t pages_per_s =
-		dirty_bytes_per_s / machine->layout.page_bytes / machine->layout.vcpus;
+	uint64_t pages_per_s = dirty_bytes_per_s / machine->layout.page_bytes / writers(machine);
 
 	return pages_per_s < 100 ? 1 : pages_per_s / 100;
 }
@@ -176,8 +200,9 @@ int machine_boot(struct machine *machine, uint32_t pattern, uint64_t dirty_bytes
 
 	if (dirty_bytes_per_s) {
 		quantum = quantum_pages(machine, dirty_bytes_per_s);
-		machine->quantum_ns = (uint64_t)((double)quantum * layout->page_bytes *
-						 layout->vcpus * 1e9 / (double)dirty_bytes_per_s);
+		machine->quantum_ns =
+			(uint64_t)((double)quantum * layout->page_bytes * writers(machine) * 1e9 /
+				   (double)dirty_bytes_per_s);
 	}
 	memcpy(machine->memory + layout->code_offset, guest_code,
 	       (size_t)(guest_code_end - guest_code));
@@ -187,6 +212,8 @@ int machine_boot(struct machine *machine, uint32_t pattern, uint64_t dirty_bytes
 		control->pattern = pattern;
 		control->quantum = quantum;
 		control->quantum_left = quantum;
+		if (id >= writers(machine))
+			make_reader(machine, id);
 	}
 	fill_memory(machine);
 	r = machine->kind->boot(machine);

@@ -23,6 +23,16 @@ enum backend { BACKEND_AUTO, BACKEND_KVM, BACKEND_MODEL };
 
 struct machine;
 
+/* Pages that a reader reads between two doorbells: they take about a millisecond. */
+enum { MACHINE_READS = 2048 };
+
+/* How long a vCPU's thread was kept out of the guest by pauses, those in progress included. */
+struct vcpu_holds {
+	uint64_t held_ns;
+	uint64_t longest_ns;
+	uint64_t count;
+};
+
 /* The state of a stopped vCPU, as it is saved. Its size is the same for all kinds of machine. */
 struct vcpu_state {
 	uint64_t words[64];
@@ -35,15 +45,23 @@ struct vcpu {
 	struct dl_vcpu *log_vcpu; /* NULL without a log */
 	struct kvm_run *run;	  /* KVM only */
 	atomic_bool interrupted;  /* model only */
+	uint64_t read_index;	  /* model only: what a reader has in registers */
+	_Atomic uint64_t reads;	  /* pages that it has read as a reader; counted in batches */
 	pthread_t thread;
 	bool has_thread;
 	/* Under the machine's lock: */
 	bool parked;
 	bool io_complete;	/* the last exit left no pending I/O */
 	uint64_t due_ns;	/* start of its next quantum */
-	uint64_t round_records; /* machine_check() ends at this record count */
+	bool kicked;		/* it is to ask for a pause now */
+	uint64_t hold_start_ns; /* 0: it is not paused */
+	uint64_t hold_end_ns;
+	struct vcpu_holds holds; /* those that are over */
+	uint64_t round_records;	 /* machine_check() ends at this record count */
 	int failure;
 	char why[160];
+	/* The vCPU thread's own: */
+	bool was_full; /* its ring was full, and has been drained, since it last asked for a pause */
 };
 
 struct machine_kind {
@@ -63,7 +81,10 @@ struct machine_kind {
 	int (*save)(struct vcpu *vcpu, struct vcpu_state *state);
 	int (*load)(struct vcpu *vcpu, const struct vcpu_state *state);
 
-	/* Returns GUEST_EVENT_*, 0 soon after interrupt() was called, or a negative errno value. */
+	/*
+	 * Returns GUEST_EVENT_*, 0 after a full ring and soon after interrupt() was called, or a
+	 * negative errno value.
+	 */
 	int (*run)(struct vcpu *vcpu);
 	void (*interrupt)(struct vcpu *vcpu); /* from any thread; in effect until resume() */
 	void (*resume)(struct vcpu *vcpu);
@@ -89,6 +110,10 @@ struct machine {
 	bool running;
 	bool exiting;
 	uint64_t quantum_ns; /* time per quantum of a vCPU; 0: no limit */
+	uint32_t readers;    /* so many of the last vCPUs of a new guest only read */
+	/* How long the vCPU must stay out of the guest, from now on. Called with the lock held. */
+	uint64_t (*pause_due)(void *opaque, struct vcpu *vcpu);
+	void *pause_opaque;
 	char why[256];
 };
 
@@ -120,6 +145,19 @@ void machine_resume(struct machine *machine);
  */
 int machine_pause(struct machine *machine);
 
+/*
+ * From now on each vCPU's thread asks pause_due, before it enters the guest and after each kick,
+ * how long to stay out. Stopping the machine cuts a pause short. NULL: no pauses any more, and none
+ * goes on.
+ */
+void machine_set_pauses(struct machine *machine, uint64_t (*pause_due)(void *, struct vcpu *),
+			void *opaque);
+
+/* Has the vCPU leave the guest and ask. From any thread; does not wait for the vCPU. */
+void machine_kick(struct machine *machine, uint32_t vcpu);
+
+void machine_holds(struct machine *machine, uint32_t vcpu, struct vcpu_holds *holds);
+
 /* The machine must be paused. states has one element per vCPU. */
 int machine_save(struct machine *machine, struct vcpu_state *states);
 int machine_load(struct machine *machine, const struct vcpu_state *states);
@@ -144,12 +182,22 @@ void machine_check(struct machine *machine, uint64_t limit_ns, struct machine_ch
 
 uint64_t machine_records(struct machine *machine);
 
+/* Pages that the readers have read. */
+uint64_t machine_reads(struct machine *machine);
+
 void machine_close(struct machine *machine);
 
 static inline struct guest_control *machine_control(struct machine *machine, uint32_t vcpu)
 {
 	return (struct guest_control *)(machine->memory +
 					layout_control_offset(&machine->layout, vcpu));
+}
+
+/* Also of a guest that has arrived: its own memory says so. */
+static inline bool machine_is_reader(struct machine *machine, uint32_t vcpu)
+{
+	return __atomic_load_n(&machine_control(machine, vcpu)->pattern, __ATOMIC_RELAXED) ==
+	       GUEST_PATTERN_READ;
 }
 
 int vcpu_fail(struct vcpu *vcpu, int failure, const char *format, ...)

@@ -105,21 +105,19 @@ static int kvm_run(struct vcpu *vcpu)
 {
 	int r;
 
-	for (;;) {
-		if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
-			if (errno == EINTR || errno == EAGAIN)
-				return 0;
-			return vcpu_fail(vcpu, -errno, "KVM_RUN: %s", strerror(errno));
-		}
-		if (vcpu->run->exit_reason == KVM_EXIT_INTR)
+	if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
+		if (errno == EINTR || errno == EAGAIN)
 			return 0;
-		if (vcpu->run->exit_reason != KVM_EXIT_DIRTY_RING_FULL)
-			return arch_doorbell(vcpu);
-		/* The vCPU cannot run until its ring has been drained. */
-		r = dl_vcpu_drain(vcpu->log_vcpu, 0);
-		if (r)
-			return vcpu_fail(vcpu, r, "dl_vcpu_drain: %s", strerror(-r));
+		return vcpu_fail(vcpu, -errno, "KVM_RUN: %s", strerror(errno));
 	}
+	if (vcpu->run->exit_reason == KVM_EXIT_INTR)
+		return 0;
+	if (vcpu->run->exit_reason != KVM_EXIT_DIRTY_RING_FULL)
+		return arch_doorbell(vcpu);
+	/* The vCPU cannot run until its ring has been drained. */
+	vcpu->was_full = true;
+	r = dl_vcpu_drain(vcpu->log_vcpu, 0);
+	return r ? vcpu_fail(vcpu, r, "dl_vcpu_drain: %s", strerror(-r)) : 0;
 }
 
 static void set_immediate_exit(struct vcpu *vcpu, uint8_t on)

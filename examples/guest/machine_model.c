@@ -111,6 +111,7 @@ static int guest_store(struct vcpu *vcpu, uint64_t gpa, const void *data, size_t
 			return r ? vcpu_fail(vcpu, r, "cannot store to guest memory: %s",
 					     strerror(-r))
 				 : 0;
+		vcpu->was_full = true;
 		r = dl_vcpu_drain(vcpu->log_vcpu, 0);
 		if (r)
 			return vcpu_fail(vcpu, r, "dl_vcpu_drain: %s", strerror(-r));
@@ -133,6 +134,13 @@ static uint64_t pick_page(struct guest_control *control)
 	if (control->pattern == GUEST_PATTERN_HOT && control->random & 7)
 		among = control->hot_pages;
 	return (control->random >> 32) * among >> 32;
+}
+
+static uint64_t page_address(const struct guest_control *control, uint64_t index)
+{
+	uint64_t gpa = control->first_address + index * control->page_bytes;
+
+	return gpa >= control->gap_at ? gpa + control->gap_bytes : gpa;
 }
 
 static bool record_matches(const struct record *record, uint64_t gpa,
@@ -169,6 +177,18 @@ static int store_control(struct vcpu *vcpu, const struct guest_control *control)
 			   sizeof(*control) - GUEST_NEXT_INDEX);
 }
 
+static int report_damage(struct vcpu *vcpu, struct guest_control *control, uint64_t gpa,
+			 uint64_t expected, uint64_t found)
+{
+	int r;
+
+	control->bad_address = gpa;
+	control->bad_expected = expected;
+	control->bad_found = found;
+	r = store_control(vcpu, control);
+	return r ? r : GUEST_EVENT_DAMAGE;
+}
+
 /* One iteration of the loop of the guest code. */
 static int check_and_write_page(struct vcpu *vcpu)
 {
@@ -177,22 +197,15 @@ static int check_and_write_page(struct vcpu *vcpu)
 	struct record record;
 	int r, event = 0;
 
-	gpa = control.first_address + index * control.page_bytes;
-	if (gpa >= control.gap_at)
-		gpa += control.gap_bytes;
+	gpa = page_address(&control, index);
 	entry = control.table_address + index * sizeof(generation);
 	r = guest_load(vcpu, entry, &generation, sizeof(generation));
 	if (!r)
 		r = guest_load(vcpu, gpa, &record, sizeof(record));
 	if (r)
 		return r;
-	if (!record_matches(&record, gpa, &control, generation)) {
-		control.bad_address = gpa;
-		control.bad_expected = generation;
-		control.bad_found = record.generation;
-		r = store_control(vcpu, &control);
-		return r ? r : GUEST_EVENT_DAMAGE;
-	}
+	if (!record_matches(&record, gpa, &control, generation))
+		return report_damage(vcpu, &control, gpa, generation, record.generation);
 	generation++;
 	record = record_make(gpa, control.vcpu, generation);
 	control.records++;
@@ -208,12 +221,54 @@ static int check_and_write_page(struct vcpu *vcpu)
 	return r ? r : event;
 }
 
+/* Takes all of a page in, as the guest code's loop does. */
+static int read_contents(struct vcpu *vcpu, uint64_t gpa, uint64_t page_bytes)
+{
+	uint64_t words[64], at;
+	int r = 0;
+
+	for (at = 0; !r && at < page_bytes; at += sizeof(words))
+		r = guest_load(vcpu, gpa + at, words, sizeof(words));
+	return r;
+}
+
+/* One iteration of the loop of a reader. */
+static int check_and_read_page(struct vcpu *vcpu)
+{
+	struct guest_control control = *machine_control(vcpu->machine, vcpu->id);
+	uint64_t pages = control.share_pages ? control.share_pages : 1;
+	uint64_t index = vcpu->read_index % pages, generation;
+	uint64_t gpa = page_address(&control, index);
+	struct record record;
+	int r;
+
+	r = guest_load(vcpu, control.table_address + index * sizeof(generation), &generation,
+		       sizeof(generation));
+	if (!r)
+		r = guest_load(vcpu, gpa, &record, sizeof(record));
+	if (!r)
+		r = read_contents(vcpu, gpa, control.page_bytes);
+	if (r)
+		return r;
+	if (!record_matches(&record, gpa, &control, generation))
+		return report_damage(vcpu, &control, gpa, generation, record.generation);
+	vcpu->read_index++;
+	return control.quantum && vcpu->read_index % control.quantum ? 0 : GUEST_EVENT_READ;
+}
+
+static int one_page(struct vcpu *vcpu)
+{
+	return machine_is_reader(vcpu->machine, vcpu->id) ? check_and_read_page(vcpu)
+							  : check_and_write_page(vcpu);
+}
+
 static int modelled_run(struct vcpu *vcpu)
 {
 	int event = 0;
 
-	while (!event && !atomic_load_explicit(&vcpu->interrupted, memory_order_relaxed))
-		event = check_and_write_page(vcpu);
+	while (!event && !vcpu->was_full &&
+	       !atomic_load_explicit(&vcpu->interrupted, memory_order_relaxed))
+		event = one_page(vcpu);
 	model_vcpu_exit(vcpu->machine->model, vcpu->fd, event ? KVM_EXIT_IO : KVM_EXIT_INTR);
 	return event;
 }

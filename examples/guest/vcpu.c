@@ -69,6 +69,48 @@ static void quantum_done(struct vcpu *vcpu, uint64_t now_ns)
 		vcpu->due_ns = now_ns;
 }
 
+static void end_hold(struct vcpu *vcpu)
+{
+	uint64_t ns;
+
+	vcpu->hold_end_ns = 0;
+	if (!vcpu->hold_start_ns)
+		return;
+	ns = clock_ns() - vcpu->hold_start_ns;
+	vcpu->hold_start_ns = 0;
+	vcpu->holds.held_ns += ns;
+	vcpu->holds.count++;
+	if (ns > vcpu->holds.longest_ns)
+		vcpu->holds.longest_ns = ns;
+}
+
+/* Returns false if the vCPU may enter the guest, or true after waiting for a while. */
+static bool is_held(struct vcpu *vcpu)
+{
+	struct machine *machine = vcpu->machine;
+	uint64_t now_ns = clock_ns(), pause_ns = 0;
+	struct timespec end;
+
+	if (vcpu->hold_end_ns <= now_ns || vcpu->kicked) {
+		/* Forget the kick first: one that comes later makes it ask again. */
+		vcpu->kicked = false;
+		machine->kind->resume(vcpu);
+		if (machine->pause_due)
+			pause_ns = machine->pause_due(machine->pause_opaque, vcpu);
+		vcpu->was_full = false;
+		if (!pause_ns) {
+			end_hold(vcpu);
+			return false;
+		}
+		if (!vcpu->hold_start_ns)
+			vcpu->hold_start_ns = now_ns;
+		vcpu->hold_end_ns = now_ns + pause_ns;
+	}
+	end = clock_timespec(vcpu->hold_end_ns);
+	pthread_cond_timedwait(&machine->changed, &machine->lock, &end);
+	return true;
+}
+
 static void *vcpu_main(void *arg)
 {
 	struct vcpu *vcpu = arg;
@@ -79,9 +121,12 @@ static void *vcpu_main(void *arg)
 	pthread_mutex_lock(&machine->lock);
 	while (!machine->exiting) {
 		if (!machine->running || vcpu->failure) {
+			end_hold(vcpu);
 			park(vcpu);
 			continue;
 		}
+		if (is_held(vcpu))
+			continue;
 		if (machine->quantum_ns && vcpu->due_ns > clock_ns()) {
 			due = clock_timespec(vcpu->due_ns);
 			pthread_cond_timedwait(&machine->changed, &machine->lock, &due);
@@ -93,6 +138,8 @@ static void *vcpu_main(void *arg)
 		pthread_mutex_lock(&machine->lock);
 		if (event == GUEST_EVENT_QUANTUM)
 			quantum_done(vcpu, clock_ns());
+		else if (event == GUEST_EVENT_READ)
+			vcpu->reads += machine_control(machine, vcpu->id)->quantum;
 		else if (event == GUEST_EVENT_DAMAGE)
 			record_damage(vcpu);
 		else if (event < 0)
@@ -129,6 +176,50 @@ void machine_resume(struct machine *machine)
 	for (id = 0; id < machine->layout.vcpus; id++)
 		machine->vcpus[id].due_ns = now_ns;
 	pthread_cond_broadcast(&machine->changed);
+	pthread_mutex_unlock(&machine->lock);
+}
+
+void machine_set_pauses(struct machine *machine, uint64_t (*pause_due)(void *, struct vcpu *),
+			void *opaque)
+{
+	uint32_t id;
+
+	pthread_mutex_lock(&machine->lock);
+	machine->pause_due = pause_due;
+	machine->pause_opaque = opaque;
+	for (id = 0; id < machine->layout.vcpus; id++)
+		machine->vcpus[id].kicked = true;
+	pthread_cond_broadcast(&machine->changed);
+	pthread_mutex_unlock(&machine->lock);
+}
+
+void machine_kick(struct machine *machine, uint32_t id)
+{
+	struct vcpu *vcpu = &machine->vcpus[id];
+
+	pthread_mutex_lock(&machine->lock);
+	vcpu->kicked = true;
+	if (vcpu->hold_start_ns)
+		pthread_cond_broadcast(&machine->changed);
+	else if (!vcpu->parked)
+		machine->kind->interrupt(vcpu);
+	pthread_mutex_unlock(&machine->lock);
+}
+
+void machine_holds(struct machine *machine, uint32_t id, struct vcpu_holds *holds)
+{
+	const struct vcpu *vcpu = &machine->vcpus[id];
+	uint64_t ns;
+
+	pthread_mutex_lock(&machine->lock);
+	*holds = vcpu->holds;
+	if (vcpu->hold_start_ns) {
+		ns = clock_ns() - vcpu->hold_start_ns;
+		holds->held_ns += ns;
+		holds->count++;
+		if (ns > holds->longest_ns)
+			holds->longest_ns = ns;
+	}
 	pthread_mutex_unlock(&machine->lock);
 }
 
@@ -189,14 +280,29 @@ uint64_t machine_records(struct machine *machine)
 	return records;
 }
 
-/* Sets the paused guest up to go over each share once and then ring the doorbell. */
-static void set_up_round(struct machine *machine)
+uint64_t machine_reads(struct machine *machine)
+{
+	uint64_t reads = 0;
+	uint32_t id;
+
+	for (id = 0; id < machine->layout.vcpus; id++)
+		reads += machine->vcpus[id].reads;
+	return reads;
+}
+
+/*
+ * Sets the paused guest up to go over each share once and then ring the doorbell. Returns which
+ * vCPUs were readers; they write in this round.
+ */
+static uint32_t set_up_round(struct machine *machine)
 {
 	struct guest_control *control;
-	uint32_t id;
+	uint32_t id, readers = 0;
 
 	for (id = 0; id < machine->layout.vcpus; id++) {
 		control = machine_control(machine, id);
+		if (machine_is_reader(machine, id))
+			readers |= 1u << id;
 		control->pattern = GUEST_PATTERN_SEQUENTIAL;
 		control->next_index = 0;
 		/* One more than the share: it may have been stopped halfway through a page. */
@@ -205,6 +311,18 @@ static void set_up_round(struct machine *machine)
 		machine->vcpus[id].round_records = control->records + control->quantum;
 	}
 	machine->quantum_ns = 0;
+	return readers;
+}
+
+static void make_readers(struct machine *machine, uint32_t readers)
+{
+	uint32_t id;
+
+	for (id = 0; id < machine->layout.vcpus; id++)
+		if (readers & 1u << id) {
+			machine_control(machine, id)->pattern = GUEST_PATTERN_READ;
+			machine_control(machine, id)->quantum = MACHINE_READS;
+		}
 }
 
 static bool round_complete(struct machine *machine)
@@ -236,10 +354,10 @@ void machine_check(struct machine *machine, uint64_t limit_ns, struct machine_ch
 	uint64_t start_ns = clock_ns(), records = machine_records(machine), written;
 	struct timespec limit = clock_timespec(start_ns + limit_ns);
 	uint64_t pages = machine->layout.share_pages * machine->layout.vcpus;
+	uint32_t readers = set_up_round(machine);
 	int r = 0;
 
 	memset(check, 0, sizeof(*check));
-	set_up_round(machine);
 	machine_resume(machine);
 	pthread_mutex_lock(&machine->lock);
 	/* Every doorbell wakes this up, one from before the round too: check the record counts. */
@@ -247,6 +365,7 @@ void machine_check(struct machine *machine, uint64_t limit_ns, struct machine_ch
 		r = pthread_cond_timedwait(&machine->changed, &machine->lock, &limit);
 	pthread_mutex_unlock(&machine->lock);
 	r = machine_pause(machine);
+	make_readers(machine, readers);
 	check->ns = clock_ns() - start_ns;
 	written = machine_records(machine) - records;
 	check->records = written;

@@ -12,6 +12,7 @@ static int boot(struct source *source)
 	const struct options *options = source->options;
 	int r = machine_plug(source->machine, source->log);
 
+	source->machine->readers = options->readers;
 	if (!r)
 		r = machine_boot(source->machine, options->pattern, options->dirty_bytes_per_s);
 	if (!r)

@@ -57,6 +57,8 @@ static const char help_text[] =
 	"\n"
 	"Guest:\n"
 	"  --vcpus N             number of vCPUs, 1 to 8, one thread each (default 4)\n"
+	"  --readers N           of these, so many only read memory, so that it shows what\n"
+	"                        a migration costs them; fewer than --vcpus (default 0)\n"
 	"  --memory SIZE         memory in four memslots, at least 16M (default 256M)\n"
 	"  --guest user|kernel   run guest code in user mode (default) or kernel mode\n"
 	"  --working-set SIZE    memory the guest writes (default: a quarter of --memory)\n"
@@ -232,6 +234,7 @@ static bool parse_bandwidth(struct options *options, const char *option, const c
 
 enum {
 	OPT_VCPUS = 256,
+	OPT_READERS,
 	OPT_MEMORY,
 	OPT_GUEST,
 	OPT_WORKING_SET,
@@ -260,6 +263,7 @@ enum {
 
 static const struct option long_options[] = {
 	{ "vcpus", required_argument, NULL, OPT_VCPUS },
+	{ "readers", required_argument, NULL, OPT_READERS },
 	{ "memory", required_argument, NULL, OPT_MEMORY },
 	{ "guest", required_argument, NULL, OPT_GUEST },
 	{ "working-set", required_argument, NULL, OPT_WORKING_SET },
@@ -299,6 +303,10 @@ static bool parse_guest_option(struct options *options, int option, const char *
 	case OPT_VCPUS:
 		valid = parse_number(options, name, text, 1, LAYOUT_MAX_VCPUS, &number);
 		options->vcpus = (uint32_t)number;
+		return valid;
+	case OPT_READERS:
+		valid = parse_number(options, name, text, 0, LAYOUT_MAX_VCPUS - 1, &number);
+		options->readers = (uint32_t)number;
 		return valid;
 	case OPT_MEMORY:
 		options->memory_given = true;
@@ -424,6 +432,8 @@ static int check_combination(struct options *options)
 	if ((options->listen && address_check(options->listen, true, reason)) ||
 	    (options->connect && address_check(options->connect, false, reason)))
 		return report_early_failure(options, STATUS_USAGE, "%s", why);
+	if (options->readers >= options->vcpus)
+		return usage_error(options, "--readers must be less than --vcpus");
 	if (!options->working_set_bytes)
 		options->working_set_bytes = options->memory_bytes / 4;
 	if (options->listen && !options->connect && (options->status || options->report))

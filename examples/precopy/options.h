@@ -27,8 +27,9 @@ struct options {
 	uint64_t dirty_bytes_per_s;
 	uint32_t pattern; /* GUEST_PATTERN_* */
 	bool guest_user;
-	uint32_t mode;	 /* DL_MODE_* */
-	uint32_t backup; /* DL_BACKUP_* */
+	uint32_t readers; /* of the vCPUs */
+	uint32_t mode;	  /* DL_MODE_* */
+	uint32_t backup;  /* DL_BACKUP_* */
 	uint32_t ring_entries;
 	enum backend backend;
 	uint64_t bandwidth_bytes_per_s;
