@@ -61,7 +61,7 @@ struct vcpu {
 	int failure;
 	char why[160];
 	/* The vCPU thread's own: */
-	bool was_full; /* its ring was full, and has been drained, since it last asked for a pause */
+	bool was_full; /* its ring was, and has been drained, since it last asked for a pause */
 };
 
 struct machine_kind {
@@ -182,8 +182,12 @@ void machine_check(struct machine *machine, uint64_t limit_ns, struct machine_ch
 
 uint64_t machine_records(struct machine *machine);
 
-/* Pages that the readers have read. */
-uint64_t machine_reads(struct machine *machine);
+/* What the readers have read, in how much CPU time. */
+struct machine_reads {
+	uint64_t pages, cpu_ns;
+};
+
+struct machine_reads machine_reads(struct machine *machine);
 
 void machine_close(struct machine *machine);
 

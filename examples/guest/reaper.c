@@ -9,6 +9,9 @@
 
 enum { LOG, STOP, FDS };
 
+/* Between two looks at whether a rest is over. */
+enum { REST_MS = 10 };
+
 /* Until the time that dl_log_reap() has said; without end where the descriptor says it. */
 static int timeout_ms(const struct reaper *reaper, uint64_t again_ns)
 {
@@ -27,10 +30,15 @@ static void *reaper_main(void *arg)
 	uint64_t again_ns = 0;
 
 	for (;;) {
-		if (poll(fds, FDS, timeout_ms(reaper, again_ns)) < 0)
+		bool rests = reaper->rests;
+
+		fds[LOG].fd = rests ? -1 : reaper->log_fd;
+		if (poll(fds, FDS, rests ? REST_MS : timeout_ms(reaper, again_ns)) < 0)
 			continue;
 		if (fds[STOP].revents)
 			return NULL;
+		if (rests)
+			continue;
 		/* After an error nothing is lost: it backs off, and a harvest meets it too. */
 		(void)!dl_log_reap(reaper->log, 0, &again_ns);
 		reaper->reaps++;

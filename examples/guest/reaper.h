@@ -16,10 +16,17 @@ struct reaper {
 	pthread_t thread;
 	bool has_thread;
 	uint64_t reaps; /* read it when the reaper is stopped */
+	atomic_bool rests;
 };
 
 /* These return 0 or a negative errno value. Stopping a reaper that does not run does nothing. */
 int reaper_start(struct reaper *reaper, struct machine *machine, struct dl_log *log);
 void reaper_stop(struct reaper *reaper);
+
+/* While it rests, rings fill up. */
+static inline void reaper_rest(struct reaper *reaper, bool rests)
+{
+	reaper->rests = rests;
+}
 
 #endif

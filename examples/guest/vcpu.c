@@ -280,13 +280,26 @@ uint64_t machine_records(struct machine *machine)
 	return records;
 }
 
-uint64_t machine_reads(struct machine *machine)
+static uint64_t cpu_ns(const struct vcpu *vcpu)
 {
-	uint64_t reads = 0;
+	struct timespec time;
+	clockid_t clock;
+
+	if (pthread_getcpuclockid(vcpu->thread, &clock) || clock_gettime(clock, &time))
+		return 0;
+	return (uint64_t)time.tv_sec * NS_PER_S + (uint64_t)time.tv_nsec;
+}
+
+struct machine_reads machine_reads(struct machine *machine)
+{
+	struct machine_reads reads = { 0 };
 	uint32_t id;
 
 	for (id = 0; id < machine->layout.vcpus; id++)
-		reads += machine->vcpus[id].reads;
+		if (machine_is_reader(machine, id) && machine->vcpus[id].has_thread) {
+			reads.pages += machine->vcpus[id].reads;
+			reads.cpu_ns += cpu_ns(&machine->vcpus[id]);
+		}
 	return reads;
 }
 

@@ -6,6 +6,7 @@
 #include "../guest/reaper.h" /* lib/ has one too */
 #include "report.h"
 #include "outlets.h"
+#include "throttle.h"
 #include "watch.h"
 
 struct source {
@@ -21,6 +22,7 @@ struct source {
 	struct saboteur saboteur;
 	struct report report;
 	struct watch *watch;
+	struct throttle throttle;
 	struct dl_stats pass_stats; /* at the start of the pass */
 	double bytes_per_ns;	    /* measured on the wire */
 	uint64_t stopped_ns;	    /* when the guest was stopped */

@@ -18,6 +18,8 @@
 
 #define LEAST_BANDWIDTH_BYTES (UINT64_C(64) << 10)
 
+enum { MOST_PASSES = 10000 };
+
 struct keyword {
 	const char *name;
 	uint32_t value;
@@ -39,6 +41,10 @@ static const struct keyword patterns[] = { { "sequential", GUEST_PATTERN_SEQUENT
 					   { "random", GUEST_PATTERN_RANDOM },
 					   { "hot", GUEST_PATTERN_HOT },
 					   { NULL, 0 } };
+static const struct keyword throttles[] = { { "none", THROTTLE_NONE },
+					    { "auto-converge", THROTTLE_AUTO_CONVERGE },
+					    { "dirty-limit", THROTTLE_DIRTY_LIMIT },
+					    { NULL, 0 } };
 static const struct keyword transports[] = { { "unix", false }, { "tcp", true }, { NULL, 0 } };
 static const struct keyword sabotages[] = { { "none", SABOTAGE_NONE },
 					    { "final", SABOTAGE_FINAL },
@@ -48,78 +54,6 @@ static const struct keyword sabotages[] = { { "none", SABOTAGE_NONE },
 					    { "drop", SABOTAGE_DROP },
 					    { "read-early", SABOTAGE_READ_EARLY },
 					    { NULL, 0 } };
-
-static const char help_text[] =
-	"Usage: precopy [OPTION]...\n"
-	"Live-migrate a KVM guest between two processes while it writes memory, using\n"
-	"libdirtylog, and verify at the end that no write was lost. Unless --listen or\n"
-	"--connect is given, the destination process is started automatically.\n"
-	"\n"
-	"Guest:\n"
-	"  --vcpus N             number of vCPUs, 1 to 8, one thread each (default 4)\n"
-	"  --readers N           of these, so many only read memory, so that it shows what\n"
-	"                        a migration costs them; fewer than --vcpus (default 0)\n"
-	"  --memory SIZE         memory in four memslots, at least 16M (default 256M)\n"
-	"  --guest user|kernel   run guest code in user mode (default) or kernel mode\n"
-	"  --working-set SIZE    memory the guest writes (default: a quarter of --memory)\n"
-	"  --pattern PATTERN     sequential, random (default) or hot (7 of 8 writes go to\n"
-	"                        a sixteenth of the working set)\n"
-	"  --dirty-rate SIZE     memory dirtied per second, at most, in whole pages;\n"
-	"                        0: no limit (default)\n"
-	"\n"
-	"Dirty log:\n"
-	"  --mode MODE           auto (default), ring or bitmap\n"
-	"  --ring-entries N      entries per vCPU ring, a power of two (default: the\n"
-	"                        library's choice)\n"
-	"  --backup WHEN         backup bitmap with the rings: auto (default), off or\n"
-	"                        required\n"
-	"  --backend BACKEND     kvm, model (a model of the kernel; no guest code runs),\n"
-	"                        or auto (default): kvm if /dev/kvm can be opened,\n"
-	"                        otherwise model\n"
-	"\n"
-	"Migration:\n"
-	"  --bandwidth SIZE      bytes per second, from 64K; 0: no limit (default 200M)\n"
-	"  --downtime-limit MS   stop the guest once the remaining pages can be sent\n"
-	"                        within MS milliseconds (default 100)\n"
-	"  --passes N            stop the guest after N passes at the latest (default 8),\n"
-	"                        or when three in a row leave no less than before\n"
-	"  --no-zero-pages       send zero pages like any other page\n"
-	"  --slot-moves          move, remove and re-create a device's memslot meanwhile\n"
-	"  --channels N          send over N connections at once, 1 (default) to 8\n"
-	"  --transport KIND      connect to the started destination by unix (default) or\n"
-	"                        tcp\n"
-	"  --listen ADDRESS      run only the destination; --memory is the largest guest\n"
-	"                        it accepts (default: half of the host's memory)\n"
-	"  --connect ADDRESS     run only the source; with --listen, the guest that has\n"
-	"                        arrived moves on to ADDRESS\n"
-	"\n"
-	"ADDRESS is unix:PATH or tcp:HOST:PORT. Connections are neither encrypted nor\n"
-	"authenticated. A destination goes on listening until a source has connected; it\n"
-	"neither replaces nor deletes a file. SIZE takes a suffix K, M, G or T (powers of\n"
-	"1024).\n"
-	"\n"
-	"Other:\n"
-	"  --json                print one JSON object on stdout instead of tables\n"
-	"  --status SOCKET       publish what the log does on a unix socket, for dirtytop\n"
-	"  --report FILE         write a page of HTML about the migration when it ends,\n"
-	"                        also when it fails\n"
-	"  --sabotage KIND       misuse the library, to show that verification fails:\n"
-	"                          final       skip the final harvest\n"
-	"                          mark        do not mark the device's writes\n"
-	"                          discard     do not mark what a balloon discards\n"
-	"                          ack         acknowledge some pages, do not send them\n"
-	"                          drop        drop one page of the final pass\n"
-	"                          read-early  copy page contents before the harvest\n"
-	"  --help                print this help\n"
-	"\n"
-	"Exit status:\n"
-	"  0  migrated: no page differs and the guest is healthy\n"
-	"  1  corruption: pages differ or the guest found damage\n"
-	"  2  usage error\n"
-	"  3  the migration failed; the guest never ran at the destination\n"
-	"  4  unknown: the connection was lost while the guest was handed over. It is\n"
-	"     stopped here. Look at the destination before you start it anywhere\n"
-	"  5  as 0, but some of the output could not be written\n";
 
 static const struct keyword statuses[] = { { "moved", STATUS_MOVED },
 					   { "corrupt", STATUS_CORRUPT },
@@ -147,6 +81,11 @@ const char *options_pattern_name(uint32_t pattern)
 const char *options_mode_name(uint32_t mode)
 {
 	return keyword_name(modes, mode);
+}
+
+const char *options_throttle_name(enum throttle_option throttle)
+{
+	return keyword_name(throttles, throttle);
 }
 
 const char *options_status_name(int status)
@@ -247,6 +186,8 @@ enum {
 	OPT_BANDWIDTH,
 	OPT_DOWNTIME_LIMIT,
 	OPT_PASSES,
+	OPT_THROTTLE,
+	OPT_BUDGET,
 	OPT_NO_ZERO_PAGES,
 	OPT_SLOT_MOVES,
 	OPT_CHANNELS,
@@ -276,6 +217,8 @@ static const struct option long_options[] = {
 	{ "bandwidth", required_argument, NULL, OPT_BANDWIDTH },
 	{ "downtime-limit", required_argument, NULL, OPT_DOWNTIME_LIMIT },
 	{ "passes", required_argument, NULL, OPT_PASSES },
+	{ "throttle", required_argument, NULL, OPT_THROTTLE },
+	{ "budget", required_argument, NULL, OPT_BUDGET },
 	{ "no-zero-pages", no_argument, NULL, OPT_NO_ZERO_PAGES },
 	{ "slot-moves", no_argument, NULL, OPT_SLOT_MOVES },
 	{ "channels", required_argument, NULL, OPT_CHANNELS },
@@ -363,8 +306,17 @@ static bool parse_migration_option(struct options *options, int option, const ch
 		options->downtime_limit_ns = number * NS_PER_MS;
 		return valid;
 	case OPT_PASSES:
-		valid = parse_number(options, name, text, 1, 10000, &number);
+		valid = parse_number(options, name, text, 1, MOST_PASSES, &number);
 		options->passes = (uint32_t)number;
+		options->passes_given = true;
+		return valid;
+	case OPT_THROTTLE:
+		valid = parse_keyword(options, name, text, throttles, &value);
+		options->throttle = (enum throttle_option)value;
+		return valid;
+	case OPT_BUDGET:
+		valid = parse_number(options, name, text, 1, 86400, &number);
+		options->budget_ns = number * NS_PER_S;
 		return valid;
 	case OPT_TRANSPORT:
 		valid = parse_keyword(options, name, text, transports, &value);
@@ -432,6 +384,8 @@ static int check_combination(struct options *options)
 	if ((options->listen && address_check(options->listen, true, reason)) ||
 	    (options->connect && address_check(options->connect, false, reason)))
 		return report_early_failure(options, STATUS_USAGE, "%s", why);
+	if (!options->passes_given && (options->throttle || options->budget_ns))
+		options->passes = MOST_PASSES;
 	if (options->readers >= options->vcpus)
 		return usage_error(options, "--readers must be less than --vcpus");
 	if (!options->working_set_bytes)
@@ -488,7 +442,7 @@ int options_parse(struct options *options, int argc, char **argv)
 		if (option == '?' || option == ':')
 			return bad_option(options, option, argv[optind - 1]);
 		if (option == OPT_HELP) {
-			fputs(help_text, stdout);
+			fputs(options_help, stdout);
 			return STATUS_MOVED;
 		}
 		if (!parse_option(options, option, long_options[index].name, optarg))

@@ -19,6 +19,13 @@ enum sabotage {
 	SABOTAGE_READ_EARLY, /* copy page contents before the harvest */
 };
 
+enum throttle_option {
+	THROTTLE_NONE,
+	THROTTLE_AUTO_CONVERGE,
+	THROTTLE_DIRTY_LIMIT,
+	THROTTLE_KINDS
+};
+
 /* A rate of 0 means no limit. */
 struct options {
 	uint32_t vcpus;
@@ -35,6 +42,9 @@ struct options {
 	uint64_t bandwidth_bytes_per_s;
 	uint64_t downtime_limit_ns;
 	uint32_t passes;
+	bool passes_given;
+	enum throttle_option throttle;
+	uint64_t budget_ns; /* 0: none */
 	bool zero_pages;
 	bool slot_moves;
 	bool tcp;
@@ -69,10 +79,13 @@ enum {
  */
 int options_parse(struct options *options, int argc, char **argv);
 
+extern const char options_help[];
+
 /* The option's argument for the value. */
 const char *options_sabotage_name(enum sabotage sabotage);
 const char *options_pattern_name(uint32_t pattern);
 const char *options_mode_name(uint32_t mode);
+const char *options_throttle_name(enum throttle_option throttle);
 
 /* A word for an exit status. */
 const char *options_status_name(int status);

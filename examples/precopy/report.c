@@ -3,6 +3,7 @@
 #include "../output.h"
 #include "../clock.h"
 #include "report_json.h"
+#include "report_throttle.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -134,7 +135,7 @@ static void print_guest(struct report *report)
 void report_begin(struct report *report)
 {
 	const struct options *options = report->options;
-	char bandwidth[48] = "no bandwidth limit";
+	char bandwidth[48] = "no bandwidth limit", budget[32] = "", passes[32] = "";
 
 	if (*report->backend_note)
 		report_field(report, "kernel", "model kernel: %s", report->backend_note);
@@ -145,12 +146,21 @@ void report_begin(struct report *report)
 	if (options->bandwidth_bytes_per_s)
 		snprintf(bandwidth, sizeof(bandwidth), "at most %.0f MiB/s",
 			 mib(options->bandwidth_bytes_per_s));
-	report_field(report, "send", "%s, downtime limit %" PRIu64 " ms, at most %u passes",
-		     bandwidth, options->downtime_limit_ns / NS_PER_MS, options->passes);
+	if (options->passes_given || !(options->throttle || options->budget_ns))
+		snprintf(passes, sizeof(passes), ", at most %u passes", options->passes);
+	if (options->budget_ns)
+		snprintf(budget, sizeof(budget), ", budget %" PRIu64 " s",
+			 options->budget_ns / NS_PER_S);
+	report_field(report, "send", "%s, downtime limit %" PRIu64 " ms%s%s", bandwidth,
+		     options->downtime_limit_ns / NS_PER_MS, budget, passes);
 	if (report->destination_pid)
 		report_field(report, "peer", "destination process %d", report->destination_pid);
 	if (options->sabotage)
 		report_field(report, "sabotage", "%s", options_sabotage_name(options->sabotage));
+	if (options->throttle) {
+		report_throttle_header(report);
+		return;
+	}
 	report_line(report, "\n%5s %10s %10s %10s %7s %9s %10s %10s", "pass", "dirty MiB",
 		    "sent MiB", "zero MiB", "MiB/s", "ms", "left MiB", "full exits");
 }
@@ -179,10 +189,13 @@ void report_row(struct report *report, const struct pass_row *row)
 	char name[16];
 
 	snprintf(name, sizeof(name), row->final ? "final" : "%u", report->row_count);
-	report_line(report, "%5s %10.1f %10.1f %10.1f %7.0f %9.0f %10.1f %10" PRIu64, name,
-		    mib(row->dirty_bytes), mib(row->sent_pages * page_bytes),
-		    mib(row->zero_pages * page_bytes), mib_per_s(row->wire_bytes, row->ns),
-		    (double)row->ns / 1e6, mib(row->remaining_bytes), row->full_exits);
+	if (report->options->throttle)
+		report_throttle_row(report, row, name);
+	else
+		report_line(report, "%5s %10.1f %10.1f %10.1f %7.0f %9.0f %10.1f %10" PRIu64, name,
+			    mib(row->dirty_bytes), mib(row->sent_pages * page_bytes),
+			    mib(row->zero_pages * page_bytes), mib_per_s(row->wire_bytes, row->ns),
+			    (double)row->ns / 1e6, mib(row->remaining_bytes), row->full_exits);
 	if (row->overflows)
 		report_line(report, "      a ring overflowed: every page is dirty again");
 }
@@ -210,6 +223,11 @@ static void print_excess(struct report *report)
 		report_field(report, "",
 			     "The limit was not met: %.1f MiB were left, and passes left no less "
 			     "any more. The guest dirties memory as fast as it is sent.",
+			     left_mib);
+	else if (report->stop_reason == STOP_BUDGET)
+		report_field(report, "",
+			     "The limit was not met: %.1f MiB were left when twice the budget was "
+			     "over.",
 			     left_mib);
 	else if (report->stop_reason == STOP_PASSES)
 		report_field(report, "",
@@ -239,6 +257,7 @@ static void print_totals(struct report *report)
 		     (double)report->options->downtime_limit_ns / 1e6);
 	if (report->downtime_ns > report->options->downtime_limit_ns)
 		print_excess(report);
+	report_throttle_summary(report);
 	report_field(report, "sent",
 		     "%" PRIu64 " pages, %" PRIu64 " of them zero; %.1f MiB on the wire",
 		     sent_pages, zero_pages, mib(wire_bytes));

@@ -20,6 +20,32 @@ struct pass_row {
 	uint64_t remaining_bytes; /* pending when it ended */
 	uint64_t full_exits;
 	uint64_t overflows;
+	uint32_t limited;     /* vCPUs that were held back: a bit each */
+	uint32_t run_percent; /* how much these were free to run */
+	uint32_t verdict;     /* enum dl_verdict, with --throttle plan */
+};
+
+struct verdict_change {
+	uint64_t ns; /* since the start of the migration */
+	uint32_t verdict, bound_by, limited_vcpus;
+};
+
+enum { REPORT_VERDICTS = 64 };
+
+/* Pages that the readers read, in a second, and in a second of CPU time. */
+struct reading_speed {
+	double per_s, per_cpu_s;
+};
+
+/* What --throttle did until the guest was stopped. */
+struct throttling {
+	uint64_t ns;
+	uint32_t writers, readers; /* vCPUs */
+	uint64_t writers_held_ns, readers_held_ns, longest_pause_ns;
+	struct reading_speed before, during;
+	uint32_t ever_limited; /* a bit a vCPU */
+	struct verdict_change verdicts[REPORT_VERDICTS];
+	uint32_t verdict_count;
 };
 
 /* Why the guest was stopped for the final passes. */
@@ -28,6 +54,7 @@ enum stop_reason {
 	STOP_FITS,	  /* what was left fitted the downtime limit */
 	STOP_NO_PROGRESS, /* several passes in a row left no less than the one before them */
 	STOP_PASSES,	  /* --passes */
+	STOP_BUDGET,	  /* twice --budget was over */
 };
 
 /* What the downtime consists of. */
@@ -69,6 +96,7 @@ struct report {
 	enum stop_reason stop_reason;
 	uint64_t left_bytes; /* pending when the guest was stopped */
 	uint64_t records;    /* written by the guest on the source */
+	struct throttling throttling;
 	struct dl_stats stats;
 	uint64_t reaps;
 	uint64_t slot_changes;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "report_json.h"
 #include "../output.h"
+#include "report_throttle.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -84,6 +85,7 @@ static void print_downtime(const struct report *report)
 		[STOP_FITS] = "fits",
 		[STOP_NO_PROGRESS] = "no progress",
 		[STOP_PASSES] = "passes",
+		[STOP_BUDGET] = "budget",
 	};
 	uint64_t limit_ns = report->options->downtime_limit_ns;
 
@@ -172,6 +174,7 @@ void report_json(const struct report *report, int status)
 	print_rows(report);
 	print_number("total_ns", report->total_ns);
 	print_downtime(report);
+	report_json_throttling(report);
 	print_number("source_records", report->records);
 	print_log(report);
 	print_outcome(report);

@@ -132,6 +132,7 @@ static int live_pass(struct source *source, uint64_t *pending_bytes)
 	if (r)
 		return r;
 	row->remaining_bytes = *pending_bytes;
+	throttle_pass_done(&source->throttle, row);
 	end_row(source, row);
 	if (source->report.row_count == 1)
 		watch_copied(source->watch);
@@ -148,10 +149,12 @@ static int stop_guest(struct source *source)
 
 	saboteur_snapshot(&source->saboteur);
 	watch_state(source->watch, ACTIVITY_PAUSED);
+	throttle_note_end(&source->throttle);
 	source->stopped_ns = clock_ns();
 	source->report.stop_ns = source->stopped_ns - source->report.start_ns;
 	r = machine_pause(source->machine);
 	source->report.stop.vcpus_ns = clock_ns() - source->stopped_ns;
+	throttle_stop(&source->throttle);
 	if (r)
 		return fail(source, r, source->machine->why);
 	/* A sabotaged device goes on, unmarked, until the final pass is over. */
@@ -235,11 +238,15 @@ static int begin_logging(struct source *source)
 		return fail_log(source, r, "dl_cursor_new");
 	watch_cursor(source->watch, source->cursor);
 	r = reaper_start(&source->reaper, source->machine, source->log);
-	return r ? fail(source, r, "cannot serve the log's descriptor") : 0;
+	if (r)
+		return fail(source, r, "cannot serve the log's descriptor");
+	r = throttle_start(&source->throttle, source->log, source->cursor);
+	return r ? fail(source, r, "cannot throttle the guest") : 0;
 }
 
 static void end_logging(struct source *source)
 {
+	throttle_stop(&source->throttle);
 	reaper_stop(&source->reaper);
 	source->report.reaps = source->reaper.reaps;
 	watch_cursor(source->watch, NULL);
@@ -256,6 +263,12 @@ static enum stop_reason stop_reason(struct source *source, struct progress *prog
 		return STOP_FITS;
 	if (++progress->passes == source->options->passes)
 		return STOP_PASSES;
+	if (source->options->budget_ns &&
+	    clock_ns() - source->report.start_ns >= 2 * source->options->budget_ns)
+		return STOP_BUDGET;
+	/* Limits, and phases of the guest, take their time. */
+	if (source->options->throttle || source->options->budget_ns)
+		return STOP_NEVER;
 	if (progress->passes == 1 || left_bytes < progress->least_bytes / 10 * 9) {
 		progress->least_bytes = left_bytes;
 		progress->idle_passes = 0;
@@ -331,6 +344,7 @@ static void run_migration(struct source *source)
 	machine_resume(source->machine);
 	/* Let the guest map its pages writable before logging starts: the harder case. */
 	nanosleep(&warm_up, NULL);
+	throttle_measure(&source->throttle);
 	report->start_ns = clock_ns();
 	watch_timeline(source->watch, source->log);
 	watch_state(source->watch, ACTIVITY_LIVE);
@@ -408,6 +422,13 @@ int source_run(const struct options *options, const int *fds, pid_t destination_
 	wire_init(&source.wire, fds[0]);
 	source.wire.cancelled = &cancelled;
 	source.report.destination_pid = destination_pid;
+	source.throttle = (struct throttle){
+		.options = options,
+		.machine = &host->machine,
+		.outlets = &source.outlets,
+		.reaper = &source.reaper,
+		.report = &source.report,
+	};
 	outlets_init(&source.outlets, &source.wire, fds, options->channels, &like);
 	/* A guest that has arrived is there already. */
 	if (host->open)
