@@ -20,6 +20,15 @@ static int timeout_ms(const struct reaper *reaper, uint64_t again_ns)
 	return again_ns < NS_PER_S ? (int)(again_ns / NS_PER_MS) + 1 : 1000;
 }
 
+void reaper_kick(struct reaper *reaper)
+{
+	uint64_t cookies[LAYOUT_MAX_VCPUS];
+	int n = dl_log_kicks(reaper->log, cookies, LAYOUT_MAX_VCPUS);
+
+	for (int i = 0; i < n; i++)
+		machine_kick(reaper->machine, (uint32_t)cookies[i]);
+}
+
 static void *reaper_main(void *arg)
 {
 	struct reaper *reaper = arg;
@@ -42,6 +51,7 @@ static void *reaper_main(void *arg)
 		/* After an error nothing is lost: it backs off, and a harvest meets it too. */
 		(void)!dl_log_reap(reaper->log, 0, &again_ns);
 		reaper->reaps++;
+		reaper_kick(reaper);
 	}
 }
 
@@ -49,6 +59,7 @@ int reaper_start(struct reaper *reaper, struct machine *machine, struct dl_log *
 {
 	int r;
 
+	reaper->machine = machine;
 	reaper->log = log;
 	reaper->log_fd = -1;
 	if (!machine->model) {

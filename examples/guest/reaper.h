@@ -10,6 +10,7 @@
  * under a lock that vCPUs need.
  */
 struct reaper {
+	struct machine *machine;
 	struct dl_log *log;
 	int log_fd;  /* -1: the model kernel's timers cannot be polled; dl_log_reap() says when */
 	int stop_fd; /* an eventfd */
@@ -22,6 +23,9 @@ struct reaper {
 /* These return 0 or a negative errno value. Stopping a reaper that does not run does nothing. */
 int reaper_start(struct reaper *reaper, struct machine *machine, struct dl_log *log);
 void reaper_stop(struct reaper *reaper);
+
+/* Kicks vCPUs that are to pause: they leave the guest and ask for how long. From any thread. */
+void reaper_kick(struct reaper *reaper);
 
 /* While it rests, rings fill up. */
 static inline void reaper_rest(struct reaper *reaper, bool rests)

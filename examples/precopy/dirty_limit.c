@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 
 /*
  * --throttle dirty-limit: what QEMU's migration capability of that name does by default. Once the
@@ -81,7 +82,12 @@ static uint64_t step(struct throttle *throttle)
 
 static int start(struct throttle *throttle)
 {
-	return throttle->report->config.ring_entries ? 0 : -EOPNOTSUPP;
+	struct report *report = throttle->report;
+
+	if (report->config.ring_entries)
+		return 0;
+	snprintf(report->error, sizeof(report->error), "--throttle dirty-limit needs rings");
+	return -EOPNOTSUPP;
 }
 
 static void harder(struct throttle *throttle)

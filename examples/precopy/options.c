@@ -44,6 +44,7 @@ static const struct keyword patterns[] = { { "sequential", GUEST_PATTERN_SEQUENT
 static const struct keyword throttles[] = { { "none", THROTTLE_NONE },
 					    { "auto-converge", THROTTLE_AUTO_CONVERGE },
 					    { "dirty-limit", THROTTLE_DIRTY_LIMIT },
+					    { "plan", THROTTLE_PLAN },
 					    { NULL, 0 } };
 static const struct keyword transports[] = { { "unix", false }, { "tcp", true }, { NULL, 0 } };
 static const struct keyword sabotages[] = { { "none", SABOTAGE_NONE },

@@ -5,7 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { EXTENTS_PER_READ = 64 };
+/* Few, so that several connections share a short pass. */
+enum { EXTENTS_PER_READ = 16 };
 
 void outlets_init(struct outlets *outlets, struct wire *control, const int *fds, unsigned int n,
 		  const struct sender *like)
@@ -33,6 +34,12 @@ void outlets_close(struct outlets *outlets)
 {
 	for (unsigned int i = 1; i < outlets->n; i++)
 		close(outlets->outlet[i].wire->fd);
+}
+
+void outlets_set_plan(struct outlets *outlets, struct dl_plan *plan)
+{
+	for (unsigned int i = 0; i < outlets->n; i++)
+		outlets->outlet[i].sender.plan = plan;
 }
 
 /* The reason of a further connection becomes that of the migration. */
@@ -67,6 +74,20 @@ int outlets_finish(struct outlets *outlets)
 	return r;
 }
 
+/* Each is acknowledged at once, so that what is left is known while the pass goes on. */
+static int send_extents(struct outlet *outlet, const struct dl_extent *extents, int n)
+{
+	struct outlets *outlets = outlet->outlets;
+	int r = 0;
+
+	for (int i = 0; !r && i < n && !atomic_load(&outlets->enough); i++) {
+		r = sender_send_extents(&outlet->sender, &extents[i], 1);
+		if (!r && (r = dl_cursor_ack(outlets->cursor, &extents[i], 1)))
+			outlet->failed_call = "dl_cursor_ack";
+	}
+	return r;
+}
+
 /* This connection's part of the pass: whatever it reads from the cursor. */
 static int send_part(struct outlet *outlet)
 {
@@ -74,12 +95,9 @@ static int send_part(struct outlet *outlet)
 	struct dl_extent extents[EXTENTS_PER_READ];
 	int n = 0, r = 0;
 
-	while (!r && !atomic_load(&outlets->failed) &&
-	       (n = dl_cursor_read(outlets->cursor, extents, EXTENTS_PER_READ)) > 0) {
-		r = sender_send_extents(&outlet->sender, extents, n);
-		if (!r && (r = dl_cursor_ack(outlets->cursor, extents, (uint32_t)n)))
-			outlet->failed_call = "dl_cursor_ack";
-	}
+	while (!r && !atomic_load(&outlets->failed) && !atomic_load(&outlets->enough) &&
+	       (n = dl_cursor_read(outlets->cursor, extents, EXTENTS_PER_READ)) > 0)
+		r = send_extents(outlet, extents, n);
 	if (n < 0) {
 		r = n;
 		outlet->failed_call = "dl_cursor_read";

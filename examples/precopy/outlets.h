@@ -30,6 +30,7 @@ struct outlets {
 	struct dl_cursor *cursor;
 	struct pass_progress progress;
 	atomic_bool failed;
+	atomic_bool enough; /* leave the rest of the pass pending */
 };
 
 /*
@@ -39,6 +40,9 @@ struct outlets {
 void outlets_init(struct outlets *outlets, struct wire *control, const int *fds, unsigned int n,
 		  const struct sender *like);
 void outlets_close(struct outlets *outlets);
+
+/* All of them tell the plan what they have sent; NULL: none. No pass is being sent. */
+void outlets_set_plan(struct outlets *outlets, struct dl_plan *plan);
 
 /* Says on each further connection which migration it belongs to; or that it ends. */
 int outlets_announce(struct outlets *outlets, uint64_t token);

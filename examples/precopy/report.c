@@ -229,6 +229,12 @@ static void print_excess(struct report *report)
 			     "The limit was not met: %.1f MiB were left when twice the budget was "
 			     "over.",
 			     left_mib);
+	else if (report->stop_reason == STOP_DIVERGING)
+		report_field(report, "",
+			     "The limit was not met: %.1f MiB were left. The guest dirties memory "
+			     "as fast as it is sent, although vCPUs were held as much as they may "
+			     "be.",
+			     left_mib);
 	else if (report->stop_reason == STOP_PASSES)
 		report_field(report, "",
 			     "The limit was not met: %.1f MiB were left after %u passes, and "

@@ -46,6 +46,7 @@ struct throttling {
 	uint32_t ever_limited; /* a bit a vCPU */
 	struct verdict_change verdicts[REPORT_VERDICTS];
 	uint32_t verdict_count;
+	bool said_late;
 };
 
 /* Why the guest was stopped for the final passes. */
@@ -55,6 +56,7 @@ enum stop_reason {
 	STOP_NO_PROGRESS, /* several passes in a row left no less than the one before them */
 	STOP_PASSES,	  /* --passes */
 	STOP_BUDGET,	  /* twice --budget was over */
+	STOP_DIVERGING,	  /* the plan sees no end */
 };
 
 /* What the downtime consists of. */

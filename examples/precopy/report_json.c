@@ -86,6 +86,7 @@ static void print_downtime(const struct report *report)
 		[STOP_NO_PROGRESS] = "no progress",
 		[STOP_PASSES] = "passes",
 		[STOP_BUDGET] = "budget",
+		[STOP_DIVERGING] = "diverging",
 	};
 	uint64_t limit_ns = report->options->downtime_limit_ns;
 

@@ -6,7 +6,36 @@
 
 static const char *verdict_name(uint32_t verdict)
 {
-	return "continue";
+	switch (verdict) {
+	case DL_VERDICT_SWITCHOVER:
+		return "switchover";
+	case DL_VERDICT_THROTTLED:
+		return "throttled";
+	case DL_VERDICT_LATE:
+		return "late";
+	case DL_VERDICT_DIVERGING:
+		return "diverging";
+	default:
+		return "continue";
+	}
+}
+
+static const char *bound_name(uint32_t bound)
+{
+	switch (bound) {
+	case DL_BOUND_STALL:
+		return "stall";
+	case DL_BOUND_DEADLINE:
+		return "deadline";
+	case DL_BOUND_FLOOR:
+		return "floor";
+	case DL_BOUND_PAUSE:
+		return "pause";
+	case DL_BOUND_IGNORED:
+		return "ignored";
+	default:
+		return "none";
+	}
 }
 
 static double mib(uint64_t bytes)
@@ -54,6 +83,12 @@ void report_throttle_row(struct report *report, const struct pass_row *row, cons
 		    mib(row->remaining_bytes), *held || row->verdict ? "  " : "", held,
 		    *held && row->verdict ? ", " : "",
 		    row->verdict ? verdict_name(row->verdict) : "");
+	if (row->verdict == DL_VERDICT_LATE && !report->throttling.said_late) {
+		report_line(report, "      The budget is over; what is left still shrinks.");
+		report->throttling.said_late = true;
+	} else if (row->verdict == DL_VERDICT_DIVERGING) {
+		report_line(report, "      This does not converge, however hard vCPUs are held.");
+	}
 }
 
 /* Of the time of so many vCPUs, the part in which they were not held. */
@@ -112,10 +147,10 @@ static void print_verdicts(const struct throttling *result)
 		const struct verdict_change *change = &result->verdicts[i];
 
 		printf("%s\n    { \"start_ns\": %" PRIu64
-		       ", \"verdict\": \"%s\", \"bound_by\": %u, "
+		       ", \"verdict\": \"%s\", \"bound_by\": \"%s\", "
 		       "\"limited_vcpus\": %u }",
-		       i ? "," : "", change->ns, verdict_name(change->verdict), change->bound_by,
-		       change->limited_vcpus);
+		       i ? "," : "", change->ns, verdict_name(change->verdict),
+		       bound_name(change->bound_by), change->limited_vcpus);
 	}
 	printf("%s],\n", result->verdict_count ? "\n  " : "");
 }

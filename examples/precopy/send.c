@@ -60,7 +60,7 @@ static int send_frame(struct sender *sender, enum page_kind kind, uint64_t offse
 		      uint64_t bytes)
 {
 	uint64_t pages = bytes / sender->machine->layout.page_bytes;
-	uint64_t wire_bytes = sender->wire->sent_bytes;
+	uint64_t wire_bytes = sender->wire->sent_bytes, start_ns = clock_ns();
 	int r;
 
 	if (kind == PAGE_SKIPPED)
@@ -84,9 +84,12 @@ static int send_frame(struct sender *sender, enum page_kind kind, uint64_t offse
 	sender->activity->wire_bytes += sender->wire->sent_bytes - wire_bytes;
 	update_row(sender);
 	throttle(sender);
+	/* Pages that are sent as zeros say nothing about the wire. */
+	if (sender->plan && kind == PAGE_DATA)
+		r = dl_plan_sent(sender->plan, bytes, clock_ns() - start_ns);
 	if (sender->shows_progress)
 		report_progress(sender->report, sender->progress, sender->row->ns);
-	return 0;
+	return r;
 }
 
 static int send_extent(struct sender *sender, uint64_t offset_bytes, uint64_t bytes)

@@ -21,6 +21,7 @@ struct sender {
 	struct pass_progress *progress;
 	struct activity *activity; /* for those who look on */
 	bool shows_progress;	   /* one of them does, for all */
+	struct dl_plan *plan;	   /* NULL: none */
 	/* The current pass: */
 	struct pass_row *row;
 	const struct dl_extent *extent;

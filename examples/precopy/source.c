@@ -18,6 +18,7 @@
 #define WARM_UP_NS	(100 * NS_PER_MS)
 #define RUN_ON_LIMIT_NS (10 * NS_PER_S)
 #define MIN_RATE_BYTES	(1 << 20) /* enough to measure the wire's speed */
+#define MAX_EXTENT	(64 << 10)
 
 enum { MAX_PAUSED_PASSES = 8, MAX_IDLE_PASSES = 3 };
 
@@ -116,6 +117,14 @@ static void end_row(struct source *source, struct pass_row *row)
 	report_row(&source->report, row);
 }
 
+/* What is to be sent when no pass is open. */
+static uint64_t left_bytes(const struct source *source)
+{
+	struct dl_cursor_stats stats = { .size = sizeof(stats) };
+
+	return dl_cursor_stats(source->cursor, &stats) ? 0 : stats.pending_bytes;
+}
+
 /*
  * One pass while the guest runs; it is open already. The harvest after it begins the next one,
  * which tells how much was written meanwhile.
@@ -127,7 +136,9 @@ static int live_pass(struct source *source, uint64_t *pending_bytes)
 
 	row->dirty_bytes = *pending_bytes;
 	r = send_pass(source, row);
-	if (!r)
+	if (!r && throttle_enough(&source->throttle))
+		*pending_bytes = left_bytes(source);
+	else if (!r)
 		r = begin_pass(source, 0, pending_bytes);
 	if (r)
 		return r;
@@ -214,6 +225,8 @@ static int send_the_rest(struct source *source)
 {
 	int r = 0;
 
+	/* What the plan left pending, too. */
+	source->outlets.enough = false;
 	if (source->options->sabotage != SABOTAGE_FINAL)
 		r = paused_passes(source);
 	if (source->options->sabotage == SABOTAGE_DISCARD)
@@ -231,6 +244,8 @@ static int begin_logging(struct source *source)
 	const struct dl_cursor_options options = {
 		.size = sizeof(options),
 		.vcpus = source->report.layout.vcpus,
+		/* A plan must know what has been sent of a long extent. */
+		.max_extent_bytes = source->options->throttle == THROTTLE_PLAN ? MAX_EXTENT : 0,
 	};
 	int r = dl_cursor_new(source->log, &options, &source->cursor);
 
@@ -259,10 +274,13 @@ static enum stop_reason stop_reason(struct source *source, struct progress *prog
 				    uint64_t left_bytes)
 {
 	source->report.fits_bytes = downtime_budget_bytes(source);
-	if (left_bytes <= source->report.fits_bytes)
+	if (source->options->throttle == THROTTLE_PLAN ? source->outlets.enough
+						       : left_bytes <= source->report.fits_bytes)
 		return STOP_FITS;
 	if (++progress->passes == source->options->passes)
 		return STOP_PASSES;
+	if (source->throttle.verdict == DL_VERDICT_DIVERGING)
+		return STOP_DIVERGING;
 	if (source->options->budget_ns &&
 	    clock_ns() - source->report.start_ns >= 2 * source->options->budget_ns)
 		return STOP_BUDGET;
@@ -277,7 +295,7 @@ static enum stop_reason stop_reason(struct source *source, struct progress *prog
 	return ++progress->idle_passes == MAX_IDLE_PASSES ? STOP_NO_PROGRESS : STOP_NEVER;
 }
 
-/* Passes while the guest runs. The one that is open at the end is not sent. */
+/* Passes while the guest runs. One that is open at the end is not sent. */
 static int live_passes(struct source *source)
 {
 	struct progress progress = { 0 };

@@ -18,6 +18,7 @@
 static const struct throttle_kind *const kinds[] = {
 	[THROTTLE_AUTO_CONVERGE] = &throttle_auto_converge,
 	[THROTTLE_DIRTY_LIMIT] = &throttle_dirty_limit,
+	[THROTTLE_PLAN] = &throttle_plan,
 };
 
 static void sleep_ns(uint64_t ns, const volatile sig_atomic_t *cancelled)
@@ -139,6 +140,18 @@ static void look_at_period(struct throttle *throttle, const struct pass_row *row
 	throttle->period_wire_bytes = 0;
 }
 
+bool throttle_enough(struct throttle *throttle)
+{
+	if (!throttle->kind || !throttle->kind->ask)
+		return false;
+	if (!throttle->outlets->enough) {
+		pthread_mutex_lock(&throttle->lock);
+		throttle->kind->ask(throttle);
+		pthread_mutex_unlock(&throttle->lock);
+	}
+	return throttle->outlets->enough;
+}
+
 /* How much of the pass the vCPUs in the mask were free to run, on average. */
 static uint32_t run_percent(const struct throttle *throttle, uint32_t mask, const uint64_t *held_ns,
 			    uint64_t pass_ns)
@@ -166,6 +179,7 @@ void throttle_pass_done(struct throttle *throttle, struct pass_row *row)
 	if (throttle->kind->harder)
 		look_at_period(throttle, row);
 	row->limited = throttle->kind->limited(throttle);
+	row->verdict = throttle->verdict;
 	pthread_mutex_unlock(&throttle->lock);
 	for (uint32_t id = 0; id < throttle->machine->layout.vcpus; id++) {
 		machine_holds(throttle->machine, id, &holds);

@@ -2,6 +2,7 @@
 #ifndef PRECOPY_THROTTLE_H
 #define PRECOPY_THROTTLE_H
 
+#include "duty.h"
 #include "machine.h"
 #include "options.h"
 #include "outlets.h"
@@ -26,6 +27,9 @@ struct throttle_kind {
 	/* What was sent does not make up for what is dirtied, as QEMU sees it. Optional. */
 	void (*harder)(struct throttle *throttle);
 
+	/* Finds out whether to stop the guest: outlets->enough. NULL: it does not decide that. */
+	void (*ask)(struct throttle *throttle);
+
 	/* For machine_set_pauses(). */
 	uint64_t (*pause_due)(void *throttle, struct vcpu *vcpu);
 
@@ -33,7 +37,7 @@ struct throttle_kind {
 	uint32_t (*limited)(const struct throttle *throttle);
 };
 
-extern const struct throttle_kind throttle_auto_converge, throttle_dirty_limit;
+extern const struct throttle_kind throttle_auto_converge, throttle_dirty_limit, throttle_plan;
 
 struct throttle {
 	const struct options *options;
@@ -61,9 +65,13 @@ struct throttle {
 	uint64_t period_ns, period_new_pages, period_wire_bytes;
 	uint32_t passes, excesses;
 
-	/* auto-converge */
-	atomic_uint percent;			 /* of its time that a vCPU sleeps */
-	atomic_bool scheduled[LAYOUT_MAX_VCPUS]; /* to sleep once */
+	/* plan */
+	struct dl_plan *plan;
+	uint32_t verdict;
+	uint64_t again_ns; /* when to ask it again */
+
+	/* auto-converge, and a plan in bitmap mode */
+	struct duty duty;
 
 	/* dirty-limit */
 	bool in_service;
@@ -77,6 +85,9 @@ void throttle_measure(struct throttle *throttle);
 
 /* Begins. The cursor and the reaper have started. Returns 0 or a negative errno value. */
 int throttle_start(struct throttle *throttle, struct dl_log *log, struct dl_cursor *cursor);
+
+/* Whether to stop the guest now. False where that does not decide. */
+bool throttle_enough(struct throttle *throttle);
 
 /* Notes in the row who was held, and how hard. */
 void throttle_pass_done(struct throttle *throttle, struct pass_row *row);
