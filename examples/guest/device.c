@@ -135,6 +135,17 @@ void device_stop(struct device *device)
 	device->has_thread = false;
 }
 
+/* The thread works under the lock, and waits without it. */
+void device_pause(struct device *device)
+{
+	pthread_mutex_lock(&device->lock);
+}
+
+void device_resume(struct device *device)
+{
+	pthread_mutex_unlock(&device->lock);
+}
+
 void device_discard(struct device *device)
 {
 	while (!discards(device->state.balloon_steps))

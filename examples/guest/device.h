@@ -42,12 +42,19 @@ int device_start(struct device *device);
 /* Stops the device: it writes nothing after this. May be called again. */
 void device_stop(struct device *device);
 
+/*
+ * Pauses a device that runs, and lets it go on: between the two it writes nothing. They are called
+ * by the same thread.
+ */
+void device_pause(struct device *device);
+void device_resume(struct device *device);
+
 /* Discards a page that the stopped device's balloon has written to. */
 void device_discard(struct device *device);
 
 /*
- * Puts the stopped device's slot back, writes its state to guest memory and marks it. Returns 0, or
- * the error of a mark or of a change of the slot.
+ * Puts the slot of a device that is stopped or paused back, writes its state to guest memory and
+ * marks it. Returns 0, or the error of a mark or of a change of the slot.
  */
 int device_save(struct device *device, struct device_state *state);
 
