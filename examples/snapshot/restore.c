@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+#include "commands.h"
+#include "../clock.h"
+#include "image.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CHECK_LIMIT_NS (20 * NS_PER_S)
+
+static int describe(const struct snap_header *header, struct layout *layout, char *why,
+		    size_t why_bytes)
+{
+	if (header->machine != SNAP_MACHINE) {
+		snprintf(why, why_bytes, "the guest is for ELF machine %u", header->machine);
+		return -ENOTSUP;
+	}
+	if (header->page_bytes != (uint32_t)sysconf(_SC_PAGESIZE)) {
+		snprintf(why, why_bytes, "the guest was saved with pages of %u bytes",
+			 header->page_bytes);
+		return -ENOTSUP;
+	}
+	return layout_make(layout, header->memory_bytes, header->working_set_bytes, header->vcpus,
+			   header->page_bytes, why, why_bytes);
+}
+
+int restore_open(struct host *host, const struct snap_header *header, char *why, size_t why_bytes)
+{
+	const struct machine_kind *kind;
+	struct layout layout;
+	int r = describe(header, &layout, why, why_bytes);
+
+	if (r)
+		return r;
+	/* Only what the model has saved does without KVM. */
+	kind = machine_choose(header->backend == BACKEND_MODEL ? BACKEND_MODEL : BACKEND_KVM, why,
+			      why_bytes);
+	if (!kind)
+		return -ENODEV;
+	r = host_open(host, kind, &layout, header->guest_user);
+	if (r)
+		snprintf(why, why_bytes, "%s", host->machine.why);
+	else
+		host->machine.quantum_ns = header->quantum_ns;
+	return r;
+}
+
+/* The guest checks all that it has ever written, and goes on. */
+static int run_on(struct host *host, const struct device_state *state, struct report *report)
+{
+	struct machine_check check;
+	struct device device;
+	char why[160] = "";
+	bool device_healthy;
+
+	device_init(&device, &host->machine, NULL);
+	device_healthy = device_load(&device, state, why, sizeof(why));
+	machine_check(&host->machine, CHECK_LIMIT_NS, &check);
+	report_member(report, "guest_healthy", "%s", check.healthy ? "true" : "false");
+	report_member(report, "device_healthy", "%s", device_healthy ? "true" : "false");
+	report_member(report, "checked_pages", "%" PRIu64, check.checked_pages);
+	report_member(report, "records", "%" PRIu64, check.records);
+	if (!check.healthy || !device_healthy)
+		return report_error(report, STATUS_CORRUPT, "DAMAGED: %s",
+				    check.healthy ? why : check.why);
+	report_field(report, "guest",
+		     "healthy: it runs on, checked %" PRIu64 " pages and wrote %" PRIu64
+		     " records in %.0f ms",
+		     check.checked_pages, check.records, (double)check.ns / 1e6);
+	return STATUS_DONE;
+}
+
+static int restore(struct host *host, struct chain *chain, const struct point *point,
+		   struct report *report)
+{
+	struct machine *machine = &host->machine;
+	uint64_t start_ns = clock_ns();
+	struct snap_state state;
+	int r = image_restore(chain, point, machine->memory, &state);
+
+	if (r)
+		return report_error(report, r == -EBADMSG ? STATUS_CORRUPT : STATUS_FAILED, "%s",
+				    chain->why);
+	r = machine_plug(machine, NULL);
+	if (!r)
+		r = machine_start(machine);
+	if (!r)
+		r = machine_load(machine, state.vcpus);
+	if (r)
+		return report_error(report, STATUS_FAILED, "%s", machine->why);
+	report_field(report, "restored",
+		     "point %" PRIu64 ": %" PRIu64 " MiB, %u vCPUs, on %s, in %.0f ms",
+		     point->number, machine->layout.memory_bytes >> 20, machine->layout.vcpus,
+		     machine->kind->name, (double)(clock_ns() - start_ns) / 1e6);
+	return run_on(host, &state.device, report);
+}
+
+static int restore_point(const struct options *options, struct chain *chain, struct report *report)
+{
+	const struct point *point;
+	struct host host = { 0 };
+	char why[256];
+	int status;
+
+	if (chain_find(chain, options->point, &point))
+		return report_error(report, STATUS_FAILED, "%s", chain->why);
+	if (*point->why)
+		return report_error(report, STATUS_CORRUPT, "point %" PRIu64 ": %s", point->number,
+				    point->why);
+	report_member(report, "point", "%" PRIu64, point->number);
+	if (restore_open(&host, &point->header, why, sizeof(why)))
+		return report_error(report, STATUS_FAILED, "%s", why);
+	status = restore(&host, chain, point, report);
+	host_close(&host);
+	return status;
+}
+
+int command_restore(const struct options *options, struct report *report)
+{
+	struct chain chain;
+	char why[200];
+	int fd = chain_open_dir(options->directory, false, why, sizeof(why)), status;
+
+	if (fd < 0)
+		return report_error(report, STATUS_FAILED, "%s", why);
+	if (chain_load(&chain, fd))
+		status = report_error(report, STATUS_FAILED, "%s", chain.why);
+	else
+		status = restore_point(options, &chain, report);
+	chain_free(&chain);
+	close(fd);
+	return status;
+}
