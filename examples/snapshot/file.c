@@ -27,6 +27,7 @@ int file_begin(struct file *file, struct writer *writer, const struct snap_heade
 	file->n_extents = file->data_pages = file->zero_pages = file->file_bytes = 0;
 	file->at = file->written_at = sizeof(file->header);
 	file->n_iov = 0;
+	file->copied_bytes = 0;
 	file->writes = 1;
 	*writer->why = '\0';
 	snap_name(name, header->number);
@@ -93,6 +94,18 @@ static int add_zeros(struct file *file, uint64_t image_bytes, uint64_t bytes)
 	return 0;
 }
 
+/* Memory that follows what is in the batch already makes a vector longer. */
+static void add_vector(struct file *file, const uint8_t *memory, uint64_t bytes)
+{
+	struct iovec *last = &file->iov[file->n_iov - 1];
+
+	if (file->n_iov && (const uint8_t *)last->iov_base + last->iov_len == memory)
+		last->iov_len += bytes;
+	else
+		file->iov[file->n_iov++] = (struct iovec){ (void *)(uintptr_t)memory, bytes };
+	file->at += bytes;
+}
+
 /* At most SNAP_EXTENT_BYTES, which one batch can hold. */
 static int add_data(struct file *file, const uint8_t *memory, uint64_t image_bytes, uint64_t bytes)
 {
@@ -112,8 +125,7 @@ static int add_data(struct file *file, const uint8_t *memory, uint64_t image_byt
 		return no_memory(file);
 	extent->crc = crc32_add(extent->crc, memory, bytes);
 	extent->bytes += bytes;
-	file->iov[file->n_iov++] = (struct iovec){ (void *)(uintptr_t)memory, bytes };
-	file->at += bytes;
+	add_vector(file, memory, bytes);
 	file->data_pages += bytes / file->header.page_bytes;
 	return 0;
 }
@@ -134,6 +146,35 @@ int file_add(struct file *file, const uint8_t *memory, uint64_t image_bytes, uin
 		r = zero ? add_zeros(file, image_bytes + done, run)
 			 : add_data(file, memory + done, image_bytes + done, run);
 		done += run;
+	}
+	return r;
+}
+
+int file_copy(struct file *file, const uint8_t *memory, uint64_t image_bytes, uint64_t bytes)
+{
+	int r = 0;
+
+	if (!file->copies)
+		file->copies = malloc(WRITER_BATCH_BYTES);
+	if (!file->copies)
+		return no_memory(file);
+	while (!r && bytes) {
+		uint64_t room = WRITER_BATCH_BYTES - file->copied_bytes;
+		uint64_t n = bytes < room ? bytes : room;
+		uint8_t *copy = file->copies + file->copied_bytes;
+
+		/* Nothing points to the copies once they are written. */
+		if (!n) {
+			r = file_flush(file);
+			file->copied_bytes = 0;
+			continue;
+		}
+		memcpy(copy, memory, n);
+		file->copied_bytes += n;
+		r = file_add(file, copy, image_bytes, n);
+		memory += n;
+		image_bytes += n;
+		bytes -= n;
 	}
 	return r;
 }
@@ -200,6 +241,8 @@ void file_abort(struct file *file)
 void file_free(struct file *file)
 {
 	free(file->extents);
+	free(file->copies);
 	file->extents = NULL;
+	file->copies = NULL;
 	file->room = file->n_extents = 0;
 }

@@ -15,6 +15,8 @@ struct file {
 	uint64_t written_at; /* what is before this was given to the writer */
 	struct iovec iov[WRITER_BATCH_VECTORS];
 	int n_iov;
+	uint8_t *copies; /* WRITER_BATCH_BYTES, for file_copy() */
+	uint64_t copied_bytes;
 	uint64_t data_pages, zero_pages;
 	uint64_t file_bytes; /* when it is complete */
 	uint64_t writes;
@@ -32,6 +34,9 @@ int file_begin(struct file *file, struct writer *writer, const struct snap_heade
  */
 int file_add(struct file *file, const uint8_t *memory, uint64_t image_bytes, uint64_t bytes);
 int file_flush(struct file *file);
+
+/* The same of memory that may change, or goes: what is added is a copy. */
+int file_copy(struct file *file, const uint8_t *memory, uint64_t image_bytes, uint64_t bytes);
 
 /*
  * Completes the file: when this returns 0, it has its name and will keep it. memory_crc may be

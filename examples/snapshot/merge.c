@@ -62,12 +62,9 @@ static int add_extent(struct merge *merge, struct reader *reader, const struct s
 			}
 			loaded = true;
 		}
-		r = file_add(&merge->file, extent->flags ? zeros : reader->contents + at,
-			     extent->image_bytes + at, page_bytes);
+		r = file_copy(&merge->file, extent->flags ? zeros : reader->contents + at,
+			      extent->image_bytes + at, page_bytes);
 	}
-	/* The next extent is read into the same memory. */
-	if (!r)
-		r = file_flush(&merge->file);
 	if (r)
 		snprintf(merge->chain->why, sizeof(merge->chain->why), "%s", merge->writer.why);
 	return r;

@@ -41,25 +41,8 @@ typedef int (*take_pages)(struct taker *taker, uint64_t image_bytes, uint64_t by
 /* The guest may write meanwhile, and the sum must be that of what is written: a copy. */
 static int take_live(struct taker *taker, uint64_t image_bytes, uint64_t bytes)
 {
-	int r = 0;
-
-	while (!r && bytes) {
-		uint64_t n = WRITER_BATCH_BYTES - taker->bounce_used;
-
-		if (n > bytes)
-			n = bytes;
-		memcpy(taker->bounce + taker->bounce_used,
-		       saboteur_memory(&taker->saboteur) + image_bytes, n);
-		r = file_add(&taker->file, taker->bounce + taker->bounce_used, image_bytes, n);
-		taker->bounce_used += n;
-		image_bytes += n;
-		bytes -= n;
-		if (!r && taker->bounce_used == WRITER_BATCH_BYTES) {
-			r = file_flush(&taker->file);
-			taker->bounce_used = 0;
-		}
-	}
-	return r;
+	return file_copy(&taker->file, saboteur_memory(&taker->saboteur) + image_bytes, image_bytes,
+			 bytes);
 }
 
 /* Nobody writes: what is not held is written from where it is. */
@@ -138,7 +121,6 @@ static int flush_live(struct taker *taker, struct taken *taken)
 {
 	int r = file_flush(&taker->file);
 
-	taker->bounce_used = 0;
 	return r ? fail_file(taker, taken, r) : 0;
 }
 
@@ -311,11 +293,13 @@ static void describe(struct taker *taker, struct taken *taken, struct snap_heade
 		memcpy(header->parent, taker->parent.id, sizeof(header->parent));
 }
 
-static void swap_cursors(struct taker *taker)
+/* The one place where the library forgets pages. */
+static void end_pass(struct taker *taker, bool complete)
 {
 	struct dl_cursor *near = taker->near;
 
-	if (near) {
+	dl_cursor_end(taker->since, complete ? DL_END_COMMIT : 0);
+	if (complete && near) {
 		taker->near = taker->since;
 		taker->since = near;
 	}
@@ -337,12 +321,11 @@ static int write_point(struct taker *taker, bool last, struct taken *taken, bool
 		return r;
 	*stopped = true;
 	r = pause(taker, last, taken, &crc);
-	if (!r && taker->options->sabotage == SABOTAGE_COMMIT_EARLY) {
-		dl_cursor_end(taker->since, DL_END_COMMIT);
-		swap_cursors(taker);
-	}
 	if (r)
 		return r;
+	taker->ended_early = taker->options->sabotage == SABOTAGE_COMMIT_EARLY;
+	if (taker->ended_early)
+		end_pass(taker, true);
 	r = held_write(&taker->held, &taker->file);
 	if (!r)
 		r = file_finish(&taker->file, &taker->state, proof);
@@ -360,7 +343,7 @@ static void note_cost(struct taker *taker, struct cost *cost)
 
 int taker_take(struct taker *taker, bool full, bool last, struct taken *taken)
 {
-	bool committed = taker->options->sabotage == SABOTAGE_COMMIT_EARLY, stopped = false;
+	bool stopped = false;
 	uint64_t start_ns = clock_ns();
 	int r;
 
@@ -368,15 +351,12 @@ int taker_take(struct taker *taker, bool full, bool last, struct taken *taken)
 	taken->number = taker->parent.number + 1;
 	taken->base = full || !taker->parent.number;
 	r = write_point(taker, last, taken, &stopped);
-	/* The one place where the library forgets pages: the file is there to stay. */
-	if (!committed) {
-		dl_cursor_end(taker->since, r ? 0 : DL_END_COMMIT);
-		if (!r)
-			swap_cursors(taker);
-	}
+	/* The file is there to stay, or the pages are pending again. */
+	if (!taker->ended_early)
+		end_pass(taker, !r);
+	taker->ended_early = false;
 	taken->cost.ns = clock_ns() - start_ns;
 	held_forget(&taker->held);
-	taker->bounce_used = 0;
 	if (r) {
 		file_abort(&taker->file);
 		/* Its reason may be better than a closed socket's. */
@@ -420,13 +400,12 @@ int taker_init(struct taker *taker, const struct options *options, struct host *
 	taker->host = host;
 	taker->device = device;
 	taker->writer = writer;
-	taker->bounce = malloc(WRITER_BATCH_BYTES);
 	if (parent)
 		taker->parent = *parent;
 	r = held_init(&taker->held, options->pause_copy ? options->buffer_bytes : 0);
 	if (!r)
 		r = saboteur_init(&taker->saboteur, options->sabotage, &host->machine);
-	if (r || !taker->bounce) {
+	if (r) {
 		snprintf(why, why_bytes, "no memory for the buffer");
 		return -ENOMEM;
 	}
@@ -443,6 +422,5 @@ void taker_free(struct taker *taker)
 	held_free(&taker->held);
 	file_free(&taker->file);
 	saboteur_free(&taker->saboteur);
-	free(taker->bounce);
 	memset(taker, 0, sizeof(*taker));
 }

@@ -28,8 +28,7 @@ struct taker {
 	struct file file;
 	struct held held;
 	struct saboteur saboteur;
-	uint8_t *bounce;
-	uint64_t bounce_used;	   /* copies that are not written yet */
+	bool ended_early;	   /* by --sabotage */
 	struct snap_header parent; /* number 0: there is none yet */
 	struct snap_state state;
 };

@@ -1,0 +1,329 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Takes points with examples/snapshot and restores them. Arguments: snapshot, the program that
+flips bytes, and "some" or "every": how many of the faults. With "table" it prints the fault table
+of doc/snapshots.md."""
+import os
+import signal
+import sys
+import zlib
+from pathlib import Path
+
+# Leave no bytecode in the tree.
+sys.dont_write_bytecode = True
+
+from common import finish, require, run, run_json, run_tests, start  # noqa: E402
+
+READER = Path(__file__).resolve().parent.parent.parent / "examples/snapshot/points.py"
+SMALL = ["--memory", "16M", "--interval", "0", "--prove", "all"]
+MODEL = [*SMALL, "--backend", "model"]
+# Most pages of a point are not written again before the next one.
+SLOW = [*MODEL, "--dirty-rate", "4M", "--interval", "20", "--count", "3"]
+KINDS = ("kill", "enospc", "eio", "short")
+
+
+def backends():
+    return ["model", "kvm"] if os.access("/dev/kvm", os.R_OK | os.W_OK) else ["model"]
+
+
+def take(status, snapshot, folder, *options):
+    return run_json(status, snapshot, "run", folder, *options)
+
+
+def read(status, *arguments):
+    return run(status, sys.executable, READER, *arguments)
+
+
+def check_restored(snapshot, folder, *point):
+    result, _ = run_json(0, snapshot, "restore", folder, *point)
+    require(result["guest_healthy"] and result["device_healthy"], "the restored guest is damaged")
+    require(result["records"] >= result["checked_pages"] > 0, "the restored guest does not run on")
+    return result["point"]
+
+
+def the_help_fits_a_terminal(folder, snapshot, *_):
+    out, _ = run(0, snapshot, "--help")
+    require(max(map(len, out.splitlines())) <= 80, "--help is wider than 80 columns")
+    for words in (["run"], ["fly", folder], ["run", folder, "--passes", "x"], ["merge", folder],
+                  ["run", folder, "--fault", "kill"], ["run", folder, "--memory", "1"],
+                  ["run", folder, "--nothing"], ["run", folder, "--count"]):
+        status = 3 if "--memory" in words else 2
+        _, err = run_json(status, snapshot, *words)
+        require(err.startswith("snapshot: "), f"no reason for {words}: {err}")
+
+
+def every_point_is_what_memory_was(folder, snapshot, _, how_many):
+    """While slots change, and beside a migration and a display."""
+    count = 1000 if how_many == "every" else 25
+    for backend in backends():
+        points = folder / backend
+        result, _ = take(0, snapshot, points, *SMALL, "--backend", backend, "--count", count,
+                         "--beside", "--slot-moves")
+        require(len(result["points"]) == count and all(p["complete"] for p in result["points"]),
+                "points are missing")
+        require(result["differing_pages"] == 0 and not result["unsound_points"], "not the memory")
+        require(result["beside_differing_pages"] == 0, "the consumers beside lost pages")
+        require(min(result["beside_passes"]) > 3, "nobody was beside")
+        require(result["slot_changes"] > count / 10, "no slot has changed")
+        out, _ = read(0, "verify", points)
+        require(out.count("sound") == count, "the other reader does not agree")
+        for point in (1, count // 2):
+            require(check_restored(snapshot, points, "--point", point) == point, "another point")
+
+
+def points_go_on_after_a_restore(folder, snapshot, *_):
+    for backend in backends():
+        points = folder / backend
+        take(0, snapshot, points, *SMALL, "--backend", backend, "--count", 2)
+        run_json(3, snapshot, "run", points, *SMALL)
+        result, _ = take(0, snapshot, points, *SMALL, "--count", 3, "--continue", "--mode",
+                         "bitmap", "--passes", "0", "--pause", "write", "--coalesce", "64K")
+        require([point["number"] for point in result["points"]] == [3, 4, 5], "other numbers")
+        require(not any(point["base"] for point in result["points"]), "it began with a base")
+        result, _ = take(0, snapshot, points, *SMALL, "--count", 4, "--continue",
+                         "--full-every", 2, "--passes", "3", "--buffer", "64K")
+        require([p["base"] for p in result["points"]] == [True, False] * 2, "no bases")
+        read(0, "verify", points)
+        require(check_restored(snapshot, points) == 9, "not the last point")
+
+
+def a_signal_ends_after_a_whole_point(folder, snapshot, *_):
+    process = start(snapshot, "run", folder / "points", *MODEL, "--count", 0, "--json")
+    while not (folder / "points/000002.snap").exists():
+        require(process.poll() is None, "it has ended")
+    process.send_signal(signal.SIGTERM)
+    finish(process, 0)
+    check_restored(snapshot, folder / "points")
+
+
+def each_mistake_is_noticed(folder, snapshot, *_):
+    for backend in backends():
+        for kind in ("mark", "discard", "ack", "drop", "read-early"):
+            for passes in ("0", "1"):
+                result, _ = take(1, snapshot, folder / f"{backend}-{kind}-{passes}", "--memory",
+                                 "16M", "--backend", backend, "--interval", "50", "--count", 3,
+                                 "--passes", passes, "--sabotage", kind)
+                require(result["differing_pages"] > 0, f"no page differs: {kind}")
+        # The lost point is the second: its pages are in no file.
+        steps = take(0, snapshot, folder / f"{backend}-clean", *SLOW, "--backend", backend,
+                     "--count", 1)[0]["steps"]
+        result, _ = take(1, snapshot, folder / f"{backend}-early", *SLOW, "--backend", backend,
+                         "--prove", "last", "--sabotage", "commit-early",
+                         "--fault", f"enospc@{steps + 6}")
+        require(result["faults"] == 1 and result["differing_pages"] > 0, "no page differs")
+    process = start(snapshot, "run", folder / "in-place", *SLOW, "--sabotage", "in-place",
+                    "--writer", "self", "--fault", f"kill@{steps + 6}")
+    finish(process, -signal.SIGKILL)
+    run_json(1, snapshot, "verify", folder / "in-place")
+
+
+def step_names(result):
+    """What each step of a run is: begin, writes, fsync, rename, sync of the directory."""
+    names = []
+    for point in result["points"]:
+        # Header, batches, index, state and footer.
+        writes = point["writes"]
+        names += ["create", *["write"] * writes, "fsync", "rename", "fsync of the directory"]
+    require(len(names) == result["steps"], f"{len(names)} steps, not {result['steps']}")
+    return names
+
+
+def check_fault(folder, snapshot, kind, step, *options):
+    """One fault of a writer in its own process. Returns the rows, and whether it was injected."""
+    points = folder / f"{kind}-{step}"
+    result, _ = take(0, snapshot, points, *SLOW, *options, "--fault", f"{kind}@{step}")
+    rows = result["points"]
+    require(rows[-1]["complete"] and result["differing_pages"] == 0, "the last point is not whole")
+    require(not result["unsound_points"], "a point is not what memory was")
+    for before, after in zip(rows, rows[1:]):
+        require(after["number"] == before["number"] + before["complete"], "a wrong number")
+    read(0, "verify", points)
+    check_restored(snapshot, points)
+    for file in points.iterdir():
+        require(file.suffix == ".snap", f"{file} was left behind")
+        file.unlink()
+    return rows, result["faults"]
+
+
+def a_fault_loses_no_page(folder, snapshot, _, how_many):
+    every = how_many == "every"
+    for options in ([], ["--passes", "0", "--pause", "write"])[:2 if every else 1]:
+        folder = folder / "more"
+        folder.mkdir()
+        names = step_names(take(0, snapshot, folder / "clean", *SLOW, *options)[0])
+        one = len(step_names(take(0, snapshot, folder / "one", *SLOW, *options, "--count", 1)[0]))
+        # The number of batches differs from run to run: fewer steps than in the shortest run.
+        chosen = range(1, len(names) - 10) if every else range(one + 1, one + 10)
+        for kind in KINDS:
+            injected = lost = 0
+            for step in chosen:
+                rows, faults = check_fault(folder, snapshot, kind, step, *options)
+                require(faults <= 1, "more than one fault")
+                injected += faults
+                lost += sum(not row["complete"] for row in rows)
+            least = 3 if kind == "short" else len(chosen)
+            require(injected >= least, f"only {injected} faults: {kind}")
+            require(lost == (0 if kind == "short" else injected), f"{lost} points lost: {kind}")
+
+
+def what_a_killed_run_has_left_goes_on(folder, snapshot, _, how_many):
+    """The whole program is killed at a step; the guest goes on from the last point."""
+    steps = take(0, snapshot, folder / "clean", *SLOW, "--writer", "self")[0]["steps"]
+    for step in range(1, steps - 10, 1 if how_many == "every" else 7):
+        points = folder / f"killed-{step}"
+        process = start(snapshot, "run", points, *SLOW, "--writer", "self",
+                        "--fault", f"kill@{step}")
+        finish(process, -signal.SIGKILL)
+        whole = sorted(points.glob("*.snap"))
+        if not whole:
+            continue
+        read(0, "verify", points)
+        run_json(0, snapshot, "verify", points)
+        check_restored(snapshot, points)
+        result, _ = take(0, snapshot, points, *SLOW, "--continue", "--count", 1)
+        require(result["points"][0]["number"] == len(whole) + 1, "it goes on elsewhere")
+        require(not list(points.glob("*.part")), "a part was left behind")
+        require(check_restored(snapshot, points) == len(whole) + 1, "not the last point")
+
+
+def the_guest_survives_a_killed_writer(folder, snapshot, *_):
+    points = folder / "points"
+    process = start(snapshot, "run", points, *SLOW, "--count", 0, "--json")
+    while not (points / "000002.snap").exists():
+        require(process.poll() is None, "it has ended")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    require(len(children) == 1, f"the writers are {children}")
+    os.kill(int(children[0]), signal.SIGKILL)
+    numbers = len(list(points.glob("*.snap")))
+    while not (points / f"{numbers + 3:06}.snap").exists():
+        require(process.poll() is None, "it has ended")
+    process.send_signal(signal.SIGTERM)
+    out, _ = finish(process, 0)
+    require('"complete": false' in out, "no point was lost")
+    read(0, "verify", points)
+    check_restored(snapshot, points)
+
+
+def merged_points_are_the_last_of_them(folder, snapshot, _, how_many):
+    points = folder / "points"
+    take(0, snapshot, points, *MODEL, "--count", 8, "--slot-moves")
+    names = {path.name: path.read_bytes() for path in points.iterdir()}
+    result, _ = run_json(0, snapshot, "merge", points, "--first", 3, "--last", 6)
+    left = ["000001.snap", "000002.snap", "000006.snap", "000007.snap", "000008.snap"]
+    require(sorted(path.name for path in points.iterdir()) == left, "not the points that are left")
+    require(result["merged"] == 4 and result["kept"] == 0, "not four")
+    read(0, "verify", points)
+    run_json(0, snapshot, "verify", points)
+    for step in range(1, result["steps"] + 1, 1 if how_many == "every" else 2):
+        for name, data in names.items():
+            (points / name).write_bytes(data)
+        process = start(snapshot, "merge", points, "--first", 3, "--last", 6,
+                        "--fault", f"kill@{step}")
+        finish(process, -signal.SIGKILL)
+        read(0, "verify", points)
+        run_json(0, snapshot, "verify", points)
+    check_restored(snapshot, points, "--point", 7)
+    run_json(0, snapshot, "merge", points, "--first", 1, "--last", 6)
+    require(check_restored(snapshot, points) == 8, "not the last point")
+    run_json(3, snapshot, "merge", points, "--first", 7, "--last", 2)
+
+
+def both_readers_find_every_flipped_byte(folder, snapshot, flips, how_many):
+    points = folder / "points"
+    take(0, snapshot, points, *MODEL, "--vcpus", 1, "--dirty-rate", "64K", "--count", 3,
+         "--passes", "0", "--prove", "last")
+    path = min(points.glob("*.snap"), key=lambda file: file.stat().st_size)
+    run(0, flips, path)
+    whole = path.read_bytes()
+    step = 61 if how_many == "every" else 1031
+    sys.path.insert(0, str(READER.parent))
+    from points import Damaged, open_point
+
+    def sound(data):
+        path.write_bytes(data)
+        try:
+            point = open_point(path)
+            with open(path, "rb") as file:
+                point.file = file
+                point.verify()
+        except Damaged:
+            return False
+        return True
+
+    require(sound(whole), "the file is not sound")
+    for at in range(0, len(whole), step):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << at % 8
+        require(not sound(flipped), f"byte {at} was flipped unnoticed")
+        require(not sound(whole[:at]), f"a file of {at} bytes is sound")
+    require(not sound(whole + b"\0"), "a byte more is sound")
+    path.write_bytes(whole[:-1])
+    run_json(1, snapshot, "verify", points)
+    read(1, "verify", points)
+
+
+def a_damaged_point_is_not_restored(folder, snapshot, *_):
+    points = folder / "points"
+    take(0, snapshot, points, *MODEL, "--count", 4, "--prove", "last")
+    second = points / "000002.snap"
+    data = bytearray(second.read_bytes())
+    data[4096] ^= 1
+    second.write_bytes(data)
+    run_json(1, snapshot, "restore", points)
+    require(check_restored(snapshot, points, "--point", 1) == 1, "another point")
+    # Without its header no path goes through it.
+    data[8] ^= 1
+    second.write_bytes(data)
+    require(check_restored(snapshot, points) == 1, "not the last that can be restored")
+    run_json(1, snapshot, "restore", points, "--point", 4)
+    result, _ = run_json(1, snapshot, "verify", points)
+    require([row["sound"] for row in result["points"]] == [True, False, False, False], "sound")
+    read(1, "verify", points)
+
+
+def the_image_of_the_other_reader_is_the_memory(folder, snapshot, *_):
+    points, image = folder / "points", folder / "image"
+    take(0, snapshot, points, *MODEL, "--count", 5, "--slot-moves")
+    sys.path.insert(0, str(READER.parent))
+    from points import Chain
+    for number, point in Chain(points).points.items():
+        read(0, "restore", points, image, "--point", number)
+        data = image.read_bytes()
+        require(len(data) == 16 << 20 and zlib.crc32(data) == point.memory_crc, "another image")
+        require(image.stat().st_blocks * 512 < len(data) // 2, "it has no holes")
+        require(len((folder / "image.state").read_bytes()) == point.state_bytes, "no state")
+
+
+def print_fault_table(folder, snapshot):
+    names = step_names(take(0, snapshot, folder / "clean", *SLOW)[0])
+    one = len(step_names(take(0, snapshot, folder / "one", *SLOW, "--count", 1)[0]))
+    print("| step of a point | " + " | ".join(KINDS) + " |\n|---|---|---|---|---|")
+    for step in range(one + 1, one + 10):
+        cells = []
+        for kind in KINDS:
+            rows, faults = check_fault(folder, snapshot, kind, step)
+            lost = [row["number"] for row in rows if not row["complete"]]
+            cells.append(f"point {lost[0]} lost, complete at the next try" if lost
+                         else "written on" if faults else "-")
+        print(f"| {step - one}: {names[step - 1]} | " + " | ".join(cells) + " |")
+
+
+TESTS = [
+    the_help_fits_a_terminal,
+    every_point_is_what_memory_was,
+    points_go_on_after_a_restore,
+    a_signal_ends_after_a_whole_point,
+    each_mistake_is_noticed,
+    a_fault_loses_no_page,
+    what_a_killed_run_has_left_goes_on,
+    the_guest_survives_a_killed_writer,
+    merged_points_are_the_last_of_them,
+    both_readers_find_every_flipped_byte,
+    a_damaged_point_is_not_restored,
+    the_image_of_the_other_reader_is_the_memory,
+]
+
+if __name__ == "__main__":
+    if sys.argv[3] == "table":
+        run_tests([print_fault_table], sys.argv[1])
+    run_tests(TESTS, *sys.argv[1:])

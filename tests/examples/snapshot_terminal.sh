@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+#
+# What snapshot prints fits terminals of several widths. Arguments: snapshot, terminal.py.
+set -euo pipefail
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+"$1" run "$scratch/points" --backend model --memory 16M --count 2 --interval 10 >/dev/null
+# Each run goes on where the one before it has ended.
+python3 "$2" "$1" run "$scratch/points" --continue --count 3 --interval 10 --prove all --beside \
+  --pause write --fault enospc@8
+python3 "$2" "$1" restore "$scratch/points" --point 1
