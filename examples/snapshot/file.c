@@ -130,34 +130,41 @@ static int add_data(struct file *file, const uint8_t *memory, uint64_t image_byt
 	return 0;
 }
 
-int file_add(struct file *file, const uint8_t *memory, uint64_t image_bytes, uint64_t bytes)
+/* How many bytes are of pages like the first, all zero or none. */
+static uint64_t run_bytes(const struct file *file, const uint8_t *memory, uint64_t bytes,
+			  bool *zero)
 {
 	uint32_t page_bytes = file->header.page_bytes;
-	uint64_t done = 0, run;
+	uint64_t run;
+
+	*zero = page_is_zero(memory, page_bytes);
+	for (run = page_bytes; run < bytes; run += page_bytes)
+		if (page_is_zero(memory + run, page_bytes) != *zero ||
+		    (!*zero && run == SNAP_EXTENT_BYTES))
+			break;
+	return run;
+}
+
+int file_add(struct file *file, const uint8_t *memory, uint64_t image_bytes, uint64_t bytes)
+{
+	uint64_t done, run;
 	int r = 0;
 
-	while (!r && done < bytes) {
-		bool zero = page_is_zero(memory + done, page_bytes);
+	for (done = 0; !r && done < bytes; done += run) {
+		bool zero;
 
-		for (run = page_bytes; done + run < bytes; run += page_bytes)
-			if (page_is_zero(memory + done + run, page_bytes) != zero ||
-			    (!zero && run == SNAP_EXTENT_BYTES))
-				break;
+		run = run_bytes(file, memory + done, bytes - done, &zero);
 		r = zero ? add_zeros(file, image_bytes + done, run)
 			 : add_data(file, memory + done, image_bytes + done, run);
-		done += run;
 	}
 	return r;
 }
 
-int file_copy(struct file *file, const uint8_t *memory, uint64_t image_bytes, uint64_t bytes)
+/* Adds a copy of pages that were not zero when they were looked at. */
+static int copy_data(struct file *file, const uint8_t *memory, uint64_t image_bytes, uint64_t bytes)
 {
 	int r = 0;
 
-	if (!file->copies)
-		file->copies = malloc(WRITER_BATCH_BYTES);
-	if (!file->copies)
-		return no_memory(file);
 	while (!r && bytes) {
 		uint64_t room = WRITER_BATCH_BYTES - file->copied_bytes;
 		uint64_t n = bytes < room ? bytes : room;
@@ -175,6 +182,26 @@ int file_copy(struct file *file, const uint8_t *memory, uint64_t image_bytes, ui
 		memory += n;
 		image_bytes += n;
 		bytes -= n;
+	}
+	return r;
+}
+
+int file_copy(struct file *file, const uint8_t *memory, uint64_t image_bytes, uint64_t bytes)
+{
+	uint64_t done, run;
+	int r = 0;
+
+	if (!file->copies)
+		file->copies = malloc(WRITER_BATCH_BYTES);
+	if (!file->copies)
+		return no_memory(file);
+	for (done = 0; !r && done < bytes; done += run) {
+		bool zero;
+
+		run = run_bytes(file, memory + done, bytes - done, &zero);
+		/* Zeros have no sum, and need no copy. */
+		r = zero ? add_zeros(file, image_bytes + done, run)
+			 : copy_data(file, memory + done, image_bytes + done, run);
 	}
 	return r;
 }

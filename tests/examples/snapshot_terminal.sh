@@ -7,7 +7,6 @@ set -euo pipefail
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 "$1" run "$scratch/points" --backend model --memory 16M --count 2 --interval 10 >/dev/null
-# Each run goes on where the one before it has ended.
+# The second run goes on where the first has ended.
 python3 "$2" "$1" run "$scratch/points" --continue --count 3 --interval 10 --prove all --beside \
   --pause write --fault enospc@8
-python3 "$2" "$1" restore "$scratch/points" --point 1
