@@ -298,8 +298,12 @@ static double water_level(const struct dl_log *log, double allowed)
 			else
 				above++;
 		}
+		/*
+		 * They dirty little now, maybe because all that they write is dirty already. As soon
+		 * as it is taken they can dirty it at once, long before the next look.
+		 */
 		if (!above)
-			return INFINITY;
+			return allowed;
 		next = rest / above;
 	} while (next > level);
 	return level;
