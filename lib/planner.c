@@ -299,8 +299,8 @@ static double water_level(const struct dl_log *log, double allowed)
 				above++;
 		}
 		/*
-		 * They dirty little now, maybe because all that they write is dirty already. As soon
-		 * as it is taken they can dirty it at once, long before the next look.
+		 * They dirty little now, maybe because all that they write is dirty already. As
+		 * soon as it is taken they can dirty it at once, long before the next look.
 		 */
 		if (!above)
 			return allowed;

@@ -20,7 +20,7 @@ enum {
 	PAGE_BYTES = SIM_PAGE_BYTES,
 	BLOCK_BYTES = PLAN_BLOCK_PAGES * PAGE_BYTES,
 	INCARNATIONS = 160,
-	EXCUSES = 256,
+	EXCUSES = 4096,
 	MAX_EXITS = 600, /* full exits of one store: far more than a recovery takes */
 	MAX_TRIES = 40,	 /* of a call that fails because of a fault */
 };
