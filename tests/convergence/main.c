@@ -11,7 +11,7 @@ static const char usage[] =
 	"\n"
 	"Migrates guests in virtual time with the library's real code, and prints a line\n"
 	"of figures for each run, separated by tabs. Loads: 1 to 18, as in loads.c. Laws:\n"
-	"none, auto-converge, aggressive, dirty-limit, equal-quota, plan.\n"
+	"none, auto-converge, aggressive, dirty-limit, equal-quota, plan, plan-skip.\n"
 	"--mistake NAME makes the caller of the plan wrong: zero, unsent.\n"
 	"--trace writes a line for each tenth of a second.\n";
 
@@ -98,19 +98,20 @@ static void print_head(void)
 {
 	printf("law\tload\tseed\tended\tseconds\tbudget\tdowntime\tdowntime_limit\tcopied"
 	       "\tlost_writers\tlost_readers\tlongest_pause\tworst_writer\tworst_reader"
-	       "\tvariation\tpasses\tlimited\tdiverging\tlost_pages\tmust_end\tmay_break\n");
+	       "\tvariation\tleast_run\tpasses\tlimited\tdiverging\tlost_pages\tmust_end"
+	       "\tmay_break\n");
 }
 
 static void print(const struct run_options *options, const struct outcome *outcome)
 {
 	printf("%s\t%u\t%llu\t%d\t%.3f\t%.0f\t%.4f\t%.3f\t%.4f\t%.4f\t%.4f\t%.4f\t%.4f\t%.4f"
-	       "\t%.4f\t%llu\t%.2f\t%.2f\t%llu\t%d\t%.2f\n",
+	       "\t%.4f\t%.4f\t%llu\t%.2f\t%.2f\t%llu\t%d\t%.2f\n",
 	       law_names[options->law], options->load, (unsigned long long)options->seed,
 	       outcome->ended, outcome->seconds, outcome->budget_s, outcome->downtime_s,
 	       outcome->downtime_limit_s, outcome->copied, outcome->lost_s[0], outcome->lost_s[1],
 	       outcome->longest_pause_s, outcome->worst_second[0], outcome->worst_second[1],
-	       outcome->variation, (unsigned long long)outcome->passes, outcome->limited_s,
-	       outcome->diverging_s, (unsigned long long)outcome->lost_pages,
+	       outcome->variation, outcome->least_run, (unsigned long long)outcome->passes,
+	       outcome->limited_s, outcome->diverging_s, (unsigned long long)outcome->lost_pages,
 	       load_find(options->load)->must_end, load_find(options->load)->broken_share);
 	fflush(stdout);
 }

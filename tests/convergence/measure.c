@@ -107,6 +107,7 @@ void measure_outcome(const struct run *run, struct outcome *outcome)
 		.lost_s = { lost_s(run, false), lost_s(run, true) },
 		.worst_second = { 1, 1 },
 		.passes = run->sender.passes,
+		.least_run = run->least_run,
 		.limited_s = measured->limited_s,
 		.diverging_s = measured->diverging_s,
 	};

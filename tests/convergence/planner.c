@@ -13,16 +13,7 @@ enum { KICKS = 16 };
 
 static bool is_planned(const struct run *run)
 {
-	return run->options.law == LAW_PLAN;
-}
-
-static uint32_t least_run_ppm(struct run *run)
-{
-	const struct load *load = run->load;
-
-	return load->least_run > 0 ? (uint32_t)(1e6 * random_between(&run->random, load->least_run,
-								     load->least_most))
-				   : 0;
+	return run->options.law == LAW_PLAN || run->options.law == LAW_PLAN_SKIP;
 }
 
 void planner_begin(struct run *run)
@@ -32,7 +23,7 @@ void planner_begin(struct run *run)
 		.downtime_ns = (uint64_t)(run->place->downtime_s * 1e9),
 		.fixed_ns = (uint64_t)(FIXED_S * 1e9),
 		.total_ns = (uint64_t)(run->place->budget_s * 1e9),
-		.least_run_ppm = least_run_ppm(run),
+		.least_run_ppm = (uint32_t)(run->least_run * 1e6),
 	};
 
 	if (!is_planned(run))

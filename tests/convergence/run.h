@@ -24,6 +24,7 @@ enum law {
 	LAW_DIRTY_LIMIT,
 	LAW_QUOTA,
 	LAW_PLAN,
+	LAW_PLAN_SKIP, /* with DL_CURSOR_SKIP_REWRITTEN */
 	LAWS,
 };
 
@@ -56,6 +57,7 @@ struct outcome {
 	double worst_second[2]; /* least share of a second that one ran */
 	double variation;	/* of what a throttled guest dirties each second, to its mean */
 	uint64_t passes;
+	double least_run;    /* the floor of a vCPU's running time */
 	double limited_s;    /* when the first vCPU was held back; -1: never */
 	double diverging_s;  /* when that was said first; -1: never */
 	uint64_t lost_pages; /* with older contents at the end: must be 0 */
@@ -108,6 +110,7 @@ struct run {
 	struct dl_log *log;
 	struct sender sender;
 	struct thread threads[KERNEL_VCPUS];
+	double least_run;	       /* the floor; 0: 1% */
 	struct dl_plan *plan;	       /* NULL: a baseline */
 	struct dl_advice advice;       /* the newest */
 	uint64_t began_ns, step_ns;    /* of the run, of this step */

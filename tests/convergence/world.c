@@ -62,6 +62,7 @@ static struct dl_cursor *new_cursor(struct run *run)
 {
 	const struct dl_cursor_options options = {
 		.size = sizeof(options),
+		.flags = run->options.law == LAW_PLAN_SKIP ? DL_CURSOR_SKIP_REWRITTEN : 0,
 		.vcpus = run->kernel->vcpu_count,
 		/* What the sender reads at once is no more than a slot. */
 		.max_extent_bytes =
@@ -110,6 +111,9 @@ struct run *run_new(const struct run_options *options)
 	open_log(run);
 	run->began_ns = run->step_ns = run->kernel->now_ns;
 	run->measured.limited_s = run->measured.diverging_s = -1;
+	if (run->load->least_run > 0)
+		run->least_run =
+			random_between(&run->random, run->load->least_run, run->load->least_most);
 	planner_begin(run);
 	return run;
 }
