@@ -4,7 +4,7 @@
 
 A simulation that finds nothing proves something only if it would have found something. A defect
 that it cannot find, for example because its guests are small, names the test program that must fail
-instead.
+instead. Those of the plan (plan_defects.py) must break a rule of tests/convergence.
 """
 
 import argparse
@@ -15,10 +15,12 @@ import time
 sys.dont_write_bytecode = True
 
 from defects import PLANTED  # noqa: E402
+from plan_defects import PLAN, RUNS  # noqa: E402
 from workshop import TREE, Workshop, say  # noqa: E402
 
 SIMULATION = "tests/simulation/simulation"
 RUN_SECONDS_MAX = 120
+ALL = PLANTED + PLAN
 
 
 def other_program(defect):
@@ -50,6 +52,10 @@ def run_other(shop, test):
         return shop.run([shop.source / "tests" / test], RUN_SECONDS_MAX)
     if not shop.compile(f"tests/{test}"):
         return None
+    if test == RUNS:
+        return shop.run([shop.source / "tests" / f"{RUNS}.py", "--program",
+                         shop.build / "tests" / test, "--laws", "plan", "--seeds", "4"],
+                        5 * RUN_SECONDS_MAX)
     return shop.run([shop.build / "tests" / test], RUN_SECONDS_MAX)
 
 
@@ -60,7 +66,8 @@ def hold(shop, test):
         return "NOT FOUND", shop.output
     if not ran.failed:
         return "NOT FOUND", f"nor by {test}"
-    failed = re.findall(r"^(?:\[  FAILED  \]|LOST) (\w+)(?:$|: )", ran.output, re.M)
+    failed = re.findall(r"^(?:\[  FAILED  \]|LOST) (\w+)(?:$|: )", ran.output, re.M) or \
+        re.findall(r"^(load \d+), plan", ran.output, re.M)
     return f"held by {test}", ", ".join(dict.fromkeys(failed)) or ran.how
 
 
@@ -70,7 +77,8 @@ def try_one(shop, defect, schedules):
     if not broken:
         return "does not fit the source any more", ""
     with shop.broken(f"lib/{file}", broken):
-        when, how = simulate(shop, schedules)
+        # The simulation has no plan.
+        when, how = simulate(shop, schedules) if defect in PLANTED else ("NOT FOUND", "")
         if when == "NOT FOUND" and other_program(defect):
             when, how = hold(shop, other_program(defect))
     return when, how
@@ -78,14 +86,18 @@ def try_one(shop, defect, schedules):
 
 def check():
     """Whether every defect can be planted, and every other program that is named exists."""
-    wrong = [f"{name}: does not fit lib/{file}" for name, file, old, new, *_ in PLANTED
+    wrong = [f"{name}: does not fit lib/{file}" for name, file, old, new, *_ in ALL
              if not plant((TREE / "lib" / file).read_text(), old, new)]
-    for defect in filter(other_program, PLANTED):
+    for defect in filter(other_program, ALL):
         room, program = other_program(defect).split("/")
-        source = program if program.endswith(".py") else "test_" + program.split("-", 1)[1] + ".c"
+        if other_program(defect) == RUNS:
+            source = program + ".py"
+        else:
+            source = program if program.endswith(".py") else \
+                "test_" + program.split("-", 1)[1] + ".c"
         if not (TREE / "tests" / room / source).exists():
             wrong.append(f"{defect[0]}: there is no tests/{room}/{source}")
-    say("\n".join(wrong) or f"{len(PLANTED)} defects fit the source")
+    say("\n".join(wrong) or f"{len(ALL)} defects fit the source")
     return 1 if wrong else 0
 
 
@@ -111,7 +123,7 @@ def main():
         return check()
     if not arguments.work:
         parser.error("--work is required")
-    chosen = [defect for defect in PLANTED if arguments.only in defect[0]]
+    chosen = [defect for defect in ALL if arguments.only in defect[0]]
     shop = Workshop(arguments.work)
     shop.prepare()
     check_others(shop, chosen)
