@@ -33,13 +33,39 @@ static void device_store(const struct place *place, uint32_t page)
 	sim_point(SIM_SITE("a device wrote"));
 }
 
+/*
+ * All devices share the log of a place, and each takes what it finds there. A bit stands for two
+ * pages, as pages here are smaller than any of a foreign log.
+ */
+static void device_mark_bitmap(const struct place *place, uint32_t page, uint32_t pages)
+{
+	enum { LOG_PAGE_BYTES = 2 * PAGE_BYTES };
+	uint64_t *log = world.device_logs[place - world.plan->places], marked_bytes;
+	uint64_t odd = place->gpa_pages[0] % 2;
+	const struct dl_bitmap bitmap = {
+		.size = sizeof(bitmap),
+		.flags = DL_BITMAP_TAKE,
+		.as_id = place->slot >> 16,
+		.gpa = (place->gpa_pages[0] - odd) * PAGE_BYTES,
+		.bytes = (odd + place->pages) * PAGE_BYTES,
+		.page_bytes = LOG_PAGE_BYTES,
+	};
+
+	for (uint64_t i = page; i < page + pages; i++)
+		log[(i + odd) / 128] |= UINT64_C(1) << (i + odd) / 2 % 64;
+	EXPECT("dl_mark_bitmap",
+	       dl_mark_bitmap(world.log, &bitmap, log, DEVICE_LOG_WORDS, &marked_bytes));
+}
+
 static void device_mark(const struct op *op, const struct place *place, uint32_t page,
 			uint32_t pages)
 {
 	uint64_t at = (uint64_t)page * PAGE_BYTES + op->number % 8;
 	uint64_t bytes = (uint64_t)(pages - 1) * PAGE_BYTES + 1;
 
-	if (op->number & 4)
+	if (op->number & 8)
+		device_mark_bitmap(place, page, pages);
+	else if (op->number & 4)
 		EXPECT("dl_mark_hva",
 		       dl_mark_hva(world.log,
 				   memory[place->block] + place->first_page * (uint64_t)PAGE_BYTES +

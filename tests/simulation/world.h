@@ -19,6 +19,7 @@
 enum {
 	PAGE_BYTES = SIM_PAGE_BYTES,
 	BLOCK_BYTES = PLAN_BLOCK_PAGES * PAGE_BYTES,
+	DEVICE_LOG_WORDS = PLAN_BLOCK_PAGES / 64 + 1,
 	INCARNATIONS = 160,
 	EXCUSES = 4096,
 	MAX_EXITS = 600, /* full exits of one store: far more than a recovery takes */
@@ -75,6 +76,8 @@ struct world {
 	struct vcpu_state vcpus[PLAN_VCPUS];
 	uint64_t generation;
 	uint64_t chance; /* state of a random generator */
+	/* Of each place: what devices wrote, until one of them takes it from there. */
+	uint64_t device_logs[PLAN_SLOTS][DEVICE_LOG_WORDS];
 	struct page_note notes[PLAN_BLOCKS][PLAN_BLOCK_PAGES];
 
 	struct consumer consumers[CONSUMERS];
