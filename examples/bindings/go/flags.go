@@ -90,6 +90,14 @@ const (
 	TakeLE      TakeFlags = C.DL_TAKE_LE       // little-endian words, as KVM's
 )
 
+// BitmapFlags are those of a Bitmap.
+type BitmapFlags uint32
+
+const (
+	BitmapTake BitmapFlags = C.DL_BITMAP_TAKE // the writer is live: bits are taken
+	BitmapLE   BitmapFlags = C.DL_BITMAP_LE   // little-endian words, as vhost-user's
+)
+
 // ExtentFlags are those of an Extent.
 type ExtentFlags uint32
 

@@ -241,6 +241,33 @@ func (l *Log) MarkIovecs(iov []syscall.Iovec, offsetBytes, bytes uint64) error {
 	return err
 }
 
+// Bitmap describes a foreign dirty log: vhost's, vhost-user's, VFIO's, iommufd's, libvfio-user's.
+type Bitmap struct {
+	Flags     BitmapFlags
+	AsID      uint32
+	GPA       uint64 // of bit 0, a multiple of PageBytes
+	Bytes     uint64 // of memory that the bitmap covers
+	PageBytes uint64 // per bit
+}
+
+// MarkBitmap marks the pages that a foreign log names, and returns how many bytes of host pages
+// they are, also with ENOENT. words may be memory that is shared with a live writer.
+func (l *Log) MarkBitmap(bitmap Bitmap, words []uint64) (uint64, error) {
+	var marked C.uint64_t
+	c := C.struct_dl_bitmap{
+		size:       C.sizeof_struct_dl_bitmap,
+		flags:      C.uint32_t(bitmap.Flags),
+		as_id:      C.uint32_t(bitmap.AsID),
+		gpa:        C.uint64_t(bitmap.GPA),
+		bytes:      C.uint64_t(bitmap.Bytes),
+		page_bytes: C.uint64_t(bitmap.PageBytes),
+	}
+	_, err := l.call("mark", func(log *C.struct_dl_log) C.int {
+		return C.dl_mark_bitmap(log, &c, cWords(words), C.uint64_t(len(words)), &marked)
+	})
+	return uint64(marked), err
+}
+
 // Forever is what Reap returns where there is no next time.
 const Forever time.Duration = -1
 

@@ -208,6 +208,28 @@ func TestModelMarksOfEveryKindAreSeen(t *testing.T) {
 	expectPages(t, readPages(t, cursor, 0, 0), 1, 3, 5, 7, 9)
 }
 
+func TestModelMarksOfAForeignLogAreSeen(t *testing.T) {
+	guest := newGuest(t, 0, dirtylog.Options{})
+	cursor := newClean(t, guest)
+	log := dirtylog.Bitmap{
+		Flags: dirtylog.BitmapTake | dirtylog.BitmapLE, GPA: 2 * pageBytes, Bytes: memoryBytes,
+		PageBytes: pageBytes / 2,
+	}
+	words := make([]uint64, 2*pages/64)
+	words[0] = 1 | 1<<9
+	marked, err := guest.Log.MarkBitmap(log, words)
+	must(t, err)
+	if marked != 2*pageBytes || words[0] != 0 {
+		t.Errorf("%d bytes, %x", marked, words[0])
+	}
+	expectPages(t, readPages(t, cursor, 0, 0), 2, 6)
+	words[len(words)-1] = 1 << 63
+	_, err = guest.Log.MarkBitmap(log, words)
+	expectError(t, err, syscall.ENOENT, "outside of every slot")
+	_, err = guest.Log.MarkBitmap(log, words[:1])
+	expectError(t, err, syscall.EINVAL, "n_words")
+}
+
 func TestModelTakeMovesPagesIntoWords(t *testing.T) {
 	guest := newGuest(t, 0, dirtylog.Options{})
 	cursor := newClean(t, guest)

@@ -60,6 +60,7 @@ using options = sized<struct dl_options>;
 using config = sized<struct dl_config>;
 using slot = sized<struct dl_slot>;
 using cursor_options = sized<struct dl_cursor_options>;
+using bitmap = sized<struct dl_bitmap>;
 using cursor_stats = sized<struct dl_cursor_stats>;
 using stats = sized<struct dl_stats>;
 using extent = dl_extent;
@@ -573,6 +574,15 @@ public:
 	{
 		ec = to_code(dl_mark_iov(get(), iov, n_iov, offset_bytes, bytes));
 	}
+	/* The bytes of host pages that were marked, also if a bit's page is in no slot. */
+	std::uint64_t mark_bitmap(const struct dl_bitmap &bitmap, std::uint64_t *words,
+				  std::uint64_t n_words, std::error_code &ec) noexcept
+	{
+		std::uint64_t marked_bytes = 0;
+
+		ec = to_code(dl_mark_bitmap(get(), &bitmap, words, n_words, &marked_bytes));
+		return marked_bytes;
+	}
 
 #ifdef __cpp_exceptions
 	static log open(int vm_fd, const struct dl_options &options = dirtylog::options())
@@ -696,6 +706,15 @@ public:
 
 		mark_iov(iov, n_iov, offset_bytes, bytes, ec);
 		check(ec, get(), "dl_mark_iov");
+	}
+	std::uint64_t mark_bitmap(const struct dl_bitmap &bitmap, std::uint64_t *words,
+				  std::uint64_t n_words)
+	{
+		std::error_code ec;
+		auto marked_bytes = mark_bitmap(bitmap, words, n_words, ec);
+
+		check(ec, get(), "dl_mark_bitmap");
+		return marked_bytes;
 	}
 #endif
 

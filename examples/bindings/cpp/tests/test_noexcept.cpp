@@ -142,6 +142,7 @@ void every_call_returns_a_code()
 	REFUSES(none.mark_slot(0, 0, 0, ec));
 	REFUSES(none.mark_hva(nullptr, 0, ec));
 	REFUSES(none.mark_iov(nullptr, 0, 0, 0, ec));
+	REFUSES(none.mark_bitmap(dirtylog::bitmap(), nullptr, 0, ec));
 	CHECK(none.describe(text, sizeof(text)) == -EINVAL);
 	CHECK(none.last_error(text, sizeof(text)) == -EINVAL);
 	REFUSES(no_vcpu.drain(ec));
@@ -169,6 +170,8 @@ void every_call_does_its_work()
 		const std::uint32_t take = DL_TAKE_HARVEST | DL_TAKE_PAUSED | DL_TAKE_NO_CLEAR;
 		const std::uint64_t page = rig.guest->page_bytes;
 		iovec iov = { rig.guest->memory + 8 * page, 2 * page };
+		dirtylog::bitmap foreign;
+		std::uint64_t word = 2;
 		char text[200] = "";
 
 		cursor.take(0, take, words, std::size(words), rig.ec);
@@ -177,8 +180,13 @@ void every_call_does_its_work()
 		CHECK((rig.log.mark_slot(0, 3 * page, page, rig.ec), !rig.ec));
 		CHECK((rig.log.mark_hva(rig.guest->memory + 5 * page, page, rig.ec), !rig.ec));
 		CHECK((rig.log.mark_iov(&iov, 1, page, page, rig.ec), !rig.ec));
-		CHECK(cursor.take(0, take, words, std::size(words), rig.ec) == 4 * page);
-		CHECK(!rig.ec && words[0] == (1 << 1 | 1 << 3 | 1 << 5 | 1 << 9));
+		foreign.flags = DL_BITMAP_TAKE;
+		foreign.gpa = 10 * page;
+		foreign.bytes = 64 * page;
+		foreign.page_bytes = page;
+		CHECK(rig.log.mark_bitmap(foreign, &word, 1, rig.ec) == page && !rig.ec && !word);
+		CHECK(cursor.take(0, take, words, std::size(words), rig.ec) == 5 * page);
+		CHECK(!rig.ec && words[0] == (1 << 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 11));
 		CHECK((rig.log.clear(0, 0, rig.guest->memory_bytes, rig.ec), !rig.ec));
 		CHECK(cursor.stats(rig.ec).acked_bytes >= 4 * page && !rig.ec);
 		CHECK(rig.log.describe(text, sizeof(text)) > 0 && *text);

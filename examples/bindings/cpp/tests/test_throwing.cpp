@@ -239,6 +239,8 @@ void marks_and_takes_agree()
 		std::uint64_t words[guest::memory_bytes / 4096 / 64] = {};
 		auto cursor = clean_cursor(rig.log);
 		iovec iov = { rig.guest->memory + 8 * page, 2 * page };
+		dirtylog::bitmap foreign;
+		std::uint64_t word = 1;
 
 		/* What KVM has written itself. */
 		CHECK(cursor.take(0, DL_TAKE_HARVEST | DL_TAKE_PAUSED, words, std::size(words)) <
@@ -248,12 +250,17 @@ void marks_and_takes_agree()
 		rig.log.mark_slot(0, 3 * page, page);
 		rig.log.mark_hva(rig.guest->memory + 5 * page, page);
 		rig.log.mark_iov(&iov, 1, page, page);
+		foreign.gpa = 10 * page;
+		foreign.bytes = foreign.page_bytes = page;
+		CHECK(rig.log.mark_bitmap(foreign, &word, 1) == page && word == 1);
+		CHECK(code_of([&] { rig.log.mark_bitmap(foreign, &word, 0); }) ==
+		      std::errc::invalid_argument);
 		CHECK(cursor.take(0, DL_TAKE_HARVEST | DL_TAKE_PAUSED | DL_TAKE_NO_CLEAR, words,
-				  std::size(words)) == 4 * page);
+				  std::size(words)) == 5 * page);
 		rig.log.clear(0, 0, rig.guest->memory_bytes);
 		CHECK(code_of([&] { rig.log.clear(0, 0, rig.guest->memory_bytes + page); }) ==
 		      std::errc::invalid_argument);
-		CHECK(words[0] == (1 << 1 | 1 << 3 | 1 << 5 | 1 << 9));
+		CHECK(words[0] == (1 << 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 10));
 	});
 }
 

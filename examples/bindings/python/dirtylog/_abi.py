@@ -75,6 +75,11 @@ class TakeFlag(enum.IntFlag):
     LE = 8
 
 
+class BitmapFlag(enum.IntFlag):
+    TAKE = 2
+    LE = 4
+
+
 class ExtentFlag(enum.IntFlag):
     PADDED = 1
 
@@ -129,6 +134,18 @@ class dl_extent(ctypes.Structure):
         ("slot", c_uint32),
         ("flags", c_uint32),
         ("reserved", c_uint64),
+    ]
+
+
+class dl_bitmap(ctypes.Structure):
+    _fields_ = [
+        ("size", c_uint32),
+        ("flags", c_uint32),
+        ("as_id", c_uint32),
+        ("reserved", c_uint32),
+        ("gpa", c_uint64),
+        ("bytes", c_uint64),
+        ("page_bytes", c_uint64),
     ]
 
 
@@ -250,6 +267,7 @@ PROTOTYPES = {
     "dl_mark_slot": (c_int, _handle, u32, u64, u64),
     "dl_mark_hva": (c_int, _handle, c_void_p, u64),
     "dl_mark_iov": (c_int, _handle, POINTER(iovec), u32, u64, u64),
+    "dl_mark_bitmap": (c_int, _handle, POINTER(dl_bitmap), _words, u64, POINTER(c_uint64)),
 }
 
 SONAME = "libdirtylog.so.0"

@@ -9,11 +9,11 @@ from collections import namedtuple
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ._abi import (Backup, Has, Mode, ReapFlag, SlotFlag, dl_config, dl_options, dl_stats, fill,
-                   iovec)
+from ._abi import (Backup, BitmapFlag, Has, Mode, ReapFlag, SlotFlag, dl_bitmap, dl_config,
+                   dl_options, dl_stats, fill, iovec)
 from ._cursor import Cursor
 from ._handle import Error, Handle, Owner, fileno, flags, lib, text_of
-from ._memory import address_of, view_of
+from ._memory import address_of, view_of, words_of
 from ._slot import Memory, Slot
 
 _WHY_BYTES = 512
@@ -241,3 +241,23 @@ class Log(Owner):
         views = [view_of(buffer) for buffer in buffers]
         vectors = (iovec * len(views))(*((address_of(view), view.nbytes) for view in views))
         self._call(lib.dl_mark_iov, vectors, len(views), offset_bytes, bytes)
+
+    def mark_bitmap(self, words, gpa: int, bytes: int, page_bytes: int, *, as_id: int = 0,
+                    take: bool = False, little_endian: bool = False) -> int:
+        """Marks the pages that a foreign log names: vhost's, vhost-user's, VFIO's (dl_mark_bitmap).
+
+        words          a writable buffer of whole words, perhaps shared with the log's writer
+        gpa            of bit 0, a multiple of page_bytes
+        bytes          of memory that the bitmap covers
+        page_bytes     per bit
+        take           the writer is live: bits that cursors get are taken from words
+        little_endian  as vhost-user's; otherwise the host's order
+        Returns the number of bytes of host pages that were marked. ENOENT: a bit's page is in no
+        slot; the rest is marked.
+        """
+        pointer, n_words = words_of(words)
+        bitmap = fill(dl_bitmap(), as_id=as_id, gpa=gpa, bytes=bytes, page_bytes=page_bytes,
+                      flags=flags((BitmapFlag.TAKE, take), (BitmapFlag.LE, little_endian)))
+        marked = ctypes.c_uint64()
+        self._call(lib.dl_mark_bitmap, bitmap, pointer, n_words, marked)
+        return marked.value

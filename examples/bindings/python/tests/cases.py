@@ -224,6 +224,16 @@ class Cases:
             self.assertEqual(cursor.take(0, words, no_clear=True, little_endian=True), PAGE)
             self.assertEqual(list(dirtylog.bits(words.tobytes())), [9])
             slot.clear()
+            theirs = array.array("Q", [1 << 3 | 1 << 8, 0])
+            self.assertEqual(log.mark_bitmap(theirs, 2 * PAGE, 64 * PAGE, PAGE // 2, take=True,
+                                             little_endian=True), 2 * PAGE)
+            self.assertEqual(list(theirs), [0, 0])
+            marked = slot.words()
+            self.assertEqual(cursor.take(slot, marked), 2 * PAGE)
+            self.assertEqual(list(dirtylog.bits(marked)), [3, 6])
+            with self.assertRaises(dirtylog.Error) as caught:
+                log.mark_bitmap(theirs, PAGE, PAGE, 2 * PAGE)
+            self.assertEqual(caught.exception.errno, errno.EINVAL)
             with self.assertRaises(dirtylog.Error) as caught:
                 log.mark_gpa(slot.bytes, 1)
             self.assertEqual(caught.exception.errno, errno.ENOENT)

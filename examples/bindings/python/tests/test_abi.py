@@ -27,6 +27,7 @@ ENUMS = {
     "dl_cursor_flag": (_abi.CursorFlag, "DL_CURSOR_"),
     "dl_end_flag": (_abi.EndFlag, "DL_END_"),
     "dl_take_flag": (_abi.TakeFlag, "DL_TAKE_"),
+    "dl_bitmap_flag": (_abi.BitmapFlag, "DL_BITMAP_"),
     "dl_extent_flag": (_abi.ExtentFlag, "DL_EXTENT_"),
 }
 

@@ -113,6 +113,14 @@ flags! {
         LE = sys::DL_TAKE_LE;
     }
 
+    /// Of a [`Bitmap`](crate::Bitmap).
+    BitmapFlags {
+        /// The writer is live: bits that cursors get are taken from the words.
+        TAKE = sys::DL_BITMAP_TAKE;
+        /// Little-endian words, as vhost-user's. Without it, the host's order.
+        LE = sys::DL_BITMAP_LE;
+    }
+
     /// Of an [`Extent`](crate::Extent).
     ExtentFlags {
         /// It contains clean pages, since the cursor joins extents over gaps.

@@ -78,10 +78,10 @@ mod vcpu;
 pub use cursor::{Cursor, CursorOptions};
 pub use error::{Error, Result};
 pub use flags::{
-    has, Backup, CursorFlags, ExtentFlags, HarvestFlags, Has, Mode, ReapFlags, RemoveFlags,
-    SlotFlags, TakeFlags,
+    has, Backup, BitmapFlags, CursorFlags, ExtentFlags, HarvestFlags, Has, Mode, ReapFlags,
+    RemoveFlags, SlotFlags, TakeFlags,
 };
-pub use log::{library_version, probe, Log, Options, Os};
+pub use log::{library_version, probe, Bitmap, Log, Options, Os};
 pub use pass::{Extent, Extents, Pass};
 pub use slot::Slot;
 pub use sys::{

@@ -3,7 +3,7 @@
 
 use crate::cursor::{Cursor, CursorOptions};
 use crate::error::{text, Error, Result, Why};
-use crate::flags::{Backup, Mode, ReapFlags, RemoveFlags};
+use crate::flags::{Backup, BitmapFlags, Mode, ReapFlags, RemoveFlags};
 use crate::slot::Slot;
 use crate::sys;
 use crate::vcpu::Vcpu;
@@ -11,6 +11,7 @@ use std::fmt;
 use std::os::raw::c_int;
 use std::os::unix::io::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -22,6 +23,33 @@ use std::time::Duration;
 pub fn library_version() -> u32 {
     // SAFETY: It takes nothing and reads a constant.
     unsafe { sys::dl_library_version() }
+}
+
+/// A foreign dirty log: vhost's, vhost-user's, VFIO's, iommufd's or libvfio-user's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bitmap {
+    pub flags: BitmapFlags,
+    /// The address space of `gpa`.
+    pub as_id: u32,
+    /// Of bit 0, a multiple of `page_bytes`.
+    pub gpa: u64,
+    /// Of memory that the bitmap covers.
+    pub bytes: u64,
+    /// Per bit: a power of two from 512 to 1 GiB.
+    pub page_bytes: u64,
+}
+
+impl Bitmap {
+    fn raw(&self) -> sys::dl_bitmap {
+        sys::dl_bitmap {
+            flags: self.flags.bits(),
+            as_id: self.as_id,
+            gpa: self.gpa,
+            bytes: self.bytes,
+            page_bytes: self.page_bytes,
+            ..sys::dl_bitmap::sized()
+        }
+    }
 }
 
 /// A table of system calls in place of the system's: a model kernel's, for tests.
@@ -331,6 +359,25 @@ impl Log {
             sys::dl_mark_iov(self.raw.as_ptr(), iov.as_ptr(), count, offset_bytes, bytes)
         };
         self.check(r).map(drop)
+    }
+
+    /// Marks the pages that a foreign log names, and returns how many bytes of host pages they are.
+    /// `words` may be memory that is shared with the log's writer. ENOENT: a bit's page is in no
+    /// slot; the rest is marked.
+    pub fn mark_bitmap(&self, bitmap: &Bitmap, words: &[AtomicU64]) -> Result<u64> {
+        let mut marked_bytes = 0;
+        // SAFETY: As in config(). The library accesses the words atomically, and AtomicU64 allows
+        // that behind a shared reference.
+        let r = unsafe {
+            sys::dl_mark_bitmap(
+                self.raw.as_ptr(),
+                &bitmap.raw(),
+                words.as_ptr().cast::<u64>().cast_mut(),
+                words.len() as u64,
+                &mut marked_bytes,
+            )
+        };
+        self.check(r).map(|_| marked_bytes)
     }
 }
 

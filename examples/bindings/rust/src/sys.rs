@@ -47,6 +47,8 @@ constants! {
     DL_TAKE_NO_CLEAR = 4;
     DL_TAKE_LE = 8;
     DL_EXTENT_PADDED = 1;
+    DL_BITMAP_TAKE = 2;
+    DL_BITMAP_LE = 4;
     DL_VERSION_MAJOR = 0;
     DL_VERSION_MINOR = 2;
     DL_VERSION_PATCH = 0;
@@ -98,7 +100,7 @@ macro_rules! versioned {
     };
 }
 
-versioned! { dl_options dl_config dl_slot dl_cursor_options dl_cursor_stats dl_stats }
+versioned! { dl_options dl_config dl_slot dl_bitmap dl_cursor_options dl_cursor_stats dl_stats }
 
 impl dl_extent {
     fn set_size(&mut self) {}
@@ -162,6 +164,17 @@ structs! {
         slot: u32,
         coalesce_bytes: u64,
         max_extent_bytes: u64,
+    }
+
+    /// A foreign dirty log, for `dl_mark_bitmap()`.
+    struct dl_bitmap {
+        size: u32,
+        flags: u32,
+        as_id: u32,
+        reserved: u32,
+        gpa: u64,
+        bytes: u64,
+        page_bytes: u64,
     }
 
     /// One cursor's counters.
@@ -312,5 +325,12 @@ extern "C" {
         n_iov: u32,
         offset_bytes: u64,
         bytes: u64,
+    ) -> c_int;
+    pub fn dl_mark_bitmap(
+        log: *mut dl_log,
+        bitmap: *const dl_bitmap,
+        words: *mut u64,
+        n_words: u64,
+        marked_bytes: *mut u64,
     ) -> c_int;
 }

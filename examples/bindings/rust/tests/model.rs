@@ -8,8 +8,8 @@ mod model;
 
 use common::*;
 use dirtylog::{
-    CursorFlags, CursorOptions, Extent, HarvestFlags, IoVec, Log, Mode, Options, ReapFlags, Slot,
-    TakeFlags,
+    Bitmap, BitmapFlags, CursorFlags, CursorOptions, Extent, HarvestFlags, IoVec, Log, Mode,
+    Options, ReapFlags, Slot, TakeFlags,
 };
 use model::*;
 use std::collections::HashSet;
@@ -217,6 +217,33 @@ fn marks_of_every_kind_are_seen() {
         .map(|extent| extent.unwrap().gpa() >> 12)
         .collect();
     assert_eq!(gpas, [1, 3, 5, 7, 9]);
+}
+
+#[test]
+fn marks_of_a_foreign_log_are_seen() {
+    let guest = guest();
+    let mut cursor = guest.log.cursor(&CLEAN).unwrap();
+    let foreign = Bitmap {
+        flags: BitmapFlags::TAKE | BitmapFlags::LE,
+        gpa: 2 << 12,
+        bytes: 128 * 2048,
+        page_bytes: 2048,
+        ..Bitmap::default()
+    };
+    let words = [AtomicU64::new(1 | 1 << 9), AtomicU64::new(0)];
+    let marked = guest.log.mark_bitmap(&foreign, &words).unwrap();
+    assert_eq!(
+        (marked, words[0].load(Ordering::Relaxed)),
+        (2 * PAGE as u64, 0)
+    );
+    let refused = guest.log.mark_bitmap(&foreign, &words[..1]).unwrap_err();
+    assert!(refused.why().contains("n_words"));
+    let pass = cursor.harvest(HarvestFlags::NONE).unwrap();
+    let gpas: Vec<_> = pass
+        .extents()
+        .map(|extent| extent.unwrap().gpa() >> 12)
+        .collect();
+    assert_eq!(gpas, [2, 6]);
 }
 
 #[test]
