@@ -377,4 +377,48 @@ MORE = [
      "pages/page_set.c", "word < end_word; word++)\n\t\tif (!is_in_flight(map",
      "word < end_word;\n\t     word = word + 2 < end_word ? end_word - 1 : word + 1)\n"
      "\t\tif (!is_in_flight(map", "unit/unit-page_set"),
+    # Foreign logs.
+    ("a foreign log's page is marked before its bit is taken", "pages/foreign.c",
+     "\tbits = get_bits(m->foreign, word, mask);\n\tif (!bits)\n\t\treturn;\n"
+     "\tif (m->foreign->foreign_shift == m->foreign->host_shift)\n"
+     "\t\tadd_same_pages(m, gpa, bits);\n\telse\n\t\tadd_other_pages(m, gpa, bits);\n",
+     "\tbits = swap(m->foreign, load_relaxed(m->foreign, word)) & mask;\n\tif (!bits)\n"
+     "\t\treturn;\n\tif (m->foreign->foreign_shift == m->foreign->host_shift)\n"
+     "\t\tadd_same_pages(m, gpa, bits);\n\telse\n\t\tadd_other_pages(m, gpa, bits);\n"
+     "\tflush(m);\n\t(void)get_bits(m->foreign, word, mask);\n", "race/race-foreign"),
+    ("a foreign log's bit is taken without acquire", "pages/foreign.c",
+     "swap(foreign, ~mask), memory_order_acquire)", "swap(foreign, ~mask), memory_order_relaxed)",
+     "race/protocols.py"),
+    ("a foreign log's bit is seen without acquire", "pages/foreign.c",
+     "atomic_load_explicit(at, memory_order_acquire)",
+     "atomic_load_explicit(at, memory_order_relaxed)", "race/protocols.py"),
+    ("a foreign log's whole word is taken", "pages/foreign.c",
+     "swap(foreign, ~mask)", "0", "unit/unit-mark_bitmap"),
+    ("a foreign log's word is stored, not taken", "pages/foreign.c",
+     "\treturn swap(foreign,\n"
+     "\t\t    atomic_fetch_and_explicit(at, swap(foreign, ~mask), memory_order_acquire)) &\n"
+     "\t       mask;",
+     "\tuint64_t before = atomic_load_explicit(at, memory_order_acquire);\n\n"
+     "\tatomic_store_explicit(at, before & swap(foreign, ~mask), memory_order_release);\n"
+     "\treturn swap(foreign, before) & mask;", "race/race-foreign"),
+    ("a foreign log's bits of memory that no cursor covers are taken", "pages/foreign.c",
+     "\tif (!m->region.target) {\n", "\tif (!m->region.target) {\n"
+     "\t\t(void)get_bits(m->foreign, word, mask);\n", "unit/unit-mark_bitmap"),
+    ("the last word of a foreign log's slot is not marked", "pages/foreign.c",
+     "\tleave_region(m);\n\tif (any && range", "\tm->bits = 0;\n\tif (any && range"),
+    ("the last word of a foreign log's chunk is not marked", "pages/foreign.c",
+     "\t\t\tmark_word(&m, word);\n\tleave_region(&m);", "\t\t\tmark_word(&m, word);"),
+    ("a foreign log's page over several slots marks the first only", "pages/foreign.c",
+     "\t\tif (end == last)\n\t\t\treturn any;", "\t\tif (end == last || any)\n\t\t\treturn any;",
+     "unit/unit-mark_bitmap"),
+    ("a foreign log's page that crosses host words marks the first only", "pages/foreign.c",
+     "\tif (carry)\n\t\tadd_bits(m, page / 64 + 1, carry);\n", "\t(void)carry;\n",
+     "unit/unit-mark_bitmap"),
+    ("bits past the end of a foreign log are marked", "pages/foreign.c",
+     "mask = bits_up_to(bit, at, m->region.last, shift) & valid;",
+     "mask = bits_up_to(bit, at, m->region.last, shift);", "unit/unit-mark_bitmap"),
+    ("a foreign log's chunk is no read section", "api/mark_bitmap.c",
+     ("\tdli_rcu_read_lock();\n", "\tdli_rcu_read_unlock();\n"), ("", "")),
+    ("a foreign log is taken while nothing is logged", "api/mark_bitmap.c",
+     "\ton = dli_log_is_on(log);\n", "\ton = true;\n", "unit/unit-mark_bitmap"),
 ]
