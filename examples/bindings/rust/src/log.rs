@@ -28,6 +28,7 @@ pub fn library_version() -> u32 {
 /// A foreign dirty log: vhost's, vhost-user's, VFIO's, iommufd's or libvfio-user's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bitmap {
+    /// How the words are read.
     pub flags: BitmapFlags,
     /// The address space of `gpa`.
     pub as_id: u32,
@@ -372,7 +373,7 @@ impl Log {
             sys::dl_mark_bitmap(
                 self.raw.as_ptr(),
                 &bitmap.raw(),
-                words.as_ptr().cast::<u64>().cast_mut(),
+                words.as_ptr() as *mut u64,
                 words.len() as u64,
                 &mut marked_bytes,
             )
