@@ -44,12 +44,17 @@ int migration_begin(struct vm *vm, uint32_t vcpus);
 int migration_live_passes(struct vm *vm, uint64_t fits_bytes, int most);
 int migration_finish(struct vm *vm);
 void migration_end(struct vm *vm);
+int vcpu_enter(struct vcpu *vcpu);
+void vm_serve_kicks(struct vm *vm);
+int migration_is_small_enough(struct vm *vm, struct dl_plan *plan);
 int vm_sync_slot(struct vm *vm, uint32_t number, uint64_t *words, uint64_t n_words,
 		 uint64_t *dirty_bytes);
 /* What it leaves to the caller. */
 int send_extents(const struct dl_extent *extents, int n);
 int flush_channels(void);
 int stop_vcpus_and_devices(struct vm *vm);
+void kick_vcpu(uint64_t cookie);
+void sleep_until_kicked(struct vcpu *vcpu, uint64_t ns);
 
 static struct vm vm;
 static struct vcpu vcpu;
@@ -59,6 +64,7 @@ static struct kvm_run run;
 static uint64_t value;
 static int full_exits, sends;
 static bool stopped;
+static uint64_t kicks, slept_ns;
 
 /* The guest stores; a full ring is handled as the document says. */
 static void guest_write(uint32_t page)
@@ -111,6 +117,19 @@ int stop_vcpus_and_devices(struct vm *of)
 	return of == &vm ? 0 : -1;
 }
 
+void kick_vcpu(uint64_t cookie)
+{
+	assert_int_equal(cookie, 0);
+	kicks++;
+}
+
+void sleep_until_kicked(struct vcpu *of, uint64_t ns)
+{
+	assert_ptr_equal(of, &vcpu);
+	slept_ns += ns;
+	model_advance(model, ns);
+}
+
 static unsigned char *map(void)
 {
 	void *mapping = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE,
@@ -122,10 +141,12 @@ static unsigned char *map(void)
 
 static int setup(void **state)
 {
-	const struct model_options kernel = { .has = MODEL_HAS_RING_ACQ_REL };
+	const struct model_options kernel = { .has = MODEL_HAS_RING_ACQ_REL,
+					      .virtual_clock = true };
 	struct dl_options options = { .size = sizeof(options), .ring_entries = ENTRIES };
 
 	full_exits = sends = 0;
+	kicks = slept_ns = 0;
 	stopped = false;
 	memory = map();
 	copy = map();
@@ -165,6 +186,36 @@ static void the_copy_equals_the_memory(void **state)
 	assert_memory_equal(copy, memory, MEMORY_BYTES);
 }
 
+/* A wire of 2 pages a millisecond; the guest dirties 30. */
+static void a_plan_holds_a_fast_vcpu_back(void **state)
+{
+	const struct dl_goal goal = { .size = sizeof(goal), .downtime_ns = 10000000 };
+	struct dl_plan *plan;
+	int r = 0;
+
+	assert_int_equal(migration_begin(&vm, 1), 0);
+	assert_int_equal(dl_plan_new(vm.migration, &goal, &plan), 0);
+	for (int ms = 0; !r && ms < 20000; ms++) {
+		assert_int_equal(vcpu_enter(&vcpu), 0);
+		for (uint32_t page = 0; page < 30; page++)
+			guest_write((uint32_t)(ms * 30 + (int)page) % PAGES);
+		model_advance(model, 1000000);
+		vm_serve_log(&vm);
+		vm_serve_kicks(&vm);
+		if (ms % 15 == 0)
+			assert_int_equal(migration_live_passes(&vm, 0, 1), 0);
+		assert_int_equal(dl_plan_sent(plan, 2 * PAGE_BYTES, 1000000), 0);
+		if (ms % 100 == 99)
+			r = migration_is_small_enough(&vm, plan);
+	}
+	assert_int_equal(r, 1);
+	assert_true(kicks > 0 && slept_ns > 0);
+	dl_plan_free(plan);
+	assert_int_equal(migration_finish(&vm), 0);
+	migration_end(&vm);
+	assert_memory_equal(copy, memory, MEMORY_BYTES);
+}
+
 static void a_vcpu_that_is_missing_is_noticed(void **state)
 {
 	assert_int_equal(migration_begin(&vm, 2), -EBUSY);
@@ -191,6 +242,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(the_copy_equals_the_memory, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_plan_holds_a_fast_vcpu_back, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_vcpu_that_is_missing_is_noticed, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_sync_fills_a_bitmap, setup, teardown),
 	};
