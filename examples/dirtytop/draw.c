@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <string.h>
 
 /*
  * The screen: what moves, the passes, the vCPUs, the map of memory, and on tall screens the history
@@ -44,15 +45,19 @@ static const char *bytes(char *text, double value)
 
 static void draw_title(struct canvas *canvas, const struct snapshot *s)
 {
-	char right[TEXT_BYTES], pass[TEXT_BYTES] = "";
+	char right[TEXT_BYTES], pass[TEXT_BYTES] = "", held[TEXT_BYTES] = "";
+	bool says = *s->verdict && strcmp(s->verdict, "continue");
 	int at;
 
 	for (int column = 0; column < canvas->columns; column++)
 		canvas_put_character(canvas, 0, column, STYLE_TITLE, ' ');
 	if (s->pass)
 		snprintf(pass, sizeof(pass), ", pass %" PRIu64, s->pass);
-	canvas_put(canvas, 0, 0, STYLE_TITLE, " dirtytop   %s %" PRIu64 "   %s%s", s->program,
-		   s->pid, s->state, pass);
+	if (s->held_vcpus)
+		snprintf(held, sizeof(held), ", %" PRIu64 " vCPU%s held", s->held_vcpus,
+			 s->held_vcpus == 1 ? "" : "s");
+	canvas_put(canvas, 0, 0, STYLE_TITLE, " dirtytop   %s %" PRIu64 "   %s%s%s%s%s", s->program,
+		   s->pid, s->state, pass, says ? ", " : "", says ? s->verdict : "", held);
 	at = snprintf(right, sizeof(right), "%.1f s ", (double)s->elapsed_ns / 1e9);
 	canvas_put(canvas, 0, canvas->columns - at, STYLE_TITLE, "%s", right);
 }

@@ -54,6 +54,8 @@ static const struct field fields[] = {
 	NUMBER("pass.sent_bytes", pass_sent_bytes),
 	NUMBER("sent.pages", sent_pages),
 	NUMBER("sent.wire_bytes", wire_bytes),
+	TEXT("verdict", verdict),
+	NUMBER("held_vcpus", held_vcpus),
 	VCPU(cookie),
 	VCPU(entries),
 	VCPU(new_pages),

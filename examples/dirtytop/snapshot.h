@@ -25,6 +25,8 @@ struct snapshot {
 	uint64_t pending_bytes, unacked_bytes;
 	uint64_t pass, pass_bytes, pass_sent_bytes;
 	uint64_t sent_pages, wire_bytes;
+	char verdict[16];
+	uint64_t held_vcpus;
 	uint32_t n_vcpus;
 	struct snapshot_vcpu vcpus[STATUS_VCPUS];
 	uint32_t n_slots;

@@ -446,6 +446,7 @@ int source_run(const struct options *options, const int *fds, pid_t destination_
 		.outlets = &source.outlets,
 		.reaper = &source.reaper,
 		.report = &source.report,
+		.activity = &watch->activity,
 	};
 	outlets_init(&source.outlets, &source.wire, fds, options->channels, &like);
 	/* A guest that has arrived is there already. */

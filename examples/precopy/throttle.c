@@ -65,6 +65,8 @@ static void *throttle_main(void *opaque)
 	do {
 		pthread_mutex_lock(&throttle->lock);
 		ns = throttle->kind->step(throttle);
+		throttle->activity->held_vcpus =
+			(uint32_t)__builtin_popcount(throttle->kind->limited(throttle));
 		pthread_mutex_unlock(&throttle->lock);
 		timeout = clock_timespec(ns);
 	} while (ppoll(&stop, 1, &timeout, NULL) <= 0);
@@ -222,6 +224,7 @@ void throttle_stop(struct throttle *throttle)
 		return;
 	throttle_note_end(throttle);
 	throttle->started = false;
+	throttle->activity->held_vcpus = 0;
 	if (throttle->has_thread) {
 		eventfd_write(throttle->stop_fd, 1);
 		pthread_join(throttle->thread, NULL);

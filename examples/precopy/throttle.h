@@ -48,6 +48,7 @@ struct throttle {
 	struct outlets *outlets;
 	struct reaper *reaper;
 	struct report *report; /* its throttling is the result */
+	struct activity *activity;
 	bool started;
 
 	pthread_mutex_t lock;

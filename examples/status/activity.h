@@ -24,6 +24,8 @@ struct activity {
 	_Atomic uint64_t pass_sent_bytes;
 	_Atomic uint64_t sent_pages; /* since the beginning, zero pages included */
 	_Atomic uint64_t wire_bytes;
+	_Atomic uint32_t verdict;    /* enum dl_verdict of its plan */
+	_Atomic uint32_t held_vcpus; /* limited now, by whatever throttles the guest */
 	struct heat heat;
 };
 

@@ -83,6 +83,21 @@ static void print_work(FILE *to, const struct status_line *line, const struct ac
 		get(&activity->sent_pages), get(&activity->wire_bytes));
 }
 
+static void print_throttle(FILE *to, const struct activity *activity)
+{
+	static const char *const names[] = {
+		[DL_VERDICT_CONTINUE] = "continue",   [DL_VERDICT_SWITCHOVER] = "switchover",
+		[DL_VERDICT_THROTTLED] = "throttled", [DL_VERDICT_LATE] = "late",
+		[DL_VERDICT_DIVERGING] = "diverging",
+	};
+	uint32_t verdict = atomic_load_explicit(&activity->verdict, memory_order_relaxed);
+
+	if (verdict >= sizeof(names) / sizeof(names[0]))
+		verdict = DL_VERDICT_CONTINUE;
+	fprintf(to, ",\"verdict\":\"%s\",\"held_vcpus\":%" PRIu32, names[verdict],
+		atomic_load_explicit(&activity->held_vcpus, memory_order_relaxed));
+}
+
 static void print_vcpus(FILE *to, const struct status_source *source)
 {
 	fputs(",\"vcpus\":[", to);
@@ -126,6 +141,7 @@ char *status_line_make(const struct status_line *line, const struct status_sourc
 	print_head(to, line, source);
 	print_log(to, source->log);
 	print_work(to, line, source->activity);
+	print_throttle(to, source->activity);
 	print_vcpus(to, source);
 	print_heat(to, &source->activity->heat);
 	fputs("}\n", to);

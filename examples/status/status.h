@@ -39,6 +39,8 @@
  *	                  unacked_bytes, read_bytes, acked_bytes, passes
  *	pass              number (0: none yet), bytes that it can hand out, sent_bytes
  *	sent              pages, wire_bytes: since the beginning
+ *	verdict           of the plan: continue, switchover, throttled, late, diverging
+ *	held_vcpus        so many are limited now
  *	vcpus             array of {cookie, entries, new_pages, resets, full_exits, overflows,
  *	                  high_water_entries}; counters of the ring, 0 in bitmap mode
  *	slots             array of {slot, gpa, bytes}

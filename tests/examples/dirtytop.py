@@ -38,6 +38,7 @@ def line_of(number, n_vcpus=4, **changes):
         "cursor": {"pending_bytes": 5 << 20, "unacked_bytes": 1 << 20},
         "pass": {"number": 2, "bytes": 8 << 20, "sent_bytes": 2 << 20},
         "sent": {"pages": 10_000 * number, "wire_bytes": 30_000_000 * number},
+        "verdict": "throttled", "held_vcpus": 2,
         "vcpus": [{"cookie": i, "entries": 1024 * number, "new_pages": 1000 * number,
                    "full_exits": i % 2, "high_water_entries": 3072} for i in range(n_vcpus)],
         "slots": [{"slot": 0, "gpa": 0, "bytes": 1 << 30}],
@@ -154,7 +155,8 @@ def frames_fit_their_terminals(folder, dirtytop, _):
         lines = check_frame(terminal, frame)
         if large:
             require("12,346 pages/s" in frame and "20,000 pages/s" in frame, frame)
-            require("monitor 4711" in lines[0] and "live, pass 2" in lines[0], lines[0])
+            require("monitor 4711" in lines[0], lines[0])
+            require("live, pass 2, throttled, 2 vCPUs held " in lines[0], lines[0])
             require(max(map(len, lines)) == columns, "the width is not used")
             require("█" in frame and "1 GiB" in frame and "memory" in frame, frame)
             shown = re.findall(r"^ *(\d+) +2,000 +2,048 +[01] ", frame.replace("\r", ""), re.M)
