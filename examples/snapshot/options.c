@@ -38,7 +38,7 @@ static const char help_text[] =
 	"  --buffer SIZE         what can be copied (default 64M); the rest is written\n"
 	"  --coalesce SIZE       write clean pages too that lie between changed ones, up\n"
 	"                        to SIZE in a row (default 0)\n"
-	"  --writer WHERE        process (default): files are written in one of their own;\n"
+	"  --writer WHERE        process (default): write files in one of their own;\n"
 	"                        self: in this one\n"
 	"  --prove WHAT          last (default): compare memory with the last point;\n"
 	"                        all: with every point, by a sum, which makes each pause\n"

@@ -95,24 +95,27 @@ static bool extent_fits(const struct snap_header *header, const struct snap_exte
 static int check_extents(struct reader *reader)
 {
 	const struct snap_footer *footer = &reader->footer;
-	uint64_t at = sizeof(reader->header), zero_bytes = 0, page_bytes;
+	uint64_t at = sizeof(reader->header), zero_bytes = 0, most_bytes = 1, page_bytes;
 
 	for (uint64_t i = 0; i < footer->extents; i++) {
 		const struct snap_extent *extent = &reader->extents[i];
 
 		if (!extent_fits(&reader->header, extent, at))
 			return damaged(reader, "the index contradicts itself");
-		if (extent->flags)
+		if (extent->flags) {
 			zero_bytes += extent->bytes;
-		else
-			at += extent->bytes;
+			continue;
+		}
+		at += extent->bytes;
+		most_bytes = extent->bytes > most_bytes ? extent->bytes : most_bytes;
 	}
 	page_bytes = reader->header.page_bytes;
 	if (at != footer->index_bytes ||
 	    (at - sizeof(reader->header)) / page_bytes != footer->data_pages ||
 	    zero_bytes / page_bytes != footer->zero_pages)
 		return damaged(reader, "the index and the footer contradict each other");
-	return 0;
+	reader->contents = malloc(most_bytes);
+	return reader->contents ? 0 : fail(reader, -ENOMEM, "no memory for its contents");
 }
 
 static int read_index(struct reader *reader)
@@ -123,8 +126,7 @@ static int read_index(struct reader *reader)
 
 	/* The file is at least as large. */
 	reader->extents = malloc(bytes + 1);
-	reader->contents = malloc(SNAP_EXTENT_BYTES);
-	if (!reader->extents || !reader->contents)
+	if (!reader->extents)
 		return fail(reader, -ENOMEM, "no memory for its index");
 	r = read_at(reader, reader->extents, bytes, footer->index_bytes);
 	if (r)

@@ -11,7 +11,7 @@ struct reader {
 	struct snap_footer footer;
 	struct snap_extent *extents; /* footer.extents */
 	struct snap_state state;
-	uint8_t *contents; /* SNAP_EXTENT_BYTES */
+	uint8_t *contents; /* of one extent */
 	char why[160];
 };
 

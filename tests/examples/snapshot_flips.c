@@ -14,6 +14,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* A sanitizer has more to do for each byte. */
+#ifdef __SANITIZE_ADDRESS__
+enum { STEP = 13 };
+#else
+enum { STEP = 1 };
+#endif
+
 static uint8_t *data;
 static size_t bytes;
 
@@ -62,7 +69,7 @@ static unsigned long flip_each(int fd)
 {
 	unsigned long unnoticed = 0;
 
-	for (size_t at = 0; at < bytes; at++) {
+	for (size_t at = 0; at < bytes; at += STEP) {
 		uint8_t flipped = data[at] ^ (uint8_t)(1 << at % 8);
 
 		if (pwrite(fd, &flipped, 1, (off_t)at) != 1)
@@ -82,6 +89,8 @@ static unsigned long cut_each(int fd)
 	unsigned long unnoticed = 0;
 
 	for (size_t length = bytes; length--;) {
+		if (length % STEP && bytes - length > 200)
+			continue;
 		if (ftruncate(fd, (off_t)length))
 			die("ftruncate");
 		if (sound(fd)) {
@@ -113,7 +122,7 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	unnoticed += cut_each(fd);
-	printf("%zu bytes flipped and cut, %lu unnoticed\n", bytes, unnoticed);
+	printf("%zu bytes flipped and cut, %lu unnoticed\n", bytes / STEP, unnoticed);
 	free(data);
 	return unnoticed != 0;
 }
