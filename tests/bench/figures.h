@@ -10,6 +10,7 @@ void pass_figures(void);
 void bitmap_figures(void);
 void iterator_figures(void);
 void mark_figures(void);
+void foreign_figures(void);
 void cursor_figures(void);
 void take_figures(void);
 void share_figures(void);

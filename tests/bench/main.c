@@ -12,6 +12,7 @@ int main(int argc, char **argv)
 	bitmap_figures();
 	iterator_figures();
 	mark_figures();
+	foreign_figures();
 	cursor_figures();
 	take_figures();
 	share_figures();
