@@ -202,6 +202,92 @@ static void bitmap_devices_beside_vcpus(void **state)
 	devices_beside_vcpus(DL_MODE_BITMAP);
 }
 
+/* The log of devices, as vhost has it: half a host page a bit, from the low slot on. */
+static _Atomic uint64_t device_log[(2 * (PAGES + 2) + 63) / 64];
+
+/* Writes a byte, then sets its bit. */
+static int logging_device_step(struct worker *worker)
+{
+	const struct rig *rig = worker->opaque;
+	const struct rig_slot *low = &rig->slots[0];
+	uint64_t offset = atomic_load(&worker->steps) * 7 % PAGES * rig->page_bytes + worker->index;
+	uint64_t bit = offset / (rig->page_bytes / 2);
+
+	low->memory[offset]++;
+	atomic_fetch_or_explicit(&device_log[bit / 64], UINT64_C(1) << bit % 64,
+				 memory_order_release);
+	return 0;
+}
+
+static uint64_t take_device_log(const struct scene *scene)
+{
+	const struct dl_bitmap bitmap = {
+		.size = sizeof(bitmap),
+		.flags = DL_BITMAP_TAKE,
+		.gpa = scene->low->gpa,
+		.bytes = PAGES * scene->rig->page_bytes,
+		.page_bytes = scene->rig->page_bytes / 2,
+	};
+	uint64_t marked;
+
+	assert_int_equal(dl_mark_bitmap(scene->rig->log, &bitmap, (uint64_t *)device_log,
+					sizeof(device_log) / sizeof(device_log[0]), &marked),
+			 0);
+	return marked / scene->rig->page_bytes;
+}
+
+/* Devices set bits of a log while it is taken, and vCPUs write to the same pages. */
+static void logging_devices_beside_vcpus(uint32_t mode)
+{
+	struct scene scene = open_scene(mode, NULL);
+	uint64_t taken = 0;
+
+	memset((void *)device_log, 0, sizeof(device_log));
+	rig_count_all(scene.rig, scene.low);
+	rig_start_worker(scene.rig, 0, logging_device_step);
+	rig_start_worker(scene.rig, 1, logging_device_step);
+	for (int pass = 0; pass < 10; pass++) {
+		taken += take_device_log(&scene);
+		rig_passes(scene.rig, 1);
+		worker_wait(&scene.rig->workers[pass % 2], PAGES / 4);
+	}
+	rig_end_workers(scene.rig);
+	taken += take_device_log(&scene);
+	assert_true(taken >= PAGES);
+	rig_finish(scene.rig);
+}
+
+static void ring_logging_devices_beside_vcpus(void **state)
+{
+	(void)state;
+	logging_devices_beside_vcpus(DL_MODE_RING);
+}
+
+static void bitmap_logging_devices_beside_vcpus(void **state)
+{
+	(void)state;
+	logging_devices_beside_vcpus(DL_MODE_BITMAP);
+}
+
+/* A write whose bit nobody takes is not reported, and no bit is lost before a cursor exists. */
+static void a_log_keeps_its_bits_until_a_cursor_exists(void **state)
+{
+	struct scene scene = open_scene(DL_MODE_AUTO, NULL);
+
+	(void)state;
+	memset((void *)device_log, 0, sizeof(device_log));
+	rig_leave(scene.rig);
+	memset(scene.low->memory + 3 * scene.rig->page_bytes, 0x77, 1);
+	device_log[0] = 1 << 6;
+	assert_int_equal(take_device_log(&scene), 0);
+	assert_int_equal(device_log[0], 1 << 6);
+	rig_join(scene.rig, DL_CURSOR_CLEAN);
+	assert_int_equal(checker_differing_pages(&scene.rig->checker), 1);
+	assert_int_equal(take_device_log(&scene), 1);
+	assert_int_equal(device_log[0], 0);
+	rig_finish(scene.rig);
+}
+
 /* Emulates a second address space: its ioctls succeed, and the kernel does not see them. */
 static bool emulate_second_space(struct spy *spy, int fd, unsigned long request, void *arg,
 				 int *result)
@@ -327,6 +413,9 @@ int main(void)
 		rig_test(unmarked_device_writes_are_not_reported),
 		rig_test(ring_devices_beside_vcpus),
 		rig_test(bitmap_devices_beside_vcpus),
+		rig_test(ring_logging_devices_beside_vcpus),
+		rig_test(bitmap_logging_devices_beside_vcpus),
+		rig_test(a_log_keeps_its_bits_until_a_cursor_exists),
 		rig_test(marks_reach_the_right_address_space),
 		rig_test(an_alias_is_sent_once),
 		rig_test(entries_reach_the_right_address_space),
