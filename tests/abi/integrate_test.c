@@ -186,11 +186,14 @@ static void the_copy_equals_the_memory(void **state)
 	assert_memory_equal(copy, memory, MEMORY_BYTES);
 }
 
-/* A wire of 2 pages a millisecond; the guest dirties 30. */
+/* A wire of 2 pages a millisecond; the guest dirties 30. Looks are between two passes. */
 static void a_plan_holds_a_fast_vcpu_back(void **state)
 {
-	const struct dl_goal goal = { .size = sizeof(goal), .downtime_ns = 10000000 };
+	const struct dl_goal goal = { .size = sizeof(goal),
+				      .downtime_ns = 10000000,
+				      .longest_pause_ns = 300000000 };
 	struct dl_plan *plan;
+	uint64_t now_ms, pass_at_ms = 20, look_at_ms = 110;
 	int r = 0;
 
 	assert_int_equal(migration_begin(&vm, 1), 0);
@@ -202,11 +205,16 @@ static void a_plan_holds_a_fast_vcpu_back(void **state)
 		model_advance(model, 1000000);
 		vm_serve_log(&vm);
 		vm_serve_kicks(&vm);
-		if (ms % 15 == 0)
+		now_ms = (uint64_t)ms + slept_ns / 1000000;
+		if (now_ms >= pass_at_ms) {
+			pass_at_ms = now_ms + 20;
 			assert_int_equal(migration_live_passes(&vm, 0, 1), 0);
+		}
 		assert_int_equal(dl_plan_sent(plan, 2 * PAGE_BYTES, 1000000), 0);
-		if (ms % 100 == 99)
+		if (now_ms >= look_at_ms) {
+			look_at_ms = now_ms + 100;
 			r = migration_is_small_enough(&vm, plan);
+		}
 	}
 	assert_int_equal(r, 1);
 	assert_true(kicks > 0 && slept_ns > 0);
