@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Flips a bit of each byte of a point's file in turn, and cuts the file at each length: the reader
- * of examples/snapshot must notice each. Argument: the file.
+ * of examples/snapshot must notice each. Arguments: the file, and N: of the contents of pages only
+ * every Nth byte, and of the lengths within them.
  */
 #include "reader.h"
 
@@ -14,13 +15,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* A sanitizer has more to do for each byte. */
-#ifdef __SANITIZE_ADDRESS__
-enum { STEP = 13 };
-#else
-enum { STEP = 1 };
-#endif
-
+static size_t step; /* through the contents of pages */
+static size_t contents_end;
 static uint8_t *data;
 static size_t bytes;
 
@@ -39,7 +35,7 @@ static void load(const char *path)
 		die(path);
 	bytes = (size_t)file.st_size;
 	data = malloc(bytes);
-	if (!data || read(fd, data, bytes) != (ssize_t)bytes)
+	if (!data || bytes < sizeof(struct snap_footer) || read(fd, data, bytes) != (ssize_t)bytes)
 		die(path);
 	close(fd);
 }
@@ -65,11 +61,21 @@ static bool sound(int fd)
 	return !r;
 }
 
+static bool in_contents(size_t at)
+{
+	return at >= sizeof(struct snap_header) && at < contents_end;
+}
+
+static size_t next(size_t at)
+{
+	return in_contents(at) && at + step < contents_end ? at + step : at + 1;
+}
+
 static unsigned long flip_each(int fd)
 {
 	unsigned long unnoticed = 0;
 
-	for (size_t at = 0; at < bytes; at += STEP) {
+	for (size_t at = 0; at < bytes; at = next(at)) {
 		uint8_t flipped = data[at] ^ (uint8_t)(1 << at % 8);
 
 		if (pwrite(fd, &flipped, 1, (off_t)at) != 1)
@@ -89,7 +95,7 @@ static unsigned long cut_each(int fd)
 	unsigned long unnoticed = 0;
 
 	for (size_t length = bytes; length--;) {
-		if (length % STEP && bytes - length > 200)
+		if (in_contents(length) && length % step)
 			continue;
 		if (ftruncate(fd, (off_t)length))
 			die("ftruncate");
@@ -103,14 +109,18 @@ static unsigned long cut_each(int fd)
 
 int main(int argc, char **argv)
 {
+	struct snap_footer footer;
 	unsigned long unnoticed;
 	int fd;
 
-	if (argc != 2) {
-		fprintf(stderr, "usage: snapshot_flips FILE\n");
+	step = argc == 3 ? strtoul(argv[2], NULL, 10) : 0;
+	if (!step) {
+		fprintf(stderr, "usage: snapshot_flips FILE N\n");
 		return 2;
 	}
 	load(argv[1]);
+	memcpy(&footer, data + bytes - sizeof(footer), sizeof(footer));
+	contents_end = footer.index_bytes;
 	fd = new_file();
 	if (!sound(fd)) {
 		fprintf(stderr, "the file is not sound\n");
@@ -122,7 +132,7 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	unnoticed += cut_each(fd);
-	printf("%zu bytes flipped and cut, %lu unnoticed\n", bytes / STEP, unnoticed);
+	printf("%zu bytes, each %zuth of the contents; %lu unnoticed\n", bytes, step, unnoticed);
 	free(data);
 	return unnoticed != 0;
 }
