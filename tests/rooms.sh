@@ -22,7 +22,7 @@ kvm         this machine's /dev/kvm with a real guest
 lab         Debian kernels in emulated machines; slow, and has no fast form
 abi         public headers, exported symbols, the recorded ABI, the programs of documents
 builds      other compilers, C libraries and machines, installation, reproducible files
-examples    probe, precopy, dirtytop and the bindings
+examples    probe, precopy, snapshot, dirtytop and the bindings
 tools       tests/run.sh and tests/lint.sh
 lint        format, spelling, scripts, line widths
 END
@@ -107,6 +107,7 @@ examples/guest/*           fuzz lab examples
 examples/precopy/*         fuzz lab examples
 examples/bindings/*        examples
 examples/status/*          fuzz lab examples
+examples/snapshot/*        fuzz examples
 examples/dirtytop/*        examples
 examples/demo.sh           -
 examples/*                 lab examples

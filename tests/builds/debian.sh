@@ -103,7 +103,7 @@ inside sh -c 'cc -c -o /tmp/static.o /tmp/packages/minimal.c $(pkg-config --cfla
   fail "a program that is linked statically"
 inside python3 -c 'import dirtylog; print(dirtylog.__version__)' | grep -qx "$version" ||
   fail "the Python binding"
-for page in 1/dirtylog-precopy 1/dirtylog-probe 1/dirtytop 3/dl_harvest \
+for page in 1/dirtylog-precopy 1/dirtylog-probe 1/dirtylog-snapshot 1/dirtytop 3/dl_harvest \
   7/dirtylog 7/dirtylog-model; do
   inside sh -c "ls /usr/share/man/man${page%/*}/${page#*/}.*" >/dev/null || fail "manual page $page"
 done
