@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# Builds the tree, shows what this kernel offers, and live-migrates a guest that keeps writing
-# memory: once correctly, and once with a bug injected to show that verification catches it.
+# Builds the tree, shows what this kernel offers, and live-migrates a guest that writes memory
+# faster than it can be sent: without a throttle, with the plan of the library, and with a bug
+# injected to show that verification catches it.
 set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -14,9 +15,10 @@ usage() {
 Usage: examples/demo.sh [--build-dir DIR] [--help]
 
 Install missing build dependencies (with apt-get, if available), build, and
-live-migrate a guest with 4 vCPUs between two processes, twice, while it dirties
-memory half as fast as the wire carries it. Takes about half a minute. If
-/dev/kvm cannot be used, the migrations run on the model kernel of tests/model.
+live-migrate a guest between two processes. One vCPU dirties memory faster than
+the wire carries it, the other only reads. Without a throttle that does not
+converge; with the library's plan it ends in time. Takes less than 40 seconds.
+If /dev/kvm cannot be used, the model kernel of tests/model takes its place.
 
   --build-dir DIR  build in DIR (default: build)
   --help           print this help
@@ -53,17 +55,30 @@ say "built in $build_dir"
 title "What this kernel offers"
 "$build_dir/examples/probe" || say "The migrations below run on the model kernel instead."
 
-migration=("$build_dir/examples/precopy/precopy" --vcpus 4 --dirty-rate 100M)
+precopy=$build_dir/examples/precopy/precopy
+guest=(--vcpus 2 --readers 1 --memory 512M --working-set 400M --bandwidth 150M
+  --downtime-limit 300)
 
-title "Live migration: ${migration[*]##*/}"
-"${migration[@]}" || die "the migration failed"
+# Prints what is run, and runs it.
+migrate() {
+  say "precopy $*"
+  echo
+  "$precopy" "$@"
+}
 
-title "The same with a bug injected: ${migration[*]##*/} --sabotage drop"
-say "One page that the library reports is not sent. Verification must fail:"
+title "A guest that writes faster than the wire carries, without a throttle"
+migrate "${guest[@]}" --passes 3 || die "the migration failed"
+
+title "The same guest with a plan: within 12 seconds, and the reader goes on"
+migrate "${guest[@]}" --throttle plan --budget 12 || die "the migration failed"
+
+title "A page that the library reports and the sender drops"
+say "Verification must fail:"
 status=0
-"${migration[@]}" --sabotage drop || status=$?
+migrate --vcpus 4 --dirty-rate 100M --sabotage drop || status=$?
 [ "$status" = 1 ] || die "a page was dropped and verification missed it (exit status $status)"
 
 title "Done"
-say "The first migration lost no write. The second dropped a page and was caught."
-say "For more options: $build_dir/examples/precopy/precopy --help"
+say "Without a throttle the guest was stopped for longer than it should have been."
+say "With a plan it was not. Neither lost a write; the dropped page was caught."
+say "For more options: $precopy --help"

@@ -237,7 +237,7 @@ static int check_and_read_page(struct vcpu *vcpu)
 {
 	struct guest_control control = *machine_control(vcpu->machine, vcpu->id);
 	uint64_t pages = control.share_pages ? control.share_pages : 1;
-	uint64_t index = vcpu->read_index % pages, generation;
+	uint64_t index = vcpu->read_index % pages, generation = 0;
 	uint64_t gpa = page_address(&control, index);
 	struct record record;
 	int r;

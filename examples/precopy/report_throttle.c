@@ -110,11 +110,9 @@ static void print_readers(struct report *report)
 
 	if (result->readers)
 		report_field(report, "",
-			     "readers were free to run for %.0f%% of the time; they read %.0f%% of "
-			     "what they read before anything was logged, and %.0f%% in the same "
-			     "CPU time",
+			     "readers were free to run for %.0f%% of the time, and read %.0f%% of "
+			     "what they had read in the same CPU time before anything was logged",
 			     free_percent(result, result->readers, result->readers_held_ns),
-			     percent(result->during.per_s, result->before.per_s),
 			     percent(result->during.per_cpu_s, result->before.per_cpu_s));
 }
 
