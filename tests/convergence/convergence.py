@@ -21,8 +21,8 @@ LAWS = ["none", "auto-converge", "aggressive", "dirty-limit", "equal-quota", "pl
 OURS = ["plan", "plan-skip"]
 LOADS = range(1, 19)
 QUIET = 17
-# Of the floor, in any second: running time that was not used pays for pauses later.
-FLOOR = 0.75
+# Of the floor, in any second: a quarter of a second that was run before may pay for pauses.
+FLOOR = 0.6
 # Sleeps have a precision.
 PAUSE_S = 0.002
 # Of a budget: the switch itself.
@@ -39,7 +39,7 @@ plan, plan-skip:
   all loads          DIVERGING is never said of a run that ends
   all loads          readers lose nothing
   all loads          no pause is longer than the downtime
-  load 16            no second with less than three quarters of the floor
+  load 16            no second with less than 0.6 of the floor
   load 17            no limit is ever set"""
 
 Row = collections.namedtuple("Row", "law load seed figures")
