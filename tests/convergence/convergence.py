@@ -229,7 +229,14 @@ def table_of_document(rows):
             yield f"| {name} | " + " | ".join(value(some) for _, _, value in TABLE) + " |"
 
 
+def load_names():
+    """As loads.c has them, in order."""
+    source = (TOP / "tests/convergence/loads.c").read_text(encoding="utf-8")
+    return re.findall(r'^\t\t\.name = "(.*)",$', source, re.M)
+
+
 def table_of_loads(rows, loads):
+    names = load_names()
     yield "| load | " + " | ".join(LAWS) + " |"
     yield "|" + " --- |" * (1 + len(LAWS))
     for load in loads:
@@ -242,20 +249,26 @@ def table_of_loads(rows, loads):
             ends = share(some, lambda row: row.figures["ended"])
             cells.append(f"{ends:.0f}%, {mean(some, 'seconds'):.0f} s, "
                          f"{mean(some, 'lost_writers'):.0f} + {mean(some, 'lost_readers'):.0f}")
-        yield f"| {load} | " + " | ".join(cells) + " |"
+        yield f"| {load}. {names[load - 1]} | " + " | ".join(cells) + " |"
 
 
-def write_document(path, rows, seeds):
+def seeds_of(rows):
+    return ", ".join(f"{law} {len({row.seed for row in chosen(rows, law)})}"
+                     for law in LAWS if chosen(rows, law))
+
+
+def write_document(path, rows):
     text = path.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         sys.exit(f"convergence.py: {path} has no markers for the figures")
     loads = [load for load in LOADS if any(row.load == load for row in rows)]
     broken = list(broken_rules(rows))
-    lines = [f"{len(loads)} loads, {seeds} seeds each.", "", *table_of_document(rows), "",
+    lines = [f"{len(loads)} loads. Seeds of each: {seeds_of(rows)}.", "",
+             *table_of_document(rows), "",
              "By load: how many runs end, after how long, and what writers and readers lost in "
-             "vCPU-seconds.", "", *table_of_loads(rows, loads), "", *diverging(rows), "",
-             *goals(rows), "",
-             "Every rule is met." if not broken else "Broken rules: " + "; ".join(broken) + "."]
+             "vCPU-seconds.", "", *table_of_loads(rows, loads), "",
+             *(f"- {line}." for line in [*diverging(rows), *goals(rows)]),
+             "- Broken rules: " + "; ".join(broken) + "." if broken else "- Every rule is met."]
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     figures = "\n".join(lines)
@@ -278,8 +291,8 @@ def parse_arguments():
     parser.add_argument("--wrong", action="store_true",
                         help="some rule must be broken: the checks see what they are for")
     parser.add_argument("--save", type=Path, metavar="FILE", help="keep the figures of each run")
-    parser.add_argument("--from", type=Path, metavar="FILE", dest="saved",
-                        help="run nothing: use figures that were kept")
+    parser.add_argument("--from", type=Path, metavar="FILE", dest="saved", action="append",
+                        help="run nothing: use figures that were kept; may be given repeatedly")
     parser.add_argument("--document", type=Path, metavar="FILE",
                         help="write the tables between the markers of this file")
     parser.add_argument("--rules", action="store_true", help="print the rules")
@@ -288,7 +301,8 @@ def parse_arguments():
 
 def collect(args):
     if args.saved:
-        return list(parse_rows(args.saved.read_text(encoding="utf-8")))
+        return [row for path in args.saved
+                for row in parse_rows(path.read_text(encoding="utf-8"))]
     if not args.program:
         sys.exit("convergence.py: --program is required")
     laws = args.laws.split(",")
@@ -318,7 +332,7 @@ def main():
     print("\n".join([*table(rows, args.by_load), "", LEGEND, "", *diverging(rows), *goals(rows)]))
     print("\n".join(["", *broken]) if broken else "\nEvery rule is met.")
     if args.document:
-        write_document(args.document, rows, max(row.seed for row in rows))
+        write_document(args.document, rows)
     return int(bool(broken) != args.wrong)
 
 

@@ -23,7 +23,7 @@ on every machine. 100 seeds of everything take about an hour of one processor.
   --document      also write doc/convergence/curves.svg, and the tables of
                   doc/convergence.md
   --save FILE     keep the figures of each run, for --from
-  --from FILE     run nothing: use figures that were kept
+  --from FILE     run nothing: use figures that were kept; may be repeated
   --build-dir DIR where to build; default: build-convergence
   --help          this text
 END
