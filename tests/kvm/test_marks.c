@@ -236,14 +236,17 @@ static uint64_t take_device_log(const struct scene *scene)
 	return marked / scene->rig->page_bytes;
 }
 
-/* Devices set bits of a log while it is taken, and vCPUs write to the same pages. */
+/*
+ * Devices set bits of a log while it is taken. vCPUs write to another slot: their own writes would
+ * hide a bit that is lost.
+ */
 static void logging_devices_beside_vcpus(uint32_t mode)
 {
 	struct scene scene = open_scene(mode, NULL);
 	uint64_t taken = 0;
 
 	memset((void *)device_log, 0, sizeof(device_log));
-	rig_count_all(scene.rig, scene.low);
+	rig_count_all(scene.rig, scene.high);
 	rig_start_worker(scene.rig, 0, logging_device_step);
 	rig_start_worker(scene.rig, 1, logging_device_step);
 	for (int pass = 0; pass < 10; pass++) {
