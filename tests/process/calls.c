@@ -130,6 +130,26 @@ const struct call_row call_rows[] = {
 	LOCKS(DRAIN),
 	CLOCK(DRAIN),
 
+	CALL(LIMIT, rt_sigprocmask),
+	CALL(LIMIT, timerfd_settime),
+	LOCKS(LIMIT),
+	CLOCK(LIMIT),
+
+	CLOCK(PAUSE),
+
+	IOCTL(PLAN_NEXT, KVM_RESET_DIRTY_RINGS),
+	IOCTL(PLAN_NEXT, KVM_GET_DIRTY_LOG),
+	CALL(PLAN_NEXT, rt_sigprocmask),
+	RARE(PLAN_NEXT, timerfd_settime),
+	LOCKS(PLAN_NEXT),
+	CLOCK(PLAN_NEXT),
+
+	CALL(PLAN, rt_sigprocmask),
+	RARE(PLAN, timerfd_settime),
+	MALLOC(PLAN),
+	LOCKS(PLAN),
+	CLOCK(PLAN),
+
 	IOCTL(READ, KVM_CLEAR_DIRTY_LOG),
 	CALL(READ, rt_sigprocmask),
 	LOCKS(READ),
@@ -161,7 +181,7 @@ const size_t call_row_count = sizeof(call_rows) / sizeof(call_rows[0]);
 
 #define MARK_CALLS                                              \
 	"dl_mark_gpa, dl_mark_slot, dl_mark_hva, dl_mark_iov, " \
-	"dl_mark_bitmap, dl_cursor_ack, dl_library_version"
+	"dl_mark_bitmap, dl_cursor_ack, dl_plan_sent, dl_log_kicks, dl_library_version"
 
 static const char *const class_names[CLASSES] = {
 	[CLASS_OUTSIDE] = "outside",
@@ -175,6 +195,10 @@ static const char *const class_names[CLASSES] = {
 	[CLASS_DESCRIPTOR] = "dl_log_fd",
 	[CLASS_REAP] = "dl_log_reap",
 	[CLASS_DRAIN] = "dl_vcpu_drain",
+	[CLASS_LIMIT] = "dl_vcpu_limit",
+	[CLASS_PAUSE] = "dl_vcpu_pause_due",
+	[CLASS_PLAN_NEXT] = "dl_plan_next",
+	[CLASS_PLAN] = "dl_plan_new, dl_plan_free",
 	[CLASS_MARK] = MARK_CALLS,
 	[CLASS_READ] = "dl_cursor_read, dl_slot_clear",
 	[CLASS_END] = "dl_cursor_end",

@@ -11,6 +11,7 @@ enum { PAGES = 40, ENTRIES = 256 };
 
 static struct guest guest;
 static struct guest_vcpu *vcpu;
+static struct dl_plan *plan;
 static struct dl_extent extent; /* handed out, in the open pass */
 
 static void open_guest(uint32_t mode)
@@ -20,6 +21,7 @@ static void open_guest(uint32_t mode)
 	guest_add_slot(&guest, 0, 0, PAGES);
 	vcpu = guest_vcpu(&guest, true);
 	guest_join(&guest, 0);
+	assert_int_equal(dl_plan_new(guest.cursor, NULL, &plan), 0);
 	assert_int_equal(dl_harvest(guest.cursor, 0, NULL), 0);
 	assert_int_equal(dl_cursor_read(guest.cursor, &extent, 1), 1);
 }
@@ -36,7 +38,9 @@ static int make_every_call(void)
 					  .flags = DL_BITMAP_TAKE,
 					  .bytes = guest.page_bytes,
 					  .page_bytes = guest.page_bytes };
+	struct dl_advice advice = { .size = sizeof(advice) };
 	struct dl_cursor *added_cursor;
+	struct dl_plan *added_plan;
 	struct dl_extent other;
 	struct dl_vcpu *added;
 	char text[100];
@@ -59,6 +63,12 @@ static int make_every_call(void)
 		dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &added),
 		dl_vcpu_drain(vcpu->handle, 0),
 		dl_vcpu_stats(vcpu->handle, &stats),
+		dl_vcpu_limit(vcpu->handle, 4096),
+		dl_vcpu_pause_due(vcpu->handle, &ns),
+		dl_log_kicks(guest.log, &ns, 1),
+		dl_plan_new(guest.cursor, NULL, &added_plan),
+		dl_plan_sent(plan, 1, 1),
+		dl_plan_next(plan, 0, &advice),
 		dl_cursor_new(guest.log, NULL, &added_cursor),
 		dl_cursor_stats(guest.cursor, &cursor_stats),
 		dl_harvest(guest.cursor, 0, NULL),
@@ -73,12 +83,13 @@ static int make_every_call(void)
 		if (results[i] != -EIO)
 			return (int)i + 1;
 	/* Out handles are NULL, and no words are the caller's. */
-	return added || added_cursor || words[0] ? 100 : 0;
+	return added || added_cursor || added_plan || words[0] ? 100 : 0;
 }
 
 /* Exit handlers and finalizers release what they have. */
 static void release_everything(void)
 {
+	dl_plan_free(plan);
 	dl_cursor_free(guest.cursor);
 	dl_vcpu_remove(vcpu->handle);
 	dl_log_close(guest.log);
@@ -113,6 +124,7 @@ static void a_child_cannot_disturb(uint32_t mode)
 	assert_int_equal(dl_cursor_ack(guest.cursor, &extent, 1), 0);
 	assert_int_equal(dl_cursor_end(guest.cursor, 0), 0);
 	assert_int_equal(guest_pass(&guest, 0, pages, PAGES), PAGES / 2);
+	dl_plan_free(plan);
 	guest_close(&guest);
 }
 

@@ -265,6 +265,27 @@ static int remove_slot(void)
 	return dl_slot_remove(guest.log, 1, DL_REMOVE_PAUSED, &word, 1);
 }
 
+/* The other vCPU, which nobody runs, is limited. */
+static int limit(void)
+{
+	int r = dl_vcpu_limit(idle->handle, 4096);
+
+	return r == -EOPNOTSUPP ? 0 : r;
+}
+
+static int plan_next(void)
+{
+	struct dl_advice advice = { .size = sizeof(advice) };
+	struct dl_plan *plan;
+	int r = dl_plan_new(guest.cursor, NULL, &plan);
+
+	if (r)
+		return r;
+	r = dl_plan_next(plan, 0, &advice);
+	dl_plan_free(plan);
+	return r;
+}
+
 struct call {
 	const char *name;
 	int (*make)(void);
@@ -279,7 +300,8 @@ static const struct call locking[] = {
 	{ "dl_log_reap", reap, true },	   { "dl_log_fd", descriptor },
 	{ "dl_vcpu_add", add_vcpu },	   { "dl_vcpu_remove", remove_vcpu },
 	{ "dl_slot_set", set_slot },	   { "dl_slot_set (a move)", move_slot },
-	{ "dl_slot_remove", remove_slot },
+	{ "dl_slot_remove", remove_slot }, { "dl_vcpu_limit", limit, true },
+	{ "dl_plan_*", plan_next },
 };
 
 static void *make_and_be_parked(void *opaque)

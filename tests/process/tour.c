@@ -45,6 +45,13 @@ static const char *const call_names[TOUR_CALLS] = {
 	[TOUR_ACK] = "dl_cursor_ack",
 	[TOUR_END] = "dl_cursor_end",
 	[TOUR_TAKE] = "dl_cursor_take",
+	[TOUR_LIMIT] = "dl_vcpu_limit",
+	[TOUR_PAUSE_DUE] = "dl_vcpu_pause_due",
+	[TOUR_KICKS] = "dl_log_kicks",
+	[TOUR_PLAN_NEW] = "dl_plan_new",
+	[TOUR_PLAN_SENT] = "dl_plan_sent",
+	[TOUR_PLAN_NEXT] = "dl_plan_next",
+	[TOUR_PLAN_FREE] = "dl_plan_free",
 	[TOUR_CLOSE] = "dl_log_close",
 };
 
@@ -74,7 +81,7 @@ const struct tour_mode tour_modes[TOUR_MODES] = {
 	  .model = { .has = MODEL_HAS_RING_ACQ_REL },
 	  .options = { .mode = DL_MODE_BITMAP } },
 	{ .name = "bitmap, manual",
-	  .model = { .has = MODEL_HAS_MANUAL_PROTECT },
+	  .model = { .virtual_clock = true, .has = MODEL_HAS_MANUAL_PROTECT },
 	  .options = { .mode = DL_MODE_BITMAP } },
 	{ .name = "bitmap, initially set",
 	  .model = { .has = MODEL_HAS_MANUAL_PROTECT | MODEL_HAS_INITIALLY_SET },
@@ -153,7 +160,7 @@ static bool may_ignore(enum tour_call call, unsigned long request, int error, in
 	case SITE_SIGNAL_MASK:
 		/* A call that returns nothing goes on; a removal goes on without its reset. */
 		return call == TOUR_SLOT_REMOVE || call == TOUR_CLOSE || call == TOUR_CURSOR_FREE ||
-		       call == TOUR_VCPU_REMOVE;
+		       call == TOUR_VCPU_REMOVE || call == TOUR_PLAN_FREE;
 	case KVM_RESET_DIRTY_RINGS:
 		if (call == TOUR_OPEN) /* fails on a VM without rings anyway */
 			return error == EINVAL || error == ENOTTY;

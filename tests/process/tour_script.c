@@ -305,6 +305,40 @@ static void unfinished_passes(struct tour *tour)
 	tour_take_second(tour);
 }
 
+/*
+ * A vCPU that writes more than it may, by a limit of its own and by a plan's: it is kicked, asks
+ * for its pause, and no page is lost for it. The plan reads bitmaps after a quarter of a second.
+ */
+static void limits(struct tour *tour)
+{
+	const struct dl_goal goal = { .size = sizeof(goal), .downtime_ns = 1 };
+	struct dl_advice advice = { .size = sizeof(advice) };
+	struct guest *guest = &tour->guest;
+	struct dl_vcpu *vcpu = guest->vcpus[0].handle;
+	uint64_t pause_ns, cookies[2], again_ns;
+	struct dl_plan *plan;
+
+	if (tour->mode->options.mode == DL_MODE_RING)
+		TOUR(tour, TOUR_LIMIT, dl_vcpu_limit(vcpu, 4096));
+	TOUR(tour, TOUR_PLAN_NEW, dl_plan_new(tour->cursor, &goal, &plan));
+	for (int looks = 0; looks < 4; looks++) {
+		for (uint64_t page = 0; page < 40; page++)
+			tour_write(tour, 0, 0, page);
+		model_advance(guest->model, 300000000);
+		TOUR(tour, TOUR_REAP, dl_log_reap(guest->log, DL_REAP_NOW, &again_ns));
+		TOUR(tour, TOUR_KICKS, dl_log_kicks(guest->log, cookies, 2));
+		TOUR(tour, TOUR_PAUSE_DUE, dl_vcpu_pause_due(vcpu, &pause_ns));
+		tour_write(tour, 1, 0, (uint64_t)looks);
+		TOUR(tour, TOUR_PLAN_SENT, dl_plan_sent(plan, 4096, 300000000));
+		TOUR(tour, TOUR_PLAN_NEXT, dl_plan_next(plan, 0, &advice));
+		tour_pass(tour, 0);
+	}
+	TOUR_VOID(tour, TOUR_PLAN_FREE, dl_plan_free(plan));
+	if (tour->mode->options.mode == DL_MODE_RING)
+		TOUR(tour, TOUR_LIMIT, dl_vcpu_limit(vcpu, 0));
+	tour_pass(tour, 0);
+}
+
 static void write_small(struct tour *tour, unsigned int i)
 {
 	uint64_t first_page = tour->slots[i].gpa / tour->guest.page_bytes;
@@ -447,6 +481,7 @@ void tour_script(struct tour *tour)
 	writes_and_marks(tour);
 	reap(tour);
 	unfinished_passes(tour);
+	limits(tour);
 	slots_change_while_logging(tour);
 	vcpus_change_while_logging(tour);
 	overflow(tour);
