@@ -133,6 +133,15 @@ FIELD(dl_bitmap, bytes, 24, 8);
 FIELD(dl_bitmap, page_bytes, 32, 8);
 SIZE(dl_bitmap, 40);
 
+FIELD(dl_bitmap, size, 0, 4);
+FIELD(dl_bitmap, flags, 4, 4);
+FIELD(dl_bitmap, as_id, 8, 4);
+FIELD(dl_bitmap, reserved, 12, 4);
+FIELD(dl_bitmap, gpa, 16, 8);
+FIELD(dl_bitmap, bytes, 24, 8);
+FIELD(dl_bitmap, page_bytes, 32, 8);
+SIZE(dl_bitmap, 40);
+
 VALUE(DL_MODE_AUTO, 0);
 VALUE(DL_MODE_RING, 1);
 VALUE(DL_MODE_BITMAP, 2);
