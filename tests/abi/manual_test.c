@@ -64,6 +64,7 @@ int sync_slot(struct dl_cursor *cursor, uint32_t slot, uint64_t *words, uint64_t
 int sync_slot_paused(struct dl_cursor *cursor, uint32_t slot, uint64_t *words, uint64_t n_words);
 int device_store(struct dl_log *log, void *at, uint64_t gpa, unsigned char value);
 ssize_t device_read(struct dl_log *log, int file, const struct iovec *iov, int n_iov);
+int sync_vhost(struct dl_log *log, uint64_t *words, uint64_t n_words);
 unsigned long ioctls_so_far(void);
 struct dl_os counting_table(const struct dl_os *base);
 int run_and_copy(struct guest *guest, const struct dl_options *options, unsigned char *to);
@@ -416,6 +417,16 @@ static void a_read_into_memory_is_marked(void **state)
 	close(file);
 }
 
+static void a_foreign_log_is_synced(void **state)
+{
+	uint64_t words[WORDS] = { 1 << 5, 1 };
+
+	assert_int_equal(watch_screen(log_, 0, &cursor), 0);
+	assert_int_equal(sync_vhost(log_, words, WORDS), 0);
+	assert_int_equal(pending(), 2 * PAGE_BYTES);
+	assert_true(!words[0] && !words[1]);
+}
+
 static void a_table_counts_ioctls(void **state)
 {
 	struct dl_options options = { .size = sizeof(options), .os = &os };
@@ -477,6 +488,7 @@ int main(void)
 		TEST(a_pass_is_written_to_a_file, rings),
 		TEST(what_is_not_sent_stays_dirty, rings),
 		TEST(a_read_into_memory_is_marked, rings),
+		TEST(a_foreign_log_is_synced, rings),
 		TEST(a_table_counts_ioctls, rings),
 		TEST(a_whole_guest_is_copied, rings),
 	};
