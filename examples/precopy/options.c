@@ -189,6 +189,7 @@ enum {
 	OPT_PASSES,
 	OPT_THROTTLE,
 	OPT_BUDGET,
+	OPT_SKIP_REWRITTEN,
 	OPT_NO_ZERO_PAGES,
 	OPT_SLOT_MOVES,
 	OPT_CHANNELS,
@@ -220,6 +221,7 @@ static const struct option long_options[] = {
 	{ "passes", required_argument, NULL, OPT_PASSES },
 	{ "throttle", required_argument, NULL, OPT_THROTTLE },
 	{ "budget", required_argument, NULL, OPT_BUDGET },
+	{ "skip-rewritten", no_argument, NULL, OPT_SKIP_REWRITTEN },
 	{ "no-zero-pages", no_argument, NULL, OPT_NO_ZERO_PAGES },
 	{ "slot-moves", no_argument, NULL, OPT_SLOT_MOVES },
 	{ "channels", required_argument, NULL, OPT_CHANNELS },
@@ -337,6 +339,9 @@ static bool parse_migration_option(struct options *options, int option, const ch
 		valid = parse_number(options, name, text, 1, WIRE_MAX_CHANNELS, &number);
 		options->channels = (uint32_t)number;
 		return valid;
+	case OPT_SKIP_REWRITTEN:
+		options->skip_rewritten = true;
+		return true;
 	case OPT_NO_ZERO_PAGES:
 		options->zero_pages = false;
 		return true;

@@ -47,6 +47,7 @@ struct options {
 	enum throttle_option throttle;
 	uint64_t budget_ns; /* 0: none */
 	bool zero_pages;
+	bool skip_rewritten;
 	bool slot_moves;
 	bool tcp;
 	const char *listen;  /* run only the destination */

@@ -41,6 +41,8 @@ const char options_help[] =
 	"  --budget SECONDS      stop the guest within SECONDS, 1 to 86400, if possible;\n"
 	"                        after twice as long in any case. With --budget or\n"
 	"                        --throttle, passes are limited only if --passes is given\n"
+	"  --skip-rewritten      leave what is written again before its turn in the first\n"
+	"                        pass to the second one; needs rings\n"
 	"  --no-zero-pages       send zero pages like any other page\n"
 	"  --slot-moves          move, remove and re-create a device's memslot meanwhile\n"
 	"  --channels N          send over N connections at once, 1 (default) to 8\n"

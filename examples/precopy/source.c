@@ -244,6 +244,7 @@ static int begin_logging(struct source *source)
 	const struct dl_cursor_options options = {
 		.size = sizeof(options),
 		.vcpus = source->report.layout.vcpus,
+		.flags = source->options->skip_rewritten ? DL_CURSOR_SKIP_REWRITTEN : 0,
 		/* A plan must know what has been sent of a long extent. */
 		.max_extent_bytes = source->options->throttle == THROTTLE_PLAN ? MAX_EXTENT : 0,
 	};

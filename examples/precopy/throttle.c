@@ -12,6 +12,9 @@
 /* A baseline of this length tells speeds apart that differ by a percent. */
 #define MEASURE_NS (500 * NS_PER_MS)
 
+#define TOUCH_NS      (10 * NS_PER_S)
+#define TOUCH_STEP_NS (10 * NS_PER_MS)
+
 /* QEMU looks at its migration bitmap no more often. */
 #define PERIOD_NS NS_PER_S
 
@@ -44,13 +47,29 @@ static struct reading_speed speed_since(const struct throttle *throttle,
 	};
 }
 
+/* A guest that has not touched its memory yet would wait for the host to find some. */
+static void wait_for_memory(const struct throttle *throttle)
+{
+	const struct options *options = throttle->options;
+	uint64_t pages = throttle->machine->layout.share_pages *
+			 (throttle->machine->layout.vcpus - options->readers);
+	uint64_t end_ns = clock_ns() + TOUCH_NS;
+
+	while (!options->dirty_bytes_per_s && machine_records(throttle->machine) < 2 * pages &&
+	       clock_ns() < end_ns)
+		sleep_ns(TOUCH_STEP_NS, throttle->outlets->outlet[0].sender.cancelled);
+}
+
 void throttle_measure(struct throttle *throttle)
 {
-	struct machine_reads reads = machine_reads(throttle->machine);
-	uint64_t start_ns = clock_ns();
+	struct machine_reads reads;
+	uint64_t start_ns;
 
 	if (!throttle->options->readers)
 		return;
+	wait_for_memory(throttle);
+	reads = machine_reads(throttle->machine);
+	start_ns = clock_ns();
 	sleep_ns(MEASURE_NS, throttle->outlets->outlet[0].sender.cancelled);
 	throttle->report->throttling.before = speed_since(throttle, &reads, start_ns);
 }
