@@ -13,7 +13,7 @@ static const char usage[] =
 	"of figures for each run, separated by tabs. Loads: 1 to 18, as in loads.c. Laws:\n"
 	"none, auto-converge, aggressive, dirty-limit, equal-quota, plan, plan-skip.\n"
 	"--mistake NAME makes the caller of the plan wrong: zero, unsent.\n"
-	"--trace writes a line for each tenth of a second.\n";
+	"--trace writes how each run went, as some hundred lines.\n";
 
 struct range {
 	uint64_t first, last;

@@ -79,6 +79,12 @@ static void trace(struct run *run)
 	measured->trace_lost_s = lost;
 }
 
+/* Some hundred lines, however long the run is. */
+static uint64_t trace_ns(const struct run *run)
+{
+	return (uint64_t)(run->place->budget_s / 250 * (double)SECOND_NS);
+}
+
 void measure_step(struct run *run)
 {
 	struct measured *measured = &run->measured;
@@ -90,7 +96,7 @@ void measure_step(struct run *run)
 		measured->second_end_ns += SECOND_NS;
 		end_second(run);
 	}
-	if (run->options.trace && now_ns >= measured->trace_at_ns + SECOND_NS / 10)
+	if (run->options.trace && now_ns >= measured->trace_at_ns + trace_ns(run))
 		trace(run);
 }
 

@@ -43,7 +43,7 @@ struct run_options {
 	enum law law;
 	uint64_t seed;
 	enum mistake mistake;
-	FILE *trace; /* NULL: none. A line each tenth of a second, separated by tabs */
+	FILE *trace; /* NULL: none. Some hundred lines, separated by tabs */
 };
 
 /* What a run has come to. [0] is of writers, [1] of readers. */
