@@ -111,8 +111,10 @@ static void run_vcpu(struct run *run, uint32_t i)
 		return;
 	run->kernel->vcpus[i].run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
 	check(dl_vcpu_drain(thread->handle, 0), "dl_vcpu_drain");
-	baseline_full(run, i);
-	thread->sleep_s += planner_pause_s(run, i, STEP_S);
+	if (run->plan)
+		thread->sleep_s = planner_pause_s(run, i, STEP_S);
+	else
+		baseline_full(run, i);
 }
 
 /* What the caller tells the plan. */
