@@ -148,14 +148,17 @@ static void note_wire(struct run *run)
 
 static bool fits(const struct run *run, double share)
 {
+	double memory_s = run->place->downtime_s - FIXED_S;
+
 	return run->sender.passes &&
-	       run_pending_pages(run) <= share * run->baseline.wire * run->place->downtime_s;
+	       run_pending_pages(run) <= share * run->baseline.wire * memory_s;
 }
 
 uint64_t baseline_look(struct run *run)
 {
-	check(dl_log_reap(run->log, run->options.law == LAW_DIRTY_LIMIT ? 0 : DL_REAP_NOW, NULL),
-	      "dl_log_reap");
+	/* Dirty-limit's rings are emptied once a second. */
+	if (run->options.law != LAW_DIRTY_LIMIT)
+		check(dl_log_reap(run->log, DL_REAP_NOW, NULL), "dl_log_reap");
 	note_wire(run);
 	if (run->options.law == LAW_AGGRESSIVE &&
 	    run->kernel->now_ns - run->baseline.synced_at_ns >= AGGRESSIVE_NS)
