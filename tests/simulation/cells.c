@@ -8,9 +8,10 @@
  * dli_ring_verify()); before that it does not, since a healthy ring can fill that far.
  *
  * So if a take and a push of the same cell overlap while no overflow is known, the pages of that
- * cell's two entries are excused, and until an overflow is known those of entries that overwrite
- * others, and of the others: the library may have read the one, and RESET take the other. Nothing
- * else is excused.
+ * cell's two entries are excused. From then on, and until an overflow is known, so are those of
+ * entries of that ring that overwrite others, and of the others: the library may have read the one,
+ * and RESET take the other. Before, every overwriting shows. A repair that begins later ends all of
+ * this, unless the slot is gone by then. Nothing else is excused.
  */
 #include <string.h>
 
@@ -25,6 +26,8 @@ static struct kvm_dirty_gfn taken[SIM_TASKS];
 static struct kvm_dirty_gfn covered[SIM_TASKS]; /* contents before a push */
 static bool is_torn[SIM_TASKS];			/* the current push */
 static bool overwrites[SIM_TASKS];		/* likewise */
+static const void *torn_rings[PLAN_VCPUS];
+static uint32_t torn_ring_count;
 
 void cells_begin(void)
 {
@@ -32,16 +35,63 @@ void cells_begin(void)
 	memset(covered, 0, sizeof(covered));
 	memset(is_torn, 0, sizeof(is_torn));
 	memset(overwrites, 0, sizeof(overwrites));
+	torn_ring_count = 0;
 }
 
-static void excuse(const struct kvm_dirty_gfn *entry, bool only_if_torn)
+static bool is_in_torn_ring(const struct kvm_dirty_gfn *cell)
+{
+	const void *ring = sim_file_around(cell);
+
+	for (uint32_t i = 0; i < torn_ring_count; i++)
+		if (torn_rings[i] == ring)
+			return true;
+	return false;
+}
+
+static void note_torn_ring(const struct kvm_dirty_gfn *cell)
+{
+	if (is_in_torn_ring(cell))
+		return;
+	if (torn_ring_count == PLAN_VCPUS)
+		sim_fail(SIM_RESULT, "more rings than vCPUs are torn");
+	torn_rings[torn_ring_count++] = sim_file_around(cell);
+}
+
+static bool is_over(const struct excuse *excuse)
+{
+	return insight_repairs(world.log) >= excuse->repairs;
+}
+
+bool cells_excuse(const struct place *place, uint32_t page)
+{
+	for (uint32_t i = 0; i < world.excuse_count; i++) {
+		const struct excuse *excuse = &world.excuses[i];
+
+		if (place->slot == excuse->slot && place->first_page + excuse->page == page &&
+		    !is_over(excuse))
+			return true;
+	}
+	return false;
+}
+
+/* No repair marks the pages of a slot that is gone. */
+void cells_slot_goes(uint32_t slot)
+{
+	for (uint32_t i = 0; i < world.excuse_count; i++)
+		if (world.excuses[i].slot == slot && !is_over(&world.excuses[i]))
+			world.excuses[i].repairs = UINT64_MAX;
+}
+
+static void excuse(const struct kvm_dirty_gfn *entry)
 {
 	/* One that is left out would make a loss of the kernel's look like the library's. */
 	if (world.excuse_count == EXCUSES)
 		sim_fail(SIM_RESULT, "more than %d entries are excused", EXCUSES);
-	world.excuses[world.excuse_count++] = (struct excuse){ .slot = entry->slot,
-							       .page = entry->offset,
-							       .only_if_torn = only_if_torn };
+	world.excuses[world.excuse_count++] = (struct excuse){
+		.slot = entry->slot,
+		.page = entry->offset,
+		.repairs = insight_saving_repair(world.log),
+	};
 }
 
 /* Called when either side reaches a cell: are both there now? */
@@ -60,8 +110,9 @@ static void look_for_torn(const struct kvm_dirty_gfn *cell)
 	world.counts.torn++;
 	sim_trace("a cell is taken and filled at the same time: excused");
 	/* The two differ if the push had stored half of its entry when the take began. */
-	excuse(&taken[taker->id], false);
-	excuse(&covered[pusher->id], false);
+	excuse(&taken[taker->id]);
+	excuse(&covered[pusher->id]);
+	note_torn_ring(cell);
 	is_torn[pusher->id] = true;
 }
 
@@ -97,8 +148,9 @@ void sim_cell_storing(const void *address, const char *function)
 	const struct kvm_dirty_gfn *cell = sim.current ? sim.current->pushing : NULL;
 
 	if (cell && address == &cell->slot && is(function, "fill_cell") &&
-	    cell->flags == KVM_DIRTY_GFN_F_DIRTY && !insight_overflow_known(world.log)) {
-		excuse(cell, true);
+	    cell->flags == KVM_DIRTY_GFN_F_DIRTY && !insight_overflow_known(world.log) &&
+	    is_in_torn_ring(cell)) {
+		excuse(cell);
 		overwrites[sim.current->id] = true;
 	}
 }
@@ -113,10 +165,8 @@ void sim_cell_stored(const void *address, const char *function)
 	if (is(function, FUNCTION_OF(mk_ring_push))) {
 		look_for_torn(cell);
 		/* The entry is complete now. */
-		if (is_torn[task->id])
-			excuse(cell, false);
-		if (overwrites[task->id])
-			excuse(cell, true);
+		if (is_torn[task->id] || overwrites[task->id])
+			excuse(cell);
 		is_torn[task->id] = overwrites[task->id] = false;
 		task->pushing = NULL;
 	} else if (is(function, "take_entry")) {

@@ -9,6 +9,19 @@ bool insight_overflow_known(const struct dl_log *log)
 	return log && log->reset.overflowed;
 }
 
+uint64_t insight_repairs(const struct dl_log *log)
+{
+	return log ? log->repairs : 0;
+}
+
+uint64_t insight_saving_repair(const struct dl_log *log)
+{
+	bool in_progress =
+		log && log->reset.repair_requests_seen != log->reset.repair_requests_served;
+
+	return insight_repairs(log) + 1 + in_progress;
+}
+
 static uint32_t count_filled(const struct dli_ring *ring)
 {
 	uint32_t n = 0;

@@ -12,6 +12,10 @@ struct dl_vcpu;
 
 bool insight_overflow_known(const struct dl_log *log);
 
+/* How many repairs are done; how many once one is done that begins after this. */
+uint64_t insight_repairs(const struct dl_log *log);
+uint64_t insight_saving_repair(const struct dl_log *log);
+
 /* A ring that is in sync. Indices count cells as the library does. */
 struct insight_ring {
 	uint32_t head,

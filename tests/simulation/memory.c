@@ -209,6 +209,15 @@ void *sim_file_map(int number, size_t bytes, size_t offset_bytes)
 	return file_of(number)->memory + offset_bytes;
 }
 
+const void *sim_file_around(const void *address)
+{
+	for (size_t i = 0; i < FILES; i++)
+		if (files[i].used && (const char *)address >= files[i].memory &&
+		    (const char *)address < files[i].memory + files[i].room)
+			return files[i].memory;
+	return NULL;
+}
+
 /* The memory of a file is freed with the file. */
 int sim_file_unmap(void *memory)
 {

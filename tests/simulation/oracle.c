@@ -35,16 +35,10 @@ void oracle_after_reset(void)
 /* Whether an entry that cells.c excuses names this page of a block. */
 static bool is_excused(uint32_t block, uint32_t page)
 {
-	for (uint32_t i = 0; i < world.excuse_count; i++)
-		for (uint32_t p = 0; p < world.plan->place_count; p++) {
-			const struct place *place = &world.plan->places[p];
-
-			if (world.excuses[i].only_if_torn && !world.counts.torn)
-				continue;
-			if (place->slot == world.excuses[i].slot && place->block == block &&
-			    place->first_page + world.excuses[i].page == page)
-				return true;
-		}
+	for (uint32_t p = 0; p < world.plan->place_count; p++)
+		if (world.plan->places[p].block == block &&
+		    cells_excuse(&world.plan->places[p], page))
+			return true;
 	return false;
 }
 

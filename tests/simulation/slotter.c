@@ -323,7 +323,9 @@ static int remove_slot(uint32_t slot, bool paused, uint64_t *words, uint32_t n_w
 
 	if (paused)
 		guest_pause();
+	cells_slot_goes(slot);
 	r = dl_slot_remove(world.log, slot, paused ? DL_REMOVE_PAUSED : 0, words, n_words);
+	cells_slot_goes(slot);
 	if (paused)
 		guest_resume();
 	EXPECT("dl_slot_remove", r);

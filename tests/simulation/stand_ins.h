@@ -88,6 +88,7 @@ int sim_file_new(void);
 int sim_file_resize(int file, size_t bytes);
 int sim_file_close(int file);
 void *sim_file_map(int file, size_t bytes, size_t offset_bytes);
+const void *sim_file_around(const void *address); /* the first byte of the file */
 int sim_file_unmap(void *memory);
 long sim_file_read(int file, void *to, size_t bytes, size_t offset_bytes);
 long sim_file_write(int file, const void *from, size_t bytes, size_t offset_bytes);

@@ -53,7 +53,7 @@ struct page_note {
 struct excuse {
 	uint32_t slot;
 	uint64_t page;
-	bool only_if_torn; /* counts only if a cell was torn, too */
+	uint64_t repairs; /* once so many are done, it counts no more */
 };
 
 struct vcpu_state {
@@ -224,6 +224,10 @@ void oracle_after_reset(void);
 
 /* cells.c */
 void cells_begin(void);
+/* Whether a page of a place is in an entry that the kernel lost, and no repair found since. */
+bool cells_excuse(const struct place *place, uint32_t page);
+/* A slot is being removed, or was just now. */
+void cells_slot_goes(uint32_t slot);
 
 /* promise.c */
 struct promise {
