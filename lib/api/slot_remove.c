@@ -27,13 +27,13 @@ static int delete_from_kvm(struct dl_log *log, const struct dli_slot *slot)
 /*
  * Reads ring entries that name this slot while the table still has it: the number may be reused for
  * another slot. False if some of them are not known: they are read again later, and then skipped or
- * over-reported.
+ * over-reported. With the vCPUs paused a dirty cell that is left shows that a ring is out of sync.
  */
-static bool collect_rings(struct dl_log *log)
+static bool collect_rings(struct dl_log *log, bool paused)
 {
 	if (!dli_log_is_ring(log) || !dli_log_is_on(log))
 		return true;
-	return !dli_drain_all(&log->vcpus, &log->reset, false, &log->slots) &&
+	return !dli_drain_all(&log->vcpus, &log->reset, paused, &log->slots) &&
 	       !dli_reset_repair_needed(&log->reset);
 }
 
@@ -100,7 +100,7 @@ static int remove_slot(struct dl_log *log, struct dli_slot *slot, uint32_t flags
 		dli_slot_table_free(table);
 		return r;
 	}
-	known = collect_rings(log);
+	known = collect_rings(log, paused);
 	leave_passes(log, slot);
 	dli_aliases_remove(log, slot);
 	/* No marker finds the slot after this. */

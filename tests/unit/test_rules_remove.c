@@ -197,6 +197,28 @@ static void r2_after_an_overflow_it_is_wholly_dirty(void **state)
 	expect_words(ALL_WORDS);
 }
 
+/*
+ * A reset that clears an entry as the kernel stores it leaves the kernel one cell ahead of the
+ * library, which finds nothing at its own cell.
+ */
+static void r2_an_entry_behind_a_clean_cell_makes_it_wholly_dirty(void **state)
+{
+	struct kvm_dirty_gfn *cells = NULL;
+
+	begin_words();
+	set_slot(3, 0, PAGES, 0);
+	join(DL_CURSOR_CLEAN);
+	assert_int_equal(guest.os.mmap(&guest, vcpu->fd, 64 * 4096, 4096, 3, 1, (void **)&cells),
+			 0);
+	write_page(5);
+	write_page(70);
+	assert_int_equal(__atomic_exchange_n(&cells[0].flags, 0, __ATOMIC_RELEASE),
+			 KVM_DIRTY_GFN_F_DIRTY);
+	guest.os.munmap(&guest, cells, 4096);
+	assert_int_equal(remove_into(3, DL_REMOVE_PAUSED), 0);
+	expect_words(ALL_WORDS);
+}
+
 static void r2_without_words_the_pages_are_dropped(void **state)
 {
 	static const uint32_t flags[] = { 0, DL_REMOVE_PAUSED };
@@ -381,6 +403,7 @@ int main(void)
 		rule_test(no_manual, r2_a_bitmap_that_cannot_be_read_is_wholly_dirty),
 		rule_test(ring, r2_rings_that_cannot_be_emptied_make_it_wholly_dirty),
 		rule_test(ring, r2_after_an_overflow_it_is_wholly_dirty),
+		rule_test(ring, r2_an_entry_behind_a_clean_cell_makes_it_wholly_dirty),
 		rule_tests(r2_without_words_the_pages_are_dropped),
 		rule_test(backup, r2_without_words_no_bitmap_is_read),
 		rule_test(bitmap, r2_without_words_no_bitmap_is_read),
