@@ -116,19 +116,21 @@ static void offer(struct dli_ring *ring, uint32_t first, uint32_t count)
  * past the last of them. If the kernel has filled the cell in front of a consumed one meanwhile, it
  * has lapped the ring, and may have filled and lost the consumed one too.
  */
-static bool withdraw(struct dli_ring *ring, uint32_t first, uint32_t count, uint32_t *next)
+static bool withdraw(struct dli_ring *ring, uint32_t first, uint32_t count, uint32_t *next,
+		     bool *lapped)
 {
-	bool consumed = false, kernel_lapped = false;
+	bool consumed = false;
 
+	*lapped = false;
 	for (uint32_t i = 0; i < count; i++) {
 		if (cell_change(cell_at(ring, first + i), CELL_RESET, CELL_CLEAN) ||
 		    cell_load(cell_at(ring, first + i)) == CELL_DIRTY)
 			continue;
-		kernel_lapped |= cell_load(cell_at(ring, first + i - 1)) == CELL_DIRTY;
+		*lapped |= cell_load(cell_at(ring, first + i - 1)) == CELL_DIRTY;
 		*next = first + i + 1;
 		consumed = true;
 	}
-	if (kernel_lapped)
+	if (*lapped)
 		ring_request_repair(ring);
 	return consumed;
 }
@@ -136,6 +138,7 @@ static bool withdraw(struct dli_ring *ring, uint32_t first, uint32_t count, uint
 int dli_ring_resync(struct dli_ring *ring, struct dli_reset *reset)
 {
 	uint32_t first, next;
+	bool lapped;
 	int r;
 
 	if (!find_run(ring, &first))
@@ -146,9 +149,14 @@ int dli_ring_resync(struct dli_ring *ring, struct dli_reset *reset)
 	}
 	offer(ring, first + 1, ring->entries - 1);
 	r = dli_reset_rings(reset);
-	(void)withdraw(ring, first + 1, ring->entries - 1, &next);
+	(void)withdraw(ring, first + 1, ring->entries - 1, &next, &lapped);
 	if (r < 0)
 		return r;
+	/* As in dli_ring_verify(): a cell that was cleaned could hide what follows. */
+	if (lapped && atomic_load_explicit(&reset->overflowed, memory_order_relaxed)) {
+		dli_ring_desync(ring, reset);
+		return 0;
+	}
 	ring->head = first;
 	ring->state = RING_IN_SYNC;
 	ring->nudge_armed = false;
@@ -158,6 +166,7 @@ int dli_ring_resync(struct dli_ring *ring, struct dli_reset *reset)
 int dli_ring_nudge(struct dli_ring *ring, struct dli_reset *reset)
 {
 	uint32_t block = ring_nudge_entries(ring), first;
+	bool lapped;
 	int r = 0;
 
 	if (ring->state != RING_DESYNCED)
@@ -168,7 +177,7 @@ int dli_ring_nudge(struct dli_ring *ring, struct dli_reset *reset)
 		offer(ring, first + offered, block);
 		/* A reset that fails may have consumed some cells before: withdraw() finds them. */
 		r = dli_reset_rings(reset);
-		if (withdraw(ring, first + offered, block, &ring->reset_index_hint))
+		if (withdraw(ring, first + offered, block, &ring->reset_index_hint, &lapped))
 			break;
 	}
 	return r < 0 ? r : 0;

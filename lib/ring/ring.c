@@ -358,11 +358,13 @@ bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool retrie
 	ring->reset_pending = false;
 	/*
 	 * The kernel may have lapped the ring just now, during the reset. A healthy kernel can fill
-	 * that many cells in the meantime, so this counts only if overflows are known to happen.
+	 * that many cells in the meantime, so this counts only if overflows are known to happen. A
+	 * repair alone is not enough: the reset may have cleaned a cell that the kernel had just
+	 * filled, and that cell would hide from the next drain that the kernel laps on.
 	 */
 	if (cell_load(cell_at(ring, ring->before_released)) == CELL_DIRTY &&
 	    atomic_load_explicit(&reset->overflowed, memory_order_relaxed))
-		ring_request_repair(ring);
+		dli_ring_desync(ring, reset);
 	return true;
 }
 

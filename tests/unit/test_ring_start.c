@@ -246,18 +246,37 @@ static void push_onto_the_cell_being_reset(struct fake_rings *rings, uint32_t sl
 }
 
 /* The reset then cleans the cell, which destroys the new entry in it. */
-static void lapping_while_cells_are_offered_requests_a_repair(void **state)
+static void lap_while_cells_are_offered(bool overflowed)
 {
 	open_ring();
 	push(ENTRIES + 10);
 	assert_int_equal(drain(), 0);
 	assert_true(dli_reset_repair_needed(&reset_lock));
 	dli_reset_repaired(&reset_lock);
+	atomic_store(&reset_lock.overflowed, overflowed);
 	push(1);
 	kernel.on_consumed = push_onto_the_cell_being_reset;
 	assert_int_equal(drain(), 0);
-	assert_int_equal(published.n, 1 + ENTRIES - 5 - 1);
+	kernel.on_consumed = NULL;
 	assert_true(dli_reset_repair_needed(&reset_lock));
+	dli_reset_repaired(&reset_lock);
+}
+
+static void lapping_while_cells_are_offered_requests_a_repair(void **state)
+{
+	lap_while_cells_are_offered(false);
+	assert_int_equal(published.n, 1 + ENTRIES - 5 - 1);
+}
+
+/* The cell that was cleaned could hide that the kernel laps on. */
+static void lapping_while_cells_are_offered_keeps_a_ring_out_of_sync(void **state)
+{
+	lap_while_cells_are_offered(true);
+	assert_int_equal(published.n, 0);
+	assert_int_equal(stats()->overflows, 2);
+	push(3);
+	assert_int_equal(drain(), 0);
+	expect_published(ENTRIES + 10 + 1 + ENTRIES - 5, 3);
 }
 
 /* A cell left released would be reset before it is filled, and keep the vCPU out for ever. */
@@ -371,6 +390,7 @@ int main(void)
 		start_test(a_full_ring_is_read_and_its_vcpu_runs),
 		start_test(an_overflowed_ring_is_recovered),
 		start_test(lapping_while_cells_are_offered_requests_a_repair),
+		start_test(lapping_while_cells_are_offered_keeps_a_ring_out_of_sync),
 		start_test(cells_offered_in_vain_are_withdrawn),
 		start_test(the_ring_is_mapped_at_64_host_pages),
 		start_test(a_failed_mapping_leaves_nothing),
