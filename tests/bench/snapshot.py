@@ -108,7 +108,7 @@ def coalescing(bench):
             cost = bench.increments("--memory", "1G", "--interval", "1000", "--dirty-rate", "32M",
                                     "--working-set", "256M", "--pattern", pattern, "--coalesce",
                                     gap)
-                rows.append([pattern, gap, size(handed_out(cost)), "%d" % cost["extents"],
+            rows.append([pattern, gap, size(handed_out(cost)), "%d" % cost["extents"],
                          "%d" % cost["writes"], size(cost["file_bytes"]), ms(cost["pause_ms"]),
                          ms(cost["ms"])])
             print(rows[-1], file=sys.stderr)
