@@ -4,7 +4,7 @@
 
 A simulation that finds nothing proves something only if it would have found something. A defect
 that it cannot find, for example because its guests are small, names the test program that must fail
-instead. Those of the plan (plan_defects.py) must break a rule of tests/convergence.
+instead. Those of the plan (plan_defects.py) are held by a rule of tests/convergence, mostly.
 """
 
 import argparse
