@@ -341,6 +341,8 @@ bool dli_limits_are_ignored(const struct dl_log *log)
 
 bool dli_limits_hold(const struct dl_log *log, const struct dl_vcpu *vcpu)
 {
+	if (LOAD(&vcpu->limit.removed))
+		return false;
 	return LOAD(&vcpu->limit.own) > 0 ||
 	       (LOAD(&vcpu->limit.held) &&
 		dli_os_now_ns(log->vm.os) < LOAD(&log->limits.plan_until_ns));
