@@ -58,7 +58,8 @@ static void note(struct throttle *throttle, const struct dl_advice *advice)
 		.limited_vcpus = advice->limited_vcpus,
 	};
 
-	throttle->verdict = throttle->activity->verdict = advice->verdict;
+	throttle->verdict = advice->verdict;
+	throttle->activity->verdict = advice->verdict;
 	if (result->verdict_count && last->verdict == change.verdict)
 		return;
 	/* The last one is always there. */
