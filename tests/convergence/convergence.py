@@ -214,7 +214,8 @@ def goals(rows):
         if chosen(rows, law) and chosen(rows, "dirty-limit"):
             time = ratio_to(rows, law, "dirty-limit", "seconds")
             work = ratio_to(rows, law, "dirty-limit", "lost_writers")
-            yield f"{law}: {time:.2f} of dirty-limit's time, {work:.2f} of its lost work"
+            yield (f"{law}: {time:.2f} of dirty-limit's time and {work:.2f} of its lost work, "
+                   "on loads that it always ends")
 
 
 def table_of_document(rows):
