@@ -61,7 +61,7 @@ guest=(--vcpus 2 --readers 1 --memory 512M --working-set 400M --bandwidth 150M
 
 # Prints what is run, and runs it.
 migrate() {
-  say "precopy $*"
+  printf 'precopy %s\n' "$*" | fold -s -w 78
   echo
   "$precopy" "$@"
 }
