@@ -9,6 +9,7 @@
 #include "pages/bitmap_merge.h"
 #include "ring/drain.h"
 #include "slot_logging.h"
+#include "watch.h"
 
 int dli_collect_rings(struct dl_log *log, bool last)
 {
@@ -61,19 +62,27 @@ int dli_collect_bitmap(struct dl_log *log, struct dli_slot *slot)
 	return 0;
 }
 
-static int collect_for(struct dl_log *log, const struct dl_cursor *cursor, struct dli_slot *slot)
+/* What a slot has besides rings. */
+static int collect_slot(struct dl_log *log, const struct dl_cursor *cursor, bool bitmaps,
+			struct dli_slot *slot)
 {
-	return slot->logged && dli_slot_view(slot, cursor) ? dli_collect_bitmap(log, slot) : 0;
+	int bitmap = 0, watch = 0;
+
+	if (bitmaps && slot->logged && dli_slot_view(slot, cursor))
+		bitmap = dli_collect_bitmap(log, slot);
+	if (slot->watched_at && dli_cursor_view(cursor, slot))
+		watch = dli_watch_scan(log, slot);
+	return bitmap ? bitmap : watch;
 }
 
-static int collect_bitmaps(struct dl_log *log, const struct dl_cursor *cursor)
+static int collect_slots(struct dl_log *log, const struct dl_cursor *cursor, bool bitmaps)
 {
 	struct dli_slot_walk walk = dli_slot_walk(dli_slots_table(&log->slots));
 	struct dli_slot *slot;
 	int first = 0;
 
 	while ((slot = dli_slot_next(&walk))) {
-		int r = collect_for(log, cursor, slot);
+		int r = collect_slot(log, cursor, bitmaps, slot);
 
 		first = first ? first : r;
 	}
@@ -81,8 +90,8 @@ static int collect_bitmaps(struct dl_log *log, const struct dl_cursor *cursor)
 }
 
 /* A slot's pages can be found in younger slots over the same memory, and then move to it. */
-static int collect_bitmaps_of(struct dl_log *log, const struct dl_cursor *cursor,
-			      const struct dli_slot *home)
+static int collect_for(struct dl_log *log, const struct dl_cursor *cursor, bool bitmaps,
+		       const struct dli_slot *home)
 {
 	struct dli_slot_hva_walk walk = dli_alias_walk(log, home);
 	struct dli_slot *slot;
@@ -90,7 +99,7 @@ static int collect_bitmaps_of(struct dl_log *log, const struct dl_cursor *cursor
 
 	while ((slot = dli_slot_hva_next(&walk))) {
 		bool in_scope = slot == home || dli_alias_shares(slot, home);
-		int r = in_scope ? collect_for(log, cursor, slot) : 0;
+		int r = in_scope ? collect_slot(log, cursor, bitmaps, slot) : 0;
 
 		first = first ? first : r;
 	}
@@ -111,15 +120,18 @@ static void sample_bitmaps(struct dl_log *log)
 
 int dli_collect(struct dl_log *log, const struct dli_scope *scope, bool last, int rings)
 {
-	int bitmaps = 0;
+	const struct dl_cursor *cursor = scope->cursor;
+	bool bitmaps = dli_collects_bitmaps(log, last);
+	int slots = 0;
 
-	if (dli_log_is_ring(log) && !rings && dli_reset_repair_needed(&log->reset))
+	if (dli_log_is_ring(log) && !dli_cursor_is_audit(cursor) && !rings &&
+	    dli_reset_repair_needed(&log->reset))
 		rings = repair(log);
 	/* The backup bitmap comes last: its writers have no vCPU, and may write after the vCPUs. */
-	if (dli_collects_bitmaps(log, last))
-		bitmaps = scope->slot ? collect_bitmaps_of(log, scope->cursor, scope->slot)
-				      : collect_bitmaps(log, scope->cursor);
-	if (!dli_log_is_ring(log))
+	if (bitmaps || log->watcher.watches)
+		slots = scope->slot ? collect_for(log, cursor, bitmaps, scope->slot)
+				    : collect_slots(log, cursor, bitmaps);
+	if (!dli_log_is_ring(log) && !dli_cursor_is_audit(cursor))
 		sample_bitmaps(log);
-	return rings ? rings : bitmaps;
+	return rings ? rings : slots;
 }

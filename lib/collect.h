@@ -6,7 +6,7 @@
 
 /* Makes pending what was dirtied: the work of a harvest. */
 
-/* Which bitmaps are read: of all slots that the cursor covers, or for one slot. */
+/* Whose bitmaps and watches: of all slots that the cursor covers, or for one slot. */
 struct dli_scope {
 	const struct dl_cursor *cursor;
 	struct dli_slot *slot; /* NULL: all */
@@ -19,9 +19,9 @@ struct dli_scope {
 int dli_collect_rings(struct dl_log *log, bool last);
 
 /*
- * Repairs if that is needed, reads bitmaps, and distributes. rings is the result of the call above.
- * Continues after a failure and returns the first: nothing is lost, but the pass is not complete.
- * Under the log's lock.
+ * Repairs if that is needed, reads bitmaps, and scans watches. rings is the result of the call
+ * above. Continues after a failure and returns the first: nothing is lost, but the pass is not
+ * complete. Under the log's lock.
  */
 int dli_collect(struct dl_log *log, const struct dli_scope *scope, bool last, int rings);
 

@@ -76,6 +76,11 @@ void dli_cursor_delete(struct dl_cursor *cursor)
 
 bool dli_cursor_covers(const struct dl_cursor *cursor, uint32_t slot, uint32_t flags)
 {
+	return !dli_cursor_is_audit(cursor) && dli_cursor_wants(cursor, slot, flags);
+}
+
+bool dli_cursor_wants(const struct dl_cursor *cursor, uint32_t slot, uint32_t flags)
+{
 	if (flags & DL_SLOT_NO_LOG)
 		return false;
 	if (cursor->flags & DL_CURSOR_ONE_SLOT)

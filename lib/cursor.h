@@ -89,7 +89,13 @@ int dli_cursor_new(struct dl_log *log, const struct dl_cursor_options *options,
 		   struct dl_cursor **cursor);
 void dli_cursor_delete(struct dl_cursor *cursor);
 
-/* True if a slot with these flags (DL_SLOT_*) would be logged for this cursor. */
+/*
+ * True if a cursor that logs wants slots with these flags (DL_SLOT_*), or if one that does not
+ * wants to see what an audit of the slot finds.
+ */
+bool dli_cursor_wants(const struct dl_cursor *cursor, uint32_t slot, uint32_t flags);
+
+/* True if a slot with these flags would be logged for this cursor. */
 bool dli_cursor_covers(const struct dl_cursor *cursor, uint32_t slot, uint32_t flags);
 
 /* Gives a view its index. -ENOMEM: there is none left. Under the log's lock. */
@@ -102,6 +108,20 @@ static inline struct dli_view *dli_cursor_view_at(const struct dl_cursor *cursor
 {
 	/* Pairs with dli_cursor_register(): the view is complete. */
 	return atomic_load_explicit(&cursor->views[index], memory_order_acquire);
+}
+
+/* True if the cursor logs nothing, and is only shown what audits find. */
+static inline bool dli_cursor_is_audit(const struct dl_cursor *cursor)
+{
+	return cursor->flags & DL_CURSOR_MISSED;
+}
+
+/* The cursor's view of a slot, or NULL. Under the log's lock. */
+static inline struct dli_view *dli_cursor_view(const struct dl_cursor *cursor,
+					       const struct dli_slot *slot)
+{
+	return dli_cursor_is_audit(cursor) ? dli_slot_missed_view(slot, cursor)
+					   : dli_slot_view(slot, cursor);
 }
 
 static inline uint32_t dli_cursor_count(const struct dl_cursor *cursor)

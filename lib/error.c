@@ -33,6 +33,9 @@ static const char *const words[DLI_FAILURES] = {
 	[DLI_BAD_FOREIGN_BYTES] = "dl_bitmap.bytes that wraps around",
 	[DLI_BAD_WORD_ALIGNMENT] = "words that are not aligned to 8 bytes",
 	[DLI_FEW_WORDS] = "n_words of fewer bits than dl_bitmap.bytes has pages",
+	[DLI_BAD_ALIAS] = "alias is not page aligned, not mapped for the slot's size, or a slot's "
+			  "own memory",
+	[DLI_BAD_WATCH] = "a slot with DL_SLOT_NO_LOG, which cannot be watched",
 	[DLI_NO_SLOT] = "there is no such slot",
 	[DLI_NO_MEMORY_THERE] = "a mark outside of every slot",
 	[DLI_OVERLAP] = "the range overlaps another slot",
@@ -40,6 +43,8 @@ static const char *const words[DLI_FAILURES] = {
 	[DLI_NO_PASS] = "the cursor has no open pass",
 	[DLI_FEW_VCPUS] = "dl_cursor_options.vcpus is more than were added",
 	[DLI_VCPUS_MISSING] = "vCPUs of this process were added to no log",
+	[DLI_WATCHED] = "part of the alias is watched for another slot",
+	[DLI_ALIAS_CHANGED] = "the slot is watched by another alias; end that watch first",
 	[DLI_CLOSED] = "the log is closed",
 	[DLI_HAS_PLAN] = "the log has a plan already",
 	[DLI_NO_RINGS] = "without rings no vCPU can be limited",
@@ -57,6 +62,14 @@ static const char *const words[DLI_FAILURES] = {
 	[DLI_VCPU_ADDED_TWICE] = "this vCPU was added already",
 	[DLI_NOT_A_VCPU] = "vcpu_fd is not a vCPU's descriptor",
 	[DLI_VCPU_NOT_ADDED] = "the vCPU could not be added",
+	[DLI_WATCH_NO_TABLE] = "dl_options.os has no userfaultfd, pagemap or close",
+	[DLI_WATCH_NO_SCAN] = "no PAGEMAP_SCAN of /proc/self/pagemap (Linux 6.7)",
+	[DLI_WATCH_NO_UFFD] = "userfaultfd(2) is refused",
+	[DLI_WATCH_NO_WPASYNC] = "userfaultfd has no asynchronous write-protection (Linux 6.7)",
+	[DLI_WATCH_HUGE] = "hugetlb memory cannot be audited: a write shows in a whole huge page",
+	[DLI_WATCH_TAKEN] = "another userfaultfd has the alias (post-copy)",
+	[DLI_WATCH_NOT_BEGUN] = "the alias could not be watched",
+	[DLI_WATCH_NOT_SCANNED] = "the alias could not be scanned: is it still mapped?",
 };
 
 /* errno values are below 4096. */

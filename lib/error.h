@@ -38,6 +38,8 @@ enum dli_failure {
 	DLI_BAD_FOREIGN_BYTES,
 	DLI_BAD_WORD_ALIGNMENT,
 	DLI_FEW_WORDS,
+	DLI_BAD_ALIAS,
+	DLI_BAD_WATCH,
 	/* Wrong state or order. */
 	DLI_NO_SLOT,
 	DLI_NO_MEMORY_THERE,
@@ -46,6 +48,8 @@ enum dli_failure {
 	DLI_NO_PASS,
 	DLI_FEW_VCPUS,	   /* in place of a slot: how many are missing */
 	DLI_VCPUS_MISSING, /* in place of a slot: dli_vcpu_check()'s number */
+	DLI_WATCHED,
+	DLI_ALIAS_CHANGED,
 	DLI_CLOSED,
 	DLI_HAS_PLAN,
 	DLI_NO_RINGS,
@@ -64,6 +68,14 @@ enum dli_failure {
 	DLI_VCPU_ADDED_TWICE,
 	DLI_NOT_A_VCPU,
 	DLI_VCPU_NOT_ADDED,
+	DLI_WATCH_NO_TABLE,
+	DLI_WATCH_NO_SCAN,
+	DLI_WATCH_NO_UFFD,
+	DLI_WATCH_NO_WPASYNC,
+	DLI_WATCH_HUGE,
+	DLI_WATCH_TAKEN,
+	DLI_WATCH_NOT_BEGUN,
+	DLI_WATCH_NOT_SCANNED,
 	DLI_FAILURES,
 };
 

@@ -2,12 +2,23 @@
 /* A cursor joins a log, or leaves it: logging is on for what some cursor covers. */
 
 #include "coverage.h"
+#include "missed.h"
 #include "planner.h"
 #include "ring/drain.h"
 #include "slot_logging.h"
 #include "vcpu_check.h"
 
 #include <errno.h>
+
+/* True if some cursor logs. */
+static bool any_logs(const struct dl_log *log)
+{
+	const struct dl_cursor *cursor = log->cursors;
+
+	while (cursor && dli_cursor_is_audit(cursor))
+		cursor = cursor->next;
+	return cursor;
+}
 
 /* Entries of before the first cursor, or after the last: nobody wants the pages. */
 static int drain_rings(struct dl_log *log)
@@ -76,17 +87,17 @@ static void set_pending(const struct dl_cursor *cursor, const struct dli_views *
 static void undo(struct dl_log *log, struct dli_views *views)
 {
 	dli_views_drop(views);
-	if (!log->cursors)
+	if (!any_logs(log))
 		dli_slots_set_logging(&log->slots, false);
 	(void)dli_slot_logging_stop(log);
-	if (!log->cursors)
+	if (!any_logs(log))
 		(void)drain_rings(log);
 }
 
 static int log_views(struct dl_cursor *cursor, struct dli_views *views)
 {
 	struct dl_log *log = cursor->log;
-	bool first = !log->cursors;
+	bool first = !any_logs(log);
 	int r;
 
 	/* Record entries from here on; none is pushed before a flag is set below. */
@@ -134,6 +145,16 @@ static int check_vcpus(struct dl_log *log, uint32_t vcpus)
 	return dli_log_fail(log, r == -EBUSY ? DLI_VCPUS_MISSING : DLI_NO_MEMORY, missing, r);
 }
 
+static int join_audits(struct dl_cursor *cursor)
+{
+	int r = dli_missed_join(cursor);
+
+	if (r)
+		return dli_log_fail(cursor->log, DLI_NO_MEMORY, DLI_NO_NUMBER, r);
+	link_cursor(cursor);
+	return 0;
+}
+
 int dli_join(struct dl_cursor *cursor, uint32_t vcpus)
 {
 	struct dl_log *log = cursor->log;
@@ -142,10 +163,12 @@ int dli_join(struct dl_cursor *cursor, uint32_t vcpus)
 
 	if (dli_log_is_closed(log))
 		return dli_log_fail(log, DLI_CLOSED, DLI_NO_NUMBER, -ECANCELED);
+	if (dli_cursor_is_audit(cursor))
+		return join_audits(cursor);
 	r = check_vcpus(log, vcpus);
 	if (r)
 		return r;
-	if (!log->cursors)
+	if (!any_logs(log))
 		r = prepare_log(log, cursor);
 	if (!r)
 		r = prepare_views(cursor, &views);
@@ -179,7 +202,11 @@ void dli_leave(struct dl_cursor *cursor)
 	dli_plan_forget_cursor(cursor);
 	dli_pass_end(cursor, dli_pass_close(cursor), false);
 	unlink_cursor(cursor);
-	if (!log->cursors) {
+	if (dli_cursor_is_audit(cursor)) {
+		dli_missed_leave(cursor);
+		return;
+	}
+	if (!any_logs(log)) {
 		dli_slots_set_logging(&log->slots, false);
 		dli_reaper_disarm(&log->reaper);
 	}
@@ -188,6 +215,6 @@ void dli_leave(struct dl_cursor *cursor)
 	dli_views_drop(&views);
 	(void)dli_slot_logging_stop(log);
 	/* Clear the flags first; otherwise the rings would fill again after the drain. */
-	if (!log->cursors)
+	if (!any_logs(log))
 		(void)drain_rings(log);
 }

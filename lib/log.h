@@ -14,6 +14,7 @@
 #include "error.h"
 #include "kvm/bitmap.h"
 #include "kvm/caps.h"
+#include "kvm/uffd.h"
 #include "kvm/vm.h"
 #include "pace.h"
 #include "pages/slot_table.h"
@@ -21,6 +22,15 @@
 #include "reaper.h"
 #include "ring/reset.h"
 #include "ring/vcpu_list.h"
+
+/* Watches of slots: watch.h. */
+struct dli_watcher {
+	struct dli_uffd uffd;		 /* open while a slot is watched */
+	struct dli_page_region *regions; /* what one scan can report; NULL: nothing is watched */
+	uint32_t watches, audits;
+	_Atomic bool audit; /* some slot is audited */
+	_Atomic uint64_t found_pages, missed_pages;
+};
 
 struct dl_log {
 	struct dli_vm vm;
@@ -45,6 +55,7 @@ struct dl_log {
 	bool clear_in_chunks; /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is on */
 	bool initially_set;   /* and its KVM_DIRTY_LOG_INITIALLY_SET */
 	uint64_t clear_bits[PAGE_SET_CHUNK_WORDS], clear_words[PAGE_SET_CHUNK_WORDS]; /* clear.c */
+	struct dli_watcher watcher;
 	struct dli_pace pace;
 	struct dli_reaper reaper;
 
@@ -62,6 +73,14 @@ struct dl_log {
 static inline bool dli_log_is_on(const struct dl_log *log)
 {
 	return dli_slots_are_logging(&log->slots);
+}
+
+/* True if marks are recorded: for a cursor, or for an audit. */
+static inline bool dli_log_wants_marks(const struct dl_log *log)
+{
+	/* Pairs with count_audit() in watch.c: the slot's audit is there. */
+	return dli_log_is_on(log) ||
+	       atomic_load_explicit(&log->watcher.audit, memory_order_acquire);
 }
 
 /* Pairs with dl_log_close(). */

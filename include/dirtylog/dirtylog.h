@@ -28,7 +28,8 @@
  *     KVM_RESET_DIRTY_RINGS, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 and KVM_MEM_LOG_DIRTY_PAGES;
  *   - contents are read after dl_cursor_read(), dl_cursor_take() or dl_slot_clear() has returned;
  *   - memory that anybody but a vCPU writes or discards (the VMM, a device model, vhost, a balloon)
- *     is written, then marked, then the guest is notified;
+ *     is written, then marked, then the guest is notified; what is written through the alias of
+ *     dl_slot_watch(), while no thread has unmapped it, needs no mark;
  *   - all channels to a receiver are flushed between two passes of a cursor, and a receiver maps
  *     memory that several slots share as the source does;
  *   - the last pass is _PAUSED: no vCPU is in KVM_RUN, devices are quiet, in-kernel state (an ITS)
@@ -119,6 +120,7 @@ enum dl_has {
 	DL_HAS_BACKUP = 4,	   /* KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP */
 	DL_HAS_MANUAL_PROTECT = 8, /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
 	DL_HAS_INITIALLY_SET = 16, /* its KVM_DIRTY_LOG_INITIALLY_SET */
+	DL_HAS_WATCH = 32,	   /* userfaultfd WP_ASYNC and PAGEMAP_SCAN: Linux 6.7 */
 };
 
 /* dl_advice.verdict; treat an unknown one as CONTINUE */
@@ -172,6 +174,7 @@ enum dl_cursor_flag {
 	DL_CURSOR_CLEAN = 2,	/* start with nothing pending; 0: with everything */
 	DL_CURSOR_WANTED = 4,	/* only DL_SLOT_WANTED slots; 0: all, and all new ones */
 	DL_CURSOR_ONE_SLOT = 8, /* only the slot of that number, whenever it exists: a display */
+	DL_CURSOR_MISSED = 16,	/* an audit: only what a watch found and no mark named */
 	DL_CURSOR_SKIP_REWRITTEN = 32, /* the first pass leaves what is written again to the next */
 };
 
@@ -191,6 +194,11 @@ enum dl_take_flag {
 /* dl_extent.flags */
 enum dl_extent_flag {
 	DL_EXTENT_PADDED = 1, /* contains clean pages: coalesce_bytes */
+};
+
+/* dl_slot_watch() */
+enum dl_watch_flag {
+	DL_WATCH_AUDIT = 2, /* count what was never marked; show it to DL_CURSOR_MISSED */
 };
 
 /* dl_bitmap.flags */
@@ -291,8 +299,8 @@ struct dl_stats {
 	uint64_t ioctl_ns;	     /* in RESET, GET, CLEAR and slot ioctls */
 	uint64_t dirty_bytes_per_s;  /* newly dirtied per second of running, over the last second */
 	uint64_t paused_ns;	     /* pauses that limits asked for */
-	uint64_t watched_bytes;	     /* 0: for a later release */
-	uint64_t missed_bytes;	     /* 0: for a later release */
+	uint64_t watched_bytes;	     /* found by watches; 0 for a vCPU */
+	uint64_t missed_bytes;	     /* of these, never marked; 0 for a vCPU */
 	uint64_t late_marks;	     /* pages marked while a paused pass was open */
 	uint64_t repair_bytes;	     /* made pending by repairs */
 	uint64_t failed_marks;	     /* dl_mark_*() calls that were -ENOENT; 0 for a vCPU */
@@ -351,7 +359,8 @@ uint32_t dl_library_version(void);
  * A choice that only opening can refuse (a vCPU or slot that exists already) is not foreseen.
  * -EINVAL, -E2BIG: options or would_be. -EBADF: fd is neither. -EOPNOTSUPP: DL_MODE_RING, and rings
  * are not there, or not with the backup. -EIO: the VM of another process. Never blocks.
- * System calls: KVM_CHECK_EXTENSION.
+ * System calls: KVM_CHECK_EXTENSION; for DL_HAS_WATCH open(2) of /proc/self/pagemap, PAGEMAP_SCAN,
+ * and where that exists userfaultfd(2), UFFDIO_API, close(2).
  */
 DL_MUST_CHECK int dl_probe(int fd, const struct dl_options *options, struct dl_config *would_be,
 			   char *why, size_t why_bytes);
@@ -367,7 +376,8 @@ DL_MUST_CHECK int dl_probe(int fd, const struct dl_options *options, struct dl_c
  * cannot be switched off). -EINVAL: the host's smallest ring is larger than ring_entries (with
  * Intel PML: 1024). -ENOMEM, -EMFILE. A failure may leave rings on. May block (liburcu).
  * System calls: F_DUPFD_CLOEXEC, KVM_CHECK_EXTENSION, KVM_GET_API_VERSION, KVM_ENABLE_CAP (rings,
- * backup bitmap, manual protect off), KVM_RESET_DIRTY_RINGS to learn whether rings are on.
+ * backup bitmap, manual protect off), KVM_RESET_DIRTY_RINGS to learn whether rings are on; those of
+ * dl_probe() for DL_HAS_WATCH.
  */
 DL_MUST_CHECK int dl_log_open(int vm_fd, const struct dl_options *options, struct dl_log **log,
 			      char *why, size_t why_bytes);
@@ -422,7 +432,8 @@ DL_MUST_CHECK int dl_slot_set(struct dl_log *log, const struct dl_slot *slot);
  *          dropped. Untouched if no cursor covers the slot.
  * -ENOENT; -EINVAL: flags, fewer than ceil(pages / 64) n_words, n_words without words; -ENOMEM;
  * otherwise the kernel's, and the slot is still there. May block, on readers too.
- * System calls: KVM_SET_USER_MEMORY_REGION, KVM_RESET_DIRTY_RINGS, KVM_GET_DIRTY_LOG, munmap.
+ * System calls: KVM_SET_USER_MEMORY_REGION, KVM_RESET_DIRTY_RINGS, KVM_GET_DIRTY_LOG, munmap; for a
+ * watched slot PAGEMAP_SCAN, UFFDIO_UNREGISTER, close(2).
  */
 DL_MUST_CHECK int dl_slot_remove(struct dl_log *log, uint32_t slot, uint32_t flags, uint64_t *words,
 				 uint64_t n_words);
@@ -436,6 +447,20 @@ DL_MUST_CHECK int dl_slot_remove(struct dl_log *log, uint32_t slot, uint32_t fla
  */
 DL_MUST_CHECK int dl_slot_clear(struct dl_log *log, uint32_t slot, uint64_t offset_bytes,
 				uint64_t bytes);
+
+/*
+ * Finds what the VMM, or the kernel for it, writes through alias, its second mapping of the slot's
+ * memory: each harvest of a cursor that covers the slot makes that pending, marked or not.
+ *   alias  page aligned, shared, mapped as long as it is watched. NULL ends it: what was written
+ *          until then is pending. Memory of hugetlb is found in whole huge pages.
+ *   flags  0 or DL_WATCH_AUDIT, which may change while alias stays: doc/watch.md
+ * -ENOENT; -EINVAL: flags, alias (a slot's own memory too), a NO_LOG slot; -EEXIST: another slot's
+ * watch has part of it; -EBUSY: the slot has another alias, or a userfaultfd (post-copy) has this;
+ * -EOPNOTSUPP: no DL_HAS_WATCH, or AUDIT of hugetlb; -ENOMEM; otherwise the kernel's. May block.
+ * System calls: userfaultfd(2), open(2) of /proc/self/pagemap, UFFDIO_API, _REGISTER, _UNREGISTER,
+ * PAGEMAP_SCAN, mmap, munmap, close(2), membarrier(2).
+ */
+DL_MUST_CHECK int dl_slot_watch(struct dl_log *log, uint32_t slot, void *alias, uint32_t flags);
 
 /* ---- vCPUs ---- */
 
@@ -527,7 +552,9 @@ DL_MUST_CHECK int dl_log_kicks(struct dl_log *log, uint64_t *cookies, uint32_t m
 
 /*
  * Adds a consumer, and switches logging on for what it covers and nobody logs yet.
- *   options  NULL: all slots, all pending. A new slot is covered from its dl_slot_set() on.
+ *   options  NULL: all slots, all pending. A new slot is covered from its dl_slot_set() on. MISSED
+ *            logs nothing, begins with nothing pending, covers slots with DL_WATCH_AUDIT, and
+ *            excludes WANTED and DL_HARVEST_ALL.
  * -EINVAL, -E2BIG: options; -EBUSY: fewer vCPUs were added than options.vcpus, or, in a library
  * built to check it (-Dcheck_vcpus=true), than this process has; -ENOMEM; otherwise the kernel's
  * for the slot that could not be switched on, and nothing has changed. May block.
@@ -546,7 +573,7 @@ DL_MUST_CHECK int dl_cursor_new(struct dl_log *log, const struct dl_cursor_optio
  * kernel's: no pass is open, what is pending stays so. Allocates nothing. May block.
  * System calls: KVM_RESET_DIRTY_RINGS, rt_sigprocmask around it; KVM_GET_DIRTY_LOG a slot in bitmap
  * mode, and under PAUSED with the backup bitmap; KVM_CLEAR_DIRTY_LOG of slots that share memory;
- * KVM_SET_USER_MEMORY_REGION after an overflow.
+ * KVM_SET_USER_MEMORY_REGION after an overflow; PAGEMAP_SCAN of watched slots.
  */
 DL_MUST_CHECK int dl_harvest(struct dl_cursor *cursor, uint32_t flags, uint64_t *pending_bytes);
 
@@ -605,7 +632,7 @@ DL_MUST_CHECK int dl_cursor_stats(const struct dl_cursor *cursor, struct dl_curs
  */
 void dl_cursor_free(struct dl_cursor *cursor);
 
-/* ---- Marks: memory that the VMM or a device wrote or discarded. 0 while nothing is logged ---- */
+/* ---- Marks: what the VMM or a device wrote or discarded. 0: nothing is logged or audited ---- */
 
 /*
  * Marks every page of address space as_id that the range touches. Needs no alignment. Write first,
@@ -651,7 +678,7 @@ DL_MUST_CHECK int dl_mark_bitmap(struct dl_log *log, const struct dl_bitmap *bit
  *   goal  NULL: 300 ms of downtime, no budget
  * From the first pass on it measures; afterwards it limits those vCPUs that dirty memory fastest,
  * if the guest would not converge, or not in time. One plan a log.
- * -EBUSY: the log has a plan; -EINVAL, -E2BIG: goal; -ENOMEM; -ECANCELED. May block.
+ * -EBUSY: the log has a plan; -EINVAL, -E2BIG: goal, or MISSED; -ENOMEM; -ECANCELED. May block.
  * No system call.
  */
 DL_MUST_CHECK int dl_plan_new(struct dl_cursor *cursor, const struct dl_goal *goal,

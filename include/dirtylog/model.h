@@ -31,8 +31,7 @@
  *   -E2BIG    a struct's tail that this release does not know is not zero
  *   -EFAULT   no slot maps part of a range of guest memory, or it is read-only
  *   -ENOENT   no such slot, fault or memory
- *   -EBUSY    wrong state or order
- *   -EOPNOTSUPP  the VM was made without it
+ *   -EBUSY    wrong state or order; -EOPNOTSUPP: the VM was made without it
  *   -ENOMEM, -EMFILE, -ENOSPC  no memory; too many VMs or descriptors; too many faults
  * Out handles are NULL after a failure. Without memory for its own books the model aborts.
  *
@@ -65,13 +64,14 @@ struct dlm_receiver; /* the other end of a migration */
 
 /* ---- Choices ---- */
 
-/* dlm_options.has: capabilities of the kernel; the low five have the values of enum dl_has. */
+/* dlm_options.has: capabilities of the kernel; the low six have the values of enum dl_has. */
 enum dlm_has {
 	DLM_HAS_RING_TSO = 1,	    /* KVM_CAP_DIRTY_LOG_RING */
 	DLM_HAS_RING_ACQ_REL = 2,   /* KVM_CAP_DIRTY_LOG_RING_ACQ_REL */
 	DLM_HAS_BACKUP = 4,	    /* KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP; needs ACQ_REL */
 	DLM_HAS_MANUAL_PROTECT = 8, /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
 	DLM_HAS_INITIALLY_SET = 16, /* its KVM_DIRTY_LOG_INITIALLY_SET; needs MANUAL_PROTECT */
+	DLM_HAS_WATCH = 32,	    /* userfaultfd's WP_ASYNC and PAGEMAP_SCAN, of Linux 6.7 */
 	DLM_HAS_NOTHING = 1 << 30,  /* none of them: KVM_GET_DIRTY_LOG only; excludes the others */
 };
 
@@ -150,12 +150,18 @@ enum dlm_call {
 	DLM_CALL_MPROTECT = 16,
 	DLM_CALL_TIMER = 17,
 	DLM_CALL_TIMER_SET = 18,
+	DLM_CALL_USERFAULTFD = 19,
+	DLM_CALL_PAGEMAP = 20, /* open(2) of /proc/self/pagemap */
+	DLM_CALL_UFFD_API = 21,
+	DLM_CALL_UFFD_REGISTER = 22,
+	DLM_CALL_UFFD_UNREGISTER = 23,
+	DLM_CALL_PAGEMAP_SCAN = 24,
 };
 
 /* dlm_fault.kind */
 enum dlm_fault_kind {
 	DLM_FAULT_ERROR = 0,	   /* the call fails with error, and does nothing */
-	DLM_FAULT_ERROR_AFTER = 1, /* an ioctl does its work, then fails; GET delivers nothing */
+	DLM_FAULT_ERROR_AFTER = 1, /* an ioctl does its work, then fails; it delivers nothing */
 	/* of KVM_RESET_DIRTY_RINGS only; error is 0; the library can notice the first two */
 	DLM_FAULT_RESET_SHORT = 2,	/* returns after that many entries; the rest is left */
 	DLM_FAULT_RESET_LOSES = 3,	/* the same, and the last batch is never protected */
@@ -244,25 +250,16 @@ uint32_t dlm_library_version(void);
 /* ---- The VM ---- */
 
 /*
- * Creates a VM without memslots and vCPUs, on a kernel of its own.
- *   options  may be NULL: all defaults
- *   vm       the caller's, to be freed by dlm_vm_free()
- *   why      receives a sentence of at most why_bytes bytes with the NUL, if the call fails
- * -EINVAL, -E2BIG: options. -ENOMEM.
+ * Creates a VM without memslots and vCPUs, on a kernel of its own. options may be NULL: defaults.
+ * why receives a sentence, if the call fails. -EINVAL, -E2BIG: options. -ENOMEM.
  */
 DL_MUST_CHECK int dlm_vm_new(const struct dlm_options *options, struct dlm_vm **vm, char *why,
 			     size_t why_bytes);
 
-/*
- * Frees the VM with its vCPUs and memory. May be NULL. Before it, free all receivers, close the log
- * that was opened on it, and free that one's handles.
- */
+/* Frees it, its vCPUs and memory; may be NULL. Before: receivers, the log and the log's handles. */
 void dlm_vm_free(struct dlm_vm *vm);
 
-/*
- * Return the VM's descriptor, for dl_log_open(); that which stands for /dev/kvm, for dl_probe();
- * and the table for struct dl_options.os, which lives as long as the VM.
- */
+/* Return the descriptor of the VM; that of its /dev/kvm; dl_options.os, which lives as long. */
 int dlm_vm_fd(const struct dlm_vm *vm);
 int dlm_vm_system_fd(const struct dlm_vm *vm);
 const struct dl_os *dlm_vm_os(const struct dlm_vm *vm);
@@ -284,6 +281,12 @@ DL_MUST_CHECK int dlm_last_error(const struct dlm_vm *vm, char *text, size_t tex
  * -EINVAL: bytes is no multiple of the page size, or 0; -ENOMEM.
  */
 DL_MUST_CHECK int dlm_memory_new(struct dlm_vm *vm, uint64_t bytes, void **memory);
+
+/*
+ * Returns its second mapping, for dl_slot_watch(): dlm_vmm_write() writes through that from now on,
+ * and dlm_vmm_wrote() tells watches what the program itself writes there. -ENOENT: as below.
+ */
+DL_MUST_CHECK int dlm_memory_alias(struct dlm_vm *vm, void *memory, void **alias);
 
 /* Frees it. -ENOENT: it is none of dlm_memory_new()'s. -EBUSY: a slot maps a part of it. */
 int dlm_memory_free(struct dlm_vm *vm, void *memory);
@@ -308,10 +311,7 @@ DL_MUST_CHECK int dlm_vcpu_add(struct dlm_vm *vm, struct dlm_vcpu **vcpu);
 int dlm_vcpu_remove(struct dlm_vcpu *vcpu);
 DL_MUST_CHECK int dlm_vcpu_add_again(struct dlm_vcpu *vcpu);
 
-/*
- * Return the vCPU's descriptor, for dl_vcpu_add(); its number in the VM from 0 on, as in messages;
- * and kvm_run.exit_reason (KVM_EXIT_DIRTY_RING_FULL is 31).
- */
+/* Return its descriptor, for dl_vcpu_add(); its number, from 0 on; kvm_run.exit_reason. */
 int dlm_vcpu_fd(const struct dlm_vcpu *vcpu);
 uint32_t dlm_vcpu_index(const struct dlm_vcpu *vcpu);
 uint32_t dlm_vcpu_exit_reason(const struct dlm_vcpu *vcpu);
@@ -386,7 +386,7 @@ DL_MUST_CHECK int dlm_kernel_write(struct dlm_vm *vm, uint32_t as_id, uint64_t g
 DL_MUST_CHECK int dlm_vmm_write(struct dlm_vm *vm, const char *who, uint32_t as_id, uint64_t gpa,
 				const void *data, uint64_t bytes);
 
-/* The program has written memory by itself: messages will say so. -EINVAL: it wraps, or NULL. */
+/* The program has written memory; messages and watches will say so. -EINVAL: it wraps, or NULL. */
 int dlm_vmm_wrote(struct dlm_vm *vm, const char *who, const void *address, uint64_t bytes);
 
 /* Returns how many writes there were: the number of the last one. */

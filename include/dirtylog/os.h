@@ -110,6 +110,15 @@ struct dl_os {
 	 */
 	int (*thread_clock)(void *opaque, int64_t *clock_id);
 	int (*thread_ns)(void *opaque, int64_t clock_id, uint64_t *ns);
+
+	/*
+	 * userfaultfd(2) of user mode only, non-blocking and close-on-exec, and open(2) of
+	 * /proc/self/pagemap, close-on-exec. ioctl gets UFFDIO_API, UFFDIO_REGISTER and
+	 * UFFDIO_UNREGISTER of the one, PAGEMAP_SCAN of the other. Both may be NULL, and so may
+	 * close; then there is no DL_HAS_WATCH, and dl_slot_watch() is -EOPNOTSUPP.
+	 */
+	int (*userfaultfd)(void *opaque);
+	int (*pagemap)(void *opaque);
 };
 
 /*

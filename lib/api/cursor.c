@@ -8,8 +8,8 @@
 
 #include <errno.h>
 
-#define CURSOR_FLAGS                                                         \
-	(uint32_t)(DL_CURSOR_CLEAN | DL_CURSOR_WANTED | DL_CURSOR_ONE_SLOT | \
+#define CURSOR_FLAGS                                                                            \
+	(uint32_t)(DL_CURSOR_CLEAN | DL_CURSOR_WANTED | DL_CURSOR_ONE_SLOT | DL_CURSOR_MISSED | \
 		   DL_CURSOR_SKIP_REWRITTEN)
 
 #define OPTIONS_FIRST_BYTES sizeof(struct dl_cursor_options)
@@ -26,7 +26,7 @@ static int read_options(struct dl_log *log, const struct dl_cursor_options *from
 	if (r)
 		return dli_log_fail(log, DLI_BAD_STRUCT, DLI_NO_NUMBER, r);
 	if (o->flags & ~CURSOR_FLAGS ||
-	    (o->flags & DL_CURSOR_ONE_SLOT && o->flags & DL_CURSOR_WANTED))
+	    (o->flags & DL_CURSOR_WANTED && o->flags & (DL_CURSOR_ONE_SLOT | DL_CURSOR_MISSED)))
 		return dli_log_fail(log, DLI_BAD_FLAGS, DLI_NO_NUMBER, -EINVAL);
 	if (o->flags & DL_CURSOR_ONE_SLOT &&
 	    (o->slot >> 16 >= log->caps.address_spaces || (o->slot & 0xffff) >= log->caps.slot_ids))

@@ -20,6 +20,14 @@ static int check_state(const struct dl_cursor *cursor)
 	return 0;
 }
 
+/* The view that a pass of the cursor walks. */
+static struct dli_view *passed_view(const struct dl_cursor *cursor, const struct dli_slot *slot)
+{
+	struct dli_view *view = dli_cursor_view(cursor, slot);
+
+	return view && !dli_alias_is_whole(cursor, slot) ? view : NULL;
+}
+
 static bool covers_something(const struct dl_cursor *cursor)
 {
 	return !(cursor->flags & DL_CURSOR_ONE_SLOT) ||
@@ -63,9 +71,9 @@ static void open_pass(struct dl_cursor *cursor, bool paused)
 	cursor->word = cursor->batch.n = 0;
 	cursor->held.pages = 0;
 	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
-		struct dli_view *view = dli_slot_view(slot, cursor);
+		struct dli_view *view = passed_view(cursor, slot);
 
-		if (view && !dli_alias_is_whole(cursor, slot))
+		if (view)
 			join_pass(cursor, view, pass);
 	}
 	cursor->paused = paused;
@@ -104,7 +112,7 @@ static int harvest(struct dl_cursor *cursor, uint32_t flags, uint64_t *pending_b
 
 	if (r)
 		return r;
-	rings = dli_collect_rings(log, flags & DL_HARVEST_PAUSED);
+	rings = dli_cursor_is_audit(cursor) ? 0 : dli_collect_rings(log, flags & DL_HARVEST_PAUSED);
 	pthread_mutex_lock(&log->lock);
 	r = begin_pass(cursor, flags, rings);
 	if (!r && pending_bytes)
@@ -120,7 +128,7 @@ int dl_harvest(struct dl_cursor *cursor, uint32_t flags, uint64_t *pending_bytes
 
 	if (!cursor)
 		return -EINVAL;
-	if (flags & ~HARVEST_FLAGS)
+	if (flags & ~HARVEST_FLAGS || (flags & DL_HARVEST_ALL && dli_cursor_is_audit(cursor)))
 		return dli_log_fail(cursor->log, DLI_BAD_FLAGS, DLI_NO_NUMBER, -EINVAL);
 	r = dli_cursor_enter(&call, cursor);
 	if (r)

@@ -17,14 +17,17 @@ static uint64_t higher(uint64_t a, uint64_t b)
 	return a > b ? a : b;
 }
 
-/* Marks bytes [from, to) of a slot, for the cursors that cover it. */
+/* Marks bytes [from, to) of a slot, for the cursors that cover it, and for an audit. */
 static void mark_bytes(struct dl_log *log, const struct dli_slot *slot, uint64_t from, uint64_t to)
 {
 	struct dli_page_set *target = dli_slot_target(slot);
+	struct dli_audit *audit = dli_slot_audit(slot);
 	uint32_t page_shift = (uint32_t)__builtin_ctz(log->caps.page_bytes);
 	uint64_t first = from >> page_shift, last = (to - 1) >> page_shift;
 	uint64_t bits = ~UINT64_C(0) << first % 64 & ~UINT64_C(0) >> (63 - last % 64);
 
+	if (audit)
+		dli_audit_mark(audit, first, last - first + 1);
 	if (!target)
 		return;
 	if (first / 64 == last / 64)
@@ -64,7 +67,7 @@ int dl_mark_gpa(struct dl_log *log, uint32_t as_id, uint64_t gpa, uint64_t bytes
 	if (dli_log_in_child(log))
 		return -EIO;
 	dli_rcu_read_lock();
-	if (bytes && dli_log_is_on(log) && !mark_ranges(log, as_id, gpa, gpa + bytes))
+	if (bytes && dli_log_wants_marks(log) && !mark_ranges(log, as_id, gpa, gpa + bytes))
 		r = -ENOENT;
 	dli_rcu_read_unlock();
 	return dli_mark_finish(log, r);
@@ -96,7 +99,7 @@ int dl_mark_slot(struct dl_log *log, uint32_t slot, uint64_t offset_bytes, uint6
 	if (dli_log_in_child(log))
 		return -EIO;
 	dli_rcu_read_lock();
-	r = dli_log_is_on(log) ? mark_slot(log, slot, offset_bytes, bytes) : 0;
+	r = dli_log_wants_marks(log) ? mark_slot(log, slot, offset_bytes, bytes) : 0;
 	dli_rcu_read_unlock();
 	return dli_mark_finish(log, r);
 }
@@ -131,7 +134,7 @@ int dl_mark_hva(struct dl_log *log, const void *address, uint64_t bytes)
 	if (dli_log_in_child(log))
 		return -EIO;
 	dli_rcu_read_lock();
-	if (bytes && dli_log_is_on(log) && !mark_host_bytes(log, hva, hva + bytes))
+	if (bytes && dli_log_wants_marks(log) && !mark_host_bytes(log, hva, hva + bytes))
 		r = -ENOENT;
 	dli_rcu_read_unlock();
 	return dli_mark_finish(log, r);
@@ -184,7 +187,7 @@ int dl_mark_iov(struct dl_log *log, const struct iovec *iov, uint32_t n_iov, uin
 	if (dli_log_in_child(log))
 		return -EIO;
 	dli_rcu_read_lock();
-	if (dli_log_is_on(log) && !mark_vectors(log, iov, n_iov, offset_bytes, bytes))
+	if (dli_log_wants_marks(log) && !mark_vectors(log, iov, n_iov, offset_bytes, bytes))
 		r = -ENOENT;
 	dli_rcu_read_unlock();
 	return dli_mark_finish(log, r);

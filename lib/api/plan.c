@@ -41,6 +41,8 @@ int dl_plan_new(struct dl_cursor *cursor, const struct dl_goal *from, struct dl_
 		return -EINVAL;
 	if (!plan)
 		return dli_log_fail(cursor->log, DLI_BAD_COUNT, DLI_NO_NUMBER, -EINVAL);
+	if (cursor->flags & DL_CURSOR_MISSED)
+		return dli_log_fail(cursor->log, DLI_BAD_FLAGS, DLI_NO_NUMBER, -EINVAL);
 	r = dli_call_begin(&call, cursor->log);
 	if (!r)
 		r = read_goal(cursor->log, from, &goal);

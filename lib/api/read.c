@@ -26,7 +26,7 @@ static int take_batch(struct dl_cursor *cursor, struct dli_view *view)
 	 * Owed pages may have been written again since a bitmap made them pending. CLEAR protects
 	 * them: the caller reads the newest contents now, and a later write is seen.
 	 */
-	r = dli_clear_batch(log, view->slot, batch);
+	r = dli_cursor_is_audit(cursor) ? 0 : dli_clear_batch(log, view->slot, batch);
 	if (!r)
 		return 1;
 	dli_page_set_unclaim(view->set, batch);

@@ -8,6 +8,7 @@
 #include "coverage.h"
 #include "kvm/memslot.h"
 #include "kvm/uapi.h"
+#include "missed.h"
 #include "slot_logging.h"
 
 /* KVM's own limit: a page number of a slot fits 31 bits. */
@@ -175,6 +176,7 @@ static void finish_move(struct dl_log *log, struct dli_slot *slot, struct dli_sl
 {
 	dli_slot_table_free(dli_slots_publish(&log->slots, table));
 	dli_pass_restart_slot(log, slot);
+	dli_missed_restart(log, slot);
 }
 
 static void set_views_pending(struct dl_log *log, const struct dl_slot *s,

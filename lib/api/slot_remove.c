@@ -8,6 +8,7 @@
 #include "kvm/memslot.h"
 #include "pages/bits.h"
 #include "ring/drain.h"
+#include "watch.h"
 
 #include <errno.h>
 
@@ -37,9 +38,11 @@ static bool collect_rings(struct dl_log *log, bool paused)
 	       !dli_reset_repair_needed(&log->reset);
 }
 
-/* The last pages that the kernel knows of. A bitmap that cannot be read is wholly dirty. */
+/* The last pages that the kernel knows of. What cannot be read is wholly dirty. */
 static void collect_bitmap(struct dl_log *log, struct dli_slot *slot)
 {
+	if (slot->watched_at)
+		(void)dli_watch_scan(log, slot);
 	if (slot->logged && slot->views && dli_collects_bitmaps(log, true))
 		(void)dli_collect_bitmap(log, slot);
 }
@@ -101,6 +104,7 @@ static int remove_slot(struct dl_log *log, struct dli_slot *slot, uint32_t flags
 		return r;
 	}
 	known = collect_rings(log, paused);
+	dli_watch_end(log, slot, false);
 	leave_passes(log, slot);
 	dli_aliases_remove(log, slot);
 	/* No marker finds the slot after this. */

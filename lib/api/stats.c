@@ -74,6 +74,8 @@ int dl_log_stats(const struct dl_log *log, struct dl_stats *out)
 	stats.ioctl_ns = get(&log->reset.ioctl_ns) + get(&log->vm.slot_ioctl_ns);
 	stats.repairs = get(&log->repairs);
 	stats.repair_bytes = get(&log->repair_pages) * log->caps.page_bytes;
+	stats.watched_bytes = get(&log->watcher.found_pages) * log->caps.page_bytes;
+	stats.missed_bytes = get(&log->watcher.missed_pages) * log->caps.page_bytes;
 	stats.late_marks = get(&log->late_marks);
 	stats.failed_marks = get(&log->failed_marks);
 	return dli_abi_report(log, out, &stats, sizeof(stats));

@@ -37,7 +37,8 @@ static void give(struct taker *taker, const struct dli_batch *batch)
 static int take_pages(struct dl_cursor *cursor, struct dli_view *view, struct taker *taker)
 {
 	struct dl_log *log = cursor->log;
-	bool clear = view->slot->owed.any && !(taker->flags & DL_TAKE_NO_CLEAR);
+	bool clear = view->slot->owed.any && !(taker->flags & DL_TAKE_NO_CLEAR) &&
+		     !dli_cursor_is_audit(cursor);
 	struct dli_batch batch;
 	uint64_t block = 0;
 
@@ -71,7 +72,7 @@ static int take(struct dl_cursor *cursor, uint32_t number, uint64_t n_words, int
 		return dli_log_fail(log, DLI_BAD_WORDS, number, -EINVAL);
 	if (taker->flags & DL_TAKE_HARVEST)
 		r = dli_collect(log, &scope, taker->flags & DL_TAKE_PAUSED, rings);
-	view = dli_slot_view(slot, cursor);
+	view = dli_cursor_view(cursor, slot);
 	if (r || !view)
 		return r;
 	r = dli_aliases_gather(cursor, slot);
@@ -86,7 +87,7 @@ static int harvest_and_take(struct dl_cursor *cursor, uint32_t number, uint64_t 
 
 	if (dli_log_is_closed(log))
 		return dli_log_fail(log, DLI_CLOSED, DLI_NO_NUMBER, -ECANCELED);
-	if (taker->flags & DL_TAKE_HARVEST)
+	if (taker->flags & DL_TAKE_HARVEST && !dli_cursor_is_audit(cursor))
 		rings = dli_collect_rings(log, taker->flags & DL_TAKE_PAUSED);
 	pthread_mutex_lock(&log->lock);
 	r = take(cursor, number, n_words, rings, taker);

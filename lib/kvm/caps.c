@@ -5,6 +5,7 @@
 
 #include "kvm/error_text.h"
 #include "kvm/uapi.h"
+#include "kvm/uffd.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -88,6 +89,8 @@ int dli_caps_probe(const struct dl_os *os, int fd, struct dli_caps *caps)
 	caps->address_spaces = spaces > 1 ? (uint32_t)spaces : 1;
 	probe_rings(os, fd, caps, &error);
 	probe_bitmaps(os, fd, caps, &error);
+	if (!error && dli_uffd_available(os))
+		caps->has |= DL_HAS_WATCH;
 	/* Files of other kinds return these for an ioctl that they do not know. */
 	return error == -ENOTTY || error == -EINVAL ? -EBADF : error;
 }

@@ -3,6 +3,8 @@
 
 #include "kvm/os.h"
 
+#include "kvm/uffd_uapi.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -110,18 +112,24 @@ static int system_mprotect(void *opaque, void *addr, size_t bytes, int prot)
 	return r;
 }
 
-/* Never 0 to 2, for the reason that system_dup() has. */
+/* Replaces a new descriptor from 0 to 2, for the reason that system_dup() has. */
+static int above_standard(void *opaque, int fd)
+{
+	int r;
+
+	if (fd > STDERR_FILENO)
+		return fd;
+	r = system_dup(opaque, fd);
+	system_close(opaque, fd);
+	return r;
+}
+
 static int system_timer(void *opaque)
 {
 	int before = errno;
-	int r = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC), low = r;
+	int r = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 
-	if (r < 0) {
-		r = -errno;
-	} else if (r <= STDERR_FILENO) {
-		r = system_dup(opaque, low);
-		system_close(opaque, low);
-	}
+	r = r < 0 ? -errno : above_standard(opaque, r);
 	errno = before;
 	return r;
 }
@@ -170,6 +178,29 @@ static int system_thread_ns(void *opaque, int64_t id, uint64_t *ns)
 	return r;
 }
 
+static int system_userfaultfd(void *opaque)
+{
+	int before = errno;
+	int r = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+
+	r = r < 0 ? -errno : above_standard(opaque, r);
+	errno = before;
+	return r;
+}
+
+static int system_pagemap(void *opaque)
+{
+	int before = errno, state, r;
+
+	/* open(2) is a cancellation point too. */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	r = openat(AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	r = r < 0 ? -errno : above_standard(opaque, r);
+	pthread_setcancelstate(state, NULL);
+	errno = before;
+	return r;
+}
+
 static const struct dl_os system_os = {
 	.size = sizeof(struct dl_os),
 	.ioctl = system_ioctl,
@@ -185,6 +216,8 @@ static const struct dl_os system_os = {
 	.now_ns = system_now_ns,
 	.thread_clock = system_thread_clock,
 	.thread_ns = system_thread_ns,
+	.userfaultfd = system_userfaultfd,
+	.pagemap = system_pagemap,
 };
 
 const struct dl_os *dl_os_system(void)
@@ -400,6 +433,16 @@ int dli_os_timer(const struct dl_os *os)
 int dli_os_timer_set(const struct dl_os *os, int fd, uint64_t from_now_ns)
 {
 	return without_count(os->timer_set(os->opaque, fd, from_now_ns));
+}
+
+int dli_os_userfaultfd(const struct dl_os *os)
+{
+	return without_retry(os->userfaultfd(os->opaque));
+}
+
+int dli_os_pagemap(const struct dl_os *os)
+{
+	return without_retry(os->pagemap(os->opaque));
 }
 
 uint64_t dli_os_now_ns(const struct dl_os *os)

@@ -80,6 +80,10 @@ int dli_os_timer(const struct dl_os *os);
 /* One expiration from_now_ns from now, in place of what was set before; 0: none. */
 int dli_os_timer_set(const struct dl_os *os, int fd, uint64_t from_now_ns);
 
+/* userfaultfd(2), and /proc/self/pagemap. The table has them, and close. */
+int dli_os_userfaultfd(const struct dl_os *os);
+int dli_os_pagemap(const struct dl_os *os);
+
 uint64_t dli_os_now_ns(const struct dl_os *os);
 
 /* The CPU clock of the calling thread, and its time. -EOPNOTSUPP if the table has no such clock. */

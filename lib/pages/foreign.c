@@ -12,6 +12,7 @@ struct region {
 	uint64_t first, last;	     /* addresses; a region may end with the address space */
 	bool is_slot;		     /* it begins with the slot then */
 	struct dli_page_set *target; /* NULL: a hole, or a slot that no cursor covers */
+	struct dli_audit *audit;     /* NULL: marks of the slot are not audited */
 };
 
 struct marker {
@@ -77,6 +78,8 @@ static void flush(struct marker *m)
 	if (!bits)
 		return;
 	m->bits = 0;
+	if (m->region.audit)
+		dli_audit_mark_bits(m->region.audit, m->word, bits);
 	m->new_pages += dli_page_set_mark_word(m->region.target, m->word, bits);
 	first = m->region.first +
 		((m->word * 64 + (uint32_t)__builtin_ctzll(bits)) << m->foreign->host_shift);
@@ -117,7 +120,8 @@ static void enter_region(struct marker *m, uint64_t gpa)
 		m->region = (struct region){ .first = range->key.address,
 					     .last = range->end - 1,
 					     .is_slot = true,
-					     .target = dli_slot_target(range->slot) };
+					     .target = dli_slot_target(range->slot),
+					     .audit = dli_slot_audit(range->slot) };
 	else
 		m->region = (struct region){ .first = gpa,
 					     .last = any ? range->key.address - 1 : UINT64_MAX };

@@ -2,6 +2,7 @@
 #ifndef DLI_SLOTS_H
 #define DLI_SLOTS_H
 
+#include "pages/audit.h"
 #include "pages/owed.h"
 #include "pages/page_set.h"
 #include "pages/slot_index.h"
@@ -36,6 +37,12 @@ struct dli_slot {
 	struct dli_alias *aliases; /* by age; aliases.h */
 	uint32_t n_aliases;
 	bool logged; /* KVM has KVM_MEM_LOG_DIRTY_PAGES on it */
+	/* Under the log's lock: watch.h. */
+	uint64_t watched_at;	 /* the VMM's second mapping of the memory; 0: not watched */
+	bool watched_huge;	 /* that is hugetlb memory */
+	struct dli_view *missed; /* views of cursors that are shown what the audit finds */
+	/* NULL: no audit. Replaced under the log's lock, and read inside an RCU read section. */
+	_Atomic(struct dli_audit *) audit;
 };
 
 enum { DLI_ID_BLOCK = 128 };
@@ -75,6 +82,13 @@ static inline struct dli_page_set *dli_slot_target(const struct dli_slot *slot)
 {
 	/* Pairs with set_target() in view.c. */
 	return atomic_load_explicit(&slot->target, memory_order_acquire);
+}
+
+/* Inside a read section, or with the log's lock held. NULL: marks are not audited. */
+static inline struct dli_audit *dli_slot_audit(const struct dli_slot *slot)
+{
+	/* Pairs with set_audit() in watch.c. */
+	return atomic_load_explicit(&slot->audit, memory_order_acquire);
 }
 
 int dli_slots_init(struct dli_slots *slots);

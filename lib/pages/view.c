@@ -72,13 +72,21 @@ void dli_view_detach(struct dli_view *view)
 		set_target(slot, slot->views->set);
 }
 
-struct dli_view *dli_slot_view(const struct dli_slot *slot, const struct dl_cursor *cursor)
+static struct dli_view *find(struct dli_view *view, const struct dl_cursor *cursor)
 {
-	struct dli_view *view = slot->views;
-
 	while (view && view->cursor != cursor)
 		view = view->next;
 	return view;
+}
+
+struct dli_view *dli_slot_view(const struct dli_slot *slot, const struct dl_cursor *cursor)
+{
+	return find(slot->views, cursor);
+}
+
+struct dli_view *dli_slot_missed_view(const struct dli_slot *slot, const struct dl_cursor *cursor)
+{
+	return find(slot->missed, cursor);
 }
 
 void dli_slot_distribute(struct dli_slot *slot)

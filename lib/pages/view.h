@@ -52,6 +52,9 @@ void dli_view_detach(struct dli_view *view);
 
 struct dli_view *dli_slot_view(const struct dli_slot *slot, const struct dl_cursor *cursor);
 
+/* The view of a cursor that logs nothing, in the list of those. */
+struct dli_view *dli_slot_missed_view(const struct dli_slot *slot, const struct dl_cursor *cursor);
+
 /* Moves pages from the fresh set into the set of every view. */
 void dli_slot_distribute(struct dli_slot *slot);
 

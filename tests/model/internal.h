@@ -31,7 +31,7 @@
 #define MAX_VMS		64
 #define MAX_VCPUS	1024
 #define MAX_FAULTS	16
-#define MAX_REQUESTS	32
+#define MAX_REQUESTS	48
 #define MAX_PML_ENTRIES 512
 #define MAX_TIMERS	8
 
@@ -128,6 +128,8 @@ struct model_timer {
 	uint64_t expires_ns;
 };
 
+struct model_watches; /* watch.c */
+
 struct model {
 	struct model_options options;
 	struct dl_os os;
@@ -152,6 +154,7 @@ struct model {
 	_Atomic uint64_t injected, resets_injected; /* resets are in both */
 	struct model_timer timers[MAX_TIMERS];
 	_Atomic uint64_t virtual_ns;
+	struct model_watches *watches;
 };
 
 /* An ioctl in progress. */
@@ -235,6 +238,14 @@ int mk_timer(void *opaque);
 int mk_timer_set(void *opaque, int fd, uint64_t from_now_ns);
 uint64_t mk_now_ns(void *opaque);
 bool mk_timer_close(struct model *model, int fd);
+
+/* watch.c: the table's functions; closing is false if fd is none of its descriptors. */
+int mk_watches_new(struct model *model);
+void mk_watches_free(struct model *model);
+int mk_userfaultfd(void *opaque);
+int mk_pagemap(void *opaque);
+bool mk_watch_close(struct model *model, int fd);
+int mk_watch_ioctl(struct model *model, const struct model_call *call);
 
 /* bitmap.c */
 int mk_get_dirty_log(struct model_vm *vm, const struct model_call *call);

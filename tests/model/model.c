@@ -74,6 +74,8 @@ static int dispatch(struct model *model, const struct model_call *call)
 	struct model_vm *vm = mk_find_vm(model, call->fd);
 	struct model_vcpu *vcpu = mk_find_vcpu(model, call->fd);
 
+	if (model_is_watch_fd(call->fd))
+		return mk_watch_ioctl(model, call);
 	if (call->fd == model_system_fd(model))
 		return system_ioctl(model, call);
 	if (vm)
@@ -217,7 +219,7 @@ static int begin(struct model *model, unsigned long request, int fd)
 	return mk_call_begin(model, &call, &after);
 }
 
-/* The model's file descriptors are plain numbers, and only timers are ever closed. */
+/* The model's file descriptors are plain numbers; timers and those of watches are closed. */
 static int os_dup(void *opaque, int fd)
 {
 	int result = begin(opaque, MODEL_CALL_DUP, fd);
@@ -229,7 +231,8 @@ static int os_close(void *opaque, int fd)
 {
 	int result = begin(opaque, MODEL_CALL_CLOSE, fd);
 
-	(void)mk_timer_close(opaque, fd);
+	if (!mk_watch_close(opaque, fd))
+		(void)mk_timer_close(opaque, fd);
 	return result;
 }
 
@@ -260,7 +263,7 @@ static void fill_defaults(struct model_options *options)
 {
 	if (!options->has)
 		options->has = MODEL_HAS_RING_TSO | MODEL_HAS_RING_ACQ_REL |
-			       MODEL_HAS_MANUAL_PROTECT | MODEL_HAS_INITIALLY_SET;
+			       MODEL_HAS_MANUAL_PROTECT | MODEL_HAS_INITIALLY_SET | MODEL_HAS_WATCH;
 	if (!options->page_bytes)
 		options->page_bytes = 4096;
 	if (!options->arch)
@@ -307,7 +310,13 @@ struct model *model_new(const struct model_options *options)
 		.timer = mk_timer,
 		.timer_set = mk_timer_set,
 		.now_ns = mk_now_ns,
+		.userfaultfd = mk_userfaultfd,
+		.pagemap = mk_pagemap,
 	};
+	if (mk_watches_new(model)) {
+		model_free(model);
+		return NULL;
+	}
 	return model;
 }
 
@@ -319,6 +328,7 @@ void model_free(struct model *model)
 		return;
 	for (i = 0; i < model->vm_count; i++)
 		mk_vm_free(model->vms[i]);
+	mk_watches_free(model);
 	pthread_mutex_destroy(&model->lock);
 	pthread_mutex_destroy(&model->call_lock);
 	free(model);

@@ -36,13 +36,14 @@
 
 struct model;
 
-/* Capabilities of the modelled kernel. The low five have the values of DL_HAS_*. */
+/* Capabilities of the modelled kernel. The low six have the values of DL_HAS_*. */
 enum {
 	MODEL_HAS_RING_TSO = 1,	      /* KVM_CAP_DIRTY_LOG_RING */
 	MODEL_HAS_RING_ACQ_REL = 2,   /* KVM_CAP_DIRTY_LOG_RING_ACQ_REL */
 	MODEL_HAS_BACKUP = 4,	      /* KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP */
 	MODEL_HAS_MANUAL_PROTECT = 8, /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
 	MODEL_HAS_INITIALLY_SET = 16, /* its KVM_DIRTY_LOG_INITIALLY_SET */
+	MODEL_HAS_WATCH = 32,	      /* userfaultfd's WP_ASYNC, and PAGEMAP_SCAN */
 	MODEL_HAS_NOTHING = 1 << 30,  /* none of them */
 };
 
@@ -158,6 +159,16 @@ int model_kernel_write(struct model *model, int vm_fd, uint32_t as_id, uint64_t 
 int model_vcpu_enter(struct model *model, int vcpu_fd);
 void model_vcpu_exit(struct model *model, int vcpu_fd, uint32_t exit_reason);
 
+/*
+ * The VMM, or the kernel for it, has stored through a second mapping of guest memory; a scan of a
+ * range that is registered with userfaultfd finds the pages. The addresses need not be mapped.
+ */
+void model_alias_wrote(struct model *model, const void *alias, size_t bytes);
+
+/* The descriptors of userfaultfd and pagemap that are open; whether a number is one's. */
+int model_watch_descriptors(struct model *model);
+bool model_is_watch_fd(int fd);
+
 /* memcpy() from or to guest memory that may be written at the same time. */
 void model_copy(void *to, const void *from, size_t bytes);
 
@@ -210,6 +221,8 @@ enum {
 	MODEL_CALL_CLOSE, /* always closes, as close(2) does */
 	MODEL_CALL_MADVISE,
 	MODEL_CALL_MPROTECT,
+	MODEL_CALL_USERFAULTFD,
+	MODEL_CALL_PAGEMAP,
 };
 
 /* The number of calls since model_new(), on all fds, including those that failed. */

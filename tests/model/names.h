@@ -22,6 +22,7 @@
 #define mk_map_memory		    dlmi_mk_map_memory
 #define mk_now_ns		    dlmi_mk_now_ns
 #define mk_page_store_allowed	    dlmi_mk_page_store_allowed
+#define mk_pagemap		    dlmi_mk_pagemap
 #define mk_pages_free		    dlmi_mk_pages_free
 #define mk_pages_map_writable	    dlmi_mk_pages_map_writable
 #define mk_pages_new		    dlmi_mk_pages_new
@@ -49,12 +50,18 @@
 #define mk_timer_close		    dlmi_mk_timer_close
 #define mk_timer_set		    dlmi_mk_timer_set
 #define mk_tlb_flush		    dlmi_mk_tlb_flush
+#define mk_userfaultfd		    dlmi_mk_userfaultfd
 #define mk_vcpu_create		    dlmi_mk_vcpu_create
 #define mk_vcpu_mmap		    dlmi_mk_vcpu_mmap
 #define mk_vm_create		    dlmi_mk_vm_create
 #define mk_vm_free		    dlmi_mk_vm_free
+#define mk_watch_close		    dlmi_mk_watch_close
+#define mk_watch_ioctl		    dlmi_mk_watch_ioctl
+#define mk_watches_free		    dlmi_mk_watches_free
+#define mk_watches_new		    dlmi_mk_watches_new
 #define mk_word_valid_mask	    dlmi_mk_word_valid_mask
 #define model_advance		    dlmi_model_advance
+#define model_alias_wrote	    dlmi_model_alias_wrote
 #define model_calls		    dlmi_model_calls
 #define model_copy		    dlmi_model_copy
 #define model_fault		    dlmi_model_fault
@@ -66,6 +73,7 @@
 #define model_free		    dlmi_model_free
 #define model_hook		    dlmi_model_hook
 #define model_is_timer		    dlmi_model_is_timer
+#define model_is_watch_fd	    dlmi_model_is_watch_fd
 #define model_kernel_write	    dlmi_model_kernel_write
 #define model_new		    dlmi_model_new
 #define model_os		    dlmi_model_os
@@ -82,5 +90,6 @@
 #define model_vcpu_write	    dlmi_model_vcpu_write
 #define model_vcpu_write_unchecked  dlmi_model_vcpu_write_unchecked
 #define model_vm_create		    dlmi_model_vm_create
+#define model_watch_descriptors	    dlmi_model_watch_descriptors
 
 #endif

@@ -2,7 +2,7 @@
 /* The faults of dirtylog/model.h: each is injected and counted, and the library loses nothing. */
 #include "public.h"
 
-enum { EVERY_CALL = DLM_CALL_TIMER_SET };
+enum { EVERY_CALL = DLM_CALL_PAGEMAP_SCAN };
 
 static uint64_t injected(int fault)
 {
@@ -45,6 +45,7 @@ struct life {
 	struct dl_vcpu *source;
 	struct dl_cursor *cursor;
 	int error;
+	bool is_watched;
 	bool is_stale; /* after its last pass */
 };
 
@@ -62,6 +63,31 @@ static void guest_writes(struct life *life)
 	while (dlm_vcpu_write(rig.vcpu, 0, GPA, NULL, BYTES, &done) == DLM_RING_FULL &&
 	       life->source && tries++ < 20)
 		step(life, dl_vcpu_drain(life->source, 0));
+}
+
+/* Through the second mapping, and marked only where that is not watched. */
+static void device_writes(struct life *life)
+{
+	const uint64_t gpa = GPA + 7 * PAGE;
+
+	assert_int_equal(dlm_vmm_write(rig.vm, "device", 0, gpa, NULL, PAGE), 0);
+	if (!life->is_watched)
+		step(life, dl_mark_gpa(life->log, 0, gpa, PAGE));
+}
+
+static void watch(struct life *life)
+{
+	void *alias;
+	int tries;
+
+	assert_int_equal(dlm_memory_alias(rig.vm, rig.memory, &alias), 0);
+	for (tries = 0; !life->is_watched && tries < 3; tries++) {
+		int result = dl_slot_watch(life->log, SLOT, alias, 0);
+
+		step(life, result);
+		life->is_watched = !result;
+	}
+	assert_true(life->is_watched);
 }
 
 static void passes(struct life *life)
@@ -112,8 +138,12 @@ static void live(struct life *life, uint32_t mode)
 	assert_non_null(life->cursor);
 	step(life, dl_log_reap(life->log, DL_REAP_NOW, NULL));
 	guest_writes(life);
+	device_writes(life);
 	passes(life);
+	watch(life);
 	guest_writes(life);
+	passes(life);
+	device_writes(life);
 	passes(life);
 	life->is_stale = dlm_receiver_compare(rig.receiver, NULL);
 	dl_cursor_free(life->cursor);
@@ -188,6 +218,11 @@ static void every_call_fails_and_is_counted(void **state)
 			if (call >= DLM_CALL_SET_USER_MEMORY_REGION &&
 			    call <= DLM_CALL_CLEAR_DIRTY_LOG)
 				fail_call(call, DLM_FAULT_ERROR_AFTER, modes[m], 1);
+			/* The first ones are questions, and those of the watch's beginning. */
+			for (uint32_t skip = 3; call == DLM_CALL_PAGEMAP_SCAN && skip < 9; skip++) {
+				fail_call(call, DLM_FAULT_ERROR, modes[m], skip);
+				fail_call(call, DLM_FAULT_ERROR_AFTER, modes[m], skip);
+			}
 		}
 		if (!made)
 			fail_msg("the library never makes call %u", call);

@@ -63,8 +63,14 @@ static void has_the_capabilities_that_are_asked_for(void **state)
 		struct dlm_options options;
 		uint32_t has, mode, backup, page_bytes, most;
 	} kernels[] = {
-		{ { SIZE }, 1 | 2 | 8 | 16, DL_MODE_RING, 0, 4096, 65536 },
-		{ { SIZE, .arch = DLM_ARCH_ARM64 }, 2 | 4 | 8 | 16, DL_MODE_RING, 1, 4096, 65536 },
+		{ { SIZE }, 1 | 2 | 8 | 16 | 32, DL_MODE_RING, 0, 4096, 65536 },
+		{ { SIZE, .arch = DLM_ARCH_ARM64 },
+		  2 | 4 | 8 | 16 | 32,
+		  DL_MODE_RING,
+		  1,
+		  4096,
+		  65536 },
+		{ { SIZE, .has = DLM_HAS_WATCH }, 32, DL_MODE_BITMAP, 0, 4096, 0 },
 		{ { SIZE, .has = DLM_HAS_NOTHING }, 0, DL_MODE_BITMAP, 0, 4096, 0 },
 		{ { SIZE, .has = DLM_HAS_RING_TSO, .ring_max_entries = 4096 },
 		  1,

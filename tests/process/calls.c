@@ -12,6 +12,11 @@
 #include <linux/audit.h>
 #include <linux/kvm.h>
 #include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
+
+/* In <linux/fs.h> since Linux 6.7; its argument has twelve 64-bit words. */
+#undef PAGEMAP_SCAN
+#define PAGEMAP_SCAN _IOWR('f', 16, uint64_t[12])
 
 #define CALL(class, call)                                       \
 	{                                                       \
@@ -62,13 +67,22 @@ const struct call_row call_rows[] = {
 	CALL(OPEN, fcntl),
 	CALL(OPEN, mmap),
 	CALL(OPEN, madvise),
-	RARE(OPEN, close),
+	/* What dl_slot_watch() would need. */
+	CALL(OPEN, openat),
+	IOCTL(OPEN, PAGEMAP_SCAN),
+	CALL(OPEN, userfaultfd),
+	IOCTL(OPEN, UFFDIO_API),
+	CALL(OPEN, close),
 	MALLOC(OPEN),
 
 	IOCTL(SLOTS, KVM_SET_USER_MEMORY_REGION),
 	IOCTL(SLOTS, KVM_RESET_DIRTY_RINGS),
 	IOCTL(SLOTS, KVM_GET_DIRTY_LOG),
 	IOCTL(SLOTS, KVM_CLEAR_DIRTY_LOG),
+	/* Of slots that are watched, and removed. */
+	IOCTL(SLOTS, PAGEMAP_SCAN),
+	IOCTL(SLOTS, UFFDIO_UNREGISTER),
+	CALL(SLOTS, close),
 	CALL(SLOTS, rt_sigprocmask),
 	CALL(SLOTS, mmap),
 	CALL(SLOTS, munmap),
@@ -76,6 +90,21 @@ const struct call_row call_rows[] = {
 	MALLOC(SLOTS),
 	LOCKS(SLOTS),
 	CLOCK(SLOTS),
+
+	IOCTL(WATCH, PAGEMAP_SCAN),
+	IOCTL(WATCH, UFFDIO_API),
+	IOCTL(WATCH, UFFDIO_REGISTER),
+	IOCTL(WATCH, UFFDIO_UNREGISTER),
+	CALL(WATCH, rt_sigprocmask),
+	CALL(WATCH, openat),
+	CALL(WATCH, userfaultfd),
+	CALL(WATCH, mmap),
+	CALL(WATCH, munmap),
+	CALL(WATCH, close),
+	RARE(WATCH, fcntl),
+	GRACE_PERIOD(WATCH),
+	MALLOC(WATCH),
+	LOCKS(WATCH),
 
 	/* Not an ioctl of KVM: its error tells the type of the descriptor. */
 	{ CLASS_VCPUS, SYS_ioctl, "ioctl", _IO(0xad, 0x7f), "_IO(0xad, 0x7f)", true },
@@ -106,6 +135,7 @@ const struct call_row call_rows[] = {
 	IOCTL(HARVEST, KVM_GET_DIRTY_LOG),
 	IOCTL(HARVEST, KVM_CLEAR_DIRTY_LOG),
 	IOCTL(HARVEST, KVM_SET_USER_MEMORY_REGION),
+	IOCTL(HARVEST, PAGEMAP_SCAN),
 	CALL(HARVEST, rt_sigprocmask),
 	LOCKS(HARVEST),
 	CLOCK(HARVEST),
@@ -163,10 +193,11 @@ const struct call_row call_rows[] = {
 
 	IOCTL(CLOSE, KVM_SET_USER_MEMORY_REGION),
 	IOCTL(CLOSE, KVM_RESET_DIRTY_RINGS),
+	IOCTL(CLOSE, UFFDIO_UNREGISTER),
 	CALL(CLOSE, rt_sigprocmask),
 	CALL(CLOSE, timerfd_settime),
-	RARE(CLOSE, munmap),
-	RARE(CLOSE, close),
+	CALL(CLOSE, munmap),
+	CALL(CLOSE, close),
 	GRACE_PERIOD(CLOSE),
 	MALLOC(CLOSE),
 	LOCKS(CLOSE),
@@ -189,6 +220,7 @@ static const char *const class_names[CLASSES] = {
 	[CLASS_EXIT] = "the end of a thread that made one",
 	[CLASS_OPEN] = "dl_probe, dl_log_open",
 	[CLASS_SLOTS] = "dl_slot_set, dl_slot_remove",
+	[CLASS_WATCH] = "dl_slot_watch",
 	[CLASS_VCPUS] = "dl_vcpu_add, dl_vcpu_remove",
 	[CLASS_CURSORS] = "dl_cursor_new, dl_cursor_free",
 	[CLASS_HARVEST] = "dl_harvest, dl_cursor_take",

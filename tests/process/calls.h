@@ -19,6 +19,7 @@ enum call_class {
 	CLASS_EXIT,    /* the exit of a thread that has made a public call */
 	CLASS_OPEN,
 	CLASS_SLOTS,
+	CLASS_WATCH,
 	CLASS_VCPUS,
 	CLASS_CURSORS,
 	CLASS_HARVEST,

@@ -8,6 +8,8 @@
 
 #include <linux/kvm.h>
 
+#include "../model/uffd_scan.h"
+
 static _Thread_local struct sites *inside; /* NULL: this thread is not in the library */
 
 void sites_enter(struct sites *sites)
@@ -190,6 +192,38 @@ static int site_timer_set(void *opaque, int fd, uint64_t from_now_ns)
 	return failure ? failure : r;
 }
 
+static int site_userfaultfd(void *opaque)
+{
+	struct sites *sites = opaque, *before = inside;
+	int r = sites_pass(sites, SITE_USERFAULTFD);
+
+	if (r)
+		return r;
+	cross(sites, SITE_USERFAULTFD, true);
+	inside = NULL;
+	r = sites->below.userfaultfd(sites->below.opaque);
+	inside = before;
+	cross(sites, SITE_USERFAULTFD, false);
+	sites->duplicates += r >= 0;
+	return r;
+}
+
+static int site_pagemap(void *opaque)
+{
+	struct sites *sites = opaque, *before = inside;
+	int r = sites_pass(sites, SITE_PAGEMAP);
+
+	if (r)
+		return r;
+	cross(sites, SITE_PAGEMAP, true);
+	inside = NULL;
+	r = sites->below.pagemap(sites->below.opaque);
+	inside = before;
+	cross(sites, SITE_PAGEMAP, false);
+	sites->duplicates += r >= 0;
+	return r;
+}
+
 static uint64_t site_now_ns(void *opaque)
 {
 	const struct sites *sites = opaque;
@@ -214,6 +248,8 @@ void sites_init(struct sites *sites, const struct dl_os *below, const struct sit
 	sites->os.timer = site_timer;
 	sites->os.timer_set = site_timer_set;
 	sites->os.now_ns = site_now_ns;
+	sites->os.userfaultfd = site_userfaultfd;
+	sites->os.pagemap = site_pagemap;
 	if (fault)
 		sites->fault = *fault;
 }
@@ -232,6 +268,8 @@ static const struct {
 	{ SITE_CLOSE, "close" },
 	{ SITE_TIMER, "timer" },
 	{ SITE_TIMER_SET, "timer set" },
+	{ SITE_USERFAULTFD, "userfaultfd" },
+	{ SITE_PAGEMAP, "pagemap" },
 	{ SITE_SET_REGION, "set_region" },
 	{ SITE_ALLOCATION, "allocation" },
 	{ KVM_CHECK_EXTENSION, "CHECK_EXTENSION" },
@@ -241,6 +279,10 @@ static const struct {
 	{ KVM_GET_DIRTY_LOG, "GET_DIRTY_LOG" },
 	{ KVM_CLEAR_DIRTY_LOG, "CLEAR_DIRTY_LOG" },
 	{ KVM_RESET_DIRTY_RINGS, "RESET_DIRTY_RINGS" },
+	{ UFFDIO_API, "UFFDIO_API" },
+	{ UFFDIO_REGISTER, "UFFDIO_REGISTER" },
+	{ UFFDIO_UNREGISTER, "UFFDIO_UNREGISTER" },
+	{ MODEL_PAGEMAP_SCAN, "PAGEMAP_SCAN" },
 };
 
 const char *sites_request_name(unsigned long request)

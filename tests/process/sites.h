@@ -26,6 +26,8 @@ enum {
 	SITE_CLOSE,
 	SITE_TIMER,
 	SITE_TIMER_SET,
+	SITE_USERFAULTFD,
+	SITE_PAGEMAP,
 	SITE_SET_REGION,
 	SITE_ALLOCATION,
 };
@@ -49,7 +51,7 @@ struct sites {
 	uint32_t capability;   /* of the last site that failed, if it was KVM_ENABLE_CAP */
 	uint32_t allocations;  /* total number */
 	/* Currently held. */
-	long blocks, maps, duplicates; /* duplicates: timers too */
+	long blocks, maps, duplicates; /* duplicates: all descriptors */
 };
 
 void sites_init(struct sites *sites, const struct dl_os *below, const struct site_fault *fault);

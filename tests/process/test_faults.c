@@ -9,6 +9,7 @@
 #include "tour.h"
 
 #include "cmocka_all.h"
+#include "../model/uffd_scan.h"
 
 #include <errno.h>
 #include <malloc.h>
@@ -51,6 +52,8 @@ static struct errors errors_of(unsigned long request)
 	case SITE_CLOSE:
 	case SITE_TIMER:
 	case SITE_TIMER_SET:
+	case SITE_USERFAULTFD:
+	case SITE_PAGEMAP:
 		return ERRORS(few_errors);
 	default:
 		return ERRORS(ioctl_errors);
@@ -97,7 +100,7 @@ static void note(const struct tour_result *result, bool first)
 static bool can_fail_when_executed(unsigned long request)
 {
 	return request == KVM_GET_DIRTY_LOG || request == KVM_CLEAR_DIRTY_LOG ||
-	       request == KVM_RESET_DIRTY_RINGS;
+	       request == KVM_RESET_DIRTY_RINGS || request == MODEL_PAGEMAP_SCAN;
 }
 
 /* Returns the number of problems. Sets *more to false if there is no such site. */

@@ -60,6 +60,7 @@ static int make_every_call(void)
 		dl_slot_set(guest.log, &slot),
 		dl_slot_remove(guest.log, 0, 0, words, n_words),
 		dl_slot_clear(guest.log, 0, 0, guest.page_bytes),
+		dl_slot_watch(guest.log, 0, words, 0),
 		dl_vcpu_add(guest.log, vcpu->fd, 0, 0, &added),
 		dl_vcpu_drain(vcpu->handle, 0),
 		dl_vcpu_stats(vcpu->handle, &stats),

@@ -32,6 +32,7 @@ static const enum call_class class_of[TOUR_CALLS] = {
 	[TOUR_SLOT_SET] = CLASS_SLOTS,
 	[TOUR_SLOT_REMOVE] = CLASS_SLOTS,
 	[TOUR_SLOT_CLEAR] = CLASS_READ,
+	[TOUR_SLOT_WATCH] = CLASS_WATCH,
 	[TOUR_VCPU_ADD] = CLASS_VCPUS,
 	[TOUR_VCPU_REMOVE] = CLASS_VCPUS,
 	[TOUR_CURSOR_NEW] = CLASS_CURSORS,
@@ -92,6 +93,10 @@ static void cross(unsigned long request, bool entering)
 		recorder_note(SYS_timerfd_create, 0);
 	else if (request == SITE_TIMER_SET)
 		recorder_note(SYS_timerfd_settime, 0);
+	else if (request == SITE_USERFAULTFD)
+		recorder_note(SYS_userfaultfd, 0);
+	else if (request == SITE_PAGEMAP)
+		recorder_note(SYS_openat, 0);
 	else if (request == SITE_CLOSE)
 		recorder_note(SYS_close, 0);
 	inside = recorder_enter(CLASS_OUTSIDE);

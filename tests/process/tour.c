@@ -7,6 +7,7 @@
 #include "log.h"
 #include "ring/ring_private.h"
 #include "kvm/uapi.h"
+#include "../model/uffd_scan.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -28,6 +29,7 @@ static const char *const call_names[TOUR_CALLS] = {
 	[TOUR_SLOT_SET] = "dl_slot_set",
 	[TOUR_SLOT_REMOVE] = "dl_slot_remove",
 	[TOUR_SLOT_CLEAR] = "dl_slot_clear",
+	[TOUR_SLOT_WATCH] = "dl_slot_watch",
 	[TOUR_VCPU_ADD] = "dl_vcpu_add",
 	[TOUR_VCPU_REMOVE] = "dl_vcpu_remove",
 	[TOUR_CURSOR_NEW] = "dl_cursor_new",
@@ -67,7 +69,8 @@ const char *tour_call_name(enum tour_call call)
 
 const struct tour_mode tour_modes[TOUR_MODES] = {
 	{ .name = "ring",
-	  .model = { RING_MODEL, .has = MODEL_HAS_RING_ACQ_REL | MODEL_HAS_MANUAL_PROTECT },
+	  .model = { RING_MODEL,
+		     .has = MODEL_HAS_RING_ACQ_REL | MODEL_HAS_MANUAL_PROTECT | MODEL_HAS_WATCH },
 	  .options = { .mode = DL_MODE_RING, .ring_entries = 256 } },
 	{ .name = "ring, backup",
 	  .model = { RING_MODEL,
@@ -81,7 +84,7 @@ const struct tour_mode tour_modes[TOUR_MODES] = {
 	  .model = { .has = MODEL_HAS_RING_ACQ_REL },
 	  .options = { .mode = DL_MODE_BITMAP } },
 	{ .name = "bitmap, manual",
-	  .model = { .virtual_clock = true, .has = MODEL_HAS_MANUAL_PROTECT },
+	  .model = { .virtual_clock = true, .has = MODEL_HAS_MANUAL_PROTECT | MODEL_HAS_WATCH },
 	  .options = { .mode = DL_MODE_BITMAP } },
 	{ .name = "bitmap, initially set",
 	  .model = { .has = MODEL_HAS_MANUAL_PROTECT | MODEL_HAS_INITIALLY_SET },
@@ -153,6 +156,14 @@ static bool may_ignore(enum tour_call call, unsigned long request, int error, in
 	case SITE_MADVISE:  /* forks are not noticed then */
 	case SITE_MPROTECT: /* nor slots that the VMM replaced */
 		return true;
+	case UFFDIO_UNREGISTER: /* the memory may be gone */
+		return true;
+	case SITE_USERFAULTFD: /* then there is no DL_HAS_WATCH */
+	case SITE_PAGEMAP:
+	case UFFDIO_API:
+		return call == TOUR_PROBE || call == TOUR_OPEN;
+	case MODEL_PAGEMAP_SCAN: /* the slot is wholly dirty, where it is not only a question */
+		return call != TOUR_HARVEST && call != TOUR_HARVEST_PAUSED && call != TOUR_TAKE;
 	case KVM_GET_API_VERSION: /* fails on a VM descriptor anyway */
 		return true;
 	case SITE_TIMER_SET: /* its first setting has shown that it works */
@@ -186,7 +197,8 @@ static bool may_ignore(enum tour_call call, unsigned long request, int error, in
 /* True if the library retries the request: not if it may have been executed in part. */
 static bool is_retried(enum tour_call call, unsigned long request, int error)
 {
-	if (request == KVM_GET_DIRTY_LOG || (request == KVM_RESET_DIRTY_RINGS && call != TOUR_OPEN))
+	if (request == KVM_GET_DIRTY_LOG || request == MODEL_PAGEMAP_SCAN ||
+	    (request == KVM_RESET_DIRTY_RINGS && call != TOUR_OPEN))
 		return false;
 	return (error == EINTR || error == EAGAIN) && request > SITE_ALLOCATION;
 }
@@ -215,10 +227,11 @@ static void check_result(struct tour *tour, enum tour_call call, int r)
 		tour_problem(tour, "%s returned %s", tour_call_name(call), strerrorname_np(-r));
 	} else if (r < 0) {
 		bool refused = tour->sites.capability == KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP;
+		bool lacks = call == TOUR_SLOT_WATCH && r == -EOPNOTSUPP;
 		bool other_kind = call == TOUR_OPEN || call == TOUR_PROBE || call == TOUR_VCPU_ADD;
 
 		if (r != expected(tour, call) && r != -error && !(other_kind && r == -EBADF) &&
-		    !(refused && r == -EBUSY))
+		    !(refused && r == -EBUSY) && !lacks)
 			tour_problem(tour, "%s returned %s", tour_call_name(call),
 				     strerrorname_np(-r));
 	} else if (!may_ignore(call, request, error, r) && !is_retried(call, request, error)) {

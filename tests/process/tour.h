@@ -30,6 +30,7 @@ enum tour_call {
 	TOUR_SLOT_SET,
 	TOUR_SLOT_REMOVE,
 	TOUR_SLOT_CLEAR,
+	TOUR_SLOT_WATCH,
 	TOUR_VCPU_ADD,
 	TOUR_VCPU_REMOVE,
 	TOUR_CURSOR_NEW,
@@ -153,6 +154,33 @@ void tour_pass(struct tour *tour, uint32_t flags);
 
 /* The second cursor, if there is one, takes what the first one has had. */
 void tour_take_second(struct tour *tour);
+
+/* The slots of a tour, and their sizes. */
+enum {
+	BIG_PAGES = 76, /* more than a ring holds */
+	SMALL_PAGES = 4,
+	/* Slots. */
+	BIG = 0,
+	SMALL = 1,
+	NEW = 2,
+	CLEAN = 3,
+	CALLERS = 4, /* the caller creates it */
+	OTHER_SPACE = 5,
+};
+
+void tour_set_slot(struct tour *tour, unsigned int i, uint32_t flags);
+
+/* Its pages are copied by the words that the removal has filled. */
+void tour_remove_slot(struct tour *tour, unsigned int i, uint32_t flags);
+
+/* Watches begin and end, between passes and with a slot. */
+void tour_watches(struct tour *tour);
+
+/* Where the kernel can, begins or ends the watch of a slot: tour.slots[i]. */
+void tour_watch_slot(struct tour *tour, unsigned int i, bool begins, uint32_t flags);
+
+/* The VMM writes through its own mapping, and marks the page only where no watch can be. */
+void tour_device_writes(struct tour *tour, unsigned int i, uint64_t page);
 
 /*
  * After a failed call: takes the pending pages, then writes the pages of this phase again. If the

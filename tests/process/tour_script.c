@@ -10,18 +10,6 @@
 #include <sys/mman.h>
 #include <sys/uio.h>
 
-enum {
-	BIG_PAGES = 76, /* more than a ring holds */
-	SMALL_PAGES = 4,
-	/* Slots. */
-	BIG = 0,
-	SMALL = 1,
-	NEW = 2,
-	CLEAN = 3,
-	CALLERS = 4, /* the caller creates it */
-	OTHER_SPACE = 5,
-};
-
 /* The first page of a slot before it moves. */
 static uint64_t first_page_of(unsigned int slot)
 {
@@ -101,7 +89,7 @@ static void create_by_caller(struct tour *tour, const struct dl_slot *slot)
 			 0);
 }
 
-static void set_slot(struct tour *tour, unsigned int i, uint32_t flags)
+void tour_set_slot(struct tour *tour, unsigned int i, uint32_t flags)
 {
 	struct dl_slot *slot = &tour->slots[i];
 
@@ -117,11 +105,11 @@ static void set_slot(struct tour *tour, unsigned int i, uint32_t flags)
 static void move_slot(struct tour *tour, unsigned int i)
 {
 	tour->slots[i].gpa += 500 * tour->guest.page_bytes;
-	set_slot(tour, i, 0);
+	tour_set_slot(tour, i, 0);
 }
 
 /* Its pages are copied by the words that the removal has filled. */
-static void remove_slot(struct tour *tour, unsigned int i, uint32_t flags)
+void tour_remove_slot(struct tour *tour, unsigned int i, uint32_t flags)
 {
 	uint64_t words[2] = { 0 };
 
@@ -209,9 +197,9 @@ static void set_up(struct tour *tour)
 	for (unsigned int i = NEW; i <= CALLERS; i++)
 		model_copy(tour->checker.blocks[i].copy, tour->guest.blocks[i].memory,
 			   SMALL_PAGES * 4096);
-	set_slot(tour, BIG, 0);
-	set_slot(tour, SMALL, 0);
-	set_slot(tour, OTHER_SPACE, 0);
+	tour_set_slot(tour, BIG, 0);
+	tour_set_slot(tour, SMALL, 0);
+	tour_set_slot(tour, OTHER_SPACE, 0);
 	for (unsigned int i = 0; i < 3; i++)
 		guest_vcpu(&tour->guest, false);
 	add_vcpu(tour, 0);
@@ -351,13 +339,13 @@ static void slots_change_while_logging(struct tour *tour)
 {
 	for (unsigned int i = NEW; i <= CALLERS; i++)
 		memset(tour->guest.blocks[i].memory, (int)i, SMALL_PAGES * 4096);
-	set_slot(tour, NEW, 0);
-	set_slot(tour, CALLERS, 0);
+	tour_set_slot(tour, NEW, 0);
+	tour_set_slot(tour, CALLERS, 0);
 	/* A clean slot: its contents count as sent. */
 	model_copy(tour->checker.blocks[CLEAN].copy, tour->guest.blocks[CLEAN].memory,
 		   SMALL_PAGES * 4096);
 	tour_pass(tour, 0);
-	set_slot(tour, CLEAN, DL_SLOT_CLEAN | DL_SLOT_PAUSED);
+	tour_set_slot(tour, CLEAN, DL_SLOT_CLEAN | DL_SLOT_PAUSED);
 	write_small(tour, NEW);
 	write_small(tour, CLEAN);
 	write_small(tour, CALLERS);
@@ -370,10 +358,10 @@ static void slots_change_while_logging(struct tour *tour)
 	write_small(tour, CLEAN);
 	write_small(tour, NEW);
 	tour->written_count = 0; /* the slots are removed */
-	remove_slot(tour, CLEAN, 0);
+	tour_remove_slot(tour, CLEAN, 0);
 	tour_pass(tour, 0);
-	remove_slot(tour, CALLERS, 0);
-	remove_slot(tour, NEW, DL_REMOVE_PAUSED);
+	tour_remove_slot(tour, CALLERS, 0);
+	tour_remove_slot(tour, NEW, DL_REMOVE_PAUSED);
 	model_copy(tour->checker.blocks[NEW].copy, tour->guest.blocks[NEW].memory,
 		   SMALL_PAGES * 4096);
 	tour_pass(tour, 0);
@@ -483,6 +471,7 @@ void tour_script(struct tour *tour)
 	unfinished_passes(tour);
 	limits(tour);
 	slots_change_while_logging(tour);
+	tour_watches(tour);
 	vcpus_change_while_logging(tour);
 	overflow(tour);
 	final_pass(tour);
@@ -492,6 +481,7 @@ void tour_script(struct tour *tour)
 	for (uint64_t page = 20; page < 30; page++)
 		tour_write(tour, page & 1, 0, page);
 	tour_pass(tour, 0);
+	tour_watch_slot(tour, SMALL, true, 0);
 	final_pass(tour);
 	close_log(tour);
 }

@@ -82,12 +82,26 @@ static uint64_t watched_now_ns(void *opaque)
 	return below->now_ns(below->opaque);
 }
 
+static int watched_userfaultfd(void *opaque)
+{
+	const struct dl_os *below = model_os(((struct guest *)opaque)->model);
+
+	return below->userfaultfd(below->opaque);
+}
+
+static int watched_pagemap(void *opaque)
+{
+	const struct dl_os *below = model_os(((struct guest *)opaque)->model);
+
+	return below->pagemap(below->opaque);
+}
+
 static int watched_close(void *opaque, int fd)
 {
 	struct guest *guest = opaque;
 	const struct dl_os *below = model_os(guest->model);
 
-	if (model_is_timer(guest->model, fd))
+	if (model_is_timer(guest->model, fd) || model_is_watch_fd(fd))
 		return below->close(below->opaque, fd);
 	assert_true(fd & DUPLICATE);
 	assert_true(atomic_fetch_sub(&guest->duplicates, 1) > 0);
@@ -160,6 +174,8 @@ void guest_new(struct guest *guest, const struct guest_config *config)
 	guest->os.timer = watched_timer;
 	guest->os.timer_set = watched_timer_set;
 	guest->os.now_ns = watched_now_ns;
+	guest->os.userfaultfd = watched_userfaultfd;
+	guest->os.pagemap = watched_pagemap;
 	guest->page_bytes = guest->os.page_bytes;
 	guest->vm_fd = model_vm_create(guest->model);
 	assert_true(guest->vm_fd > 0);

@@ -43,6 +43,11 @@ int setup_bitmap(void **state)
 
 int setup_no_manual(void **state)
 {
+	return begin(DL_MODE_BITMAP, MODEL_HAS_NOTHING | MODEL_HAS_WATCH, false);
+}
+
+int setup_oldest(void **state)
+{
 	return begin(DL_MODE_BITMAP, MODEL_HAS_NOTHING, false);
 }
 

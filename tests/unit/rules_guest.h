@@ -22,6 +22,7 @@ int setup_ring(void **state);
 int setup_backup(void **state);
 int setup_bitmap(void **state);
 int setup_no_manual(void **state); /* bitmap mode of a kernel without CLEAR */
+int setup_oldest(void **state);	   /* that, and it has no watches either */
 int setup_sparse(void **state);	   /* bitmap mode; slots have no memory, and may be huge */
 int teardown(void **state);
 

@@ -98,7 +98,8 @@ static void arguments_are_checked(void **state)
 	REFUSE(options.size = sizeof(options) - 1);
 	REFUSE(options.size = 0);
 	REFUSE(options.flags = 1);
-	REFUSE(options.flags = 16);
+	REFUSE(options.flags = 64);
+	REFUSE(options.flags = DL_CURSOR_MISSED | DL_CURSOR_WANTED);
 	REFUSE(options.flags = DL_CURSOR_ONE_SLOT | DL_CURSOR_WANTED);
 	REFUSE(options.flags = DL_CURSOR_ONE_SLOT; options.slot = 32764);
 	REFUSE(options.flags = DL_CURSOR_ONE_SLOT; options.slot = 2 << 16);

@@ -32,6 +32,7 @@ const (
 	HasBackup        Has = C.DL_HAS_BACKUP         // KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP
 	HasManualProtect Has = C.DL_HAS_MANUAL_PROTECT // KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
 	HasInitiallySet  Has = C.DL_HAS_INITIALLY_SET  // its KVM_DIRTY_LOG_INITIALLY_SET
+	HasWatch         Has = C.DL_HAS_WATCH          // userfaultfd WP_ASYNC and PAGEMAP_SCAN
 )
 
 // SlotFlags are those of a Slot. SlotPaused, SlotClean and SlotExists act once and are no state.
@@ -50,6 +51,12 @@ type RemoveFlags uint32
 
 // RemovePaused: no vCPU is in KVM_RUN, words get what is dirty. Without it, all of the slot.
 const RemovePaused RemoveFlags = C.DL_REMOVE_PAUSED
+
+// WatchFlags are those of Log.WatchSlot.
+type WatchFlags uint32
+
+// WatchAudit: count what was never marked, and show it to cursors with CursorMissed.
+const WatchAudit WatchFlags = C.DL_WATCH_AUDIT
 
 // HarvestFlags are those of Cursor.Harvest.
 type HarvestFlags uint32
@@ -72,6 +79,7 @@ const (
 	CursorClean   CursorFlags = C.DL_CURSOR_CLEAN    // start with nothing pending
 	CursorWanted  CursorFlags = C.DL_CURSOR_WANTED   // only SlotWanted slots
 	CursorOneSlot CursorFlags = C.DL_CURSOR_ONE_SLOT // only the slot of that number
+	CursorMissed  CursorFlags = C.DL_CURSOR_MISSED   // only what a watch found and no mark named
 )
 
 // EndFlags are those of Cursor.End.

@@ -198,6 +198,19 @@ func (l *Log) ClearSlot(slot uint32, offsetBytes, bytes uint64) error {
 	return err
 }
 
+// WatchSlot finds what this process writes through alias, its second mapping of the slot's memory
+// and as long as that, marked or not. It stays mapped until the watch ends, by nil or with the slot.
+func (l *Log) WatchSlot(slot uint32, alias []byte, flags WatchFlags) error {
+	var at unsafe.Pointer
+	if len(alias) > 0 {
+		at = unsafe.Pointer(&alias[0])
+	}
+	_, err := l.call("watch slot", func(c *C.struct_dl_log) C.int {
+		return C.dl_slot_watch(c, C.uint32_t(slot), at, C.uint32_t(flags))
+	})
+	return err
+}
+
 // MarkGPA marks guest memory that the VMM or a device wrote or discarded. Write, then mark, then
 // notify the guest. ENOENT: part of it is in no slot; the rest is marked.
 func (l *Log) MarkGPA(asID uint32, gpa, bytes uint64) error {

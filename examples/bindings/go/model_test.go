@@ -145,6 +145,34 @@ func TestModelCopyMadeByBitmapsIsEqual(t *testing.T) {
 	})
 }
 
+func TestModelWatchFindsWritesAndAnAuditForgottenMarks(t *testing.T) {
+	guest := newGuest(t, 0, dirtylog.Options{})
+	alias, err := syscall.Mmap(-1, 0, memoryBytes, syscall.PROT_READ|syscall.PROT_WRITE,
+		syscall.MAP_SHARED|syscall.MAP_ANON)
+	must(t, err)
+	defer syscall.Munmap(alias)
+	config, err := guest.Log.Config()
+	must(t, err)
+	if config.Has&dirtylog.HasWatch == 0 {
+		t.Error("the model has no watches")
+	}
+	expectError(t, guest.Log.WatchSlot(0, guest.Memory, 0), syscall.EINVAL, "alias")
+	must(t, guest.Log.WatchSlot(0, alias, dirtylog.WatchAudit))
+	cursor := newClean(t, guest)
+	audit := newCursor(t, guest, dirtylog.CursorOptions{Flags: dirtylog.CursorMissed})
+	must(t, guest.Wrote(alias, 3*pageBytes))
+	must(t, guest.Wrote(alias, 7*pageBytes))
+	must(t, guest.Log.MarkSlot(0, 3*pageBytes, 1))
+	expectPages(t, readPages(t, cursor, 0, dirtylog.EndCommit), 3, 7)
+	expectPages(t, readPages(t, audit, 0, dirtylog.EndCommit), 7)
+	must(t, guest.Log.WatchSlot(0, nil, 0))
+	stats, err := guest.Log.Stats()
+	must(t, err)
+	if stats.WatchedBytes != 2*pageBytes || stats.MissedBytes != pageBytes {
+		t.Errorf("%d bytes found, %d missed", stats.WatchedBytes, stats.MissedBytes)
+	}
+}
+
 func TestModelReadAllocatesNothing(t *testing.T) {
 	guest := newGuest(t, 0, dirtylog.Options{})
 	cursor := newCursor(t, guest, dirtylog.CursorOptions{MaxExtentBytes: pageBytes})

@@ -47,7 +47,8 @@ struct dlm_vcpu {
 };
 
 struct dlm_block {
-	void *memory;
+	void *memory, *alias;
+	bool is_aliased; /* somebody has asked for the alias */
 	uint64_t bytes;
 	struct dlm_block *next;
 };
@@ -84,6 +85,13 @@ bool dlmi_tail_is_zero(const void *given, size_t known, size_t size);
 
 /* 0 if a caller's struct is at least as large as this release's, and its tail is zero. */
 int dlmi_check_size(const struct dlm_vm *vm, const char *name, const void *given, size_t known);
+
+/* memory.c */
+void dlmi_memory_free_all(struct dlm_vm *vm);
+/* Where the VMM writes what is at hva: 0 if the memory has no alias. */
+uint64_t dlmi_alias_of(struct dlm_vm *vm, uint64_t hva);
+/* The address in a block's memory for one of its alias; any other address as it is. */
+uint64_t dlmi_memory_of(struct dlm_vm *vm, uint64_t address);
 
 /* options.c */
 int dlmi_options(const struct dlm_options *given, struct model_options *options, char *why,

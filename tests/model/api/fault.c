@@ -2,6 +2,7 @@
 /* Faults in system calls, and their counts. */
 #include <sys/ioctl.h>
 
+#include "../uffd_scan.h"
 #include "api.h"
 
 enum { MAX_ERROR = 4095 };
@@ -25,6 +26,12 @@ static const unsigned long requests[] = {
 	[DLM_CALL_MPROTECT] = MODEL_CALL_MPROTECT,
 	[DLM_CALL_TIMER] = MODEL_CALL_TIMER,
 	[DLM_CALL_TIMER_SET] = MODEL_CALL_TIMER_SET,
+	[DLM_CALL_USERFAULTFD] = MODEL_CALL_USERFAULTFD,
+	[DLM_CALL_PAGEMAP] = MODEL_CALL_PAGEMAP,
+	[DLM_CALL_UFFD_API] = UFFDIO_API,
+	[DLM_CALL_UFFD_REGISTER] = UFFDIO_REGISTER,
+	[DLM_CALL_UFFD_UNREGISTER] = UFFDIO_UNREGISTER,
+	[DLM_CALL_PAGEMAP_SCAN] = MODEL_PAGEMAP_SCAN,
 };
 
 static bool is_call(uint32_t call)
@@ -34,7 +41,7 @@ static bool is_call(uint32_t call)
 
 static bool is_ioctl(uint32_t call)
 {
-	return call <= DLM_CALL_VCPU_IOCTL;
+	return call <= DLM_CALL_VCPU_IOCTL || call >= DLM_CALL_UFFD_API;
 }
 
 /* Calls with a slot or a capability. */

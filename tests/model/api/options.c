@@ -37,7 +37,7 @@ static bool is_power_of_two(uint32_t value)
 static int check_capabilities(const struct dlm_options *o, const struct reason *why)
 {
 	const uint32_t each = DLM_HAS_RING_TSO | DLM_HAS_RING_ACQ_REL | DLM_HAS_BACKUP |
-			      DLM_HAS_MANUAL_PROTECT | DLM_HAS_INITIALLY_SET;
+			      DLM_HAS_MANUAL_PROTECT | DLM_HAS_INITIALLY_SET | DLM_HAS_WATCH;
 
 	if (o->has & ~(each | DLM_HAS_NOTHING))
 		return refuse(why, -EINVAL, "has: unknown capabilities %#x", o->has);
@@ -127,7 +127,7 @@ static uint32_t capabilities(const struct dlm_options *o)
 	if (o->has || o->arch == DLM_ARCH_X86)
 		return o->has;
 	return MODEL_HAS_RING_ACQ_REL | MODEL_HAS_BACKUP | MODEL_HAS_MANUAL_PROTECT |
-	       MODEL_HAS_INITIALLY_SET;
+	       MODEL_HAS_INITIALLY_SET | MODEL_HAS_WATCH;
 }
 
 static void translate(const struct dlm_options *o, struct model_options *options)

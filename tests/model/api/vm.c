@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The VM, its memory, and the reason of the last failure. */
+/* The VM, and the reason of the last failure. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include "api.h"
 
@@ -131,17 +130,6 @@ int dlm_vm_new(const struct dlm_options *given, struct dlm_vm **vm, char *why, s
 	return *vm ? 0 : -ENOMEM;
 }
 
-static void free_blocks(struct dlm_vm *vm)
-{
-	while (vm->blocks) {
-		struct dlm_block *block = vm->blocks;
-
-		vm->blocks = block->next;
-		munmap(block->memory, block->bytes);
-		free(block);
-	}
-}
-
 void dlm_vm_free(struct dlm_vm *vm)
 {
 	int saved_errno = errno;
@@ -149,7 +137,7 @@ void dlm_vm_free(struct dlm_vm *vm)
 	if (!vm)
 		return;
 	model_free(vm->model);
-	free_blocks(vm);
+	dlmi_memory_free_all(vm);
 	for (uint32_t i = 0; i < vm->vcpu_count; i++)
 		free(vm->vcpus[i]);
 	dlmi_journal_free(vm);
@@ -191,93 +179,6 @@ int dlm_vm_running(const struct dlm_vm *vm)
 		pthread_mutex_unlock(&vcpu->run_lock);
 	}
 	return running;
-}
-
-static int block_new(struct dlm_vm *vm, uint64_t bytes, void **memory)
-{
-	struct dlm_block *block = calloc(1, sizeof(*block));
-	int result = -ENOMEM;
-
-	if (block)
-		result = mk_map_memory(vm->model, bytes, PROT_READ | PROT_WRITE,
-				       MAP_PRIVATE | MAP_ANONYMOUS, memory);
-	if (result) {
-		free(block);
-		return dlmi_fail(vm, -ENOMEM, "no memory for %llu bytes",
-				 (unsigned long long)bytes);
-	}
-	block->memory = *memory;
-	block->bytes = bytes;
-	pthread_mutex_lock(&vm->lock);
-	block->next = vm->blocks;
-	vm->blocks = block;
-	pthread_mutex_unlock(&vm->lock);
-	return 0;
-}
-
-int dlm_memory_new(struct dlm_vm *vm, uint64_t bytes, void **memory)
-{
-	int saved_errno = errno, result;
-
-	if (memory)
-		*memory = NULL;
-	if (!vm || !memory)
-		return dlmi_fail(vm, -EINVAL, "memory is NULL");
-	if (!bytes || bytes % vm->page_bytes || bytes > SIZE_MAX / 2)
-		return dlmi_fail(vm, -EINVAL, "bytes: %llu is 0, or not made of pages of %llu",
-				 (unsigned long long)bytes, (unsigned long long)vm->page_bytes);
-	result = block_new(vm, bytes, memory);
-	errno = saved_errno;
-	return result;
-}
-
-static bool is_mapped(const struct dlm_slots *slots, const struct dlm_block *block)
-{
-	uint64_t start = (uintptr_t)block->memory;
-
-	for (uint32_t i = 0; i < slots->count; i++)
-		if (slots->places[i].hva < start + block->bytes &&
-		    start < slots->places[i].hva + slots->places[i].bytes)
-			return true;
-	return false;
-}
-
-/* Called with the lock held. */
-static int block_free(struct dlm_vm *vm, const struct dlm_slots *slots, void *memory)
-{
-	struct dlm_block **link = &vm->blocks, *block;
-
-	while (*link && (*link)->memory != memory)
-		link = &(*link)->next;
-	block = *link;
-	if (!block)
-		return dlmi_fail(vm, -ENOENT, "memory: %p is no memory of dlm_memory_new()",
-				 memory);
-	if (is_mapped(slots, block))
-		return dlmi_fail(vm, -EBUSY, "memory: a slot still maps a part of %p", memory);
-	*link = block->next;
-	munmap(block->memory, block->bytes);
-	dlmi_journal_forget(vm, (uintptr_t)block->memory, block->bytes);
-	free(block);
-	return 0;
-}
-
-int dlm_memory_free(struct dlm_vm *vm, void *memory)
-{
-	struct dlm_slots slots;
-	int saved_errno = errno, result;
-
-	if (!vm)
-		return -EINVAL;
-	result = dlmi_slots(vm, &slots);
-	if (result)
-		return result;
-	pthread_mutex_lock(&vm->lock);
-	result = block_free(vm, &slots, memory);
-	pthread_mutex_unlock(&vm->lock);
-	free(slots.places);
-	errno = saved_errno;
-	return result;
 }
 
 void dlm_copy(void *to, const void *from, size_t bytes)

@@ -46,6 +46,17 @@ static int kernel_part(struct dlm_vm *vm, const struct part *part)
 				  part->bytes);
 }
 
+/* Through the alias, if there is one. */
+static void store_at(struct dlm_vm *vm, uint64_t hva, const struct part *part)
+{
+	uint64_t alias = dlmi_alias_of(vm, hva);
+	void *at = (void *)(uintptr_t)(alias ? alias : hva);
+
+	model_copy(at, part->data, part->bytes);
+	if (alias)
+		model_alias_wrote(vm->model, at, part->bytes);
+}
+
 static int vmm_part(struct dlm_vm *vm, const struct part *part)
 {
 	const struct dlm_write write = { .writer = DLM_WRITER_VMM,
@@ -59,7 +70,7 @@ static int vmm_part(struct dlm_vm *vm, const struct part *part)
 		slot = mk_slot_by_gpa(vm->model_vm, part->as_id, part->gpa);
 	if (slot) {
 		hva = slot->hva + (part->gpa - slot->gpa);
-		model_copy((void *)(uintptr_t)hva, part->data, part->bytes);
+		store_at(vm, hva, part);
 		dlmi_journal_add(vm, &write, hva, part->bytes);
 	}
 	mk_slots_read_unlock(vm->model_vm);
@@ -121,7 +132,8 @@ int dlm_vmm_wrote(struct dlm_vm *vm, const char *who, const void *address, uint6
 		return result;
 	write.ns = mk_now_ns(vm->model);
 	pthread_rwlock_rdlock(&vm->writes);
-	dlmi_journal_add(vm, &write, (uintptr_t)address, bytes);
+	model_alias_wrote(vm->model, address, bytes);
+	dlmi_journal_add(vm, &write, dlmi_memory_of(vm, (uintptr_t)address), bytes);
 	pthread_rwlock_unlock(&vm->writes);
 	return 0;
 }

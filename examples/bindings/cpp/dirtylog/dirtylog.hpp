@@ -521,6 +521,13 @@ public:
 		ec = to_code(dl_slot_clear(get(), slot, offset_bytes, bytes));
 	}
 
+	/* alias stays mapped until the watch ends, by nullptr or with the slot. */
+	void watch(std::uint32_t slot, void *alias, std::uint32_t flags,
+		   std::error_code &ec) noexcept
+	{
+		ec = to_code(dl_slot_watch(get(), slot, alias, flags));
+	}
+
 	vcpu add_vcpu(int vcpu_fd, std::uint64_t cookie, std::error_code &ec) noexcept
 	{
 		dl_vcpu *added = nullptr;
@@ -645,6 +652,13 @@ public:
 
 		clear(slot, offset_bytes, bytes, ec);
 		check(ec, get(), "dl_slot_clear");
+	}
+	void watch(std::uint32_t slot, void *alias, std::uint32_t flags = 0)
+	{
+		std::error_code ec;
+
+		watch(slot, alias, flags, ec);
+		check(ec, get(), "dl_slot_watch");
 	}
 	vcpu add_vcpu(int vcpu_fd, std::uint64_t cookie = 0)
 	{

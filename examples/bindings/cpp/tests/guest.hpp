@@ -24,7 +24,8 @@ public:
 
 	virtual int vm() = 0;
 	virtual const dl_os *os() { return nullptr; }
-	virtual std::uint32_t ring_entries() { return 0; } /* 0: a good size */
+	virtual std::uint32_t ring_entries() { return 0; }   /* 0: a good size */
+	virtual void vmm_wrote(const void *, std::size_t) {} /* the kernel knows */
 	virtual int create_vcpu() = 0; /* after the log is open and the slot is set */
 
 	void start(dirtylog::vcpu &vcpu);

@@ -27,6 +27,10 @@ public:
 	int vm() override { return dlm_vm_fd(vm_); }
 	const dl_os *os() override { return dlm_vm_os(vm_); }
 	std::uint32_t ring_entries() override { return 256; } /* 64 fill it */
+	void vmm_wrote(const void *at, std::size_t bytes) override
+	{
+		CHECK(!dlm_vmm_wrote(vm_, "test", at, bytes));
+	}
 	int create_vcpu() override
 	{
 		CHECK(!dlm_vcpu_add(vm_, &vcpu_));

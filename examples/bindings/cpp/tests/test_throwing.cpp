@@ -10,8 +10,10 @@
 #if __cplusplus >= 202002L
 #include <ranges>
 #endif
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <type_traits>
+#include <unistd.h>
 
 static std::atomic<unsigned long> allocations;
 
@@ -287,6 +289,54 @@ void a_slot_goes_with_its_object()
 	});
 }
 
+/* The guest's own memory is no alias; what the VMM writes through one is found. */
+void a_watch_finds_what_the_vmm_writes()
+{
+	in_modes([](rig &rig) {
+		const std::size_t bytes = guest::memory_bytes, page = rig.guest->page_bytes;
+		const int fd = memfd_create("ram", MFD_CLOEXEC);
+		std::error_code ec;
+
+		if (!(rig.log.config().has & DL_HAS_WATCH))
+			return;
+		CHECK(!ftruncate(fd, static_cast<off_t>(bytes)));
+		auto *memory = static_cast<std::byte *>(
+			mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+		auto *alias = static_cast<std::byte *>(
+			mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+		{
+			auto slot = slot_of(*rig.guest, 1, 1ull << 32);
+
+			slot.hva = reinterpret_cast<std::uintptr_t>(memory);
+			auto added = rig.log.add_slot(slot);
+			rig.log.watch(1, memory, 0, ec);
+			CHECK(ec == std::errc::invalid_argument);
+			rig.log.watch(1, alias, DL_WATCH_AUDIT);
+			dirtylog::cursor_options clean, missed;
+
+			clean.flags = DL_CURSOR_CLEAN;
+			missed.flags = DL_CURSOR_MISSED;
+			auto cursor = rig.log.new_cursor(clean);
+			auto audit = rig.log.new_cursor(missed);
+			alias[5 * page] = std::byte{ 1 };
+			rig.guest->vmm_wrote(alias + 5 * page, 1);
+			for (auto *each : { &cursor, &audit }) {
+				auto pass = each->harvest();
+				unsigned int n = 0;
+
+				for (const auto &extent : pass)
+					n += extent.gpa == slot.gpa + 5 * page &&
+					     extent.bytes == page;
+				CHECK(n == 1);
+			}
+			rig.log.watch(1, nullptr);
+		}
+		munmap(memory, bytes);
+		munmap(alias, bytes);
+		close(fd);
+	});
+}
+
 void the_descriptor_becomes_readable()
 {
 	in_modes([](rig &rig) {
@@ -343,6 +393,7 @@ const test tests[] = {
 	{ "a_loop_that_fails_throws", a_loop_that_fails_throws },
 	{ "marks_and_takes_agree", marks_and_takes_agree },
 	{ "a_slot_goes_with_its_object", a_slot_goes_with_its_object },
+	{ "a_watch_finds_what_the_vmm_writes", a_watch_finds_what_the_vmm_writes },
 	{ "the_descriptor_becomes_readable", the_descriptor_becomes_readable },
 	{ "passes_allocate_nothing", passes_allocate_nothing },
 };

@@ -35,6 +35,7 @@ class Has(enum.IntFlag):
     BACKUP = 4
     MANUAL_PROTECT = 8
     INITIALLY_SET = 16
+    WATCH = 32
 
 
 class SlotFlag(enum.IntFlag):
@@ -62,6 +63,7 @@ class CursorFlag(enum.IntFlag):
     CLEAN = 2
     WANTED = 4
     ONE_SLOT = 8
+    MISSED = 16
 
 
 class EndFlag(enum.IntFlag):
@@ -82,6 +84,10 @@ class BitmapFlag(enum.IntFlag):
 
 class ExtentFlag(enum.IntFlag):
     PADDED = 1
+
+
+class WatchFlag(enum.IntFlag):
+    AUDIT = 2
 
 
 class dl_options(ctypes.Structure):
@@ -249,6 +255,7 @@ PROTOTYPES = {
     "dl_slot_set": (c_int, _handle, POINTER(dl_slot)),
     "dl_slot_remove": (c_int, _handle, u32, u32, _words, u64),
     "dl_slot_clear": (c_int, _handle, u32, u64, u64),
+    "dl_slot_watch": (c_int, _handle, u32, c_void_p, u32),
     "dl_vcpu_add": (c_int, _handle, c_int, u64, u32, _out),
     "dl_vcpu_drain": (c_int, _handle, u32),
     "dl_vcpu_stats": (c_int, _handle, POINTER(dl_stats)),

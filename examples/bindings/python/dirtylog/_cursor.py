@@ -131,13 +131,14 @@ class Cursor(Owner):
     switches logging off.
     """
 
-    def __init__(self, log, *, clean=False, wanted=False, one_slot=None, vcpus=0,
-                 coalesce_bytes=0, max_extent_bytes=0):
+    def __init__(self, log, *, clean=False, wanted=False, one_slot=None, missed=False,
+                 vcpus=0, coalesce_bytes=0, max_extent_bytes=0):
         self._log = log
         options = fill(
             dl_cursor_options(),
             flags=flags((CursorFlag.CLEAN, clean), (CursorFlag.WANTED, wanted),
-                        (CursorFlag.ONE_SLOT, one_slot is not None)),
+                        (CursorFlag.ONE_SLOT, one_slot is not None),
+                        (CursorFlag.MISSED, missed)),
             slot=0 if one_slot is None else number_of(one_slot),
             vcpus=vcpus, coalesce_bytes=coalesce_bytes, max_extent_bytes=max_extent_bytes)
         pointer = ctypes.c_void_p()

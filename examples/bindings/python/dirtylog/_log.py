@@ -174,19 +174,20 @@ class Log(Owner):
         return Vcpu(self, vcpu_fd, cookie)
 
     def cursor(self, *, clean: bool = False, wanted: bool = False,
-               one_slot: Slot | int | None = None, vcpus: int = 0, coalesce_bytes: int = 0,
-               max_extent_bytes: int = 0) -> Cursor:
+               one_slot: Slot | int | None = None, missed: bool = False, vcpus: int = 0,
+               coalesce_bytes: int = 0, max_extent_bytes: int = 0) -> Cursor:
         """Adds a consumer, and switches logging on for what it covers (dl_cursor_new).
 
         clean             start with nothing pending; otherwise with everything
         wanted            only slots that are wanted
         one_slot          only the slot of that number, whenever it exists
+        missed            log nothing: only what a watch found and no mark named
         vcpus             of the VM now: fewer that were added are an error
         coalesce_bytes    join extents over clean gaps up to this
         max_extent_bytes  of one extent; 0: no limit
         """
-        return Cursor(self, clean=clean, wanted=wanted, one_slot=one_slot, vcpus=vcpus,
-                      coalesce_bytes=coalesce_bytes, max_extent_bytes=max_extent_bytes)
+        return Cursor(self, clean=clean, wanted=wanted, one_slot=one_slot, missed=missed,
+                      vcpus=vcpus, coalesce_bytes=coalesce_bytes, max_extent_bytes=max_extent_bytes)
 
     def fileno(self) -> int:
         """A descriptor that is readable when reap() has work; the log's own (dl_log_fd)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._abi import RemoveFlag, SlotFlag, dl_slot, fill
+from ._abi import RemoveFlag, SlotFlag, WatchFlag, dl_slot, fill
 from ._handle import flags, lib
 from ._memory import address_of, view_of, words_of
 
@@ -38,6 +38,7 @@ class Slot:
         self._log = log
         self._key = key
         self._memory = memory
+        self._alias = None
         self._kvm_flags = kvm_flags
         self._state = flags((SlotFlag.NO_LOG, no_log))
 
@@ -94,7 +95,7 @@ class Slot:
                         pointer, n_words)
         self.removed = True
         self._log._forget(self._key)
-        self._memory = None
+        self._memory = self._alias = None
 
     def clear(self, offset_bytes: int = 0, bytes: int | None = None) -> None:
         """Re-protects what Cursor.take(no_clear=True) left writable (dl_slot_clear).
@@ -108,6 +109,21 @@ class Slot:
     def mark(self, offset_bytes: int, bytes: int) -> None:
         """Says that this range was written: write, mark, then notify the guest (dl_mark_slot)."""
         self._log._call(lib.dl_mark_slot, self.number, offset_bytes, bytes)
+
+    def watch(self, alias, *, audit: bool = False) -> None:
+        """Finds what this process writes through alias, marked or not (dl_slot_watch).
+
+        alias   a second mapping of the slot's memory, of its size; None ends the watch. It is kept
+                from being closed as long as the slot is watched.
+        audit   count what is never marked; Log.cursor(missed=True) is shown it
+        """
+        self._check()
+        view = None if alias is None else view_of(alias)
+        if view is not None and view.nbytes != self.memory.nbytes:
+            raise ValueError(f"the alias has {view.nbytes} bytes, the slot {self.memory.nbytes}")
+        self._log._call(lib.dl_slot_watch, self.number, None if view is None else address_of(view),
+                        flags((WatchFlag.AUDIT, audit)))
+        self._alias = view
 
     def words(self) -> bytearray:
         """An empty bitmap of the slot: a bit a page, in whole words."""

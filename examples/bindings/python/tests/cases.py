@@ -244,6 +244,43 @@ class Cases:
                 cursor.take(slot, words.tobytes())
 
     @with_guest
+    def test_a_watch_finds_writes_and_an_audit_forgotten_marks(self, guest, log, slot, vcpu):
+        if not log.config().has & dirtylog.Has.WATCH:
+            self.skipTest("the kernel has no PAGEMAP_SCAN, or no userfaultfd")
+
+        def write(page):
+            alias[page * PAGE] = 1
+            guest.vmm_wrote(alias, page * PAGE)
+
+        fd = os.memfd_create("ram")
+        os.ftruncate(fd, 64 * PAGE)
+        with mmap.mmap(fd, 64 * PAGE) as memory, mmap.mmap(fd, 64 * PAGE) as alias:
+            os.close(fd)
+            with log.slot(5, memory, gpa=1 << 30) as ram:
+                with self.assertRaises(ValueError):
+                    ram.watch(guest.memory)
+                with self.assertRaises(dirtylog.Error) as caught:
+                    ram.watch(memory)
+                self.assertEqual(caught.exception.errno, errno.EINVAL)
+                ram.watch(alias, audit=True)
+                with self.assertRaises(BufferError):
+                    alias.close()
+                with log.cursor(clean=True, one_slot=5) as cursor, \
+                        log.cursor(missed=True) as audit:
+                    write(3)
+                    write(7)
+                    ram.mark(3 * PAGE, 1)
+                    with cursor.harvest() as pass_:
+                        found = [extent.offset_bytes for extent in pass_.read()]
+                        self.assertEqual(found, [3 * PAGE, 7 * PAGE])
+                    with audit.harvest() as pass_:
+                        missed = [extent.offset_bytes for extent in pass_.read()]
+                        self.assertEqual(missed, [7 * PAGE])
+                self.assertEqual(log.stats().watched_bytes, 2 * PAGE)
+                self.assertEqual(log.stats().missed_bytes, PAGE)
+                ram.watch(None)
+
+    @with_guest
     def test_slots_move_and_leave_with_their_pages(self, guest, log, slot, vcpu):
         with mmap.mmap(-1, 16 * PAGE) as other, log.cursor(clean=True, one_slot=5) as cursor:
             with self.assertRaises(dirtylog.Error) as caught:

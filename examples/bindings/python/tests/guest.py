@@ -70,6 +70,9 @@ class Guest(Worker):
         else:
             raise AssertionError("the guest ended with exit reason %d" % exit_reason)
 
+    def vmm_wrote(self, memory, offset_bytes):
+        """This process has written a byte of a mapping; the kernel knows."""
+
     def __enter__(self):
         return self
 

@@ -24,6 +24,7 @@ PROTOTYPES = {
     "dlm_vcpu_write": (c_int, c_void_p, c_uint32, c_uint64, c_void_p, c_uint64,
                        POINTER(c_uint64)),
     "dlm_vcpu_exit": (c_int, c_void_p, c_uint32),
+    "dlm_vmm_wrote": (c_int, c_void_p, c_char_p, c_void_p, c_uint64),
 }
 
 
@@ -82,6 +83,11 @@ class Guest(Worker):
         self._page -= MEMORY_BYTES // PAGE
         self._must(self._library.dlm_vcpu_exit(self._vcpu, EXIT_IO))
         self.round_ended()
+
+    def vmm_wrote(self, memory, offset_bytes):
+        """This process has written a byte of a mapping."""
+        byte = ctypes.addressof(ctypes.c_char.from_buffer(memory, offset_bytes))
+        self._must(self._library.dlm_vmm_wrote(self._vm, b"test", byte, 1))
 
     def __enter__(self):
         return self

@@ -21,6 +21,7 @@ ENUMS = {
     "dl_backup": (_abi.Backup, "DL_BACKUP_"),
     "dl_has": (_abi.Has, "DL_HAS_"),
     "dl_slot_flag": (_abi.SlotFlag, "DL_SLOT_"),
+    "dl_watch_flag": (_abi.WatchFlag, "DL_WATCH_"),
     "dl_remove_flag": (_abi.RemoveFlag, "DL_REMOVE_"),
     "dl_harvest_flag": (_abi.HarvestFlag, "DL_HARVEST_"),
     "dl_reap_flag": (_abi.ReapFlag, "DL_REAP_"),

@@ -55,6 +55,8 @@ flags! {
         MANUAL_PROTECT = sys::DL_HAS_MANUAL_PROTECT;
         /// Its KVM_DIRTY_LOG_INITIALLY_SET
         INITIALLY_SET = sys::DL_HAS_INITIALLY_SET;
+        /// userfaultfd WP_ASYNC and PAGEMAP_SCAN: Linux 6.7.
+        WATCH = sys::DL_HAS_WATCH;
     }
 
     /// Of a [`Slot`](crate::Slot). PAUSED, CLEAN and EXISTS act once and are no state.
@@ -75,6 +77,12 @@ flags! {
     RemoveFlags {
         /// No vCPU is in KVM_RUN: the words get what is dirty. Without it, all of the slot.
         PAUSED = sys::DL_REMOVE_PAUSED;
+    }
+
+    /// Of [`Log::watch_slot`](crate::Log::watch_slot).
+    WatchFlags {
+        /// Count what was never marked, and show it to [`CursorFlags::MISSED`].
+        AUDIT = sys::DL_WATCH_AUDIT;
     }
 
     /// Of [`Cursor::harvest`](crate::Cursor::harvest).
@@ -99,6 +107,8 @@ flags! {
         WANTED = sys::DL_CURSOR_WANTED;
         /// Only the slot of that number, whenever it exists: a display.
         ONE_SLOT = sys::DL_CURSOR_ONE_SLOT;
+        /// An audit: only what a watch found and no mark named.
+        MISSED = sys::DL_CURSOR_MISSED;
     }
 
     /// Of [`Cursor::take`](crate::Cursor::take).

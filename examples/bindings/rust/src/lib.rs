@@ -79,7 +79,7 @@ pub use cursor::{Cursor, CursorOptions};
 pub use error::{Error, Result};
 pub use flags::{
     has, Backup, BitmapFlags, CursorFlags, ExtentFlags, HarvestFlags, Has, Mode, ReapFlags,
-    RemoveFlags, SlotFlags, TakeFlags,
+    RemoveFlags, SlotFlags, TakeFlags, WatchFlags,
 };
 pub use log::{library_version, probe, Bitmap, Log, Options, Os};
 pub use pass::{Extent, Extents, Pass};

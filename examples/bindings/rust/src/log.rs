@@ -3,7 +3,7 @@
 
 use crate::cursor::{Cursor, CursorOptions};
 use crate::error::{text, Error, Result, Why};
-use crate::flags::{Backup, BitmapFlags, Mode, ReapFlags, RemoveFlags};
+use crate::flags::{Backup, BitmapFlags, Mode, ReapFlags, RemoveFlags, WatchFlags};
 use crate::slot::Slot;
 use crate::sys;
 use crate::vcpu::Vcpu;
@@ -269,6 +269,18 @@ impl Log {
     pub fn clear_slot(&self, slot: u32, offset_bytes: u64, bytes: u64) -> Result<()> {
         // SAFETY: As in config().
         let r = unsafe { sys::dl_slot_clear(self.raw.as_ptr(), slot, offset_bytes, bytes) };
+        self.check(r).map(drop)
+    }
+
+    /// Finds what this process writes through `alias`, its second mapping of the slot's memory,
+    /// marked or not. Null ends the watch.
+    ///
+    /// # Safety
+    ///
+    /// As many bytes as the slot has are mapped at `alias` until the watch ends, or the slot goes.
+    pub unsafe fn watch_slot(&self, slot: u32, alias: *mut u8, flags: WatchFlags) -> Result<()> {
+        // SAFETY: As in config(); the mapping is the caller's promise.
+        let r = unsafe { sys::dl_slot_watch(self.raw.as_ptr(), slot, alias.cast(), flags.bits()) };
         self.check(r).map(drop)
     }
 

@@ -29,6 +29,7 @@ constants! {
     DL_HAS_BACKUP = 4;
     DL_HAS_MANUAL_PROTECT = 8;
     DL_HAS_INITIALLY_SET = 16;
+    DL_HAS_WATCH = 32;
     DL_SLOT_PAUSED = 1;
     DL_SLOT_CLEAN = 2;
     DL_SLOT_EXISTS = 4;
@@ -41,6 +42,7 @@ constants! {
     DL_CURSOR_CLEAN = 2;
     DL_CURSOR_WANTED = 4;
     DL_CURSOR_ONE_SLOT = 8;
+    DL_CURSOR_MISSED = 16;
     DL_END_COMMIT = 2;
     DL_TAKE_PAUSED = 1;
     DL_TAKE_HARVEST = 2;
@@ -49,6 +51,7 @@ constants! {
     DL_EXTENT_PADDED = 1;
     DL_BITMAP_TAKE = 2;
     DL_BITMAP_LE = 4;
+    DL_WATCH_AUDIT = 2;
     DL_VERSION_MAJOR = 0;
     DL_VERSION_MINOR = 2;
     DL_VERSION_PATCH = 0;
@@ -276,6 +279,7 @@ extern "C" {
         words: *mut u64,
         n_words: u64,
     ) -> c_int;
+    pub fn dl_slot_watch(log: *mut dl_log, slot: u32, alias: *mut c_void, flags: u32) -> c_int;
     pub fn dl_slot_clear(log: *mut dl_log, slot: u32, offset_bytes: u64, bytes: u64) -> c_int;
     pub fn dl_vcpu_add(
         log: *mut dl_log,

@@ -9,11 +9,12 @@ mod model;
 use common::*;
 use dirtylog::{
     Bitmap, BitmapFlags, CursorFlags, CursorOptions, Extent, HarvestFlags, IoVec, Log, Mode,
-    Options, ReapFlags, Slot, TakeFlags,
+    Options, ReapFlags, Slot, TakeFlags, WatchFlags,
 };
 use model::*;
 use std::collections::HashSet;
 use std::os::unix::io::AsRawFd;
+use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -244,6 +245,41 @@ fn marks_of_a_foreign_log_are_seen() {
         .map(|extent| extent.unwrap().gpa() >> 12)
         .collect();
     assert_eq!(gpas, [2, 6]);
+}
+
+#[test]
+fn a_watch_finds_writes_and_an_audit_forgotten_marks() {
+    let guest = guest();
+    let alias = Memory::map(MEMORY_BYTES, None);
+    let watch = |at: *mut u8, flags| {
+        // SAFETY: The alias outlives the watch, which ends below.
+        unsafe { guest.log.watch_slot(0, at, flags) }
+    };
+    let own = watch(guest.memory.pointer(), WatchFlags::NONE).unwrap_err();
+    assert_eq!(own.errno(), EINVAL);
+    assert!(own.why().contains("alias"), "{own}");
+    watch(alias.pointer(), WatchFlags::AUDIT).unwrap();
+    let mut cursor = guest.log.cursor(&CLEAN).unwrap();
+    let missed = CursorOptions {
+        flags: CursorFlags::MISSED,
+        ..CursorOptions::default()
+    };
+    let mut audit = guest.log.cursor(&missed).unwrap();
+    for page in [3, 7] {
+        guest.vm.wrote(alias.pointer().wrapping_add(page * PAGE));
+    }
+    guest.log.mark_slot(0, 3 << 12, 1).unwrap();
+    for (cursor, pages) in [(&mut cursor, vec![3, 7]), (&mut audit, vec![7])] {
+        let pass = cursor.harvest(HarvestFlags::NONE).unwrap();
+        let found: Vec<_> = pass.extents().map(|e| e.unwrap().gpa() >> 12).collect();
+        assert_eq!(found, pages);
+    }
+    watch(ptr::null_mut(), WatchFlags::NONE).unwrap();
+    let stats = guest.log.stats().unwrap();
+    assert_eq!(
+        (stats.watched_bytes, stats.missed_bytes),
+        (2 * PAGE as u64, PAGE as u64)
+    );
 }
 
 #[test]

@@ -104,6 +104,11 @@ func (g *Guest) Store(gpa, value uint64) error {
 	}
 }
 
+// Wrote says that the VMM has written a byte of a mapping.
+func (g *Guest) Wrote(mapping []byte, offset uint64) error {
+	return check(C.dlm_vmm_wrote(g.vm, nil, unsafe.Pointer(&mapping[offset]), 1), "dlm_vmm_wrote")
+}
+
 // Leave makes the vCPU leave the guest, as for a paused pass.
 func (g *Guest) Leave() {
 	const exitIntr = 10

@@ -62,6 +62,12 @@ extern "C" {
         bytes: u64,
         done_bytes: *mut u64,
     ) -> c_int;
+    fn dlm_vmm_wrote(
+        vm: *mut dlm_vm,
+        who: *const c_char,
+        address: *const c_void,
+        bytes: u64,
+    ) -> c_int;
     fn dlm_vcpu_exit(vcpu: *mut dlm_vcpu, exit_reason: u32) -> c_int;
     fn dlm_fault_add(vm: *mut dlm_vm, fault: *const dlm_fault) -> c_int;
     fn dlm_fault_injected(vm: *const dlm_vm, fault: c_int, times: *mut u64) -> c_int;
@@ -119,6 +125,13 @@ impl Vm {
         let number = unsafe { dlm_fault_add(self.0, &fault) };
         assert!(number >= 0, "dlm_fault_add");
         number
+    }
+
+    /// The VMM has written a byte of a mapping.
+    pub fn wrote(&self, at: *const u8) {
+        // SAFETY: The model only compares the address.
+        let r = unsafe { dlm_vmm_wrote(self.0, ptr::null(), at.cast(), 1) };
+        assert_eq!(r, 0, "dlm_vmm_wrote");
     }
 
     pub fn injected(&self, fault: c_int) -> u64 {
