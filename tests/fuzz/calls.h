@@ -32,6 +32,13 @@ struct range {
 	uint64_t offset_bytes, bytes, hva;
 };
 
+/* A slot that is watched. */
+struct watch {
+	uint32_t slot;
+	bool audit;
+	uint64_t start, bytes;
+};
+
 struct world {
 	struct input in;
 	struct model *model;
@@ -47,8 +54,8 @@ struct world {
 	struct dl_slot slots[MAX_SLOTS]; /* those of the log; flags: NO_LOG only */
 	unsigned int slot_count;
 
-	uint8_t *arena;
-	uint64_t value; /* of the last store; never repeats */
+	uint8_t *arena, *alias; /* where the VMM maps the arena again; nothing is mapped there */
+	uint64_t value;		/* of the last store; never repeats */
 	uint64_t copy[ARENA_PAGES];
 	bool excused[ARENA_PAGES]; /* not logged, or discarded by the caller */
 
@@ -56,6 +63,9 @@ struct world {
 	bool in_pass, coalesces;
 	struct range handed[MAX_HANDED], acked[MAX_HANDED];
 	unsigned int handed_count, acked_count;
+
+	struct watch watches[MAX_SLOTS];
+	unsigned int watch_count;
 };
 
 extern struct world world;
@@ -99,6 +109,11 @@ bool slots_device_writes(struct world *w, uint32_t as_id, uint64_t gpa, uint64_t
 void slots_set(struct world *w);
 void slots_remove(struct world *w);
 void slots_mark(struct world *w);
+
+/* calls_watch.c */
+void watches(struct world *w);
+void watches_forget(struct world *w, uint32_t slot);
+bool world_records(const struct world *w); /* marks are */
 
 /* calls_cursor.c */
 void cursor_new(struct world *w);

@@ -117,6 +117,9 @@ static void choose_kernel(struct world *w)
 		w->kernel.has &= ~(uint32_t)MODEL_HAS_INITIALLY_SET;
 	if (!w->kernel.has)
 		w->kernel.has = MODEL_HAS_NOTHING;
+	/* Most kernels can watch. */
+	if (!(has & 128))
+		w->kernel.has |= MODEL_HAS_WATCH;
 	w->page_bytes = w->kernel.page_bytes;
 	w->model = model_new(&w->kernel);
 	expect(w->model, "no memory");
@@ -292,10 +295,11 @@ static void open_arena(struct world *w)
 	static uint8_t *arena;
 
 	if (!arena)
-		arena = mmap(NULL, ARENA_BYTES + 65536, PROT_READ | PROT_WRITE,
+		arena = mmap(NULL, 2 * ARENA_BYTES + 65536, PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	expect(arena != MAP_FAILED, "no memory");
 	w->arena = (uint8_t *)(((uintptr_t)arena + 65535) & ~(uintptr_t)65535);
+	w->alias = w->arena + ARENA_BYTES;
 	for (uint64_t at = 0; at < ARENA_BYTES; at += 4096)
 		*(uint64_t *)(void *)(w->arena + at) = 0;
 	memset(w->excused, true, sizeof(w->excused));

@@ -280,6 +280,7 @@ void slots_remove(struct world *w)
 		return;
 	}
 	forget_handed(w, number);
+	watches_forget(w, number);
 	if (w->cursor && with_words)
 		send_words(w, slot, words);
 	else if (w->cursor)
@@ -336,7 +337,7 @@ static void mark_by_address(struct world *w, uint32_t as_id, uint64_t gpa, uint6
 
 	if (gpa + bytes < gpa)
 		expected = -EINVAL;
-	else if (bytes && w->cursor && !slots_device_writes(w, as_id, gpa, bytes))
+	else if (bytes && world_records(w) && !slots_device_writes(w, as_id, gpa, bytes))
 		expected = -ENOENT;
 	r = dl_mark_gpa(w->log, as_id, gpa, bytes);
 	trace("mark %u %#llx %#llx: %d\n", as_id, (unsigned long long)gpa,
@@ -351,11 +352,11 @@ static void mark_by_slot(struct world *w, uint32_t number, uint64_t offset, uint
 
 	if (offset + bytes < offset)
 		expected = -EINVAL;
-	else if (!w->cursor)
+	else if (!world_records(w))
 		expected = 0;
 	else if (!slot || (bytes && (offset >= slot->bytes || bytes > slot->bytes - offset)))
 		expected = -ENOENT;
-	if (w->cursor && slot && expected != -EINVAL && bytes && offset < slot->bytes)
+	if (world_records(w) && slot && expected != -EINVAL && bytes && offset < slot->bytes)
 		slots_device_writes(w, number >> 16, slot->gpa + offset,
 				    bytes < slot->bytes - offset ? bytes : slot->bytes - offset);
 	r = dl_mark_slot(w->log, number, offset, bytes);
@@ -404,7 +405,7 @@ static void mark_by_hva(struct world *w, uint64_t hva, uint64_t bytes)
 		expected = -EINVAL;
 	else if (bytes > 2 * ARENA_BYTES)
 		return; /* slow to compare */
-	else if (bytes && w->cursor && !device_writes_hva(w, hva, bytes))
+	else if (bytes && world_records(w) && !device_writes_hva(w, hva, bytes))
 		expected = -ENOENT;
 	r = dl_mark_hva(w->log, (void *)(uintptr_t)hva, bytes);
 	trace("mark hva %#llx %#llx: %d\n", (unsigned long long)hva, (unsigned long long)bytes, r);
@@ -457,7 +458,7 @@ static void mark_by_iov(struct world *w, uint64_t offset, uint64_t bytes)
 	}
 	if (offset + bytes < offset || vectors_wrap(iov, n))
 		expected = -EINVAL;
-	else if (w->cursor && !device_writes_vectors(w, iov, n, offset, bytes))
+	else if (world_records(w) && !device_writes_vectors(w, iov, n, offset, bytes))
 		expected = -ENOENT;
 	r = dl_mark_iov(w->log, iov, n, offset, bytes);
 	trace("mark iov %u %#llx %#llx: %d\n", n, (unsigned long long)offset,
@@ -479,7 +480,7 @@ void slots_mark(struct world *w)
 		offset = input_wild(in);
 	if (how & 2)
 		bytes = input_wild(in);
-	if (!w->cursor)
+	if (!world_records(w))
 		world_snapshot(w, &before);
 	if (how >= 232)
 		slots_mark_bitmap(w, slot);
@@ -494,6 +495,6 @@ void slots_mark(struct world *w)
 		mark_by_address(w, slot->slot >> 16, slot->gpa + offset, bytes);
 	else
 		mark_by_address(w, (uint32_t)input_wild(in), offset, bytes);
-	if (!w->cursor)
+	if (!world_records(w))
 		world_expect_same(w, &before);
 }

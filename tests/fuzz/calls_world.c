@@ -171,6 +171,8 @@ void world_snapshot(struct world *w, struct snapshot *snapshot)
 	expect(!dl_log_stats(w->log, &snapshot->stats), "stats");
 	/* Time passes even if the call changes nothing. */
 	snapshot->stats.ioctl_ns = 0;
+	/* A scan of this function's pass may judge what that of the call before has found. */
+	snapshot->stats.missed_bytes = 0;
 	expect(dl_log_describe(w->log, snapshot->text, sizeof(snapshot->text)) > 0, "describe");
 	/* The failure of the call itself is the newest one. */
 	failure = strstr(snapshot->text, "; last failure");

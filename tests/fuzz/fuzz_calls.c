@@ -107,6 +107,7 @@ static void fill_structs(struct world *w)
 		       dl_mark_hva(NULL, NULL, 0) == -EINVAL &&
 		       dl_mark_iov(NULL, NULL, 0, 0, 0) == -EINVAL &&
 		       dl_mark_bitmap(NULL, NULL, NULL, 0, NULL) == -EINVAL &&
+		       dl_slot_watch(NULL, 0, NULL, 0) == -EINVAL &&
 		       dl_slot_set(w->log, NULL) == -EINVAL && dl_vcpu_drain(NULL, 0) == -EINVAL &&
 		       dl_log_stats(w->log, NULL) == -EINVAL,
 	       "NULL is not refused");
@@ -128,8 +129,14 @@ static void step(struct world *w)
 		cursor_new(w);
 		break;
 	case 10:
-		if (input_u8(&w->in) % 4 == 1)
+		switch (input_u8(&w->in) % 4) {
+		case 1:
 			cursor_free(w);
+			break;
+		case 2 ... 3:
+			watches(w);
+			break;
+		}
 		break;
 	case 11 ... 14:
 		cursor_harvest(w);
