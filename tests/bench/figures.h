@@ -15,5 +15,6 @@ void cursor_figures(void);
 void take_figures(void);
 void share_figures(void);
 void slots_figures(void);
+void watch_figures(void);
 
 #endif

@@ -13,6 +13,7 @@ int main(int argc, char **argv)
 	iterator_figures();
 	mark_figures();
 	foreign_figures();
+	watch_figures();
 	cursor_figures();
 	take_figures();
 	share_figures();
