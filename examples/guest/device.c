@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "device.h"
 #include "../clock.h"
+#include "device_alias.h"
 #include "device_slot.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 
 enum { WRITER = 0x100, BALLOON = 0x101, BURST_WRITES = 4 };
 
@@ -44,7 +43,7 @@ static int mark(struct device *device, uint64_t offset, size_t bytes, bool by_sl
 {
 	uint64_t in_slot = offset - device->machine->layout.device_offset;
 
-	if (!device->log || device->skip_marks)
+	if (!device->log)
 		return 0;
 	/* A VMM uses whichever of the two addresses it has at hand. */
 	if (by_slot)
@@ -55,8 +54,8 @@ static int mark(struct device *device, uint64_t offset, size_t bytes, bool by_sl
 static int write_and_mark(struct device *device, uint64_t offset, const void *data, size_t bytes,
 			  bool by_slot)
 {
-	memcpy(device->machine->memory + offset, data, bytes);
-	return mark(device, offset, bytes, by_slot);
+	device_store(device, offset, data, bytes);
+	return device->skip_marks ? 0 : mark(device, offset, bytes, by_slot);
 }
 
 static int write_record(struct device *device)
@@ -79,14 +78,16 @@ static int step_balloon(struct device *device)
 {
 	struct machine *machine = device->machine;
 	uint64_t step = device->state.balloon_steps++, offset = balloon_offset(machine, step);
+	bool is_marked = !device->skip_discards && (device->alias || !device->skip_marks);
 	struct record record = record_make(layout_gpa(&machine->layout, offset), BALLOON, step + 1);
+	int r;
 
 	if (!discards(step))
 		return write_and_mark(device, offset, &record, sizeof(record), step & 1);
-	if (madvise(machine->memory + offset, machine->layout.page_bytes, MADV_DONTNEED))
-		return -errno;
-	return device->skip_discards ? 0
-				     : mark(device, offset, machine->layout.page_bytes, step & 1);
+	r = device_drop_page(device, offset);
+	if (r || !is_marked)
+		return r;
+	return mark(device, offset, machine->layout.page_bytes, step & 1);
 }
 
 static void note_failure(struct device *device, int r)

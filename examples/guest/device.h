@@ -22,8 +22,10 @@ struct device_state {
 struct device {
 	struct machine *machine;
 	struct dl_log *log; /* NULL: nothing to mark */
-	bool skip_marks;    /* a mistake, for --sabotage */
+	bool skip_marks;    /* a mistake, for --sabotage; or there is an alias */
 	bool skip_discards; /* another: those are not marked */
+	uint8_t *alias; /* its own mapping of the slot, where its writes need no mark; or NULL */
+	bool audits;	/* the marks are missed all the same, and counted */
 	bool moves_slot;
 	bool elsewhere; /* the slot is at its other place */
 	uint64_t slot_changes;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "device_slot.h"
+#include "device_alias.h"
 
 enum { STEPS_PER_CHANGE = 4, PAGES = 1 + LAYOUT_DEVICE_PAGES + LAYOUT_BALLOON_PAGES };
 
@@ -49,6 +50,9 @@ static int replace(struct device *device)
 
 	if (!r)
 		r = set(device, DL_SLOT_CLEAN);
+	/* The watch went with the slot; what it had found by then is in the words. */
+	if (!r)
+		r = device_alias_watch(device);
 	for (uint64_t page = 0; !r && page < PAGES; page++)
 		if (words[page / 64] >> page % 64 & 1)
 			r = dl_mark_slot(device->log, LAYOUT_DEVICE_SLOT, page * page_bytes,

@@ -150,6 +150,15 @@ check_moves() {
     expect_moved --slot-moves --memory 24M --bandwidth 50M $log
     [ "$(json slot_changes)" -gt 3 ] || fail "precopy $log: the device's slot does not change"
   done
+  for log in "--mode auto" "--mode bitmap"; do
+    # shellcheck disable=SC2086
+    expect_moved --backend model --watch --memory 24M --bandwidth 50M $log
+    [ "$(json watched_bytes)" -gt 0 ] || fail "precopy --watch $log: nothing is found"
+    [ "$(json missed_bytes)" = 0 ] || fail "precopy --watch $log: there is no audit"
+    # shellcheck disable=SC2086
+    expect_moved --backend model --watch --sabotage mark --memory 24M $log
+    [ "$(json missed_pages)" -gt 0 ] || fail "precopy --watch $log: no mark is missing"
+  done
   expect_moved --pattern sequential --memory 48M --no-zero-pages --transport tcp
   expect_moved --pattern hot --memory 16M --vcpus 8 --working-set 16M
   expect_moved --dirty-rate 4M --memory 20492K --vcpus 3 --downtime-limit 0 --passes 3

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "guest_setup.h"
+#include "device_alias.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -23,6 +24,27 @@ static int boot(struct source *source)
 	return r;
 }
 
+static int watch_device(struct source *source)
+{
+	struct device *device = &source->device;
+	char words[200] = "";
+	int r = device_alias_map(device);
+
+	if (r) {
+		snprintf(source->report.error, sizeof(source->report.error),
+			 "cannot map the device's memory twice: %s", strerror(-r));
+		return r;
+	}
+	r = device_alias_watch(device);
+	if (!r && device->audits)
+		r = audit_begin(&source->audit, source->log);
+	if (!r)
+		return 0;
+	(void)!dl_log_last_error(source->log, words, sizeof(words));
+	snprintf(source->report.error, sizeof(source->report.error), "cannot watch: %s", words);
+	return r;
+}
+
 int guest_start_devices(struct source *source, const struct host *host)
 {
 	const struct options *options = source->options;
@@ -31,9 +53,13 @@ int guest_start_devices(struct source *source, const struct host *host)
 
 	device_init(device, source->machine, source->log);
 	device->state = host->device_state;
-	device->skip_marks = options->sabotage == SABOTAGE_MARK;
+	device->skip_marks = options->watch || options->sabotage == SABOTAGE_MARK;
+	device->audits = options->watch && options->sabotage == SABOTAGE_MARK;
 	device->skip_discards = options->sabotage == SABOTAGE_DISCARD;
 	device->moves_slot = options->slot_moves;
+	r = options->watch ? watch_device(source) : 0;
+	if (r)
+		return r;
 	r = device_start(device);
 	if (r)
 		snprintf(source->report.error, sizeof(source->report.error),

@@ -2,6 +2,7 @@
 #ifndef PRECOPY_HANDOVER_H
 #define PRECOPY_HANDOVER_H
 
+#include "audit.h"
 #include "host.h"
 #include "../guest/reaper.h" /* lib/ has one too */
 #include "report.h"
@@ -16,6 +17,7 @@ struct source {
 	struct dl_cursor *cursor; /* of the migration */
 	struct reaper reaper;
 	struct device device;
+	struct audit audit;
 	struct device_state device_state;
 	struct wire wire; /* for all but the contents of pages */
 	struct outlets outlets;

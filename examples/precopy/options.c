@@ -200,6 +200,7 @@ enum {
 	OPT_STATUS,
 	OPT_REPORT,
 	OPT_SABOTAGE,
+	OPT_WATCH,
 	OPT_HELP,
 	OPT_DESTINATION_FD,
 };
@@ -232,6 +233,7 @@ static const struct option long_options[] = {
 	{ "status", required_argument, NULL, OPT_STATUS },
 	{ "report", required_argument, NULL, OPT_REPORT },
 	{ "sabotage", required_argument, NULL, OPT_SABOTAGE },
+	{ "watch", no_argument, NULL, OPT_WATCH },
 	{ "help", no_argument, NULL, OPT_HELP },
 	/* Internal: a source starts its destination with it. */
 	{ "destination-fd", required_argument, NULL, OPT_DESTINATION_FD },
@@ -347,6 +349,9 @@ static bool parse_migration_option(struct options *options, int option, const ch
 		return true;
 	case OPT_SLOT_MOVES:
 		options->slot_moves = true;
+		return true;
+	case OPT_WATCH:
+		options->watch = true;
 		return true;
 	case OPT_LISTEN:
 		options->listen = text;

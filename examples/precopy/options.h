@@ -49,6 +49,7 @@ struct options {
 	bool zero_pages;
 	bool skip_rewritten;
 	bool slot_moves;
+	bool watch; /* the device writes through a mapping of its own */
 	bool tcp;
 	const char *listen;  /* run only the destination */
 	const char *connect; /* run only the source */

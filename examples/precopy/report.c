@@ -247,6 +247,24 @@ static void print_excess(struct report *report)
 			     left_mib);
 }
 
+static void print_watch(struct report *report)
+{
+	const struct missed_marks *missed = &report->missed;
+
+	if (!report->options->watch)
+		return;
+	report_field(report, "watch", "%" PRIu64 " pages found without a mark",
+		     report->stats.watched_bytes / report->layout.page_bytes);
+	if (report->options->sabotage != SABOTAGE_MARK)
+		return;
+	report_field(report, "", "%" PRIu64 " marks are missing, of %" PRIu64 " pages:",
+		     report->stats.missed_bytes / report->layout.page_bytes, missed->pages);
+	for (uint64_t i = 0; i < missed->pages && i < REPORT_MISSED; i++)
+		report_field(report, "", "%#" PRIx64, missed->gpas[i]);
+	if (missed->pages > REPORT_MISSED)
+		report_field(report, "", "and %" PRIu64 " more", missed->pages - REPORT_MISSED);
+}
+
 static void print_totals(struct report *report)
 {
 	uint64_t sent_pages = 0, zero_pages = 0, wire_bytes = 0;
@@ -271,6 +289,7 @@ static void print_totals(struct report *report)
 	report_field(report, "",
 		     "%" PRIu64 " pages reported, %" PRIu64 " full exits, %" PRIu64 " overflows",
 		     report->stats.new_pages, report->stats.full_exits, report->stats.overflows);
+	print_watch(report);
 }
 
 static void print_proof(struct report *report)

@@ -74,6 +74,13 @@ struct pass_progress {
 	_Atomic uint64_t sent_pages, wire_bytes;
 };
 
+enum { REPORT_MISSED = 8 };
+
+/* Pages that the device wrote and nobody marked; the first ones. */
+struct missed_marks {
+	uint64_t pages, gpas[REPORT_MISSED];
+};
+
 struct report {
 	const struct options *options;
 	bool terminal;
@@ -102,6 +109,7 @@ struct report {
 	struct dl_stats stats;
 	uint64_t reaps;
 	uint64_t slot_changes;
+	struct missed_marks missed;
 	bool proved;
 	struct wire_proof proof;
 	bool has_result;

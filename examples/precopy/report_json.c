@@ -121,6 +121,10 @@ static void print_log(const struct report *report)
 	print_number("full_exits", stats->full_exits);
 	print_number("high_water_entries", stats->high_water_entries);
 	print_number("ioctl_ns", stats->ioctl_ns);
+	print_bool("watch", report->options->watch);
+	print_number("watched_bytes", stats->watched_bytes);
+	print_number("missed_bytes", stats->missed_bytes);
+	print_number("missed_pages", report->missed.pages);
 }
 
 /* Whether the guest is well where it runs now; null: that is unknown, or it runs nowhere. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "source.h"
 #include "../clock.h"
+#include "device_alias.h"
 #include "guest_setup.h"
 #include "handover.h"
 
@@ -169,7 +170,7 @@ static int stop_guest(struct source *source)
 	if (r)
 		return fail(source, r, source->machine->why);
 	/* A sabotaged device goes on, unmarked, until the final pass is over. */
-	if (source->options->sabotage == SABOTAGE_MARK)
+	if (source->options->sabotage == SABOTAGE_MARK && !source->options->watch)
 		return 0;
 	device_stop(&source->device);
 	r = device_save(&source->device, &source->device_state);
@@ -231,7 +232,7 @@ static int send_the_rest(struct source *source)
 		r = paused_passes(source);
 	if (source->options->sabotage == SABOTAGE_DISCARD)
 		device_discard(&source->device);
-	if (source->options->sabotage == SABOTAGE_MARK) {
+	if (source->options->sabotage == SABOTAGE_MARK && !source->options->watch) {
 		device_stop(&source->device);
 		(void)device_save(&source->device, &source->device_state);
 	}
@@ -370,6 +371,7 @@ static void run_migration(struct source *source)
 	r = migrate(source);
 	report->total_ns = clock_ns() - report->start_ns;
 	watch_timeline_end(source->watch);
+	audit_end(&source->audit, &report->missed, report->layout.page_bytes);
 	report->stats.size = sizeof(report->stats);
 	if (dl_log_stats(source->log, &report->stats))
 		memset(&report->stats, 0, sizeof(report->stats));
@@ -406,6 +408,7 @@ static void move_guest(struct source *source, const struct host *host)
 	source_wire_error(source);
 	watch_end(source->watch, report_status(&source->report));
 	device_stop(&source->device);
+	device_alias_unmap(&source->device);
 	saboteur_free(&source->saboteur);
 }
 
