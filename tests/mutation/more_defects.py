@@ -136,14 +136,15 @@ MORE = [
      ("", "\tif (first)\n\t\tdli_slots_set_logging(&log->slots, true);\n"
       "\tset_pending(cursor, views);\n\treturn 0;"), "unit/unit-slot_logging"),
     ("a failed join leaves its slots logged", "join.c",
-     "\t(void)dli_slot_logging_stop(log);\n\tif (!log->cursors)\n\t\t(void)drain_rings(log);\n}\n\n"
+     "\t(void)dli_slot_logging_stop(log);\n"
+     "\tif (!any_logs(log))\n\t\t(void)drain_rings(log);\n}\n\n"
      "static int log_views",
-     "\tif (!log->cursors)\n\t\t(void)drain_rings(log);\n}\n\nstatic int log_views",
+     "\tif (!any_logs(log))\n\t\t(void)drain_rings(log);\n}\n\nstatic int log_views",
      "unit/unit-slot_logging"),
     ("the last cursor leaves entries in the rings", "join.c",
      "\t(void)dli_slot_logging_stop(log);\n"
      "\t/* Clear the flags first; otherwise the rings would fill again after the drain. */\n"
-     "\tif (!log->cursors)\n\t\t(void)drain_rings(log);\n",
+     "\tif (!any_logs(log))\n\t\t(void)drain_rings(log);\n",
      "\t(void)dli_slot_logging_stop(log);\n", "unit/unit-join"),
     ("the last cursor leaves its slots logged", "join.c",
      "\t(void)dli_slot_logging_stop(log);\n\t/* Clear the flags", "\t/* Clear the flags",
@@ -177,7 +178,7 @@ MORE = [
      "\t\tr = clear ? dli_clear_batch(log, view->slot, &batch) : 0;", "\t\tr = 0;",
      "unit/unit-rules_take"),
     ("a take clears although the caller clears later", "api/take.c",
-     " && !(taker->flags & DL_TAKE_NO_CLEAR);", ";", "unit/unit-rules_take"),
+     " && !(taker->flags & DL_TAKE_NO_CLEAR) &&", " &&", "unit/unit-rules_take"),
     ("a take forgets what it could not clear", "api/take.c",
      "\t\t\tdli_page_set_mark_batch(view->set, &batch);\n", "", "unit/unit-rules_take"),
     ("a range is cleared up to its first chunk", "clear.c",
