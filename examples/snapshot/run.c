@@ -418,9 +418,12 @@ static int run_guest(struct run *run)
 	return status ? status : verify(run);
 }
 
-/* After the last point the device is paused still; its thread ends when it can go on. */
 static void stop(struct run *run)
 {
+	/* After the last point it is paused still. Its thread ends while there is memory. */
+	if (run->taker.stopped)
+		device_resume(&run->device);
+	device_stop(&run->device);
 	writer_close(&run->writer);
 	beside_free(&run->beside);
 	reaper_stop(&run->reaper);

@@ -214,6 +214,7 @@ static int stop(struct taker *taker, struct taken *taken)
 	vcpus_ns = clock_ns();
 	taken->cost.vcpus_ns = vcpus_ns - start_ns;
 	device_pause(taker->device);
+	taker->stopped = true;
 	if (r)
 		return fail(taken, r, "", machine->why);
 	r = device_save(taker->device, &taker->state.device);
@@ -261,6 +262,7 @@ static int pause(struct taker *taker, bool last, struct taken *taken, uint32_t *
 	if (!last) {
 		machine_resume(&taker->host->machine);
 		device_resume(taker->device);
+		taker->stopped = false;
 	}
 	return r;
 }
@@ -305,7 +307,7 @@ static void end_pass(struct taker *taker, bool complete)
 	}
 }
 
-static int write_point(struct taker *taker, bool last, struct taken *taken, bool *stopped)
+static int write_point(struct taker *taker, bool last, struct taken *taken)
 {
 	uint32_t crc = 0, *proof = taker->options->prove == PROVE_ALL ? &crc : NULL;
 	struct snap_header header;
@@ -319,7 +321,6 @@ static int write_point(struct taker *taker, bool last, struct taken *taken, bool
 		r = live_passes(taker, taken);
 	if (r)
 		return r;
-	*stopped = true;
 	r = pause(taker, last, taken, &crc);
 	if (r)
 		return r;
@@ -343,14 +344,13 @@ static void note_cost(struct taker *taker, struct cost *cost)
 
 int taker_take(struct taker *taker, bool full, bool last, struct taken *taken)
 {
-	bool stopped = false;
 	uint64_t start_ns = clock_ns();
 	int r;
 
 	memset(taken, 0, sizeof(*taken));
 	taken->number = taker->parent.number + 1;
 	taken->base = full || !taker->parent.number;
-	r = write_point(taker, last, taken, &stopped);
+	r = write_point(taker, last, taken);
 	/* The file is there to stay, or the pages are pending again. */
 	if (!taker->ended_early)
 		end_pass(taker, !r);
@@ -362,7 +362,7 @@ int taker_take(struct taker *taker, bool full, bool last, struct taken *taken)
 		/* Its reason may be better than a closed socket's. */
 		if (!*taken->why)
 			fail(taken, r, "", *taker->writer->why ? taker->writer->why : strerror(-r));
-		if (last && !stopped)
+		if (last && !taker->stopped)
 			(void)stop(taker, taken);
 		return r == -ETIMEDOUT ? r : 0;
 	}

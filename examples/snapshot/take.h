@@ -29,6 +29,7 @@ struct taker {
 	struct held held;
 	struct saboteur saboteur;
 	bool ended_early;	   /* by --sabotage */
+	bool stopped;		   /* guest and device, after the last point */
 	struct snap_header parent; /* number 0: there is none yet */
 	struct snap_state state;
 };
@@ -61,7 +62,8 @@ int taker_init(struct taker *taker, const struct options *options, struct host *
 void taker_free(struct taker *taker);
 
 /*
- * Takes the next point while the guest runs; afterwards it runs on, unless it is the last one.
+ * Takes the next point while the guest runs; afterwards it runs on, unless it is the last one: then
+ * it is stopped and the device is paused.
  * Returns 0 also if the point is not complete, as the next one makes up for it; or a negative errno
  * value if there is no sense in going on, with the reason in taken->why.
  */
