@@ -8,23 +8,23 @@
 # (tests/builds/run.sh) and lint (lint.sh).
 rooms_table() {
   cat <<'END'
-unit        each file of lib/ by itself
-model       the model kernel, also compared with /dev/kvm
-migrations  whole migrations on the model kernel
-vmm         a VMM as established ones are built, on the model and on /dev/kvm
-simulation  library and model under one seeded scheduler
-race        real threads, and the memory orders
-tuning      the rule of dl_log_harvest_due() on a virtual clock
-convergence laws that make migrations end, in virtual time
-process     failing calls, system calls, signals, forks, cancellation
-fuzz        hostile rings, calls and streams
-kvm         this machine's /dev/kvm with a real guest
-lab         Debian kernels in emulated machines; slow, and has no fast form
-abi         public headers, exported symbols, the recorded ABI, the programs of documents
-builds      other compilers, C libraries and machines, installation, reproducible files
-examples    probe, precopy, snapshot, dirtytop and the bindings
-tools       tests/run.sh and tests/lint.sh
-lint        format, spelling, scripts, line widths
+unit         each file of lib/ by itself
+model        the model kernel, also compared with /dev/kvm
+migrations   whole migrations on the model kernel
+vmm          a VMM as established ones are built, on the model and on /dev/kvm
+simulation   library and model under one seeded scheduler
+race         real threads, and the memory orders
+tuning       the rule of dl_log_harvest_due() on a virtual clock
+convergence  laws that make migrations end, in virtual time
+process      failing calls, system calls, signals, forks, cancellation
+fuzz         hostile rings, calls and streams
+kvm          this machine's /dev/kvm with a real guest
+lab          Debian kernels in emulated machines; slow, and has no fast form
+abi          public headers, exported symbols, the recorded ABI, the programs of documents
+builds       other compilers, C libraries and machines, installation, reproducible files
+examples     probe, precopy, snapshot, dirtytop and the bindings
+tools        tests/run.sh and tests/lint.sh
+lint         format, spelling, scripts, line widths
 END
 }
 
