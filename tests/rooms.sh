@@ -205,7 +205,7 @@ choose_changed_rooms() {
   for name in $(room_names); do
     [ -n "${why[$name]:-}" ] || continue
     rooms+=("$name")
-    printf '  %-11s %s%s\n' "$name" "${why[$name]}" "${more[$name]:+ and ${more[$name]} more}"
+    printf '  %-12s %s%s\n' "$name" "${why[$name]}" "${more[$name]:+ and ${more[$name]} more}"
   done
   for name in bench mutation; do
     hand=$(by_hand "$name")
