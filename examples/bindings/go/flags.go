@@ -80,6 +80,8 @@ const (
 	CursorWanted  CursorFlags = C.DL_CURSOR_WANTED   // only SlotWanted slots
 	CursorOneSlot CursorFlags = C.DL_CURSOR_ONE_SLOT // only the slot of that number
 	CursorMissed  CursorFlags = C.DL_CURSOR_MISSED   // only what a watch found and no mark named
+	// CursorSkipRewritten: the first pass leaves what is written again to the next.
+	CursorSkipRewritten CursorFlags = C.DL_CURSOR_SKIP_REWRITTEN
 )
 
 // EndFlags are those of Cursor.End.

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"example.org/dirtylog"
 	"example.org/dirtylog/internal/model"
@@ -282,6 +283,66 @@ func TestModelTakeMovesPagesIntoWords(t *testing.T) {
 		t.Errorf("removed with %x", words[:2])
 	}
 	expectError(t, guest.Log.RemoveSlot(0, 0, nil), syscall.ENOENT, "no such slot")
+}
+
+func TestModelLimitedVCPUIsKickedAndPauses(t *testing.T) {
+	guest := newGuest(t, 0, dirtylog.Options{Mode: dirtylog.ModeRing})
+	newClean(t, guest)
+	if pause, err := guest.VCPU.PauseDue(); pause != 0 || err != nil {
+		t.Errorf("%v, %v without a limit", pause, err)
+	}
+	must(t, guest.VCPU.Limit(pageBytes))
+	for page := uint64(0); page < 100; page++ {
+		must(t, guest.Store(page*pageBytes, page))
+	}
+	_, err := guest.Log.Reap(dirtylog.ReapNow)
+	must(t, err)
+	var cookies [4]uint64
+	n, err := guest.Log.Kicks(cookies[:])
+	must(t, err)
+	pause, err := guest.VCPU.PauseDue()
+	must(t, err)
+	if n != 1 || pause <= 0 {
+		t.Errorf("%d kicks, a pause of %v", n, pause)
+	}
+	stats, err := guest.Log.Stats()
+	must(t, err)
+	if stats.LimitedVCPUs != 1 || stats.Paused < pause {
+		t.Errorf("%+v", stats)
+	}
+	must(t, guest.VCPU.Limit(0))
+	if pause, err = guest.VCPU.PauseDue(); pause != 0 || err != nil {
+		t.Errorf("%v, %v after the limit", pause, err)
+	}
+}
+
+func TestModelPlanAdvises(t *testing.T) {
+	guest := newGuest(t, 0, dirtylog.Options{})
+	cursor := newCursor(t, guest, dirtylog.CursorOptions{Flags: dirtylog.CursorSkipRewritten})
+	plan, err := cursor.NewPlan(dirtylog.Goal{Downtime: time.Second, Total: time.Minute})
+	must(t, err)
+	_, err = cursor.NewPlan(dirtylog.Goal{})
+	expectError(t, err, syscall.EBUSY, "a plan")
+	must(t, plan.Sent(pageBytes, time.Millisecond))
+	advice, err := plan.Next(0)
+	must(t, err)
+	if advice.Verdict != dirtylog.VerdictContinue || advice.PendingBytes != memoryBytes ||
+		advice.Again <= 0 || advice.BoundBy != dirtylog.BoundNone {
+		t.Errorf("%+v", advice)
+	}
+	readPages(t, cursor, 0, dirtylog.EndCommit)
+	advice, err = plan.Next(0)
+	must(t, err)
+	if advice.Verdict != dirtylog.VerdictSwitchover || advice.PendingBytes != 0 {
+		t.Errorf("%+v", advice)
+	}
+	must(t, plan.Close())
+	if _, err = plan.Next(0); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("%v of a plan that is closed", err)
+	}
+	plan, err = cursor.NewPlan(dirtylog.Goal{Flags: dirtylog.GoalAdvise})
+	must(t, err)
+	must(t, plan.Close())
 }
 
 func TestModelErrorsNameTheArgument(t *testing.T) {

@@ -63,6 +63,8 @@ using cursor_options = sized<struct dl_cursor_options>;
 using bitmap = sized<struct dl_bitmap>;
 using cursor_stats = sized<struct dl_cursor_stats>;
 using stats = sized<struct dl_stats>;
+using goal = sized<struct dl_goal>;
+using advice = sized<struct dl_advice>;
 using extent = dl_extent;
 
 /* The first byte of an extent. The guest writes it on while it runs. */
@@ -162,6 +164,21 @@ public:
 		ec = to_code(dl_vcpu_stats(get(), &stats));
 		return stats;
 	}
+
+	/* How fast it may dirty new memory; 0: no limit. */
+	void limit(std::uint64_t bytes_per_s, std::error_code &ec) noexcept
+	{
+		ec = to_code(dl_vcpu_limit(get(), bytes_per_s));
+	}
+
+	/* Nanoseconds to stay out of KVM_RUN; for the thread that runs the vCPU. */
+	std::uint64_t pause_due(std::error_code &ec) noexcept
+	{
+		std::uint64_t pause_ns = 0;
+
+		ec = to_code(dl_vcpu_pause_due(get(), &pause_ns));
+		return pause_ns;
+	}
 #ifdef __cpp_exceptions
 	void drain()
 	{
@@ -177,6 +194,21 @@ public:
 
 		check(ec, log_, "dl_vcpu_stats");
 		return stats;
+	}
+	void limit(std::uint64_t bytes_per_s)
+	{
+		std::error_code ec;
+
+		limit(bytes_per_s, ec);
+		check(ec, log_, "dl_vcpu_limit");
+	}
+	std::uint64_t pause_due()
+	{
+		std::error_code ec;
+		auto pause_ns = pause_due(ec);
+
+		check(ec, log_, "dl_vcpu_pause_due");
+		return pause_ns;
 	}
 #endif
 
@@ -347,6 +379,53 @@ private:
 	std::uint64_t pending_bytes_ = 0;
 };
 
+/* Convergence control of a cursor: cursor::new_plan(). Its limits go with it. */
+class [[nodiscard]] plan
+{
+public:
+	plan() noexcept = default;
+	plan(dl_plan *plan, const dl_log *log) noexcept : plan_(plan), log_(log) {}
+	explicit operator bool() const noexcept { return plan_ != nullptr; }
+	dl_plan *get() const noexcept { return plan_.get(); }
+
+	/* The wire, busy for busy_ns, took bytes of guest memory; "zero" pages do not count. */
+	void sent(std::uint64_t bytes, std::uint64_t busy_ns, std::error_code &ec) noexcept
+	{
+		ec = to_code(dl_plan_sent(get(), bytes, busy_ns));
+	}
+
+	/* Sets the vCPUs' limits. Call log::kicks() afterwards. */
+	advice next(std::uint64_t unsent_bytes, std::error_code &ec) noexcept
+	{
+		advice advice;
+
+		ec = to_code(dl_plan_next(get(), unsent_bytes, &advice));
+		return advice;
+	}
+
+#ifdef __cpp_exceptions
+	void sent(std::uint64_t bytes, std::uint64_t busy_ns)
+	{
+		std::error_code ec;
+
+		sent(bytes, busy_ns, ec);
+		check(ec, log_, "dl_plan_sent");
+	}
+	advice next(std::uint64_t unsent_bytes = 0)
+	{
+		std::error_code ec;
+		auto advice = next(unsent_bytes, ec);
+
+		check(ec, log_, "dl_plan_next");
+		return advice;
+	}
+#endif
+
+private:
+	handle<dl_plan, dl_plan_free> plan_;
+	[[maybe_unused]] const dl_log *log_ = nullptr;
+};
+
 /* A consumer: log::new_cursor(). The last cursor that goes switches logging off. */
 class [[nodiscard]] cursor
 {
@@ -387,6 +466,13 @@ public:
 		ec = to_code(dl_cursor_stats(get(), &stats));
 		return stats;
 	}
+	plan new_plan(const struct dl_goal &goal, std::error_code &ec) noexcept
+	{
+		dl_plan *made = nullptr;
+
+		ec = to_code(dl_plan_new(get(), &goal, &made));
+		return { made, log_ };
+	}
 
 #ifdef __cpp_exceptions
 	pass harvest(std::uint32_t flags = 0)
@@ -420,6 +506,14 @@ public:
 
 		check(ec, log_, "dl_cursor_stats");
 		return stats;
+	}
+	plan new_plan(const struct dl_goal &goal = dirtylog::goal())
+	{
+		std::error_code ec;
+		auto made = new_plan(goal, ec);
+
+		check(ec, log_, "dl_plan_new");
+		return made;
 	}
 #endif
 
@@ -561,6 +655,13 @@ public:
 		return again_ns;
 	}
 
+	/* The cookies of vCPUs that must leave KVM_RUN, or a pause; returns how many. */
+	std::uint32_t kicks(std::uint64_t *cookies, std::uint32_t max_cookies,
+			    std::error_code &ec) noexcept
+	{
+		return result_or(dl_log_kicks(get(), cookies, max_cookies), ec);
+	}
+
 	/* Write, then mark, then notify the guest. */
 	void mark_gpa(std::uint32_t as_id, std::uint64_t gpa, std::uint64_t bytes,
 		      std::error_code &ec) noexcept
@@ -691,6 +792,14 @@ public:
 
 		check(ec, get(), "dl_log_reap");
 		return again_ns;
+	}
+	std::uint32_t kicks(std::uint64_t *cookies, std::uint32_t max_cookies)
+	{
+		std::error_code ec;
+		auto n = kicks(cookies, max_cookies, ec);
+
+		check(ec, get(), "dl_log_kicks");
+		return n;
 	}
 	void mark_gpa(std::uint32_t as_id, std::uint64_t gpa, std::uint64_t bytes)
 	{

@@ -266,6 +266,63 @@ void marks_and_takes_agree()
 	});
 }
 
+/* More than a page a second: the vCPU must pause, until the limit is lifted. */
+void a_limited_vcpu_is_kicked_and_pauses()
+{
+	in_modes([](rig &rig) {
+		auto cursor = rig.log.new_cursor();
+		std::uint64_t cookies[4];
+
+		if (rig.log.config().mode != DL_MODE_RING) {
+			CHECK(code_of([&] { rig.vcpu.limit(1); }) ==
+			      std::errc::operation_not_supported);
+			CHECK(rig.vcpu.pause_due() == 0 && rig.log.kicks(cookies, 4) == 0);
+			return;
+		}
+		rig.vcpu.limit(4096);
+		rig.guest->start(rig.vcpu);
+		rig.guest->write_some();
+		rig.guest->stop();
+		/* What was pending from the beginning is not new. */
+		{
+			auto pass = cursor.harvest();
+
+			for (const auto &extent : pass)
+				pass.ack(extent);
+		}
+		rig.guest->start(rig.vcpu);
+		rig.guest->write_some();
+		rig.guest->stop();
+		rig.log.reap(DL_REAP_NOW);
+		CHECK(rig.log.kicks(cookies, 4) == 1);
+		CHECK(rig.vcpu.pause_due() > 0);
+		CHECK(rig.log.stats().limited_vcpus == 1);
+		rig.vcpu.limit(0);
+		CHECK(rig.vcpu.pause_due() == 0);
+	});
+}
+
+void a_plan_advises()
+{
+	in_modes([](rig &rig) {
+		auto cursor = rig.log.new_cursor();
+		dirtylog::goal goal;
+
+		goal.total_ns = 60000000000;
+		auto plan = cursor.new_plan(goal);
+		CHECK(code_of([&] { auto second = cursor.new_plan(); }) ==
+		      std::errc::device_or_resource_busy);
+		plan.sent(4096, 1000000);
+		const auto advice = plan.next();
+		CHECK(advice.verdict == DL_VERDICT_CONTINUE && advice.again_ns > 0);
+		CHECK(advice.pending_bytes >= rig.guest->memory_bytes);
+		goal.least_run_ppm = 1000001;
+		plan = dirtylog::plan();
+		CHECK(code_of([&] { auto bad = cursor.new_plan(goal); }) ==
+		      std::errc::invalid_argument);
+	});
+}
+
 void a_slot_goes_with_its_object()
 {
 	in_modes([](rig &rig) {
@@ -392,6 +449,8 @@ const test tests[] = {
 	  a_pass_that_ends_makes_pending_what_was_not_acknowledged },
 	{ "a_loop_that_fails_throws", a_loop_that_fails_throws },
 	{ "marks_and_takes_agree", marks_and_takes_agree },
+	{ "a_limited_vcpu_is_kicked_and_pauses", a_limited_vcpu_is_kicked_and_pauses },
+	{ "a_plan_advises", a_plan_advises },
 	{ "a_slot_goes_with_its_object", a_slot_goes_with_its_object },
 	{ "a_watch_finds_what_the_vmm_writes", a_watch_finds_what_the_vmm_writes },
 	{ "the_descriptor_becomes_readable", the_descriptor_becomes_readable },

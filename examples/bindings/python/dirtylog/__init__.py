@@ -18,14 +18,16 @@ libdirtylog.so.0 is loaded; the environment variable DIRTYLOG_LIBRARY names anot
 
 __version__ = "0.2.0"
 
-from ._abi import Backup, ExtentFlag, Has, Mode
+from ._abi import Backup, Bound, ExtentFlag, Has, Mode, Verdict
 from ._cursor import Cursor, CursorStats, Extent, Pass
 from ._handle import Error
 from ._log import Config, Log, Probe, Stats, Vcpu, library_version, probe
 from ._memory import Address, bits
+from ._plan import Advice, Plan
 from ._slot import Slot
 
 __all__ = [
-    "Address", "Backup", "Config", "Cursor", "CursorStats", "Error", "Extent", "ExtentFlag", "Has",
-    "Log", "Mode", "Pass", "Probe", "Slot", "Stats", "Vcpu", "bits", "library_version", "probe",
+    "Address", "Advice", "Backup", "Bound", "Config", "Cursor", "CursorStats", "Error", "Extent",
+    "ExtentFlag", "Has", "Log", "Mode", "Pass", "Plan", "Probe", "Slot", "Stats", "Vcpu", "Verdict",
+    "bits", "library_version", "probe",
 ]

@@ -64,6 +64,7 @@ class CursorFlag(enum.IntFlag):
     WANTED = 4
     ONE_SLOT = 8
     MISSED = 16
+    SKIP_REWRITTEN = 32
 
 
 class EndFlag(enum.IntFlag):
@@ -88,6 +89,31 @@ class ExtentFlag(enum.IntFlag):
 
 class WatchFlag(enum.IntFlag):
     AUDIT = 2
+
+
+class GoalFlag(enum.IntFlag):
+    ADVISE = 2
+
+
+class Verdict(enum.IntEnum):
+    """What a plan says of a migration."""
+
+    CONTINUE = 0
+    SWITCHOVER = 1
+    THROTTLED = 2
+    LATE = 3
+    DIVERGING = 4
+
+
+class Bound(enum.IntEnum):
+    """What keeps a migration from its goal."""
+
+    NONE = 0
+    STALL = 1
+    DEADLINE = 2
+    FLOOR = 3
+    PAUSE = 4
+    IGNORED = 5
 
 
 class dl_options(ctypes.Structure):
@@ -200,6 +226,39 @@ class dl_stats(ctypes.Structure):
         ("late_marks", c_uint64),
         ("repair_bytes", c_uint64),
         ("failed_marks", c_uint64),
+        ("written_bytes_per_s", c_uint64),
+    ]
+
+
+class dl_goal(ctypes.Structure):
+    _fields_ = [
+        ("size", c_uint32),
+        ("flags", c_uint32),
+        ("downtime_ns", c_uint64),
+        ("fixed_ns", c_uint64),
+        ("total_ns", c_uint64),
+        ("longest_pause_ns", c_uint64),
+        ("least_run_ppm", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class dl_advice(ctypes.Structure):
+    _fields_ = [
+        ("size", c_uint32),
+        ("verdict", c_uint32),
+        ("pending_bytes", c_uint64),
+        ("dirty_bytes_per_s", c_uint64),
+        ("written_bytes_per_s", c_uint64),
+        ("wire_bytes_per_s", c_uint64),
+        ("downtime_ns", c_uint64),
+        ("remaining_ns", c_uint64),
+        ("again_ns", c_uint64),
+        ("least_pending_bytes", c_uint64),
+        ("run_ppm", c_uint32),
+        ("limited_vcpus", c_uint32),
+        ("bound_by", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 
@@ -259,9 +318,12 @@ PROTOTYPES = {
     "dl_vcpu_add": (c_int, _handle, c_int, u64, u32, _out),
     "dl_vcpu_drain": (c_int, _handle, u32),
     "dl_vcpu_stats": (c_int, _handle, POINTER(dl_stats)),
+    "dl_vcpu_limit": (c_int, _handle, u64),
+    "dl_vcpu_pause_due": (c_int, _handle, POINTER(c_uint64)),
     "dl_vcpu_remove": (None, _handle),
     "dl_log_fd": (c_int, _handle),
     "dl_log_reap": (c_int, _handle, u32, POINTER(c_uint64)),
+    "dl_log_kicks": (c_int, _handle, POINTER(c_uint64), u32),
     "dl_cursor_new": (c_int, _handle, POINTER(dl_cursor_options), _out),
     "dl_harvest": (c_int, _handle, u32, POINTER(c_uint64)),
     "dl_cursor_read": (c_int, _handle, POINTER(dl_extent), u32),
@@ -275,6 +337,10 @@ PROTOTYPES = {
     "dl_mark_hva": (c_int, _handle, c_void_p, u64),
     "dl_mark_iov": (c_int, _handle, POINTER(iovec), u32, u64, u64),
     "dl_mark_bitmap": (c_int, _handle, POINTER(dl_bitmap), _words, u64, POINTER(c_uint64)),
+    "dl_plan_new": (c_int, _handle, POINTER(dl_goal), _out),
+    "dl_plan_sent": (c_int, _handle, u64, u64),
+    "dl_plan_next": (c_int, _handle, u64, POINTER(dl_advice)),
+    "dl_plan_free": (None, _handle),
 }
 
 SONAME = "libdirtylog.so.0"

@@ -12,6 +12,7 @@ from ._abi import (CursorFlag, EndFlag, ExtentFlag, HarvestFlag, TakeFlag, dl_cu
                    dl_cursor_stats, dl_extent, fill)
 from ._handle import Error, Handle, Owner, flags, lib
 from ._memory import words_of
+from ._plan import Plan
 from ._slot import Slot
 
 CursorStats = namedtuple(
@@ -132,13 +133,14 @@ class Cursor(Owner):
     """
 
     def __init__(self, log, *, clean=False, wanted=False, one_slot=None, missed=False,
-                 vcpus=0, coalesce_bytes=0, max_extent_bytes=0):
+                 skip_rewritten=False, vcpus=0, coalesce_bytes=0, max_extent_bytes=0):
         self._log = log
         options = fill(
             dl_cursor_options(),
             flags=flags((CursorFlag.CLEAN, clean), (CursorFlag.WANTED, wanted),
                         (CursorFlag.ONE_SLOT, one_slot is not None),
-                        (CursorFlag.MISSED, missed)),
+                        (CursorFlag.MISSED, missed),
+                        (CursorFlag.SKIP_REWRITTEN, skip_rewritten)),
             slot=0 if one_slot is None else number_of(one_slot),
             vcpus=vcpus, coalesce_bytes=coalesce_bytes, max_extent_bytes=max_extent_bytes)
         pointer = ctypes.c_void_p()
@@ -188,6 +190,20 @@ class Cursor(Owner):
                          (TakeFlag.NO_CLEAR, no_clear), (TakeFlag.LE, little_endian)),
                    pointer, n_words, taken)
         return taken.value
+
+    def plan(self, *, downtime_ns: int = 0, fixed_ns: int = 0, total_ns: int = 0,
+             longest_pause_ns: int = 0, least_run_ppm: int = 0, advise: bool = False) -> Plan:
+        """Starts to control the vCPUs for a goal (dl_plan_new). EBUSY: the log has a plan.
+
+        downtime_ns       longest pause of the guest at the switch; 0: 300 ms
+        fixed_ns          of it, what is not memory
+        total_ns          budget from now to the end of the switch; 0: none
+        longest_pause_ns  of one vCPU at a time; 0: downtime_ns
+        least_run_ppm     floor of a vCPU's running time; 0: 1%
+        advise            set no limits, only advise
+        """
+        return Plan(self, downtime_ns=downtime_ns, fixed_ns=fixed_ns, total_ns=total_ns,
+                    longest_pause_ns=longest_pause_ns, least_run_ppm=least_run_ppm, advise=advise)
 
     def stats(self) -> CursorStats:
         stats = fill(dl_cursor_stats())

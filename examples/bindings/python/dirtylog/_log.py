@@ -93,6 +93,19 @@ class Vcpu(Owner):
         """Empties the ring; after KVM_EXIT_DIRTY_RING_FULL, before KVM_RUN (dl_vcpu_drain)."""
         self._call(lib.dl_vcpu_drain, 0)
 
+    def limit(self, bytes_per_s: int) -> None:
+        """Limits how fast the vCPU dirties new memory; 0: no limit (dl_vcpu_limit)."""
+        self._call(lib.dl_vcpu_limit, bytes_per_s)
+
+    def pause_due(self) -> int:
+        """Nanoseconds that the vCPU must stay out of KVM_RUN; 0: enter (dl_vcpu_pause_due).
+
+        For the thread that runs the vCPU: its CPU time is how long the guest ran.
+        """
+        pause = ctypes.c_uint64()
+        self._call(lib.dl_vcpu_pause_due, pause)
+        return pause.value
+
     def stats(self) -> Stats:
         stats = fill(dl_stats())
         self._call(lib.dl_vcpu_stats, stats)
@@ -174,20 +187,23 @@ class Log(Owner):
         return Vcpu(self, vcpu_fd, cookie)
 
     def cursor(self, *, clean: bool = False, wanted: bool = False,
-               one_slot: Slot | int | None = None, missed: bool = False, vcpus: int = 0,
-               coalesce_bytes: int = 0, max_extent_bytes: int = 0) -> Cursor:
+               one_slot: Slot | int | None = None, missed: bool = False,
+               skip_rewritten: bool = False, vcpus: int = 0, coalesce_bytes: int = 0,
+               max_extent_bytes: int = 0) -> Cursor:
         """Adds a consumer, and switches logging on for what it covers (dl_cursor_new).
 
         clean             start with nothing pending; otherwise with everything
         wanted            only slots that are wanted
         one_slot          only the slot of that number, whenever it exists
         missed            log nothing: only what a watch found and no mark named
+        skip_rewritten    the first pass leaves what is written again to the next
         vcpus             of the VM now: fewer that were added are an error
         coalesce_bytes    join extents over clean gaps up to this
         max_extent_bytes  of one extent; 0: no limit
         """
         return Cursor(self, clean=clean, wanted=wanted, one_slot=one_slot, missed=missed,
-                      vcpus=vcpus, coalesce_bytes=coalesce_bytes, max_extent_bytes=max_extent_bytes)
+                      skip_rewritten=skip_rewritten, vcpus=vcpus,
+                      coalesce_bytes=coalesce_bytes, max_extent_bytes=max_extent_bytes)
 
     def fileno(self) -> int:
         """A descriptor that is readable when reap() has work; the log's own (dl_log_fd)."""
@@ -202,6 +218,14 @@ class Log(Owner):
         again = ctypes.c_uint64()
         self._call(lib.dl_log_reap, flags((ReapFlag.NOW, now)), again)
         return None if again.value == _NEVER else again.value
+
+    def kicks(self, max_cookies: int = 64) -> list[int]:
+        """Takes the cookies of vCPUs that must leave KVM_RUN, or a pause (dl_log_kicks).
+
+        Call it after reap() and Plan.next(), until it returns an empty list.
+        """
+        cookies = (ctypes.c_uint64 * max_cookies)()
+        return cookies[:self._call(lib.dl_log_kicks, cookies, max_cookies)]
 
     def config(self) -> Config:
         config = fill(dl_config())

@@ -30,7 +30,12 @@ ENUMS = {
     "dl_take_flag": (_abi.TakeFlag, "DL_TAKE_"),
     "dl_bitmap_flag": (_abi.BitmapFlag, "DL_BITMAP_"),
     "dl_extent_flag": (_abi.ExtentFlag, "DL_EXTENT_"),
+    "dl_goal_flag": (_abi.GoalFlag, "DL_GOAL_"),
+    "dl_verdict": (_abi.Verdict, "DL_VERDICT_"),
+    "dl_bound": (_abi.Bound, "DL_BOUND_"),
 }
+
+HANDLES = ("dl_log", "dl_vcpu", "dl_cursor", "dl_plan")
 
 # Parameters; a handle, or what C only passes on, is a void pointer.
 TYPES = {
@@ -43,9 +48,9 @@ TYPES = {
     "void *": ctypes.c_void_p,
     "uint64_t *": ctypes.POINTER(ctypes.c_uint64),
     "struct iovec *": ctypes.POINTER(_abi.iovec),
-    **{"struct %s *" % handle: ctypes.c_void_p for handle in ("dl_log", "dl_vcpu", "dl_cursor")},
+    **{"struct %s *" % handle: ctypes.c_void_p for handle in HANDLES},
     **{"struct %s **" % handle: ctypes.POINTER(ctypes.c_void_p)
-       for handle in ("dl_log", "dl_vcpu", "dl_cursor")},
+       for handle in HANDLES},
 }
 
 
@@ -159,12 +164,12 @@ class Abi(unittest.TestCase):
     def test_every_flag_is_used(self):
         package = os.path.dirname(dirtylog.__file__)
         text = ""
-        for name in ("_log.py", "_slot.py", "_cursor.py"):
+        for name in ("_log.py", "_slot.py", "_cursor.py", "_plan.py"):
             with open(os.path.join(package, name), encoding="utf-8") as file:
                 text += file.read()
         used = set(re.findall(r"\b(\w+Flag)\.(\w+)", text))
         flags = {(binding.__name__, member.name) for binding, _ in ENUMS.values()
-                 for member in binding if binding.__name__ not in ("Mode", "Backup", "Has")}
+                 for member in binding if binding.__name__.endswith("Flag")}
         self.assertEqual(flags - used, {("ExtentFlag", "PADDED")})  # read, never passed
 
     def test_versions_agree(self):

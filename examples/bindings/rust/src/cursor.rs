@@ -63,6 +63,10 @@ impl Cursor {
         self.raw.as_ptr()
     }
 
+    pub(crate) fn log(&self) -> &Arc<Shared> {
+        &self.log
+    }
+
     pub(crate) fn check(&self, r: c_int) -> Result<u32> {
         self.log.check(r)
     }

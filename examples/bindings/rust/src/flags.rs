@@ -109,6 +109,8 @@ flags! {
         ONE_SLOT = sys::DL_CURSOR_ONE_SLOT;
         /// An audit: only what a watch found and no mark named.
         MISSED = sys::DL_CURSOR_MISSED;
+        /// The first pass leaves what is written again to the next.
+        SKIP_REWRITTEN = sys::DL_CURSOR_SKIP_REWRITTEN;
     }
 
     /// Of [`Cursor::take`](crate::Cursor::take).
@@ -129,6 +131,12 @@ flags! {
         TAKE = sys::DL_BITMAP_TAKE;
         /// Little-endian words, as vhost-user's. Without it, the host's order.
         LE = sys::DL_BITMAP_LE;
+    }
+
+    /// Of a [`Goal`](crate::Goal).
+    GoalFlags {
+        /// Set no limits, only advise.
+        ADVISE = sys::DL_GOAL_ADVISE;
     }
 
     /// Of an [`Extent`](crate::Extent).

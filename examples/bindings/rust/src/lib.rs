@@ -71,6 +71,7 @@ mod error;
 mod flags;
 mod log;
 mod pass;
+mod plan;
 mod slot;
 pub mod sys;
 mod vcpu;
@@ -78,11 +79,12 @@ mod vcpu;
 pub use cursor::{Cursor, CursorOptions};
 pub use error::{Error, Result};
 pub use flags::{
-    has, Backup, BitmapFlags, CursorFlags, ExtentFlags, HarvestFlags, Has, Mode, ReapFlags,
-    RemoveFlags, SlotFlags, TakeFlags, WatchFlags,
+    has, Backup, BitmapFlags, CursorFlags, ExtentFlags, GoalFlags, HarvestFlags, Has, Mode,
+    ReapFlags, RemoveFlags, SlotFlags, TakeFlags, WatchFlags,
 };
 pub use log::{library_version, probe, Bitmap, Log, Options, Os};
 pub use pass::{Extent, Extents, Pass};
+pub use plan::{Advice, Bound, Goal, Plan, Verdict};
 pub use slot::Slot;
 pub use sys::{
     dl_config as Config, dl_cursor_stats as CursorStats, dl_stats as Stats, iovec as IoVec,

@@ -330,6 +330,21 @@ impl Log {
         (self.check(r).map(drop), again)
     }
 
+    /// Takes the cookies of vCPUs that must leave KVM_RUN, or a pause, and ask
+    /// [`Vcpu::pause_due`]: as many as there is room for. Call it after
+    /// [`reap`](Log::reap) and [`Plan::next`](crate::Plan::next).
+    pub fn kicks(&self, cookies: &mut [u64]) -> Result<usize> {
+        // SAFETY: As in config().
+        let r = unsafe {
+            sys::dl_log_kicks(
+                self.raw.as_ptr(),
+                cookies.as_mut_ptr(),
+                cookies.len() as u32,
+            )
+        };
+        self.check(r).map(|n| n as usize)
+    }
+
     /// Adds a consumer, and switches logging on for what it covers and nobody logs yet.
     pub fn cursor(&self, options: &CursorOptions) -> Result<Cursor> {
         let mut cursor = ptr::null_mut();

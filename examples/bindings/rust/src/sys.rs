@@ -43,6 +43,7 @@ constants! {
     DL_CURSOR_WANTED = 4;
     DL_CURSOR_ONE_SLOT = 8;
     DL_CURSOR_MISSED = 16;
+    DL_CURSOR_SKIP_REWRITTEN = 32;
     DL_END_COMMIT = 2;
     DL_TAKE_PAUSED = 1;
     DL_TAKE_HARVEST = 2;
@@ -52,6 +53,18 @@ constants! {
     DL_BITMAP_TAKE = 2;
     DL_BITMAP_LE = 4;
     DL_WATCH_AUDIT = 2;
+    DL_GOAL_ADVISE = 2;
+    DL_VERDICT_CONTINUE = 0;
+    DL_VERDICT_SWITCHOVER = 1;
+    DL_VERDICT_THROTTLED = 2;
+    DL_VERDICT_LATE = 3;
+    DL_VERDICT_DIVERGING = 4;
+    DL_BOUND_NONE = 0;
+    DL_BOUND_STALL = 1;
+    DL_BOUND_DEADLINE = 2;
+    DL_BOUND_FLOOR = 3;
+    DL_BOUND_PAUSE = 4;
+    DL_BOUND_IGNORED = 5;
     DL_VERSION_MAJOR = 0;
     DL_VERSION_MINOR = 2;
     DL_VERSION_PATCH = 0;
@@ -103,7 +116,10 @@ macro_rules! versioned {
     };
 }
 
-versioned! { dl_options dl_config dl_slot dl_bitmap dl_cursor_options dl_cursor_stats dl_stats }
+versioned! {
+    dl_options dl_config dl_slot dl_bitmap dl_cursor_options dl_cursor_stats dl_stats dl_goal
+    dl_advice
+}
 
 impl dl_extent {
     fn set_size(&mut self) {}
@@ -213,6 +229,37 @@ structs! {
         late_marks: u64,
         repair_bytes: u64,
         failed_marks: u64,
+        written_bytes_per_s: u64,
+    }
+
+    /// For `dl_plan_new()`.
+    struct dl_goal {
+        size: u32,
+        flags: u32,
+        downtime_ns: u64,
+        fixed_ns: u64,
+        total_ns: u64,
+        longest_pause_ns: u64,
+        least_run_ppm: u32,
+        reserved: u32,
+    }
+
+    /// What `dl_plan_next()` says.
+    struct dl_advice {
+        size: u32,
+        verdict: u32,
+        pending_bytes: u64,
+        dirty_bytes_per_s: u64,
+        written_bytes_per_s: u64,
+        wire_bytes_per_s: u64,
+        downtime_ns: u64,
+        remaining_ns: u64,
+        again_ns: u64,
+        least_pending_bytes: u64,
+        run_ppm: u32,
+        limited_vcpus: u32,
+        bound_by: u32,
+        reserved: u32,
     }
 }
 
@@ -234,6 +281,8 @@ handles! {
     dl_vcpu;
     /// One consumer.
     dl_cursor;
+    /// Convergence control of one cursor.
+    dl_plan;
     /// The table of system calls of `dirtylog/os.h`.
     dl_os;
 }
@@ -290,9 +339,12 @@ extern "C" {
     ) -> c_int;
     pub fn dl_vcpu_drain(vcpu: *mut dl_vcpu, flags: u32) -> c_int;
     pub fn dl_vcpu_stats(vcpu: *const dl_vcpu, stats: *mut dl_stats) -> c_int;
+    pub fn dl_vcpu_limit(vcpu: *mut dl_vcpu, bytes_per_s: u64) -> c_int;
+    pub fn dl_vcpu_pause_due(vcpu: *mut dl_vcpu, pause_ns: *mut u64) -> c_int;
     pub fn dl_vcpu_remove(vcpu: *mut dl_vcpu);
     pub fn dl_log_fd(log: *mut dl_log) -> c_int;
     pub fn dl_log_reap(log: *mut dl_log, flags: u32, again_ns: *mut u64) -> c_int;
+    pub fn dl_log_kicks(log: *mut dl_log, cookies: *mut u64, max_cookies: u32) -> c_int;
     pub fn dl_cursor_new(
         log: *mut dl_log,
         options: *const dl_cursor_options,
@@ -337,4 +389,12 @@ extern "C" {
         n_words: u64,
         marked_bytes: *mut u64,
     ) -> c_int;
+    pub fn dl_plan_new(
+        cursor: *mut dl_cursor,
+        goal: *const dl_goal,
+        plan: *mut *mut dl_plan,
+    ) -> c_int;
+    pub fn dl_plan_sent(plan: *mut dl_plan, bytes: u64, busy_ns: u64) -> c_int;
+    pub fn dl_plan_next(plan: *mut dl_plan, unsent_bytes: u64, advice: *mut dl_advice) -> c_int;
+    pub fn dl_plan_free(plan: *mut dl_plan);
 }

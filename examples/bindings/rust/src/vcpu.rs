@@ -7,6 +7,7 @@ use crate::sys;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A registered vCPU. Dropping it releases the registration: the vCPU must not be running.
 ///
@@ -34,6 +35,22 @@ impl Vcpu {
         // SAFETY: The handle is alive as long as self is.
         let r = unsafe { sys::dl_vcpu_drain(self.raw.as_ptr(), 0) };
         self.log.check(r).map(drop)
+    }
+
+    /// Limits how fast the vCPU dirties new memory; 0: no limit. EOPNOTSUPP in bitmap mode.
+    pub fn limit(&self, bytes_per_s: u64) -> Result<()> {
+        // SAFETY: As in drain().
+        let r = unsafe { sys::dl_vcpu_limit(self.raw.as_ptr(), bytes_per_s) };
+        self.log.check(r).map(drop)
+    }
+
+    /// How long this vCPU must stay out of KVM_RUN; zero: enter. For the thread that runs the vCPU:
+    /// its CPU time is how long the guest ran.
+    pub fn pause_due(&self) -> Result<Duration> {
+        let mut pause_ns = 0;
+        // SAFETY: As in drain(); pause_ns is written during the call only.
+        let r = unsafe { sys::dl_vcpu_pause_due(self.raw.as_ptr(), &mut pause_ns) };
+        self.log.check(r).map(|_| Duration::from_nanos(pause_ns))
     }
 
     /// This vCPU's counters; all 0 in bitmap mode.

@@ -8,8 +8,8 @@ mod model;
 
 use common::*;
 use dirtylog::{
-    Bitmap, BitmapFlags, CursorFlags, CursorOptions, Extent, HarvestFlags, IoVec, Log, Mode,
-    Options, ReapFlags, Slot, TakeFlags, WatchFlags,
+    Bitmap, BitmapFlags, Bound, CursorFlags, CursorOptions, Extent, Goal, GoalFlags, HarvestFlags,
+    IoVec, Log, Mode, Options, Plan, ReapFlags, Slot, TakeFlags, Verdict, WatchFlags,
 };
 use model::*;
 use std::collections::HashSet;
@@ -188,6 +188,65 @@ fn a_pass_that_was_leaked_is_ended_by_the_next() {
         cursor.harvest(HarvestFlags::NONE).unwrap().pending_bytes(),
         PAGE as u64
     );
+}
+
+#[test]
+fn a_limited_vcpu_is_kicked_and_pauses() {
+    let options = Options {
+        mode: Mode::Ring,
+        ..Options::default()
+    };
+    let guest = Guest::new(0, options, MEMORY_BYTES).unwrap();
+    let _cursor = guest.log.cursor(&CLEAN).unwrap();
+    assert_eq!(guest.vcpu.pause_due().unwrap(), Duration::ZERO);
+    guest.vcpu.limit(PAGE as u64).unwrap();
+    for page in 0..100 {
+        guest.store(page * PAGE, 1).unwrap();
+    }
+    guest.log.reap(ReapFlags::NOW).0.unwrap();
+    let mut cookies = [0; 4];
+    assert_eq!(guest.log.kicks(&mut cookies).unwrap(), 1);
+    assert!(guest.vcpu.pause_due().unwrap() > Duration::ZERO);
+    assert_eq!(guest.log.stats().unwrap().limited_vcpus, 1);
+    guest.vcpu.limit(0).unwrap();
+    assert_eq!(guest.vcpu.pause_due().unwrap(), Duration::ZERO);
+}
+
+#[test]
+fn a_plan_advises() {
+    let guest = guest();
+    let options = CursorOptions {
+        flags: CursorFlags::SKIP_REWRITTEN,
+        ..CLEAN
+    };
+    let mut cursor = guest.log.cursor(&options).unwrap();
+    let goal = Goal {
+        downtime: Duration::from_secs(1),
+        total: Duration::from_secs(60),
+        ..Goal::default()
+    };
+    let plan = Plan::new(&cursor, &goal).unwrap();
+    assert!(Plan::new(&cursor, &goal)
+        .unwrap_err()
+        .why()
+        .contains("a plan"));
+    plan.sent(PAGE as u64, Duration::from_millis(1)).unwrap();
+    let advice = plan.next(0).unwrap();
+    assert_eq!(advice.verdict(), Verdict::Continue);
+    assert_eq!(advice.bound_by(), Bound::None);
+    assert_eq!(advice.raw().pending_bytes, MEMORY_BYTES as u64);
+    assert!(advice.again() > Duration::ZERO);
+    cursor.harvest(HarvestFlags::ALL).unwrap();
+    let pass = cursor.harvest(HarvestFlags::NONE).unwrap();
+    while pass.read_into(&mut Vec::with_capacity(8)).unwrap() > 0 {}
+    pass.commit().unwrap();
+    assert_eq!(plan.next(0).unwrap().verdict(), Verdict::Switchover);
+    drop(plan);
+    let advise = Goal {
+        flags: GoalFlags::ADVISE,
+        ..goal
+    };
+    assert!(Plan::new(&cursor, &advise).is_ok());
 }
 
 #[test]
