@@ -8,8 +8,7 @@
  * A modelled VM has memslots, vCPUs, rings, bitmaps and timers, and answers libdirtylog through
  * struct dl_options.os as Linux does; no /dev/kvm and no privilege is needed. Faults can be
  * injected into every system call that the library makes. A receiver is the other end of a
- * migration: it compares its copy with the guest's memory, and names the first page that differs,
- * who wrote it last, and when.
+ * migration: it compares its copy with the guest's memory, and names a page that differs and why.
  *
  * Setup:    dlm_vm_new; dlm_vm_os into dl_options.os; dl_log_open on dlm_vm_fd; dlm_memory_new (or
  *           memory of the program's own) into dl_slot.hva; dlm_vcpu_add, dl_vcpu_add.
@@ -21,7 +20,6 @@
  * WORDS as in dirtylog.h. A write is a store that the model made or was told of; writes have
  * numbers, from 1 on, in the order in which they were made. A page is stale if the receiver's copy
  * differs from the guest's memory.
- *
  * DESCRIPTORS of the model are plain numbers above 2^24 that only the model knows; that of
  * dl_log_fd() is real, and poll(2) works on it. Nothing here needs an installed kernel's headers.
  *
@@ -40,9 +38,7 @@
  *
  * STRUCTS. The caller sets size; 0 is the default of every other field. A larger struct than this
  * release knows is accepted while its tail is zero. Enums gain values: an unknown one passed in is
- * -EINVAL, one read is to be ignored.
- *
- * Everything here is since 0.2. Both libraries must be of the same release (dirtylog/os.h).
+ * -EINVAL, one read is to be ignored. New in 0.2. Both libraries must be of one release (os.h).
  */
 
 #include <stddef.h>
@@ -156,6 +152,8 @@ enum dlm_call {
 	DLM_CALL_UFFD_REGISTER = 22,
 	DLM_CALL_UFFD_UNREGISTER = 23,
 	DLM_CALL_PAGEMAP_SCAN = 24,
+	DLM_CALL_THREAD_CLOCK = 25, /* pthread_getcpuclockid(3) */
+	DLM_CALL_THREAD_NS = 26,    /* clock_gettime(2) of such a clock */
 };
 
 /* dlm_fault.kind */
@@ -242,12 +240,10 @@ struct dlm_stale {
 	uint32_t reserved;     /* 0 */
 };
 
-/* ---- Library ---- */
+/* ---- The VM ---- */
 
 /* Returns the version of the linked library, encoded as DL_VERSION. */
 uint32_t dlm_library_version(void);
-
-/* ---- The VM ---- */
 
 /*
  * Creates a VM without memslots and vCPUs, on a kernel of its own. options may be NULL: defaults.
@@ -276,9 +272,8 @@ DL_MUST_CHECK int dlm_last_error(const struct dlm_vm *vm, char *text, size_t tex
 /* ---- Memory: any mapping can be a slot's; this one has the model's page size ---- */
 
 /*
- * Allocates zeroed memory that dl_slot.hva may point to, aligned to the VM's page size. It belongs
- * to the VM: freed with it, or earlier by dlm_memory_free() when no slot maps it any more.
- * -EINVAL: bytes is no multiple of the page size, or 0; -ENOMEM.
+ * Allocates zeroed memory for dl_slot.hva, aligned to the VM's page size. It is freed with the VM,
+ * or by dlm_memory_free() once no slot maps it. -EINVAL: bytes is 0 or no whole pages; -ENOMEM.
  */
 DL_MUST_CHECK int dlm_memory_new(struct dlm_vm *vm, uint64_t bytes, void **memory);
 
@@ -379,9 +374,8 @@ DL_MUST_CHECK int dlm_kernel_write(struct dlm_vm *vm, uint32_t as_id, uint64_t g
 
 /*
  * The VMM or a device model stores; KVM records nothing, and dl_mark_gpa() is up to the caller.
- *   who   a name for messages ("virtio-net"); NULL: none. Lives as long as the VM.
- *   data  as for dlm_vcpu_write()
- * -EFAULT: no slot there (a read-only one will do); what lies before is stored. -EINVAL: it wraps.
+ * who is a name for messages ("virtio-net") that lives as long as the VM, or NULL; data as for
+ * dlm_vcpu_write(). -EFAULT: no slot there (a read-only one will do); what lies before is stored.
  */
 DL_MUST_CHECK int dlm_vmm_write(struct dlm_vm *vm, const char *who, uint32_t as_id, uint64_t gpa,
 				const void *data, uint64_t bytes);
@@ -403,6 +397,14 @@ uint64_t dlm_clock_ns(const struct dlm_vm *vm);
  */
 int dlm_clock_advance(struct dlm_vm *vm, uint64_t ns);
 
+/*
+ * The calling thread runs the vCPU from now on, for dl_vcpu_pause_due(). With the virtual clock it
+ * has CPU time whenever that moves, except in a pause of ns from now on; 0 ends it. -EBUSY: in
+ * KVM_RUN, or no thread runs it. -EOPNOTSUPP: the real clock, which has real CPU clocks.
+ */
+int dlm_vcpu_thread(struct dlm_vcpu *vcpu);
+int dlm_vcpu_pause(struct dlm_vcpu *vcpu, uint64_t ns);
+
 /* How long dl_log_fd()'s timer has left: 0: expired; UINT64_MAX: not armed. -ENOENT: none. */
 DL_MUST_CHECK int dlm_timer_left(const struct dlm_vm *vm, int fd, uint64_t *left_ns);
 
@@ -418,8 +420,7 @@ DL_MUST_CHECK int dlm_fault_add(struct dlm_vm *vm, const struct dlm_fault *fault
 
 /*
  * Reports how often a fault was injected, or all since dlm_vm_new() (DLM_ALL_FAULTS). A test
- * asserts that it is not 0. A reset that had nothing left to lose is not counted.
- * -ENOENT: no such fault.
+ * asserts that it is not 0. A reset that had nothing left to lose does not count. -ENOENT: none.
  */
 DL_MUST_CHECK int dlm_fault_injected(const struct dlm_vm *vm, int fault, uint64_t *times);
 
@@ -466,8 +467,7 @@ DL_MUST_CHECK int dlm_receiver_put_memory(struct dlm_receiver *receiver, const v
 /*
  * Compares every page of every slot with the copy; no writer may run. KVM_MEM_GUEST_MEMFD slots are
  * left out. Memory that several slots map is expected at the oldest slot's address.
- *   stale  the first one, and how many there are; may be NULL
- * Returns 0: equal. 1: stale. -EINVAL, -E2BIG: stale.
+ * Returns 0: equal. 1: stale (may be NULL) has the first one, and how many. -EINVAL, -E2BIG: stale.
  */
 DL_MUST_CHECK int dlm_receiver_compare(struct dlm_receiver *receiver, struct dlm_stale *stale);
 

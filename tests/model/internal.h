@@ -97,6 +97,9 @@ struct model_vcpu {
 	_Atomic uint32_t dirty_index, reset_index;
 	_Atomic bool soft_full_request;
 	_Atomic uint64_t pushed_entries, overwritten_entries;
+
+	/* With call_lock: the last pause of its thread, and the sum of those before. */
+	uint64_t pause_begin_ns, pause_end_ns, paused_ns;
 };
 
 struct model_vm {
@@ -131,6 +134,7 @@ struct model_timer {
 struct model_watches; /* watch.c */
 
 struct model {
+	uint64_t number; /* no two models of a process have the same */
 	struct model_options options;
 	struct dl_os os;
 	pthread_mutex_t lock; /* creation of VMs, lent rings */
@@ -238,6 +242,11 @@ int mk_timer(void *opaque);
 int mk_timer_set(void *opaque, int fd, uint64_t from_now_ns);
 uint64_t mk_now_ns(void *opaque);
 bool mk_timer_close(struct model *model, int fd);
+
+/* cpu.c: for struct dl_os */
+uint64_t mk_model_number(void);
+int mk_thread_clock(void *opaque, int64_t *clock_id);
+int mk_thread_ns(void *opaque, int64_t clock_id, uint64_t *ns);
 
 /* watch.c: the table's functions; closing is false if fd is none of its descriptors. */
 int mk_watches_new(struct model *model);

@@ -290,6 +290,7 @@ struct model *model_new(const struct model_options *options)
 		return NULL;
 	if (options)
 		model->options = *options;
+	model->number = mk_model_number();
 	fill_defaults(&model->options);
 	pthread_mutex_init(&model->lock, NULL);
 	pthread_mutex_init(&model->call_lock, NULL);
@@ -310,6 +311,8 @@ struct model *model_new(const struct model_options *options)
 		.timer = mk_timer,
 		.timer_set = mk_timer_set,
 		.now_ns = mk_now_ns,
+		.thread_clock = model->options.thread_clocks ? mk_thread_clock : NULL,
+		.thread_ns = model->options.thread_clocks ? mk_thread_ns : NULL,
 		.userfaultfd = mk_userfaultfd,
 		.pagemap = mk_pagemap,
 	};

@@ -108,6 +108,7 @@ struct model_options {
 	bool virtual_clock;   /* begins at one second, and only model_advance() moves it */
 	bool has_guest_memfd; /* KVM_SET_USER_MEMORY_REGION2 and KVM_MEM_GUEST_MEMFD exist */
 	bool real_timers;     /* timers are descriptors of the system, for poll(2) */
+	bool thread_clocks;   /* dl_os.thread_clock and thread_ns exist */
 
 	void (*hook)(void *opaque, const struct model_event *event);
 	void *hook_opaque;
@@ -208,6 +209,14 @@ void model_advance(struct model *model, uint64_t ns);
 uint64_t model_timer_left(struct model *model, int fd);
 bool model_is_timer(struct model *model, int fd); /* an open one */
 
+/*
+ * With the virtual clock and thread_clocks: the calling thread runs the vCPU from now on, and does
+ * so whenever the clock moves, except for ns from now on; 0 ends that. A thread that runs no vCPU
+ * never pauses. With the real clock these are the system's CPU clocks of threads.
+ */
+void model_vcpu_thread(struct model *model, int vcpu_fd);
+void model_vcpu_pause(struct model *model, int vcpu_fd, uint64_t ns);
+
 /* Calls other than ioctls, for faults, counters and events. */
 enum {
 	MODEL_CALL_MMAP = 1,  /* all mmaps */
@@ -223,6 +232,8 @@ enum {
 	MODEL_CALL_MPROTECT,
 	MODEL_CALL_USERFAULTFD,
 	MODEL_CALL_PAGEMAP,
+	MODEL_CALL_THREAD_CLOCK,
+	MODEL_CALL_THREAD_NS,
 };
 
 /* The number of calls since model_new(), on all fds, including those that failed. */

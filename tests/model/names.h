@@ -20,6 +20,7 @@
 #define mk_leaf_find		    dlmi_mk_leaf_find
 #define mk_leaf_get		    dlmi_mk_leaf_get
 #define mk_map_memory		    dlmi_mk_map_memory
+#define mk_model_number		    dlmi_mk_model_number
 #define mk_now_ns		    dlmi_mk_now_ns
 #define mk_page_store_allowed	    dlmi_mk_page_store_allowed
 #define mk_pagemap		    dlmi_mk_pagemap
@@ -46,6 +47,8 @@
 #define mk_slots_new		    dlmi_mk_slots_new
 #define mk_slots_read_lock	    dlmi_mk_slots_read_lock
 #define mk_slots_read_unlock	    dlmi_mk_slots_read_unlock
+#define mk_thread_clock		    dlmi_mk_thread_clock
+#define mk_thread_ns		    dlmi_mk_thread_ns
 #define mk_timer		    dlmi_mk_timer
 #define mk_timer_close		    dlmi_mk_timer_close
 #define mk_timer_set		    dlmi_mk_timer_set
@@ -86,7 +89,9 @@
 #define model_vcpu_create	    dlmi_model_vcpu_create
 #define model_vcpu_enter	    dlmi_model_vcpu_enter
 #define model_vcpu_exit		    dlmi_model_vcpu_exit
+#define model_vcpu_pause	    dlmi_model_vcpu_pause
 #define model_vcpu_ring		    dlmi_model_vcpu_ring
+#define model_vcpu_thread	    dlmi_model_vcpu_thread
 #define model_vcpu_write	    dlmi_model_vcpu_write
 #define model_vcpu_write_unchecked  dlmi_model_vcpu_write_unchecked
 #define model_vm_create		    dlmi_model_vm_create

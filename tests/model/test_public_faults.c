@@ -2,7 +2,7 @@
 /* The faults of dirtylog/model.h: each is injected and counted, and the library loses nothing. */
 #include "public.h"
 
-enum { EVERY_CALL = DLM_CALL_PAGEMAP_SCAN };
+enum { EVERY_CALL = DLM_CALL_THREAD_NS };
 
 static uint64_t injected(int fault)
 {
@@ -90,6 +90,17 @@ static void watch(struct life *life)
 	assert_true(life->is_watched);
 }
 
+/* The vCPU's thread asks for its pause; there are limits with rings only. */
+static void ask(struct life *life, uint32_t mode)
+{
+	uint64_t pause_ns;
+
+	if (mode == DL_MODE_RING)
+		step(life, dl_vcpu_limit(life->source, BYTES));
+	for (int i = 0; i < 4; i++)
+		step(life, dl_vcpu_pause_due(life->source, &pause_ns));
+}
+
 static void passes(struct life *life)
 {
 	struct dl_extent extents[8];
@@ -138,6 +149,7 @@ static void live(struct life *life, uint32_t mode)
 	assert_non_null(life->cursor);
 	step(life, dl_log_reap(life->log, DL_REAP_NOW, NULL));
 	guest_writes(life);
+	ask(life, mode);
 	device_writes(life);
 	passes(life);
 	watch(life);

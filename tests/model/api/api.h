@@ -44,6 +44,7 @@ struct dlm_vcpu {
 	struct model_vcpu *model;
 	uint32_t index;
 	_Atomic bool is_unplugged;
+	_Atomic bool has_thread; /* a thread has said that it runs the vCPU */
 };
 
 struct dlm_block {

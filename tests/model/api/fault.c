@@ -32,6 +32,8 @@ static const unsigned long requests[] = {
 	[DLM_CALL_UFFD_REGISTER] = UFFDIO_REGISTER,
 	[DLM_CALL_UFFD_UNREGISTER] = UFFDIO_UNREGISTER,
 	[DLM_CALL_PAGEMAP_SCAN] = MODEL_PAGEMAP_SCAN,
+	[DLM_CALL_THREAD_CLOCK] = MODEL_CALL_THREAD_CLOCK,
+	[DLM_CALL_THREAD_NS] = MODEL_CALL_THREAD_NS,
 };
 
 static bool is_call(uint32_t call)
@@ -41,7 +43,8 @@ static bool is_call(uint32_t call)
 
 static bool is_ioctl(uint32_t call)
 {
-	return call <= DLM_CALL_VCPU_IOCTL || call >= DLM_CALL_UFFD_API;
+	return call <= DLM_CALL_VCPU_IOCTL ||
+	       (call >= DLM_CALL_UFFD_API && call <= DLM_CALL_PAGEMAP_SCAN);
 }
 
 /* Calls with a slot or a capability. */

@@ -155,6 +155,7 @@ static void translate(const struct dlm_options *o, struct model_options *options
 		.virtual_clock = o->flags & DLM_VM_VIRTUAL_CLOCK,
 		.has_guest_memfd = o->flags & DLM_VM_GUEST_MEMFD,
 		.real_timers = true,
+		.thread_clocks = true,
 	};
 }
 

@@ -117,6 +117,32 @@ int dlm_vcpu_exit(struct dlm_vcpu *vcpu, uint32_t exit_reason)
 	return 0;
 }
 
+int dlm_vcpu_thread(struct dlm_vcpu *vcpu)
+{
+	if (!vcpu)
+		return -EINVAL;
+	model_vcpu_thread(vcpu->vm->model, vcpu->model->fd);
+	vcpu->has_thread = true;
+	return 0;
+}
+
+int dlm_vcpu_pause(struct dlm_vcpu *vcpu, uint64_t ns)
+{
+	if (!vcpu)
+		return -EINVAL;
+	if (!vcpu->vm->model->options.virtual_clock)
+		return dlmi_fail(vcpu->vm, -EOPNOTSUPP,
+				 "the VM has the real clock: a thread that sleeps does not run");
+	if (!vcpu->has_thread)
+		return dlmi_fail(vcpu->vm, -EBUSY, "no thread runs vCPU %u: dlm_vcpu_thread()",
+				 vcpu->index);
+	if (ns && is_running(vcpu))
+		return dlmi_fail(vcpu->vm, -EBUSY, "vCPU %u is in KVM_RUN: dlm_vcpu_exit() first",
+				 vcpu->index);
+	model_vcpu_pause(vcpu->vm->model, vcpu->model->fd, ns);
+	return 0;
+}
+
 typedef int store_fn(struct model *model, int vcpu_fd, uint32_t as_id, uint64_t gpa,
 		     const void *data, size_t bytes);
 
