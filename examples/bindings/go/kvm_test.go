@@ -6,8 +6,10 @@ package dirtylog_test
 
 import (
 	"os"
+	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"example.org/dirtylog"
 	"example.org/dirtylog/internal/kvm"
@@ -104,5 +106,46 @@ func TestKVMVCPUDrainsItsFullRing(t *testing.T) {
 	must(t, err)
 	if taken < kvm.MemoryBytes-kvm.FirstGPA {
 		t.Errorf("only %d bytes are dirty", taken)
+	}
+}
+
+func TestKVMLimitedVCPUPausesAndAPlanAdvises(t *testing.T) {
+	config, _, err := dirtylog.Probe(int(openKVM(t).Fd()), nil)
+	must(t, err)
+	if config.RingMaxEntries == 0 {
+		t.Skip("this kernel has no dirty rings")
+	}
+	guest, err := kvm.New(&dirtylog.Options{Mode: dirtylog.ModeRing})
+	must(t, err)
+	defer guest.Close()
+	cursor, err := guest.Log.NewCursor(dirtylog.CursorOptions{Flags: dirtylog.CursorSkipRewritten})
+	must(t, err)
+	defer cursor.Close()
+	readPages(t, cursor, 0, dirtylog.EndCommit)
+	// CPU time is a thread's.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	must(t, guest.VCPU.Limit(pageBytes))
+	for guest.Rounds() < 1 {
+		must(t, guest.RunOnce())
+	}
+	_, err = guest.Log.Reap(dirtylog.ReapNow)
+	must(t, err)
+	var cookies [2]uint64
+	n, err := guest.Log.Kicks(cookies[:])
+	must(t, err)
+	pause, err := guest.VCPU.PauseDue()
+	must(t, err)
+	if n != 1 || cookies[0] != 7 || pause <= 0 {
+		t.Errorf("%d kicks, of %d, and a pause of %v", n, cookies[0], pause)
+	}
+	plan, err := cursor.NewPlan(dirtylog.Goal{Flags: dirtylog.GoalAdvise})
+	must(t, err)
+	defer plan.Close()
+	must(t, plan.Sent(pageBytes, time.Millisecond))
+	advice, err := plan.Next(0)
+	must(t, err)
+	if advice.Again <= 0 || advice.PendingBytes < kvm.MemoryBytes-kvm.FirstGPA {
+		t.Errorf("%+v", advice)
 	}
 }

@@ -124,6 +124,7 @@ void every_call_returns_a_code()
 	dirtylog::cursor no_cursor;
 	dirtylog::vcpu no_vcpu;
 	dirtylog::pass no_pass;
+	dirtylog::plan no_plan;
 	dirtylog::extent extent{};
 	std::uint64_t word = 0;
 	char text[8] = "?";
@@ -138,6 +139,7 @@ void every_call_returns_a_code()
 	REFUSES(none.new_cursor(dirtylog::cursor_options(), ec));
 	REFUSES(none.fd(ec));
 	REFUSES(none.reap(0, ec));
+	REFUSES(none.kicks(&word, 1, ec));
 	REFUSES(none.mark_gpa(0, 0, 0, ec));
 	REFUSES(none.mark_slot(0, 0, 0, ec));
 	REFUSES(none.mark_hva(nullptr, 0, ec));
@@ -147,10 +149,15 @@ void every_call_returns_a_code()
 	CHECK(none.last_error(text, sizeof(text)) == -EINVAL);
 	REFUSES(no_vcpu.drain(ec));
 	REFUSES(no_vcpu.stats(ec));
+	REFUSES(no_vcpu.limit(1, ec));
+	REFUSES(no_vcpu.pause_due(ec));
 	REFUSES(no_cursor.harvest(0, ec));
 	REFUSES(no_cursor.ack({ &extent, 1 }, ec));
 	REFUSES(no_cursor.take(0, 0, &word, 1, ec));
 	REFUSES(no_cursor.stats(ec));
+	REFUSES(no_cursor.new_plan(dirtylog::goal(), ec));
+	REFUSES(no_plan.sent(1, 1, ec));
+	REFUSES(no_plan.next(0, ec));
 	REFUSES(no_pass.read(&extent, 1, ec));
 	REFUSES(no_pass.ack(extent, ec));
 	REFUSES(no_pass.finish(0, ec));
@@ -160,6 +167,40 @@ void every_call_returns_a_code()
 	CHECK(ec.value() == EBADF && *text && *text != '?');
 	ec.clear();
 	REFUSES(no_pass.each(ec).begin());
+}
+
+/* As in test_throwing.cpp, of which this is the other half. */
+void a_limited_vcpu_pauses_and_a_plan_advises()
+{
+	in_modes([](rig &rig) {
+		auto cursor = new_cursor(rig, DL_CURSOR_SKIP_REWRITTEN);
+		const bool is_ring = rig.log.config(rig.ec).mode == DL_MODE_RING;
+		dirtylog::goal goal;
+		std::uint64_t cookie = 0;
+
+		rig.vcpu.limit(4096, rig.ec);
+		CHECK(!rig.ec == is_ring);
+		CHECK(is_ring || rig.ec == std::errc::operation_not_supported);
+		auto pass = cursor.harvest(0, rig.ec);
+		for (const auto &extent : pass.each(rig.ec))
+			CHECK(extent.bytes);
+		pass.finish(DL_END_COMMIT, rig.ec);
+		CHECK(!rig.ec);
+		rig.guest->start(rig.vcpu);
+		rig.guest->write_some();
+		rig.guest->stop();
+		CHECK((rig.log.reap(DL_REAP_NOW, rig.ec), !rig.ec));
+		CHECK(rig.log.kicks(&cookie, 1, rig.ec) == is_ring && !rig.ec);
+		CHECK(cookie == (is_ring ? 7 : 0));
+		CHECK((rig.vcpu.pause_due(rig.ec) > 0) == is_ring && !rig.ec);
+		goal.flags = DL_GOAL_ADVISE;
+		auto plan = cursor.new_plan(goal, rig.ec);
+		CHECK(plan && !rig.ec);
+		CHECK(!cursor.new_plan(goal, rig.ec));
+		CHECK(rig.ec == std::errc::device_or_resource_busy);
+		CHECK((plan.sent(4096, 1000000, rig.ec), !rig.ec));
+		CHECK(plan.next(0, rig.ec).again_ns > 0 && !rig.ec);
+	});
 }
 
 void every_call_does_its_work()
@@ -213,6 +254,7 @@ const test tests[] = {
 	{ "a_copy_by_arrays_is_equal_and_the_proof_finds_a_lost_extent",
 	  a_copy_by_arrays_is_equal_and_the_proof_finds_a_lost_extent },
 	{ "every_call_returns_a_code", every_call_returns_a_code },
+	{ "a_limited_vcpu_pauses_and_a_plan_advises", a_limited_vcpu_pauses_and_a_plan_advises },
 	{ "every_call_does_its_work", every_call_does_its_work },
 };
 

@@ -6,8 +6,8 @@ mod common;
 
 use common::*;
 use dirtylog::{
-    has, probe, CursorFlags, CursorOptions, HarvestFlags, Log, Mode, Options, RemoveFlags, Result,
-    Slot, SlotFlags, TakeFlags,
+    has, probe, CursorFlags, CursorOptions, Goal, GoalFlags, HarvestFlags, Log, Mode, Options,
+    Plan, ReapFlags, RemoveFlags, Result, Slot, SlotFlags, TakeFlags,
 };
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -15,6 +15,7 @@ use std::os::raw::{c_int, c_ulong, c_void};
 use std::os::unix::io::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 extern "C" {
     fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
@@ -312,4 +313,44 @@ fn a_removed_slot_leaves_its_pages_with_the_caller() {
             .errno(),
         ENOENT
     );
+}
+
+#[test]
+fn a_limited_vcpu_pauses_and_a_plan_advises() {
+    if probe(kvm(), &Options::default())
+        .unwrap()
+        .0
+        .ring_max_entries
+        == 0
+    {
+        println!("skip: this kernel has no dirty rings");
+        return;
+    }
+    let guest = Guest::new(Mode::Ring).unwrap();
+    let rewritten = CursorOptions {
+        flags: CursorFlags::SKIP_REWRITTEN,
+        ..CursorOptions::default()
+    };
+    let mut cursor = guest.log.cursor(&rewritten).unwrap();
+    let pass = cursor.harvest(HarvestFlags::NONE).unwrap();
+    while pass.read_into(&mut Vec::with_capacity(8)).unwrap() > 0 {}
+    pass.commit().unwrap();
+    guest.vcpu.limit(PAGE as u64).unwrap();
+    while guest.rounds() < 1 {
+        guest.run_once().unwrap();
+    }
+    guest.log.reap(ReapFlags::NOW).0.unwrap();
+    let mut cookies = [0; 2];
+    assert_eq!(guest.log.kicks(&mut cookies).unwrap(), 1);
+    assert_eq!(cookies[0], 7);
+    assert!(guest.vcpu.pause_due().unwrap() > Duration::ZERO);
+    let advise = Goal {
+        flags: GoalFlags::ADVISE,
+        ..Goal::default()
+    };
+    let plan = Plan::new(&cursor, &advise).unwrap();
+    plan.sent(PAGE as u64, Duration::from_millis(1)).unwrap();
+    let advice = plan.next(0).unwrap();
+    assert!(advice.again() > Duration::ZERO);
+    assert!(advice.raw().pending_bytes as usize >= MEMORY_BYTES - FIRST_GPA);
 }
