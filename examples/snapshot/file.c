@@ -52,10 +52,12 @@ int file_flush(struct file *file)
 static struct snap_extent *neighbour(struct file *file, uint32_t flags, uint64_t image_bytes,
 				     uint64_t bytes)
 {
-	struct snap_extent *last = &file->extents[file->n_extents - 1];
+	struct snap_extent *last;
 
-	if (!file->n_extents || last->flags != flags ||
-	    last->image_bytes + last->bytes != image_bytes ||
+	if (!file->n_extents)
+		return NULL;
+	last = &file->extents[file->n_extents - 1];
+	if (last->flags != flags || last->image_bytes + last->bytes != image_bytes ||
 	    (!flags && last->bytes + bytes > SNAP_EXTENT_BYTES))
 		return NULL;
 	return last;
