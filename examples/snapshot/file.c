@@ -99,9 +99,9 @@ static int add_zeros(struct file *file, uint64_t image_bytes, uint64_t bytes)
 /* Memory that follows what is in the batch already makes a vector longer. */
 static void add_vector(struct file *file, const uint8_t *memory, uint64_t bytes)
 {
-	struct iovec *last = &file->iov[file->n_iov - 1];
+	struct iovec *last = file->n_iov ? &file->iov[file->n_iov - 1] : NULL;
 
-	if (file->n_iov && (const uint8_t *)last->iov_base + last->iov_len == memory)
+	if (last && (const uint8_t *)last->iov_base + last->iov_len == memory)
 		last->iov_len += bytes;
 	else
 		file->iov[file->n_iov++] = (struct iovec){ (void *)(uintptr_t)memory, bytes };
