@@ -44,8 +44,11 @@ static bool rule_of(const struct dl_log *log, const struct dli_limit *limit, uin
 static void want_kick(struct dl_log *log, struct dli_limit *limit)
 {
 	STORE(&limit->kick, true);
-	/* Pairs with dli_limits_take_kicks(): the vCPU's flag is set before. */
-	atomic_store_explicit(&log->limits.kicks, true, memory_order_release);
+	/*
+	 * Pairs with dli_limits_take_kicks(): the vCPU's flag is set before. A plain store would
+	 * hide the flags of vCPUs whose kicks are wanted already.
+	 */
+	(void)atomic_exchange_explicit(&log->limits.kicks, true, memory_order_release);
 }
 
 /*
@@ -200,11 +203,15 @@ uint64_t dli_limits_look(struct dl_log *log, bool drained)
 	next_ns = look_at_all(log, drained);
 	if (next_ns != UINT64_MAX || !LOAD(&log->limits.active))
 		return next_ns;
-	/* A limit that is set meanwhile is seen by the second look, or sets the flag again. */
-	atomic_store_explicit(&log->limits.active, false, memory_order_seq_cst);
+	/*
+	 * A limit that is set meanwhile is seen by the second look, or sets the flag again. Pairs
+	 * with apply(): the exchange reads the flag that came with the limit, so the second look
+	 * cannot come before.
+	 */
+	(void)atomic_exchange_explicit(&log->limits.active, false, memory_order_acquire);
 	next_ns = look_at_all(log, drained);
 	if (next_ns != UINT64_MAX)
-		atomic_store_explicit(&log->limits.active, true, memory_order_seq_cst);
+		(void)atomic_exchange_explicit(&log->limits.active, true, memory_order_relaxed);
 	return next_ns;
 }
 
@@ -286,13 +293,15 @@ uint32_t dli_limits_take_kicks(struct dl_log *log, uint64_t *cookies, uint32_t m
 	uint32_t n = 0;
 
 	/* Pairs with want_kick(). */
-	if (!atomic_exchange_explicit(&log->limits.kicks, false, memory_order_acq_rel))
+	if (!atomic_exchange_explicit(&log->limits.kicks, false, memory_order_acquire))
 		return 0;
 	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));) {
 		if (!LOAD(&vcpu->limit.kick))
 			continue;
 		if (n == max_cookies) {
-			STORE(&log->limits.kicks, true);
+			/* Not a store: the next taker must still meet want_kick() in it. */
+			(void)atomic_exchange_explicit(&log->limits.kicks, true,
+						       memory_order_relaxed);
 			break;
 		}
 		STORE(&vcpu->limit.kick, false);
@@ -307,7 +316,7 @@ static void apply(struct dl_log *log)
 	uint64_t next_ns;
 
 	/* Pairs with dli_limits_ask(), and with dli_limits_look() on another thread. */
-	atomic_store_explicit(&log->limits.active, true, memory_order_seq_cst);
+	(void)atomic_exchange_explicit(&log->limits.active, true, memory_order_release);
 	next_ns = dli_limits_look(log, false);
 	/* A VMM that serves the descriptor takes the kicks after its next reap. */
 	if (LOAD(&log->limits.kicks))

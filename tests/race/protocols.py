@@ -17,6 +17,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 
 from executions import executions  # noqa: E402
+from limit_protocols import LIMIT_PROTOCOLS, LONG_LIMIT_PROTOCOLS  # noqa: E402
 
 ORDER = re.compile(r"memory_order_(\w+)")
 
@@ -418,8 +419,8 @@ PROTOCOLS = [a_mark_meets_a_take, a_harvest_skips_a_drained_ring,
              an_acknowledgement_meets_the_end_of_its_pass,
              an_acknowledgement_meets_a_move_of_its_slot, a_repair_meets_a_clear,
              the_kernel_laps_the_ring, an_entry_after_a_start,
-             a_mark_meets_the_sharing_of_its_slot, a_foreign_bit_meets_a_take]
-LONG_PROTOCOLS = [two_marks_meet_a_take]
+             a_mark_meets_the_sharing_of_its_slot, a_foreign_bit_meets_a_take] + LIMIT_PROTOCOLS
+LONG_PROTOCOLS = [two_marks_meet_a_take] + LONG_LIMIT_PROTOCOLS
 
 
 def main():
