@@ -56,6 +56,9 @@ void dli_wire_note(struct dli_wire *wire, double bytes, double busy)
 	if (!(busy > 0))
 		return;
 	rate = bytes / busy;
+	/* Nothing is known of a wire that has taken nothing yet. */
+	if (!(wire->slow > 0) && !(rate > 0))
+		return;
 	if (!(wire->slow > 0))
 		wire->fast = wire->slow = rate;
 	average(&wire->roughness, fabs(rate - wire->slow) / wire->slow, busy, WIRE_SLOW_S);

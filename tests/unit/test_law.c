@@ -66,6 +66,24 @@ static void the_wire_is_what_it_takes_while_busy(void **state)
 	assert_true(near(wire.fast, 50 * MIB) && near(wire.slow, 50 * MIB));
 }
 
+static void a_wire_that_takes_nothing_at_first_is_not_known_yet(void **state)
+{
+	struct dli_wire wire = { 0 };
+
+	dli_wire_note(&wire, 0, 0.1);
+	assert_true(wire.slow == 0 && wire.roughness == 0);
+	dli_wire_note(&wire, 10 * MIB, 0.1);
+	assert_true(near(wire.fast, 100 * MIB) && near(wire.slow, 100 * MIB));
+	assert_true(wire.roughness == 0);
+	/* It stands still for so long that nothing else is remembered. */
+	dli_wire_note(&wire, 0, 100);
+	dli_wire_note(&wire, 0, 1);
+	assert_true(wire.slow == 0);
+	for (int i = 0; i < 300; i++)
+		dli_wire_note(&wire, 10 * MIB, 0.1);
+	assert_true(near(wire.slow, 100 * MIB) && wire.roughness < 0.01);
+}
+
 static void demand_is_per_second_of_running(void **state)
 {
 	struct dli_demand demand = { 0 };
@@ -241,6 +259,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(the_wire_is_what_it_takes_while_busy, no_budget),
+		cmocka_unit_test_setup(a_wire_that_takes_nothing_at_first_is_not_known_yet,
+				       no_budget),
 		cmocka_unit_test_setup(demand_is_per_second_of_running, no_budget),
 		cmocka_unit_test_setup(what_fits_the_downtime_is_switched_over, no_budget),
 		cmocka_unit_test_setup(the_first_pass_is_sent_to_its_end, no_budget),
