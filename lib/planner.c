@@ -227,7 +227,7 @@ static int look_at_cursor(struct dl_plan *plan, uint64_t unsent_bytes, struct dl
 		return dli_log_fail(plan->log, DLI_CLOSED, DLI_NO_NUMBER, -ECANCELED);
 	dli_cursor_distribute(cursor);
 	pages = dli_cursor_pending_pages(cursor) + dli_cursor_in_flight_pages(cursor);
-	look->pending = (double)((pages << cursor->page_shift) + unsent_bytes);
+	look->pending = (double)(pages << cursor->page_shift) + (double)unsent_bytes;
 	look->passes = ring_count_of(&cursor->passes);
 	look->first_pass = in_first_pass(plan, unsent_bytes >> cursor->page_shift);
 	return 0;
@@ -361,6 +361,11 @@ static uint32_t run_ppm(const struct dl_plan *plan, double allowed, double deman
 	return (uint32_t)(share * MILLION);
 }
 
+static uint64_t to_bytes(double bytes)
+{
+	return bytes < 0x1p64 ? (uint64_t)bytes : UINT64_MAX;
+}
+
 static uint64_t to_ns(double seconds)
 {
 	/* Centuries are never. */
@@ -394,14 +399,14 @@ static void advise(struct dl_plan *plan, const struct dli_law_look *look, struct
 	*out = (struct dl_advice){
 		.size = sizeof(*out),
 		.verdict = law.verdict,
-		.pending_bytes = (uint64_t)look->pending,
-		.dirty_bytes_per_s = (uint64_t)plan->law.new_rate,
-		.written_bytes_per_s = (uint64_t)plan->law.entry_rate,
-		.wire_bytes_per_s = (uint64_t)plan->law.wire.slow,
+		.pending_bytes = to_bytes(look->pending),
+		.dirty_bytes_per_s = to_bytes(plan->law.new_rate),
+		.written_bytes_per_s = to_bytes(plan->law.entry_rate),
+		.wire_bytes_per_s = to_bytes(plan->law.wire.slow),
 		.downtime_ns = to_ns(law.downtime),
 		.remaining_ns = to_ns(law.remaining),
 		.again_ns = AGAIN_NS,
-		.least_pending_bytes = (uint64_t)plan->law.least_pending,
+		.least_pending_bytes = to_bytes(plan->law.least_pending),
 		.run_ppm = (uint32_t)MILLION,
 	};
 	if (own_limits)

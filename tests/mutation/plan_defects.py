@@ -5,8 +5,8 @@ RUNS = "convergence/convergence"
 
 PLAN = [
     ("what the caller has not sent is ignored", "planner.c",
-     "(double)((pages << cursor->page_shift) + unsent_bytes);",
-     "(double)(pages << cursor->page_shift);", RUNS),
+     "(double)(pages << cursor->page_shift) + (double)unsent_bytes;",
+     "(double)(pages << cursor->page_shift) + 0 * (double)unsent_bytes;", RUNS),
     ("the plan does not empty the rings", "planner.c",
      "\tint r = dli_collect_rings(log, false);\n", "\tint r = 0;\n", RUNS),
     ("all vCPUs are limited to the same share", "planner.c",

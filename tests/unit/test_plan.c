@@ -317,6 +317,16 @@ static void unsent_memory_counts(void **state)
 	assert_int_equal(vmm.advice.pending_bytes, 0);
 }
 
+static void numbers_beyond_64_bits_are_cut(void **state)
+{
+	model_advance(vmm.guest.model, 100 * MILLISECOND);
+	assert_int_equal(dl_plan_sent(vmm.plan, UINT64_MAX, 1), 0);
+	assert_int_equal(dl_plan_next(vmm.plan, UINT64_MAX, &vmm.advice), 0);
+	assert_int_equal(vmm.advice.verdict, DL_VERDICT_CONTINUE);
+	assert_true(vmm.advice.pending_bytes == UINT64_MAX);
+	assert_true(vmm.advice.wire_bytes_per_s == UINT64_MAX);
+}
+
 /* A consumer reads everything, ends its pass, and sends afterwards. */
 static void a_first_pass_that_ended_unsent_is_not_over(void **state)
 {
@@ -421,6 +431,7 @@ int main(void)
 		ring_test(a_cursor_takes_the_limits_of_its_plan_with_it),
 		ring_test(a_vcpu_that_never_asks_is_told),
 		ring_test(unsent_memory_counts),
+		ring_test(numbers_beyond_64_bits_are_cut),
 		ring_test(a_first_pass_that_ended_unsent_is_not_over),
 		ring_test(several_channels_are_one_wire),
 		bitmap_test(bitmap_mode_advises_how_much_to_run),
