@@ -22,7 +22,8 @@ enum {
 	/* Larger sets are slow to write, bit by bit. */
 	MAX_SLOT_PAGES = 1 << 16,
 	MAX_HANDED = 64,
-	TAIL_BYTES = 64, /* after the structs that are passed in */
+	TAIL_BYTES = 64,    /* after the structs that are passed in */
+	FIRST_COOKIE = 100, /* of the first vCPU */
 };
 
 struct range {
@@ -37,6 +38,22 @@ struct watch {
 	uint32_t slot;
 	bool audit;
 	uint64_t start, bytes;
+};
+
+/* One vCPU's. */
+struct limit {
+	uint64_t own; /* 0: none */
+	uint64_t pause_end_ns;
+	bool kick_allowed;
+};
+
+struct plan {
+	struct dl_plan *handle; /* NULL: none */
+	bool works;		/* its cursor is there */
+	bool limits;		/* vCPUs */
+	uint64_t lapses_ns;
+	uint64_t downtime_ns, longest_pause_ns;
+	uint32_t least_run_ppm;
 };
 
 struct world {
@@ -66,6 +83,9 @@ struct world {
 
 	struct watch watches[MAX_SLOTS];
 	unsigned int watch_count;
+
+	struct limit limits[VCPUS];
+	struct plan plan;
 };
 
 extern struct world world;
@@ -114,6 +134,11 @@ void slots_mark(struct world *w);
 void watches(struct world *w);
 void watches_forget(struct world *w, uint32_t slot);
 bool world_records(const struct world *w); /* marks are */
+
+/* calls_limit.c */
+void limits(struct world *w);
+void limits_closed(struct world *w);
+void plan_free(struct world *w);
 
 /* calls_cursor.c */
 void cursor_new(struct world *w);

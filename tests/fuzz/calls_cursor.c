@@ -74,6 +74,7 @@ void cursor_free(struct world *w)
 	dl_cursor_free(w->cursor);
 	trace("free\n");
 	w->cursor = NULL;
+	w->plan.works = false;
 	world_forget_pass(w);
 	memset(w->excused, true, sizeof(w->excused));
 }

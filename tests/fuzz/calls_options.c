@@ -105,6 +105,7 @@ static void choose_kernel(struct world *w)
 		.pml_entries = shape & 64 ? 16 : 0,
 		.batch_writes = shape & 128 ? 3 : 1,
 		.virtual_clock = true,
+		.thread_clocks = (has ^ shape) & 1,
 		.delete_unmaps_all = has & 32,
 		/* Whole rings of any size: the library finds its first entry in the first cell. */
 		.ring_first_index =
@@ -314,6 +315,8 @@ void world_open(struct world *w)
 		open_plainly(w);
 	for (int i = 0; i < VCPUS; i++) {
 		w->vcpu_fds[i] = model_vcpu_create(w->model, w->vm_fd);
-		expect(!dl_vcpu_add(w->log, w->vcpu_fds[i], 0, 0, &w->vcpus[i]), "vCPU %d", i);
+		expect(!dl_vcpu_add(w->log, w->vcpu_fds[i], FIRST_COOKIE + (uint64_t)i, 0,
+				    &w->vcpus[i]),
+		       "vCPU %d", i);
 	}
 }

@@ -156,10 +156,22 @@ static uint64_t hash_kernel_slots(struct world *w)
 	return hash;
 }
 
+/* What comes behind the reason: the newest failure is of the call itself, the rest follows it. */
+static void cut_news(char *text, size_t bytes)
+{
+	static const char *const news[] = { "; last failure", "; rings overflowed",
+					    "; a vCPU that is to pause" };
+
+	for (size_t i = 0; i < sizeof(news) / sizeof(news[0]); i++) {
+		char *at = strstr(text, news[i]);
+
+		if (at)
+			memset(at, 0, bytes - (size_t)(at - text));
+	}
+}
+
 void world_snapshot(struct world *w, struct snapshot *snapshot)
 {
-	char *failure;
-
 	memset(snapshot, 0, sizeof(*snapshot));
 	/*
 	 * First: what it collects is not news to the second snapshot. A pass that is given up
@@ -174,10 +186,7 @@ void world_snapshot(struct world *w, struct snapshot *snapshot)
 	/* A scan of this function's pass may judge what that of the call before has found. */
 	snapshot->stats.missed_bytes = 0;
 	expect(dl_log_describe(w->log, snapshot->text, sizeof(snapshot->text)) > 0, "describe");
-	/* The failure of the call itself is the newest one. */
-	failure = strstr(snapshot->text, "; last failure");
-	if (failure)
-		memset(failure, 0, sizeof(snapshot->text) - (size_t)(failure - snapshot->text));
+	cut_news(snapshot->text, sizeof(snapshot->text));
 	snapshot->regions = model_calls(w->model, KVM_SET_USER_MEMORY_REGION);
 	snapshot->kernel_slots = hash_kernel_slots(w);
 }
@@ -225,6 +234,7 @@ static void expect_closed(struct world *w)
 	expect(dl_cursor_read(w->cursor, &run, 1) == -ECANCELED, "read");
 	expect(dl_cursor_ack(w->cursor, &run, 1) == -ECANCELED, "ack");
 	expect(!dl_cursor_end(w->cursor, 0), "end");
+	limits_closed(w);
 }
 
 /* Closes the handles in the order that the input says; the cursor's is the last. */
@@ -237,6 +247,8 @@ void world_close(struct world *w)
 		dl_vcpu_remove(w->vcpus[i]);
 	if (order & 2)
 		cursor_end(w);
+	if (order & 4)
+		plan_free(w);
 	dl_log_close(w->log);
 	if (!vcpus_first && w->cursor)
 		expect_closed(w);
@@ -244,5 +256,6 @@ void world_close(struct world *w)
 		dl_vcpu_remove(w->vcpus[i]);
 	/* It keeps the log until now. */
 	dl_cursor_free(w->cursor);
+	plan_free(w);
 	model_free(w->model);
 }

@@ -70,8 +70,10 @@ static void vcpu_calls(struct world *w)
 	if (how & 16) {
 		model_vcpu_exit(w->model, w->vcpu_fds[i], KVM_EXIT_INTR);
 		dl_vcpu_remove(w->vcpus[i]);
-		r = dl_vcpu_add(w->log, w->vcpu_fds[i], 0, 0, &w->vcpus[i]);
+		r = dl_vcpu_add(w->log, w->vcpu_fds[i], FIRST_COOKIE + (uint64_t)i, 0,
+				&w->vcpus[i]);
 		expect(!r, "%d", r);
+		w->limits[i].own = 0;
 	}
 }
 
@@ -109,7 +111,12 @@ static void fill_structs(struct world *w)
 		       dl_mark_bitmap(NULL, NULL, NULL, 0, NULL) == -EINVAL &&
 		       dl_slot_watch(NULL, 0, NULL, 0) == -EINVAL &&
 		       dl_slot_set(w->log, NULL) == -EINVAL && dl_vcpu_drain(NULL, 0) == -EINVAL &&
-		       dl_log_stats(w->log, NULL) == -EINVAL,
+		       dl_log_stats(w->log, NULL) == -EINVAL && dl_vcpu_limit(NULL, 1) == -EINVAL &&
+		       dl_vcpu_pause_due(w->vcpus[0], NULL) == -EINVAL &&
+		       dl_log_kicks(w->log, NULL, 1) == -EINVAL &&
+		       dl_plan_new(NULL, NULL, NULL) == -EINVAL &&
+		       dl_plan_sent(NULL, 0, 0) == -EINVAL &&
+		       dl_plan_next(NULL, 0, NULL) == -EINVAL,
 	       "NULL is not refused");
 }
 
@@ -130,6 +137,9 @@ static void step(struct world *w)
 		break;
 	case 10:
 		switch (input_u8(&w->in) % 4) {
+		case 0:
+			limits(w);
+			break;
 		case 1:
 			cursor_free(w);
 			break;
