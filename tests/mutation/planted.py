@@ -4,7 +4,8 @@
 
 A simulation that finds nothing proves something only if it would have found something. A defect
 that it cannot find, for example because its guests are small, names the test program that must fail
-instead. Those of the plan (plan_defects.py) are held by a rule of tests/convergence, mostly.
+instead. Those of the plan (plan_defects.py) are held by a rule of tests/convergence, mostly; those
+of the limits of vCPUs (limit_defects.py) by unit tests.
 """
 
 import argparse
@@ -15,12 +16,13 @@ import time
 sys.dont_write_bytecode = True
 
 from defects import PLANTED  # noqa: E402
+from limit_defects import LIMITS  # noqa: E402
 from plan_defects import PLAN, RUNS  # noqa: E402
 from workshop import TREE, Workshop, say  # noqa: E402
 
 SIMULATION = "tests/simulation/simulation"
 RUN_SECONDS_MAX = 120
-ALL = PLANTED + PLAN
+ALL = PLANTED + PLAN + LIMITS
 
 
 def other_program(defect):
@@ -77,7 +79,7 @@ def try_one(shop, defect, schedules):
     if not broken:
         return "does not fit the source any more", ""
     with shop.broken(f"lib/{file}", broken):
-        # The simulation has no plan.
+        # The simulation has neither plans nor limits.
         when, how = simulate(shop, schedules) if defect in PLANTED else ("NOT FOUND", "")
         if when == "NOT FOUND" and other_program(defect):
             when, how = hold(shop, other_program(defect))

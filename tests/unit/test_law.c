@@ -158,6 +158,14 @@ static void a_wire_that_slows_down_is_believed_at_once(void **state)
 	assert_true(at(2).downtime > look.pending / law.wire.slow);
 }
 
+static void a_wire_that_speeds_up_is_not_believed_at_once(void **state)
+{
+	for (int i = 0; i < 10; i++)
+		dli_wire_note(&law.wire, 100 * MIB, 0.1);
+	assert_true(law.wire.fast > 1.5 * law.wire.slow);
+	assert_true(at(1).fits <= 0.9 * 0.3 * law.wire.slow);
+}
+
 static void an_unknown_wire_fits_nothing(void **state)
 {
 	law.wire = (struct dli_wire){ 0 };
@@ -267,6 +275,7 @@ int main(void)
 		cmocka_unit_test_setup(device_state_is_part_of_the_downtime, no_budget),
 		cmocka_unit_test_setup(a_wire_that_varies_is_relied_on_less, no_budget),
 		cmocka_unit_test_setup(a_wire_that_slows_down_is_believed_at_once, no_budget),
+		cmocka_unit_test_setup(a_wire_that_speeds_up_is_not_believed_at_once, no_budget),
 		cmocka_unit_test_setup(an_unknown_wire_fits_nothing, no_budget),
 		cmocka_unit_test_setup(a_guest_that_converges_is_left_alone, no_budget),
 		cmocka_unit_test_setup(a_demand_beyond_the_wire_is_limited_after_half_a_second,

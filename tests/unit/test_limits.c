@@ -181,6 +181,7 @@ static void asking_twice_adds_nothing(void **state)
 	assert_int_equal(ask(), first_ns);
 	model_advance(guest.model, MILLISECOND);
 	assert_int_equal(ask(), first_ns - MILLISECOND);
+	assert_int_equal(guest_stats(&guest).paused_ns, vmm.paused_ns);
 	model_advance(guest.model, first_ns - MILLISECOND);
 	assert_int_equal(ask(), 0);
 }

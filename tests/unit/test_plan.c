@@ -245,9 +245,47 @@ static void a_forgotten_plan_lapses(void **state)
 	throttle();
 	model_advance(vmm.guest.model, 10 * vmm.advice.again_ns);
 	reap();
+	/* What would be a debt with any limit. */
+	write_some(500);
+	model_advance(vmm.guest.model, 5 * MILLISECOND);
+	reap();
 	assert_int_equal(dl_vcpu_pause_due(vmm.writer->handle, &pause_ns), 0);
 	assert_int_equal(pause_ns, 0);
 	assert_int_equal(guest_stats(&vmm.guest).limited_vcpus, 0);
+}
+
+static void the_lower_of_two_limits_holds(void **state)
+{
+	uint64_t before;
+
+	throttle();
+	before = vmm.written;
+	assert_int_equal(dl_vcpu_limit(vmm.writer->handle, 100 * PAGE), 0);
+	for (int ms = 0; ms < 3000; ms++) {
+		vmm.advice.verdict = DL_VERDICT_CONTINUE;
+		migrate(1, 30);
+	}
+	/* The plan never asks for less than 2000 a second. */
+	assert_in_range(vmm.written - before, 100, 1000);
+}
+
+static void a_removed_vcpu_has_no_limit_of_the_plan(void **state)
+{
+	uint64_t words[PAGES / 64] = { 0 }, cookies[4], again_ns;
+
+	throttle();
+	model_advance(vmm.guest.model, 400 * MILLISECOND);
+	assert_int_equal(dl_log_reap(vmm.guest.log, DL_REAP_NOW, &again_ns), 0);
+	/* What is written now is new. */
+	assert_int_equal(dl_cursor_take(vmm.guest.cursor, 0, 0, words, PAGES / 64, NULL), 0);
+	assert_true(dl_log_kicks(vmm.guest.log, cookies, 4) >= 0);
+	/* Far more than the plan allows in that time. */
+	write_some(900);
+	dl_vcpu_remove(vmm.writer->handle);
+	vmm.writer->handle = NULL;
+	model_advance(vmm.guest.model, 10 * MILLISECOND);
+	assert_int_equal(dl_log_reap(vmm.guest.log, DL_REAP_NOW, &again_ns), 0);
+	assert_int_equal(dl_log_kicks(vmm.guest.log, cookies, 4), 0);
 }
 
 static void a_plan_that_ends_lets_its_vcpus_go(void **state)
@@ -427,6 +465,8 @@ int main(void)
 		ring_test(a_guest_that_writes_faster_than_the_wire_ends),
 		ring_test(the_same_guest_does_not_end_without_limits),
 		ring_test(a_forgotten_plan_lapses),
+		ring_test(the_lower_of_two_limits_holds),
+		ring_test(a_removed_vcpu_has_no_limit_of_the_plan),
 		ring_test(a_plan_that_ends_lets_its_vcpus_go),
 		ring_test(a_cursor_takes_the_limits_of_its_plan_with_it),
 		ring_test(a_vcpu_that_never_asks_is_told),
