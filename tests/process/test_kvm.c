@@ -464,6 +464,8 @@ static void a_failed_open_can_be_retried(void **state)
 		if (!r) {
 			/* A failed query of a capability did not disable the feature. */
 			assert_int_equal(dl_log_config(log, &chosen), 0);
+			/* A fault may hide that the kernel has no watches; a watch would say so. */
+			chosen.has &= is.has | ~(uint32_t)DL_HAS_WATCH;
 			assert_memory_equal(&chosen, &is, sizeof(is));
 			dl_log_close(log);
 		}

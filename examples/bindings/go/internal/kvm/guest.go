@@ -61,20 +61,29 @@ type Guest struct {
 	vcpu   int
 }
 
+// ioctl repeats a call that a signal interrupts: Go preempts its threads by signals, and
+// KVM_CREATE_VM returns EINTR for one.
 func ioctl(fd int, request uintptr, argument uintptr) (int, error) {
-	r, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), request, argument)
-	if errno != 0 {
-		return -1, fmt.Errorf("ioctl %#x: %w", request, errno)
+	for {
+		r, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), request, argument)
+		if errno == 0 {
+			return int(r), nil
+		} else if errno != syscall.EINTR {
+			return -1, fmt.Errorf("ioctl %#x: %w", request, errno)
+		}
 	}
-	return int(r), nil
 }
 
 func ioctlWith(fd int, request uintptr, argument unsafe.Pointer) error {
-	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), request, uintptr(argument))
-	if errno != 0 {
-		return fmt.Errorf("ioctl %#x: %w", request, errno)
+	for {
+		_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), request,
+			uintptr(argument))
+		if errno == 0 {
+			return nil
+		} else if errno != syscall.EINTR {
+			return fmt.Errorf("ioctl %#x: %w", request, errno)
+		}
 	}
-	return nil
 }
 
 // New makes a guest that does not run yet.
