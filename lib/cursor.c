@@ -119,7 +119,11 @@ uint64_t dli_cursor_pending_pages(const struct dl_cursor *cursor)
 	for (uint32_t i = 0, n = dli_cursor_count(cursor); i < n; i++) {
 		const struct dli_view *view = dli_cursor_view_at(cursor, i);
 
-		pages += view ? dli_page_set_pending_pages(view->set) : 0;
+		if (!view)
+			continue;
+		/* What an audit found is in the view's own set alone. */
+		pages += dli_cursor_is_audit(cursor) ? dli_page_set_pending_pages(view->set)
+						     : dli_view_pending_pages(view);
 	}
 	return pages;
 }
@@ -158,6 +162,16 @@ bool dli_any_pass_open(const struct dl_log *log)
 		if (dli_cursor_pass(cursor))
 			return true;
 	return false;
+}
+
+void dli_cursor_catch_up(struct dl_cursor *cursor)
+{
+	for (uint32_t i = 0, n = dli_cursor_count(cursor); i < n; i++) {
+		struct dli_view *view = dli_cursor_view_at(cursor, i);
+
+		if (view)
+			dli_view_catch_up(view);
+	}
 }
 
 void dli_cursor_distribute(struct dl_cursor *cursor)

@@ -153,6 +153,9 @@ uint64_t dli_pass_close(struct dl_cursor *cursor);
 
 /* The next functions are called with the cursor's lock and the log's lock held. */
 
+/* Begins a pass: dli_view_catch_up() for each view. */
+void dli_cursor_catch_up(struct dl_cursor *cursor);
+
 /* Moves what was marked since the last time into the sets of all cursors. */
 void dli_cursor_distribute(struct dl_cursor *cursor);
 

@@ -97,7 +97,11 @@ static int begin_pass(struct dl_cursor *cursor, uint32_t flags, int rings)
 		return r;
 	if (flags & DL_HARVEST_ALL)
 		make_all_pending(cursor);
-	dli_cursor_distribute(cursor);
+	/* Aliases' pages are moved between the views' own sets. */
+	if (cursor->log->aliased)
+		dli_cursor_distribute(cursor);
+	else
+		dli_cursor_catch_up(cursor);
 	r = dli_aliases_move(cursor);
 	if (!r)
 		open_pass(cursor, last);

@@ -7,6 +7,16 @@
 
 #include <errno.h>
 
+/* What an audit found is in the view's own set alone. */
+static bool take_pages(struct dl_cursor *cursor, struct dli_view *view, struct dli_batch *batch)
+{
+	uint64_t *block = &cursor->next_block;
+
+	if (dli_cursor_is_audit(cursor))
+		return dli_page_set_take(view->set, block, false, batch);
+	return dli_view_take(view, block, view->slot->owed.any, batch);
+}
+
 /* Takes the next batch of one view. Returns 1, 0 at the slot's end, or an error. */
 static int take_batch(struct dl_cursor *cursor, struct dli_view *view)
 {
@@ -16,7 +26,7 @@ static int take_batch(struct dl_cursor *cursor, struct dli_view *view)
 	int r;
 
 	do {
-		if (!dli_page_set_take(view->set, &cursor->next_block, view->slot->owed.any, batch))
+		if (!take_pages(cursor, view, batch))
 			return 0;
 		dli_alias_strip(cursor, view, batch);
 		if (cursor->skips && !cursor->paused)

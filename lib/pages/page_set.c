@@ -139,9 +139,12 @@ void dli_page_set_mark_alone(struct dli_page_set *set, const struct dli_batch *b
 		if (i + AHEAD < batch->n)
 			dli_page_set_prefetch(set, batch->word[i + AHEAD]);
 		before = atomic_load_explicit(leaf, memory_order_relaxed);
-		atomic_store_explicit(leaf, before | bits, memory_order_relaxed);
 		note_rewritten(set, word, bits & before);
-		new_pages += count_bits(bits & ~before);
+		/* Often all is there: the hot pages of a cursor that is seldom read. */
+		if (bits & ~before) {
+			atomic_store_explicit(leaf, before | bits, memory_order_relaxed);
+			new_pages += count_bits(bits & ~before);
+		}
 		if (i + 1 == batch->n || batch->word[i + 1] / BLOCK_WORDS != word / BLOCK_WORDS)
 			set_block_summary_alone(map, word / BLOCK_WORDS);
 	}
@@ -240,7 +243,8 @@ void dli_page_set_count_acked(struct dli_page_set *set, uint64_t acked)
 
 static uint64_t count_pages(const struct bitmap *map)
 {
-	int64_t pages = atomic_load_explicit(&map->pages, memory_order_relaxed);
+	/* Pairs with dli_page_set_moved(): pages that are gone from here are counted elsewhere. */
+	int64_t pages = atomic_load_explicit(&map->pages, memory_order_acquire);
 
 	/* The taker may count before the marker has. */
 	return pages < 0 ? 0 : (uint64_t)pages;

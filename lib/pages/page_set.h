@@ -67,6 +67,16 @@ bool dli_page_set_take(struct dli_page_set *set, uint64_t *block, bool one_chunk
 		       struct dli_batch *batch);
 
 /*
+ * Move pending pages of from elsewhere: into the batch only, or to in flight of a set of the same
+ * size. Return their number, 0: none are left. from counts them until dli_page_set_moved(), so that
+ * whoever adds the pages of sets finds them somewhere.
+ */
+uint64_t dli_page_set_move(struct dli_page_set *from, uint64_t *block, struct dli_batch *batch);
+uint64_t dli_page_set_take_from(struct dli_page_set *set, struct dli_page_set *from,
+				uint64_t *block, bool one_chunk, struct dli_batch *batch);
+void dli_page_set_moved(struct dli_page_set *from, uint64_t pages);
+
+/*
  * Like dli_page_set_take(), but the pages leave the set: they are the caller's, who puts them back
  * with dli_page_set_mark_batch().
  */

@@ -145,8 +145,6 @@ static uint64_t claim_block(struct bitmap *map, uint64_t block, struct dli_batch
 	for (uint64_t i = 0; i < BLOCK_WORDS; i += PAGE_SET_LINE_WORDS) {
 		if (!load_line(&leaf[i]))
 			continue;
-		/* make_in_flight() moves the words there. */
-		__builtin_prefetch(&leaf[BLOCK_WORDS + i], 1);
 		pages += claim_line(&leaf[i], word + i, batch);
 	}
 	return pages;
@@ -154,7 +152,7 @@ static uint64_t claim_block(struct bitmap *map, uint64_t block, struct dli_batch
 
 /*
  * Empties blocks of a map in [*from, end) into the batch, as many as are sure to fit. Returns the
- * number of pages: 0 only if there are none.
+ * number of pages, which the map still counts: 0 only if there are none.
  */
 static uint64_t claim_batch(const struct dli_page_set *set, struct bitmap *map, uint64_t *from,
 			    uint64_t end, struct dli_batch *batch)
@@ -169,13 +167,13 @@ static uint64_t claim_batch(const struct dli_page_set *set, struct bitmap *map, 
 		for (uint32_t i = 0; i < blocks.n; i++)
 			pages += claim_block(map, blocks.block[i], batch);
 	} while (blocks.n && dli_batch_has_room(batch, BLOCK_WORDS));
-	add_pages(map, -(int64_t)pages);
 	return pages;
 }
 
 /* No other thread sets bits of this map, or changes a word that has none: a plain store will do. */
 static void make_in_flight(struct dli_page_set *set, const struct dli_batch *batch, uint64_t pages)
 {
+	enum { AHEAD = 8 };
 	struct bitmap *map = &set->in_flight;
 	uint64_t block = UINT64_MAX;
 
@@ -183,6 +181,8 @@ static void make_in_flight(struct dli_page_set *set, const struct dli_batch *bat
 		_Atomic uint64_t *word = leaf_of(map, batch->word[i]);
 		uint64_t bits = batch->bits[i];
 
+		if (i + AHEAD < batch->n)
+			__builtin_prefetch(leaf_of(map, batch->word[i + AHEAD]), 1);
 		if (!atomic_load_explicit(word, memory_order_relaxed))
 			atomic_store_explicit(word, bits, memory_order_relaxed);
 		else
@@ -197,10 +197,10 @@ static void make_in_flight(struct dli_page_set *set, const struct dli_batch *bat
 }
 
 /* Prefetches the next block to take while the caller works on this batch. */
-static void prefetch_next(const struct dli_page_set *set, uint64_t block)
+static void prefetch_next(const struct dli_page_set *from, uint64_t block)
 {
-	const struct bitmap *map = &set->pending;
-	uint64_t mid = find_mid(set, map, block / 64);
+	const struct bitmap *map = &from->pending;
+	uint64_t mid = find_mid(from, map, block / 64);
 	uint64_t bits = mid == UINT64_MAX ? 0 : mid_bits(map, mid, block, UINT64_MAX);
 
 	if (bits)
@@ -225,24 +225,47 @@ static uint64_t claim(struct dli_page_set *set, uint64_t *block, bool one_chunk,
 			 : claim_batch(set, &set->pending, block, UINT64_MAX, batch);
 }
 
+uint64_t dli_page_set_move(struct dli_page_set *from, uint64_t *block, struct dli_batch *batch)
+{
+	return claim(from, block, false, batch);
+}
+
+uint64_t dli_page_set_take_from(struct dli_page_set *set, struct dli_page_set *from,
+				uint64_t *block, bool one_chunk, struct dli_batch *batch)
+{
+	uint64_t pages = claim(from, block, one_chunk, batch);
+
+	if (!pages)
+		return 0;
+	make_in_flight(set, batch, pages);
+	/* Otherwise there is no more. */
+	if (one_chunk || !dli_batch_has_room(batch, BLOCK_WORDS))
+		prefetch_next(from, *block);
+	return pages;
+}
+
+void dli_page_set_moved(struct dli_page_set *from, uint64_t pages)
+{
+	/* Pairs with count_pages(), which then finds the pages in the other set. */
+	atomic_fetch_sub_explicit(&from->pending.pages, (int64_t)pages, memory_order_release);
+}
+
 bool dli_page_set_extract(struct dli_page_set *set, uint64_t *block, bool one_chunk,
 			  struct dli_batch *batch)
 {
-	return claim(set, block, one_chunk, batch);
+	uint64_t pages = claim(set, block, one_chunk, batch);
+
+	add_pages(&set->pending, -(int64_t)pages);
+	return pages;
 }
 
 bool dli_page_set_take(struct dli_page_set *set, uint64_t *block, bool one_chunk,
 		       struct dli_batch *batch)
 {
-	uint64_t pages = claim(set, block, one_chunk, batch);
+	uint64_t pages = dli_page_set_take_from(set, set, block, one_chunk, batch);
 
-	if (!pages)
-		return false;
-	make_in_flight(set, batch, pages);
-	/* Otherwise there is no more. */
-	if (one_chunk || !dli_batch_has_room(batch, BLOCK_WORDS))
-		prefetch_next(set, *block);
-	return true;
+	add_pages(&set->pending, -(int64_t)pages);
+	return pages;
 }
 
 void dli_page_set_unclaim(struct dli_page_set *set, const struct dli_batch *batch)
@@ -283,11 +306,13 @@ void dli_page_set_skip_rewritten(struct dli_page_set *set, struct dli_batch *bat
 static void empty(struct dli_page_set *set, struct bitmap *map, bool mark)
 {
 	struct dli_batch batch;
-	uint64_t from = 0;
+	uint64_t from = 0, pages;
 
-	while (claim_batch(set, map, &from, UINT64_MAX, &batch))
+	while ((pages = claim_batch(set, map, &from, UINT64_MAX, &batch))) {
+		add_pages(map, -(int64_t)pages);
 		if (mark)
 			dli_page_set_mark_batch(set, &batch);
+	}
 }
 
 /* For an in-flight map whose pages are all acknowledged. */
@@ -329,22 +354,22 @@ void dli_page_set_pad(struct dli_page_set *set, uint64_t first_page, uint64_t pa
 	}
 }
 
-static void add_to_words(const struct dli_batch *batch, uint64_t *words)
+static void move_map_to_words(struct dli_page_set *set, struct bitmap *map, uint64_t *words)
 {
-	for (uint32_t i = 0; i < batch->n; i++)
-		words[batch->word[i]] |= batch->bits[i];
+	struct dli_batch batch;
+	uint64_t from = 0, pages;
+
+	while ((pages = claim_batch(set, map, &from, UINT64_MAX, &batch))) {
+		add_pages(map, -(int64_t)pages);
+		for (uint32_t i = 0; i < batch.n; i++)
+			words[batch.word[i]] |= batch.bits[i];
+	}
 }
 
 void dli_page_set_move_to_words(struct dli_page_set *set, uint64_t *words)
 {
-	struct dli_batch batch;
-	uint64_t from = 0;
-
-	while (claim_batch(set, &set->pending, &from, UINT64_MAX, &batch))
-		add_to_words(&batch, words);
-	from = 0;
-	while (claim_batch(set, &set->in_flight, &from, UINT64_MAX, &batch))
-		add_to_words(&batch, words);
+	move_map_to_words(set, &set->pending, words);
+	move_map_to_words(set, &set->in_flight, words);
 }
 
 void dli_page_set_clear(struct dli_page_set *set)

@@ -89,21 +89,76 @@ struct dli_view *dli_slot_missed_view(const struct dli_slot *slot, const struct 
 	return find(slot->missed, cursor);
 }
 
+/*
+ * Markers use the fresh set, so that nothing else marks the views' sets while the log's lock is
+ * held. Otherwise they use the only view's set, and fresh has what late ones left there.
+ */
+static bool is_shared(const struct dli_slot *slot)
+{
+	return slot->fresh && dli_slot_target(slot) == slot->fresh;
+}
+
 void dli_slot_distribute(struct dli_slot *slot)
 {
-	/* Otherwise markers use the only view's set, and fresh has what late ones left there. */
-	bool alone = dli_slot_target(slot) == slot->fresh;
+	bool alone = is_shared(slot);
 	struct dli_batch batch;
-	uint64_t block = 0;
+	uint64_t block = 0, pages;
 
 	if (!slot->fresh)
 		return;
-	while (dli_page_set_extract(slot->fresh, &block, false, &batch))
+	while ((pages = dli_page_set_move(slot->fresh, &block, &batch))) {
 		for (struct dli_view *view = slot->views; view; view = view->next)
 			if (alone)
 				dli_page_set_mark_alone(view->set, &batch);
 			else
 				(void)dli_page_set_mark_batch(view->set, &batch);
+		dli_page_set_moved(slot->fresh, pages);
+	}
+}
+
+uint64_t dli_view_pending_pages(const struct dli_view *view)
+{
+	uint64_t pages = dli_page_set_pending_pages(view->set);
+	const struct dli_page_set *target = dli_slot_target(view->slot);
+
+	if (pages || !target)
+		return pages;
+	pages = dli_page_set_pending_pages(target);
+	/* Pages that have just left the fresh set are in the own one by now. */
+	return pages ? pages : dli_page_set_pending_pages(view->set);
+}
+
+void dli_view_catch_up(struct dli_view *view)
+{
+	if (dli_page_set_pending_pages(view->set))
+		dli_slot_distribute(view->slot);
+}
+
+/* Takes from the fresh set. The other views get the pages too: they have not seen them. */
+static bool take_fresh(struct dli_view *view, uint64_t *block, bool one_chunk,
+		       struct dli_batch *batch)
+{
+	struct dli_slot *slot = view->slot;
+	uint64_t pages = dli_page_set_take_from(view->set, slot->fresh, block, one_chunk, batch);
+
+	if (!pages)
+		return false;
+	for (struct dli_view *other = slot->views; other; other = other->next)
+		if (other != view)
+			dli_page_set_mark_alone(other->set, batch);
+	dli_page_set_moved(slot->fresh, pages);
+	return true;
+}
+
+bool dli_view_take(struct dli_view *view, uint64_t *block, bool one_chunk, struct dli_batch *batch)
+{
+	bool alone = is_shared(view->slot);
+
+	if (alone && !dli_page_set_pending_pages(view->set))
+		return take_fresh(view, block, one_chunk, batch);
+	if (alone)
+		dli_slot_distribute(view->slot);
+	return dli_page_set_take(view->set, block, one_chunk, batch);
 }
 
 uint64_t dli_slot_mark_all(struct dli_slot *slot)

@@ -10,7 +10,7 @@
  *
  * Markers know no cursors: they mark the slot's target. With one view that is the view's own set,
  * so that a single consumer pays nothing for the others that there could be. With several it is the
- * slot's fresh set, whose pages dli_slot_distribute() moves into the set of every view.
+ * slot's fresh set. Whoever takes pages from there adds them to the sets of the other views.
  *
  * The functions that have no other comment are called with the log's lock held.
  */
@@ -57,6 +57,22 @@ struct dli_view *dli_slot_missed_view(const struct dli_slot *slot, const struct 
 
 /* Moves pages from the fresh set into the set of every view. */
 void dli_slot_distribute(struct dli_slot *slot);
+
+/*
+ * How many pages the view has to hand out: those of its own set, or, while that is empty, of the
+ * fresh set. Exact after dli_view_catch_up(), until something is marked. Inside a read section, or
+ * with the log's lock held.
+ */
+uint64_t dli_view_pending_pages(const struct dli_view *view);
+
+/*
+ * Begins a pass: while the view's own set is empty, the pass takes from the fresh set what is
+ * there, and no page moves twice. Otherwise the fresh set is distributed.
+ */
+void dli_view_catch_up(struct dli_view *view);
+
+/* Takes the next pages of a pass. Arguments and result as of dli_page_set_take(). */
+bool dli_view_take(struct dli_view *view, uint64_t *block, bool one_chunk, struct dli_batch *batch);
 
 /* Makes every page of the slot pending for all cursors that cover it. Returns how many were not. */
 uint64_t dli_slot_mark_all(struct dli_slot *slot);

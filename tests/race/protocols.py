@@ -415,11 +415,50 @@ def a_foreign_bit_meets_a_take(source):
     return n, None
 
 
+def a_look_at_the_counts_meets_a_move(source):
+    """
+    Pages move from the fresh set to a view's own while another thread adds what the view has to
+    hand out.
+    """
+    add = source.order("pages/page_set_maps.h", "add_pages")
+    subtract = source.order("pages/page_set_take.c", "dli_page_set_moved")
+    count = source.order("pages/page_set.c", "count_pages")
+    looks = source.body("pages/view.c", "dli_view_pending_pages").count("_pending_pages(")
+
+    def mover(function):
+        body = source.body("pages/view.c", function)
+        steps = [("U", "own", add, lambda x: x + 1), ("U", "fresh", subtract, lambda x: x - 1)]
+        if body.index("dli_page_set_moved(") < body.index("dli_page_set_mark_alone("):
+            steps.reverse()
+
+        def thread():
+            for step in steps:
+                yield step
+            return {}
+
+        return thread
+
+    def looker():
+        for place in ("own", "fresh", "own")[:looks]:
+            if (yield "R", place, count):
+                return {}
+        return {"nothing": 1}
+
+    n = 0
+    for function in ("dli_slot_distribute", "take_fresh"):
+        for found, _ in executions([mover(function), looker], {"own": 0, "fresh": 1}, "c11"):
+            n += 1
+            if found.get("nothing"):
+                return n, "pages that are counted nowhere"
+    return n, None
+
+
 PROTOCOLS = [a_mark_meets_a_take, a_harvest_skips_a_drained_ring,
              an_acknowledgement_meets_the_end_of_its_pass,
              an_acknowledgement_meets_a_move_of_its_slot, a_repair_meets_a_clear,
              the_kernel_laps_the_ring, an_entry_after_a_start,
-             a_mark_meets_the_sharing_of_its_slot, a_foreign_bit_meets_a_take] + LIMIT_PROTOCOLS
+             a_mark_meets_the_sharing_of_its_slot, a_foreign_bit_meets_a_take,
+             a_look_at_the_counts_meets_a_move] + LIMIT_PROTOCOLS
 LONG_PROTOCOLS = [two_marks_meet_a_take] + LONG_LIMIT_PROTOCOLS
 
 

@@ -36,7 +36,7 @@ static struct vcpu {
 	pthread_t thread;
 	unsigned int number;
 	struct dl_cursor *cursor;
-	struct dli_page_set *set; /* of the own slot, as the own cursor sees it */
+	struct dli_view *view; /* of the own slot, as the own cursor sees it */
 	struct random random;
 	uint64_t value; /* last one stored */
 	unsigned long harvests;
@@ -103,7 +103,7 @@ static void harvest_and_check(struct vcpu *vcpu, unsigned long written)
 
 	harvest(vcpu->cursor);
 	vcpu->harvests++;
-	pending = dli_page_set_pending_pages(vcpu->set);
+	pending = dli_view_pending_pages(vcpu->view);
 	end(vcpu->cursor);
 	if (pending < written || (pending > written && !overflows))
 		die("pending after a harvest", pending, written);
@@ -242,7 +242,7 @@ static void open_guest(const struct guest_config *config)
 		const struct dli_slot *slot = dli_slot_find(dli_slots_table(&guest.log->slots), i);
 
 		vcpus[i].cursor = new_cursor(i);
-		vcpus[i].set = dli_slot_view(slot, vcpus[i].cursor)->set;
+		vcpus[i].view = dli_slot_view(slot, vcpus[i].cursor);
 	}
 	for (unsigned int i = 0; i < HARVESTERS; i++)
 		harvesters[i].cursor = new_cursor(VCPUS);

@@ -48,6 +48,30 @@ static void c2_cursors_have_passes_of_their_own(void **state)
 	expect_empty_pass(fast);
 }
 
+/* Pages that are pending for a cursor, and marked again for all, are pending once. */
+static void c2_what_is_left_and_what_is_new_are_one_pass(void **state)
+{
+	uint64_t bytes;
+	struct dl_cursor *one, *two;
+
+	set_slot(0, 0, PAGES, 0);
+	one = join(DL_CURSOR_CLEAN);
+	two = join(DL_CURSOR_CLEAN);
+	write_page(5);
+	mark_page(0, 6);
+	begin_pass(one);
+	end_pass(one);
+	expect_pass(two, 5, 2);
+	write_page(6);
+	mark_page(0, 7);
+	assert_int_equal(dl_harvest(one, 0, &bytes), 0);
+	assert_int_equal(bytes, 3 * 4096);
+	assert_int_equal(pending_of(one), 3);
+	end_pass(one);
+	expect_pass(one, 5, 3);
+	expect_pass(two, 6, 2);
+}
+
 /* Each of these is the first to look after a mark that went into the shared set. */
 static void c2_whoever_takes_distributes_first(void **state)
 {
@@ -451,6 +475,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		rule_tests(c2_every_cursor_gets_every_page),
 		rule_tests(c2_cursors_have_passes_of_their_own),
+		rule_tests(c2_what_is_left_and_what_is_new_are_one_pass),
 		rule_tests(c2_whoever_takes_distributes_first),
 		rule_tests(c2_whoever_leaves_distributes_first),
 		rule_tests(c2_whoever_joins_distributes_first),

@@ -151,6 +151,89 @@ static void late_marks_of_the_shared_set_reach_the_last_view(void **state)
 	assert_int_equal(dli_page_set_pending_pages(slot->fresh), 0);
 }
 
+/* Takes one batch; the view must get exactly these pages of the first word. */
+static void expect_taken(int i, uint64_t *block, uint64_t bits)
+{
+	struct dli_batch batch;
+
+	assert_int_equal(dli_view_take(views[i], block, false, &batch), bits != 0);
+	if (!bits)
+		return;
+	assert_int_equal(batch.n, 1);
+	assert_int_equal(batch.word[0], 0);
+	assert_int_equal(batch.bits[0], bits);
+}
+
+static void an_empty_view_takes_from_the_fresh_set(void **state)
+{
+	uint64_t block = 0;
+
+	attach(0);
+	attach(1);
+	attach(2);
+	mark(5, 3);
+	dli_view_catch_up(views[1]);
+	/* Nobody has moved them. */
+	assert_int_equal(dli_page_set_pending_pages(slot->fresh), 3);
+	expect_pending(1, 0);
+	assert_int_equal(dli_view_pending_pages(views[1]), 3);
+	expect_taken(1, &block, 7 << 5);
+	assert_int_equal(dli_page_set_in_flight_pages(views[1]->set), 3);
+	assert_int_equal(dli_page_set_pending_pages(slot->fresh), 0);
+	assert_int_equal(dli_view_pending_pages(views[1]), 0);
+	expect_pending(0, 3);
+	expect_pending(1, 0);
+	expect_pending(2, 3);
+	expect_taken(1, &block, 0);
+}
+
+/* And a page that is in both sets is handed out once, and counted once. */
+static void a_view_with_pages_left_hands_out_these_and_the_fresh_ones(void **state)
+{
+	uint64_t block = 0;
+
+	attach(0);
+	attach(1);
+	mark(5, 2);
+	dli_slot_distribute(slot);
+	mark(6, 2);
+	dli_view_catch_up(views[0]);
+	assert_int_equal(dli_view_pending_pages(views[0]), 3);
+	expect_taken(0, &block, 7 << 5);
+	expect_taken(0, &block, 0);
+	expect_pending(1, 3);
+}
+
+/* Another view's pass distributes between two batches of this one's. */
+static void pages_that_are_moved_in_mid_pass_are_handed_out(void **state)
+{
+	uint64_t block = 0;
+
+	attach(0);
+	attach(1);
+	mark(1, 1);
+	dli_view_catch_up(views[0]);
+	dli_slot_distribute(slot);
+	mark(2, 1);
+	expect_taken(0, &block, 6);
+	expect_pending(1, 2);
+}
+
+/* Late marks of the shared set are the last view's too. */
+static void the_last_view_takes_from_its_own_set(void **state)
+{
+	uint64_t block = 0;
+
+	attach(0);
+	attach(1);
+	detach(1);
+	mark(3, 1);
+	dli_view_catch_up(views[0]);
+	assert_int_equal(dli_view_pending_pages(views[0]), 1);
+	expect_taken(0, &block, 8);
+	expect_taken(0, &block, 0);
+}
+
 static void words_get_what_any_view_has(void **state)
 {
 	uint64_t words[(PAGES + 63) / 64] = { 0 }, block = 0;
@@ -200,6 +283,10 @@ int main(void)
 		view_test(views_are_found_by_their_cursor),
 		view_test(a_view_that_goes_takes_no_page_of_the_others),
 		view_test(late_marks_of_the_shared_set_reach_the_last_view),
+		view_test(an_empty_view_takes_from_the_fresh_set),
+		view_test(a_view_with_pages_left_hands_out_these_and_the_fresh_ones),
+		view_test(pages_that_are_moved_in_mid_pass_are_handed_out),
+		view_test(the_last_view_takes_from_its_own_set),
 		view_test(words_get_what_any_view_has),
 		view_test(a_view_without_memory_is_refused),
 	};
