@@ -11,6 +11,7 @@ Usage: tests/lint.sh [option]... [FILE]...
 Checks files of this tree; default: all of them. Prints the findings, and one line a check. The exit
 status is 1 if there is a finding. A check whose tool is not installed is skipped.
 
+  tree      no file outside the directories and the few files that belong at the top
   text      licence line, 100 columns, 500 lines a file, white space at line ends
   format    C and C++, with clang-format 14 and the tree's .clang-format
   spelling  codespell, with .codespellrc
@@ -87,10 +88,16 @@ chosen_files() {
 # Sorts the files by kind.
 sort_files() {
   local file
-  c_files=() scripts=() python_files=() text_files=() spelled_files=()
+  c_files=() scripts=() python_files=() text_files=() spelled_files=() strange_files=()
   while IFS= read -r -d '' file; do
     # Deleted, and not yet staged as such.
     [ -f "$file" ] || continue
+    case $file in
+    .ci/* | .githooks/* | doc/* | examples/* | include/dirtylog/* | lib/* | tests/*) ;;
+    .clang-format | .codespellrc | .editorconfig | .gitignore | LICENSE) ;;
+    CONTRIBUTING.md | NEWS.md | README.md | SECURITY.md | meson.build | meson_options.txt) ;;
+    *) strange_files+=("$file") ;;
+    esac
     case $file in
     tests/fuzz/corpus/*) continue ;;
     *.c | *.h | *.cpp | *.hpp) c_files+=("$file") ;;
@@ -142,6 +149,14 @@ install_tools() {
   [ ${#packages[@]} -gt 0 ] || return 0
   say "Installing: ${packages[*]}"
   apt_update_install "${packages[@]}" || true
+}
+
+# A fuzzer's finds, and what else a command leaves in the tree, are soon added by accident.
+check_tree() {
+  [ ${#strange_files[@]} = 0 ] || {
+    printf '%s: not a place for files\n' "${strange_files[@]}"
+    return 1
+  }
 }
 
 check_text() {
@@ -228,6 +243,7 @@ if [ -n "$fix" ] && [ ${#c_files[@]} -gt 0 ]; then
   "$clang_format" -i "${c_files[@]}"
 fi
 failed=
+run_check tree ''
 run_check text ''
 run_check format 'clang-format 14'
 run_check spelling codespell

@@ -283,7 +283,8 @@ start_beside() {
     [ -z "$lab" ] || nice -n 5 "$top/tests/lab/run.sh" --build-dir "${build_dir}-lab" \
       --output "$lab_output" >"$lab_output/said" 2>&1 || say "$?" >"$scratch/lab-status"
     [ -z "$other_builds" ] || nice -n 5 "$top/tests/builds/run.sh" \
-      --build-dir "${build_dir}-builds" --output "$builds_output" >"$builds_output/said" 2>&1 || true
+      --build-dir "${build_dir}-builds" --output "$builds_output" \
+      >"$builds_output/said" 2>&1 || true
   } </dev/null &
   beside=$!
   set +m

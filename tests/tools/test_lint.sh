@@ -10,7 +10,7 @@ set -euo pipefail
 # So that plant() adds to the lists of this shell.
 shopt -s lastpipe
 cd "$scratch"
-mkdir tests lib
+mkdir tests lib include
 cp -r "$source/.githooks" "$source/.clang-format" "$source/.codespellrc" .
 cp "$source/tests/lint.sh" "$source/tests/lint_text.py" "$source/tests/setup.sh" tests
 licence='/* SPDX-License-Identifier: MIT */'
@@ -43,6 +43,8 @@ planted_faults_are_found() {
   printf '%s\n/* %098d */\n' "$licence" 0 | plant lib/wide.c '2: 104 columns'
   # A tab ends at the next multiple of 8.
   printf '%s\n\t/* %087d */\n' "$licence" 0 | plant lib/tab.c '2: 101 columns'
+  printf 'x' | plant crash-17 ' not a place for files'
+  printf 'x' | plant include/stray.h ' not a place for files'
   printf 'int x;\n' | plant lib/bare.c '1: does not begin with SPDX'
   printf 'int x;\n' | plant lib/bare.hpp '1: does not begin with SPDX'
   printf '%s\nint x; \n' "$licence" | plant lib/blank.c '2: white space'
