@@ -81,9 +81,10 @@ void device_store(struct device *device, uint64_t offset, const void *data, size
 int device_drop_page(struct device *device, uint64_t offset)
 {
 	struct machine *machine = device->machine;
+	bool is_file = device->alias || machine->memory_fd >= 0;
 
 	return madvise(machine->memory + offset, machine->layout.page_bytes,
-		       device->alias ? MADV_REMOVE : MADV_DONTNEED)
+		       is_file ? MADV_REMOVE : MADV_DONTNEED)
 		       ? -errno
 		       : 0;
 }

@@ -38,6 +38,13 @@ const struct machine_kind *machine_choose(enum backend backend, char *why, size_
 	return backend == BACKEND_AUTO ? &machine_model : NULL;
 }
 
+static void advise_memory(struct machine *machine)
+{
+	(void)madvise(machine->memory, machine->layout.memory_bytes, MADV_HUGEPAGE);
+	/* Keep guest memory out of core dumps. */
+	(void)madvise(machine->memory, machine->layout.memory_bytes, MADV_DONTDUMP);
+}
+
 static int map_memory(struct machine *machine)
 {
 	uint64_t bytes = machine->layout.memory_bytes + HUGE_BYTES;
@@ -53,10 +60,28 @@ static int map_memory(struct machine *machine)
 	machine->mapping = mapping;
 	machine->mapping_bytes = bytes;
 	machine->memory = (uint8_t *)start;
-	(void)madvise(machine->memory, machine->layout.memory_bytes, MADV_HUGEPAGE);
-	/* Keep guest memory out of core dumps. */
-	(void)madvise(machine->memory, machine->layout.memory_bytes, MADV_DONTDUMP);
+	advise_memory(machine);
 	return 0;
+}
+
+int machine_share_memory(struct machine *machine)
+{
+	uint64_t bytes = machine->layout.memory_bytes;
+	int fd = memfd_create("guest", MFD_CLOEXEC | MFD_ALLOW_SEALING), r;
+
+	if (fd >= 0 && !ftruncate(fd, (off_t)bytes) &&
+	    !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) &&
+	    mmap(machine->memory, bytes, PROT_READ | PROT_WRITE,
+		 MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0) != MAP_FAILED) {
+		advise_memory(machine);
+		machine->memory_fd = fd;
+		return 0;
+	}
+	r = -errno;
+	if (fd >= 0)
+		close(fd);
+	return machine_fail(machine, r, "cannot share %llu MiB of guest memory: %s",
+			    (unsigned long long)(bytes >> 20), strerror(-r));
 }
 
 int machine_open(struct machine *machine, const struct machine_kind *kind,
@@ -71,6 +96,7 @@ int machine_open(struct machine *machine, const struct machine_kind *kind,
 	machine->guest_user = guest_user;
 	machine->kvm_fd = -1;
 	machine->vm_fd = -1;
+	machine->memory_fd = -1;
 	r = map_memory(machine);
 	if (r)
 		return r;
@@ -274,6 +300,8 @@ void machine_close(struct machine *machine)
 	}
 	machine->kind->close(machine);
 	munmap(machine->mapping, machine->mapping_bytes);
+	if (machine->memory_fd >= 0)
+		close(machine->memory_fd);
 	pthread_cond_destroy(&machine->changed);
 	pthread_mutex_destroy(&machine->lock);
 }

@@ -98,6 +98,7 @@ struct machine {
 	uint8_t *memory; /* layout.memory_bytes */
 	void *mapping;
 	size_t mapping_bytes;
+	int memory_fd; /* the file that the memory is; -1: no other process can map it */
 	int kvm_fd;
 	int vm_fd;
 	struct model *model;	/* model only */
@@ -128,6 +129,12 @@ const struct machine_kind *machine_choose(enum backend backend, char *why, size_
 /* Call machine_close() only if this returned 0. */
 int machine_open(struct machine *machine, const struct machine_kind *kind,
 		 const struct layout *layout, bool guest_user);
+
+/*
+ * Makes the memory a file that other processes can map and none can truncate. The memory is empty,
+ * and there are no memslots yet. Returns 0, or a negative errno value with the reason in why.
+ */
+int machine_share_memory(struct machine *machine);
 
 /* Creates memslots and vCPUs and registers them with the log, unless it is NULL. */
 int machine_plug(struct machine *machine, struct dl_log *log);
