@@ -434,7 +434,8 @@ check_usage() {
     "--memory 16777217" "--memory 16M --working-set 17M" "--mode fast" "--passes 0" \
     "--guest none" "--listen here" "--listen unix:" \
     "--connect tcp:localhost" "--connect tcp:localhost:0" "--connect tcp:localhost:65537" \
-    "--bandwidth 1K" --nonsense=1 --memory; do
+    "--bandwidth 1K" "--sabotage log" "--device-process --memory 16M --working-set 16M" \
+    "--device-process --listen unix:socket" --nonsense=1 --memory; do
     # shellcheck disable=SC2086
     expect 2 $wrong
     [ -s "$scratch/run.err" ] || fail "precopy $wrong: no message"

@@ -3,6 +3,7 @@
 #include "../output.h"
 #include "../clock.h"
 #include "device.h"
+#include "device_process.h"
 #include "inlets.h"
 #include "pages.h"
 #include "report.h"
@@ -127,7 +128,12 @@ static int create_machine(struct destination *destination, const struct wire_hel
 		return wire_fail(wire, -ENODEV, "the destination only accepts --backend model");
 	if (options->backend == BACKEND_KVM && kind == &machine_model)
 		return wire_fail(wire, -ENODEV, "the destination only accepts --backend kvm");
+	if (options->device_process && !device_process_fits(&layout))
+		return wire_fail(wire, -ENOSPC,
+				 "destination: the guest leaves no room for --device-process");
 	r = host_open(host, kind, &layout, hello->guest_user);
+	if (!r && options->device_process)
+		r = machine_share_memory(&host->machine);
 	if (r)
 		return wire_fail(wire, r, "%.200s", host->machine.why);
 	/* To move on the guest needs a log, which comes before the vCPUs. */

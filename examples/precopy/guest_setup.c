@@ -45,6 +45,17 @@ static int watch_device(struct source *source)
 	return r;
 }
 
+static int start_process(struct source *source)
+{
+	struct device_process *process = &source->device_process;
+	int r = device_process_start(process, source->machine, &source->report.process);
+
+	process->drops_log = source->options->sabotage == SABOTAGE_LOG;
+	if (r)
+		snprintf(source->report.error, sizeof(source->report.error), "%s", process->why);
+	return r;
+}
+
 int guest_start_devices(struct source *source, const struct host *host)
 {
 	const struct options *options = source->options;
@@ -64,7 +75,7 @@ int guest_start_devices(struct source *source, const struct host *host)
 	if (r)
 		snprintf(source->report.error, sizeof(source->report.error),
 			 "cannot start the device thread: %s", strerror(-r));
-	return r;
+	return r || !options->device_process ? r : start_process(source);
 }
 
 void guest_describe(struct source *source, const struct host *host)
@@ -104,6 +115,8 @@ int guest_create(struct source *source, struct host *host)
 	report->guest_user = options->guest_user;
 	snprintf(report->backend, sizeof(report->backend), "%s", kind->name);
 	r = host_open(host, kind, &layout, options->guest_user);
+	if (!r && options->device_process)
+		r = machine_share_memory(&host->machine);
 	if (r) {
 		snprintf(report->error, sizeof(report->error), "%s", host->machine.why);
 		return r;

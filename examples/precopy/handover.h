@@ -3,6 +3,7 @@
 #define PRECOPY_HANDOVER_H
 
 #include "audit.h"
+#include "device_process.h"
 #include "host.h"
 #include "../guest/reaper.h" /* lib/ has one too */
 #include "report.h"
@@ -18,6 +19,7 @@ struct source {
 	struct reaper reaper;
 	struct device device;
 	struct audit audit;
+	struct device_process device_process;
 	struct device_state device_state;
 	struct wire wire; /* for all but the contents of pages */
 	struct outlets outlets;

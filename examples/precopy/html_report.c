@@ -140,6 +140,15 @@ static void print_proof(FILE *to, const struct report *report)
 			 report->resumed_check.healthy ? "" : report->resumed_check.why);
 }
 
+static void print_process(FILE *to, const struct report *report)
+{
+	if (!report->process.pid)
+		return;
+	count_row(to, "process_writes", "writes of the device process", report->process.writes);
+	count_row(to, "process_logged_pages", "pages found in its log",
+		  report->process.logged_pages);
+}
+
 static void print_summary(FILE *to, const struct report *report)
 {
 	int status = report_status(report);
@@ -160,6 +169,7 @@ static void print_summary(FILE *to, const struct report *report)
 	time_row(to, "total_ns", "total time", report->total_ns, true, "");
 	print_downtime(to, report);
 	print_sums(to, report);
+	print_process(to, report);
 	print_proof(to, report);
 	fputs("</table>\n", to);
 }

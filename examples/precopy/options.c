@@ -2,6 +2,7 @@
 #include "options.h"
 #include "address.h"
 #include "../clock.h"
+#include "device_process.h"
 #include "layout.h"
 #include "report.h"
 
@@ -54,6 +55,7 @@ static const struct keyword sabotages[] = { { "none", SABOTAGE_NONE },
 					    { "ack", SABOTAGE_ACK },
 					    { "drop", SABOTAGE_DROP },
 					    { "read-early", SABOTAGE_READ_EARLY },
+					    { "log", SABOTAGE_LOG },
 					    { NULL, 0 } };
 
 static const struct keyword statuses[] = { { "moved", STATUS_MOVED },
@@ -192,6 +194,7 @@ enum {
 	OPT_SKIP_REWRITTEN,
 	OPT_NO_ZERO_PAGES,
 	OPT_SLOT_MOVES,
+	OPT_DEVICE_PROCESS,
 	OPT_CHANNELS,
 	OPT_TRANSPORT,
 	OPT_LISTEN,
@@ -203,6 +206,7 @@ enum {
 	OPT_WATCH,
 	OPT_HELP,
 	OPT_DESTINATION_FD,
+	OPT_DEVICE_PROCESS_FD,
 };
 
 static const struct option long_options[] = {
@@ -225,6 +229,7 @@ static const struct option long_options[] = {
 	{ "skip-rewritten", no_argument, NULL, OPT_SKIP_REWRITTEN },
 	{ "no-zero-pages", no_argument, NULL, OPT_NO_ZERO_PAGES },
 	{ "slot-moves", no_argument, NULL, OPT_SLOT_MOVES },
+	{ "device-process", no_argument, NULL, OPT_DEVICE_PROCESS },
 	{ "channels", required_argument, NULL, OPT_CHANNELS },
 	{ "transport", required_argument, NULL, OPT_TRANSPORT },
 	{ "listen", required_argument, NULL, OPT_LISTEN },
@@ -235,8 +240,9 @@ static const struct option long_options[] = {
 	{ "sabotage", required_argument, NULL, OPT_SABOTAGE },
 	{ "watch", no_argument, NULL, OPT_WATCH },
 	{ "help", no_argument, NULL, OPT_HELP },
-	/* Internal: a source starts its destination with it. */
+	/* Internal: a source starts its destination and its device process with them. */
 	{ "destination-fd", required_argument, NULL, OPT_DESTINATION_FD },
+	{ "device-process-fd", required_argument, NULL, OPT_DEVICE_PROCESS_FD },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -337,6 +343,10 @@ static bool parse_migration_option(struct options *options, int option, const ch
 			return false;
 		options->destination_fds[options->destination_fds_given++] = (int)number;
 		return valid;
+	case OPT_DEVICE_PROCESS_FD:
+		valid = parse_number(options, name, text, 0, 1 << 20, &number);
+		options->device_process_fd = (int)number;
+		return valid;
 	case OPT_CHANNELS:
 		valid = parse_number(options, name, text, 1, WIRE_MAX_CHANNELS, &number);
 		options->channels = (uint32_t)number;
@@ -349,6 +359,9 @@ static bool parse_migration_option(struct options *options, int option, const ch
 		return true;
 	case OPT_SLOT_MOVES:
 		options->slot_moves = true;
+		return true;
+	case OPT_DEVICE_PROCESS:
+		options->device_process = true;
 		return true;
 	case OPT_WATCH:
 		options->watch = true;
@@ -401,14 +414,21 @@ static int check_combination(struct options *options)
 		return usage_error(options, "--readers must be less than --vcpus");
 	if (!options->working_set_bytes)
 		options->working_set_bytes = options->memory_bytes / 4;
-	if (options->listen && !options->connect && (options->status || options->report))
-		return usage_error(options, "--status and --report are for the source");
+	if (options->listen && !options->connect &&
+	    (options->status || options->report || options->device_process))
+		return usage_error(options,
+				   "--status, --report and --device-process are for the source");
+	if (options->sabotage == SABOTAGE_LOG && !options->device_process)
+		return usage_error(options, "--sabotage log needs --device-process");
 	if (options->listen)
 		return -1;
-	if (!layout_make(&layout, options->memory_bytes, options->working_set_bytes, options->vcpus,
-			 (uint32_t)sysconf(_SC_PAGESIZE), why, sizeof(why)))
-		return -1;
-	return report_early_failure(options, STATUS_USAGE, "%s", why);
+	if (layout_make(&layout, options->memory_bytes, options->working_set_bytes, options->vcpus,
+			(uint32_t)sysconf(_SC_PAGESIZE), why, sizeof(why)))
+		return report_early_failure(options, STATUS_USAGE, "%s", why);
+	if (options->device_process && !device_process_fits(&layout))
+		return usage_error(
+			options, "--working-set leaves no room for the pages of --device-process");
+	return -1;
 }
 
 /* Also for the errors of options that come before it. */
@@ -445,6 +465,7 @@ int options_parse(struct options *options, int argc, char **argv)
 		.passes = 8,
 		.zero_pages = true,
 		.channels = 1,
+		.device_process_fd = -1,
 		.json = asks_for_json(argc, argv),
 		.argc = argc,
 		.argv = argv,

@@ -17,6 +17,7 @@ enum sabotage {
 	SABOTAGE_ACK,	     /* acknowledge some pages without sending them */
 	SABOTAGE_DROP,	     /* drop one page of the final pass */
 	SABOTAGE_READ_EARLY, /* copy page contents before the harvest */
+	SABOTAGE_LOG,	     /* drop the log of the device process */
 };
 
 enum throttle_option {
@@ -50,6 +51,8 @@ struct options {
 	bool skip_rewritten;
 	bool slot_moves;
 	bool watch; /* the device writes through a mapping of its own */
+	bool device_process;
+	int device_process_fd; /* this is that process; -1: it is not */
 	bool tcp;
 	const char *listen;  /* run only the destination */
 	const char *connect; /* run only the source */

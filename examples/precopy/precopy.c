@@ -2,6 +2,7 @@
 #include "../output.h"
 #include "../clock.h"
 #include "destination.h"
+#include "device_process.h"
 #include "listener.h"
 #include "options.h"
 #include "report.h"
@@ -230,6 +231,8 @@ static int run(const struct options *options, char *program)
 {
 	struct watch watch;
 
+	if (options->device_process_fd >= 0)
+		return device_process_main(options->device_process_fd);
 	if (options->destination_fds_given)
 		return run_started(options);
 	if (watch_open(&watch, options))

@@ -155,6 +155,9 @@ void report_begin(struct report *report)
 		     options->downtime_limit_ns / NS_PER_MS, budget, passes);
 	if (report->destination_pid)
 		report_field(report, "peer", "destination process %d", report->destination_pid);
+	if (report->process.pid)
+		report_field(report, "process", "device process %d, with a shared log",
+			     report->process.pid);
 	if (options->sabotage)
 		report_field(report, "sabotage", "%s", options_sabotage_name(options->sabotage));
 	if (options->throttle) {
@@ -265,6 +268,21 @@ static void print_watch(struct report *report)
 		report_field(report, "", "and %" PRIu64 " more", missed->pages - REPORT_MISSED);
 }
 
+static void print_process(struct report *report)
+{
+	const struct process_report *process = &report->process;
+
+	if (!process->pid)
+		return;
+	report_field(report, "process",
+		     "%" PRIu64 " writes by the device process; %" PRIu64
+		     " pages found in its log in %" PRIu64 " looks",
+		     process->writes, process->logged_pages, process->takes);
+	if (process->dropped_pages)
+		report_field(report, "", "%" PRIu64 " pages of its log were dropped",
+			     process->dropped_pages);
+}
+
 static void print_totals(struct report *report)
 {
 	uint64_t sent_pages = 0, zero_pages = 0, wire_bytes = 0;
@@ -290,6 +308,7 @@ static void print_totals(struct report *report)
 		     "%" PRIu64 " pages reported, %" PRIu64 " full exits, %" PRIu64 " overflows",
 		     report->stats.new_pages, report->stats.full_exits, report->stats.overflows);
 	print_watch(report);
+	print_process(report);
 }
 
 static void print_proof(struct report *report)

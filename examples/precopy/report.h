@@ -20,9 +20,10 @@ struct pass_row {
 	uint64_t remaining_bytes; /* pending when it ended */
 	uint64_t full_exits;
 	uint64_t overflows;
-	uint32_t limited;     /* vCPUs that were held back: a bit each */
-	uint32_t run_percent; /* how much these were free to run */
-	uint32_t verdict;     /* enum dl_verdict, with --throttle plan */
+	uint64_t logged_pages; /* by the device process, found when the pass ended */
+	uint32_t limited;      /* vCPUs that were held back: a bit each */
+	uint32_t run_percent;  /* how much these were free to run */
+	uint32_t verdict;      /* enum dl_verdict, with --throttle plan */
 };
 
 struct verdict_change {
@@ -81,6 +82,16 @@ struct missed_marks {
 	uint64_t pages, gpas[REPORT_MISSED];
 };
 
+/* What the process of --device-process has written and logged. */
+struct process_report {
+	int pid; /* 0: there is none */
+	uint64_t writes;
+	uint64_t takes;		/* looks at its log */
+	uint64_t logged_pages;	/* found there, and marked */
+	uint64_t dropped_pages; /* found there, and not marked: --sabotage log */
+	uint64_t row_pages;	/* logged_pages of the pass that is on */
+};
+
 struct report {
 	const struct options *options;
 	bool terminal;
@@ -110,6 +121,7 @@ struct report {
 	uint64_t reaps;
 	uint64_t slot_changes;
 	struct missed_marks missed;
+	struct process_report process;
 	bool proved;
 	struct wire_proof proof;
 	bool has_result;

@@ -32,11 +32,11 @@ static void print_row(const struct report *report, uint32_t i)
 	       ", \"sent_pages\": %" PRIu64 ", \"zero_pages\": %" PRIu64
 	       ", \"wire_bytes\": %" PRIu64 ", \"start_ns\": %" PRIu64 ", \"ns\": %" PRIu64
 	       ", \"mib_per_s\": %.1f, \"remaining_bytes\": %" PRIu64 ", \"full_exits\": %" PRIu64
-	       ", \"overflows\": %" PRIu64 " }%s\n",
+	       ", \"overflows\": %" PRIu64 ", \"logged_pages\": %" PRIu64 " }%s\n",
 	       i + 1, row->final ? "true" : "false", row->dirty_bytes, row->sent_pages,
 	       row->zero_pages, row->wire_bytes, row->start_ns, row->ns,
 	       seconds > 0 ? (double)row->wire_bytes / (1 << 20) / seconds : 0,
-	       row->remaining_bytes, row->full_exits, row->overflows,
+	       row->remaining_bytes, row->full_exits, row->overflows, row->logged_pages,
 	       i + 1 < report->row_count ? "," : "");
 }
 
@@ -125,6 +125,11 @@ static void print_log(const struct report *report)
 	print_number("watched_bytes", stats->watched_bytes);
 	print_number("missed_bytes", stats->missed_bytes);
 	print_number("missed_pages", report->missed.pages);
+	print_bool("device_process", report->process.pid);
+	print_number("process_writes", report->process.writes);
+	print_number("process_logged_pages", report->process.logged_pages);
+	print_number("process_dropped_pages", report->process.dropped_pages);
+	print_number("process_log_reads", report->process.takes);
 }
 
 /* Whether the guest is well where it runs now; null: that is unknown, or it runs nowhere. */

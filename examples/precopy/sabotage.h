@@ -10,7 +10,8 @@
  * exists to show that verification fails. All functions do nothing for SABOTAGE_NONE.
  *
  * Each kind loses a page that no later pass can make up for: the page with the device's state,
- * which every run writes between the last live pass and the final one.
+ * which every run writes between the last live pass and the final one. log, in device_process.c,
+ * loses the pages of the device process, which saves its state when it stops.
  */
 
 struct saboteur {

@@ -66,13 +66,30 @@ static int fail_log(struct source *source, int failure, const char *call)
 	return failure;
 }
 
+/* Reports a failure of the device process, or of its log. */
+static int fail_process(struct source *source, int failure)
+{
+	struct report *report = &source->report;
+
+	if (!*report->error && report->row_count)
+		snprintf(report->error, sizeof(report->error), "in pass %u: %s", report->row_count,
+			 source->device_process.why);
+	else if (!*report->error)
+		snprintf(report->error, sizeof(report->error), "%s", source->device_process.why);
+	return failure;
+}
+
 /* Collects what was written, re-protects it, and begins the next pass. */
 static int begin_pass(struct source *source, uint32_t flags, uint64_t *pending_bytes)
 {
-	int r;
+	int r = 0;
 
-	if (!(flags & DL_HARVEST_PAUSED))
+	if (!(flags & DL_HARVEST_PAUSED)) {
 		saboteur_snapshot(&source->saboteur);
+		r = device_process_sync(&source->device_process, source->log);
+	}
+	if (r)
+		return fail_process(source, r);
 	r = dl_harvest(source->cursor, flags, pending_bytes);
 	return r ? fail_log(source, r, "dl_harvest") : 0;
 }
@@ -109,6 +126,8 @@ static void end_row(struct source *source, struct pass_row *row)
 	struct dl_stats now = { .size = sizeof(now) };
 
 	row->complete = true;
+	row->logged_pages = source->report.process.row_pages;
+	source->report.process.row_pages = 0;
 	if (row->wire_bytes >= MIN_RATE_BYTES && row->ns)
 		source->bytes_per_ns = (double)row->wire_bytes / (double)row->ns;
 	if (!dl_log_stats(source->log, &now)) {
@@ -169,6 +188,9 @@ static int stop_guest(struct source *source)
 	throttle_stop(&source->throttle);
 	if (r)
 		return fail(source, r, source->machine->why);
+	r = device_process_stop(&source->device_process, source->log);
+	if (r)
+		return fail_process(source, r);
 	/* A sabotaged device goes on, unmarked, until the final pass is over. */
 	if (source->options->sabotage == SABOTAGE_MARK && !source->options->watch)
 		return 0;
@@ -249,8 +271,11 @@ static int begin_logging(struct source *source)
 		/* A plan must know what has been sent of a long extent. */
 		.max_extent_bytes = source->options->throttle == THROTTLE_PLAN ? MAX_EXTENT : 0,
 	};
-	int r = dl_cursor_new(source->log, &options, &source->cursor);
+	int r = device_process_log(&source->device_process, source->machine);
 
+	if (r)
+		return fail_process(source, r);
+	r = dl_cursor_new(source->log, &options, &source->cursor);
 	if (r)
 		return fail_log(source, r, "dl_cursor_new");
 	watch_cursor(source->watch, source->cursor);
@@ -269,6 +294,7 @@ static void end_logging(struct source *source)
 	watch_cursor(source->watch, NULL);
 	dl_cursor_free(source->cursor);
 	source->cursor = NULL;
+	device_process_log_off(&source->device_process);
 }
 
 /* Whether to stop the guest, now that a pass has left this much. */
@@ -346,6 +372,7 @@ static void resume_on_source(struct source *source)
 	/* Never again before there is a cursor. */
 	report->logging_off = !dl_log_reap(source->log, 0, &again_ns) && again_ns == UINT64_MAX;
 	report_line(report, "Migration cancelled; the guest keeps running on the source.");
+	(void)device_process_resume(&source->device_process);
 	if (!machine_pause(source->machine))
 		machine_check(source->machine, RUN_ON_LIMIT_NS, &report->resumed_check);
 	else
@@ -408,6 +435,7 @@ static void move_guest(struct source *source, const struct host *host)
 	source_wire_error(source);
 	watch_end(source->watch, report_status(&source->report));
 	device_stop(&source->device);
+	device_process_end(&source->device_process);
 	device_alias_unmap(&source->device);
 	saboteur_free(&source->saboteur);
 }
