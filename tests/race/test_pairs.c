@@ -8,11 +8,13 @@
 
 #include "cursor.h"
 #include "guest.h"
+#include "pages/audit.h"
 #include "pages/rcu.h"
 #include "ring/ring_private.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 enum { PAGES = 64, LAST_PUTS = 100 };
 
@@ -405,6 +407,45 @@ static void memory_is_written_before_its_foreign_bit_is_marked(void **state)
 	guest_leave(&guest);
 }
 
+/* The audit of a slot's marks. Without a cursor, marks look for it only if one is counted. */
+static struct {
+	void *alias; /* of which the model wants no memory */
+	const struct dli_slot *slot;
+} audited;
+
+static void audit_slot(void)
+{
+	assert_int_equal(dl_slot_watch(guest.log, 0, audited.alias, DL_WATCH_AUDIT), 0);
+}
+
+static bool audit_is_there(void)
+{
+	const struct dli_audit *audit = dli_slot_audit(audited.slot);
+
+	/* It is published with its fields. */
+	return audit && audit->pages == PAGES;
+}
+
+static bool audit_is_counted(void)
+{
+	return dli_log_wants_marks(guest.log);
+}
+
+static void an_audit_is_complete_before_it_is_marked(void **state)
+{
+	size_t bytes = PAGES * guest.page_bytes;
+
+	audited.slot = dli_slot_find(dli_slots_table(&guest.log->slots), 0);
+	audited.alias = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(audited.alias, MAP_FAILED);
+	pair_run(PAIR(audit_slot, audit_is_there), NULL);
+	assert_int_equal(dl_slot_watch(guest.log, 0, NULL, 0), 0);
+	pair_run(PAIR(audit_slot, audit_is_counted), NULL);
+	assert_int_equal(dl_slot_watch(guest.log, 0, NULL, 0), 0);
+	assert_false(audit_is_there() || audit_is_counted());
+	munmap(audited.alias, bytes);
+}
+
 #define pair_test(function) cmocka_unit_test_setup_teardown(function, open_guest, close_guest)
 
 int main(void)
@@ -422,6 +463,7 @@ int main(void)
 		pair_test(a_view_is_freed_after_all_uses),
 		pair_test(memory_is_written_before_its_page_is_claimed),
 		pair_test(memory_is_written_before_its_foreign_bit_is_marked),
+		pair_test(an_audit_is_complete_before_it_is_marked),
 	};
 
 	return RUN_TESTS("races: memory orders in pairs", tests);
