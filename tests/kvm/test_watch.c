@@ -3,7 +3,7 @@
  * dl_slot_watch() on the real kernel: the VMM writes through a second mapping of the guest's memory
  * and marks nothing, or forgets some marks and is told which.
  */
-#include "rig.h"
+#include "alias.h"
 
 #include "kvm/uffd_uapi.h"
 
@@ -28,24 +28,6 @@ struct scene {
 	uint64_t page_bytes;
 };
 
-/* Puts a slot's memory into a file, and maps that once more. */
-static uint8_t *map_twice(const struct rig_slot *slot)
-{
-	int fd = memfd_create("guest", MFD_CLOEXEC);
-	uint8_t *alias;
-
-	assert_true(fd >= 0);
-	assert_int_equal(ftruncate(fd, (off_t)slot->bytes), 0);
-	alias = mmap(NULL, slot->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	assert_ptr_not_equal(alias, MAP_FAILED);
-	memcpy(alias, slot->memory, slot->bytes);
-	assert_ptr_equal(mmap(slot->memory, slot->bytes, PROT_READ | PROT_WRITE,
-			      MAP_SHARED | MAP_FIXED, fd, 0),
-			 slot->memory);
-	close(fd);
-	return alias;
-}
-
 /* Without the kernel's part the call says so, and there is nothing more to test. */
 static void need_watch(struct scene *scene)
 {
@@ -66,7 +48,7 @@ static struct scene open_scene(uint32_t mode)
 
 	scene.page_bytes = scene.rig->page_bytes;
 	scene.slot = rig_memory(scene.rig, SLOT, GUEST_DATA_GPA, PAGES);
-	scene.alias = map_twice(scene.slot);
+	scene.alias = alias_new(scene.slot);
 	assert_int_equal(rig_slot_set(scene.rig, scene.slot, 0, 0), 0);
 	checker_equalize(&scene.rig->checker);
 	need_watch(&scene);
