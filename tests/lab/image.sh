@@ -184,17 +184,17 @@ image_of() {
 
 # Builds the initramfs. Arguments: the kernel's name, the output file.
 make_image() {
-  local name=$1 image=$2 root path file modules=()
+  local name=$1 image=$2 root path module modules=()
   root=$built/lab-root-$name
   rm -rf "$root"
   mkdir -p "$root"/{bin,lib,mod,dev,proc,sys,tmp}
   install -m 755 "$built/lab-init" "$root/init"
-  while read -r path; do
-    file=${path##*/}
-    file=${file%%.*}.ko
-    unpack_module "$path" "$root/mod/$file"
-    modules+=("$file")
-  done < <(kernel_modules "$name")
+  # The plan loads a missing module too, which is a failure in the kernel's log.
+  for module in $(kernel_modules "$name"); do
+    path=$(kernel_module "$name" "$module")
+    [ -z "$path" ] || unpack_module "$path" "$root/mod/$module.ko"
+    modules+=("$module.ko")
+  done
   { kvm_programs kvm && kvm_programs model-differential && lab_programs; } |
     while read -r _ _ path; do
       copy_program "$root" "$path"

@@ -96,17 +96,17 @@ dependencies() {
 }
 
 # Downloads the packages and dependencies whose names match a pattern, and unpacks the files that
-# match the tar patterns. Installs nothing.
+# match the tar patterns, unless the same was done before. Installs nothing.
 # Arguments: directory, architecture, suite, pattern, packages; then --, tar patterns.
 fetch() {
-  local directory=$1 architecture=$2 suite=$3 pattern=$4 package all=()
+  local directory=$1 architecture=$2 suite=$3 pattern=$4 package wanted=$* all=()
   shift 4
   while [ "$1" != -- ]; do
     all+=("$1")
     shift
   done
   shift
-  [ ! -e "$directory/complete" ] || return 0
+  [ ! -e "$directory/complete" ] || [ "$(cat "$directory/wanted" 2>&1)" != "$wanted" ] || return 0
   rm -rf "$directory"
   mkdir -p "$directory/packages"
   private_apt_update "$architecture" "$suite" || return 1
@@ -125,27 +125,33 @@ fetch() {
   done
   (cd "$directory/packages" && ls -- *.deb) >"$directory/contents"
   rm -rf "$directory/packages"
+  say "$wanted" >"$directory/wanted"
   mv "$directory/contents" "$directory/complete"
+}
+
+# Prints the modules that the tests need, in load order. Argument: a kernel's name.
+kernel_modules() {
+  [ "$(kernel_column "$1" 2)" != amd64 ] || say irqbypass kvm kvm-amd
+  say tap tun vhost_iotlb vhost vhost_net
+  say vsock vmw_vsock_virtio_transport_common vhost_vsock
+}
+
+# Prints the path of a module as packaged. Arguments: a kernel's name, the module.
+kernel_module() {
+  find "$cache/kernels/$1" -name "$2.ko*" -type f | head -n 1
 }
 
 # Ensures that a kernel is in the cache. Argument: its name.
 fetch_kernel() {
-  local name=$1
+  local name=$1 module patterns=('*/vmlinuz*')
+  for module in $(kernel_modules "$name"); do
+    patterns+=("*/$module.ko*")
+  done
   fetch "$cache/kernels/$name" "$(kernel_column "$name" 2)" "$(kernel_column "$name" 3)" \
-    '^linux-(image|binary|modules)-[0-9]' "$(kernel_column "$name" 4)" -- \
-    '*/vmlinuz*' '*/virt/lib/irqbypass.ko*' '*/arch/x86/kvm/kvm*.ko*' &&
+    '^linux-(image|binary|modules)-[0-9]' "$(kernel_column "$name" 4)" -- "${patterns[@]}" &&
     [ -n "$(kernel_image "$name")" ]
 }
 
 kernel_image() {
   find "$cache/kernels/$1" -name 'vmlinuz*' -type f | head -n 1
-}
-
-# Prints the modules that /dev/kvm needs, in load order. Argument: a kernel's name.
-kernel_modules() {
-  local module
-  [ "$(kernel_column "$1" 2)" = amd64 ] || return 0
-  for module in irqbypass kvm kvm-amd; do
-    find "$cache/kernels/$1" -name "$module.ko*" -type f | head -n 1
-  done
 }
