@@ -13,6 +13,7 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -35,6 +36,20 @@ REQUESTS = [
     ("probe-mode-ring-backup-off", "mode `ring`, backup `off`"),
     ("probe-mode-bitmap", "mode `bitmap`"),
 ]
+# Program, test, and what it shows. The last pass of the test is printed.
+WRITERS = [
+    ("lab-vhost-net", "bitmap_mode_reports_all_that_vhost_net_writes", "vhost-net: its log"),
+    ("lab-vhost-net", "without_log_all_the_buffers_are_lost", "without VHOST_F_LOG_ALL"),
+    ("lab-vhost-net", "without_the_rings_log_the_used_rings_are_lost",
+     "without VHOST_VRING_F_LOG"),
+    ("lab-vhost-net", "without_the_mark_everything_is_lost", "without `dl_mark_bitmap()`"),
+    ("lab-vhost-net", "a_watch_of_its_mapping_needs_no_log", "no log, a watch of its mapping"),
+    ("lab-vhost-vsock", "bitmap_mode_misses_the_buffers_of_vhost_vsock", "vhost-vsock: its log"),
+    ("lab-vhost-vsock", "with_marked_buffers_nothing_is_lost", "its log, and marked buffers"),
+    ("lab-vhost-vsock", "a_watch_of_its_mapping_finds_the_buffers",
+     "no log, a watch of its mapping"),
+]
+PASS = re.compile(r" +(\d+) pages changed, (\d+) reported, \d+ lost")
 
 
 def print_table(corner, columns, rows):
@@ -62,6 +77,21 @@ def results(directory, name):
         "%.0f" % seconds]
 
 
+def output_of(directory, name, program):
+    with open(os.path.join(directory, name + ".json"), encoding="utf-8") as file:
+        entries = [json.loads(line) for line in file]
+    return "".join(each["stdout"] for each in entries if each["name"] == "lab / " + program)
+
+
+def last_pass(output, test):
+    """How many pages the last pass of a test reported, of those that had changed."""
+    parts = output.split("] %s\n" % test)
+    if len(parts) < 3 or not parts[1].endswith("OK "):
+        return "skipped"
+    changed, reported = PASS.findall(parts[1])[-1]
+    return "%s of %s" % (reported, changed)
+
+
 def print_tables(directory, names):
     answers = []
     for name in names:
@@ -76,6 +106,9 @@ def print_tables(directory, names):
         [text] + [offer(each["probe"], key) for each in answers] for key, text in OFFERS])
     print_table("What the library chooses, with options", names, [
         [text] + [choice(each[key]) for each in answers] for key, text in REQUESTS])
+    print_table("Changed pages that a pass has", names, [
+        [text] + [last_pass(output_of(directory, name, program), test) for name in names]
+        for program, test, text in WRITERS])
     questions = list(answers[0]["answers"])
     print_table("What the kernel returns", names, [
         [question] + [each["answers"].get(question, "") for each in answers]
