@@ -113,6 +113,8 @@ examples/demo.sh           -
 examples/*                 lab examples
 README.md                  abi
 NEWS.md                    abi
+doc/integrate.md           abi
+doc/sources.md             abi lab
 doc/embedding.md           process abi
 doc/manual/*               abi
 .githooks/*                tools
