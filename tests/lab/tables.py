@@ -38,16 +38,18 @@ REQUESTS = [
 ]
 # Program, test, and what it shows. The last pass of the test is printed.
 WRITERS = [
-    ("lab-vhost-net", "bitmap_mode_reports_all_that_vhost_net_writes", "vhost-net: its log"),
-    ("lab-vhost-net", "without_log_all_the_buffers_are_lost", "without VHOST_F_LOG_ALL"),
+    ("lab-vhost-net", "bitmap_mode_reports_all_that_vhost_net_writes", "vhost-net, logged"),
+    ("lab-vhost-net", "without_log_all_the_buffers_are_lost", "vhost-net, without VHOST_F_LOG_ALL"),
     ("lab-vhost-net", "without_the_rings_log_the_used_rings_are_lost",
-     "without VHOST_VRING_F_LOG"),
-    ("lab-vhost-net", "without_the_mark_everything_is_lost", "without `dl_mark_bitmap()`"),
-    ("lab-vhost-net", "a_watch_of_its_mapping_needs_no_log", "no log, a watch of its mapping"),
-    ("lab-vhost-vsock", "bitmap_mode_misses_the_buffers_of_vhost_vsock", "vhost-vsock: its log"),
-    ("lab-vhost-vsock", "with_marked_buffers_nothing_is_lost", "its log, and marked buffers"),
+     "vhost-net, without VHOST_VRING_F_LOG"),
+    ("lab-vhost-net", "without_the_mark_everything_is_lost",
+     "vhost-net, logged, without `dl_mark_bitmap()`"),
+    ("lab-vhost-net", "a_watch_of_its_mapping_needs_no_log", "vhost-net, watched, not logged"),
+    ("lab-vhost-vsock", "bitmap_mode_misses_the_buffers_of_vhost_vsock", "vhost-vsock, logged"),
+    ("lab-vhost-vsock", "with_marked_buffers_nothing_is_lost",
+     "vhost-vsock, logged, buffers marked"),
     ("lab-vhost-vsock", "a_watch_of_its_mapping_finds_the_buffers",
-     "no log, a watch of its mapping"),
+     "vhost-vsock, watched, not logged"),
 ]
 PASS = re.compile(r" +(\d+) pages changed, (\d+) reported, \d+ lost")
 
