@@ -200,6 +200,57 @@ static void bitmap_mode_reports_all_that_vhost_net_writes(void **state)
 	every_write_is_in_the_next_pass(DL_MODE_BITMAP);
 }
 
+enum moment {
+	BEFORE_THE_TAKE,
+	BEFORE_THE_HARVEST,
+	BEFORE_THE_READING,
+	MOMENTS,
+};
+
+/* The device may write at any moment of a pass: what the pass misses is in the next one. */
+static void write_in_a_pass(enum moment moment)
+{
+	struct checker *checker = &scene.rig->checker;
+
+	scene.round++;
+	if (moment == BEFORE_THE_TAKE)
+		exchange_packets();
+	vhost_scene_sync(&scene);
+	if (moment == BEFORE_THE_HARVEST)
+		exchange_packets();
+	assert_int_equal(dl_harvest(checker->cursor, 0, NULL), 0);
+	if (moment == BEFORE_THE_READING)
+		exchange_packets();
+	assert_int_equal(checker_finish_pass(checker, 1), 0);
+	assert_int_equal(checker_differing_pages(checker) > 0, moment != BEFORE_THE_TAKE);
+	vhost_scene_sync(&scene);
+	rig_pass(scene.rig, 0);
+	checker_expect_equal(checker);
+}
+
+static void write_at_each_moment(uint32_t mode)
+{
+	open_scene(mode, VHOST_GUESTS_MAPPING);
+	vhost_log_buffers(&scene.device);
+	vhost_log_rings(&scene.device);
+	vhost_scene_join(&scene);
+	for (int write = 0; write < ROUNDS * MOMENTS; write++)
+		write_in_a_pass(write % MOMENTS);
+	finish(true);
+}
+
+static void ring_mode_reports_writes_at_each_moment_of_a_pass(void **state)
+{
+	(void)state;
+	write_at_each_moment(DL_MODE_RING);
+}
+
+static void bitmap_mode_reports_writes_at_each_moment_of_a_pass(void **state)
+{
+	(void)state;
+	write_at_each_moment(DL_MODE_BITMAP);
+}
+
 /* The proofs that the tests above can fail: a part of the log is left out. */
 static void without_log_all_the_buffers_are_lost(void **state)
 {
@@ -273,6 +324,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		net_test(ring_mode_reports_all_that_vhost_net_writes),
 		net_test(bitmap_mode_reports_all_that_vhost_net_writes),
+		net_test(ring_mode_reports_writes_at_each_moment_of_a_pass),
+		net_test(bitmap_mode_reports_writes_at_each_moment_of_a_pass),
 		net_test(without_log_all_the_buffers_are_lost),
 		net_test(without_the_rings_log_the_used_rings_are_lost),
 		net_test(without_the_mark_everything_is_lost),
