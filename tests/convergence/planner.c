@@ -44,11 +44,11 @@ double planner_pause_s(struct run *run, uint32_t vcpu, double at_s)
 
 	if (!run->plan)
 		return 0;
-	/* The clock of another vCPU's thread may be ahead within this step. */
-	if (at_ns > run->kernel->now_ns)
-		run->kernel->now_ns = at_ns;
+	/* A clock that another vCPU's thread moved ahead in this step would lengthen the pause. */
+	run->kernel->now_ns = at_ns;
 	run->kernel->calling = vcpu;
 	check(dl_vcpu_pause_due(run->threads[vcpu].handle, &pause_ns), "dl_vcpu_pause_due");
+	run->kernel->now_ns = run->step_ns;
 	return (double)((pause_ns + SLEEP_NS - 1) / SLEEP_NS * SLEEP_NS) / 1e9;
 }
 
