@@ -154,6 +154,20 @@ static int watched_signal_mask(void *opaque, int how, const sigset_t *set, sigse
 	return below->signal_mask(below->opaque, how, set, old);
 }
 
+static int watched_thread_clock(void *opaque, int64_t *clock_id)
+{
+	const struct dl_os *below = model_os(((struct guest *)opaque)->model);
+
+	return below->thread_clock(below->opaque, clock_id);
+}
+
+static int watched_thread_ns(void *opaque, int64_t clock_id, uint64_t *ns)
+{
+	const struct dl_os *below = model_os(((struct guest *)opaque)->model);
+
+	return below->thread_ns(below->opaque, clock_id, ns);
+}
+
 void guest_new(struct guest *guest, const struct guest_config *config)
 {
 	memset(guest, 0, sizeof(*guest));
@@ -174,6 +188,8 @@ void guest_new(struct guest *guest, const struct guest_config *config)
 	guest->os.timer = watched_timer;
 	guest->os.timer_set = watched_timer_set;
 	guest->os.now_ns = watched_now_ns;
+	guest->os.thread_clock = guest->os.thread_clock ? watched_thread_clock : NULL;
+	guest->os.thread_ns = guest->os.thread_ns ? watched_thread_ns : NULL;
 	guest->os.userfaultfd = watched_userfaultfd;
 	guest->os.pagemap = watched_pagemap;
 	guest->page_bytes = guest->os.page_bytes;

@@ -8,7 +8,7 @@ int fd;
 void open_guest(uint32_t mode, uint32_t entries, uint64_t idle_ns)
 {
 	const struct guest_config config = {
-		.model = { .virtual_clock = true },
+		.model = { .virtual_clock = true, .thread_clocks = true },
 		.options = { .mode = mode, .ring_entries = entries, .idle_ns = idle_ns },
 	};
 
