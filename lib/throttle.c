@@ -127,7 +127,7 @@ static void decide(struct dl_log *log, struct dli_limit *limit, const struct dli
 	want_kick(log, limit);
 }
 
-/* Called with the vCPU's state taken. False: it has no limit. */
+/* Charges the vCPU, whose state is taken. False: it has no limit. */
 static bool settle(struct dl_log *log, struct dl_vcpu *vcpu, struct dli_bucket_rule *rule,
 		   uint64_t now_ns)
 {
@@ -143,7 +143,6 @@ static bool settle(struct dl_log *log, struct dl_vcpu *vcpu, struct dli_bucket_r
 		dli_bucket_start(&limit->bucket, now_ns, pages, LOAD(&limit->ran_ns));
 	limit->limited = true;
 	dli_bucket_charge(&limit->bucket, rule, now_ns, pages, LOAD(&limit->ran_ns));
-	decide(log, limit, rule, now_ns);
 	return true;
 }
 
@@ -170,8 +169,10 @@ static uint64_t look_at(struct dl_log *log, struct dl_vcpu *vcpu, uint64_t now_n
 	/* The vCPU's own thread has it: nothing is late. */
 	if (!dli_limit_try(&vcpu->limit))
 		return SHORT_TICK_NS;
-	if (settle(log, vcpu, &rule, now_ns))
+	if (settle(log, vcpu, &rule, now_ns)) {
+		decide(log, &vcpu->limit, &rule, now_ns);
 		next_ns = until_next(&vcpu->limit, &rule, now_ns);
+	}
 	measure(log, vcpu, now_ns, drained);
 	dli_limit_leave(&vcpu->limit);
 	return next_ns;
@@ -238,14 +239,16 @@ static void note_clock(const struct dl_log *log, struct dli_limit *limit)
 static uint64_t begin_pause(struct dli_limit *limit, const struct dli_bucket_rule *rule,
 			    uint64_t now_ns)
 {
-	enum dli_bucket_bound bound;
-	uint64_t pause_ns;
+	enum dli_bucket_bound bound = BUCKET_UNBOUND;
+	uint64_t pause_ns = 0;
 
 	if (dli_bucket_is_paused(&limit->bucket, now_ns))
 		return limit->bucket.pause_end_ns - now_ns;
 	if (!limit->due_since_ns)
 		return 0;
-	pause_ns = dli_bucket_pause_ns(&limit->bucket, rule, &bound);
+	/* A look may have found a pause due before this thread woke up from the last one. */
+	if (!dli_bucket_is_resting(&limit->bucket, now_ns))
+		pause_ns = dli_bucket_pause_ns(&limit->bucket, rule, &bound);
 	if (pause_ns)
 		dli_bucket_pause(&limit->bucket, rule, now_ns, pause_ns);
 	if (bound > LOAD(&limit->bound))
@@ -282,8 +285,11 @@ uint64_t dli_limits_ask(struct dl_log *log, struct dl_vcpu *vcpu)
 	if (!take_soon(limit))
 		return 0;
 	now_ns = dli_os_now_ns(log->vm.os);
-	if (settle(log, vcpu, &rule, now_ns))
+	if (settle(log, vcpu, &rule, now_ns)) {
+		dli_bucket_wake(&limit->bucket, &rule, now_ns);
+		decide(log, limit, &rule, now_ns);
 		pause_ns = begin_pause(limit, &rule, now_ns);
+	}
 	dli_limit_leave(limit);
 	return pause_ns;
 }

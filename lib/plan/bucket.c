@@ -8,8 +8,8 @@
 /* More debt than this is forgiven: it dates from before the limit could act. */
 #define DEBT_NS 1e9
 
-#define FIRST_CREDIT_NS UINT64_C(100000000)
-#define MOST_CREDIT_NS	UINT64_C(250000000)
+#define FIRST_CREDIT_NS INT64_C(100000000)
+#define MOST_CREDIT_NS	INT64_C(250000000)
 
 /* A shorter pause costs more than it holds back. */
 #define SHORTEST_PAUSE_NS UINT64_C(200000)
@@ -47,7 +47,7 @@ void dli_bucket_charge(struct dli_bucket *bucket, const struct dli_bucket_rule *
 	bucket->pages = clamp(bucket->pages, -rate * DEBT_NS - 1, depth > 1 ? depth : 1);
 	bucket->charged_at_ns += passed_ns;
 	bucket->charged_pages = pages;
-	bucket->credit_ns += ran_ns - bucket->credited_ns;
+	bucket->credit_ns += (int64_t)(ran_ns - bucket->credited_ns);
 	bucket->credited_ns = ran_ns;
 	if (bucket->credit_ns > MOST_CREDIT_NS)
 		bucket->credit_ns = MOST_CREDIT_NS;
@@ -83,15 +83,39 @@ uint64_t dli_bucket_pause_ns(const struct dli_bucket *bucket, const struct dli_b
 	return ns < (double)SHORTEST_PAUSE_NS ? 0 : (uint64_t)ns;
 }
 
-void dli_bucket_pause(struct dli_bucket *bucket, const struct dli_bucket_rule *rule,
-		      uint64_t now_ns, uint64_t pause_ns)
+static void use_up(struct dli_bucket *bucket, const struct dli_bucket_rule *rule, uint64_t pause_ns)
 {
 	if (rule->least_run > 0) {
 		double used_ns = (double)pause_ns / pauses_per_run(rule->least_run);
+		double left_ns = (double)bucket->credit_ns - used_ns;
 
-		bucket->credit_ns -=
-			used_ns < (double)bucket->credit_ns ? (uint64_t)used_ns : bucket->credit_ns;
+		bucket->credit_ns =
+			left_ns > (double)-MOST_CREDIT_NS ? (int64_t)left_ns : -MOST_CREDIT_NS;
 	}
+}
+
+void dli_bucket_pause(struct dli_bucket *bucket, const struct dli_bucket_rule *rule,
+		      uint64_t now_ns, uint64_t pause_ns)
+{
+	use_up(bucket, rule, pause_ns);
 	bucket->pause_end_ns = now_ns + pause_ns;
 	bucket->rest_end_ns = bucket->pause_end_ns + REST_NS;
+	bucket->asleep = true;
+	bucket->asleep_ran_ns = bucket->credited_ns;
+}
+
+void dli_bucket_wake(struct dli_bucket *bucket, const struct dli_bucket_rule *rule, uint64_t now_ns)
+{
+	uint64_t over_ns, ran_ns = bucket->credited_ns - bucket->asleep_ran_ns;
+
+	if (!bucket->asleep || now_ns < bucket->pause_end_ns)
+		return;
+	bucket->asleep = false;
+	over_ns = now_ns - bucket->pause_end_ns;
+	/* One that did not ask when it woke up has run in the meantime. */
+	if (ran_ns >= over_ns)
+		return;
+	use_up(bucket, rule, over_ns - ran_ns);
+	if (ran_ns < REST_NS)
+		bucket->rest_end_ns = now_ns + REST_NS - ran_ns;
 }

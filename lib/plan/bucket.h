@@ -14,9 +14,12 @@
 struct dli_bucket {
 	double pages; /* below 0: debt */
 	uint64_t charged_at_ns, charged_pages;
-	uint64_t credit_ns, credited_ns; /* running time that no pause has used up */
-	uint64_t pause_end_ns;		 /* of the last pause that began; 0: none */
-	uint64_t rest_end_ns;		 /* then, after a moment of running, the next may begin */
+	uint64_t credited_ns;
+	int64_t credit_ns; /* running time that no pause has used up; below 0: due to the vCPU */
+	uint64_t pause_end_ns; /* of the last pause that began; 0: none */
+	uint64_t rest_end_ns;  /* then, after a moment of running, the next may begin */
+	bool asleep;	       /* in that pause, or its thread has not asked since */
+	uint64_t asleep_ran_ns;
 };
 
 struct dli_bucket_rule {
@@ -42,6 +45,13 @@ uint64_t dli_bucket_pause_ns(const struct dli_bucket *bucket, const struct dli_b
 /* The pause begins. */
 void dli_bucket_pause(struct dli_bucket *bucket, const struct dli_bucket_rule *rule,
 		      uint64_t now_ns, uint64_t pause_ns);
+
+/*
+ * The vCPU's thread asks, after a charge. If it comes from a pause, and late, it gets its moment of
+ * running all the same, and what it lost counts as pause.
+ */
+void dli_bucket_wake(struct dli_bucket *bucket, const struct dli_bucket_rule *rule,
+		     uint64_t now_ns);
 
 static inline bool dli_bucket_is_paused(const struct dli_bucket *bucket, uint64_t now_ns)
 {

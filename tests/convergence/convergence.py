@@ -23,7 +23,7 @@ LOADS = range(1, 19)
 QUIET = 17
 # What a vCPU ran before pays for pauses, so that a second may have less than the floor.
 CREDIT_S = 0.25
-FLOOR_SLACK = 0.02
+FLOOR_SLACK = 0.002
 # Sleeps have a precision.
 PAUSE_S = 0.002
 # Of a budget: the switch itself.

@@ -132,6 +132,72 @@ static void after_a_pause_the_vcpu_runs_for_a_moment(void **state)
 	assert_false(dli_bucket_is_resting(&bucket, now_ns + 12 * MILLISECOND));
 }
 
+/* Charges what ran, and asks, at a time after a pause of 10 ms began. */
+static void wake(const struct dli_bucket_rule *rule, uint64_t after_ns, uint64_t ran_ns)
+{
+	dli_bucket_charge(&bucket, rule, SECOND + after_ns, 100, ran_ns);
+	dli_bucket_wake(&bucket, rule, SECOND + after_ns);
+}
+
+static bool is_resting(uint64_t after_ns)
+{
+	return dli_bucket_is_resting(&bucket, SECOND + after_ns);
+}
+
+static void a_vcpu_that_wakes_up_late_runs_for_a_moment_too(void **state)
+{
+	dli_bucket_pause(&bucket, &thousand, SECOND, 10 * MILLISECOND);
+	wake(&thousand, 9 * MILLISECOND, 0);
+	assert_false(is_resting(12 * MILLISECOND));
+	wake(&thousand, 30 * MILLISECOND, MILLISECOND / 2);
+	assert_true(is_resting(31 * MILLISECOND - 1));
+	assert_false(is_resting(31 * MILLISECOND));
+	/* It has woken up once. */
+	wake(&thousand, 40 * MILLISECOND, MILLISECOND / 2);
+	assert_false(is_resting(40 * MILLISECOND));
+}
+
+static void a_vcpu_that_ran_since_its_pause_was_not_late(void **state)
+{
+	const struct dli_bucket_rule half = { 1e-6, SECOND, 0.5 };
+
+	dli_bucket_pause(&bucket, &half, SECOND, 10 * MILLISECOND);
+	wake(&half, 30 * MILLISECOND, 20 * MILLISECOND);
+	assert_false(is_resting(30 * MILLISECOND));
+	dli_bucket_pause(&bucket, &half, SECOND, 10 * MILLISECOND);
+	wake(&half, 30 * MILLISECOND, 50 * MILLISECOND);
+	assert_false(is_resting(30 * MILLISECOND));
+	/* The first credit, what it ran, and 20 ms of pauses. */
+	dli_bucket_charge(&bucket, &half, SECOND, 50000, 50 * MILLISECOND);
+	assert_in_range(pause_ns(&half), 130 * MILLISECOND - 1, 130 * MILLISECOND + 1);
+}
+
+/* Half of its time: a millisecond that it sleeps costs one of running. */
+static void what_a_late_vcpu_lost_counts_as_pause(void **state)
+{
+	const struct dli_bucket_rule half = { 1e-6, SECOND, 0.5 };
+
+	dli_bucket_charge(&bucket, &half, SECOND, 50000, 0);
+	dli_bucket_pause(&bucket, &half, SECOND, 80 * MILLISECOND);
+	wake(&half, 95 * MILLISECOND, 0);
+	dli_bucket_charge(&bucket, &half, SECOND, 50000, 0);
+	assert_in_range(pause_ns(&half), 5 * MILLISECOND - 1, 5 * MILLISECOND + 1);
+	dli_bucket_pause(&bucket, &half, SECOND, 5 * MILLISECOND);
+	wake(&half, 25 * MILLISECOND, 0);
+	dli_bucket_charge(&bucket, &half, SECOND, 50000, 19 * MILLISECOND);
+	assert_int_equal(pause_ns(&half), 0);
+	assert_int_equal(bound, BUCKET_BOUND_BY_FLOOR);
+	dli_bucket_charge(&bucket, &half, SECOND, 50000, 21 * MILLISECOND);
+	assert_in_range(pause_ns(&half), MILLISECOND - 1, MILLISECOND + 1);
+	/* A thread that slept for a minute gets a quarter of a second, as a busy one has it. */
+	dli_bucket_pause(&bucket, &half, SECOND, MILLISECOND);
+	wake(&half, 60 * (uint64_t)SECOND, 21 * MILLISECOND);
+	dli_bucket_charge(&bucket, &half, SECOND, 1000000, 270 * MILLISECOND);
+	assert_int_equal(pause_ns(&half), 0);
+	dli_bucket_charge(&bucket, &half, SECOND, 1000000, 272 * MILLISECOND);
+	assert_in_range(pause_ns(&half), MILLISECOND - 1, MILLISECOND + 1);
+}
+
 static void a_clock_that_is_read_earlier_does_no_harm(void **state)
 {
 	charge(10 * MILLISECOND, 0);
@@ -154,6 +220,9 @@ int main(void)
 		cmocka_unit_test_setup(a_short_debt_is_left_for_later, start),
 		cmocka_unit_test_setup(running_time_pays_for_pauses, start),
 		cmocka_unit_test_setup(after_a_pause_the_vcpu_runs_for_a_moment, start),
+		cmocka_unit_test_setup(a_vcpu_that_wakes_up_late_runs_for_a_moment_too, start),
+		cmocka_unit_test_setup(a_vcpu_that_ran_since_its_pause_was_not_late, start),
+		cmocka_unit_test_setup(what_a_late_vcpu_lost_counts_as_pause, start),
 		cmocka_unit_test_setup(a_clock_that_is_read_earlier_does_no_harm, start),
 	};
 

@@ -186,6 +186,33 @@ static void asking_twice_adds_nothing(void **state)
 	assert_int_equal(ask(), 0);
 }
 
+/* A host that is busy wakes a thread up late: two pauses in a row would be one that is too long. */
+static void a_vcpu_that_wakes_up_late_runs_before_the_next_pause(void **state)
+{
+	uint64_t pause_ns;
+
+	model_vcpu_thread(guest.model, vcpu->fd);
+	pause_vcpu();
+	pause_ns = ask();
+	model_vcpu_pause(guest.model, vcpu->fd, pause_ns + 3 * MILLISECOND);
+	write_some(100);
+	consume();
+	model_advance(guest.model, pause_ns + 2 * MILLISECOND);
+	reap();
+	/* The next pause is due, while the thread still sleeps. */
+	assert_int_equal(take_kicks(), 1);
+	model_advance(guest.model, MILLISECOND);
+	assert_int_equal(ask(), 0);
+	model_advance(guest.model, MILLISECOND);
+	reap();
+	assert_int_equal(take_kicks(), 0);
+	assert_int_equal(ask(), 0);
+	model_advance(guest.model, MILLISECOND);
+	reap();
+	assert_int_equal(take_kicks(), 1);
+	assert_true(ask() > 50 * MILLISECOND);
+}
+
 static void a_vcpu_that_does_not_ask_is_kicked_again(void **state)
 {
 	limit(1000);
@@ -346,6 +373,7 @@ int main(void)
 		limit_test(a_limit_that_is_lifted_ends_a_pause),
 		limit_test(a_lifted_limit_wakes_the_event_loop),
 		limit_test(asking_twice_adds_nothing),
+		limit_test(a_vcpu_that_wakes_up_late_runs_before_the_next_pause),
 		limit_test(a_vcpu_that_does_not_ask_is_kicked_again),
 		limit_test(a_vcpu_that_never_asks_is_noticed),
 		limit_test(kicks_that_do_not_fit_wait),
