@@ -152,7 +152,7 @@ migrations() {
   local common=(--vcpus 2 --memory 24M --working-set 8M --passes 4 --bandwidth 0 --json)
   say 60 precopy-auto "${common[*]} --slot-moves"
   say 60 precopy-bitmap "${common[*]} --mode bitmap --slot-moves"
-  say 60 precopy-kernel-guest "${common[*]} --guest kernel"
+  say 60 precopy-kernel-guest "${common[*]} --guest kernel --device-process"
   case $1 in
   ring*) say 60 precopy-ring "${common[*]} --mode ring --ring-entries 1024" ;;
   esac
