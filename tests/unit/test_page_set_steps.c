@@ -78,7 +78,15 @@ static void stepped_store(_Atomic uint64_t *word, uint64_t bits)
 #include "pages/page_set.c"
 #include "pages/page_set_take.c"
 
-enum { PAGES = 70000, PAGE = 4164, MARKER_STEPS = 5 };
+enum {
+	MID_PAGES = BLOCK_WORDS * 64 * 64,
+	TOP_PAGES = MID_PAGES * 64,
+	/* In the second word of the top summary, and not at its beginning. */
+	FIRST = TOP_PAGES + 3 * MID_PAGES,
+	PAGES = FIRST + 70000,
+	PAGE = FIRST + 4164,
+	MARKER_STEPS = 5
+};
 
 static struct fake_os fake;
 static struct dli_page_set *set;
@@ -128,8 +136,9 @@ static void let_marker_step(void)
 /* Whether both sides access the word: a word of the pending map that concerns the page. */
 static bool is_shared(const _Atomic uint64_t *word)
 {
-	return word == leaf_of(&set->pending, PAGE / 64) || word == &set->pending.mid[0] ||
-	       word == &set->pending.top[0];
+	return word == leaf_of(&set->pending, PAGE / 64) ||
+	       word == &set->pending.mid[PAGE / MID_PAGES] ||
+	       word == &set->pending.top[PAGE / TOP_PAGES];
 }
 
 static void step(const _Atomic uint64_t *word)
@@ -196,7 +205,7 @@ static void take_all(void)
 }
 
 /* Initially pending: nothing, the page, or a page of its word, its mid word or its chunk. */
-static const uint64_t before[] = { PAGES, PAGE, PAGE + 1, PAGE + 70, PAGE + 4096, 0 };
+static const uint64_t before[] = { PAGES, PAGE, PAGE + 1, PAGE + 70, PAGE + 4096, FIRST };
 enum { ALL_BEFORE = sizeof(before) / sizeof(before[0]) };
 
 static void run_schedule(uint64_t pending)

@@ -111,6 +111,32 @@ static void borders_are_found_and_leave_nothing(void **state)
 	}
 }
 
+/* As a marker and a taker leave it that met: a later pass does not look there again. */
+static void a_summary_that_leads_to_nothing_goes(void **state)
+{
+	struct dli_batch batch;
+	uint64_t block = 0;
+
+	for (uint64_t mid = 129; mid < 132; mid++) {
+		mark(mid * MID_PAGES + 7);
+		if (mid != 130)
+			continue;
+		dli_page_set_clear(set);
+		n_marked = 0;
+		mark(129 * MID_PAGES + 7);
+		set->pending.top[2] |= UINT64_C(1) << 130 % 64;
+	}
+	expect_taken(0, false);
+	expect_no_summary(&set->pending);
+	/* One from behind which pages are taken still leads to those before. */
+	n_marked = 0;
+	mark(130 * MID_PAGES + BLOCK_PAGES);
+	block = 130 * 64 + 2;
+	assert_false(dli_page_set_take(set, &block, false, &batch));
+	expect_taken(0, false);
+	expect_no_summary(&set->pending);
+}
+
 /* A pass that begins somewhere leaves what lies before for the next one. */
 static void what_lies_before_the_beginning_stays(void **state)
 {
@@ -187,6 +213,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		summary_test(borders_are_found_and_leave_nothing),
+		summary_test(a_summary_that_leads_to_nothing_goes),
 		summary_test(what_lies_before_the_beginning_stays),
 		summary_test(all_ways_out_leave_nothing),
 		summary_test(random_pages_are_found_in_order),
