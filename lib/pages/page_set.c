@@ -140,13 +140,12 @@ void dli_page_set_mark_alone(struct dli_page_set *set, const struct dli_batch *b
 			dli_page_set_prefetch(set, batch->word[i + AHEAD]);
 		before = atomic_load_explicit(leaf, memory_order_relaxed);
 		note_rewritten(set, word, bits & before);
-		/* Often all is there: the hot pages of a cursor that is seldom read. */
-		if (bits & ~before) {
-			atomic_store_explicit(leaf, before | bits, memory_order_relaxed);
-			new_pages += count_bits(bits & ~before);
-		}
-		if (i + 1 == batch->n || batch->word[i + 1] / BLOCK_WORDS != word / BLOCK_WORDS)
-			set_block_summary_alone(map, word / BLOCK_WORDS);
+		/* Often all is there, and its summary too: hot pages of a cursor that rests. */
+		if (!(bits & ~before))
+			continue;
+		atomic_store_explicit(leaf, before | bits, memory_order_relaxed);
+		set_block_summary_alone(map, word / BLOCK_WORDS);
+		new_pages += count_bits(bits & ~before);
 	}
 	dli_page_set_count(set, new_pages);
 }

@@ -137,7 +137,9 @@ static inline uint64_t load_line(const _Atomic uint64_t *leaf)
 	       load_below(&leaf[6]) | load_below(&leaf[7]);
 }
 
-static uint64_t claim_block(struct bitmap *map, uint64_t block, struct dli_batch *batch)
+/* next: the map that the words go to, or NULL. */
+static uint64_t claim_block(struct bitmap *map, const struct bitmap *next, uint64_t block,
+			    struct dli_batch *batch)
 {
 	uint64_t word = block * BLOCK_WORDS, pages = 0;
 	_Atomic uint64_t *leaf = leaf_of(map, word);
@@ -145,6 +147,8 @@ static uint64_t claim_block(struct bitmap *map, uint64_t block, struct dli_batch
 	for (uint64_t i = 0; i < BLOCK_WORDS; i += PAGE_SET_LINE_WORDS) {
 		if (!load_line(&leaf[i]))
 			continue;
+		if (next)
+			__builtin_prefetch(leaf_of(next, word + i), 1);
 		pages += claim_line(&leaf[i], word + i, batch);
 	}
 	return pages;
@@ -154,8 +158,9 @@ static uint64_t claim_block(struct bitmap *map, uint64_t block, struct dli_batch
  * Empties blocks of a map in [*from, end) into the batch, as many as are sure to fit. Returns the
  * number of pages, which the map still counts: 0 only if there are none.
  */
-static uint64_t claim_batch(const struct dli_page_set *set, struct bitmap *map, uint64_t *from,
-			    uint64_t end, struct dli_batch *batch)
+static uint64_t claim_batch(const struct dli_page_set *set, struct bitmap *map,
+			    const struct bitmap *next, uint64_t *from, uint64_t end,
+			    struct dli_batch *batch)
 {
 	struct blocks blocks;
 	uint64_t pages = 0;
@@ -165,7 +170,7 @@ static uint64_t claim_batch(const struct dli_page_set *set, struct bitmap *map, 
 		claim_blocks(set, map, from, end, (PAGE_SET_CHUNK_WORDS - batch->n) / BLOCK_WORDS,
 			     &blocks);
 		for (uint32_t i = 0; i < blocks.n; i++)
-			pages += claim_block(map, blocks.block[i], batch);
+			pages += claim_block(map, next, blocks.block[i], batch);
 	} while (blocks.n && dli_batch_has_room(batch, BLOCK_WORDS));
 	return pages;
 }
@@ -173,7 +178,6 @@ static uint64_t claim_batch(const struct dli_page_set *set, struct bitmap *map, 
 /* No other thread sets bits of this map, or changes a word that has none: a plain store will do. */
 static void make_in_flight(struct dli_page_set *set, const struct dli_batch *batch, uint64_t pages)
 {
-	enum { AHEAD = 8 };
 	struct bitmap *map = &set->in_flight;
 	uint64_t block = UINT64_MAX;
 
@@ -181,8 +185,6 @@ static void make_in_flight(struct dli_page_set *set, const struct dli_batch *bat
 		_Atomic uint64_t *word = leaf_of(map, batch->word[i]);
 		uint64_t bits = batch->bits[i];
 
-		if (i + AHEAD < batch->n)
-			__builtin_prefetch(leaf_of(map, batch->word[i + AHEAD]), 1);
 		if (!atomic_load_explicit(word, memory_order_relaxed))
 			atomic_store_explicit(word, bits, memory_order_relaxed);
 		else
@@ -208,32 +210,33 @@ static void prefetch_next(const struct dli_page_set *from, uint64_t block)
 }
 
 /* Claims from the first chunk at or after *block that has pages. Returns their number. */
-static uint64_t claim_chunk(struct dli_page_set *set, uint64_t *block, struct dli_batch *batch)
+static uint64_t claim_chunk(struct dli_page_set *set, const struct bitmap *next, uint64_t *block,
+			    struct dli_batch *batch)
 {
 	uint64_t pages = 0, first;
 
 	while (!pages && (first = find_block(set, &set->pending, *block)) != UINT64_MAX)
-		pages = claim_batch(set, &set->pending, block,
+		pages = claim_batch(set, &set->pending, next, block,
 				    (first / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS, batch);
 	return pages;
 }
 
-static uint64_t claim(struct dli_page_set *set, uint64_t *block, bool one_chunk,
-		      struct dli_batch *batch)
+static uint64_t claim(struct dli_page_set *set, const struct bitmap *next, uint64_t *block,
+		      bool one_chunk, struct dli_batch *batch)
 {
-	return one_chunk ? claim_chunk(set, block, batch)
-			 : claim_batch(set, &set->pending, block, UINT64_MAX, batch);
+	return one_chunk ? claim_chunk(set, next, block, batch)
+			 : claim_batch(set, &set->pending, next, block, UINT64_MAX, batch);
 }
 
 uint64_t dli_page_set_move(struct dli_page_set *from, uint64_t *block, struct dli_batch *batch)
 {
-	return claim(from, block, false, batch);
+	return claim(from, NULL, block, false, batch);
 }
 
 uint64_t dli_page_set_take_from(struct dli_page_set *set, struct dli_page_set *from,
 				uint64_t *block, bool one_chunk, struct dli_batch *batch)
 {
-	uint64_t pages = claim(from, block, one_chunk, batch);
+	uint64_t pages = claim(from, &set->in_flight, block, one_chunk, batch);
 
 	if (!pages)
 		return 0;
@@ -253,7 +256,7 @@ void dli_page_set_moved(struct dli_page_set *from, uint64_t pages)
 bool dli_page_set_extract(struct dli_page_set *set, uint64_t *block, bool one_chunk,
 			  struct dli_batch *batch)
 {
-	uint64_t pages = claim(set, block, one_chunk, batch);
+	uint64_t pages = claim(set, NULL, block, one_chunk, batch);
 
 	add_pages(&set->pending, -(int64_t)pages);
 	return pages;
@@ -308,7 +311,7 @@ static void empty(struct dli_page_set *set, struct bitmap *map, bool mark)
 	struct dli_batch batch;
 	uint64_t from = 0, pages;
 
-	while ((pages = claim_batch(set, map, &from, UINT64_MAX, &batch))) {
+	while ((pages = claim_batch(set, map, NULL, &from, UINT64_MAX, &batch))) {
 		add_pages(map, -(int64_t)pages);
 		if (mark)
 			dli_page_set_mark_batch(set, &batch);
@@ -359,7 +362,7 @@ static void move_map_to_words(struct dli_page_set *set, struct bitmap *map, uint
 	struct dli_batch batch;
 	uint64_t from = 0, pages;
 
-	while ((pages = claim_batch(set, map, &from, UINT64_MAX, &batch))) {
+	while ((pages = claim_batch(set, map, NULL, &from, UINT64_MAX, &batch))) {
 		add_pages(map, -(int64_t)pages);
 		for (uint32_t i = 0; i < batch.n; i++)
 			words[batch.word[i]] |= batch.bits[i];
