@@ -21,10 +21,13 @@
 #define STALL_SHARE 0.9 /* of the best so far */
 #define STALL_S	    5.0
 #define LATE_FACTOR 1.3
+#define LATE_SHARE  0.5 /* of the wire, to send what is pending in time */
 #define LATE_S	    1.0
 
 /* How much of the wire a limited guest may use up with new pages. */
-#define MOST_SHARE   0.5
+#define FREE_SHARE   HOT_SHARE /* one that has wanted no more for a while */
+#define FREE_S	     2.0
+#define HARD_SHARE   0.2
 #define LEAST_SHARE  0.1
 #define BUDGET_SHARE 0.95 /* of the time that is left */
 #define BUDGET_S     0.2
@@ -103,6 +106,7 @@ void dli_law_start(struct dli_law *law, const struct dli_law_goal *goal)
 		.goal = *goal,
 		.least_pending = INFINITY,
 		.progress = INFINITY,
+		.hot_at = -INFINITY,
 		.best = INFINITY,
 	};
 }
@@ -122,25 +126,41 @@ static double excess(const struct dli_law_look *look, double fits)
 static enum dl_bound reason_to_limit(struct dli_law *law, const struct dli_law_look *look,
 				     double fits)
 {
-	double wire = law->wire.slow;
+	double needed = excess(look, fits) / (LATE_SHARE * law->wire.slow);
 
 	if (look->pending < STALL_SHARE * law->progress) {
 		law->progress = look->pending;
 		law->progress_at = law->at;
 	}
-	if (look->demand <= HOT_SHARE * wire)
+	if (look->demand <= HOT_SHARE * law->wire.slow)
 		law->fits_at = law->at;
-	if (time_left(law) <= LATE_FACTOR * excess(look, fits) / (wire * MOST_SHARE) + LATE_S)
+	if (time_left(law) <= LATE_FACTOR * needed + LATE_S)
 		return DL_BOUND_DEADLINE;
 	if (law->at - law->fits_at >= HOT_S || law->at - law->progress_at >= STALL_S)
 		return DL_BOUND_STALL;
 	return DL_BOUND_NONE;
 }
 
+/* Limited, and not getting anywhere: others than vCPUs may dirty memory, too. */
+static bool is_stuck(const struct dli_law *law)
+{
+	return law->limiting && law->at - law->best_at >= NEVER_S;
+}
+
+/*
+ * Without a deadline. Nobody is held back for whom the wire suffices. Above that, what vCPUs are
+ * allowed to dirty costs more work later, as the limits last longer, than it saves now.
+ */
+static double best_share(const struct dli_law *law)
+{
+	return law->at - law->hot_at < FREE_S || is_stuck(law) ? HARD_SHARE : FREE_SHARE;
+}
+
 /* New memory a second that leaves the wire enough for what is pending to be sent in time. */
 static double allowed(const struct dli_law *law, const struct dli_law_look *look, double fits)
 {
-	double wire = law->wire.slow, most = MOST_SHARE * wire, least = LEAST_SHARE * wire;
+	double wire = law->wire.slow, least = LEAST_SHARE * wire;
+	double most = best_share(law) * wire;
 	double left = BUDGET_SHARE * time_left(law) - BUDGET_S;
 	double in_time = left > 0 ? wire - excess(look, fits) / left : least;
 
@@ -157,8 +177,7 @@ static bool never_ends(struct dli_law *law, const struct dli_law_look *look)
 		law->best_at = law->at;
 		law->best_pass = look->passes;
 	}
-	return law->limiting && law->at - law->best_at >= NEVER_S &&
-	       look->passes - law->best_pass >= NEVER_PASSES &&
+	return is_stuck(law) && look->passes - law->best_pass >= NEVER_PASSES &&
 	       law->new_rate >= SAFE_SHARE * wire &&
 	       law->goal.least_run * look->written >= FLOOR_SHARE * wire;
 }
@@ -214,6 +233,8 @@ struct dli_law_advice dli_law_look(struct dli_law *law, const struct dli_law_loo
 	} else if (!law->limiting) {
 		law->limiting = reason_to_limit(law, look, advice.fits);
 	}
+	if (look->demand > FREE_SHARE * law->wire.slow)
+		law->hot_at = law->at;
 	law->diverging = never_ends(law, look);
 	if (law->limiting)
 		advice.allowed = allowed(law, look, advice.fits);

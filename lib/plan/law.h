@@ -55,6 +55,7 @@ struct dli_law {
 	enum dl_bound limiting; /* DL_BOUND_NONE: no limit yet; once there is one it stays */
 	double fits_at;		/* the demand was below what the wire takes */
 	double progress, progress_at;
+	double hot_at; /* the demand was not */
 	/* Of a limited guest. */
 	double best, best_at;
 	uint64_t best_pass;

@@ -193,19 +193,38 @@ static void a_demand_beyond_the_wire_is_limited_after_half_a_second(void **state
 	look.demand = 91 * MIB;
 	at(0);
 	assert_true(isinf(at(0.4).allowed));
-	assert_true(near(at(0.6).allowed, 50 * MIB));
+	assert_true(near(at(0.6).allowed, 20 * MIB));
 	assert_int_equal(law.limiting, DL_BOUND_STALL);
 	/* And stays limited: a limit that came and went would swing. */
 	look.demand = 10 * MIB;
-	assert_true(near(at(5).allowed, 50 * MIB));
+	assert_true(near(at(5).allowed, 90 * MIB));
+}
+
+static void a_guest_whose_demand_wavers_is_limited_hard(void **state)
+{
+	look.demand = 91 * MIB;
+	at(0);
+	at(1);
+	look.demand = 89 * MIB;
+	assert_true(near(at(2.9).allowed, 20 * MIB));
+	assert_true(near(at(3.1).allowed, 90 * MIB));
+	look.demand = 91 * MIB;
+	assert_true(near(at(3.2).allowed, 20 * MIB));
+	look.demand = 89 * MIB;
+	assert_true(near(at(5.1).allowed, 20 * MIB));
 }
 
 static void a_backlog_that_does_not_shrink_is_limited_after_five_seconds(void **state)
 {
 	look.demand = 80 * MIB;
 	assert_true(isinf(until(4.9).allowed));
-	assert_true(near(until(5.2).allowed, 50 * MIB));
+	assert_true(near(until(5.2).allowed, 90 * MIB));
 	assert_int_equal(law.limiting, DL_BOUND_STALL);
+	/* Hard, if that does not help: devices may dirty the rest. */
+	assert_true(near(until(14).allowed, 90 * MIB));
+	assert_true(near(until(15.2).allowed, 20 * MIB));
+	look.pending *= 0.96;
+	assert_true(near(at(15.3).allowed, 90 * MIB));
 }
 
 static void the_budget_limits_in_time(void **state)
@@ -228,14 +247,26 @@ static void the_budget_limits_in_time(void **state)
 static void the_limit_gets_harder_as_time_runs_out(void **state)
 {
 	start(30.0);
-	look.demand = 500 * MIB;
+	look.demand = 80 * MIB;
 	at(0);
-	assert_true(near(at(1).allowed, 50 * MIB));
-	/* 100 - 973 / (0.95 * 14.7 - 0.2) */
+	/* 100 - 973 / (0.95 * 25.7 - 0.2) */
+	assert_true(near(at(4).allowed, 59.82 * MIB));
+	/* 100 - 973 / (0.95 * 14.7 - 0.2); it has just got further. */
+	law.best_at = 15;
 	assert_true(near(at(15).allowed, 29.32 * MIB));
 	assert_true(near(at(20).allowed, 10 * MIB));
 	assert_true(near(at(40).allowed, 10 * MIB));
 	assert_int_equal(at(41).verdict, DL_VERDICT_LATE);
+}
+
+static void a_hot_guest_has_a_deadline_too(void **state)
+{
+	start(30.0);
+	look.demand = 500 * MIB;
+	at(0);
+	assert_true(near(at(1).allowed, 20 * MIB));
+	/* 100 - 973 / (0.95 * 11.85 - 0.2) */
+	assert_true(near(at(17.85).allowed, 12.0 * MIB));
 }
 
 static void a_guest_at_its_floor_diverges(void **state)
@@ -278,6 +309,8 @@ int main(void)
 		cmocka_unit_test_setup(a_wire_that_speeds_up_is_not_believed_at_once, no_budget),
 		cmocka_unit_test_setup(an_unknown_wire_fits_nothing, no_budget),
 		cmocka_unit_test_setup(a_guest_that_converges_is_left_alone, no_budget),
+		cmocka_unit_test_setup(a_guest_whose_demand_wavers_is_limited_hard, no_budget),
+		cmocka_unit_test_setup(a_hot_guest_has_a_deadline_too, no_budget),
 		cmocka_unit_test_setup(a_demand_beyond_the_wire_is_limited_after_half_a_second,
 				       no_budget),
 		cmocka_unit_test_setup(a_backlog_that_does_not_shrink_is_limited_after_five_seconds,
