@@ -16,6 +16,8 @@
 #define LAPSE_NS (10 * AGAIN_NS)
 /* KVM_GET_DIRTY_LOG reads the bitmap of the whole guest. */
 #define BITMAPS_NS UINT64_C(250000000)
+/* What fits the downtime may have become more since the last look. */
+#define NEARLY 1.5
 
 #define DEFAULT_DOWNTIME_NS UINT64_C(300000000)
 #define DEFAULT_LEAST_RUN   0.01
@@ -237,15 +239,30 @@ static int look_at_cursor(struct dl_plan *plan, uint64_t unsent_bytes, struct dl
  * Reads the bitmaps now and then, where that does not protect pages: KVM_CLEAR_DIRTY_LOG is left to
  * those who hand them out.
  */
-static int read_bitmaps(struct dl_plan *plan, uint64_t now_ns)
+static int read_bitmaps(struct dl_plan *plan, uint64_t now_ns, uint64_t age_ns)
 {
 	const struct dli_scope scope = { .cursor = plan->cursor };
 
 	if (dli_log_is_ring(plan->log) || !plan->cursor || !plan->log->clear_in_chunks ||
-	    now_ns - plan->bitmaps_read_ns < BITMAPS_NS)
+	    now_ns - plan->bitmaps_read_ns < age_ns)
 		return 0;
 	plan->bitmaps_read_ns = now_ns;
 	return dli_collect(plan->log, &scope, false, 0);
+}
+
+/* Under the log's lock. */
+static int measure_pending(struct dl_plan *plan, uint64_t now_ns, uint64_t unsent_bytes,
+			   struct dli_law_look *look)
+{
+	int r = read_bitmaps(plan, now_ns, BITMAPS_NS);
+
+	if (!r)
+		r = look_at_cursor(plan, unsent_bytes, look);
+	if (r || look->first_pass || look->pending > NEARLY * plan->fits)
+		return r;
+	/* Where it may be the last look, nothing is to be missing. */
+	r = read_bitmaps(plan, now_ns, 1);
+	return r ? r : look_at_cursor(plan, unsent_bytes, look);
 }
 
 static int measure(struct dl_plan *plan, uint64_t unsent_bytes, struct dli_law_look *look)
@@ -260,9 +277,7 @@ static int measure(struct dl_plan *plan, uint64_t unsent_bytes, struct dli_law_l
 	/* How long each vCPU ran, up to now. */
 	(void)dli_limits_look(log, true);
 	pthread_mutex_lock(&log->lock);
-	r = read_bitmaps(plan, now_ns);
-	if (!r)
-		r = look_at_cursor(plan, unsent_bytes, look);
+	r = measure_pending(plan, now_ns, unsent_bytes, look);
 	pthread_mutex_unlock(&log->lock);
 	if (r)
 		return r;
@@ -412,6 +427,7 @@ static void advise(struct dl_plan *plan, const struct dli_law_look *look, struct
 	if (own_limits)
 		out->run_ppm = run_ppm(plan, law.allowed, look->demand);
 	plan->run_ppm = out->run_ppm;
+	plan->fits = law.fits;
 	out->limited_vcpus = limit_vcpus(plan, law.allowed);
 	out->bound_by = bound_by(plan);
 	if (law.verdict == DL_VERDICT_CONTINUE && (out->limited_vcpus || out->run_ppm < MILLION))

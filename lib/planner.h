@@ -27,6 +27,7 @@ struct dl_plan {
 	uint64_t first_passes;
 	bool limiting;		  /* limits are set */
 	uint32_t run_ppm;	  /* the last advice */
+	double fits;		  /* bytes: what the last look found to fit the downtime */
 	struct dli_demand demand; /* in bitmap mode: of the whole VM */
 	uint64_t seen_new;	  /* in bitmap mode */
 };

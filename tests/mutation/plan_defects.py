@@ -29,6 +29,8 @@ PLAN = [
      "\tdouble memory = law->goal.downtime,", RUNS),
     ("limits leave all of the wire to new memory", "plan/law.c",
      "\treturn in_time < least ? least :", "\treturn least > 0 ? wire :", RUNS),
+    ("the last look may miss what bitmaps say", "planner.c",
+     "\tr = read_bitmaps(plan, now_ns, 1);\n", "", "unit/unit-plan"),
     ("a guest above the wire is left free", "plan/law.c",
      "\t\tlaw->hot_at = law->at;\n", "\t\t;\n", "unit/unit-law"),
     ("a guest below the wire is limited hard", "plan/law.c",

@@ -408,6 +408,20 @@ static void bitmap_mode_advises_how_much_to_run(void **state)
 	assert_int_equal(vmm.writer_paused_ns, 0);
 }
 
+/* Bitmaps are read now and then, but not only then before the guest is paused. */
+static void bitmap_mode_misses_nothing_before_the_switch(void **state)
+{
+	const struct dl_goal goal = { .size = sizeof(goal), .downtime_ns = 20 * MILLISECOND };
+
+	replan(&goal);
+	assert_int_equal(migrate(3000, 1), DL_VERDICT_SWITCHOVER);
+	write_some(1000);
+	model_advance(vmm.guest.model, MILLISECOND);
+	assert_int_equal(dl_plan_next(vmm.plan, 0, &vmm.advice), 0);
+	assert_true(vmm.advice.pending_bytes >= 1000 * PAGE);
+	assert_int_not_equal(vmm.advice.verdict, DL_VERDICT_SWITCHOVER);
+}
+
 static void a_log_has_one_plan(void **state)
 {
 	struct dl_plan *second = vmm.plan;
@@ -488,6 +502,7 @@ int main(void)
 		ring_test(a_first_pass_that_ended_unsent_is_not_over),
 		ring_test(several_channels_are_one_wire),
 		bitmap_test(bitmap_mode_advises_how_much_to_run),
+		bitmap_test(bitmap_mode_misses_nothing_before_the_switch),
 		ring_test(a_log_has_one_plan),
 		ring_test(a_cursor_of_missed_marks_has_no_plan),
 		bitmap_test(a_cursor_of_missed_marks_has_no_plan),
