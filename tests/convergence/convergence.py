@@ -3,8 +3,8 @@
 """Runs migrations under several laws in virtual time, checks them and prints a table.
 
 Each run is one load, one law and one seed; the figures are the same on every machine. The laws
-plan and plan-skip are the library's, and must meet the rules that --rules prints; the others are
-what they are compared with. The exit status is 1 if a rule is broken.
+plan, plan-skip and plan-bitmap are the library's, and must meet the rules that --rules prints; the
+others are what they are compared with. The exit status is 1 if a rule is broken.
 """
 
 import argparse
@@ -17,8 +17,12 @@ import sys
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent.parent
-LAWS = ["none", "auto-converge", "aggressive", "dirty-limit", "equal-quota", "plan", "plan-skip"]
+LAWS = ["none", "auto-converge", "aggressive", "dirty-limit", "equal-quota", "plan", "plan-skip",
+        "plan-bitmap"]
 OURS = ["plan", "plan-skip"]
+BITMAP = "plan-bitmap"
+# Ten milliseconds of its vCPUs are more than its wire takes in the downtime.
+TOO_FAST_FOR_SHARES = (BITMAP, 12)
 LOADS = range(1, 19)
 QUIET = 17
 # What a vCPU ran before pays for pauses, so that a second may have less than the floor.
@@ -42,7 +46,10 @@ plan, plan-skip:
   all loads          no pause is longer than the downtime
   load 16            in any second, 0.25 s of unused running time pay for pauses
                      at most: floor - 0.25 s * (1 - floor) is left
-  load 17            no limit is ever set"""
+  load 17            no limit is ever set
+plan-bitmap:
+  loads 1-11, 13, 17, 18 every run ends, in no more than 1.02 budgets
+  all loads          the downtime, as above"""
 
 Row = collections.namedtuple("Row", "law load seed figures")
 
@@ -115,12 +122,14 @@ def check_load(rows, law, load):
     """What is wrong with the runs of one load under one of the library's laws."""
     first = rows[0].figures
     late = [row.seed for row in rows if not in_budget(row)]
-    if first["must_end"] and late:
+    if first["must_end"] and late and (law, load) != TOO_FAST_FOR_SHARES:
         yield "not in budget", late
     broken = [row.seed for row in rows if breaks_downtime(row)]
     # One run tells nothing about a share that is tolerated, but two do.
     if len(broken) > max(first["may_break"] * len(rows), first["may_break"] > 0.01):
         yield "downtime", broken
+    if law == BITMAP:
+        return
     wrong = [row.seed for row in rows if row.figures["ended"] and row.figures["diverging"] >= 0]
     if wrong:
         yield "DIVERGING, and ended", wrong
@@ -144,7 +153,7 @@ def broken_rules(rows):
     lost = [row for row in rows if row.figures["lost_pages"]]
     for row in lost:
         yield f"load {row.load}, {row.law}, seed {row.seed}: pages were left behind"
-    for law in OURS:
+    for law in [*OURS, BITMAP]:
         for load in LOADS:
             some = chosen(rows, law, load)
             for what, seeds in check_load(some, law, load) if some else ():
@@ -261,8 +270,15 @@ def table_of_loads(rows, loads):
 
 
 def seeds_of(rows):
-    return ", ".join(f"{law} {len({row.seed for row in chosen(rows, law)})}"
-                     for law in LAWS if chosen(rows, law))
+    """How many each law has, and which loads have more."""
+    parts = []
+    for law in LAWS:
+        seeds = {load: len(chosen(rows, law, load)) for load in LOADS if chosen(rows, law, load)}
+        if seeds:
+            least = min(seeds.values())
+            more = [f"load {load} {n}" for load, n in seeds.items() if n > least]
+            parts.append(f"{law} {least}" + (f" ({', '.join(more)})" if more else ""))
+    return ", ".join(parts)
 
 
 def write_document(path, rows):

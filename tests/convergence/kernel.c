@@ -31,6 +31,8 @@ static int check_extension(uintptr_t cap)
 		return RING_MAX_BYTES;
 	case KVM_CAP_NR_MEMSLOTS:
 		return MEMSLOTS;
+	case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
+		return KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
 	default:
 		return 0;
 	}
@@ -77,6 +79,26 @@ static int set_region(struct kernel *kernel, const struct kvm_userspace_memory_r
 	return 0;
 }
 
+static int get_log(const struct kernel *kernel, const struct kvm_dirty_log *log)
+{
+	uint64_t pages = UINT64_C(1) << kernel->slot_shift;
+
+	memcpy(log->dirty_bitmap, kernel->dirty + log->slot * pages / 64, pages / 8);
+	return 0;
+}
+
+static int clear_log(struct kernel *kernel, const struct kvm_clear_dirty_log *clear)
+{
+	uint64_t first = ((uint64_t)clear->slot << kernel->slot_shift) + clear->first_page;
+	const uint64_t *bits = clear->dirty_bitmap;
+
+	for (uint64_t word = 0; word < (clear->num_pages + 63) / 64; word++) {
+		kernel->dirty[first / 64 + word] &= ~bits[word];
+		kernel->protected[first / 64 + word] |= bits[word];
+	}
+	return 0;
+}
+
 static int kernel_ioctl(void *opaque, int fd, unsigned long request, void *arg)
 {
 	struct kernel *kernel = opaque;
@@ -90,6 +112,10 @@ static int kernel_ioctl(void *opaque, int fd, unsigned long request, void *arg)
 		return 0;
 	case KVM_RESET_DIRTY_RINGS:
 		return reset(kernel);
+	case KVM_GET_DIRTY_LOG:
+		return get_log(kernel, arg);
+	case KVM_CLEAR_DIRTY_LOG:
+		return clear_log(kernel, arg);
 	case KVM_SET_USER_MEMORY_REGION:
 		return set_region(kernel, arg);
 	default:
@@ -200,6 +226,7 @@ struct kernel *kernel_new(uint64_t pages, uint32_t vcpus, uint32_t ring_entries,
 		/* Not 0, which the library must not mistake for "never". */
 		.now_ns = UINT64_C(1000000000),
 		.protected = allocate(pages / 8),
+		.dirty = allocate(pages / 8),
 		.unsent = allocate(pages / 8),
 		.zero = allocate(pages / 8),
 	};
@@ -218,6 +245,7 @@ void kernel_free(struct kernel *kernel)
 		munmap(kernel->vcpus[i].run, KERNEL_PAGE_BYTES);
 	}
 	munmap(kernel->protected, kernel->pages / 8);
+	munmap(kernel->dirty, kernel->pages / 8);
 	munmap(kernel->unsent, kernel->pages / 8);
 	munmap(kernel->zero, kernel->pages / 8);
 	munmap(kernel, sizeof(*kernel));

@@ -5,8 +5,9 @@
 /*
  * A KVM under struct dl_os, in virtual time and without costs: rings of struct kvm_dirty_gfn with
  * the kernel's flags and soft limit, and a write protection that a write lifts and a reset puts
- * back. It is not the model kernel (tests/model), which stores to memory and runs on threads, nor
- * that of tests/tuning, whose vCPUs write pages by the number.
+ * back; without rings, bitmaps that are read and cleared apart. It is not the model kernel
+ * (tests/model), which stores to memory and runs on threads, nor that of tests/tuning, whose vCPUs
+ * write pages by the number.
  */
 
 #include <stdbool.h>
@@ -46,7 +47,8 @@ struct kernel {
 	uint64_t timer_at_ns; /* of dl_log_fd(); 0: not set */
 	bool rings_on;
 	/* A bit a page. */
-	uint64_t *protected; /* a write makes an entry */
+	uint64_t *protected; /* a write makes an entry, or sets a dirty bit */
+	uint64_t *dirty;     /* without rings */
 	uint64_t *unsent;    /* the receiver has older contents */
 	uint64_t *zero;	     /* nothing but zeros is in it */
 	struct kernel_vcpu vcpus[KERNEL_VCPUS];
@@ -72,6 +74,10 @@ static inline bool kernel_write(struct kernel *kernel, struct kernel_vcpu *vcpu,
 		return false;
 	kernel->protected[word] &= ~bit;
 	kernel->zero[word] &= ~bit;
+	if (!kernel->rings_on) {
+		kernel->dirty[word] |= bit;
+		return false;
+	}
 	cell = &vcpu->cells[vcpu->next++ & (kernel->ring_entries - 1)];
 	cell->slot = (uint32_t)(page >> kernel->slot_shift);
 	cell->offset = page & ((UINT64_C(1) << kernel->slot_shift) - 1);

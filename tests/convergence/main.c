@@ -11,7 +11,8 @@ static const char usage[] =
 	"\n"
 	"Migrates guests in virtual time with the library's real code, and prints a line\n"
 	"of figures for each run, separated by tabs. Loads: 1 to 18, as in loads.c. Laws:\n"
-	"none, auto-converge, aggressive, dirty-limit, equal-quota, plan, plan-skip.\n"
+	"none, auto-converge, aggressive, dirty-limit, equal-quota, plan, plan-skip,\n"
+	"plan-bitmap.\n"
 	"--mistake NAME makes the caller of the plan wrong: zero, unsent.\n"
 	"--trace writes how each run went, as some hundred lines.\n";
 

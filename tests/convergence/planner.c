@@ -13,7 +13,8 @@ enum { KICKS = 16 };
 
 static bool is_planned(const struct run *run)
 {
-	return run->options.law == LAW_PLAN || run->options.law == LAW_PLAN_SKIP;
+	return run->options.law == LAW_PLAN || run->options.law == LAW_PLAN_SKIP ||
+	       run->options.law == LAW_PLAN_BITMAP;
 }
 
 void planner_begin(struct run *run)
@@ -94,7 +95,8 @@ uint64_t planner_look(struct run *run)
 
 	check(dl_plan_next(run->plan, unsent_bytes(run), &advice), "dl_plan_next");
 	planner_kick(run);
-	if (advice.limited_vcpus && run->measured.limited_s < 0)
+	run->baseline.percent = 100 - advice.run_ppm / 1e4;
+	if ((advice.limited_vcpus || run->baseline.percent > 0) && run->measured.limited_s < 0)
 		run->measured.limited_s = run_seconds(run);
 	if (advice.verdict == DL_VERDICT_DIVERGING && run->measured.diverging_s < 0)
 		run->measured.diverging_s = run_seconds(run);

@@ -16,7 +16,7 @@
 #define MOMENT_S 1e-7
 
 const char *const law_names[LAWS] = { "none",	     "auto-converge", "aggressive", "dirty-limit",
-				      "equal-quota", "plan",	      "plan-skip" };
+				      "equal-quota", "plan",	      "plan-skip",  "plan-bitmap" };
 const char *const mistake_names[MISTAKES] = { "none", "zero", "unsent" };
 
 static uint64_t up_to_ns(struct run *run, double s)

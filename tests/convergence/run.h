@@ -24,7 +24,8 @@ enum law {
 	LAW_DIRTY_LIMIT,
 	LAW_QUOTA,
 	LAW_PLAN,
-	LAW_PLAN_SKIP, /* with DL_CURSOR_SKIP_REWRITTEN */
+	LAW_PLAN_SKIP,	 /* with DL_CURSOR_SKIP_REWRITTEN */
+	LAW_PLAN_BITMAP, /* without rings: all vCPUs run as much as the plan advises */
 	LAWS,
 };
 

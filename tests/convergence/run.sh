@@ -16,7 +16,7 @@ on every machine. 100 seeds of everything take about an hour of one processor.
   --seeds N       seeds 1 to N of each load; default: 100
   --loads LIST    as 1,3-5; default: 1-18
   --laws LIST     of none, auto-converge, aggressive, dirty-limit, equal-quota,
-                  plan, plan-skip; default: all
+                  plan, plan-skip, plan-bitmap; default: all
   --jobs N        runs at the same time; default: one a processor
   --by-load       a row of the table for each load
   --rules         print the rules, and end

@@ -76,10 +76,11 @@ static struct dl_cursor *new_cursor(struct run *run)
 
 static void open_log(struct run *run)
 {
+	bool bitmaps = run->options.law == LAW_PLAN_BITMAP;
 	const struct dl_options options = {
 		.size = sizeof(options),
-		.mode = DL_MODE_RING,
-		.ring_entries = run->kernel->ring_entries,
+		.mode = bitmaps ? DL_MODE_BITMAP : DL_MODE_RING,
+		.ring_entries = bitmaps ? 0 : run->kernel->ring_entries,
 		.os = &run->kernel->os,
 	};
 
