@@ -82,7 +82,7 @@ static void set_up_queue(struct vhost_device *device, unsigned int index)
 
 void vhost_open(struct vhost_device *device, const char *path, uint64_t features)
 {
-	uint64_t offered;
+	uint64_t offered = 0;
 
 	device->features = features;
 	device->fd = open(path, O_RDWR | O_CLOEXEC);

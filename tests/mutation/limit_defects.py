@@ -66,7 +66,7 @@ LIMITS = [
     ("a cursor of missed marks has a plan", "api/plan.c",
      "\tif (cursor->flags & DL_CURSOR_MISSED)\n"
      "\t\treturn dli_log_fail(cursor->log, DLI_BAD_FLAGS, DLI_NO_NUMBER, -EINVAL);\n", "",
-     "unit/unit-plan"),
+     "unit/unit-watch_audit"),
     ("the first pass is over when it has ended unsent", "planner.c",
      " && !unsent_pages)\n\t\treturn false;", ")\n\t\treturn false;", "unit/unit-plan"),
     ("channels are busy one after another", "planner.c",

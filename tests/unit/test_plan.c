@@ -430,19 +430,6 @@ static void a_log_has_one_plan(void **state)
 	assert_null(second);
 }
 
-/* It collects no dirty pages, so that no plan could tell from it whether a migration ends. */
-static void a_cursor_of_missed_marks_has_no_plan(void **state)
-{
-	struct dl_cursor *audit;
-
-	dl_plan_free(vmm.plan);
-	assert_int_equal(guest_new_cursor(&vmm.guest, DL_CURSOR_MISSED, 0, &audit), 0);
-	assert_int_equal(dl_plan_new(audit, NULL, &vmm.plan), -EINVAL);
-	assert_null(vmm.plan);
-	dl_cursor_free(audit);
-	assert_int_equal(dl_plan_new(vmm.guest.cursor, NULL, &vmm.plan), 0);
-}
-
 static void bad_goals_are_refused(void **state)
 {
 	static const struct dl_goal bad[] = {
@@ -504,8 +491,6 @@ int main(void)
 		bitmap_test(bitmap_mode_advises_how_much_to_run),
 		bitmap_test(bitmap_mode_misses_nothing_before_the_switch),
 		ring_test(a_log_has_one_plan),
-		ring_test(a_cursor_of_missed_marks_has_no_plan),
-		bitmap_test(a_cursor_of_missed_marks_has_no_plan),
 		ring_test(bad_goals_are_refused),
 		ring_test(a_failing_reset_leaves_the_limits),
 	};

@@ -2,6 +2,7 @@
 /* DL_WATCH_AUDIT: what was written through the second mapping and never marked. */
 #include "watch_guest.h"
 
+#include <errno.h>
 #include <sys/ioctl.h>
 
 /* Of one page after the other. */
@@ -272,6 +273,21 @@ static void an_audit_without_memory_is_none(void **state)
 	expect_missed(audit, 5, 1);
 }
 
+/* It collects no dirty pages, so that no plan could tell from it whether a migration ends. */
+static void a_cursor_of_missed_marks_has_no_plan(void **state)
+{
+	struct dl_plan *plan;
+	struct dl_cursor *audit;
+
+	set_slot(0, 0, PAGES, 0);
+	audit = join(DL_CURSOR_MISSED);
+	assert_int_equal(dl_plan_new(audit, NULL, &plan), -EINVAL);
+	assert_null(plan);
+	leave(audit);
+	assert_int_equal(dl_plan_new(join(DL_CURSOR_CLEAN), NULL, &plan), 0);
+	dl_plan_free(plan);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -287,6 +303,8 @@ int main(void)
 		rule_test(ring, a_moved_slot_shows_its_missed_pages_again),
 		rule_test(ring, a_failed_scan_accuses_nobody),
 		rule_test(ring, an_audit_without_memory_is_none),
+		rule_test(ring, a_cursor_of_missed_marks_has_no_plan),
+		rule_test(bitmap, a_cursor_of_missed_marks_has_no_plan),
 	};
 
 	if (reserve_alias())
