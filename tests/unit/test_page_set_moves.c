@@ -150,6 +150,42 @@ static void padding_is_in_flight_and_not_pending(void **state)
 	expect_counts(0, 0);
 }
 
+static void padding_at_the_end_is_no_more_than_asked_for(void **state)
+{
+	uint64_t acked = 0;
+
+	dli_page_set_pad(set, PAGES - 70, 70);
+	expect_counts(0, 70);
+	assert_false(dli_page_set_in_flight(set, PAGES - 71, 1));
+	assert_true(dli_page_set_ack(set, PAGES - 70, 70, &acked));
+	assert_int_equal(acked, 70);
+}
+
+/* They stay pending, whatever becomes of what is in flight. */
+static void rewritten_pages_leave_the_batch(void **state)
+{
+	assert_int_equal(dli_page_set_watch(set), 0);
+	dli_page_set_mark_range(set, 60, 70);
+	/* All of the first word's, some of the second's, none of the third's. */
+	for (uint64_t page = 60; page < 70; page++)
+		dli_page_set_mark_word(set, page / 64, UINT64_C(1) << page % 64);
+	assert_true(dli_page_set_take(set, &(uint64_t){ 0 }, false, &batch));
+	assert_int_equal(batch.n, 3);
+	/* What lies behind the batch is not its own. */
+	batch.word[3] = 2;
+	batch.bits[3] = 2;
+	dli_page_set_skip_rewritten(set, &batch);
+	assert_int_equal(batch.n, 2);
+	assert_int_equal(batch.word[0], 1);
+	assert_true(batch.bits[0] == ~UINT64_C(0) << 6);
+	assert_int_equal(batch.word[1], 2);
+	assert_int_equal(batch.bits[1], 3);
+	expect_counts(10, 60);
+	assert_false(dli_page_set_in_flight(set, 69, 1));
+	dli_page_set_commit(set);
+	expect_counts(10, 0);
+}
+
 static void a_commit_forgets_what_is_in_flight_only(void **state)
 {
 	dli_page_set_mark_range(set, 60, 10);
@@ -224,6 +260,8 @@ int main(void)
 		moves_test(a_lone_marker_counts_only_new_pages),
 		moves_test(pages_in_flight_are_found_in_any_word),
 		moves_test(padding_is_in_flight_and_not_pending),
+		moves_test(padding_at_the_end_is_no_more_than_asked_for),
+		moves_test(rewritten_pages_leave_the_batch),
 		moves_test(a_commit_forgets_what_is_in_flight_only),
 		moves_test(moved_words_hold_what_is_pending_and_in_flight),
 		moves_test(all_words_are_moved),
