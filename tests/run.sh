@@ -268,59 +268,32 @@ run_variant() {
   fi
 }
 
-# The KVM tests once more, inside real kernels; and the library built in other ways, and for other
-# machines. Both go on beside the variants, many of whose tests run one at a time and leave
-# processors idle, and give way to them. Sets beside, the process.
-start_beside() {
-  lab_output=${build_dir}-lab/output
-  builds_output=${build_dir}-builds/output
-  [ -n "$lab$other_builds" ] || return 0
-  say "== beside:${lab:+ lab (real kernels)}${other_builds:+ builds (other ways, other machines)}"
-  mkdir -p "$lab_output" "$builds_output"
-  # A process group of its own, so that all of it can be ended.
-  set -m
-  {
-    [ -z "$lab" ] || nice -n 5 "$top/tests/lab/run.sh" --build-dir "${build_dir}-lab" \
-      --output "$lab_output" >"$lab_output/said" 2>&1 || say "$?" >"$scratch/lab-status"
-    [ -z "$other_builds" ] || nice -n 5 "$top/tests/builds/run.sh" \
-      --build-dir "${build_dir}-builds" --output "$builds_output" \
-      >"$builds_output/said" 2>&1 || true
-  } </dev/null &
-  beside=$!
-  set +m
-}
-
-# The lab's results are counted kernel by kernel.
-collect_lab() {
-  local kernel
+# The KVM tests once more, inside real kernels. Their results are counted kernel by kernel.
+run_lab() {
+  local kernel status=0 output=${build_dir}-lab/output
   say "== lab: real kernels"
-  cat "$lab_output/said"
-  if [ -e "$scratch/lab-status" ] && [ "$(cat "$scratch/lab-status")" = 77 ]; then
+  mkdir -p "$output"
+  "$top/tests/lab/run.sh" --build-dir "${build_dir}-lab" --output "$output" </dev/null 2>&1 |
+    tee "$output/said" || status=$?
+  if [ "$status" = 77 ]; then
     printf '{"name": "lab / kernels", "result": "SKIP", "stdout": "%s"}\n' \
-      "$(tail -n 1 "$lab_output/said")" >"$lab_output/skipped.json"
-    results+=("plain=$lab_output/skipped.json")
+      "$(tail -n 1 "$output/said")" >"$output/skipped.json"
+    results+=("plain=$output/skipped.json")
     return
   fi
   for kernel in $("$top/tests/lab/run.sh" --list); do
-    results+=("$kernel=$lab_output/$kernel.json")
+    results+=("$kernel=$output/$kernel.json")
   done
 }
 
-collect_builds() {
-  local name
+# The library built in other ways, and for other machines, whose tests are counted by themselves.
+run_builds() {
+  local name output=${build_dir}-builds/output
   say "== builds: other ways, other machines"
-  cat "$builds_output/said"
+  "$top/tests/builds/run.sh" --build-dir "${build_dir}-builds" --output "$output" </dev/null || true
   for name in $("$top/tests/builds/run.sh" --list); do
-    results+=("$name=$builds_output/$name.json")
+    results+=("$name=$output/$name.json")
   done
-}
-
-collect_beside() {
-  [ -n "$beside" ] || return 0
-  wait "$beside" || true
-  beside=
-  [ -z "$other_builds" ] || collect_builds
-  [ -z "$lab" ] || collect_lab
 }
 
 # The lint's checks, each counted as a test.
@@ -350,13 +323,7 @@ fi
 choose_rooms
 export CMOCKA_MESSAGE_OUTPUT=stdout
 scratch=$(mktemp -d)
-beside=
-# shellcheck disable=SC2317 # called by the trap
-clean_up() {
-  [ -z "$beside" ] || kill -- -"$beside" 2>/dev/null || true
-  rm -rf "$scratch"
-}
-trap clean_up EXIT
+trap 'rm -rf "$scratch"' EXIT
 results=()
 if [ -n "$meson_runs" ]; then
   need_packages "$cc"
@@ -372,11 +339,10 @@ if [ -n "$meson_runs" ]; then
       "tests that need one are skipped."
   fi
 fi
-case " ${variants[*]:-plain} " in
-*" plain "*) start_beside ;;
-esac
 for variant in "${variants[@]:-plain}"; do
   [ -z "$meson_runs" ] || run_variant "$variant"
+  [ "$variant" = plain ] || continue
+  [ -z "$other_builds" ] || run_builds
+  [ -z "$lab" ] || run_lab
 done
-collect_beside
 python3 "$top/tests/summary.py" "${results[@]}"
