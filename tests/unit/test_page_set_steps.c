@@ -81,8 +81,8 @@ static void stepped_store(_Atomic uint64_t *word, uint64_t bits)
 enum {
 	MID_PAGES = BLOCK_WORDS * 64 * 64,
 	TOP_PAGES = MID_PAGES * 64,
-	/* In the second word of the top summary, and not at its beginning. */
-	FIRST = TOP_PAGES + 3 * MID_PAGES,
+	/* In the second word of the top summary: its index is not that of the first. */
+	FIRST = TOP_PAGES,
 	PAGES = FIRST + 70000,
 	PAGE = FIRST + 4164,
 	MARKER_STEPS = 5
