@@ -11,7 +11,7 @@ Usage: tests/lint.sh [option]... [FILE]...
 Checks files of this tree; default: all of them. Prints the findings, and one line a check. The exit
 status is 1 if there is a finding. A check whose tool is not installed is skipped.
 
-  tree      no file outside the directories and the few files that belong at the top
+  places    no file outside the directories and the few files that belong at the top
   text      licence line, 100 columns, 500 lines a file, white space at line ends
   format    C and C++, with clang-format 14 and the tree's .clang-format
   spelling  codespell, with .codespellrc
@@ -152,7 +152,7 @@ install_tools() {
 }
 
 # A fuzzer's finds, and what else a command leaves in the tree, are soon added by accident.
-check_tree() {
+check_places() {
   [ ${#strange_files[@]} = 0 ] || {
     printf '%s: not a place for files\n' "${strange_files[@]}"
     return 1
@@ -243,7 +243,7 @@ if [ -n "$fix" ] && [ ${#c_files[@]} -gt 0 ]; then
   "$clang_format" -i "${c_files[@]}"
 fi
 failed=
-run_check tree ''
+run_check places ''
 run_check text ''
 run_check format 'clang-format 14'
 run_check spelling codespell

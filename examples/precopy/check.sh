@@ -405,7 +405,8 @@ check_limits() {
     printf 'skip: a sanitizer uses too much address space to limit it\n'
     exit 77
   fi
-  for ((kib = 30000; kib <= 330000; kib += 15000)); do
+  # How much is enough depends on how many threads allocate at once: each takes an arena of 64 MiB.
+  for kib in {30000..330000..15000} 1000000; do
     got=0
     (ulimit -v "$kib" && exec timeout 120 "$precopy" --json --backend model --memory 16M \
       --bandwidth 0) >"$scratch/run.out" 2>"$scratch/run.err" </dev/null || got=$?

@@ -26,11 +26,9 @@ REASONS = {
         "with an atomic OR, which the sum does not need. The row \"as above\" compares with a "
         "loop of these alone",
     "cursors: pass":
-        "the rings' words are marked in a set that both cursors share, and a harvest moves each "
-        "word from there into the sets of both; with one cursor they are marked where they are "
-        "read. That is some 15 ns a word of 16 dirty pages, and the bar allows 1.3: only a pass "
-        "that leaves the second cursor's words where they are could meet it, and its own next pass "
-        "would pay then",
+        "each word is taken from a set that both cursors share and or-ed into the second one's, "
+        "which is two more maps in the caches: some 2 ns a word of 16 dirty pages, and the bar "
+        "allows 1.6",
     "iterator: runs of":
         "each word is taken, with an exchange, from a set that other threads mark at the "
         "same time; the floor has none, and eight of them alone take more than twice its "
