@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-# gnuplot -c plot.gp TRACES DIRECTORY: TRACES/LOAD.tsv become DIRECTORY/curves.svg.
+# gnuplot -c plot.gp TRACES DIRECTORY: TRACES/LOAD.tsv become DIRECTORY/curves.png.
 set datafile separator "\t"
-set terminal svg size 1100,1120 background "white" font "sans,12"
-set output ARG2 . "/curves.svg"
+set terminal png size 1100,1120 font "sans,10"
+set output ARG2 . "/curves.png"
 set multiplot layout 4,2
 set grid
 laws = "none auto-converge aggressive dirty-limit equal-quota plan plan-skip"

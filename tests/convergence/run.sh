@@ -20,7 +20,7 @@ on every machine. 100 seeds of everything take about an hour of one processor.
   --jobs N        runs at the same time; default: one a processor
   --by-load       a row of the table for each load
   --rules         print the rules, and end
-  --document      also write doc/convergence/curves.svg, and the tables of
+  --document      also write doc/convergence/curves.png, and the tables of
                   doc/convergence.md
   --save FILE     keep the figures of each run, for --from
   --from FILE     run nothing: use figures that were kept; may be repeated
