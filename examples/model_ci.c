@@ -139,7 +139,7 @@ static void migrate(struct vmm *vmm)
 	must(vmm, dlm_vcpu_exit(vmm->guest, KVM_EXIT_INTR), "pause");
 	pass(vmm, DL_HARVEST_PAUSED);
 	save_device_state(vmm);
-	/* What saving has written is in no pass yet. */
+	/* Saving the device wrote memory that no pass has yet. */
 	while (vmm->bug != BUG_SKIP_HARVEST && pass(vmm, DL_HARVEST_PAUSED))
 		;
 }

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* What the programs print, and to where. */
+/* Output of the example programs. */
 
 /*
  * Called first. Gives a closed descriptor 0, 1 or 2 a file, so that no socket becomes the standard
@@ -19,7 +19,7 @@ void output_flush(void);
 /* Called last. A negative errno value: some of the standard output is lost. */
 int output_close(void);
 
-/* Of the terminal that the stream goes to, or 80. */
+/* The width of the stream's terminal, or 80. */
 int output_columns(FILE *to);
 
 /*

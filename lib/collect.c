@@ -62,7 +62,7 @@ int dli_collect_bitmap(struct dl_log *log, struct dli_slot *slot)
 	return 0;
 }
 
-/* What a slot has besides rings. */
+/* Reads a slot's bitmap and scans its watch. */
 static int collect_slot(struct dl_log *log, const struct dl_cursor *cursor, bool bitmaps,
 			struct dli_slot *slot)
 {

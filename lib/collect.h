@@ -6,7 +6,7 @@
 
 /* Makes pending what was dirtied: the work of a harvest. */
 
-/* Whose bitmaps and watches: of all slots that the cursor covers, or for one slot. */
+/* The slots whose bitmaps and watches are read: all that the cursor covers, or one. */
 struct dli_scope {
 	const struct dl_cursor *cursor;
 	struct dli_slot *slot; /* NULL: all */

@@ -121,7 +121,7 @@ uint64_t dli_cursor_pending_pages(const struct dl_cursor *cursor)
 
 		if (!view)
 			continue;
-		/* What an audit found is in the view's own set alone. */
+		/* An audit's findings are in the view's own set alone. */
 		pages += dli_cursor_is_audit(cursor) ? dli_page_set_pending_pages(view->set)
 						     : dli_view_pending_pages(view);
 	}

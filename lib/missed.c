@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What audits find, for the cursors that want to see it. */
+/* Hands pages that an audit found unmarked to DL_CURSOR_MISSED cursors. */
 
 #include "missed.h"
 

@@ -16,7 +16,7 @@
 #define LAPSE_NS (10 * AGAIN_NS)
 /* KVM_GET_DIRTY_LOG reads the bitmap of the whole guest. */
 #define BITMAPS_NS UINT64_C(250000000)
-/* What fits the downtime may have become more since the last look. */
+/* The bandwidth, and so what fits the downtime, may have risen since the last look. */
 #define NEARLY 1.5
 
 #define DEFAULT_DOWNTIME_NS UINT64_C(300000000)
@@ -54,7 +54,7 @@ static uint64_t ring_count_of(const _Atomic uint64_t *counter)
 	return atomic_load_explicit(counter, memory_order_relaxed);
 }
 
-/* What the vCPUs did before the plan does not count. */
+/* Takes the counters' present values as zero: dirtying before the plan does not count. */
 static void begin_measuring(struct dl_plan *plan)
 {
 	struct dl_log *log = plan->log;
@@ -387,7 +387,7 @@ static uint64_t to_ns(double seconds)
 	return seconds < 1e10 ? (uint64_t)(seconds * SECOND) : UINT64_MAX;
 }
 
-/* What keeps the guest from the goal, as far as vCPUs have shown since the last look. */
+/* Finds the bound that keeps the guest from the goal, from vCPUs' pauses since the last look. */
 static uint32_t bound_by(struct dl_plan *plan)
 {
 	uint32_t bound = plan->law.limiting, pauses = BUCKET_UNBOUND;

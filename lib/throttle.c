@@ -13,7 +13,7 @@
 #define KICK_AGAIN_NS UINT64_C(10000000)
 #define IGNORED_NS    UINT64_C(1000000000)
 
-/* Of a limit without a plan: as long as a bucket remembers debt. */
+/* Limits without a plan may pause for as long as a bucket remembers debt. */
 #define OWN_LONGEST_PAUSE_NS UINT64_C(1000000000)
 
 /* Loads and stores of words that order nothing else. */
@@ -84,7 +84,7 @@ static void measure(const struct dl_log *log, struct dl_vcpu *vcpu, uint64_t now
 		.entries = LOAD(&stats->entries),
 	};
 
-	/* What is still in the ring belongs to the time before the drain that finds it. */
+	/* Entries still in the ring belong to the time before the drain that finds them. */
 	if (drained || dli_ring_pace(vcpu->ring).total == sample.entries)
 		dli_window_add(&limit->window, &sample);
 }

@@ -46,7 +46,7 @@ static int fail_to_connect(const char *path, int r)
 	}
 }
 
-/* What goes away while a publisher starts. */
+/* Errors that go away once the publisher has started. */
 static bool may_come(int r)
 {
 	return r == -ENOENT || r == -ECONNREFUSED || r == -EAGAIN;

@@ -58,7 +58,7 @@ void terminal_catch_signals(void)
 	catch (SIGCONT, on_resize, &blocked);
 	catch (SIGTSTP, on_stop, &blocked);
 	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
-	/* Of a background job that puts its terminal back. */
+	/* Restoring the terminal from the background would stop the process. */
 	signal(SIGTTOU, SIG_IGN);
 }
 

@@ -39,7 +39,7 @@ static void for_each_rate(struct view *view, const struct snapshot *s,
 	}
 }
 
-/* What was sent lately counts most; the first full copy says nothing of what the guest writes. */
+/* Recent transfers weigh most. The first full copy is left out: it shows no writes of the guest. */
 static void update_heat(struct view *view, const struct snapshot *s)
 {
 	const struct snapshot *before = &view->now;

@@ -4,7 +4,7 @@
 
 #include "snapshot.h"
 
-/* What can be shown after several lines: rates, and the map of the last seconds. */
+/* Figures derived from several lines: rates, and the map of the last seconds. */
 
 /*
  * A counter that grows in steps. Between two harvests of a ring nothing is known of it, so its rate

@@ -46,7 +46,7 @@ struct vcpu {
 	struct kvm_run *run;	  /* KVM only */
 	atomic_bool interrupted;  /* model only */
 	uint64_t read_index;	  /* model only: what a reader has in registers */
-	_Atomic uint64_t reads;	  /* pages that it has read as a reader; counted in batches */
+	_Atomic uint64_t reads;	  /* pages read as a reader; counted in batches */
 	pthread_t thread;
 	bool has_thread;
 	/* Under the machine's lock: */
@@ -189,7 +189,7 @@ void machine_check(struct machine *machine, uint64_t limit_ns, struct machine_ch
 
 uint64_t machine_records(struct machine *machine);
 
-/* What the readers have read, in how much CPU time. */
+/* Pages read by the readers, and the CPU time that took. */
 struct machine_reads {
 	uint64_t pages, cpu_ns;
 };

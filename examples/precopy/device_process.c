@@ -36,7 +36,7 @@ static int fail(struct device_process *process, int failure, const char *format,
 	return failure;
 }
 
-/* What the process wrote and has not logged is unknown from here on. */
+/* Notes that the process is gone: it may have written pages that it did not log. */
 static int lose(struct device_process *process, int failure, const char *how)
 {
 	process->failure = failure;

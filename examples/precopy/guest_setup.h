@@ -9,7 +9,7 @@
 /* Opens a machine with its log, and creates the guest in it. */
 int guest_create(struct source *source, struct host *host);
 
-/* What the report says of the guest. */
+/* Fills in the report's lines about the guest. */
 void guest_describe(struct source *source, const struct host *host);
 
 /* The devices of a guest that has arrived go on where they were. */

@@ -11,10 +11,10 @@
 /* Pages a second that the guest dirtied, and that were sent, over time. */
 void html_chart_rates(FILE *to, const struct report *report, const struct timeline *timeline);
 
-/* What was left after each pass. */
+/* Bytes left after each pass. */
 void html_chart_convergence(FILE *to, const struct report *report);
 
-/* What the guest waited for. */
+/* The parts of the downtime. */
 void html_chart_downtime(FILE *to, const struct report *report);
 
 /* Which parts of memory were sent more than once. */

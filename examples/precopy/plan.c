@@ -10,10 +10,10 @@
  * harder than it must be for the budget, and says when to stop the guest.
  */
 
-/* Of the downtime: what is not memory, at most. */
+/* A tenth of the downtime is for the device state and the switch itself. */
 #define FIXED_SHARE 10
 
-/* Of a guest whose downtime must be as short as possible. */
+/* Pauses may be this long however short the downtime is to be. */
 #define SHORTEST_PAUSE_NS (10 * NS_PER_MS)
 
 #define RETRY_NS (100 * NS_PER_MS)

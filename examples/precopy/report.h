@@ -38,7 +38,7 @@ struct reading_speed {
 	double per_s, per_cpu_s;
 };
 
-/* What --throttle did until the guest was stopped. */
+/* Effects of --throttle until the guest was stopped. */
 struct throttling {
 	uint64_t ns;
 	uint32_t writers, readers; /* vCPUs */
@@ -60,7 +60,7 @@ enum stop_reason {
 	STOP_DIVERGING,	  /* the plan sees no end */
 };
 
-/* What the downtime consists of. */
+/* The parts of the downtime. */
 struct stop_times {
 	uint64_t vcpus_ns;   /* until the vCPUs stand still */
 	uint64_t devices_ns; /* until the devices do, and are saved */
@@ -69,7 +69,7 @@ struct stop_times {
 	uint64_t state_ns;   /* the rest: state of the vCPUs and devices, until it has arrived */
 };
 
-/* Of the current pass, over all connections; several threads add to it. */
+/* Progress of the current pass over all connections; several threads add to it. */
 struct pass_progress {
 	uint64_t dirty_bytes;
 	_Atomic uint64_t sent_pages, wire_bytes;
@@ -82,7 +82,7 @@ struct missed_marks {
 	uint64_t pages, gpas[REPORT_MISSED];
 };
 
-/* What the process of --device-process has written and logged. */
+/* Counters of the device process, and of its log. */
 struct process_report {
 	int pid; /* 0: there is none */
 	uint64_t writes;

@@ -91,7 +91,7 @@ void report_throttle_row(struct report *report, const struct pass_row *row, cons
 	}
 }
 
-/* Of the time of so many vCPUs, the part in which they were not held. */
+/* The share of the vCPUs' time in which they were not held. */
 static double free_percent(const struct throttling *result, uint32_t vcpus, uint64_t held_ns)
 {
 	double all_ns = (double)result->ns * vcpus;

@@ -4,7 +4,7 @@
 
 #include "report.h"
 
-/* What the report says about --throttle, --budget and --readers. */
+/* The report's part on --throttle, --budget and --readers. */
 
 /* The table of passes, where vCPUs are throttled. */
 void report_throttle_header(struct report *report);

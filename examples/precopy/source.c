@@ -23,7 +23,7 @@
 
 enum { MAX_PAUSED_PASSES = 8, MAX_IDLE_PASSES = 3 };
 
-/* What the live passes have reached. */
+/* Progress of the live passes. */
 struct progress {
 	uint32_t passes, idle_passes;
 	uint64_t least_bytes; /* left by the last pass that left notably less */
@@ -137,7 +137,7 @@ static void end_row(struct source *source, struct pass_row *row)
 	report_row(&source->report, row);
 }
 
-/* What is to be sent when no pass is open. */
+/* Bytes left to send while no pass is open. */
 static uint64_t left_bytes(const struct source *source)
 {
 	struct dl_cursor_stats stats = { .size = sizeof(stats) };
@@ -248,7 +248,7 @@ static int send_the_rest(struct source *source)
 {
 	int r = 0;
 
-	/* What the plan left pending, too. */
+	/* The plan may have stopped a pass early; this one hands out everything. */
 	source->outlets.enough = false;
 	if (source->options->sabotage != SABOTAGE_FINAL)
 		r = paused_passes(source);

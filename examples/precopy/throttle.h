@@ -24,7 +24,7 @@ struct throttle_kind {
 	int (*start)(struct throttle *throttle); /* returns 0 or a negative errno value */
 	void (*stop)(struct throttle *throttle);
 	uint64_t (*step)(struct throttle *throttle); /* returns the time until the next step */
-	/* What was sent does not make up for what is dirtied, as QEMU sees it. Optional. */
+	/* Called when the guest dirties more than half of what was sent: QEMU's rule. Optional. */
 	void (*harder)(struct throttle *throttle);
 
 	/* Finds out whether to stop the guest: outlets->enough. NULL: it does not decide that. */
@@ -62,7 +62,7 @@ struct throttle {
 	uint64_t pass_ns; /* end of the last pass */
 	uint64_t pass_held_ns[LAYOUT_MAX_VCPUS];
 
-	/* What was dirtied and sent since the last look at it. */
+	/* Dirtied and sent since the last look. */
 	uint64_t period_ns, period_new_pages, period_wire_bytes;
 	uint32_t passes, excesses;
 

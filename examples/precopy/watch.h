@@ -6,7 +6,7 @@
 #include "report.h"
 #include "timeline.h"
 
-/* What others see of a migration: --status while it runs, and --report when it is over. */
+/* Publishes the migration: --status while it runs, --report when it is over. */
 struct watch {
 	const struct options *options;
 	struct status *status; /* NULL: not asked for */

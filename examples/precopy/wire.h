@@ -135,7 +135,7 @@ int wire_receive_payload(struct wire *wire, void *payload, size_t bytes);
 /* Receives a frame; any other type or payload length is an error. */
 int wire_expect(struct wire *wire, enum wire_type type, void *payload, size_t payload_bytes);
 
-/* What a new connection begins with; nothing of it is read. */
+/* How a new connection begins; nothing is consumed. */
 enum wire_peek { WIRE_PEEK_NOTHING, WIRE_PEEK_WANTED, WIRE_PEEK_OTHER, WIRE_PEEK_CLOSED };
 
 /* WANTED: a whole header of the type. */

@@ -50,7 +50,7 @@ static int open_point(const struct chain *chain, uint64_t number)
 	int fd;
 
 	snap_name(name, number);
-	/* What is no regular file is refused later; opening it must not block. */
+	/* Opening a FIFO must not block; anything but a regular file is refused later. */
 	fd = openat(chain->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	return fd < 0 ? -errno : fd;
 }

@@ -24,7 +24,7 @@ static void make_tables(void)
 				tables[lane - 1][i] >> 8 ^ tables[0][tables[lane - 1][i] & 255];
 }
 
-/* What four bytes contribute that have `after` bytes of the sixteen behind them. */
+/* The contribution of four bytes that `after` bytes of the sixteen follow. */
 static uint32_t four(uint32_t word, int after)
 {
 	return tables[after + 3][word & 255] ^ tables[after + 2][word >> 8 & 255] ^

@@ -35,7 +35,7 @@ int file_begin(struct file *file, struct writer *writer, const struct snap_heade
 int file_add(struct file *file, const uint8_t *memory, uint64_t image_bytes, uint64_t bytes);
 int file_flush(struct file *file);
 
-/* The same of memory that may change, or goes: what is added is a copy. */
+/* Like file_add(), but copies the memory first, which may change or go away. */
 int file_copy(struct file *file, const uint8_t *memory, uint64_t image_bytes, uint64_t bytes);
 
 /*

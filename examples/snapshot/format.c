@@ -82,7 +82,7 @@ const char *snap_check_footer(const struct snap_footer *footer, const struct sna
 		return "the footer has what this version does not know";
 	if (footer->file_bytes != file_bytes || file_bytes < fixed)
 		return "its size is wrong";
-	/* Of what is left for data and index, the index is the end. */
+	/* An upper bound: as many extents as fit beside the fixed parts. */
 	index_bytes = (file_bytes - fixed) / sizeof(struct snap_extent);
 	if (footer->state_bytes != snap_state_bytes(header->vcpus) ||
 	    footer->extents > index_bytes ||

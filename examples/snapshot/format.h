@@ -5,9 +5,9 @@
 /*
  * The format of a point's file, described in doc/snapshots.md:
  *
- *	header	4096 bytes	whose guest, which point, and the point that it is relative to
+ *	header	4096 bytes	the guest, the point, and the point it is relative to
  *	data	whole pages	contents of the data extents, in the order of the index
- *	index	32 bytes each	extents of the image; a later one replaces what it overlaps
+ *	index	32 bytes each	extents of the image; later ones replace earlier ones
  *	state			vCPUs and devices
  *	footer	128 bytes	where those are, their sums
  *

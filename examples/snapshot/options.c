@@ -165,7 +165,7 @@ static int usage_error(const struct options *options, const char *format, ...)
 	return report_end(&report, STATUS_USAGE);
 }
 
-/* What an option's argument is. */
+/* The kind of an option's argument. */
 enum kind { FLAG, NUMBER, MILLISECONDS, SIZE, KEYWORD, FAULT };
 
 #define OPTION(option, kind_, field_, ...)                                                     \

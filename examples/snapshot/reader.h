@@ -23,7 +23,7 @@ struct reader {
  */
 int reader_open(struct reader *reader, int fd);
 
-/* The same without index and state, for a list. Sets header and footer. */
+/* Like reader_open(), but reads header and footer only, for a list. */
 int reader_peek(struct reader *reader, int fd);
 
 /* Reads and checks the contents of a data extent. They stay until the next call. */

@@ -5,7 +5,7 @@
 #include "options.h"
 #include "take.h"
 
-/* What the commands print: tables, or with --json one object at the end. */
+/* The commands' output: tables, or with --json one object at the end. */
 
 struct report {
 	const struct options *options;

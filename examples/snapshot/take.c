@@ -245,7 +245,7 @@ static int pause(struct taker *taker, bool last, struct taken *taken, uint32_t *
 	if (!r)
 		r = taker->near ? near_paused_passes(taker, taken)
 				: since_paused_pass(taker, taken);
-	/* What had no room is written now, before the memory changes. */
+	/* Pages that had no room in the buffer are written before the memory changes. */
 	if (!r) {
 		uint64_t before_ns = clock_ns();
 

@@ -34,7 +34,7 @@ struct taker {
 	struct snap_state state;
 };
 
-/* What a point has cost. */
+/* The cost of a point. */
 struct cost {
 	uint64_t live_bytes;	       /* handed out before the pause */
 	uint64_t paused_bytes;	       /* in the pause */

@@ -76,7 +76,7 @@ static int listen_at(struct status_socket *to)
 	return r;
 }
 
-/* What is at the path: 0 for a socket that an earlier server has left behind, or the reason. */
+/* Returns 0 if the path is a socket that an earlier server left behind, or the reason. */
 static int look_at(const struct sockaddr_un *address, struct stat *file, struct reason reason)
 {
 	int fd, r;

@@ -180,7 +180,7 @@ static void *status_main(void *opaque)
 		if (poll(fds, n, timeout_ms(status)) < 0)
 			continue;
 		listen_to_readers(status, fds);
-		/* Who has connected by now gets the last line too. */
+		/* Readers that have connected by now get the last line too. */
 		accept_readers(status);
 		if (fds[STOP].revents)
 			status->ended = status->end_state;

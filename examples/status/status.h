@@ -60,7 +60,7 @@ struct status_vcpu {
 	uint64_t cookie;
 };
 
-/* What is published. The handles must live until status_end() has returned. */
+/* The handles that are published. They must live until status_end() has returned. */
 struct status_source {
 	const char *program;
 	const struct dl_log *log;

@@ -2,7 +2,7 @@
 #ifndef DLI_MARK_H
 #define DLI_MARK_H
 
-/* What the calls that mark pages have in common. */
+/* Helpers shared by the dl_mark_*() calls. */
 
 #include "log.h"
 

@@ -7,7 +7,7 @@
 
 #include <errno.h>
 
-/* What an audit found is in the view's own set alone. */
+/* An audit's findings are in the view's own set; the slot's fresh set has other pages. */
 static bool take_pages(struct dl_cursor *cursor, struct dli_view *view, struct dli_batch *batch)
 {
 	uint64_t *block = &cursor->next_block;

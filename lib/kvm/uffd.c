@@ -12,7 +12,7 @@
 	(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM | \
 	 UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC)
 
-/* What a kernel without it returns, or one that forbids it. The others may pass. */
+/* Maps errors of kernels that lack or forbid it to -EOPNOTSUPP. Other errors may be transient. */
 static int unsupported(int r)
 {
 	switch (r) {

@@ -34,7 +34,7 @@ void dli_uffd_close(struct dli_uffd *uffd);
 /* True if the kernel has it, as far as can be known. */
 bool dli_uffd_available(const struct dl_os *os);
 
-/* What PAGEMAP_SCAN writes: pages [start, end). */
+/* struct page_region, the output of PAGEMAP_SCAN: pages [start, end). */
 struct dli_page_region {
 	uint64_t start, end, categories;
 };

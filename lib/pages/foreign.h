@@ -14,7 +14,7 @@ struct dli_foreign {
 	uint64_t gpa;  /* of bit 0, a multiple of the foreign page size */
 	uint32_t as_id;
 	uint32_t foreign_shift, host_shift; /* log2 of the page sizes */
-	bool take;			    /* a writer is live: bits are taken before they count */
+	bool take;			    /* exchange bits before marking */
 	bool little_endian;
 };
 

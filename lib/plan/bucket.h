@@ -35,7 +35,7 @@ void dli_bucket_start(struct dli_bucket *bucket, uint64_t now_ns, uint64_t pages
 void dli_bucket_charge(struct dli_bucket *bucket, const struct dli_bucket_rule *rule,
 		       uint64_t now_ns, uint64_t pages, uint64_t ran_ns);
 
-/* What kept a pause shorter than the debt. */
+/* The bound that kept a pause shorter than the debt. */
 enum dli_bucket_bound { BUCKET_UNBOUND, BUCKET_BOUND_BY_PAUSE, BUCKET_BOUND_BY_FLOOR };
 
 /* The pause that the debt asks for; 0: none. */

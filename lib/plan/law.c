@@ -10,7 +10,7 @@
 #define DEMAND_S    0.25
 #define FLOW_S	    2.0
 
-/* Of an estimate, what is relied on. */
+/* The share of an estimated bandwidth that is relied on. */
 #define SAFE_SHARE	 0.9
 #define ROUGH_SHARE	 0.75 /* of a roughness of the wire; so much less is relied on */
 #define LEAST_SAFE_SHARE 0.5
@@ -74,7 +74,7 @@ static double careful(const struct dli_wire *wire)
 	return wire->fast < wire->slow ? wire->fast : wire->slow;
 }
 
-/* What may change while the last pages are sent is as much as has changed before. */
+/* While the last pages are sent, the bandwidth may vary as much as it did before. */
 static double safe_share(const struct dli_wire *wire)
 {
 	double share = SAFE_SHARE - ROUGH_SHARE * wire->roughness;

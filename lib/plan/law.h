@@ -17,7 +17,7 @@ struct dli_law_goal {
 	double least_run;
 };
 
-/* What the wire takes a second, while it is busy: of late, and in the long run. 0: not known. */
+/* Bytes a second that the wire takes while it is busy, of late and in the long run; 0: unknown. */
 struct dli_wire {
 	double fast, slow;
 	double roughness; /* mean deviation from slow, as a share of it */
@@ -25,7 +25,7 @@ struct dli_wire {
 
 void dli_wire_note(struct dli_wire *wire, double bytes, double busy);
 
-/* What one vCPU would dirty in a second of running, newly and at all. */
+/* How much one vCPU dirties in a second of running: new pages, and all ring entries. */
 struct dli_demand {
 	double new_rate, entry_rate, run_rate; /* averages of what was measured */
 	double new_bytes, entry_bytes;	       /* per second of running */
@@ -56,7 +56,7 @@ struct dli_law {
 	double fits_at;		/* the demand was below what the wire takes */
 	double progress, progress_at;
 	double hot_at; /* the demand was not */
-	/* Of a limited guest. */
+	/* Valid while limits are set. */
 	double best, best_at;
 	uint64_t best_pass;
 	bool diverging;
@@ -64,10 +64,10 @@ struct dli_law {
 
 void dli_law_start(struct dli_law *law, const struct dli_law_goal *goal);
 
-/* What the look says. */
+/* The law's answer to a look. */
 struct dli_law_advice {
 	enum dl_verdict verdict; /* never THROTTLED: whether vCPUs are limited is the caller's */
-	double allowed;		 /* bytes a second of new memory, of all vCPUs; INFINITY: any */
+	double allowed;		 /* new bytes a second of all vCPUs; INFINITY: any */
 	double fits;		 /* pending bytes that the downtime has room for */
 	double downtime;	 /* if the guest were paused now */
 	double remaining;	 /* until the switch; INFINITY: never */

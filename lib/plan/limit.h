@@ -23,7 +23,7 @@ struct dli_limit {
 	uint64_t kicked_at_ns;	    /* the last time */
 	_Atomic bool kick;	    /* wanted */
 	_Atomic bool ignored;	    /* due for long */
-	_Atomic uint32_t bound;	    /* enum dli_bucket_bound of pauses since the planner looked */
+	_Atomic uint32_t bound;	    /* enum dli_bucket_bound, since the last look */
 	_Atomic uint64_t paused_ns; /* asked for since the vCPU was added */
 
 	/* The CPU clock of the thread that asks for pauses. */
@@ -40,7 +40,7 @@ struct dli_limit {
 	uint64_t seen_new, seen_entries, seen_ran_ns;
 };
 
-/* What the limits of one log share. */
+/* State shared by all limits of a log. */
 struct dli_limits {
 	_Atomic bool active;			      /* some vCPU may have a limit */
 	_Atomic bool kicks;			      /* some vCPU must leave KVM_RUN */
