@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Runs the programs of doc/sources.md unchanged, with devices whose ioctls are played here. */
 #include "model.h"
-
-#include <dirtylog/dirtylog.h>
+#include "sources.h"
 
 #include <errno.h>
 #include <linux/vfio.h>
-#include <linux/vhost.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -33,22 +31,6 @@ enum {
 #define GPA   ((uint64_t)FIRST_PAGE * PAGE_BYTES)
 #define BYTES ((uint64_t)PAGES * PAGE_BYTES)
 #define IOVA  UINT64_C(0x40000000)
-
-/* As in the document. */
-struct words {
-	uint64_t *at;
-	uint64_t n;
-};
-
-int vhost_start_log(int vhost_fd, uint64_t features, const struct words *words);
-int vhost_log_ring(int vhost_fd, struct vhost_vring_addr addr, uint64_t used_gpa);
-int vhost_sync(struct dl_log *log, uint32_t order, const struct words *words);
-int vfio_user_sync(struct dl_log *log, uint64_t gpa, uint64_t bytes, uint64_t page_bytes,
-		   const struct words *words);
-int type1_log(int container_fd, uint32_t flag);
-int type1_start_log(int container_fd);
-int type1_sync(struct dl_log *log, int container_fd, uint64_t iova, uint64_t gpa, uint64_t bytes,
-	       uint64_t page_bytes, const struct words *words);
 
 static struct model *model;
 static struct dl_log *dirty_log;

@@ -6,9 +6,9 @@
  * A device of the kernel's vhost and the guest's driver of its two queues, which lie in a slot. The
  * driver is this process: it marks what it writes. Errors fail the test.
  */
+#include "../abi/sources.h"
 #include "rig.h"
 
-#include <linux/vhost.h>
 #include <linux/virtio_ring.h>
 
 enum {
@@ -17,16 +17,6 @@ enum {
 	VHOST_RING_PAGES = 2, /* descriptors and available ring; used ring */
 	VHOST_FIRST_BUFFER_PAGE = VHOST_QUEUES * VHOST_RING_PAGES,
 };
-
-/* The programs of doc/sources.md, which the tests link as they stand there. */
-struct words {
-	uint64_t *at;
-	uint64_t n;
-};
-
-int vhost_start_log(int vhost_fd, uint64_t features, const struct words *words);
-int vhost_log_ring(int vhost_fd, struct vhost_vring_addr addr, uint64_t used_gpa);
-int vhost_sync(struct dl_log *log, uint32_t order, const struct words *words);
 
 struct vhost_queue {
 	struct vring ring; /* in the guest's mapping */
