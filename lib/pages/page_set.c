@@ -140,7 +140,7 @@ void dli_page_set_mark_alone(struct dli_page_set *set, const struct dli_batch *b
 			dli_page_set_prefetch(set, batch->word[i + AHEAD]);
 		before = atomic_load_explicit(leaf, memory_order_relaxed);
 		note_rewritten(set, word, bits & before);
-		/* Often all is there, and its summary too: hot pages of a cursor that rests. */
+		/* Often all is pending already, summary included: hot pages of an idle cursor. */
 		if (!(bits & ~before))
 			continue;
 		atomic_store_explicit(leaf, before | bits, memory_order_relaxed);

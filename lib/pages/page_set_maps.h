@@ -61,7 +61,7 @@ struct dli_page_set {
  */
 static inline void note_rewritten(struct dli_page_set *set, uint64_t word, uint64_t bits)
 {
-	if (set->rewritten && bits && atomic_load_explicit(&set->watched, memory_order_relaxed))
+	if (bits && set->rewritten && atomic_load_explicit(&set->watched, memory_order_relaxed))
 		atomic_fetch_or_explicit(&set->rewritten[word], bits, memory_order_relaxed);
 }
 

@@ -258,7 +258,7 @@ bool dli_page_set_extract(struct dli_page_set *set, uint64_t *block, bool one_ch
 {
 	uint64_t pages = claim(set, NULL, block, one_chunk, batch);
 
-	add_pages(&set->pending, -(int64_t)pages);
+	dli_page_set_moved(set, pages);
 	return pages;
 }
 
@@ -267,7 +267,7 @@ bool dli_page_set_take(struct dli_page_set *set, uint64_t *block, bool one_chunk
 {
 	uint64_t pages = dli_page_set_take_from(set, set, block, one_chunk, batch);
 
-	add_pages(&set->pending, -(int64_t)pages);
+	dli_page_set_moved(set, pages);
 	return pages;
 }
 
