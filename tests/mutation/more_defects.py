@@ -118,6 +118,11 @@ MORE = [
      "unit/unit-view"),
     ("who takes new pages keeps them from the others", "pages/view.c",
      "\t\tif (other != view)", "\t\tif (0)", "process/process-faults"),
+    ("marks are pending for an audit", "cursor.c",
+     "\t\tpages += dli_cursor_is_audit(cursor) ?", "\t\tpages += 0 ?", "unit/unit-watch_audit"),
+    ("an audit hands out marks", "api/read.c",
+     "\tif (dli_cursor_is_audit(cursor))\n\t\treturn dli_page_set_take",
+     "\tif (0)\n\t\treturn dli_page_set_take", "unit/unit-watch_audit"),
     ("new pages are counted nowhere while they move", "pages/view.c",
      "\twhile ((pages = dli_page_set_move(slot->fresh, &block, &batch))) {\n",
      "\twhile ((pages = dli_page_set_move(slot->fresh, &block, &batch))) {\n"

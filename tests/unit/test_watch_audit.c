@@ -273,6 +273,24 @@ static void an_audit_without_memory_is_none(void **state)
 	expect_missed(audit, 5, 1);
 }
 
+/* Marks go to the set that the other cursors share, which has nothing for an audit. */
+static void marks_are_not_pending_for_an_audit(void **state)
+{
+	struct dl_cursor *one, *two, *audit;
+
+	set_slot(0, 0, PAGES, 0);
+	watch(DL_WATCH_AUDIT);
+	one = join(DL_CURSOR_CLEAN);
+	two = join(DL_CURSOR_CLEAN);
+	audit = join(DL_CURSOR_MISSED);
+	mark_page(0, 5);
+	assert_int_equal(pending_of(audit), 0);
+	expect_empty_pass(audit);
+	assert_int_equal(pending_of(one), 1);
+	expect_pass(two, 5, 1);
+	expect_pass(one, 5, 1);
+}
+
 /* It collects no dirty pages, so that no plan could tell from it whether a migration ends. */
 static void a_cursor_of_missed_marks_has_no_plan(void **state)
 {
@@ -303,6 +321,7 @@ int main(void)
 		rule_test(ring, a_moved_slot_shows_its_missed_pages_again),
 		rule_test(ring, a_failed_scan_accuses_nobody),
 		rule_test(ring, an_audit_without_memory_is_none),
+		rule_test(ring, marks_are_not_pending_for_an_audit),
 		rule_test(ring, a_cursor_of_missed_marks_has_no_plan),
 		rule_test(bitmap, a_cursor_of_missed_marks_has_no_plan),
 	};
