@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
 #
-# What tests/run.sh and examples/demo.sh have in common: what the build needs, and the build.
+# Helpers shared by tests/run.sh and examples/demo.sh: the build and its requirements.
 # To be sourced by a script that has set -euo pipefail and top, the directory of this project.
 : "${top:?}"
 

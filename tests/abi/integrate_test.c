@@ -49,7 +49,7 @@ void vm_serve_kicks(struct vm *vm);
 int migration_is_small_enough(struct vm *vm, struct dl_plan *plan);
 int vm_sync_slot(struct vm *vm, uint32_t number, uint64_t *words, uint64_t n_words,
 		 uint64_t *dirty_bytes);
-/* What it leaves to the caller. */
+/* Functions that the page leaves to the caller. */
 int send_extents(const struct dl_extent *extents, int n);
 int flush_channels(void);
 int stop_vcpus_and_devices(struct vm *vm);

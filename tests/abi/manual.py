@@ -120,7 +120,7 @@ def blocks_of(top, name):
 
 
 def check_code_is_shown(top, directory, mandoc):
-    """What a reader sees of an example is what was compiled, and fits a terminal."""
+    """Checks that pages show examples as they were compiled, and fit a terminal."""
     faults = []
     for name in man_pages(directory):
         shown = re.sub(r".\x08", "", run(mandoc, "-Tutf8", "-Owidth=80",
@@ -146,7 +146,7 @@ def check_pages(top, directory, mandoc, *_):
 
 
 class Links(html.parser.HTMLParser):
-    """What a document links to, where it can be linked to, and its literal text."""
+    """The links of a document, its anchors, and its literal text."""
 
     def __init__(self):
         super().__init__()

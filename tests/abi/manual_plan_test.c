@@ -13,7 +13,7 @@ enum { PAGE_BYTES = 4096, PAGES = 2000, MILLISECOND = 1000000 };
 /* As in the pages. */
 int converge(struct dl_log *log, struct dl_cursor *cursor);
 int enter_guest(struct dl_vcpu *vcpu);
-/* What they leave to the caller. */
+/* Functions that the pages leave to the caller. */
 int send_for(struct dl_cursor *cursor, struct dl_plan *plan, uint64_t ns);
 void kick(uint64_t vcpu);
 void sleep_or_kick(uint64_t ns);

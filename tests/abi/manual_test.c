@@ -68,7 +68,7 @@ int sync_vhost(struct dl_log *log, uint64_t *words, uint64_t n_words);
 unsigned long ioctls_so_far(void);
 struct dl_os counting_table(const struct dl_os *base);
 int run_and_copy(struct guest *guest, const struct dl_options *options, unsigned char *to);
-/* What they leave to the caller. */
+/* Functions that the pages leave to the caller. */
 int send_page(uint32_t slot, uint64_t offset_bytes);
 int send_bytes(uint64_t hva, uint64_t bytes);
 int send_extents(const struct dl_extent *extents, int n);
@@ -113,7 +113,7 @@ static void write_page(uint32_t page)
 	guest_write(page * (uint64_t)PAGE_BYTES, vcpu.log);
 }
 
-/* What a function prints. */
+/* Returns the buffer that receives what is printed to *out. */
 static char *printed(FILE **out)
 {
 	static char text[1000];

@@ -91,7 +91,7 @@ refuse "another symbol version" "Removed function" 's/TOY_1/TOY_2/'
 refuse "a constant's value" '^\+DL_FLAG_ONE = 2' 's/ONE = 1/ONE = 2/'
 refuse "a constant more" '^\+DL_FLAG_TWO = 2' 's/\(DL_FLAG_\)ONE = 1,/&\n\t\1TWO = 2,/'
 
-# What no caller compiles in is no ABI.
+# A structure that no caller compiles in is not part of the ABI.
 rm -rf "$scratch/changed"
 cp -r "$scratch/original" "$scratch/changed"
 sed -i 's/int inside;/int inside, more;/' "$scratch/changed/toy.c"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What a second cursor costs the first while it only exists: against the same with one cursor. */
+/* Cost of an idle second cursor to the first, compared with a single cursor. */
 #include "../unit/random.h"
 #include "bench.h"
 #include "figures.h"
@@ -82,7 +82,7 @@ static void pass(void *opaque)
 		bench_die("pages are missing", 0);
 }
 
-/* What is done with two cursors, and with one. */
+/* The work that is done with two cursors, and with one. */
 struct work {
 	void (*prepare)(void *scene);
 	void (*run)(void *scene);

@@ -33,7 +33,7 @@ struct scene {
 	uint32_t n_cursors;
 };
 
-/* Of each epoch, in microseconds. */
+/* Times of each epoch, in microseconds. */
 struct times {
 	double harvest[EPOCHS], read[EPOCHS], end[EPOCHS];
 };
@@ -91,7 +91,7 @@ static void close_scene(struct scene *scene)
 	model_free(scene->model);
 }
 
-/* The same pages in each epoch, in clusters over the whole guest. */
+/* Writes the same pages in each epoch, in clusters over the whole guest. */
 static void write_pages(struct scene *scene)
 {
 	uint64_t clusters = PAGES / scene->cluster;
@@ -151,7 +151,7 @@ static void epoch(struct scene *scene, struct times *times, int at)
 	}
 }
 
-/* What it costs where nothing disturbs. */
+/* The cost without disturbances. */
 static double least(const double *values)
 {
 	double best = values[0];

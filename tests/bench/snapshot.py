@@ -47,8 +47,8 @@ class Bench:
         return json.loads(done.stdout)
 
     def increments(self, *options):
-        """Of some increments, without the first, which follows the base: that with the least pause
-        whose pages are not far from the median.
+        """The increment with the least pause whose pages are not far from the median. The first one
+        is left out: it follows the base.
 
         On a machine that others use, the least is what it costs; the rest is their work."""
         points = self.run("--count", 2 + RUNS, *options)["points"][2:]

@@ -50,7 +50,7 @@ for entry in $subpackages; do
   subpkgdir=$pkgdir-$subpackage
   "$function"
 done
-# What is left for the package, and for -dev and -doc.
+# The remaining files go to the package, to -dev and to -doc.
 cd "$pkgdir"
 left=$(find . -type f ! -path './usr/include/*' ! -path './usr/share/man/*' \
   ! -name '*.a' ! -name '*.pc' ! -name '*.so')

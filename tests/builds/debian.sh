@@ -75,7 +75,7 @@ mount --rbind /dev "$root/dev"
 mount -t proc proc "$root/proc"
 mkdir -p "$root/tmp/packages"
 cp "$scratch"/*.deb "$top"/examples/minimal.[cp]* "$root/tmp/packages"
-# What an installation by hand has left here would be found first.
+# Remove the files of an installation by hand: they would be found first.
 rm -rf "$root"/usr/local/include/dirtylog "$root"/usr/local/lib*/libdirtylog* \
   "$root"/usr/local/lib*/*/libdirtylog*
 

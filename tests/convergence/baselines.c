@@ -183,7 +183,7 @@ static void begin_quota(struct run *run)
 		run->threads[i].entries = run_entries(run, i);
 }
 
-/* Who has used up its quota sleeps until the end of the period. */
+/* A vCPU that has used up its quota sleeps until the end of the period. */
 void baseline_reaped(struct run *run)
 {
 	struct baseline *baseline = &run->baseline;

@@ -25,12 +25,12 @@ BITMAP = "plan-bitmap"
 TOO_FAST_FOR_SHARES = (BITMAP, 12)
 LOADS = range(1, 19)
 QUIET = 17
-# What a vCPU ran before pays for pauses, so that a second may have less than the floor.
+# Earlier running time pays for pauses, so that a second may have less than the floor.
 CREDIT_S = 0.25
 FLOOR_SLACK = 0.002
 # Sleeps have a precision.
 PAUSE_S = 0.002
-# Of a budget: the switch itself.
+# Factor on the budget, for the switch itself.
 LATE = 1.02
 BEGIN = "<!-- figures: begin, written by tests/convergence/run.sh -->"
 END = "<!-- figures: end -->"
@@ -114,12 +114,12 @@ def breaks_downtime(row):
 
 
 def least_second(floor):
-    """What a vCPU at its floor may run of a second that began with all of its credit."""
+    """Least share of a second for a vCPU at its floor that began it with all of its credit."""
     return floor - CREDIT_S * (1 - floor) - FLOOR_SLACK
 
 
 def check_load(rows, law, load):
-    """What is wrong with the runs of one load under one of the library's laws."""
+    """Faults in the runs of one load under one of the library's laws."""
     first = rows[0].figures
     late = [row.seed for row in rows if not in_budget(row)]
     if first["must_end"] and late and (law, load) != TOO_FAST_FOR_SHARES:
@@ -205,7 +205,7 @@ def table(rows, by_load):
 
 
 def ratio_to(rows, law, other, name):
-    """Of the means, over loads that always end under both."""
+    """Ratio of the means, over loads that always end under both laws."""
     pairs = [(chosen(rows, law, load), chosen(rows, other, load)) for load in LOADS]
     pairs = [(a, b) for a, b in pairs if a and b and all(r.figures["ended"] for r in [*a, *b])]
     below = sum(mean(b, name) for _, b in pairs)

@@ -21,7 +21,7 @@ enum stream_kind {
 	STREAM_GC,	/* a sweep of the memory of the stream before it, then a pause */
 };
 
-/* What a vCPU writes. */
+/* One stream of a vCPU's writes. */
 struct stream_plan {
 	enum stream_kind kind;
 	double bytes_per_s;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What a migration cost the guest. */
+/* Measures what a migration costs the guest. */
 
 #include "run.h"
 

@@ -117,7 +117,7 @@ static void run_vcpu(struct run *run, uint32_t i)
 		baseline_full(run, i);
 }
 
-/* What the caller tells the plan. */
+/* Sent pages as the caller reports them to the plan. */
 static double reported_pages(const struct run *run)
 {
 	return run->options.mistake == MISTAKE_ZERO ? (double)run->sender.sent_pages

@@ -14,7 +14,7 @@
 #define STEP_NS	  UINT64_C(1000000)
 #define SECOND_NS UINT64_C(1000000000)
 
-/* What the switch costs beside the memory. */
+/* Seconds that the switch costs beside the memory. */
 #define FIXED_S 0.03
 
 enum law {
@@ -29,7 +29,7 @@ enum law {
 	LAWS,
 };
 
-/* What a caller may do wrong; the acceptance must notice. */
+/* Mistakes of a caller that the acceptance must notice. */
 enum mistake {
 	MISTAKE_NONE,
 	MISTAKE_ZERO,	/* zero pages count as bytes that the wire took */
@@ -47,7 +47,7 @@ struct run_options {
 	FILE *trace; /* NULL: none. Some hundred lines, separated by tabs */
 };
 
-/* What a run has come to. [0] is of writers, [1] of readers. */
+/* Result of a run. [0] is for writers, [1] for readers. */
 struct outcome {
 	bool ended;
 	double seconds, budget_s;	     /* until the switch, or until it was given up */
@@ -76,7 +76,7 @@ struct thread {
 	double full_sleep_s; /* dirty-limit: after each full ring */
 };
 
-/* What baselines know. */
+/* State of the baselines. */
 struct baseline {
 	double wire, wire_pages; /* pages a second; what the wire had taken at the last look */
 	double percent;		 /* auto-converge: of their time that vCPUs sleep */
@@ -90,7 +90,7 @@ struct baseline {
 	double quota; /* entries of a vCPU in this period */
 };
 
-/* What is measured. */
+/* State of the measurement. */
 struct measured {
 	uint64_t second_end_ns, new_pages;
 	double shares, squares; /* of the wire that the throttled guest dirtied in a second */

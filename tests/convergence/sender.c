@@ -44,7 +44,7 @@ static double send_page(struct sender *sender, uint64_t page)
 	return cost;
 }
 
-/* What was sent whole. */
+/* Acknowledges the extents that were sent whole. */
 static void acknowledge(struct sender *sender)
 {
 	uint32_t n = sender->at - sender->acknowledged;

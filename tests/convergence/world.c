@@ -64,7 +64,7 @@ static struct dl_cursor *new_cursor(struct run *run)
 		.size = sizeof(options),
 		.flags = run->options.law == LAW_PLAN_SKIP ? DL_CURSOR_SKIP_REWRITTEN : 0,
 		.vcpus = run->kernel->vcpu_count,
-		/* What the sender reads at once is no more than a slot. */
+		/* One read of the sender returns no more than a slot. */
 		.max_extent_bytes =
 			((uint64_t)KERNEL_PAGE_BYTES << run->kernel->slot_shift) / SENDER_EXTENTS,
 	};

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the tests of --status, --report and dirtytop have in common."""
+"""Helpers shared by the tests of --status, --report and dirtytop."""
 import json
 import socket
 import subprocess

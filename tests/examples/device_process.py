@@ -110,7 +110,7 @@ def if_it_is_killed_the_guest_stays(folder, precopy):
     require("the device process was killed" in " ".join(err.split()), err)
     for name in "runs_on_source", "guest_healthy", "logging_off":
         require(result[name], f"{name} is {result[name]}")
-    # What it had logged before was taken all the same.
+    # The pages that it had logged before were taken nevertheless.
     require(result["process_log_reads"] == len(result["passes"]) + 1,
             f"{result['process_log_reads']} looks, {len(result['passes'])} passes")
     require(result["process_logged_pages"] > 0, "nothing is found in the log")

@@ -28,7 +28,7 @@ ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 
 
 def line_of(number, n_vcpus=4, **changes):
-    """What a publisher would send after so many half seconds."""
+    """The line that a publisher would send after this number of half seconds."""
     line = {
         "dirtylog_status": 1, "sequence": number, "time_ns": number * 500_000_000,
         "elapsed_ns": number * 500_000_000, "interval_ms": 500, "program": "monitor",
@@ -296,7 +296,7 @@ def hostile_text_is_not_printed(folder, dirtytop, _):
 
 
 def plain(folder, dirtytop, lines, *options):
-    """What it prints to a pipe about these lines."""
+    """The output of dirtytop to a pipe for these lines."""
     path = folder / f"socket{len(list(folder.iterdir()))}"
     publisher = Publisher(path)
     process = start(dirtytop, *options, path)

@@ -119,7 +119,7 @@ def each_mistake_is_noticed(folder, snapshot, *_):
 
 
 def step_names(result):
-    """What each step of a run is: begin, writes, fsync, rename, sync of the directory."""
+    """Names of a run's steps: begin, writes, fsync, rename, sync of the directory."""
     names = []
     for point in result["points"]:
         batches = point["writes"] - 4

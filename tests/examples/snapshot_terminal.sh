@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# What snapshot prints fits terminals of several widths. Arguments: snapshot, terminal.py.
+# The output of snapshot fits terminals of several widths. Arguments: snapshot, terminal.py.
 set -euo pipefail
 
 scratch=$(mktemp -d)

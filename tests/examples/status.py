@@ -168,7 +168,7 @@ def two_do_not_publish_at_one_place(folder, precopy):
     refuse(precopy, path, "another program publishes there")
     require(path.stat().st_ino == inode, "the socket was replaced")
     require(Reader(path).line(), "the first one is disturbed")
-    # What it leaves behind is replaced.
+    # The socket that it leaves behind is replaced.
     first.kill()
     first.wait()
     require(path.exists(), "a killed program has removed its socket")

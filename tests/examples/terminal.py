@@ -16,7 +16,7 @@ import termios
 
 
 def run(command, columns):
-    """What the program prints on a terminal, and its exit status."""
+    """Returns the program's output on a terminal, and its exit status."""
     child, terminal = pty.fork()
     if not child:
         os.environ["NO_COLOR"] = "1"

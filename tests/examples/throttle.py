@@ -17,7 +17,7 @@ BOUNDS = ("none", "stall", "deadline", "floor", "pause", "ignored")
 # Dirties faster than the wire carries. vCPU 1 only reads.
 LOSING = ["--memory", "24M", "--working-set", "16M", "--vcpus", "2", "--readers", "1",
           "--dirty-rate", "200M", "--bandwidth", "16M", "--downtime-limit", "200"]
-# The same, with more than what a vCPU dirties in a moment: there is something to hold back.
+# As LOSING, with more than a vCPU dirties in a moment, so that there is something to hold back.
 LARGE = ["--memory", "96M", "--working-set", "80M", "--bandwidth", "60M"]
 
 
@@ -26,7 +26,7 @@ def backends():
 
 
 def check_fields(result, throttle):
-    """What every report says, whatever happened."""
+    """Checks what every report must say, whatever happened."""
     require(result["throttle"] == throttle, f"throttle is {result['throttle']}")
     require(result["differing_pages"] == 0 and result["guest_healthy"], "writes were lost")
     writers = set(range(result["vcpus"] - 1))
@@ -109,7 +109,7 @@ def without_a_throttle_the_budget_ends_it(folder, precopy):
 
 
 def left_out(precopy, *arguments):
-    """What the first pass does not send."""
+    """Bytes that the first pass does not send."""
     # The second writer's pages are in the slot that is sent last.
     result = losing(precopy, "auto", "none", *LARGE, "--vcpus", "3", "--dirty-rate", "0",
                     "--ring-entries", "1024", "--passes", "1", *arguments)

@@ -66,7 +66,7 @@ static bool is_valid(const struct call *call)
 	       b->gpa + b->bytes >= b->gpa && bits_of(b) <= call->n_words * 64;
 }
 
-/* What a device writes that fills the bitmap, and what the call then does to words. */
+/* Makes the device's write for a bit, and predicts what the call does to words. */
 static void expect_bit(struct world *w, struct call *call, uint64_t bit)
 {
 	const struct dl_bitmap *b = &call->bitmap;

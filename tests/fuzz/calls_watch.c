@@ -150,7 +150,7 @@ static void device_writes(struct world *w)
 	trace("  the VMM wrote to slot %#x\n", watch->slot);
 }
 
-/* What an audit shows is of slots that are audited, and whole pages. */
+/* Checks that an audit shows only audited slots, and whole pages. */
 static void read_audit(struct world *w, struct dl_cursor *audit)
 {
 	struct dl_extent extents[4];

@@ -156,7 +156,7 @@ static uint64_t hash_kernel_slots(struct world *w)
 	return hash;
 }
 
-/* What comes behind the reason: the newest failure is of the call itself, the rest follows it. */
+/* Cuts the text behind the reason: the last failure is the call's own, the rest follows it. */
 static void cut_news(char *text, size_t bytes)
 {
 	static const char *const news[] = { "; last failure", "; rings overflowed",

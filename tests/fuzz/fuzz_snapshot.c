@@ -20,7 +20,7 @@ static uint8_t contents[MAX_FILE], expected[MAX_PAGES * PAGE];
 static struct snap_extent extents[MAX_EXTENTS];
 static int memfd;
 
-/* What the input changes: nothing, usually. */
+/* Changes a value as the input says: usually not at all. */
 static uint64_t bend(struct input *in, uint64_t value)
 {
 	switch (input_u8(in)) {
@@ -115,7 +115,7 @@ static uint64_t make_file(struct input *in)
 	snap_seal_footer(&footer);
 	memcpy(contents + at, &footer, sizeof(footer));
 	at += sizeof(footer);
-	/* What no sum was made for. */
+	/* A change that the checksums do not include. */
 	if (input_u8(in) == 1)
 		contents[input_number(in, 3) % at] ^= input_u8(in);
 	return bend(in, at) % MAX_FILE;

@@ -31,11 +31,11 @@ struct peer {
 	enum peer_end end;
 	uint64_t repeated_bytes;
 	unsigned int flaws; /* how often calls fail, and with which errno */
-	/* What the program sent. */
+	/* Data that the program sent. */
 	uint8_t sent[SENT_BYTES];
 	size_t sent_bytes;
 	size_t gone_after_bytes; /* sends fail after that many bytes */
-	/* What the program used of the system. */
+	/* System resources that the program used. */
 	uint64_t mapped_bytes, allocated_bytes;
 	uint64_t passed_ns;
 	unsigned int guests;	     /* with guarded memory */

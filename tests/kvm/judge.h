@@ -38,7 +38,7 @@ struct judge_options {
 	enum judge_mistake mistake;
 };
 
-/* What the judge holds against the log; pages, over all iterations. */
+/* The judge's findings against the log, in pages over all iterations. */
 struct judge_verdict {
 	uint64_t written;
 	uint64_t missing; /* written, and not reported */

@@ -105,7 +105,7 @@ struct rig_slot *rig_memory(struct rig *rig, uint32_t slot, uint64_t gpa, uint64
 /* As rig_memory(), and sets the slot. */
 struct rig_slot *rig_slot(struct rig *rig, uint32_t slot, uint64_t gpa, uint64_t pages);
 
-/* What dl_slot_set() gets for a rig's slot. */
+/* The argument of dl_slot_set() for a rig's slot. */
 struct dl_slot rig_slot_description(const struct rig_slot *slot, uint32_t flags,
 				    uint32_t kvm_flags);
 

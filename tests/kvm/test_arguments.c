@@ -384,7 +384,7 @@ static void wrong_acks_are_refused(uint32_t mode)
 	assert_int_equal(dl_cursor_ack(cursor, runs, 1), -EINVAL);
 	assert_int_equal(dl_cursor_ack(cursor, runs, 0), 0);
 	assert_int_equal(dl_cursor_end(cursor, 0), 0);
-	/* Of an earlier pass: nothing happens. */
+	/* An acknowledgement for an earlier pass is ignored. */
 	assert_int_equal(dl_cursor_ack(cursor, runs, 1), 0);
 }
 

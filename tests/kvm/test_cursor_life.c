@@ -41,7 +41,7 @@ struct mapped {
 
 static uint64_t first_seed = 1, seeds = 2;
 
-/* What has happened, so that a life in which nothing does is noticed. */
+/* Event counters, to notice a life in which nothing happens. */
 static struct {
 	unsigned int joins, passes, takes, changes;
 } tally;
@@ -137,7 +137,7 @@ static void open_pass(struct actor *actor)
 	assert_true(n >= 0);
 	for (int i = 0; i < n; i++) {
 		assert_true(checker_copy_run(actor->checker, &extents[i]));
-		/* What is not acknowledged is pending again. */
+		/* Pages that are not acknowledged are pending again. */
 		if (draw(2))
 			assert_int_equal(dl_cursor_ack(actor->checker->cursor, &extents[i], 1), 0);
 	}

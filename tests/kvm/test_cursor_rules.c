@@ -129,7 +129,7 @@ static void a_mark_reaches_every_cursor_that_is_there(void **state)
 	scene_expect(other, ram, 7, 1);
 	memset(ram->memory + 8 * rig->page_bytes, 0x12, 1);
 	assert_int_equal(dl_mark_slot(rig->log, RAM_SLOT, 8 * rig->page_bytes, 1), 0);
-	/* Who leaves, or takes, has distributed it to the others. */
+	/* A cursor that leaves, or takes, distributes the mark to the others. */
 	checker_leave(other);
 	scene_expect(late, ram, 8, 1);
 	memset(ram->memory + 9 * rig->page_bytes, 0x13, 1);
@@ -283,7 +283,7 @@ static void a_repair_makes_all_pending_for_all(void **state)
 	scene_finish(screen, other);
 }
 
-/* What the log asked the kernel for, in order. */
+/* The log's requests to the kernel, in order. */
 static struct {
 	char calls[64]; /* 'p': manual protect is set; 'l', 'u': a slot is logged, or not */
 	size_t n;

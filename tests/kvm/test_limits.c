@@ -119,7 +119,7 @@ static uint64_t run(struct rig *rig, const struct rig_slot *slot, uint64_t ns, b
 		pages += CHUNK;
 		reap(rig);
 		*paused_ns += pause_if_due(rig);
-		/* What is pending would not be new again. */
+		/* A page that is still pending does not count as new. */
 		if (passes && pages % (PAGES / 4) == 0)
 			rig_pass(rig, 0);
 	}
@@ -163,7 +163,7 @@ static void a_limit_holds_where_the_guest_is_emulated(void **state)
 	keep_a_limit(GUEST_KERNEL);
 }
 
-/* The same pages again and again are no new memory. */
+/* Writing the same pages again and again dirties no new memory. */
 static void a_small_working_set_needs_no_pause(void **state)
 {
 	static struct spy spy;

@@ -187,7 +187,7 @@ static void contents_are_read_after_a_late_clear(void **state)
 	take_the_rest(taker);
 }
 
-/* What a caller who reads too early loses: a check that fails shows that there is one. */
+/* A caller that reads too early gets stale contents. This proves that the check can fail. */
 static void contents_read_before_the_clear_are_stale(void **state)
 {
 	uint64_t words[RAM_WORDS];

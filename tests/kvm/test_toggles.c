@@ -23,7 +23,7 @@ enum {
 	FAST_MOVES = 24000,
 	LEAK_BYTES = 16, /* of a leak in each move that must show */
 	WARM_PART = 10,	 /* this part of the moves, before the first look */
-	/* What may vary anyway, where there are few moves. */
+	/* Tolerated variation; it matters where there are few moves. */
 	SLACK_RESIDENT_BYTES = 128 << 10,
 	SLACK_HEAP_BYTES = 4 << 10,
 };

@@ -2,7 +2,7 @@
 #ifndef KVM_USAGE_H
 #define KVM_USAGE_H
 
-/* What the process holds of memory, mappings and descriptors, for tests that nothing leaks. */
+/* Memory, mappings and descriptors that the process holds, for tests that nothing leaks. */
 
 #include <stdint.h>
 

@@ -310,7 +310,7 @@ static void across_a_migration(uint32_t mode)
 	outcome = finish(&to);
 	assert_true(outcome.changed > 0);
 	expect_exact(&to, &outcome);
-	/* The same LPIs are pending as on the source. */
+	/* The pending LPIs match the source's. */
 	assert_int_equal(its_save_pending(&to.its), 0);
 	assert_true(its_is_pending(&to.its, ITS_LPI_NEAR));
 	assert_true(its_is_pending(&to.its, ITS_LPI_B));

@@ -279,7 +279,7 @@ static void without_the_rings_log_the_used_rings_are_lost(void **state)
 	finish(true);
 }
 
-/* What is not taken in time stays in the log. */
+/* Writes that are not taken in time stay in the log. */
 static void without_the_mark_everything_is_lost(void **state)
 {
 	(void)state;

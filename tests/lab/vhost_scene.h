@@ -15,7 +15,7 @@ enum {
 	VHOST_BUFFER_BYTES = 1024, /* half of them in one page and half in the next */
 };
 
-/* What the device writes. */
+/* Kinds of device writes. */
 enum vhost_written {
 	VHOST_USED_RING = 1,
 	VHOST_BUFFER = 2,
@@ -34,7 +34,7 @@ struct vhost_scene {
 	uint8_t *alias;
 	struct vhost_device device;
 	unsigned int round;
-	/* Of each page, since the last pass: enum vhost_written. */
+	/* Writes to each page since the last pass: enum vhost_written. */
 	uint8_t written[VHOST_PAGES];
 };
 

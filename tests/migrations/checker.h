@@ -76,7 +76,7 @@ struct checker_block *checker_add(struct checker *checker, void *memory, size_t 
 /* Makes every copy equal to its memory, as DL_CURSOR_CLEAN requires. */
 void checker_equalize(struct checker *checker);
 
-/* The same for the memory of one slot, which may be about to be set. */
+/* As checker_equalize(), for the memory of one slot, which may be about to be set. */
 void checker_equalize_slot(struct checker *checker, const struct dl_slot *slot);
 
 /* Begins to log, and ends: dl_cursor_new() with enum dl_cursor_flag, dl_cursor_free(). */
@@ -110,7 +110,7 @@ bool checker_copy_run(struct checker *checker, const struct dl_extent *run);
 /* [T] Reads, sends and acknowledges the open pass to its end. Returns 0 or the first error. */
 int checker_read(struct checker *checker);
 
-/* What was sent has arrived after this: between two passes, and after the last. */
+/* Delivers everything that was sent: between two passes, and after the last. */
 void checker_flush(struct checker *checker);
 
 /* Ends the open pass and flushes. */
@@ -134,10 +134,10 @@ int checker_harvest(struct checker *checker, uint32_t flags, uint64_t *pending_b
  */
 int checker_take(struct checker *checker, uint32_t slot, uint32_t flags, uint64_t *pages);
 
-/* The same for all slots of the receiver by gpa. */
+/* As checker_take(), for all slots of the receiver by gpa. */
 int checker_take_all(struct checker *checker, uint32_t flags, uint64_t *pages);
 
-/* Of the cursor; 0 without one. */
+/* Counters of the cursor, in bytes; 0 without a cursor. */
 uint64_t checker_pending(const struct checker *checker);
 uint64_t checker_unacked(const struct checker *checker);
 

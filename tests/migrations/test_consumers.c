@@ -273,7 +273,7 @@ static void failures_and_repairs_concern_all(void **state)
 			assert_true(guest_stats(guest).overflows > 0);
 		} else {
 			assert_int_equal(model_fault(guest->model, &fault), 0);
-			/* Of the slot that the display covers, the only one that it reads. */
+			/* Fails the GET of the display's slot, the only one that it reads. */
 			assert_int_equal(dl_harvest(display.cursor, 0, NULL), -EFAULT);
 		}
 		assert_int_equal(checker_harvest(&meter, 0, &pending), 0);

@@ -88,7 +88,7 @@ static struct dl_slot successor(uint32_t flags)
 	return other;
 }
 
-/* What the receiver by gpa gets late must not come from the slot that was there before. */
+/* Late deliveries to the receiver by gpa must not come from the slot that was there before. */
 static void another_slot_takes_the_address(void **state)
 {
 	FOR_EACH_MODE(i)
@@ -144,7 +144,7 @@ static void the_same_memory_is_in_a_pass_once(void **state)
 		set(slot);
 		assert_int_equal(guest_write(guest, vcpu, 0, HERE), 0);
 		assert_int_equal(guest_write(guest, vcpu, 0, HERE + 90), 0);
-		/* Of the slot that is gone. */
+		/* These are extents of the removed slot. */
 		assert_int_equal(dl_cursor_ack(cursor, extents + 6, 4), 0);
 		expect_no_more();
 		assert_int_equal(checker_harvest(&migration.checker, 0, &pending), 0);

@@ -36,7 +36,7 @@ static void address_spaces_are_kept_apart(void **state)
 	begin(RING, DL_MODE_RING, DL_CURSOR_CLEAN);
 	block = guest_memory(guest, 100);
 	migration_add_blocks(&migration);
-	/* The same id at the same address, with other memory. */
+	/* A slot of equal id and address in the other address space, with other memory. */
 	smm = guest_slot(guest, 1 << 16, FIRST_PAGE, block, 0, 100);
 	migration_set(&migration, smm);
 	migration_pass(&migration);

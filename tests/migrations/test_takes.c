@@ -222,7 +222,7 @@ static void a_clear_takes_owed_pages_only(void **state)
 	}
 }
 
-/* What a pass has handed out stays its own; what it has not reached is taken from it. */
+/* A pass keeps the pages that it has handed out; a take gets those that it has not reached. */
 static void a_take_leaves_the_open_pass_alone(void **state)
 {
 	FOR_EACH_MODE(i)

@@ -102,7 +102,7 @@ static void each_vcpu_has_a_clock(void **state)
 	assert_int_not_equal(other, second_id);
 	assert_int_equal(runs_in(other, MS), MS);
 	rig_close();
-	/* What a thread ran in a VM that is gone is nothing in the next. */
+	/* A thread that ran a vCPU of a closed VM runs no vCPU of the next VM. */
 	rig_open(&virtual_clock, DL_MODE_RING, DLM_RECEIVER_GPA);
 	assert_int_equal(clock_id(), other);
 	rig_close();

@@ -180,7 +180,7 @@ MORE = [
     ("a slot becomes wanted and its clean view ignores what is owed", "api/slot.c",
      "\t\tif (clean)\n\t\t\tdli_owed_mark(&view->slot->owed, view->set);\n\t\telse\n",
      "\t\tif (!clean)\n", "unit/unit-rules_clear"),
-    # What the kernel left writable, and CLEAR.
+    # Pages that the kernel left writable, and CLEAR.
     ("CLEAR covers pages that are not owed", "clear.c",
      "\t\treturn 0;\n\treturn clear_words(log, slot, first, n);",
      "\t\treturn 0;\n\tmemcpy(log->clear_words, log->clear_bits, n * sizeof(uint64_t));\n"

@@ -67,7 +67,7 @@ const struct call_row call_rows[] = {
 	CALL(OPEN, fcntl),
 	CALL(OPEN, mmap),
 	CALL(OPEN, madvise),
-	/* What dl_slot_watch() would need. */
+	/* Probes of the calls that dl_slot_watch() would need. */
 	CALL(OPEN, openat),
 	IOCTL(OPEN, PAGEMAP_SCAN),
 	CALL(OPEN, userfaultfd),
@@ -79,7 +79,7 @@ const struct call_row call_rows[] = {
 	IOCTL(SLOTS, KVM_RESET_DIRTY_RINGS),
 	IOCTL(SLOTS, KVM_GET_DIRTY_LOG),
 	IOCTL(SLOTS, KVM_CLEAR_DIRTY_LOG),
-	/* Of slots that are watched, and removed. */
+	/* Made when a watched slot is removed. */
 	IOCTL(SLOTS, PAGEMAP_SCAN),
 	IOCTL(SLOTS, UFFDIO_UNREGISTER),
 	CALL(SLOTS, close),

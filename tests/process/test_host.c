@@ -62,7 +62,7 @@ static void signals_do_not_affect_any_call(void **state)
 
 static struct migration migration;
 
-/* The same in a migration with many threads: vCPUs, devices, two harvesters, readers. */
+/* Likewise in a migration with many threads: vCPUs, devices, two harvesters, readers. */
 static void signals_do_not_affect_a_migration(void **state)
 {
 	static const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };

@@ -134,7 +134,7 @@ void tour_end(struct tour *tour, struct tour_attempt *attempt);
 		tour_end(tour, &attempt_);                        \
 	} while (0)
 
-/* The same for a call without a result. */
+/* TOUR() for a call without a result. */
 #define TOUR_VOID(tour, call, expression) TOUR(tour, call, ((expression), 0))
 
 /* The vCPU stores to a page, and drains its ring if it is full. */

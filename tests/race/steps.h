@@ -41,7 +41,7 @@ enum step_kind {
 	STEP_KINDS,
 };
 
-/* What happens within a GET, CLEAR, RESET or region ioctl of a step. */
+/* Events within a GET, CLEAR, RESET or region ioctl of a step. */
 enum step_within {
 	WITHIN_NOTHING,
 	WITHIN_PROTECT, /* page 0 is written: pages are protected, and the TLB is not flushed yet */
@@ -79,11 +79,11 @@ struct steps {
 	struct consumer consumers[STEPS_CONSUMERS];
 	int stored;	/* page that a device has written and not marked, or -1 */
 	uint64_t words; /* of the removed slot */
-	/* Of the step in progress: */
+	/* State of the step in progress. */
 	struct step now;
 	bool within_done;
 	unsigned int ioctls;
-	/* Of all steps: */
+	/* Results of all steps. */
 	unsigned long withins, clears;
 	const char *wrong; /* what was found wrong, or NULL */
 };

@@ -218,7 +218,7 @@ static void pack_slot(struct packer *to, struct steps *steps, uint32_t number)
 	}
 }
 
-/* What was read ahead of what was handed out. */
+/* Packs the pages that the cursor has read ahead of those it has handed out. */
 static void pack_cursor(struct packer *to, const struct dl_cursor *cursor)
 {
 	pack(to, (uint64_t)(dli_cursor_pass(cursor) != 0) | cursor->at << 1 | cursor->n_order << 4 |

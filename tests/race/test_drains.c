@@ -49,7 +49,7 @@ static struct harvester {
 	unsigned long harvests;
 } harvesters[HARVESTERS];
 
-/* Of this round; they keep the threads at the same pace. Relaxed: they must not order them. */
+/* Per-round counters that keep the threads in step. Relaxed: they must not order the threads. */
 static atomic_uint vcpus_at_work;
 static atomic_ulong writes, harvests;
 

@@ -2,7 +2,7 @@
 #ifndef SIMULATION_LAYOUT_H
 #define SIMULATION_LAYOUT_H
 
-/* What slotter.c needs of layout.c. Consumers are bits. */
+/* Functions of layout.c for slotter.c. Each consumer is a bit. */
 
 #include "world.h"
 

@@ -139,7 +139,7 @@ static uint64_t paused_pass(struct consumer *consumer, const char *when)
 		;
 	sender_pass_begins(consumer, true);
 	consumer->pass_users = 0;
-	/* What a fault leaves unread is read by another pass. */
+	/* Another pass reads the pages that a fault leaves unread. */
 	if (!sender_pass(&pass))
 		return pending_bytes ? pending_bytes : 1;
 	if (!world.faults.n && !consumer->wish->coalesce_pages &&

@@ -176,7 +176,7 @@ static void draw_memory(struct draft *d, uint32_t slotters)
 		add_place(d, slot_ids[plan->place_count], block, 0, plan->block_pages[block])
 			->is_stable = true;
 	}
-	/* The same memory, in another address space. */
+	/* The last block, mapped in another address space too. */
 	if (one_in(d, 4))
 		add_place(d, 1 << 16 | slot_ids[1], block, 0, plan->block_pages[block])->is_stable =
 			true;

@@ -38,22 +38,22 @@ enum actor_kind {
 
 enum op_code {
 	OP_IDLE, /* a few points */
-	/* Of a vCPU. */
+	/* vCPU operations. */
 	OP_WRITE,     /* count pages of slot, from page on */
 	OP_UNCHECKED, /* likewise, but by the kernel on its behalf, even if the ring is full */
 	OP_EXIT,
 	OP_DRAIN,  /* outside the guest, once or twice */
 	OP_REPLUG, /* remove, and add again */
-	/* Of a device. */
+	/* Device operations. */
 	OP_MARK, /* write and mark, by slot or by address */
 	OP_NOISE_MARK,
-	/* Of the memory layout. */
+	/* Memory layout operations. */
 	OP_SET,
 	OP_REMOVE,
-	/* Of harvesters and senders. */
+	/* Harvester and sender operations. */
 	OP_HARVEST,
 	OP_PASS,
-	/* Of sessions. */
+	/* Session operations. */
 	OP_STOP,
 	OP_START,
 	OP_FAULT,

@@ -7,7 +7,7 @@
 
 enum { MAX_RUNS = 5 };
 
-/* What becomes of the runs of one read. */
+/* Fate of the runs of one read. */
 enum fate {
 	ACKED,
 	ACKED_IN_PARTS,
@@ -19,7 +19,7 @@ enum fate {
 /* Everything is pending, so what was sent does not count. */
 static void begin_full_copy(struct consumer *consumer, uint64_t changes)
 {
-	/* What is covered is known only if no slot changed meanwhile. */
+	/* The covered places are known only if no slot changed meanwhile. */
 	for (uint32_t p = 0; p < world.plan->place_count && changes == world.changes; p++)
 		if (layout_covers(consumer, p))
 			receivers_spoil_place(1u << consumer->number, &world.plan->places[p],

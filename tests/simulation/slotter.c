@@ -332,7 +332,7 @@ static int remove_slot(uint32_t slot, bool paused, uint64_t *words, uint32_t n_w
 	return r;
 }
 
-/* What was dirty goes to the receivers by the words; or it is dropped. */
+/* The words pass the dirty pages on to the receivers; or the pages are dropped. */
 static int layout_remove(const struct op *op)
 {
 	uint32_t p = op->slot;

@@ -76,7 +76,7 @@ struct world {
 	struct vcpu_state vcpus[PLAN_VCPUS];
 	uint64_t generation;
 	uint64_t chance; /* state of a random generator */
-	/* Of each place: what devices wrote, until one of them takes it from there. */
+	/* Device writes to each place, until a device takes them from there. */
 	uint64_t device_logs[PLAN_SLOTS][DEVICE_LOG_WORDS];
 	struct page_note notes[PLAN_BLOCKS][PLAN_BLOCK_PAGES];
 
@@ -148,7 +148,7 @@ void receivers_begin(void);
 void receivers_copy_block(uint32_t consumers, uint32_t block, uint32_t first_page, uint32_t pages);
 void receivers_copy_gpa(uint32_t consumers, const struct place *place, uint64_t gpa_page);
 void receivers_copy_place(uint32_t consumers, const struct place *place, uint64_t gpa_page);
-/* What was sent before does not count. */
+/* These void what was sent before. */
 void receivers_spoil_place(uint32_t consumers, const struct place *place, uint64_t gpa_page);
 void receivers_spoil_all(uint32_t consumers);
 /* A part of a message. */

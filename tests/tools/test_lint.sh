@@ -83,7 +83,7 @@ planted_faults_are_found() {
   rm "${planted[@]}" lib/no_fault.c
 }
 
-# What is staged counts, and not what the work tree has.
+# The staged contents count, not those of the work tree.
 the_hook_checks_what_is_staged() {
   git config core.hooksPath .githooks
   printf '%s\nint staged; \n' "$licence" >lib/staged.c

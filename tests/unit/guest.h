@@ -115,7 +115,7 @@ void guest_leave(struct guest *guest);
 /* A pass that reads nothing: collects what is dirty. Returns dl_harvest()'s result. */
 int guest_harvest(struct guest *guest, uint32_t flags);
 
-/* Of guest->cursor; 0 without one. */
+/* Counters of guest->cursor, in bytes; 0 without a cursor. */
 uint64_t guest_pending(const struct guest *guest);
 uint64_t guest_unacked(const struct guest *guest);
 
@@ -130,7 +130,7 @@ int guest_pass_of(struct guest *guest, struct dl_cursor *cursor, uint32_t flags,
 		  uint64_t *gpa_pages, int max_pages);
 int guest_pass(struct guest *guest, uint32_t flags, uint64_t *gpa_pages, int max_pages);
 
-/* The same for the rest of an open pass, which it ends. */
+/* As guest_pass_of(), for the rest of an open pass, which it ends. */
 int guest_finish_pass(struct guest *guest, struct dl_cursor *cursor, uint64_t *gpa_pages,
 		      int max_pages);
 

@@ -22,7 +22,7 @@ enum {
 
 extern struct guest guest;
 
-/* What setup does, with a cursor of these options. */
+/* As setup_ring() and setup_bitmap(), with a cursor of these options. */
 void pass_begin(uint32_t mode, const struct dl_cursor_options *options);
 
 int setup_ring(void **state);
@@ -58,7 +58,7 @@ void expect_pass_of(const struct wanted_extent *wanted, int n);
 		       sizeof((const struct wanted_extent[]){ __VA_ARGS__ }) / \
 			       sizeof(struct wanted_extent))
 
-/* Of the cursor. */
+/* Counters of the cursor, in pages. */
 uint64_t pending_pages(void);
 uint64_t unacked_pages(void);
 

@@ -51,7 +51,7 @@ uint64_t left(void);
 uint64_t reap_with(uint32_t flags, int result);
 uint64_t reap(void);
 
-/* The same, as soon as the descriptor is readable; and that several times. */
+/* As reap(), once the descriptor is readable; back_off() repeats that. */
 uint64_t wait_and_reap(void);
 void back_off(unsigned int times);
 

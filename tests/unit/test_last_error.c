@@ -246,7 +246,7 @@ static void *fail_in_a_thread(void *unused)
 	return NULL;
 }
 
-/* Of the log and all its handles, on any thread, until the next one. */
+/* The log keeps the last failure of itself or any handle, on any thread, until the next one. */
 static void the_last_failure_is_the_logs(void **state)
 {
 	pthread_t thread;

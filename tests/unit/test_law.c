@@ -279,7 +279,7 @@ static void a_guest_at_its_floor_diverges(void **state)
 	}
 	look.passes = 6;
 	assert_int_equal(at(20.1).verdict, DL_VERDICT_DIVERGING);
-	/* What becomes better is worth waiting for. */
+	/* Progress is worth waiting for. */
 	look.pending *= 0.9;
 	assert_int_equal(at(20.2).verdict, DL_VERDICT_CONTINUE);
 }

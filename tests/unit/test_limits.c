@@ -73,7 +73,7 @@ static void write_some(uint64_t n)
 	}
 }
 
-/* What is pending would not be new when it is written again. */
+/* A page that is still pending does not count as new when it is written again. */
 static void consume(void)
 {
 	uint64_t words[(PAGES + 63) / 64] = { 0 };

@@ -182,7 +182,7 @@ static void changes_of_slots_and_cursors_wait_for_readers(void **state)
 	assert_int_equal(seen.grace_periods, 1);
 }
 
-/* Of the new views one has a neighbour, and another has none. */
+/* One of the new views has a neighbour, the other has none. */
 static void a_cursor_waits_for_markers_of_any_slot_that_it_shares(void **state)
 {
 	struct dl_cursor *one;
@@ -199,7 +199,7 @@ static void a_cursor_waits_for_markers_of_any_slot_that_it_shares(void **state)
 	}
 }
 
-/* What a marker still puts into the shared set goes to a set that others mark by now. */
+/* Late marks in the shared set move to a set that other markers already use. */
 static void late_marks_are_distributed_with_atomics(void **state)
 {
 	struct dl_cursor *second;

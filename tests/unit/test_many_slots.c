@@ -210,7 +210,7 @@ static void check_walk(uint32_t as_id, uint64_t gpa)
 	assert_int_equal(n, 0);
 }
 
-/* What searches rely on: order, and how far the entries before one reach. */
+/* Checks the order, and how far the entries before one reach: searches rely on both. */
 static void check_index(const struct dli_index *index)
 {
 	const struct dli_index_key *last = NULL;

@@ -100,7 +100,7 @@ static void an_extracted_batch_can_be_put_back(void **state)
 	expect_counts(10, 0);
 }
 
-/* The same result as with other markers about. */
+/* The result is that of marking beside other markers. */
 static void a_lone_marker_counts_only_new_pages(void **state)
 {
 	uint64_t block = 0;
@@ -171,7 +171,7 @@ static void rewritten_pages_leave_the_batch(void **state)
 		dli_page_set_mark_word(set, page / 64, UINT64_C(1) << page % 64);
 	assert_true(dli_page_set_take(set, &(uint64_t){ 0 }, false, &batch));
 	assert_int_equal(batch.n, 3);
-	/* What lies behind the batch is not its own. */
+	/* Entries behind the end of the batch do not belong to it. */
 	batch.word[3] = 2;
 	batch.bits[3] = 2;
 	dli_page_set_skip_rewritten(set, &batch);

@@ -209,7 +209,7 @@ static void counts_are_exact_once_all_threads_are_done(void **state)
 	dli_page_set_free(shared.set);
 }
 
-/* Of the spins of both sides; found by trying: about one loss in 40,000 rounds of a faulty set. */
+/* Both sides spin less than SPINS, found by trial: a faulty set loses about 1 round in 40,000. */
 enum { LITMUS_PAGE = 4100, BALLAST_LINES = 64, LINE_WORDS = 16, SPINS = 800 };
 
 static unsigned int litmus_rounds = 20000;

@@ -245,7 +245,7 @@ static void a_forgotten_plan_lapses(void **state)
 	throttle();
 	model_advance(vmm.guest.model, 10 * vmm.advice.again_ns);
 	reap();
-	/* What would be a debt with any limit. */
+	/* Enough pages for a debt under any limit. */
 	write_some(500);
 	model_advance(vmm.guest.model, 5 * MILLISECOND);
 	reap();
@@ -276,7 +276,7 @@ static void a_removed_vcpu_has_no_limit_of_the_plan(void **state)
 	throttle();
 	model_advance(vmm.guest.model, 400 * MILLISECOND);
 	assert_int_equal(dl_log_reap(vmm.guest.log, DL_REAP_NOW, &again_ns), 0);
-	/* What is written now is new. */
+	/* Pages that are written after this take are new. */
 	assert_int_equal(dl_cursor_take(vmm.guest.cursor, 0, 0, words, PAGES / 64, NULL), 0);
 	assert_true(dl_log_kicks(vmm.guest.log, cookies, 4) >= 0);
 	/* Far more than the plan allows in that time. */
@@ -334,7 +334,7 @@ static void a_vcpu_that_never_asks_is_told(void **state)
 	assert_int_equal(vmm.advice.bound_by, DL_BOUND_IGNORED);
 }
 
-/* What is taken and not sent is not on the other side. */
+/* Pages that are taken but not sent are missing at the destination. */
 static void unsent_memory_counts(void **state)
 {
 	uint64_t words[PAGES / 64] = { 0 }, taken_bytes;

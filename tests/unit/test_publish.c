@@ -85,7 +85,7 @@ static void a_page_named_twice_is_new_once(void **state)
 	assert_int_equal(pending_pages(), 2);
 }
 
-/* The same word number in another slot is a different word. */
+/* Equal word numbers of different slots are different words. */
 static void words_of_alternating_slots_go_to_their_slots(void **state)
 {
 	for (uint32_t i = 0; i < 40; i++)

@@ -75,7 +75,7 @@ static void close_log(void)
 	dl_log_close(guest.log);
 }
 
-/* What it has collected is handed out by nobody, but the call is whole. */
+/* Its pages can no longer be read, but the harvest itself completes. */
 static void a_close_waits_for_a_harvest(void **state)
 {
 	uint64_t pending_bytes = 0;

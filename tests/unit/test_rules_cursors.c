@@ -259,7 +259,7 @@ static void one_slot_logs_no_other(void **state)
 	assert_int_equal(guest.regions, regions + 2);
 }
 
-/* What one reads of a bitmap is gone there, so all get it. */
+/* Reading a bitmap empties it, so all cursors that cover the slot get its pages. */
 static void a_harvest_reads_covered_slots_for_all_that_cover_them(void **state)
 {
 	struct dl_cursor *all, *display;

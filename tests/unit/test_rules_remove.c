@@ -179,7 +179,7 @@ static void r2_rings_that_cannot_be_emptied_make_it_wholly_dirty(void **state)
 	fail_calls(KVM_RESET_DIRTY_RINGS, 0, 1, EIO);
 	assert_int_equal(remove_into(3, DL_REMOVE_PAUSED), 0);
 	expect_words(ALL_WORDS);
-	/* Of the other slot nothing is lost. */
+	/* The other slot loses nothing. */
 	assert_int_equal(guest_pass_of(&guest, cursor, 0, (uint64_t[PAGES]){ 0 }, PAGES) > 0, 1);
 }
 

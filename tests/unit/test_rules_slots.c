@@ -26,7 +26,7 @@ static void r1_a_new_slot_waits_for_the_next_pass(void **state)
 	end_pass(cursor);
 }
 
-/* What was read of it is pending again, with all the rest of it. */
+/* The pages that were read are pending again, with all others of the slot. */
 static void r1_a_moved_slot_is_wholly_pending_in_the_next_pass(void **state)
 {
 	struct dl_extent extent;
@@ -219,7 +219,7 @@ static void r3_a_clean_slot_is_not_pending(void **state)
 	expect_pass(cursor, 7, 1);
 }
 
-/* Of any cursor: nobody can know what its receiver has. */
+/* The pass of any cursor counts: the library cannot know what its receiver has. */
 static void r3_clean_is_ignored_while_a_pass_is_open(void **state)
 {
 	struct dl_cursor *cursor, *other;

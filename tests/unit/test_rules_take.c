@@ -90,7 +90,7 @@ static void a_take_ors(void **state)
 	assert_int_equal(dl_cursor_take(cursor, 0, 0, words, 4, &bytes), 0);
 	assert_int_equal(words[0], 35);
 	assert_true(words[3] == UINT64_C(1) << 63);
-	/* What was there already counts too: it was pending. */
+	/* The bit that was already set counts too: its page was pending. */
 	assert_int_equal(bytes, 2 * 4096);
 }
 

@@ -327,7 +327,7 @@ static void random_change(struct plain *plain, struct random *random)
 		publish(slot, slot, first * PAGE_BYTES);
 	} else {
 		slot = slot_new(as_id << 16 | id, pages);
-		/* What readers mark. */
+		/* The set that readers mark. */
 		assert_int_equal(dli_page_set_new(&fake.os, pages, &slot->fresh), 0);
 		atomic_store(&slot->target, slot->fresh);
 		publish(NULL, slot, first * PAGE_BYTES);

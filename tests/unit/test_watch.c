@@ -252,7 +252,7 @@ static void an_alias_is_of_one_slot(void **state)
 	expect_error("another slot");
 	assert_int_equal(watch_at(0, ALIAS + guest.page_bytes, 0), -EBUSY);
 	expect_error("end that watch first");
-	/* The same again changes nothing. */
+	/* Repeating the call changes nothing. */
 	watch(0);
 	assert_int_equal(model_calls(guest.model, UFFDIO_REGISTER), 1);
 }

@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <sys/ioctl.h>
 
-/* Of one page after the other. */
+/* Expects n missed pages in a row. */
 static void expect_missed(struct dl_cursor *audit, uint64_t page, int n)
 {
 	expect_pass(audit, page, n);
@@ -99,7 +99,7 @@ static void a_cursor_that_logs_comes_after_the_audit(void **state)
 	expect_pass(cursor, 4, 1);
 }
 
-/* What marks every page, and what does not. */
+/* Each kind of mark covers one page; page 3 has no mark. */
 static void every_kind_of_mark_counts(void **state)
 {
 	struct guest_block *block = set_slot(0, 0, PAGES, 0);
@@ -203,7 +203,7 @@ static void an_audit_that_ends_takes_its_pages_along(void **state)
 	assert_int_equal(missed(), 6);
 }
 
-/* What was read at the old address is read again at the new one. */
+/* Pages that were read at the old address are read again at the new one. */
 static void a_moved_slot_shows_its_missed_pages_again(void **state)
 {
 	struct dl_cursor *audit;

@@ -32,7 +32,7 @@ void vmm_meter_start(struct vmm *vmm)
 		       ram_words(vmm->blocks[i]->max_pages) * sizeof(uint64_t));
 	meter->cursor = vmm_cursor(vmm, DL_CURSOR_CLEAN, 0);
 	meter->running = true;
-	/* What is written from here on is to be counted. */
+	/* Writes from here on must be counted. */
 	for (unsigned int i = 0; i < BLOCKS; i++)
 		meter->before[i] = note_words(vmm, vmm->blocks[i], false);
 	vmm_unlock(vmm);
@@ -93,7 +93,7 @@ void vmm_meter_stop(struct vmm *vmm)
 	uint64_t *after[BLOCKS];
 
 	vmm_lock(vmm);
-	/* What is written before this is to be counted. */
+	/* Writes before this must be counted. */
 	for (unsigned int i = 0; i < BLOCKS; i++)
 		after[i] = note_words(vmm, vmm->blocks[i], true);
 	collect(vmm);

@@ -110,7 +110,7 @@ static void keep(struct ram_block *block, uint64_t first, const uint64_t *words,
 			ram_set(block->kept, first + page);
 }
 
-/* What the removed slot still had: for every consumer, or for the slots to come. */
+/* Passes the removed slot's words on to every consumer, or keeps them for the slots to come. */
 static void take_words(struct vmm *vmm, const struct vmm_slot *slot)
 {
 	const struct flat_range *range = &slot->range;

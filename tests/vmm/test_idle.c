@@ -58,7 +58,7 @@ static void open_vmm(bool shared)
 	counting = hv_model;
 	counting.open = open_with_counters;
 	vmm_open(&vmm, &config);
-	/* What is left is the display. */
+	/* Only the display is left. */
 	if (!shared) {
 		dl_cursor_free(vmm.code.consumer.cursor);
 		vmm.code.consumer.cursor = NULL;

@@ -86,7 +86,7 @@ struct vmm_slot {
 	uint64_t *words; /* for takes */
 };
 
-/* Who takes from the library, and whose bitmaps that fills. */
+/* A cursor, and the clients whose bitmaps its pages fill. */
 struct vmm_consumer {
 	struct dl_cursor *cursor; /* NULL: not there */
 	uint32_t clients;

@@ -104,7 +104,7 @@ void dlmi_journal_free(struct dlm_vm *vm);
 void dlmi_journal_add(struct dlm_vm *vm, const struct dlm_write *write, uint64_t hva,
 		      uint64_t bytes);
 void dlmi_journal_forget(struct dlm_vm *vm, uint64_t hva, uint64_t bytes);
-/* What it knows of the page at a host address: number 0 means nothing. */
+/* The last write to the page at a host address; its number is 0 if none is known. */
 struct dlm_write dlmi_journal_find(const struct dlm_vm *vm, uint64_t hva);
 
 /* write.c */

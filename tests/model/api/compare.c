@@ -28,7 +28,7 @@ static uint64_t first_difference(struct search *search, const struct dlm_copy *c
 	return at;
 }
 
-/* What the kernel knows of the memory, in every slot that maps it. */
+/* The kernel's states of a page, merged over all slots that map it. */
 static uint8_t states_at(const struct search *search, uint64_t hva)
 {
 	const struct dlm_vm *vm = search->receiver->vm;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Who wrote which page last. */
+/* Journal of the last writer of each page. */
 #include <stdlib.h>
 
 #include "api.h"
