@@ -211,7 +211,7 @@ make_image() {
   rm -rf "$root"
   mkdir -p "$root"/{bin,lib,mod,dev,proc,sys,tmp}
   install -m 755 "$built/lab-init" "$root/init"
-  # The plan loads a missing module too, which is a failure in the kernel's log.
+  # A missing module stays in the plan, so that its load fails visibly.
   for module in $(kernel_modules "$name"); do
     path=$(kernel_module "$name" "$module")
     [ -z "$path" ] || unpack_module "$path" "$root/mod/$module.ko"

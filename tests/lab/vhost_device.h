@@ -42,7 +42,7 @@ struct vhost_device {
 /* Opens a device without a log, or skips the test if this machine has none. */
 void vhost_open(struct vhost_device *device, const char *path, uint64_t features);
 
-/* The device may be zeroed, or half open as a test that failed has left it. */
+/* Accepts a zeroed or half-open device, as a failed test leaves it. */
 void vhost_close(struct vhost_device *device);
 
 /* An ioctl that must succeed. */
