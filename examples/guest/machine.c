@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "machine.h"
+#include "sealed_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -67,19 +68,18 @@ static int map_memory(struct machine *machine)
 int machine_share_memory(struct machine *machine)
 {
 	uint64_t bytes = machine->layout.memory_bytes;
-	int fd = memfd_create("guest", MFD_CLOEXEC | MFD_ALLOW_SEALING), r;
+	int fd = sealed_file("guest", bytes), r = fd;
 
-	if (fd >= 0 && !ftruncate(fd, (off_t)bytes) &&
-	    !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) &&
-	    mmap(machine->memory, bytes, PROT_READ | PROT_WRITE,
-		 MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0) != MAP_FAILED) {
-		advise_memory(machine);
-		machine->memory_fd = fd;
-		return 0;
-	}
-	r = -errno;
-	if (fd >= 0)
+	if (fd >= 0) {
+		if (mmap(machine->memory, bytes, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0) != MAP_FAILED) {
+			advise_memory(machine);
+			machine->memory_fd = fd;
+			return 0;
+		}
+		r = -errno;
 		close(fd);
+	}
 	return machine_fail(machine, r, "cannot share %llu MiB of guest memory: %s",
 			    (unsigned long long)(bytes >> 20), strerror(-r));
 }

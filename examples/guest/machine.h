@@ -98,7 +98,7 @@ struct machine {
 	uint8_t *memory; /* layout.memory_bytes */
 	void *mapping;
 	size_t mapping_bytes;
-	int memory_fd; /* the file that the memory is; -1: no other process can map it */
+	int memory_fd; /* the file of the memory, or -1 if the memory is private */
 	int kvm_fd;
 	int vm_fd;
 	struct model *model;	/* model only */
