@@ -37,7 +37,7 @@ struct device_message {
 	char why[160];	       /* FAILED */
 };
 
-/* vhost's: a bit for so much memory, from guest physical address 0 on, in an array of bytes. */
+/* vhost's format: one bit for 4 KiB of memory, from guest physical address 0 on, in bytes. */
 enum { DEVICE_LOG_PAGE_BYTES = 4096 };
 
 #endif

@@ -2,6 +2,7 @@
 #include "device_process.h"
 #include "../clock.h"
 #include "device_message.h"
+#include "sealed_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,9 +18,10 @@
 #include <unistd.h>
 
 #define ANSWER_LIMIT_NS (10 * NS_PER_S)
-#define END_LIMIT_NS	(2 * NS_PER_S)
+/* After the migration nobody waits long for a process that hangs. */
+#define END_LIMIT_NS (2 * NS_PER_S)
 
-enum { PROCESS_FD = 3 };
+enum { PROCESS_FD = 3, POLL_MS = 20 };
 
 extern char **environ;
 
@@ -94,6 +96,11 @@ static int send_message(struct device_process *process, const struct device_mess
 	return 0;
 }
 
+static bool is_cancelled(const struct device_process *process)
+{
+	return process->cancelled && *process->cancelled;
+}
+
 /* Returns 1 and a message, 0 if there is none within the time, or a failure of the process. */
 static int receive(struct device_process *process, struct device_message *message,
 		   uint64_t limit_ns)
@@ -101,8 +108,8 @@ static int receive(struct device_process *process, struct device_message *messag
 	struct pollfd pollfd = { .fd = process->fd, .events = POLLIN };
 	ssize_t bytes;
 
-	while (!poll(&pollfd, 1, limit_ns ? 100 : 0) || !pollfd.revents)
-		if (clock_ns() >= limit_ns)
+	while (!poll(&pollfd, 1, limit_ns ? POLL_MS : 0) || !pollfd.revents)
+		if (clock_ns() >= limit_ns || is_cancelled(process))
 			return 0;
 	bytes = recv(process->fd, message, sizeof(*message), MSG_DONTWAIT);
 	if (bytes < 0 && (errno == EINTR || errno == EAGAIN))
@@ -114,28 +121,46 @@ static int receive(struct device_process *process, struct device_message *messag
 	return message->type == DEVICE_FAILED ? note_failure(process, message) : 1;
 }
 
-/* Sends the message, with the file if fd is one, and waits for the answer. */
-static int request(struct device_process *process, struct device_message message, int fd)
+/* Waits for the answer to the request, past the answer to one that was cancelled. */
+static int receive_answer(struct device_process *process, uint32_t type, uint64_t limit_ns)
 {
-	uint64_t limit_ns = clock_ns() + ANSWER_LIMIT_NS;
-	uint32_t type = message.type;
+	struct device_message message;
+
+	while (clock_ns() < limit_ns) {
+		int r = receive(process, &message, limit_ns);
+
+		if (r < 0)
+			return r;
+		if (r && message.type == process->unanswered) {
+			process->unanswered = 0;
+		} else if (r && message.type != type) {
+			return lose(process, -EPROTO, "answers another question");
+		} else if (r) {
+			process->report->writes = message.writes;
+			return 0;
+		}
+		if (is_cancelled(process)) {
+			process->unanswered = type;
+			return fail(process, -EINTR, "cancelled");
+		}
+	}
+	return lose(process, -ETIMEDOUT, "does not answer");
+}
+
+/* Sends the message, with the file if fd is one, and waits for the answer. */
+static int request(struct device_process *process, struct device_message message, int fd,
+		   uint64_t wait_ns)
+{
+	uint64_t limit_ns = clock_ns() + wait_ns;
 	int r;
 
 	if (process->failure || !process->pid)
 		return process->failure;
 	r = send_message(process, &message, fd);
-	while (!r && clock_ns() < limit_ns) {
-		r = receive(process, &message, limit_ns);
-		if (r == 1 && message.type == type) {
-			process->report->writes = message.writes;
-			return 0;
-		}
-		r = r == 1 ? lose(process, -EPROTO, "answers another question") : r;
-	}
-	return r ? r : lose(process, -ETIMEDOUT, "does not answer");
+	return r ? r : receive_answer(process, message.type, limit_ns);
 }
 
-/* Threads run already, and their locks are of no concern to what posix_spawn() does. */
+/* posix_spawn() rather than fork(): other threads are running and may hold locks. */
 static int spawn(struct device_process *process, int fd)
 {
 	char program[] = "precopy", option[] = "--device-process-fd", number[16];
@@ -179,7 +204,7 @@ static int connect_process(struct device_process *process)
 }
 
 int device_process_start(struct device_process *process, const struct machine *machine,
-			 struct process_report *report)
+			 const volatile sig_atomic_t *cancelled, struct process_report *report)
 {
 	const struct layout *layout = &machine->layout;
 	uint64_t offset_bytes = device_process_offset(layout);
@@ -190,16 +215,18 @@ int device_process_start(struct device_process *process, const struct machine *m
 		.offset_bytes = offset_bytes,
 		.bytes = device_process_bytes(layout),
 	};
+	const struct device_message start = { .type = DEVICE_START };
 	int r;
 
 	memset(process, 0, sizeof(*process));
 	process->report = report;
+	process->cancelled = cancelled;
 	process->page_bytes = layout->page_bytes;
 	r = connect_process(process);
 	report->pid = process->pid;
 	if (!r)
-		r = request(process, memory, machine->memory_fd);
-	return r ? r : device_process_resume(process);
+		r = request(process, memory, machine->memory_fd, ANSWER_LIMIT_NS);
+	return r ? r : request(process, start, -1, ANSWER_LIMIT_NS);
 }
 
 /* The log reaches as far as guest memory, as that of vhost does. Returns its file. */
@@ -207,23 +234,20 @@ static int make_log(struct device_process *process, const struct machine *machin
 {
 	const struct layout_slot *last = &machine->layout.slots[LAYOUT_DEVICE_SLOT - 1];
 	uint64_t bits = (last->gpa + last->bytes) / DEVICE_LOG_PAGE_BYTES;
-	uint64_t n_words = (bits + 63) / 64;
-	int fd = memfd_create("dirty-log", MFD_CLOEXEC | MFD_ALLOW_SEALING), r;
+	uint64_t n_words = (bits + 63) / 64, bytes = n_words * sizeof(uint64_t);
+	int fd = sealed_file("dirty-log", bytes), r = fd;
 	void *words;
 
-	if (fd >= 0 && !ftruncate(fd, (off_t)(n_words * sizeof(uint64_t))) &&
-	    !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) {
-		words = mmap(NULL, n_words * sizeof(uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED,
-			     fd, 0);
+	if (fd >= 0) {
+		words = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 		if (words != MAP_FAILED) {
 			process->words = words;
 			process->n_words = n_words;
 			return fd;
 		}
-	}
-	r = -errno;
-	if (fd >= 0)
+		r = -errno;
 		close(fd);
+	}
 	return fail(process, r, "cannot make a log for the device process: %s", strerror(-r));
 }
 
@@ -238,7 +262,7 @@ int device_process_log(struct device_process *process, const struct machine *mac
 	if (fd < 0)
 		return fd;
 	message.bytes = process->n_words * sizeof(uint64_t);
-	r = request(process, message, fd);
+	r = request(process, message, fd, ANSWER_LIMIT_NS);
 	close(fd);
 	return r;
 }
@@ -287,9 +311,12 @@ int device_process_sync(struct device_process *process, struct dl_log *log)
 
 	if (!process->words)
 		return process->failure;
-	/* In this order: all that a process logs before its end is taken. */
-	if (!process->failure && receive(process, &message, 0) == 1)
-		(void)lose(process, -EPROTO, "answers without a question");
+	/* Check for the end first: everything logged before it is then taken. */
+	if (!process->failure && receive(process, &message, 0) == 1) {
+		if (message.type != process->unanswered)
+			(void)lose(process, -EPROTO, "answers without a question");
+		process->unanswered = 0;
+	}
 	r = take_log(process, log);
 	return process->failure ? process->failure : r;
 }
@@ -297,36 +324,52 @@ int device_process_sync(struct device_process *process, struct dl_log *log)
 /* After its answer the device writes no more, so that the log is complete. */
 int device_process_stop(struct device_process *process, struct dl_log *log)
 {
-	int r = request(process, (struct device_message){ .type = DEVICE_STOP }, -1);
-	int sync = device_process_sync(process, log);
+	const struct device_message stop = { .type = DEVICE_STOP };
+	int r, sync;
 
+	if (!process->report)
+		return 0;
+	r = request(process, stop, -1, ANSWER_LIMIT_NS);
+	sync = device_process_sync(process, log);
 	if (r || sync)
 		return r ? r : sync;
+	process->report->stopped_writes = process->report->writes;
 	if (process->drops_log && !process->report->dropped_pages)
 		return fail(process, -ENODATA, "the sabotage has dropped nothing");
 	return 0;
 }
 
+int device_process_check(struct device_process *process)
+{
+	for (uint64_t i = 0; process->words && i < process->n_words; i++)
+		if (__atomic_load_n(&process->words[i], __ATOMIC_RELAXED))
+			return lose(process, -EBUSY, "has written memory after it had stopped");
+	return 0;
+}
+
 int device_process_resume(struct device_process *process)
 {
-	return request(process, (struct device_message){ .type = DEVICE_START }, -1);
+	const struct device_message log_off = { .type = DEVICE_LOG_OFF };
+	const struct device_message start = { .type = DEVICE_START };
+	int r;
+
+	if (!process->report)
+		return 0;
+	/* The cancellation is why the guest goes on here; it is no reason to wait for nothing. */
+	process->cancelled = NULL;
+	r = request(process, log_off, -1, END_LIMIT_NS);
+	if (!r)
+		r = request(process, start, -1, END_LIMIT_NS);
+	process->report->runs = process->pid && !r;
+	return r;
 }
 
-void device_process_log_off(struct device_process *process)
-{
-	(void)request(process, (struct device_message){ .type = DEVICE_LOG_OFF }, -1);
-	if (process->words)
-		munmap(process->words, process->n_words * sizeof(uint64_t));
-	process->words = NULL;
-}
-
-void device_process_end(struct device_process *process)
+/* Waits until the process has ended, and kills it if it does not. */
+static void wait_for_end(struct device_process *process)
 {
 	uint64_t limit_ns = clock_ns() + END_LIMIT_NS;
 	struct device_message message;
 
-	if (!process->pid)
-		return;
 	(void)shutdown(process->fd, SHUT_WR);
 	while (process->pid && clock_ns() < limit_ns)
 		(void)receive(process, &message, limit_ns);
@@ -334,4 +377,19 @@ void device_process_end(struct device_process *process)
 		return;
 	kill(process->pid, SIGKILL);
 	(void)note_end(process);
+}
+
+void device_process_end(struct device_process *process)
+{
+	const struct device_message stop = { .type = DEVICE_STOP };
+
+	process->cancelled = NULL;
+	/* For the count of its writes. */
+	if (process->report && process->report->runs)
+		(void)request(process, stop, -1, END_LIMIT_NS);
+	if (process->pid)
+		wait_for_end(process);
+	if (process->words)
+		munmap(process->words, process->n_words * sizeof(uint64_t));
+	process->words = NULL;
 }

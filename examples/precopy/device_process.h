@@ -5,6 +5,8 @@
 #include "machine.h"
 #include "report.h"
 
+#include <signal.h>
+
 /*
  * The VMM's side of --device-process: a device in a process of its own, like a vhost-user back end.
  * It writes pages at the end of guest memory, past KVM and past this process, and sets their bits
@@ -24,12 +26,14 @@ struct device_process {
 	uint32_t page_bytes;
 	uint64_t *words; /* of the log, which the process writes too; NULL: it does not log */
 	uint64_t n_words;
-	bool drops_log; /* --sabotage log */
-	int failure;	/* of the process */
+	bool drops_log;				/* --sabotage log */
+	const volatile sig_atomic_t *cancelled; /* ends a wait for an answer; NULL: nothing does */
+	uint32_t unanswered;			/* type of a request that was cancelled; 0: none */
+	int failure;				/* of the process */
 	char why[240];
 };
 
-/* The device's pages; the first one has the number of its writes when it is stopped. */
+/* The device's pages. The first one has the count of writes once the device is stopped. */
 enum { DEVICE_PROCESS_PAGES = 64 };
 
 static inline uint64_t device_process_bytes(const struct layout *layout)
@@ -54,10 +58,10 @@ static inline bool device_process_fits(const struct layout *layout)
 
 /*
  * Starts the process on the memory of the machine, which is shared. The device goes on where it was
- * when it stopped, after a look at what it finds there.
+ * when it stopped, after checking the pages it finds. While *cancelled is set, no later call waits.
  */
 int device_process_start(struct device_process *process, const struct machine *machine,
-			 struct process_report *report);
+			 const volatile sig_atomic_t *cancelled, struct process_report *report);
 
 /* From now on the device logs what it writes. */
 int device_process_log(struct device_process *process, const struct machine *machine);
@@ -74,8 +78,10 @@ int device_process_sync(struct device_process *process, struct dl_log *log);
  */
 int device_process_stop(struct device_process *process, struct dl_log *log);
 
-/* The migration is over; the device logs no more, and a stopped one goes on if the guest does. */
-void device_process_log_off(struct device_process *process);
+/* Fails if the device has logged a write since it was stopped. */
+int device_process_check(struct device_process *process);
+
+/* The guest goes on here: the device logs no more, and goes on too. Waits two seconds at most. */
 int device_process_resume(struct device_process *process);
 
 void device_process_end(struct device_process *process);

@@ -39,13 +39,17 @@ static void fail(struct process_device *device, const char *what, uint64_t gpa)
  * Sets the bit of what was written. Release: the VMM takes the bit and then reads the page, where
  * the write must be by then.
  */
-static void log_write(const struct process_device *device, uint64_t gpa)
+static void log_write(struct process_device *device, uint64_t gpa)
 {
 	uint64_t bit = gpa / DEVICE_LOG_PAGE_BYTES;
 
-	if (device->log && bit / 8 < device->log_bytes)
+	if (!device->log)
+		return;
+	if (bit / 8 < device->log_bytes)
 		__atomic_fetch_or(&device->log[bit / 8], (uint8_t)(1u << bit % 8),
 				  __ATOMIC_RELEASE);
+	else
+		fail(device, "the log is too short for the write", gpa);
 }
 
 static void store(struct process_device *device, uint64_t page, uint64_t generation)
@@ -86,8 +90,8 @@ static void write_burst(struct process_device *device)
 }
 
 /*
- * Saves how far the device is, in a page that it writes at no other time: no take of the log but
- * the last one finds that.
+ * Saves how far the device is, in a page that it writes at no other time: only the last take of the
+ * log can find it.
  */
 static void stop(struct process_device *device)
 {
@@ -96,14 +100,22 @@ static void stop(struct process_device *device)
 	device->running = false;
 }
 
-/* Goes on where the device stopped, here or on another host; elsewhere its first page is none. */
+/*
+ * Continues where the device stopped, here or on another host. Before its first stop the page of
+ * its state is zero.
+ */
 static void find_state(struct process_device *device)
 {
+	static const struct record none;
 	struct record first;
 
 	memcpy(&first, device->pages, sizeof(first));
-	if (!first.generation || !holds(device, 0, first.generation))
+	if (!memcmp(&first, &none, sizeof(first)))
 		return;
+	if (!holds(device, 0, first.generation)) {
+		fail(device, "found damage", device->gpa);
+		return;
+	}
 	device->writes = first.generation;
 	for (uint64_t back = 0; back < device->n_pages && back < device->writes; back++) {
 		uint64_t page = page_of(device, device->writes - back);
@@ -223,7 +235,7 @@ int device_process_main(int fd)
 		if (n || !device.running)
 			continue;
 		write_burst(&device);
-		/* Nobody has asked, and the VMM looks before each pass. */
+		/* Unsolicited: the VMM checks before each pass. */
 		if (*device.why && !answer(&device, DEVICE_FAILED))
 			return STATUS_FAILED;
 	}

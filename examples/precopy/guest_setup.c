@@ -48,7 +48,8 @@ static int watch_device(struct source *source)
 static int start_process(struct source *source)
 {
 	struct device_process *process = &source->device_process;
-	int r = device_process_start(process, source->machine, &source->report.process);
+	int r = device_process_start(process, source->machine, source->wire.cancelled,
+				     &source->report.process);
 
 	process->drops_log = source->options->sabotage == SABOTAGE_LOG;
 	if (r)

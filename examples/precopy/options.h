@@ -52,7 +52,7 @@ struct options {
 	bool slot_moves;
 	bool watch; /* the device writes through a mapping of its own */
 	bool device_process;
-	int device_process_fd; /* this is that process; -1: it is not */
+	int device_process_fd; /* its connection, if this is that process; else -1 */
 	bool tcp;
 	const char *listen;  /* run only the destination */
 	const char *connect; /* run only the source */

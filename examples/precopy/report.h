@@ -84,12 +84,13 @@ struct missed_marks {
 
 /* Counters of the device process, and of its log. */
 struct process_report {
-	int pid; /* 0: there is none */
-	uint64_t writes;
-	uint64_t takes;		/* looks at its log */
-	uint64_t logged_pages;	/* found there, and marked */
-	uint64_t dropped_pages; /* found there, and not marked: --sabotage log */
-	uint64_t row_pages;	/* logged_pages of the pass that is on */
+	int pid;			 /* 0: there is none */
+	bool runs;			 /* the guest has stayed, and the device goes on */
+	uint64_t writes, stopped_writes; /* in all; when it was stopped for the last pass */
+	uint64_t takes;			 /* looks at its log */
+	uint64_t logged_pages;		 /* found there, and marked */
+	uint64_t dropped_pages;		 /* found there, and not marked: --sabotage log */
+	uint64_t row_pages;		 /* logged_pages of the current pass */
 };
 
 struct report {

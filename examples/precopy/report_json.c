@@ -126,7 +126,9 @@ static void print_log(const struct report *report)
 	print_number("missed_bytes", stats->missed_bytes);
 	print_number("missed_pages", report->missed.pages);
 	print_bool("device_process", report->process.pid);
+	print_bool("process_runs", report->process.runs);
 	print_number("process_writes", report->process.writes);
+	print_number("process_stopped_writes", report->process.stopped_writes);
 	print_number("process_logged_pages", report->process.logged_pages);
 	print_number("process_dropped_pages", report->process.dropped_pages);
 	print_number("process_log_reads", report->process.takes);

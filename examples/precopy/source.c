@@ -252,6 +252,8 @@ static int send_the_rest(struct source *source)
 	source->outlets.enough = false;
 	if (source->options->sabotage != SABOTAGE_FINAL)
 		r = paused_passes(source);
+	if (!r && device_process_check(&source->device_process))
+		r = fail_process(source, -EBUSY);
 	if (source->options->sabotage == SABOTAGE_DISCARD)
 		device_discard(&source->device);
 	if (source->options->sabotage == SABOTAGE_MARK && !source->options->watch) {
@@ -294,7 +296,6 @@ static void end_logging(struct source *source)
 	watch_cursor(source->watch, NULL);
 	dl_cursor_free(source->cursor);
 	source->cursor = NULL;
-	device_process_log_off(&source->device_process);
 }
 
 /* Whether to stop the guest, now that a pass has left this much. */
@@ -372,7 +373,8 @@ static void resume_on_source(struct source *source)
 	/* Never again before there is a cursor. */
 	report->logging_off = !dl_log_reap(source->log, 0, &again_ns) && again_ns == UINT64_MAX;
 	report_line(report, "Migration cancelled; the guest keeps running on the source.");
-	(void)device_process_resume(&source->device_process);
+	if (device_process_resume(&source->device_process))
+		report_line(report, "The guest has lost a device: %s.", source->device_process.why);
 	if (!machine_pause(source->machine))
 		machine_check(source->machine, RUN_ON_LIMIT_NS, &report->resumed_check);
 	else

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -52,12 +53,13 @@ class Reader:
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(TIMEOUT_S)
+        limit = time.monotonic() + TIMEOUT_S
         while True:
             try:
                 self.socket.connect(str(path))
                 break
             except (FileNotFoundError, ConnectionRefusedError):
-                pass
+                require(time.monotonic() < limit, f"nobody listens at {path}")
         self.file = self.socket.makefile("rb")
 
     def ask(self, milliseconds):

@@ -18,7 +18,7 @@ PROCESS = ["--device-process", "--memory", "16M"]
 
 
 def logs():
-    """Backends, modes and guests: what there is of them."""
+    """The available backends, modes and guests."""
     for mode in "auto", "bitmap":
         yield ["--backend", "model", "--mode", mode]
         if os.access("/dev/kvm", os.R_OK | os.W_OK):
@@ -101,6 +101,61 @@ def start_moving(folder, precopy, *options):
     return process, process_of(process.pid)
 
 
+def start_last_pass(folder, precopy):
+    """A migration in its last pass, which takes seconds; the device has been stopped."""
+    process = start(precopy, "--backend", "model", "--memory", "24M", "--working-set", "12M",
+                    "--no-zero-pages", "--bandwidth", "5M", "--passes", "1", "--json",
+                    "--device-process", "--status", folder / "socket")
+    reader = Reader(folder / "socket")
+    reader.ask(10)
+    sent = set()
+    while len(sent) < 2:
+        line = reader.line()
+        if line["state"] == "paused":
+            sent.add(line["sent"]["pages"])
+    return process
+
+
+def after_a_cancel_it_goes_on(folder, precopy):
+    process = start_last_pass(folder, precopy)
+    process.send_signal(signal.SIGINT)
+    result = json.loads(finish(process, 3)[0])
+    require("cancelled" in result["error"], result["error"])
+    for name in "runs_on_source", "guest_healthy", "process_runs":
+        require(result[name], f"{name} is {result[name]}")
+    require(result["process_writes"] > result["process_stopped_writes"] > 0,
+            f"{result['process_writes']} writes, {result['process_stopped_writes']} of them before")
+
+
+def fill_mapping(process, name, byte):
+    """Overwrites what the process has mapped of a file."""
+    for line in Path(f"/proc/{process}/maps").read_text().splitlines():
+        if f"/memfd:{name} " in line:
+            first, end = (int(part, 16) for part in line.split()[0].split("-"))
+            with open(f"/proc/{process}/mem", "r+b", buffering=0) as memory:
+                memory.seek(first)
+                require(memory.write(byte * (end - first)) == end - first, "a short write")
+            return
+    raise AssertionError(f"the process has not mapped {name}")
+
+
+def a_write_after_the_stop_is_found(folder, precopy):
+    """Somebody else logs it. The guest stays, since what was sent of it may be old."""
+    process = start_last_pass(folder, precopy)
+    fill_mapping(process.pid, "dirty-log", b"\1")
+    result = json.loads(finish(process, 3)[0])
+    require("has written memory after it had stopped" in result["error"], result["error"])
+    require(result["runs_on_source"] and result["guest_healthy"], "the guest does not go on")
+
+
+def damage_is_found(folder, precopy):
+    """Somebody else writes the device's pages, which it checks before it writes them again."""
+    process, device = start_moving(folder, precopy, "--json")
+    fill_mapping(device, "guest", b"\xff")
+    error = json.loads(finish(process, 3)[0])["error"]
+    require("the device process: found damage at" in error, error)
+
+
 def if_it_is_killed_the_guest_stays(folder, precopy):
     process, device = start_moving(folder, precopy, "--json")
     os.kill(device, signal.SIGKILL)
@@ -127,5 +182,7 @@ def it_ends_with_the_program(folder, precopy):
 
 if __name__ == "__main__":
     run_tests([its_writes_arrive, its_writes_arrive_beside_everything_else, a_dropped_log_is_found,
-               it_goes_on_where_it_was, if_it_is_killed_the_guest_stays, it_ends_with_the_program],
+               it_goes_on_where_it_was, after_a_cancel_it_goes_on,
+               a_write_after_the_stop_is_found, damage_is_found,
+               if_it_is_killed_the_guest_stays, it_ends_with_the_program],
               os.path.abspath(sys.argv[1]))
