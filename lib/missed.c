@@ -115,6 +115,6 @@ void dli_missed_restart(struct dl_log *log, struct dli_slot *slot)
 uint32_t dli_missed_show(const struct dli_slot *slot, uint64_t word, uint64_t bits)
 {
 	for (const struct dli_view *view = slot->missed; view; view = view->next)
-		dli_page_set_count(view->set, dli_page_set_mark_word(view->set, word, bits));
+		dli_page_set_mark_and_count(view->set, word, bits);
 	return count_bits(bits);
 }

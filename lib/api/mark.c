@@ -17,24 +17,36 @@ static uint64_t higher(uint64_t a, uint64_t b)
 	return a > b ? a : b;
 }
 
-/* Marks bytes [from, to) of a slot, for the cursors that cover it, and for an audit. */
-static void mark_bytes(struct dl_log *log, const struct dli_slot *slot, uint64_t from, uint64_t to)
+/* For an audit, and for the cursors that cover the slot. Out of line: most marks are of a page. */
+static __attribute__((noinline)) void mark_pages(struct dl_log *log, const struct dli_slot *slot,
+						 uint64_t first, uint64_t pages)
 {
 	struct dli_page_set *target = dli_slot_target(slot);
 	struct dli_audit *audit = dli_slot_audit(slot);
+
+	if (audit)
+		dli_audit_mark(audit, first, pages);
+	if (!target)
+		return;
+	dli_page_set_mark_range(target, first, pages);
+	dli_mark_note_late(log, pages);
+}
+
+/* Marks bytes [from, to) of a slot. */
+static inline void mark_bytes(struct dl_log *log, const struct dli_slot *slot, uint64_t from,
+			      uint64_t to)
+{
+	struct dli_page_set *target = dli_slot_target(slot);
 	uint32_t page_shift = (uint32_t)__builtin_ctz(log->caps.page_bytes);
 	uint64_t first = from >> page_shift, last = (to - 1) >> page_shift;
 	uint64_t bits = ~UINT64_C(0) << first % 64 & ~UINT64_C(0) >> (63 - last % 64);
 
-	if (audit)
-		dli_audit_mark(audit, first, last - first + 1);
-	if (!target)
-		return;
-	if (first / 64 == last / 64)
-		dli_page_set_count(target, dli_page_set_mark_word(target, first / 64, bits));
-	else
-		dli_page_set_mark_range(target, first, last - first + 1);
-	dli_mark_note_late(log, last - first + 1);
+	if (dli_slot_audit(slot) || first / 64 != last / 64) {
+		mark_pages(log, slot, first, last - first + 1);
+	} else if (target) {
+		dli_page_set_mark_and_count(target, first / 64, bits);
+		dli_mark_note_late(log, last - first + 1);
+	}
 }
 
 /* Marks the parts of [gpa, end) that exist. False if some do not. */

@@ -106,6 +106,11 @@ void dli_page_set_count(struct dli_page_set *set, uint64_t new_pages)
 		add_pages(&set->pending, (int64_t)new_pages);
 }
 
+void dli_page_set_mark_and_count(struct dli_page_set *set, uint64_t word, uint64_t bits)
+{
+	dli_page_set_count(set, dli_page_set_mark_word(set, word, bits));
+}
+
 /* Sets the summaries of a block once, after the last of its leaf words. */
 uint64_t dli_page_set_mark_batch(struct dli_page_set *set, const struct dli_batch *batch)
 {

@@ -46,6 +46,7 @@ uint64_t dli_page_set_pages(const struct dli_page_set *set);
  */
 uint32_t dli_page_set_mark_word(struct dli_page_set *set, uint64_t word, uint64_t bits);
 void dli_page_set_count(struct dli_page_set *set, uint64_t new_pages);
+void dli_page_set_mark_and_count(struct dli_page_set *set, uint64_t word, uint64_t bits);
 
 /* Prefetches a word that is marked soon. */
 void dli_page_set_prefetch(const struct dli_page_set *set, uint64_t word);

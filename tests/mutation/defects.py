@@ -189,7 +189,7 @@ FIRST = [
      "\tuint32_t as_id = slot >> 16, id = slot & 0xffff;",
      "\tuint32_t as_id = 0, id = slot & 0xffff;"),
     ("a mark misses the last of several pages", "api/mark.c",
-     "range(target, first, last - first + 1);", "range(target, first, last - first);",
+     "range(target, first, pages);", "range(target, first, pages - 1);",
      "unit/unit-mark"),
     ("more than half a ring is offered at once", "ring/ring_private.h",
      "\treturn ring->entries / 4;", "\treturn ring->entries / 2 + 1;"),
