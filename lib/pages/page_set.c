@@ -130,27 +130,48 @@ uint64_t dli_page_set_mark_batch(struct dli_page_set *set, const struct dli_batc
 	return new_pages;
 }
 
+/*
+ * The first word at or after i with a page that is not pending. Often there is none: an idle cursor
+ * has the hot pages already.
+ */
+static uint32_t find_new(const struct bitmap *map, const struct dli_batch *batch, uint32_t i)
+{
+	enum { AHEAD = 16 };
+
+	for (; i < batch->n; i++) {
+		if (i + AHEAD < batch->n)
+			__builtin_prefetch(leaf_of(map, batch->word[i + AHEAD]), 1);
+		if (batch->bits[i] &
+		    ~atomic_load_explicit(leaf_of(map, batch->word[i]), memory_order_relaxed))
+			break;
+	}
+	return i;
+}
+
+static void note_rewritten_batch(struct dli_page_set *set, const struct dli_batch *batch)
+{
+	for (uint32_t i = 0; i < batch->n; i++) {
+		_Atomic uint64_t *leaf = leaf_of(&set->pending, batch->word[i]);
+		uint64_t before = atomic_load_explicit(leaf, memory_order_relaxed);
+
+		note_rewritten(set, batch->word[i], batch->bits[i] & before);
+	}
+}
+
 void dli_page_set_mark_alone(struct dli_page_set *set, const struct dli_batch *batch)
 {
-	enum { AHEAD = 8 };
 	struct bitmap *map = &set->pending;
 	uint64_t new_pages = 0;
 
-	for (uint32_t i = 0; i < batch->n; i++) {
-		uint32_t word = batch->word[i];
-		uint64_t bits = batch->bits[i], before;
-		_Atomic uint64_t *leaf = leaf_of(map, word);
+	if (set->rewritten)
+		note_rewritten_batch(set, batch);
+	for (uint32_t i = 0; (i = find_new(map, batch, i)) < batch->n; i++) {
+		_Atomic uint64_t *leaf = leaf_of(map, batch->word[i]);
+		uint64_t before = atomic_load_explicit(leaf, memory_order_relaxed);
 
-		if (i + AHEAD < batch->n)
-			dli_page_set_prefetch(set, batch->word[i + AHEAD]);
-		before = atomic_load_explicit(leaf, memory_order_relaxed);
-		note_rewritten(set, word, bits & before);
-		/* Often all is pending already, summary included: hot pages of an idle cursor. */
-		if (!(bits & ~before))
-			continue;
-		atomic_store_explicit(leaf, before | bits, memory_order_relaxed);
-		set_block_summary_alone(map, word / BLOCK_WORDS);
-		new_pages += count_bits(bits & ~before);
+		atomic_store_explicit(leaf, before | batch->bits[i], memory_order_relaxed);
+		set_block_summary_alone(map, batch->word[i] / BLOCK_WORDS);
+		new_pages += count_bits(batch->bits[i] & ~before);
 	}
 	dli_page_set_count(set, new_pages);
 }
