@@ -13,6 +13,10 @@
 #define KICK_AGAIN_NS UINT64_C(10000000)
 #define IGNORED_NS    UINT64_C(1000000000)
 
+#ifndef TAKE_TRIES /* tests have other schedulers */
+#define TAKE_TRIES 1000u
+#endif
+
 /* Limits without a plan may pause for as long as a bucket remembers debt. */
 #define OWN_LONGEST_PAUSE_NS UINT64_C(1000000000)
 
@@ -40,6 +44,12 @@ static bool rule_of(const struct dl_log *log, const struct dli_limit *limit, uin
 	return true;
 }
 
+/* Another thread may have looked at the vCPU a little later than now. */
+static uint64_t since(uint64_t then_ns, uint64_t now_ns)
+{
+	return now_ns > then_ns ? now_ns - then_ns : 0;
+}
+
 /* The vCPU must leave KVM_RUN, or its sleep, and ask again. */
 static void want_kick(struct dl_log *log, struct dli_limit *limit)
 {
@@ -57,10 +67,12 @@ static void want_kick(struct dl_log *log, struct dli_limit *limit)
  */
 static void measure_run(const struct dl_log *log, struct dli_limit *limit, uint64_t now_ns)
 {
+	/* Pairs with note_clock(). */
+	bool has_clock = atomic_load_explicit(&limit->has_clock, memory_order_acquire);
 	int64_t clock = LOAD(&limit->clock);
 	uint64_t cpu_ns, ran_ns = 0;
 
-	if (!LOAD(&limit->has_clock)) {
+	if (!has_clock) {
 		if (limit->last_wall_ns && now_ns > limit->last_wall_ns)
 			ran_ns = now_ns - limit->last_wall_ns;
 	} else if (!dli_os_thread_ns(log->vm.os, clock, &cpu_ns)) {
@@ -99,6 +111,20 @@ static void lift(struct dl_log *log, struct dli_limit *limit, uint64_t now_ns)
 	STORE(&limit->ignored, false);
 }
 
+/* The debt that is left asks for a pause of its own. */
+static void end_pause(struct dl_log *log, struct dli_limit *limit, uint64_t now_ns)
+{
+	struct dli_bucket *bucket = &limit->bucket;
+
+	STORE(&limit->eased, false);
+	if (!dli_bucket_is_paused(bucket, now_ns))
+		return;
+	atomic_fetch_sub_explicit(&limit->paused_ns, bucket->pause_end_ns - now_ns,
+				  memory_order_relaxed);
+	bucket->pause_end_ns = bucket->rest_end_ns = now_ns;
+	want_kick(log, limit);
+}
+
 static bool may_pause(const struct dli_limit *limit, uint64_t now_ns)
 {
 	return !dli_bucket_is_paused(&limit->bucket, now_ns) &&
@@ -119,9 +145,9 @@ static void decide(struct dl_log *log, struct dli_limit *limit, const struct dli
 	}
 	if (!limit->due_since_ns)
 		limit->due_since_ns = now_ns;
-	else if (now_ns - limit->kicked_at_ns < KICK_AGAIN_NS)
+	else if (since(limit->kicked_at_ns, now_ns) < KICK_AGAIN_NS)
 		return;
-	if (now_ns - limit->due_since_ns >= IGNORED_NS)
+	if (since(limit->due_since_ns, now_ns) >= IGNORED_NS)
 		STORE(&limit->ignored, true);
 	limit->kicked_at_ns = now_ns;
 	want_kick(log, limit);
@@ -142,6 +168,8 @@ static bool settle(struct dl_log *log, struct dl_vcpu *vcpu, struct dli_bucket_r
 	if (!limit->limited)
 		dli_bucket_start(&limit->bucket, now_ns, pages, LOAD(&limit->ran_ns));
 	limit->limited = true;
+	if (LOAD(&limit->eased))
+		end_pause(log, limit, now_ns);
 	dli_bucket_charge(&limit->bucket, rule, now_ns, pages, LOAD(&limit->ran_ns));
 	return true;
 }
@@ -232,7 +260,8 @@ static void note_clock(const struct dl_log *log, struct dli_limit *limit)
 	if (LOAD(&limit->has_clock) && LOAD(&limit->clock) == clock)
 		return;
 	STORE(&limit->clock, clock);
-	STORE(&limit->has_clock, true);
+	/* Pairs with measure_run(), which must not read the clock 0. */
+	atomic_store_explicit(&limit->has_clock, true, memory_order_release);
 }
 
 /* Begins the pause that is due, if one is; or returns what is left of one. */
@@ -256,16 +285,13 @@ static uint64_t begin_pause(struct dli_limit *limit, const struct dli_bucket_rul
 	atomic_fetch_add_explicit(&limit->paused_ns, pause_ns, memory_order_relaxed);
 	limit->due_since_ns = 0;
 	STORE(&limit->kick, false);
-	STORE(&limit->ignored, false);
 	return pause_ns;
 }
 
 /* Whoever has the state holds it for a moment only, unless it is preempted. */
 static bool take_soon(struct dli_limit *limit)
 {
-	enum { TRIES = 1000 };
-
-	for (int i = 0; i < TRIES; i++)
+	for (uint32_t i = 0; i < TAKE_TRIES; i++)
 		if (dli_limit_try(limit))
 			return true;
 	return false;
@@ -289,6 +315,7 @@ uint64_t dli_limits_ask(struct dl_log *log, struct dl_vcpu *vcpu)
 		dli_bucket_wake(&limit->bucket, &rule, now_ns);
 		decide(log, limit, &rule, now_ns);
 		pause_ns = begin_pause(limit, &rule, now_ns);
+		STORE(&limit->ignored, false);
 	}
 	dli_limit_leave(limit);
 	return pause_ns;
@@ -302,7 +329,8 @@ uint32_t dli_limits_take_kicks(struct dl_log *log, uint64_t *cookies, uint32_t m
 	if (!atomic_exchange_explicit(&log->limits.kicks, false, memory_order_acquire))
 		return 0;
 	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));) {
-		if (!LOAD(&vcpu->limit.kick))
+		/* The caller may have freed what the cookie of a removed vCPU stands for. */
+		if (!LOAD(&vcpu->limit.kick) || LOAD(&vcpu->limit.removed))
 			continue;
 		if (n == max_cookies) {
 			/* Not a store: the next taker must still meet want_kick() in it. */
@@ -333,7 +361,11 @@ static void apply(struct dl_log *log)
 
 void dli_limits_set_own(struct dl_log *log, struct dl_vcpu *vcpu, double pages_per_ns)
 {
-	STORE(&vcpu->limit.own, pages_per_ns);
+	double before =
+		atomic_exchange_explicit(&vcpu->limit.own, pages_per_ns, memory_order_relaxed);
+
+	if (before > 0 && !(pages_per_ns > 0 && pages_per_ns <= before))
+		STORE(&vcpu->limit.eased, true);
 	apply(log);
 }
 

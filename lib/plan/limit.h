@@ -16,6 +16,7 @@ struct dli_limit {
 	_Atomic double own, planned;
 	_Atomic bool removed; /* the vCPU is not running */
 	_Atomic bool held;    /* the plan's limit is below what the vCPU would dirty */
+	_Atomic bool eased;   /* own was raised or lifted: a pause that began before ends */
 
 	struct dli_bucket bucket;
 	bool limited;		    /* the bucket is in use */

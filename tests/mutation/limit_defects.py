@@ -2,6 +2,16 @@
 """Defects of the limits of vCPUs, in the form of defects.py. A unit test must notice each."""
 
 LIMITS = [
+    ("a removed vCPU is kicked", "throttle.c",
+     " || LOAD(&vcpu->limit.removed))", ")", "unit/unit-limits"),
+    ("a limit that is raised leaves the pause", "throttle.c",
+     "\t\tSTORE(&vcpu->limit.eased, true);\n", "\t\t;\n", "unit/unit-limits"),
+    ("a limit that is lowered ends the pause", "throttle.c",
+     "\tif (before > 0 && !(pages_per_ns > 0 && pages_per_ns <= before))\n", "",
+     "unit/unit-limits"),
+    ("a vCPU that asks again still counts as disobedient", "throttle.c",
+     "\t\tpause_ns = begin_pause(limit, &rule, now_ns);\n\t\tSTORE(&limit->ignored, false);\n",
+     "\t\tpause_ns = begin_pause(limit, &rule, now_ns);\n", "unit/unit-limits"),
     ("debt is not remembered", "plan/bucket.c",
      "-rate * DEBT_NS - 1, depth", "0, depth", "unit/unit-bucket"),
     ("debt is remembered for ever", "plan/bucket.c",
@@ -30,10 +40,10 @@ LIMITS = [
      "\t\t\t(void)atomic_exchange_explicit(&log->limits.kicks, true,\n"
      "\t\t\t\t\t\t       memory_order_relaxed);\n", "", "unit/unit-limits"),
     ("a kick is asked for once", "throttle.c",
-     "\telse if (now_ns - limit->kicked_at_ns < KICK_AGAIN_NS)\n", "\telse\n",
+     "\telse if (since(limit->kicked_at_ns, now_ns) < KICK_AGAIN_NS)\n", "\telse\n",
      "unit/unit-limits"),
     ("a kick is asked for at every look", "throttle.c",
-     "\telse if (now_ns - limit->kicked_at_ns < KICK_AGAIN_NS)\n\t\treturn;\n", "",
+     "\telse if (since(limit->kicked_at_ns, now_ns) < KICK_AGAIN_NS)\n\t\treturn;\n", "",
      "unit/unit-limits"),
     ("a limit that is lifted does not end a pause", "throttle.c",
      "\t\twant_kick(log, limit);\n\tlimit->limited = false;", "\t\t;\n\tlimit->limited = false;",

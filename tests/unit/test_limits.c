@@ -44,14 +44,11 @@ static void enter(void)
 {
 	uint64_t pause_ns = ask();
 
-	if (now() < vmm.resumes_ns && !pause_ns)
-		vmm.resumes_ns = now();
-	if (!pause_ns)
-		return;
-	if (vmm.resumes_ns <= now()) {
-		vmm.paused_ns += pause_ns;
+	if (vmm.resumes_ns <= now())
 		vmm.longest_ns = pause_ns > vmm.longest_ns ? pause_ns : vmm.longest_ns;
-	}
+	else
+		vmm.paused_ns -= vmm.resumes_ns - now();
+	vmm.paused_ns += pause_ns;
 	vmm.resumes_ns = now() + pause_ns;
 }
 
@@ -123,6 +120,9 @@ static void a_limit_holds_over_any_second(void **state)
 
 	for (int i = 0; i < 3; i++) {
 		limit(rates[i]);
+		/* A higher one ends the pause that a lower one began. */
+		if (take_kicks())
+			enter();
 		run(500, 100);
 		for (int second = 0; second < 5; second++) {
 			uint64_t pages = run(1000, 100);
@@ -163,6 +163,29 @@ static void a_limit_that_is_lifted_ends_a_pause(void **state)
 	assert_int_equal(guest_stats(&guest).limited_vcpus, 0);
 	vmm.resumes_ns = now();
 	assert_int_equal(run(100, 100), 10000);
+}
+
+/* A debt of a second becomes one of 10 ms. */
+static void a_limit_that_is_raised_shortens_a_pause(void **state)
+{
+	uint64_t before_ns;
+
+	pause_vcpu();
+	before_ns = ask();
+	limit(100000);
+	assert_int_equal(take_kicks(), 1);
+	assert_in_range(ask(), 0, before_ns / 50);
+	assert_in_range(guest_stats(&guest).paused_ns, 0, before_ns / 50);
+}
+
+static void a_limit_that_is_lowered_leaves_a_pause(void **state)
+{
+	uint64_t before_ns;
+
+	pause_vcpu();
+	before_ns = ask();
+	limit(500);
+	assert_int_equal(ask(), before_ns);
 }
 
 static void a_lifted_limit_wakes_the_event_loop(void **state)
@@ -252,6 +275,29 @@ static void a_vcpu_that_never_asks_is_noticed(void **state)
 	assert_null(strstr(text, "dl_vcpu_pause_due"));
 }
 
+/* Time has paid its debt by then. */
+static void a_vcpu_that_asks_late_is_forgiven(void **state)
+{
+	char text[800];
+
+	limit(1000);
+	write_some(100);
+	for (int i = 0; i < 1500; i++) {
+		if (i < 1100)
+			write_some(10);
+		consume();
+		model_advance(guest.model, MILLISECOND);
+		reap();
+		take_kicks();
+	}
+	model_advance(guest.model, 2 * (uint64_t)SECOND);
+	assert_true(dl_log_describe(guest.log, text, sizeof(text)) > 0);
+	assert_non_null(strstr(text, "dl_vcpu_pause_due"));
+	assert_int_equal(ask(), 0);
+	assert_true(dl_log_describe(guest.log, text, sizeof(text)) > 0);
+	assert_null(strstr(text, "dl_vcpu_pause_due"));
+}
+
 static void kicks_that_do_not_fit_wait(void **state)
 {
 	struct guest_vcpu *other = &guest.vcpus[1];
@@ -277,14 +323,22 @@ static void a_removed_vcpu_is_neither_kicked_nor_limited(void **state)
 	write_some(50);
 	model_advance(guest.model, 5 * MILLISECOND);
 	reap();
+	/* Its kick is wanted. */
 	dl_vcpu_remove(vcpu->handle);
 	vcpu->handle = NULL;
+	assert_int_equal(take_kicks(), 0);
 	reap();
 	assert_int_equal(guest_stats(&guest).limited_vcpus, 0);
 	model_advance(guest.model, 50 * MILLISECOND);
 	reap();
-	(void)take_kicks();
-	model_advance(guest.model, 50 * MILLISECOND);
+	assert_int_equal(take_kicks(), 0);
+}
+
+static void a_vcpu_that_is_removed_in_its_pause_is_not_kicked(void **state)
+{
+	pause_vcpu();
+	dl_vcpu_remove(vcpu->handle);
+	vcpu->handle = NULL;
 	reap();
 	assert_int_equal(take_kicks(), 0);
 }
@@ -371,13 +425,17 @@ int main(void)
 		limit_test(a_limit_holds_over_any_second),
 		limit_test(a_vcpu_below_its_limit_never_pauses),
 		limit_test(a_limit_that_is_lifted_ends_a_pause),
+		limit_test(a_limit_that_is_raised_shortens_a_pause),
+		limit_test(a_limit_that_is_lowered_leaves_a_pause),
 		limit_test(a_lifted_limit_wakes_the_event_loop),
 		limit_test(asking_twice_adds_nothing),
 		limit_test(a_vcpu_that_wakes_up_late_runs_before_the_next_pause),
 		limit_test(a_vcpu_that_does_not_ask_is_kicked_again),
 		limit_test(a_vcpu_that_never_asks_is_noticed),
+		limit_test(a_vcpu_that_asks_late_is_forgiven),
 		limit_test(kicks_that_do_not_fit_wait),
 		limit_test(a_removed_vcpu_is_neither_kicked_nor_limited),
+		limit_test(a_vcpu_that_is_removed_in_its_pause_is_not_kicked),
 		limit_test(rates_are_of_the_last_second),
 		limit_test(bitmap_mode_has_no_limits),
 		limit_test(bitmap_mode_has_the_rate_of_the_whole_guest),
