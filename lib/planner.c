@@ -14,8 +14,8 @@
 
 #define AGAIN_NS UINT64_C(100000000)
 #define LAPSE_NS (10 * AGAIN_NS)
-/* KVM_GET_DIRTY_LOG reads the bitmap of the whole guest. */
-#define BITMAPS_NS UINT64_C(250000000)
+/* Bitmaps and watches are read of the whole guest. */
+#define COLLECT_NS UINT64_C(250000000)
 /* The bandwidth, and so what fits the downtime, may have risen since the last look. */
 #define NEARLY 1.5
 
@@ -59,7 +59,8 @@ static void begin_measuring(struct dl_plan *plan)
 {
 	struct dl_log *log = plan->log;
 
-	plan->begun_ns = plan->looked_at_ns = plan->bitmaps_read_ns = dli_os_now_ns(log->vm.os);
+	plan->begun_ns = plan->looked_at_ns = dli_os_now_ns(log->vm.os);
+	plan->collected_ns = plan->reported_ns = plan->begun_ns;
 	plan->seen_new = ring_count_of(&log->bitmap_new_pages);
 	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));) {
 		struct dli_limit *limit = &vcpu->limit;
@@ -158,11 +159,15 @@ void dli_plan_delete(struct dl_plan *plan)
 	dli_log_put(log);
 }
 
-static void note_wire(struct dl_plan *plan, uint64_t passed_ns)
+static void note_wire(struct dl_plan *plan, uint64_t now_ns)
 {
 	uint64_t bytes = atomic_exchange_explicit(&plan->sent_bytes, 0, memory_order_relaxed);
 	uint64_t busy_ns = atomic_exchange_explicit(&plan->busy_ns, 0, memory_order_relaxed);
+	/* A piece may take longer than a look: what is reported began after the last report. */
+	uint64_t passed_ns = now_ns - plan->reported_ns;
 
+	if (busy_ns)
+		plan->reported_ns = now_ns;
 	/* Several channels that were busy at the same time are one wire. */
 	if (busy_ns > passed_ns)
 		busy_ns = passed_ns;
@@ -185,6 +190,8 @@ static void note_vcpu(struct dl_plan *plan, struct dl_vcpu *vcpu, double over,
 	limit->seen_new = new_pages;
 	limit->seen_entries = entries;
 	limit->seen_ran_ns = ran_ns;
+	if (atomic_load_explicit(&limit->removed, memory_order_relaxed))
+		limit->demand = (struct dli_demand){ 0 };
 	look->new_bytes += new_bytes;
 	look->entry_bytes += entry_bytes;
 	look->demand += limit->demand.new_bytes;
@@ -236,17 +243,28 @@ static int look_at_cursor(struct dl_plan *plan, uint64_t unsent_bytes, struct dl
 }
 
 /*
- * Reads the bitmaps now and then, where that does not protect pages: KVM_CLEAR_DIRTY_LOG is left to
- * those who hand them out.
+ * True if what is pending does not say it all: after an overflow everything is, bitmaps and watches
+ * have to be read. Without manual protect a read clears: that is left to those who hand pages out.
  */
-static int read_bitmaps(struct dl_plan *plan, uint64_t now_ns, uint64_t age_ns)
+static bool must_collect(const struct dl_plan *plan, uint64_t now_ns, uint64_t age_ns)
+{
+	struct dl_log *log = plan->log;
+	bool reads = dli_log_is_ring(log) ? log->watcher.watches : log->clear_in_chunks;
+
+	if (!plan->cursor)
+		return false;
+	if (dli_log_is_ring(log) && dli_reset_repair_needed(&log->reset))
+		return true;
+	return reads && now_ns - plan->collected_ns >= age_ns;
+}
+
+static int collect(struct dl_plan *plan, uint64_t now_ns, uint64_t age_ns)
 {
 	const struct dli_scope scope = { .cursor = plan->cursor };
 
-	if (dli_log_is_ring(plan->log) || !plan->cursor || !plan->log->clear_in_chunks ||
-	    now_ns - plan->bitmaps_read_ns < age_ns)
+	if (!must_collect(plan, now_ns, age_ns))
 		return 0;
-	plan->bitmaps_read_ns = now_ns;
+	plan->collected_ns = now_ns;
 	return dli_collect(plan->log, &scope, false, 0);
 }
 
@@ -254,34 +272,29 @@ static int read_bitmaps(struct dl_plan *plan, uint64_t now_ns, uint64_t age_ns)
 static int measure_pending(struct dl_plan *plan, uint64_t now_ns, uint64_t unsent_bytes,
 			   struct dli_law_look *look)
 {
-	int r = read_bitmaps(plan, now_ns, BITMAPS_NS);
+	int r = collect(plan, now_ns, COLLECT_NS);
 
 	if (!r)
 		r = look_at_cursor(plan, unsent_bytes, look);
 	if (r || look->first_pass || look->pending > NEARLY * plan->fits)
 		return r;
 	/* Where it may be the last look, nothing is to be missing. */
-	r = read_bitmaps(plan, now_ns, 1);
+	r = collect(plan, now_ns, 1);
 	return r ? r : look_at_cursor(plan, unsent_bytes, look);
 }
 
+/* Under the log's lock. */
 static int measure(struct dl_plan *plan, uint64_t unsent_bytes, struct dli_law_look *look)
 {
 	struct dl_log *log = plan->log;
-	int r = dli_collect_rings(log, false);
 	uint64_t now_ns = dli_os_now_ns(log->vm.os);
 	double over = (double)(now_ns - plan->looked_at_ns) / SECOND;
+	int r;
 
-	if (r)
-		return r;
-	/* How long each vCPU ran, up to now. */
-	(void)dli_limits_look(log, true);
-	pthread_mutex_lock(&log->lock);
 	r = measure_pending(plan, now_ns, unsent_bytes, look);
-	pthread_mutex_unlock(&log->lock);
 	if (r)
 		return r;
-	note_wire(plan, now_ns - plan->looked_at_ns);
+	note_wire(plan, now_ns);
 	plan->looked_at_ns = now_ns;
 	look->at = (double)(now_ns - plan->begun_ns) / SECOND;
 	if (!dli_log_is_ring(log))
@@ -437,12 +450,21 @@ static void advise(struct dl_plan *plan, const struct dli_law_look *look, struct
 int dli_plan_next(struct dl_plan *plan, uint64_t unsent_bytes, struct dl_advice *advice)
 {
 	struct dli_law_look look = { 0 };
+	struct dl_log *log = plan->log;
 	int r;
 
 	pthread_mutex_lock(&plan->lock);
-	r = measure(plan, unsent_bytes, &look);
-	if (!r)
-		advise(plan, &look, advice);
+	r = dli_collect_rings(log, false);
+	if (!r) {
+		/* How long each vCPU ran. */
+		(void)dli_limits_look(log, true);
+		/* Whoever frees the cursor lifts the limits: none may be set afterwards. */
+		pthread_mutex_lock(&log->lock);
+		r = measure(plan, unsent_bytes, &look);
+		if (!r)
+			advise(plan, &look, advice);
+		pthread_mutex_unlock(&log->lock);
+	}
 	pthread_mutex_unlock(&plan->lock);
 	return r;
 }

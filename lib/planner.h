@@ -21,7 +21,8 @@ struct dl_plan {
 	pthread_mutex_t lock;
 	struct dli_law law;
 	uint64_t begun_ns, looked_at_ns;
-	uint64_t bitmaps_read_ns;
+	uint64_t collected_ns;	 /* bitmaps and watches */
+	uint64_t reported_ns;	 /* the last look that found a report of what was sent */
 	uint64_t first_pages;	 /* pending when the plan began: the first pass */
 	uint64_t first_consumed; /* read and acknowledged, or taken, before that */
 	uint64_t first_passes;

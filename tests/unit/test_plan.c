@@ -386,15 +386,6 @@ static void a_first_pass_that_ended_unsent_is_not_over(void **state)
 	assert_int_equal(vmm.advice.bound_by, DL_BOUND_DEADLINE);
 }
 
-static void several_channels_are_one_wire(void **state)
-{
-	model_advance(vmm.guest.model, 100 * MILLISECOND);
-	for (int channel = 0; channel < 4; channel++)
-		assert_int_equal(dl_plan_sent(vmm.plan, 250 * PAGE, 100 * MILLISECOND), 0);
-	assert_int_equal(dl_plan_next(vmm.plan, 0, &vmm.advice), 0);
-	assert_int_equal(vmm.advice.wire_bytes_per_s, 10000 * PAGE);
-}
-
 static void bitmap_mode_advises_how_much_to_run(void **state)
 {
 	const struct dl_goal goal = { .size = sizeof(goal), .downtime_ns = 2 * MILLISECOND };
@@ -487,7 +478,6 @@ int main(void)
 		ring_test(unsent_memory_counts),
 		ring_test(numbers_beyond_64_bits_are_cut),
 		ring_test(a_first_pass_that_ended_unsent_is_not_over),
-		ring_test(several_channels_are_one_wire),
 		bitmap_test(bitmap_mode_advises_how_much_to_run),
 		bitmap_test(bitmap_mode_misses_nothing_before_the_switch),
 		ring_test(a_log_has_one_plan),

@@ -52,6 +52,24 @@ static void every_cursor_gets_what_one_has_scanned(void **state)
 	expect_empty_pass(one);
 }
 
+/* What a device wrote is part of the last pass, which must fit the downtime. */
+static void a_plan_knows_what_a_device_wrote(void **state)
+{
+	struct dl_advice advice = { .size = sizeof(advice) };
+	struct dl_cursor *cursor;
+	struct dl_plan *plan;
+
+	set_slot(0, 0, PAGES, 0);
+	watch(0);
+	cursor = join(DL_CURSOR_CLEAN);
+	assert_int_equal(dl_plan_new(cursor, NULL, &plan), 0);
+	device_writes(5);
+	assert_int_equal(dl_plan_next(plan, 0, &advice), 0);
+	assert_true(advice.pending_bytes > 0);
+	dl_plan_free(plan);
+	expect_pass(cursor, 5, 1);
+}
+
 /* A harvest of a cursor that does not cover the slot leaves it alone. */
 static void only_slots_that_the_cursor_covers_are_scanned(void **state)
 {
@@ -371,6 +389,7 @@ int main(void)
 		rule_tests(a_write_through_the_alias_needs_no_mark),
 		rule_tests(what_was_written_before_the_watch_is_not_found),
 		rule_tests(every_cursor_gets_what_one_has_scanned),
+		rule_test(ring, a_plan_knows_what_a_device_wrote),
 		rule_tests(only_slots_that_the_cursor_covers_are_scanned),
 		rule_tests(a_take_scans_if_it_harvests),
 		rule_test(ring, a_scan_goes_on_where_it_stopped),
