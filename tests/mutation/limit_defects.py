@@ -54,9 +54,6 @@ LIMITS = [
     ("a closed log has pauses", "api/limit.c",
      "\tif (vcpu->ring && !dli_log_is_closed(vcpu->log))\n", "\tif (vcpu->ring)\n",
      "unit/unit-limits"),
-    ("a removed vCPU is limited", "throttle.c",
-     "\tif (LOAD(&limit->removed))\n\t\treturn false;\n\tif (now_ns", "\tif (now_ns",
-     "unit/unit-plan"),
     ("every question begins a pause", "throttle.c",
      "\tif (dli_bucket_is_paused(&limit->bucket, now_ns))\n"
      "\t\treturn limit->bucket.pause_end_ns - now_ns;\n\tif (!limit->due_since_ns)\n",

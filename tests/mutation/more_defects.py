@@ -442,4 +442,12 @@ MORE = [
      ("\tdli_rcu_read_lock();\n", "\tdli_rcu_read_unlock();\n"), ("", "")),
     ("a foreign log is taken while nothing is logged", "api/mark_bitmap.c",
      "\ton = dli_log_is_on(log);\n", "\ton = true;\n", "unit/unit-mark_bitmap"),
+    ("a plan keeps its freed cursor", "planner.c",
+     "\tlog->plan->cursor = NULL;\n\tlift", "\tlift"),
+    ("a freed plan leaves its limits in force", "planner.c",
+     "cursor = NULL;\n\tlift_limits(log);", "cursor = NULL;"),
+    ("a plan limits vCPUs after its cursor is gone", "planner.c",
+     "\t\tr = measure(plan, unsent_bytes, &look);\n",
+     "\t\tr = measure(plan, unsent_bytes, &look);\n"
+     "\t\tpthread_mutex_unlock(&log->lock);\n\t\tpthread_mutex_lock(&log->lock);\n"),
 ]

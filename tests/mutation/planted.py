@@ -114,7 +114,7 @@ def check_others(shop, chosen):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--work", help="a directory for the copy and its build")
-    parser.add_argument("--schedules", type=int, default=20000,
+    parser.add_argument("--schedules", type=int, default=100000,
                         help="how many the simulation tries at most (default: %(default)s)")
     parser.add_argument("--only", metavar="TEXT", default="",
                         help="only defects whose name contains this")

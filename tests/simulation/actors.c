@@ -244,6 +244,9 @@ static void act(const struct actor *actor, const struct op *op)
 	case ACTOR_CLOSER:
 		close_log();
 		break;
+	case ACTOR_THROTTLER:
+		throttle_act(op);
+		break;
 	}
 }
 

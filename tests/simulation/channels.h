@@ -40,6 +40,7 @@ struct consumer {
 	bool all_is_sent;    /* all that was read in the pass */
 	uint32_t pass_users; /* senders in the pass */
 	uint32_t takers;
+	uint32_t planners; /* calls of dl_plan_new() that use the cursor */
 	/* Pages that the pass has handed out. */
 	bool handed[PLAN_BLOCKS][PLAN_BLOCK_PAGES];
 	struct channel channels[CHANNELS];

@@ -6,7 +6,8 @@ static bool is_unused(const void *opaque)
 {
 	const struct consumer *consumer = opaque;
 
-	return !consumer->pass_users && !consumer->pass_making && !consumer->takers;
+	return !consumer->pass_users && !consumer->pass_making && !consumer->takers &&
+	       !consumer->planners;
 }
 
 bool any_consumer(void)

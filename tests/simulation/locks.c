@@ -234,8 +234,10 @@ void sim_rcu_synchronize(struct sim_site *site)
 
 int sim_clock_gettime(clockid_t clock, struct timespec *t)
 {
+	uint64_t ns = sim.now * sim.policy.point_ns;
+
 	(void)clock;
-	t->tv_sec = (time_t)(sim.now / 1000000);
-	t->tv_nsec = (long)(sim.now % 1000000) * 1000;
+	t->tv_sec = (time_t)(ns / 1000000000);
+	t->tv_nsec = (long)(ns % 1000000000);
 	return 0;
 }

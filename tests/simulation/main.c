@@ -37,7 +37,7 @@ struct arguments {
 struct shared {
 	uint64_t schedules, failures, first_failing, points, switches;
 	uint64_t with_overflow, with_faults, with_torn, excused, sessions, passes, full_exits, late,
-		inexact;
+		inexact, pauses, looks;
 };
 
 static struct shared *shared;
@@ -70,6 +70,8 @@ static void count(const struct world_counts *counts)
 	add(&shared->full_exits, counts->full_exits);
 	add(&shared->late, counts->late);
 	add(&shared->inexact, counts->inexact);
+	add(&shared->pauses, counts->pauses);
+	add(&shared->looks, counts->looks);
 }
 
 static void report_failure(uint64_t seed, const struct outcome *outcome)
@@ -149,12 +151,13 @@ static int run_all(const struct arguments *a)
 	       (unsigned long)(shared->switches / (shared->schedules + !shared->schedules)));
 	printf("%lu with cells overwritten, %lu with faults, %lu with a torn cell (%lu excused); "
 	       "%lu sessions, %lu passes, %lu pages sent late, "
-	       "%lu takes during a change, %lu full exits\n",
+	       "%lu takes during a change, %lu full exits, %lu pauses, %lu looks of plans\n",
 	       (unsigned long)shared->with_overflow, (unsigned long)shared->with_faults,
 	       (unsigned long)shared->with_torn, (unsigned long)shared->excused,
 	       (unsigned long)shared->sessions, (unsigned long)shared->passes,
 	       (unsigned long)shared->late, (unsigned long)shared->inexact,
-	       (unsigned long)shared->full_exits);
+	       (unsigned long)shared->full_exits, (unsigned long)shared->pauses,
+	       (unsigned long)shared->looks);
 	printf("%lu failed\n", (unsigned long)shared->failures);
 	if (!shared->failures)
 		return 0;

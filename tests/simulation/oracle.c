@@ -250,6 +250,8 @@ static void release_all(void)
 	uint64_t state = world.plan->seed;
 	bool close_first = sim_random(&state) & 1;
 
+	if (sim_random(&state) & 1)
+		throttle_end();
 	for (uint32_t i = 0; i < CONSUMERS; i++)
 		if (!world.closed && world.consumers[i].cursor && sim_random(&state) & 1)
 			consumer_stop(&world.consumers[i]);
@@ -257,6 +259,7 @@ static void release_all(void)
 		world_close_log();
 	/* The guest continues, whether the log is closed or not. */
 	go_on();
+	throttle_end();
 	for (uint32_t i = 0; i < PLAN_VCPUS; i++)
 		vcpu_unplug(&world.vcpus[i]);
 	if (!world.closed)

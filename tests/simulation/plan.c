@@ -37,6 +37,7 @@ static void draw_policy(struct draft *d)
 	struct sim_policy *policy = &d->plan->policy;
 
 	policy->seed = sim_random(&d->state);
+	policy->point_ns = 1000;
 	policy->kind = below(d, 20) < 11 ? POLICY_WALK : POLICY_PRIORITY;
 	policy->gap_points = gaps[below(d, 9)];
 	policy->changes = below(d, 16);
@@ -450,6 +451,26 @@ static void draw_rest(struct draft *d)
 		plan->closes_early = false;
 }
 
+/* Last, so that the rest of the plan does not depend on it. */
+static void draw_limits(struct draft *d)
+{
+	struct plan *plan = d->plan;
+
+	plan->limits = one_in(d, 4) && add_actor(d, ACTOR_THROTTLER, 0);
+	if (!plan->limits)
+		return;
+	/* Limits need milliseconds to seconds to have an effect. */
+	plan->policy.point_ns = between(d, 5, 100) * 1000;
+	for (uint32_t n = between(d, 8, 40); n && plan->op_count < PLAN_OPS; n--) {
+		static const uint8_t codes[] = { OP_LIMIT, OP_MIGRATE, OP_LOOK,
+						 OP_LOOK,  OP_LOOK,    OP_KICKS };
+		struct op *op = add_op(d, codes[below(d, 6)]);
+
+		op->slot = (uint8_t)below(d, plan->consumer_count);
+		op->count = (uint8_t)below(d, plan->vcpus);
+	}
+}
+
 void plan_make(struct plan *plan, uint64_t seed)
 {
 	struct draft d = { .plan = plan, .state = seed * UINT64_C(0xd1342543de82ef95) + 1 };
@@ -473,4 +494,5 @@ void plan_make(struct plan *plan, uint64_t seed)
 	draw_takers(&d);
 	draw_faults(&d);
 	draw_rest(&d);
+	draw_limits(&d);
 }

@@ -33,6 +33,7 @@ enum actor_kind {
 	ACTOR_FAULTS,
 	ACTOR_WATCHER,
 	ACTOR_CLOSER,
+	ACTOR_THROTTLER,
 	ACTOR_KINDS,
 };
 
@@ -60,6 +61,11 @@ enum op_code {
 	OP_WATCH,
 	OP_CLOSE,
 	OP_WANT, /* of the memory layout */
+	/* Throttler operations. */
+	OP_LIMIT,   /* of the vCPU count */
+	OP_MIGRATE, /* makes the plan of the consumer slot, or frees the plan */
+	OP_LOOK,    /* at the plan */
+	OP_KICKS,
 	OP_CODES,
 };
 
@@ -119,6 +125,7 @@ struct plan {
 	bool sends_late;    /* contents are read at one moment and delivered at another */
 	bool keeps_words;   /* of removed slots, until their memory has a slot again */
 	bool faults_in_end; /* there are still faults in the last pass */
+	bool limits;	    /* vCPUs have limits, and ask for their pauses */
 
 	uint32_t vcpus, consumer_count;
 	struct wish wishes[PLAN_CONSUMERS];

@@ -7,14 +7,14 @@
 #include "model.h"
 
 const char *const actor_names[ACTOR_KINDS] = {
-	"vcpu",	  "device", "kernel", "slots", "harvester",
-	"sender", "cancel", "faults", "watch", "closer",
+	"vcpu",	  "device", "kernel", "slots",	"harvester", "sender",
+	"cancel", "faults", "watch",  "closer", "throttler",
 };
 
 const char *const op_names[OP_CODES] = {
-	"idle",	      "write", "write unchecked", "exit",    "drain", "replug", "mark",
-	"noise mark", "set",   "remove",	  "harvest", "pass",  "stop",	"start",
-	"fault",      "watch", "close",		  "want",
+	"idle",	 "write",  "write unchecked", "exit",	 "drain", "replug", "mark",  "noise mark",
+	"set",	 "remove", "harvest",	      "pass",	 "stop",  "start",  "fault", "watch",
+	"close", "want",   "limit",	      "migrate", "look",  "kicks",
 };
 
 static void print_op(const struct plan *plan, const struct op *op, FILE *to)
@@ -54,13 +54,13 @@ void plan_print(const struct plan *plan, FILE *to)
 	static const char *const orders[] = { "log then store", "map then log", "store then log" };
 
 	fprintf(to,
-		"seed %lu: %s%s, rings of %u (full at %u), %s, checked every %u, pml %u%s%s%s\n",
+		"seed %lu: %s%s, rings of %u (full at %u), %s, checked every %u, pml %u%s%s%s%s\n",
 		(unsigned long)plan->seed, plan->mode == DL_MODE_RING ? "ring" : "bitmap",
 		plan->backup ? " and backup" : "", plan->ring_entries, plan->soft_limit_entries,
 		orders[plan->write_order], plan->batch_writes, plan->pml_entries,
 		plan->has & MODEL_HAS_MANUAL_PROTECT ? ", manual protect" : "",
 		plan->has & MODEL_HAS_INITIALLY_SET ? ", initially set" : "",
-		plan->sends_late ? ", late contents" : "");
+		plan->sends_late ? ", late contents" : "", plan->limits ? ", limits" : "");
 	for (uint32_t i = 0; i < plan->consumer_count; i++)
 		if (!plan->wishes[i].dropped)
 			print_consumer(plan, i, to);

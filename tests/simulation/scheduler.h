@@ -77,6 +77,7 @@ struct sim_policy {
 	uint32_t span_points;  /* ... within so many points */
 	uint32_t hot_share;    /* one site in so many is hot and stalls tasks; 0: none */
 	uint32_t stall_points; /* longest stall at a hot site */
+	uint32_t point_ns;     /* how long a point takes, on the clock of the code under test */
 };
 
 /* A recorded switch. */

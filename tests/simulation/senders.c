@@ -131,6 +131,7 @@ static void send_run(struct consumer *consumer, const struct dl_extent *run,
 	for (uint64_t i = 0; i < run->bytes / PAGE_BYTES; i++)
 		channels_send(consumer, it->place, (uint32_t)(first + i),
 			      run->gpa / PAGE_BYTES + i);
+	throttle_sent(consumer, run->bytes);
 }
 
 static enum fate draw_fate(struct pass *pass, bool gives_up)

@@ -32,6 +32,7 @@ void vcpu_unplug(struct vcpu_state *vcpu)
 		return;
 	model_vcpu_exit(world.model, vcpu->fd, KVM_EXIT_INTR);
 	vcpu->handle = NULL;
+	throttle_wait_for_users(&vcpu->users);
 	dl_vcpu_remove(handle);
 	EXPECT("dl_vcpu_remove", 0);
 }
@@ -126,6 +127,7 @@ static void write_page(struct vcpu_state *vcpu, uint32_t p, uint32_t page, bool 
 	if (!gpa_page)
 		return;
 	sim_point(SIM_SITE("the guest stores"));
+	throttle_vcpu(vcpu);
 	guest_enter();
 	store(vcpu, place->slot >> 16, (gpa_page + page) * PAGE_BYTES,
 	      new_generation(place->block, in_block), unchecked);

@@ -161,7 +161,7 @@ void log_leave(void)
 	world.log_users--;
 }
 
-void expect_result(const char *call, int r, const int *allowed)
+int expect_result(const char *call, int r, const int *allowed)
 {
 	sim_trace("%s = %d", call, r);
 	if (sim.current->signals_blocked)
@@ -169,10 +169,10 @@ void expect_result(const char *call, int r, const int *allowed)
 	if (sim.current->rcu_depth)
 		sim_fail(SIM_MISUSE, "%s returned inside a read section", call);
 	if (r >= 0 || faults_may_give(-r))
-		return;
+		return r;
 	for (; *allowed; allowed++)
 		if (r == *allowed)
-			return;
+			return r;
 	sim_fail(SIM_RESULT, "%s = %d (%s), which is not expected here", call, r, strerror(-r));
 }
 

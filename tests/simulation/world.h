@@ -59,6 +59,7 @@ struct excuse {
 struct vcpu_state {
 	int fd;
 	struct dl_vcpu *handle;
+	uint32_t users; /* of the handle, besides the vCPU itself */
 	bool created;
 };
 
@@ -92,6 +93,10 @@ struct world {
 	bool closing, closed;
 	uint32_t log_users;
 
+	struct dl_plan *migration; /* NULL: there is no plan */
+	const struct consumer *migrated;
+	uint32_t migration_users;
+
 	struct faults faults;
 	uint32_t resets_running, slot_calls_running;
 	uint32_t duplicates;
@@ -101,7 +106,7 @@ struct world {
 	uint32_t excuse_count;
 	struct world_counts {
 		uint64_t points, switches, overwritten, full_exits;
-		uint64_t late, inexact, faults, passes, sessions, torn, excused;
+		uint64_t late, inexact, faults, passes, sessions, torn, excused, pauses, looks;
 	} counts;
 };
 
@@ -120,8 +125,8 @@ void world_end(void);
 bool log_enter(void);
 void log_leave(void);
 
-/* The result must be 0 or more, one of allowed (ended by 0), or the error of a fault. */
-void expect_result(const char *call, int r, const int *allowed);
+/* The result, which must be 0 or more, one of allowed (ended by 0), or the error of a fault. */
+int expect_result(const char *call, int r, const int *allowed);
 #define EXPECT(call, r, ...) expect_result(call, r, (const int[]){ __VA_ARGS__ __VA_OPT__(, ) 0 })
 
 /* Notes that the current task writes the page, and returns the value to write. */
@@ -206,6 +211,16 @@ void sender_act(const struct op *op);
 /* Takes every slot once. Returns the number of pages. */
 uint64_t taker_round(struct consumer *consumer, uint32_t flags, bool *failed);
 void taker_act(struct consumer *consumer, uint64_t *state);
+
+/* throttle.c */
+void throttle_act(const struct op *op);
+/* Before the vCPU enters the guest. */
+void throttle_vcpu(struct vcpu_state *vcpu);
+/* Bytes of a consumer that may have a plan. */
+void throttle_sent(const struct consumer *consumer, uint64_t bytes);
+void throttle_wait_for_users(const uint32_t *users);
+void throttle_free_plan(void);
+void throttle_end(void);
 
 /* check.c */
 /* Fails unless the run fits a slot that there was when the read began, or later. */
