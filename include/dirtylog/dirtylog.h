@@ -490,9 +490,12 @@ DL_MUST_CHECK int dl_vcpu_drain(struct dl_vcpu *vcpu, uint32_t flags);
 
 /*
  * Limits how fast the vCPU dirties new memory; 0 lifts the limit. Of this and a plan's limit the
- * lower holds. It is kept over any second as far as the vCPU pauses for as long as it is told to,
- * and is noticed while the rings are reaped: dl_log_reap() and its descriptor come every 5 ms then.
- * -EOPNOTSUPP: bitmap mode; -ECANCELED. May block for a moment. System calls: timerfd_settime(2).
+ * lower holds. It is kept over any second if the vCPU pauses as it is told and the rings are reaped
+ * every 5 ms, as dl_log_reap() and its descriptor ask while there is a limit. No pause is longer
+ * than a second: a limit cannot hold below what the vCPU writes in some 5 ms of each second.
+ * dl_log_kicks() then names the vCPU if it is in a pause that a higher limit, or none, ends.
+ * -EOPNOTSUPP: bitmap mode; -ECANCELED. May block for a moment.
+ * System calls: timerfd_settime(2), clock_gettime(2) of the vCPUs' threads.
  */
 DL_MUST_CHECK int dl_vcpu_limit(struct dl_vcpu *vcpu, uint64_t bytes_per_s);
 
@@ -501,7 +504,7 @@ DL_MUST_CHECK int dl_vcpu_limit(struct dl_vcpu *vcpu, uint64_t bytes_per_s);
  * vCPU, before each KVM_RUN: its CPU time is how long the guest ran. Sleep, but wake up for a kick
  * and ask again: a limit may have been lifted. Asking again in a pause returns what is left of it.
  * Without limits, after close and in bitmap mode always 0. -EINVAL: pause_ns is NULL.
- * Never blocks. System calls: clock_gettime(2) of the thread, if it has a limit.
+ * Never blocks. System calls: clock_gettime(2) of the thread, if any vCPU has a limit.
  */
 DL_MUST_CHECK int dl_vcpu_pause_due(struct dl_vcpu *vcpu, uint64_t *pause_ns);
 
@@ -535,14 +538,17 @@ DL_MUST_CHECK int dl_log_fd(struct dl_log *log);
  *             cursor exists, or never (bitmap mode). Set after the kernel's errors too.
  * Errors: KVM_RESET_DIRTY_RINGS's, timerfd_settime(2)'s; nothing is lost. May block for another
  * thread's reset, never for slots.
- * System calls: KVM_RESET_DIRTY_RINGS, rt_sigprocmask around it, timerfd_settime(2).
+ * System calls: KVM_RESET_DIRTY_RINGS, rt_sigprocmask around it, timerfd_settime(2),
+ * clock_gettime(2) of the threads that have called dl_vcpu_pause_due().
  */
 DL_MUST_CHECK int dl_log_reap(struct dl_log *log, uint32_t flags, uint64_t *again_ns);
 
 /*
  * Takes the cookies of vCPUs that must leave KVM_RUN, or a pause, and ask dl_vcpu_pause_due(): kick
- * them, and do not wait for them. Call it after dl_log_reap() and dl_plan_next().
- *   cookies  receives at most max_cookies; the rest waits for the next call
+ * them, and do not wait for them. Call it after dl_log_reap(), dl_plan_next() and dl_vcpu_limit(),
+ * and when a plan ends or the last cursor is freed.
+ *   cookies  receives at most max_cookies; the rest waits for the next call. None is of a vCPU that
+ *            was removed before the call
  * Returns their number; always 0 in bitmap mode. -EINVAL: no cookies, or no room; -ECANCELED.
  * A vCPU that does not ask is kicked again. Never blocks; no system call.
  */
@@ -697,16 +703,19 @@ DL_MUST_CHECK int dl_plan_sent(struct dl_plan *plan, uint64_t bytes, uint64_t bu
  * the limits lapse.
  *   unsent_bytes  what the caller took with dl_cursor_take() and has not sent yet
  *   advice        filled; its size is set by the caller
- * -ECANCELED: the cursor is freed or the log closed; otherwise as dl_log_reap(), and in bitmap mode
- * KVM_GET_DIRTY_LOG's; limits stay as they were. Allocates nothing. May block, as dl_harvest().
+ * -ECANCELED: the cursor is freed or the log closed; otherwise as dl_harvest(), and the limits stay
+ * as they were. Allocates nothing. May block, as dl_harvest().
  * System calls: KVM_RESET_DIRTY_RINGS, rt_sigprocmask around it, clock_gettime(2) of the vCPUs'
  * threads, timerfd_settime(2); KVM_GET_DIRTY_LOG four times a second in bitmap mode with manual
- * protect.
+ * protect; PAGEMAP_SCAN as often for watched slots; after an overflow as dl_harvest().
  */
 DL_MUST_CHECK int dl_plan_next(struct dl_plan *plan, uint64_t unsent_bytes,
 			       struct dl_advice *advice);
 
-/* Lifts the plan's limits, kicks vCPUs in a pause. May block. System calls: timerfd_settime(2). */
+/*
+ * Lifts the plan's limits: dl_log_kicks() then names the vCPUs that are in a pause. May block.
+ * System calls: timerfd_settime(2), clock_gettime(2) of the vCPUs' threads.
+ */
 void dl_plan_free(struct dl_plan *plan);
 
 #if defined(__GNUC__) || defined(__clang__)

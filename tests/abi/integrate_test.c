@@ -29,6 +29,7 @@ struct vm {
 struct vcpu {
 	struct vm *vm;
 	int fd;
+	uint64_t number;
 	struct kvm_run *run;
 	struct dl_vcpu *log;
 };
@@ -53,7 +54,8 @@ int vm_sync_slot(struct vm *vm, uint32_t number, uint64_t *words, uint64_t n_wor
 int send_extents(const struct dl_extent *extents, int n);
 int flush_channels(void);
 int stop_vcpus_and_devices(struct vm *vm);
-void kick_vcpu(uint64_t cookie);
+void kick_vcpu(struct vm *vm, uint64_t number);
+int must_stop(const struct vcpu *vcpu);
 void sleep_until_kicked(struct vcpu *vcpu, uint64_t ns);
 
 static struct vm vm;
@@ -117,10 +119,17 @@ int stop_vcpus_and_devices(struct vm *of)
 	return of == &vm ? 0 : -1;
 }
 
-void kick_vcpu(uint64_t cookie)
+void kick_vcpu(struct vm *of, uint64_t number)
 {
-	assert_int_equal(cookie, 0);
+	assert_ptr_equal(of, &vm);
+	assert_int_equal(number, vcpu.number);
 	kicks++;
+}
+
+int must_stop(const struct vcpu *of)
+{
+	assert_ptr_equal(of, &vcpu);
+	return stopped;
 }
 
 void sleep_until_kicked(struct vcpu *of, uint64_t ns)
@@ -155,7 +164,9 @@ static int setup(void **state)
 	vm = (struct vm){ .fd = model_vm_create(model) };
 	assert_int_equal(vm_open_log(&vm, &options), 0);
 	assert_int_equal(vm_set_slot(&vm, 0, GPA, memory, MEMORY_BYTES), 0);
-	vcpu = (struct vcpu){ .vm = &vm, .fd = model_vcpu_create(model, vm.fd), .run = &run };
+	vcpu = (struct vcpu){
+		.vm = &vm, .fd = model_vcpu_create(model, vm.fd), .number = 3, .run = &run
+	};
 	assert_int_equal(vcpu_add(&vcpu), 0);
 	return 0;
 }

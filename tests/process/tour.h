@@ -175,6 +175,8 @@ void tour_remove_slot(struct tour *tour, unsigned int i, uint32_t flags);
 
 /* Watches begin and end, between passes and with a slot. */
 void tour_watches(struct tour *tour);
+/* A plan's look at what is pending. */
+void tour_look(struct tour *tour);
 
 /* Where the kernel can, begins or ends the watch of a slot: tour.slots[i]. */
 void tour_watch_slot(struct tour *tour, unsigned int i, bool begins, uint32_t flags);

@@ -416,6 +416,7 @@ static void overflow(struct tour *tour)
 				 0);
 	}
 	tour_write(tour, 1, 0, 7);
+	tour_look(tour);
 	tour_pass(tour, 0);
 	for (uint64_t page = 0; page < BIG_PAGES; page++)
 		tour_write(tour, 0, 0, page);

@@ -38,12 +38,24 @@ void tour_device_writes(struct tour *tour, unsigned int i, uint64_t page)
 		TOUR(tour, TOUR_MARK_SLOT, dl_mark_slot(guest->log, i, offset, 100));
 }
 
+void tour_look(struct tour *tour)
+{
+	struct dl_advice advice = { .size = sizeof(advice) };
+	struct dl_plan *plan;
+
+	TOUR(tour, TOUR_PLAN_NEW, dl_plan_new(tour->cursor, NULL, &plan));
+	model_advance(tour->guest.model, 300000000);
+	TOUR(tour, TOUR_PLAN_NEXT, dl_plan_next(plan, 0, &advice));
+	TOUR_VOID(tour, TOUR_PLAN_FREE, dl_plan_free(plan));
+}
+
 void tour_watches(struct tour *tour)
 {
 	tour_watch_slot(tour, SMALL, true, 0);
 	tour_watch_slot(tour, BIG, true, DL_WATCH_AUDIT);
 	tour_device_writes(tour, SMALL, 1);
 	tour_device_writes(tour, BIG, 70);
+	tour_look(tour);
 	tour_pass(tour, 0);
 	tour_watch_slot(tour, SMALL, true, DL_WATCH_AUDIT);
 	tour_device_writes(tour, SMALL, 2);
