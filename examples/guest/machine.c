@@ -44,6 +44,8 @@ static void advise_memory(struct machine *machine)
 	(void)madvise(machine->memory, machine->layout.memory_bytes, MADV_HUGEPAGE);
 	/* Keep guest memory out of core dumps. */
 	(void)madvise(machine->memory, machine->layout.memory_bytes, MADV_DONTDUMP);
+	/* A fork would protect all of it, and each page's next write would be a fault. */
+	(void)madvise(machine->memory, machine->layout.memory_bytes, MADV_DONTFORK);
 }
 
 static int map_memory(struct machine *machine)
