@@ -40,8 +40,9 @@ static int move(struct device *device, bool elsewhere)
 }
 
 /*
- * The log hands over what it has not sent, in words, and forgets the slot. The new one is clean but
- * for these pages; a VMM that keeps no words leaves out DL_SLOT_CLEAN and has all of it sent.
+ * The log hands over what is to be sent, in words, and forgets the slot: every page, as the guest
+ * runs. The new slot is clean but for these pages; a VMM that keeps no words leaves out
+ * DL_SLOT_CLEAN.
  */
 static int replace(struct device *device)
 {
