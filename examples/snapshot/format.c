@@ -94,6 +94,7 @@ const char *snap_check_footer(const struct snap_footer *footer, const struct sna
 
 void snap_name(char *name, uint64_t number)
 {
+	/* No number is larger; the remainder says so to the compiler. */
 	snprintf(name, SNAP_NAME_BYTES, "%06u.snap",
 		 (unsigned int)(number % (SNAP_MAX_NUMBER + 1)));
 }

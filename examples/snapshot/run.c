@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -37,6 +38,33 @@ static int fail(struct run *run, int status, const char *why)
 	return report_error(run->report, status, "%s", why);
 }
 
+/*
+ * The guest must not fall back to an older point without being asked: what is wrong with a newer
+ * one may be over tomorrow.
+ */
+static int find_parent(struct run *run)
+{
+	struct chain *chain = &run->chain;
+	const struct point *last, **path = NULL;
+	uint64_t number = run->options->point;
+	uint32_t n;
+	int r = chain_find(chain, number, &run->parent);
+
+	if (r)
+		return fail(run, STATUS_FAILED, chain->why);
+	last = number ? run->parent : &chain->points[chain->n - 1];
+	r = chain_path(chain, last, &path, &n);
+	free(path);
+	if (r && number)
+		return fail(run, r == -EBADMSG ? STATUS_CORRUPT : STATUS_FAILED, chain->why);
+	if (r)
+		return report_error(run->report, STATUS_FAILED,
+				    "%s; --point %" PRIu64 " goes on from the last point before it "
+				    "that can be restored",
+				    chain->why, run->parent->number);
+	return STATUS_DONE;
+}
+
 static int open_directory(struct run *run)
 {
 	struct options *options = run->options;
@@ -54,9 +82,7 @@ static int open_directory(struct run *run)
 	if (!options->go_on && run->chain.n)
 		return fail(run, STATUS_FAILED,
 			    "there are points in the directory: --continue, or take another one");
-	if (options->go_on && chain_find(&run->chain, 0, &run->parent))
-		return fail(run, STATUS_FAILED, run->chain.why);
-	return STATUS_DONE;
+	return options->go_on ? find_parent(run) : STATUS_DONE;
 }
 
 static int open_log(struct run *run)
@@ -134,8 +160,9 @@ static int go_on(struct run *run)
 		return fail(run, STATUS_FAILED, why);
 	if (open_log(run))
 		return STATUS_FAILED;
-	if (image_restore(&run->chain, run->parent, machine->memory, &state))
-		return fail(run, STATUS_CORRUPT, run->chain.why);
+	r = image_restore(&run->chain, run->parent, machine->memory, &state);
+	if (r)
+		return fail(run, r == -EBADMSG ? STATUS_CORRUPT : STATUS_FAILED, run->chain.why);
 	r = machine_plug(machine, run->host.log);
 	if (!r)
 		r = machine_start(machine);
@@ -174,6 +201,8 @@ static int start_logging(struct run *run)
 	if (taker_init(&run->taker, options, &run->host, &run->device, &run->writer,
 		       run->parent ? &run->parent->header : NULL, why, sizeof(why)))
 		return fail(run, STATUS_FAILED, why);
+	if (run->chain.n)
+		run->taker.last_number = run->chain.points[run->chain.n - 1].number;
 	if (reaper_start(&run->reaper, &run->host.machine, run->host.log))
 		return fail(run, STATUS_FAILED, "cannot serve the log's descriptor");
 	if (options->beside && beside_start(&run->beside, &run->host, why, sizeof(why)))
@@ -249,7 +278,7 @@ static int take_one(struct run *run, uint32_t n, bool last, struct taken *taken)
 	uint32_t every = run->options->full_every;
 	int r;
 
-	report_progress(run->report, "  point %" PRIu64 " ...", run->taker.parent.number + 1);
+	report_progress(run->report, "  point %" PRIu64 " ...", run->taker.last_number + 1);
 	r = taker_take(&run->taker, every && n % every == 0, last, taken);
 	report_taken(run->report, taken);
 	run->last_complete = taken->complete;
@@ -437,7 +466,9 @@ static void stop(struct run *run)
 
 int command_run(struct options *options, struct report *report)
 {
-	struct run run = { .options = options, .report = report, .dir_fd = -1 };
+	struct run run = {
+		.options = options, .report = report, .dir_fd = -1, .writer = { .fd = -1 }
+	};
 	int status;
 
 	/* They are waited for, in the main thread. */

@@ -348,8 +348,12 @@ int taker_take(struct taker *taker, bool full, bool last, struct taken *taken)
 	int r;
 
 	memset(taken, 0, sizeof(*taken));
-	taken->number = taker->parent.number + 1;
+	taken->number = taker->last_number + 1;
 	taken->base = full || !taker->parent.number;
+	if (taken->number > SNAP_MAX_NUMBER)
+		return fail(taken, -EOVERFLOW, "",
+			    "there is no number for another point: go on in "
+			    "a new directory");
 	r = write_point(taker, last, taken);
 	/* The file is there to stay, or the pages are pending again. */
 	if (!taker->ended_early)
@@ -369,6 +373,7 @@ int taker_take(struct taker *taker, bool full, bool last, struct taken *taken)
 	taken->complete = true;
 	note_cost(taker, &taken->cost);
 	taker->parent = taker->file.header;
+	taker->last_number = taker->parent.number;
 	return 0;
 }
 

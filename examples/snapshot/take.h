@@ -31,6 +31,7 @@ struct taker {
 	bool ended_early;	   /* by --sabotage */
 	bool stopped;		   /* guest and device, after the last point */
 	struct snap_header parent; /* number 0: there is none yet */
+	uint64_t last_number;	   /* the largest in the directory */
 	struct snap_state state;
 };
 
