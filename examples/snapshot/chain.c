@@ -34,7 +34,10 @@ int chain_open_dir(const char *path, bool to_write, char *why, size_t why_bytes)
 			 strerror(-r));
 		return r;
 	}
-	/* A point shows only once it is complete: readers need no lock. */
+	/*
+	 * A point shows only once it is complete, so readers need no lock. A merge may replace or
+	 * remove points before they are read: chain_read() notices.
+	 */
 	if (!to_write || !flock(fd, LOCK_EX | LOCK_NB))
 		return fd;
 	r = -errno;
@@ -114,9 +117,16 @@ int chain_load(struct chain *chain, int dir_fd)
 			close(fd);
 		return r;
 	}
-	while (!r && (entry = readdir(dir)))
+	errno = 0;
+	while (!r && (entry = readdir(dir))) {
 		if (snap_number(entry->d_name))
 			r = add_point(chain, &room, snap_number(entry->d_name));
+		errno = 0;
+	}
+	if (!r && errno) {
+		r = -errno;
+		fail(chain, r, "cannot read the directory: %s", strerror(-r));
+	}
 	closedir(dir);
 	if (chain->n)
 		qsort(chain->points, chain->n, sizeof(*chain->points), compare_points);
@@ -207,7 +217,15 @@ int chain_read(struct chain *chain, const struct point *point, struct reader *re
 			    strerror(-fd));
 	}
 	r = reader_open(reader, fd);
-	return r ? fail(chain, r, "point %" PRIu64 ": %s", point->number, reader->why) : 0;
+	if (r)
+		return fail(chain, r, "point %" PRIu64 ": %s", point->number, reader->why);
+	/* Memory was made, and a path found, for the file that was there before. */
+	if (memcmp(&reader->header, &point->header, sizeof(reader->header))) {
+		reader_close(reader);
+		return fail(chain, -EAGAIN, "point %" PRIu64 " has changed meanwhile: try again",
+			    point->number);
+	}
+	return 0;
 }
 
 void chain_free(struct chain *chain)

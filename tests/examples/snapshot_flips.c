@@ -4,7 +4,7 @@
  * of examples/snapshot must notice each. Arguments: the file, and N: of the contents of pages only
  * every Nth byte, and of the lengths within them.
  */
-#include "reader.h"
+#include "chain.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -107,6 +107,46 @@ static unsigned long cut_each(int fd)
 	return unnoticed;
 }
 
+static void write_file(const char *name)
+{
+	int fd = open(name, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+
+	if (fd < 0 || write(fd, data, bytes) != (ssize_t)bytes)
+		die(name);
+	close(fd);
+}
+
+/* A file of another guest takes the name of a point after the headers have been read. */
+static unsigned long replace(void)
+{
+	char directory[] = "/tmp/snapshot-flips-XXXXXX";
+	struct snap_header *header = (struct snap_header *)data;
+	struct reader reader;
+	struct chain chain;
+	char name[SNAP_NAME_BYTES];
+	int fd, r;
+
+	if (!mkdtemp(directory) || chdir(directory))
+		die(directory);
+	snap_name(name, header->number);
+	write_file(name);
+	fd = open(".", O_RDONLY | O_DIRECTORY);
+	if (chain_load(&chain, fd) || chain.n != 1 || chain_read(&chain, chain.points, &reader))
+		die("the point cannot be read");
+	reader_close(&reader);
+	header->memory_bytes *= 2;
+	snap_seal_header(header);
+	write_file(name);
+	r = chain_read(&chain, chain.points, &reader);
+	if (r != -EAGAIN)
+		fprintf(stderr, "a file that was replaced is read: %d\n", r);
+	chain_free(&chain);
+	close(fd);
+	unlink(name);
+	rmdir(directory);
+	return r != -EAGAIN;
+}
+
 int main(int argc, char **argv)
 {
 	struct snap_footer footer;
@@ -132,6 +172,7 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	unnoticed += cut_each(fd);
+	unnoticed += replace();
 	printf("%zu bytes, each %zuth of the contents; %lu unnoticed\n", bytes, step, unnoticed);
 	free(data);
 	return unnoticed != 0;
