@@ -14,6 +14,7 @@ struct replay {
 	uint8_t *memory;
 	uint64_t bytes;
 	uint8_t id[SNAP_ID_BYTES]; /* of that point; all zero: none */
+	bool *damaged;		   /* of each point that was checked */
 };
 
 static void print_row(struct report *report, const struct point *point, const char *wrong)
@@ -53,7 +54,8 @@ static int replay_to(struct replay *replay, struct chain *chain, const struct po
 		replay->bytes = point->header.memory_bytes;
 		replay->memory = image_map(replay->bytes);
 		if (!replay->memory) {
-			memset(replay, 0, sizeof(*replay));
+			replay->bytes = 0;
+			memset(replay->id, 0, sizeof(replay->id));
 			snprintf(chain->why, sizeof(chain->why), "no memory to replay");
 			return -ENOMEM;
 		}
@@ -65,16 +67,32 @@ static int replay_to(struct replay *replay, struct chain *chain, const struct po
 	return r;
 }
 
+/* Those before it are checked already: one that is damaged cannot be restored, nor this one. */
+static int check_parents(struct chain *chain, const struct point *point,
+			 const struct replay *replay)
+{
+	const struct point **path;
+	uint32_t n;
+	int r = chain_path(chain, point, &path, &n);
+
+	for (uint32_t i = 0; !r && i + 1 < n; i++) {
+		if (!replay->damaged[path[i] - chain->points])
+			continue;
+		snprintf(chain->why, sizeof(chain->why),
+			 "it needs point %" PRIu64 ", which is damaged", path[i]->number);
+		r = -EBADMSG;
+	}
+	free(path);
+	return r;
+}
+
 /* Sets wrong, if something is wrong with the point. Returns -ENOMEM, or 0. */
 static int check_point(struct chain *chain, const struct point *point, struct replay *replay,
 		       const char **wrong)
 {
-	const struct point **path;
 	struct reader reader = { .fd = -1 };
-	uint32_t n;
-	int r = chain_path(chain, point, &path, &n);
+	int r = check_parents(chain, point, replay);
 
-	free(path);
 	*wrong = NULL;
 	if (!r)
 		r = chain_read(chain, point, &reader);
@@ -102,17 +120,24 @@ int64_t verify_points(struct chain *chain, struct report *report, bool print_all
 	int64_t unsound = 0;
 	int r = 0;
 
+	replay.damaged = calloc(chain->n + 1, sizeof(*replay.damaged));
+	if (!replay.damaged) {
+		snprintf(chain->why, sizeof(chain->why), "no memory to verify");
+		return -ENOMEM;
+	}
 	for (uint32_t i = 0; !r && i < chain->n; i++) {
 		const char *wrong;
 
 		report_progress(report, "  point %" PRIu64 " of %" PRIu64, chain->points[i].number,
 				chain->points[chain->n - 1].number);
 		r = check_point(chain, &chain->points[i], &replay, &wrong);
+		replay.damaged[i] = wrong;
 		unsound += wrong != NULL;
 		if (wrong || print_all)
 			print_row(report, &chain->points[i], wrong);
 	}
 	image_unmap(replay.memory, replay.bytes);
+	free(replay.damaged);
 	return r ? r : unsound;
 }
 
