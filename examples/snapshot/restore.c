@@ -6,10 +6,11 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define CHECK_LIMIT_NS (20 * NS_PER_S)
+#define CHECK_LIMIT_NS (60 * NS_PER_S)
 
 static int describe(const struct snap_header *header, struct layout *layout, char *why,
 		    size_t why_bytes)
@@ -59,10 +60,14 @@ static int run_on(struct host *host, const struct device_state *state, struct re
 	device_init(&device, &host->machine, NULL);
 	device_healthy = device_load(&device, state, why, sizeof(why));
 	machine_check(&host->machine, CHECK_LIMIT_NS, &check);
-	report_member(report, "guest_healthy", "%s", check.healthy ? "true" : "false");
+	report_member(report, "guest_healthy", "%s",
+		      check.healthy && check.complete ? "true" : "false");
 	report_member(report, "device_healthy", "%s", device_healthy ? "true" : "false");
 	report_member(report, "checked_pages", "%" PRIu64, check.checked_pages);
 	report_member(report, "records", "%" PRIu64, check.records);
+	if (check.healthy && device_healthy && !check.complete)
+		return report_error(report, STATUS_FAILED,
+				    "the guest has not checked all of its pages in a minute");
 	if (!check.healthy || !device_healthy)
 		return report_error(report, STATUS_CORRUPT, "DAMAGED: %s",
 				    check.healthy ? why : check.why);
@@ -98,6 +103,20 @@ static int restore(struct host *host, struct chain *chain, const struct point *p
 	return run_on(host, &state.device, report);
 }
 
+/* The user may expect a newer point. */
+static void name_passed_over(struct chain *chain, const struct point *point, struct report *report)
+{
+	const struct point *newer = &chain->points[chain->n - 1], **path;
+	uint32_t n;
+
+	report_member(report, "passed_over", "%td", newer - point);
+	for (; newer != point; newer--) {
+		(void)chain_path(chain, newer, &path, &n);
+		free(path);
+		report_print_error("%s: not restored", chain->why);
+	}
+}
+
 static int restore_point(const struct options *options, struct chain *chain, struct report *report)
 {
 	const struct point *point;
@@ -111,6 +130,8 @@ static int restore_point(const struct options *options, struct chain *chain, str
 		return report_error(report, STATUS_CORRUPT, "point %" PRIu64 ": %s", point->number,
 				    point->why);
 	report_member(report, "point", "%" PRIu64, point->number);
+	if (!options->point)
+		name_passed_over(chain, point, report);
 	if (restore_open(&host, &point->header, why, sizeof(why)))
 		return report_error(report, STATUS_FAILED, "%s", why);
 	status = restore(&host, chain, point, report);
