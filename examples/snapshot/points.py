@@ -15,6 +15,7 @@ format. Exit status: 0 done, 1 something is damaged, 2 usage, 3 another failure.
 import argparse
 import os
 import re
+import stat
 import struct
 import sys
 import zlib
@@ -33,6 +34,10 @@ MEMORY_BYTES = 256 << 30
 
 class Damaged(Exception):
     pass
+
+
+class Missing(Exception):
+    """There is no such point."""
 
 
 def need(condition, what):
@@ -131,9 +136,9 @@ class Point:
 
 
 def open_point(path):
-    with open(path, "rb") as file:
-        if not os.path.isfile(path):
-            raise Damaged("no regular file")
+    # Opening a FIFO must not block.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        need(stat.S_ISREG(os.fstat(file.fileno()).st_mode), "no regular file")
         point = Point(file)
     point.file = None
     point.path = path
@@ -155,6 +160,8 @@ class Chain:
                 self.points[number] = point
             except Damaged as why:
                 self.damaged[number] = str(why)
+            except OSError as why:
+                self.damaged[number] = "cannot read it: %s" % why.strerror
         self.by_id = {point.id: point for point in self.points.values()}
 
     def path(self, point):
@@ -169,13 +176,16 @@ class Chain:
         return path
 
     def last(self):
-        for number in sorted(self.points, reverse=True):
+        """The last point that can be restored; names those that are passed over."""
+        for number in sorted(set(self.points) | set(self.damaged), reverse=True):
             try:
+                need(number in self.points, self.damaged.get(number))
                 self.path(self.points[number])
                 return self.points[number]
-            except Damaged:
-                pass
-        raise Damaged("no point can be restored")
+            except Damaged as why:
+                print("points.py: point %d is not restored: %s" % (number, why), file=sys.stderr)
+        raise Missing("no point can be restored" if self.damaged or self.points
+                      else "there are no points")
 
 
 def apply(point, memory):
@@ -183,9 +193,21 @@ def apply(point, memory):
         point.file = file
         try:
             for image, size, data in point.contents():
-                memory[image:image + size] = data or bytes(size)
+                memory[image:image + size] = data
         finally:
             point.file = None
+
+
+class Memory(bytearray):
+    """Of a guest, all of it."""
+
+    def __setitem__(self, part, data):
+        if data is not None:
+            super().__setitem__(part, data)
+            return
+        for at in range(part.start, part.stop, EXTENT_BYTES):
+            end = min(at + EXTENT_BYTES, part.stop)
+            super().__setitem__(slice(at, end), bytes(end - at))
 
 
 class Replay:
@@ -199,7 +221,7 @@ class Replay:
         if self.at and point.parent == self.at:
             path = [point]
         else:
-            self.memory = bytearray(point.memory_bytes)
+            self.memory = Memory(point.memory_bytes)
         self.at = None
         for step in path:
             apply(step, self.memory)
@@ -209,44 +231,62 @@ class Replay:
 
 
 def verify(chain):
-    replay, unsound = Replay(chain), 0
+    replay, unsound = Replay(chain), set()
     for number in sorted(set(chain.points) | set(chain.damaged)):
         wrong, point = chain.damaged.get(number), chain.points.get(number)
         if point:
             try:
+                # Those before it are checked already.
+                for step in chain.path(point)[:-1]:
+                    need(step.number not in unsound,
+                         "it needs point %d, which is damaged" % step.number)
                 if point.flags & HAS_MEMORY_CRC:
                     replay.go_to(point)
                 else:
-                    chain.path(point)
                     with open(point.path, "rb") as file:
                         point.file = file
                         point.verify()
             except Damaged as why:
                 wrong = str(why)
-        unsound += wrong is not None
+        if wrong is not None:
+            unsound.add(number)
         print("%6d  %s" % (number, "DAMAGED: " + wrong if wrong else "sound"))
-    need(not unsound, "%d points are damaged" % unsound)
-    need(chain.points, "there are no points")
+    need(not unsound, "%d points are damaged" % len(unsound))
+    if not chain.points:
+        raise Missing("there are no points")
 
 
-def write_aside(path, write):
-    """The file has its name when it is whole and on disk."""
-    aside = path + ".part"
-    with open(aside, "wb") as file:
+def write_part(path, write):
+    with open(path + ".part", "w+b") as file:
         write(file)
         file.flush()
         os.fsync(file.fileno())
-    os.rename(aside, path)
-    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+
+
+def name_parts(paths):
+    """The files have their names when all of them are whole and on disk."""
+    for path in paths:
+        os.rename(path + ".part", path)
+    directory = os.open(os.path.dirname(paths[0]) or ".", os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
 
 
+def sum_of(file):
+    crc = 0
+    file.seek(0)
+    for data in iter(lambda: file.read(EXTENT_BYTES), b""):
+        crc = zlib.crc32(data, crc)
+    return crc
+
+
 def restore(chain, number, image):
+    if number in chain.damaged:
+        raise Damaged("point %d: %s" % (number, chain.damaged[number]))
     if number and number not in chain.points:
-        raise Damaged("point %d: %s" % (number, chain.damaged.get(number, "there is none")))
+        raise Missing("there is no point %d" % number)
     point = chain.points[number] if number else chain.last()
 
     def write(file):
@@ -254,15 +294,18 @@ def restore(chain, number, image):
         memory = Holes(file, point.page_bytes)
         for step in chain.path(point):
             apply(step, memory)
+        need(not point.flags & HAS_MEMORY_CRC or sum_of(file) == point.memory_crc,
+             "the memory is not what it was at this point")
 
-    write_aside(image + ".state", lambda file: file.write(point.state))
-    write_aside(image, write)
-    if point.flags & HAS_MEMORY_CRC:
-        crc = 0
-        with open(image, "rb") as file:
-            for data in iter(lambda: file.read(EXTENT_BYTES), b""):
-                crc = zlib.crc32(data, crc)
-        need(crc == point.memory_crc, "the memory is not what it was at this point")
+    state = image + ".state"
+    try:
+        write_part(image, write)
+        write_part(state, lambda file: file.write(point.state))
+        name_parts([image, state])
+    finally:
+        for part in image + ".part", state + ".part":
+            if os.path.exists(part):
+                os.unlink(part)
     print("point %d: %d MiB, %d vCPUs" % (point.number, point.memory_bytes >> 20, point.vcpus))
 
 
@@ -274,12 +317,13 @@ class Holes:
 
     def __setitem__(self, part, data):
         pages = range(part.start // self.page_bytes, part.stop // self.page_bytes)
-        if any(data):
+        if data is not None and any(data):
             self.written.update(pages)
             self.file.seek(part.start)
             self.file.write(data)
             return
-        for page in self.written.intersection(pages):
+        for page in (self.written.intersection(pages) if len(pages) < len(self.written)
+                     else [page for page in self.written if page in pages]):
             self.file.seek(page * self.page_bytes)
             self.file.write(bytes(self.page_bytes))
 
@@ -314,8 +358,8 @@ def main():
     except Damaged as why:
         print("points.py: %s" % why, file=sys.stderr)
         return 1
-    except (OSError, MemoryError) as why:
-        print("points.py: %s" % (why or "no memory"), file=sys.stderr)
+    except (Missing, OSError, MemoryError) as why:
+        print("points.py: %s" % (why if str(why) else "no memory"), file=sys.stderr)
         return 3
     return 0
 
