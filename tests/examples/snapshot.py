@@ -5,6 +5,7 @@ flips bytes, and "some" or "every": how many of the faults. With "table" it prin
 of doc/snapshots.md."""
 import os
 import signal
+import struct
 import sys
 import tempfile
 import zlib
@@ -38,7 +39,7 @@ def read(status, *arguments):
 def check_restored(snapshot, folder, *point):
     result, _ = run_json(0, snapshot, "restore", folder, *point)
     require(result["guest_healthy"] and result["device_healthy"], "the restored guest is damaged")
-    require(result["records"] >= result["checked_pages"] > 0, "the restored guest does not run on")
+    require(result["checked_pages"] >= 1000, "the restored guest has checked few pages")
     return result["point"]
 
 
@@ -223,6 +224,11 @@ def merged_points_are_the_last_of_them(folder, snapshot, _, how_many):
         finish(process, -signal.SIGKILL)
         read(0, "verify", points)
         run_json(0, snapshot, "verify", points)
+        # The same command again ends what was begun, wherever that was.
+        if sorted(path.name for path in points.glob("*.snap")) != left:
+            run_json(0, snapshot, "merge", points, "--first", 3, "--last", 6)
+        require(sorted(path.name for path in points.glob("*.snap")) == left, "not merged")
+        read(0, "verify", points)
     check_restored(snapshot, points, "--point", 7)
     run_json(0, snapshot, "merge", points, "--first", 1, "--last", 6)
     require(check_restored(snapshot, points) == 8, "not the last point")
@@ -272,6 +278,8 @@ def a_damaged_point_is_not_restored(folder, snapshot, *_):
     second.write_bytes(data)
     run_json(1, snapshot, "restore", points)
     require(check_restored(snapshot, points, "--point", 1) == 1, "another point")
+    result, _ = run_json(1, snapshot, "verify", points)
+    require([row["sound"] for row in result["points"]] == [True, False, False, False], "sound")
     # Without its header no path goes through it.
     data[8] ^= 1
     second.write_bytes(data)
@@ -280,6 +288,70 @@ def a_damaged_point_is_not_restored(folder, snapshot, *_):
     result, _ = run_json(1, snapshot, "verify", points)
     require([row["sound"] for row in result["points"]] == [True, False, False, False], "sound")
     read(1, "verify", points)
+
+
+def an_older_point_is_not_continued_by_itself(folder, snapshot, *_):
+    """Numbers go on after the damaged points, whose files stay as they are."""
+    points = folder / "points"
+    take(0, snapshot, points, *MODEL, "--count", 4)
+    last = points / "000004.snap"
+    data = bytearray(last.read_bytes())
+    data[8] ^= 1
+    last.write_bytes(data)
+    before = {path.name: path.read_bytes() for path in points.iterdir()}
+    _, err = run_json(3, snapshot, "run", points, *MODEL, "--count", 1, "--continue")
+    require("--point 3" in err.replace("\n", " "), f"no way out: {err}")
+    result, err = run_json(0, snapshot, "restore", points)
+    require(result["point"] == 3 and result["passed_over"] == 1, "the wrong point")
+    require("point 4" in err, "the damaged point is not named")
+    out, err = read(0, "restore", points, folder / "image")
+    require("point 3" in out and "point 4 is not restored" in err, "the other reader is silent")
+    result, _ = take(0, snapshot, points, *MODEL, "--prove", "last", "--count", 2, "--continue",
+                     "--point", 3)
+    require([row["number"] for row in result["points"]] == [5, 6], "other numbers")
+    for name, whole in before.items():
+        require((points / name).read_bytes() == whole, f"{name} was written")
+    require(check_restored(snapshot, points) == 6, "not the last point")
+    run_json(1, snapshot, "run", points, *MODEL, "--count", 1, "--continue", "--point", 4)
+
+
+def numbers_end(folder, snapshot, *_):
+    """The base has the number 999,999 now, under its own sum."""
+    points = folder / "points"
+    take(0, snapshot, points, *MODEL, "--count", 1)
+    header = bytearray((points / "000001.snap").read_bytes())
+    header[48:56] = struct.pack("<Q", 999999)
+    header[4092:4096] = struct.pack("<I", zlib.crc32(header[:4092]))
+    (points / "999999.snap").write_bytes(header)
+    (points / "000001.snap").unlink()
+    _, err = run_json(3, snapshot, "run", points, *MODEL, "--count", 1, "--continue")
+    require("new directory" in err.replace("\n", " "), f"another reason: {err}")
+    require([path.name for path in points.iterdir()] == ["999999.snap"], "other files")
+
+
+def a_failed_restore_leaves_the_image(folder, snapshot, *_):
+    points, image = folder / "points", folder / "image"
+    take(0, snapshot, points, *MODEL, "--count", 3)
+    read(0, "restore", points, image, "--point", 1)
+    before = {path.name: path.read_bytes() for path in folder.glob("image*")}
+    data = bytearray((points / "000002.snap").read_bytes())
+    data[4096] ^= 1
+    (points / "000002.snap").write_bytes(data)
+    for point in 2, 3:
+        read(1, "restore", points, image, "--point", point)
+        after = {path.name: path.read_bytes() for path in folder.glob("image*")}
+        require(after == before, "the image has changed, or a part was left")
+    read(3, "restore", points, image, "--point", 7)
+    # What is no file of a point must not keep the others from being read.
+    (points / "000008.snap").mkdir()
+    os.mkfifo(points / "000009.snap")
+    read(0, "restore", points, image, "--point", 1)
+    out, _ = read(1, "verify", points)
+    require("needs point 2, which is damaged" in out, "point 3 is sound")
+    require(out.count("DAMAGED") == 4, f"not four: {out}")
+    (folder / "empty").mkdir()
+    read(3, "verify", folder / "empty")
+    read(3, "restore", folder / "empty", image)
 
 
 def the_image_of_the_other_reader_is_the_memory(folder, snapshot, *_):
@@ -320,6 +392,9 @@ TESTS = [
     merged_points_are_the_last_of_them,
     both_readers_find_every_flipped_byte,
     a_damaged_point_is_not_restored,
+    an_older_point_is_not_continued_by_itself,
+    numbers_end,
+    a_failed_restore_leaves_the_image,
     the_image_of_the_other_reader_is_the_memory,
 ]
 
