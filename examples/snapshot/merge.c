@@ -156,52 +156,6 @@ static int remove_merged(struct merge *merge, uint32_t *kept)
 	return r;
 }
 
-static bool has_parent(const struct point *point, const uint8_t *id)
-{
-	return !*point->why && !memcmp(point->header.parent, id, SNAP_ID_BYTES);
-}
-
-/*
- * A merge that ended after the rename has left points which nobody needs: the first one has the
- * parent that the last one has now, the others follow. Sets n to 0 if it is not so.
- */
-static int find_left(struct merge *merge, uint64_t first, const struct point *last)
-{
-	const uint8_t *id = last->header.parent;
-
-	merge->points = calloc(merge->chain->n + 1, sizeof(*merge->points));
-	merge->n = 0;
-	if (!merge->points)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < merge->chain->n; i++) {
-		const struct point *point = &merge->chain->points[i];
-
-		if (point->number < first || point->number >= last->number ||
-		    (!merge->n && point->number != first) || !has_parent(point, id))
-			continue;
-		merge->points[merge->n++] = point;
-		id = point->header.id;
-	}
-	merge->points[merge->n] = last;
-	merge->n += merge->n != 0;
-	return 0;
-}
-
-/* Removes what such a merge has left. */
-static int finish_merge(struct merge *merge, struct report *report)
-{
-	uint32_t kept = 0;
-
-	if (remove_merged(merge, &kept))
-		return report_error(report, STATUS_FAILED, "%s", merge->chain->why);
-	report_member(report, "merged", "%u", merge->n);
-	report_member(report, "kept", "%u", kept);
-	report_field(report, "merged",
-		     "the points before point %" PRIu64 " that it has are removed",
-		     merge->points[merge->n - 1]->number);
-	return STATUS_DONE;
-}
-
 static int merge_points(struct merge *merge, struct report *report)
 {
 	const struct snap_header *header = &merge->points[0]->header;
@@ -250,27 +204,20 @@ static int merge_path(const struct options *options, struct chain *chain, struct
 				    chain->why);
 	for (first = 0; first < n && path[first]->number != options->first; first++)
 		;
-	merge.points = first < n ? path + first : NULL;
+	if (first + 1 >= n) {
+		free(path);
+		return report_error(report, STATUS_FAILED,
+				    "point %" PRIu64 " does not come before point %" PRIu64,
+				    options->first, last->number);
+	}
+	merge.points = path + first;
 	merge.n = n - first;
-	if (first == n)
-		r = find_left(&merge, options->first, last);
 	writer_init(&merge.writer, chain->dir_fd, false, fault, false);
-	if (r)
-		status = report_error(report, STATUS_FAILED, "no memory to merge");
-	else if (merge.n < 2)
-		status = report_error(report, STATUS_FAILED,
-				      "point %" PRIu64 " does not come before point %" PRIu64,
-				      options->first, last->number);
-	else if (first == n)
-		status = finish_merge(&merge, report);
-	else
-		status = merge_points(&merge, report);
+	status = merge_points(&merge, report);
 	report_member(report, "steps", "%" PRIu64, merge.writer.disk.steps);
 	report_member(report, "faults", "%" PRIu64, merge.writer.disk.injected);
 	file_free(&merge.file);
 	free(merge.owners);
-	if (first == n)
-		free(merge.points);
 	free(path);
 	return status;
 }
