@@ -248,6 +248,8 @@ def verify(chain):
                         point.verify()
             except Damaged as why:
                 wrong = str(why)
+            except OSError as why:
+                wrong = "cannot read it: %s" % why.strerror
         if wrong is not None:
             unsound.add(number)
         print("%6d  %s" % (number, "DAMAGED: " + wrong if wrong else "sound"))
@@ -264,7 +266,8 @@ def write_part(path, write):
 
 
 def name_parts(paths):
-    """The files have their names when all of them are whole and on disk."""
+    """The files have their names when all of them are whole and on disk; after a crash between two
+    renames the first file is new and the second one is old."""
     for path in paths:
         os.rename(path + ".part", path)
     directory = os.open(os.path.dirname(paths[0]) or ".", os.O_RDONLY)
@@ -298,6 +301,9 @@ def restore(chain, number, image):
              "the memory is not what it was at this point")
 
     state = image + ".state"
+    for path in image, state:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError("%s is no regular file" % path)
     try:
         write_part(image, write)
         write_part(state, lambda file: file.write(point.state))

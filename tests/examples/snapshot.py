@@ -14,6 +14,7 @@ from pathlib import Path
 # Leave no bytecode in the tree.
 sys.dont_write_bytecode = True
 
+import hostile_points  # noqa: E402
 from common import finish, require, run, run_json, run_tests, start  # noqa: E402
 
 READER = Path(__file__).resolve().parent.parent.parent / "examples/snapshot/points.py"
@@ -278,6 +279,21 @@ def both_readers_find_every_flipped_byte(folder, snapshot, flips, how_many):
     read(1, "verify", points)
 
 
+def hostile_files_are_damaged(folder, snapshot, *_):
+    points, image = folder / "points", folder / "image"
+    points.mkdir()
+    file = points / "000001.snap"
+    file.write_bytes(hostile_points.point())
+    run_json(0, snapshot, "verify", points)
+    read(0, "verify", points)
+    for name, data in hostile_points.hostile_files():
+        file.write_bytes(data)
+        for _, err in (read(1, "verify", points), read(1, "restore", points, image, "--point", 1)):
+            require("Traceback" not in err, f"{name}: {err}")
+        run_json(1, snapshot, "verify", points)
+        require(not list(folder.glob("image*")), f"{name}: an image was left")
+
+
 def a_damaged_point_is_not_restored(folder, snapshot, *_):
     points = folder / "points"
     take(0, snapshot, points, *MODEL, "--count", 4, "--prove", "last")
@@ -361,6 +377,9 @@ def a_failed_restore_leaves_the_image(folder, snapshot, *_):
     (folder / "empty").mkdir()
     read(3, "verify", folder / "empty")
     read(3, "restore", folder / "empty", image)
+    (folder / "other.state").mkdir()
+    read(3, "restore", points, folder / "other", "--point", 1)
+    require(not (folder / "other").exists(), "an image without its state")
 
 
 def the_image_of_the_other_reader_is_the_memory(folder, snapshot, *_):
@@ -401,6 +420,7 @@ TESTS = [
     merged_points_are_the_last_of_them,
     only_parents_are_merged,
     both_readers_find_every_flipped_byte,
+    hostile_files_are_damaged,
     a_damaged_point_is_not_restored,
     an_older_point_is_not_continued_by_itself,
     numbers_end,
