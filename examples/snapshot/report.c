@@ -167,7 +167,7 @@ void report_taken(struct report *report, const struct taken *taken)
 		    mib(cost->live_bytes), mib(cost->paused_bytes), ms(cost->pause_ns),
 		    ms(cost->ns), mib(cost->file_bytes), mib(cost->zero_pages * page_bytes));
 	if (!taken->complete)
-		report_field(report, "", "%s; the next point has these pages too", taken->why);
+		report_field(report, "", "%s; a next point has these pages too", taken->why);
 }
 
 void report_member(struct report *report, const char *name, const char *format, ...)

@@ -30,6 +30,7 @@ struct run {
 	struct taker taker;
 	sigset_t signals;
 	uint64_t start_ns, start_records;
+	bool base_is_due; /* until one is complete */
 	bool last_complete;
 };
 
@@ -279,9 +280,13 @@ static int take_one(struct run *run, uint32_t n, bool last, struct taken *taken)
 	int r;
 
 	report_progress(run->report, "  point %" PRIu64 " ...", run->taker.last_number + 1);
-	r = taker_take(&run->taker, every && n % every == 0, last, taken);
+	if (every && n % every == 0)
+		run->base_is_due = true;
+	r = taker_take(&run->taker, run->base_is_due, last, taken);
 	report_taken(run->report, taken);
 	run->last_complete = taken->complete;
+	if (taken->complete)
+		run->base_is_due = false;
 	if (r)
 		return report_error(run->report, STATUS_FAILED, "%s", taken->why);
 	return guest_failure(run);

@@ -169,6 +169,21 @@ def a_fault_loses_no_page(folder, snapshot, _, how_many):
             require(lost == (0 if kind == "short" else injected), f"{lost} points lost: {kind}")
 
 
+def a_lost_base_is_taken_again(folder, snapshot, *_):
+    options = [*SLOW, "--full-every", 2]
+    steps = take(0, snapshot, folder / "two", *options, "--count", 2)[0]["steps"]
+    lost = 0
+    # The number of batches differs from run to run.
+    for step in range(steps, steps + 5):
+        rows = take(0, snapshot, folder / str(step), *options,
+                    "--fault", f"enospc@{step}")[0]["points"]
+        for row, after in zip(rows[1:], rows[2:]):
+            if row["base"] and not row["complete"]:
+                require(after["base"], "the next point is no base")
+                lost += 1
+    require(lost > 0, "no base was lost")
+
+
 def what_a_killed_run_has_left_goes_on(folder, snapshot, _, how_many):
     """The whole program is killed at a step; the guest goes on from the last point."""
     steps = take(0, snapshot, folder / "clean", *SLOW, "--writer", "self")[0]["steps"]
@@ -415,6 +430,7 @@ TESTS = [
     a_signal_ends_after_a_whole_point,
     each_mistake_is_noticed,
     a_fault_loses_no_page,
+    a_lost_base_is_taken_again,
     what_a_killed_run_has_left_goes_on,
     the_guest_survives_a_killed_writer,
     merged_points_are_the_last_of_them,
