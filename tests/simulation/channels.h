@@ -35,6 +35,7 @@ struct consumer {
 	uint64_t epoch;		  /* changes with each start and stop */
 	uint64_t began_at;
 	bool is_starting, is_stopping;
+	bool sends_all; /* a clean start: all memory, which no slot must replace meanwhile */
 	bool pass_open, pass_making;
 	bool is_taking;	     /* its only sender takes; no other may join */
 	bool all_is_sent;    /* all that was read in the pass */

@@ -78,8 +78,10 @@ int consumer_start(struct consumer *consumer, bool clean)
 		return r;
 	world.counts.sessions++;
 	layout_note_start(consumer);
+	consumer->sends_all = clean;
 	if (clean)
 		send_everything(me);
+	consumer->sends_all = false;
 	return 0;
 }
 

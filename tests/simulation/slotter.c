@@ -180,7 +180,8 @@ static int tell(uint32_t p, struct dl_slot *slot)
 
 static bool is_sending(const struct consumer *consumer)
 {
-	return consumer->pass_open || consumer->pass_making || consumer->takers;
+	return consumer->pass_open || consumer->pass_making || consumer->takers ||
+	       consumer->sends_all;
 }
 
 static bool is_quiet(const void *opaque)
