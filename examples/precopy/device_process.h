@@ -26,10 +26,11 @@ struct device_process {
 	uint32_t page_bytes;
 	uint64_t *words; /* of the log, which the process writes too; NULL: it does not log */
 	uint64_t n_words;
-	bool drops_log;				/* --sabotage log */
-	const volatile sig_atomic_t *cancelled; /* ends a wait for an answer; NULL: nothing does */
-	uint32_t unanswered;			/* type of a request that was cancelled; 0: none */
-	int failure;				/* of the process */
+	bool drops_log; /* --sabotage log */
+	/* Ends a wait for an answer; NULL: nothing does. */
+	const volatile sig_atomic_t *cancelled;
+	uint32_t unanswered; /* type of a request that was cancelled; 0: none */
+	int failure;	     /* of the process */
 	char why[240];
 };
 

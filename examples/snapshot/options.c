@@ -96,7 +96,7 @@ struct keyword {
 
 static const struct keyword commands[] = {
 	{ "run", COMMAND_RUN },	    { "restore", COMMAND_RESTORE }, { "verify", COMMAND_VERIFY },
-	{ "merge", COMMAND_MERGE }, { "list", COMMAND_LIST },	    { NULL, 0 }
+	{ "merge", COMMAND_MERGE }, { "list", COMMAND_LIST },	    { NULL, 0 },
 };
 static const struct keyword modes[] = { { "auto", DL_MODE_AUTO },
 					{ "ring", DL_MODE_RING },
