@@ -96,7 +96,7 @@ struct keyword {
 
 static const struct keyword commands[] = {
 	{ "run", COMMAND_RUN },	    { "restore", COMMAND_RESTORE }, { "verify", COMMAND_VERIFY },
-	{ "merge", COMMAND_MERGE }, { "list", COMMAND_LIST },	    { NULL, 0 },
+	{ "merge", COMMAND_MERGE }, { "list", COMMAND_LIST },	    { NULL, 0 }
 };
 static const struct keyword modes[] = { { "auto", DL_MODE_AUTO },
 					{ "ring", DL_MODE_RING },
@@ -352,6 +352,8 @@ static int check(struct options *options, int n, char **words)
 	options->directory = words[1];
 	if (options->command == COMMAND_MERGE && (!options->first || !options->last))
 		return usage_error(options, "merge needs --first and --last");
+	if (options->command == COMMAND_RUN && options->point && !options->go_on)
+		return usage_error(options, "run needs --continue with --point");
 	if ((options->no_log || options->log_only) && !options->count)
 		return usage_error(options, "--no-log and --log-only need a --count");
 	if (!options->working_set_bytes)

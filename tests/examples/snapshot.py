@@ -49,7 +49,8 @@ def the_help_fits_a_terminal(folder, snapshot, *_):
     require(max(map(len, out.splitlines())) <= 80, "--help is wider than 80 columns")
     for words in (["run"], ["fly", folder], ["run", folder, "--passes", "x"], ["merge", folder],
                   ["run", folder, "--fault", "kill"], ["run", folder, "--memory", "1"],
-                  ["run", folder, "--nothing"], ["run", folder, "--count"]):
+                  ["run", folder, "--nothing"], ["run", folder, "--count"],
+                  ["run", folder, "--point", 3]):
         status = 3 if "--memory" in words else 2
         _, err = run_json(status, snapshot, *words)
         require(err.startswith("snapshot: "), f"no reason for {words}: {err}")
@@ -88,6 +89,36 @@ def points_go_on_after_a_restore(folder, snapshot, *_):
         require([p["base"] for p in result["points"]] == [True, False] * 2, "no bases")
         read(0, "verify", points)
         require(check_restored(snapshot, points) == 9, "not the last point")
+
+
+def a_run_that_fails_waits_for_no_child_of_others(folder, snapshot, *_):
+    """The shell's child becomes one of the program that takes its place."""
+    take(0, snapshot, folder / "points", *MODEL, "--count", 1)
+    process = start("sh", "-c", "cat /dev/zero >/dev/null & echo $! >$0; exec \"$@\"",
+                    folder / "pid", snapshot, "run", folder / "points", *MODEL)
+    try:
+        require(process.wait(30) == 3, "another status")
+    finally:
+        os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
+    process.communicate()
+
+
+def a_fork_does_not_copy_the_guest(folder, snapshot, *_):
+    process = start(snapshot, "run", folder / "points", *MODEL, "--count", 0, "--json")
+    while not (folder / "points/000001.snap").exists():
+        require(process.poll() is None, "it has ended")
+    size, kept_back, copied = 0, 0, []
+    for line in Path(f"/proc/{process.pid}/smaps").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Size":
+            size = int(value.split()[0])
+        # Left out of core dumps: guest memory.
+        elif name == "VmFlags" and "dd" in value.split() and size >= 1024:
+            kept_back += size
+            copied += [] if "dc" in value.split() else [size]
+    process.send_signal(signal.SIGTERM)
+    finish(process, 0)
+    require(kept_back >= 16 << 10 and not copied, f"of {kept_back} KiB a fork copies {copied}")
 
 
 def a_signal_ends_after_a_whole_point(folder, snapshot, *_):
@@ -427,6 +458,8 @@ TESTS = [
     the_help_fits_a_terminal,
     every_point_is_what_memory_was,
     points_go_on_after_a_restore,
+    a_run_that_fails_waits_for_no_child_of_others,
+    a_fork_does_not_copy_the_guest,
     a_signal_ends_after_a_whole_point,
     each_mistake_is_noticed,
     a_fault_loses_no_page,
