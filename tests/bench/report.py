@@ -27,8 +27,8 @@ REASONS = {
         "loop of these alone",
     "cursors: pass":
         "each word is taken from a set that both cursors share and or-ed into the second one's, "
-        "which is two more maps in the caches: some 2 ns a word of 16 dirty pages, and the bar "
-        "allows 1.6",
+        "which is two more maps in the caches: some 1.6 ns a word of 16 dirty pages, and the bar "
+        "allows 1.5",
     "iterator: runs of":
         "each word is taken, with an exchange, from a set that other threads mark at the "
         "same time; the floor has none, and eight of them alone take more than twice its "
