@@ -95,8 +95,12 @@ struct keyword {
 };
 
 static const struct keyword commands[] = {
-	{ "run", COMMAND_RUN },	    { "restore", COMMAND_RESTORE }, { "verify", COMMAND_VERIFY },
-	{ "merge", COMMAND_MERGE }, { "list", COMMAND_LIST },	    { NULL, 0 }
+	{ "run", COMMAND_RUN }, /* the only one that takes points */
+	{ "restore", COMMAND_RESTORE },
+	{ "verify", COMMAND_VERIFY },
+	{ "merge", COMMAND_MERGE },
+	{ "list", COMMAND_LIST },
+	{ NULL, 0 },
 };
 static const struct keyword modes[] = { { "auto", DL_MODE_AUTO },
 					{ "ring", DL_MODE_RING },
