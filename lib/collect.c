@@ -57,7 +57,7 @@ int dli_collect_bitmap(struct dl_log *log, struct dli_slot *slot)
 		(void)dli_slot_mark_all(slot);
 		return dli_log_fail(log, DLI_BITMAP_NOT_READ, slot->slot, r);
 	}
-	new_pages = dli_page_set_merge(dli_slot_target(slot), &slot->owed, words);
+	new_pages = dli_slot_merge(slot, words);
 	atomic_fetch_add_explicit(&log->bitmap_new_pages, new_pages, memory_order_relaxed);
 	return 0;
 }

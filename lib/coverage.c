@@ -66,6 +66,8 @@ void dli_views_install(struct dli_views *views, bool live)
 		/* Pages that were marked before the view is attached go to the other views only. */
 		dli_slot_distribute(view->slot);
 		dli_view_attach(view);
+		if (view->cursor->planned)
+			dli_view_set_planned(view, true);
 	}
 }
 

@@ -174,6 +174,17 @@ void dli_cursor_catch_up(struct dl_cursor *cursor)
 	}
 }
 
+void dli_cursor_set_planned(struct dl_cursor *cursor, bool planned)
+{
+	cursor->planned = planned;
+	for (uint32_t i = 0, n = dli_cursor_count(cursor); i < n; i++) {
+		struct dli_view *view = dli_cursor_view_at(cursor, i);
+
+		if (view)
+			dli_view_set_planned(view, planned);
+	}
+}
+
 void dli_cursor_distribute(struct dl_cursor *cursor)
 {
 	for (uint32_t i = 0, n = dli_cursor_count(cursor); i < n; i++) {

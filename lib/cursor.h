@@ -30,6 +30,7 @@ struct dl_cursor {
 	pthread_mutex_t lock;
 	bool attached; /* false: the log is closed. Also under log->changes. */
 	bool paused;   /* the open pass began with no vCPU in KVM_RUN */
+	bool planned;  /* has a plan; under log->lock */
 	bool skips;    /* leaves out, in its first pass, what is written again meanwhile */
 	uint64_t last_pass;
 	/* Number of the open pass; 0: none. Also read by acknowledgements. */
@@ -155,6 +156,9 @@ uint64_t dli_pass_close(struct dl_cursor *cursor);
 
 /* Begins a pass: dli_view_catch_up() for each view. */
 void dli_cursor_catch_up(struct dl_cursor *cursor);
+
+/* From now on what is new is what is new to this cursor: it has a plan. Under the log's lock. */
+void dli_cursor_set_planned(struct dl_cursor *cursor, bool planned);
 
 /* Moves what was marked since the last time into the sets of all cursors. */
 void dli_cursor_distribute(struct dl_cursor *cursor);

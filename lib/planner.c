@@ -83,6 +83,7 @@ static int attach(struct dl_plan *plan, struct dl_cursor *cursor)
 		return dli_log_fail(log, DLI_HAS_PLAN, DLI_NO_NUMBER, -EBUSY);
 	log->plan = plan;
 	plan->cursor = cursor;
+	dli_cursor_set_planned(cursor, true);
 	dli_cursor_distribute(cursor);
 	plan->first_pages = dli_cursor_pending_pages(cursor) + dli_cursor_in_flight_pages(cursor);
 	plan->first_consumed = consumed_pages(cursor);
@@ -141,6 +142,7 @@ void dli_plan_forget_cursor(struct dl_cursor *cursor)
 
 	if (!log->plan || log->plan->cursor != cursor)
 		return;
+	dli_cursor_set_planned(cursor, false);
 	log->plan->cursor = NULL;
 	lift_limits(log);
 	log->plan = NULL;

@@ -287,7 +287,7 @@ struct dl_stats {
 	uint32_t size;		     /* sizeof(struct dl_stats) */
 	uint32_t limited_vcpus;	     /* now held back by a limit */
 	uint64_t entries;	     /* ring entries harvested */
-	uint64_t new_pages;	     /* pages found dirty, by rings and bitmaps */
+	uint64_t new_pages;	     /* found dirty, and new: see dl_plan_new() */
 	uint64_t duplicates;	     /* ring entries of pages already dirty */
 	uint64_t stale_entries;	     /* ring entries of slots that are gone */
 	uint64_t resets;	     /* KVM_RESET_DIRTY_RINGS calls */
@@ -683,7 +683,8 @@ DL_MUST_CHECK int dl_mark_bitmap(struct dl_log *log, const struct dl_bitmap *bit
  * Starts to control the vCPUs so that the cursor's memory can be sent within a goal.
  *   goal  NULL: 300 ms of downtime, no budget
  * From the first pass on it measures; afterwards it limits those vCPUs that dirty memory fastest,
- * if the guest would not converge, or not in time. One plan a log.
+ * if the guest would not converge, or not in time. One plan a log. While it exists, a page that is
+ * found dirty is new if it was not pending for its cursor; without one, if not for all cursors.
  * -EBUSY: the log has a plan; -EINVAL, -E2BIG: goal, or MISSED; -ENOMEM; -ECANCELED. May block.
  * No system call.
  */

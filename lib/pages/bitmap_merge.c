@@ -23,15 +23,34 @@ static inline void append_words(struct dli_batch *batch, const uint64_t *words, 
 	}
 }
 
-static uint64_t mark(struct dli_page_set *set, struct dli_owed *owed, const struct dli_batch *batch)
+/* How many pages neither of the sets has. */
+static uint64_t count_new(const struct dli_page_set *set, const struct dli_page_set *planned,
+			  const struct dli_batch *batch)
 {
-	dli_owed_add(owed, batch);
-	return dli_page_set_mark_batch(set, batch);
+	uint64_t pages = 0;
+
+	for (uint32_t i = 0; i < batch->n; i++) {
+		uint64_t known = dli_page_set_pending_bits(set, batch->word[i]) |
+				 dli_page_set_pending_bits(planned, batch->word[i]);
+
+		pages += count_bits(batch->bits[i] & ~known);
+	}
+	return pages;
 }
 
-uint64_t dli_page_set_merge(struct dli_page_set *set, struct dli_owed *owed, uint64_t *words)
+static uint64_t mark(struct dli_slot *slot, const struct dli_batch *batch)
 {
-	uint64_t pages = dli_page_set_pages(set), n = dli_bitmap_words(pages);
+	struct dli_page_set *set = dli_slot_target(slot), *planned = dli_slot_planned(slot, set);
+	uint64_t new_pages = planned ? count_new(set, planned, batch) : 0, marked;
+
+	dli_owed_add(&slot->owed, batch);
+	marked = dli_page_set_mark_batch(set, batch);
+	return planned ? new_pages : marked;
+}
+
+uint64_t dli_slot_merge(struct dli_slot *slot, uint64_t *words)
+{
+	uint64_t pages = slot->pages, n = dli_bitmap_words(pages);
 	uint64_t lines = n / PAGE_SET_LINE_WORDS, new_pages = 0;
 	struct dli_batch batch;
 
@@ -47,9 +66,9 @@ uint64_t dli_page_set_merge(struct dli_page_set *set, struct dli_owed *owed, uin
 		append_words(&batch, words, line * PAGE_SET_LINE_WORDS, PAGE_SET_LINE_WORDS);
 		if (dli_batch_has_room(&batch, PAGE_SET_LINE_WORDS))
 			continue;
-		new_pages += mark(set, owed, &batch);
+		new_pages += mark(slot, &batch);
 		batch.n = 0;
 	}
 	append_words(&batch, words, lines * PAGE_SET_LINE_WORDS, n % PAGE_SET_LINE_WORDS);
-	return new_pages + mark(set, owed, &batch);
+	return new_pages + mark(slot, &batch);
 }

@@ -275,6 +275,11 @@ static uint64_t count_pages(const struct bitmap *map)
 	return pages < 0 ? 0 : (uint64_t)pages;
 }
 
+uint64_t dli_page_set_pending_bits(const struct dli_page_set *set, uint64_t word)
+{
+	return atomic_load_explicit(leaf_of(&set->pending, word), memory_order_relaxed);
+}
+
 uint64_t dli_page_set_pending_pages(const struct dli_page_set *set)
 {
 	return count_pages(&set->pending);

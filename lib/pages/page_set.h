@@ -51,6 +51,9 @@ void dli_page_set_mark_and_count(struct dli_page_set *set, uint64_t word, uint64
 /* Prefetches a word that is marked soon. */
 void dli_page_set_prefetch(const struct dli_page_set *set, uint64_t word);
 
+/* The pending pages of the word that begins at page word * 64, as of some moment of late. */
+uint64_t dli_page_set_pending_bits(const struct dli_page_set *set, uint64_t word);
+
 /* Make pages pending, which must lie inside the set. Return how many are new, and count them. */
 uint64_t dli_page_set_mark_batch(struct dli_page_set *set, const struct dli_batch *batch);
 uint64_t dli_page_set_mark_range(struct dli_page_set *set, uint64_t first_page, uint64_t pages);

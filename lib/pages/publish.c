@@ -10,19 +10,20 @@
 
 struct publisher {
 	const struct dli_slot_table *table;
-	uint32_t slot_number;	     /* of the last word; the fields below are this slot's */
-	struct dli_slot *slot;	     /* NULL if it is gone */
-	struct dli_page_set *target; /* NULL if no cursor covers the slot */
-	uint64_t slot_new;	     /* pages that are not counted in the target yet */
+	uint32_t slot_number;	       /* of the last word; the fields below are this slot's */
+	struct dli_slot *slot;	       /* NULL if it is gone */
+	struct dli_page_set *target;   /* NULL if no cursor covers the slot */
+	struct dli_page_set *planned;  /* NULL: the target knows what is new */
+	uint64_t slot_new, slot_known; /* pages that are not counted in the target yet */
 	struct dli_publish_result result;
 };
 
 static void leave_slot(struct publisher *p)
 {
 	if (p->target)
-		dli_page_set_count(p->target, p->slot_new);
+		dli_page_set_count(p->target, p->slot_new + p->slot_known);
 	p->result.new_pages += (uint32_t)p->slot_new;
-	p->slot_new = 0;
+	p->slot_new = p->slot_known = 0;
 }
 
 static void enter_slot(struct publisher *p, uint32_t slot_number)
@@ -31,6 +32,7 @@ static void enter_slot(struct publisher *p, uint32_t slot_number)
 	p->slot_number = slot_number;
 	p->slot = dli_slot_find(p->table, slot_number);
 	p->target = p->slot ? dli_slot_target(p->slot) : NULL;
+	p->planned = p->target ? dli_slot_planned(p->slot, p->target) : NULL;
 }
 
 /* The word's bits that are pages of the slot. */
@@ -41,6 +43,17 @@ static inline uint64_t bits_inside(const struct dli_slot *slot, const struct dli
 	if (word->word < whole_words)
 		return word->bits;
 	return word->word > whole_words ? 0 : word->bits & ~(~UINT64_C(0) << slot->pages % 64);
+}
+
+/* Pages that the plan's cursor has yet to see cost the migration nothing more. */
+static __attribute__((noinline)) void mark_known(struct publisher *p, uint64_t word, uint64_t bits)
+{
+	uint64_t known = bits & dli_page_set_pending_bits(p->planned, word);
+
+	if (known)
+		p->slot_known += dli_page_set_mark_word(p->target, word, known);
+	if (bits & ~known)
+		p->slot_new += dli_page_set_mark_word(p->target, word, bits & ~known);
 }
 
 static inline void publish_word(struct publisher *p, const struct dli_dirty_word *word)
@@ -54,7 +67,11 @@ static inline void publish_word(struct publisher *p, const struct dli_dirty_word
 		p->result.stale += (uint32_t)__builtin_popcountll(word->bits & ~inside);
 		p->result.outside |= p->slot != NULL;
 	}
-	if (inside && p->target)
+	if (!inside || !p->target)
+		return;
+	if (p->planned)
+		mark_known(p, word->word, inside);
+	else
 		p->slot_new += dli_page_set_mark_word(p->target, word->word, inside);
 }
 

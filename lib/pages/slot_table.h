@@ -29,6 +29,11 @@ struct dli_slot {
 	 * lock, and read inside an RCU read section.
 	 */
 	_Atomic(struct dli_page_set *) target;
+	/*
+	 * The set of the cursor that has the plan, NULL if none covers the slot. Pages that are
+	 * pending there are not new to the migration, whoever else has not seen them. Like target.
+	 */
+	_Atomic(struct dli_page_set *) planned;
 	/* Under the log's lock. */
 	struct dli_page_set *fresh; /* the target of a slot with several views; NULL until needed */
 	struct dli_view *views;
@@ -82,6 +87,19 @@ static inline struct dli_page_set *dli_slot_target(const struct dli_slot *slot)
 {
 	/* Pairs with set_target() in view.c. */
 	return atomic_load_explicit(&slot->target, memory_order_acquire);
+}
+
+/*
+ * Inside a read section, or with the log's lock held. The set that tells what is new if the target
+ * does not; NULL: the target does.
+ */
+static inline struct dli_page_set *dli_slot_planned(const struct dli_slot *slot,
+						    const struct dli_page_set *target)
+{
+	/* Pairs with dli_view_set_planned(): the set is complete. */
+	struct dli_page_set *planned = atomic_load_explicit(&slot->planned, memory_order_acquire);
+
+	return planned == target ? NULL : planned;
 }
 
 /* Inside a read section, or with the log's lock held. NULL: marks are not audited. */

@@ -66,10 +66,19 @@ void dli_view_detach(struct dli_view *view)
 	while (*at != view)
 		at = &(*at)->next;
 	*at = view->next;
+	if (atomic_load_explicit(&slot->planned, memory_order_relaxed) == view->set)
+		dli_view_set_planned(view, false);
 	if (!slot->views)
 		set_target(slot, NULL);
 	else if (!slot->views->next)
 		set_target(slot, slot->views->set);
+}
+
+void dli_view_set_planned(struct dli_view *view, bool planned)
+{
+	/* Pairs with dli_slot_planned(). */
+	atomic_store_explicit(&view->slot->planned, planned ? view->set : NULL,
+			      memory_order_release);
 }
 
 static struct dli_view *find(struct dli_view *view, const struct dl_cursor *cursor)

@@ -50,6 +50,9 @@ void dli_view_attach(struct dli_view *view);
  */
 void dli_view_detach(struct dli_view *view);
 
+/* The view's cursor has a plan now, or no more. */
+void dli_view_set_planned(struct dli_view *view, bool planned);
+
 struct dli_view *dli_slot_view(const struct dli_slot *slot, const struct dl_cursor *cursor);
 
 /* The view of a cursor that logs nothing, in the list of those. */

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Defects of the plan, in the form of defects.py. Most break a rule of tests/convergence."""
 
+NEWS = "unit/unit-plan_new_pages"
 RUNS = "convergence/convergence"
 
 PLAN = [
@@ -64,4 +65,18 @@ PLAN = [
      " &&\n\t       law->new_rate >= SAFE_SHARE * wire &&\n"
      "\t       law->goal.least_run * look->written >= FLOOR_SHARE * wire;", ";",
      "unit/unit-law"),
+    ("pages that wait for the plan's cursor are new again", "pages/publish.c",
+     "known = bits & dli_page_set_pending_bits(p->planned, word);", "known = 0;", NEWS),
+    ("a word of which a page waits has nothing new", "pages/publish.c",
+     "\tif (bits & ~known)\n", "\tif (!known)\n", NEWS),
+    ("pages that wait are not counted where they are marked", "pages/publish.c",
+     "p->slot_new + p->slot_known);", "p->slot_new);", NEWS),
+    ("bitmaps' pages that wait for the plan's cursor are new again", "pages/bitmap_merge.c",
+     "\treturn planned ? new_pages : marked;", "\t(void)new_pages;\n\treturn marked;", NEWS),
+    ("a slot that comes during a plan is not of the plan", "coverage.c",
+     "\t\tif (view->cursor->planned)\n", "\t\tif (false)\n", NEWS),
+    ("a slot keeps the freed set of the plan's cursor", "pages/view.c",
+     "\t\tdli_view_set_planned(view, false);\n", "\t\t;\n", NEWS),
+    ("what is new stays the business of a plan that is gone", "planner.c",
+     "\tdli_cursor_set_planned(cursor, false);\n", "", NEWS),
 ]

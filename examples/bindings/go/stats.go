@@ -14,7 +14,7 @@ import (
 type Stats struct {
 	LimitedVCPUs          uint32        // now under a limit
 	Entries               uint64        // ring entries harvested
-	NewPages              uint64        // pages found dirty, by rings and bitmaps
+	NewPages              uint64        // found dirty, not pending before
 	Duplicates            uint64        // ring entries of pages already dirty
 	StaleEntries          uint64        // ring entries of slots that are gone
 	Resets                uint64        // KVM_RESET_DIRTY_RINGS calls
