@@ -115,6 +115,7 @@ static void sample_bitmaps(struct dl_log *log)
 		.at_ns = now_ns, .ran_ns = now_ns, .new_pages = pages, .entries = pages
 	};
 
+	atomic_fetch_add_explicit(&log->bitmap_reads, 1, memory_order_relaxed);
 	dli_window_add(&log->window, &sample);
 }
 

@@ -4,13 +4,12 @@
 #include "planner.h"
 
 #include "collect.h"
+#include "plan/goal.h"
 #include "throttle.h"
 
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
-
-#define SECOND 1e9
 
 #define AGAIN_NS UINT64_C(100000000)
 #define LAPSE_NS (10 * AGAIN_NS)
@@ -18,30 +17,6 @@
 #define COLLECT_NS UINT64_C(250000000)
 /* The bandwidth, and so what fits the downtime, may have risen since the last look. */
 #define NEARLY 1.5
-
-#define DEFAULT_DOWNTIME_NS UINT64_C(300000000)
-#define DEFAULT_LEAST_RUN   0.01
-#define MILLION		    1e6
-
-static struct dli_law_goal law_goal(const struct dl_goal *goal)
-{
-	uint64_t downtime_ns = goal->downtime_ns ? goal->downtime_ns : DEFAULT_DOWNTIME_NS;
-
-	return (struct dli_law_goal){
-		.downtime = (double)downtime_ns / SECOND,
-		.fixed = (double)goal->fixed_ns / SECOND,
-		.budget = goal->total_ns ? (double)goal->total_ns / SECOND : INFINITY,
-		.least_run =
-			goal->least_run_ppm ? goal->least_run_ppm / MILLION : DEFAULT_LEAST_RUN,
-	};
-}
-
-static uint64_t longest_pause_ns(const struct dl_goal *goal)
-{
-	if (goal->longest_pause_ns)
-		return goal->longest_pause_ns;
-	return goal->downtime_ns ? goal->downtime_ns : DEFAULT_DOWNTIME_NS;
-}
 
 /* Pages that were sent, or that the caller took and will send. */
 static uint64_t consumed_pages(const struct dl_cursor *cursor)
@@ -54,6 +29,16 @@ static uint64_t ring_count_of(const _Atomic uint64_t *counter)
 	return atomic_load_explicit(counter, memory_order_relaxed);
 }
 
+/* Pages that have been found dirty, and that were not known before. */
+static uint64_t all_new_pages(struct dl_log *log)
+{
+	uint64_t pages = ring_count_of(&log->bitmap_new_pages);
+
+	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));)
+		pages += ring_count_of(&dli_ring_stats(vcpu->ring)->new_pages);
+	return pages;
+}
+
 /* Takes the counters' present values as zero: dirtying before the plan does not count. */
 static void begin_measuring(struct dl_plan *plan)
 {
@@ -62,6 +47,7 @@ static void begin_measuring(struct dl_plan *plan)
 	plan->begun_ns = plan->looked_at_ns = dli_os_now_ns(log->vm.os);
 	plan->collected_ns = plan->reported_ns = plan->begun_ns;
 	plan->seen_new = ring_count_of(&log->bitmap_new_pages);
+	plan->seen_reads = ring_count_of(&log->bitmap_reads);
 	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));) {
 		struct dli_limit *limit = &vcpu->limit;
 
@@ -88,6 +74,7 @@ static int attach(struct dl_plan *plan, struct dl_cursor *cursor)
 	plan->first_pages = dli_cursor_pending_pages(cursor) + dli_cursor_in_flight_pages(cursor);
 	plan->first_consumed = consumed_pages(cursor);
 	plan->first_passes = ring_count_of(&cursor->passes);
+	plan->first_new = all_new_pages(log);
 	begin_measuring(plan);
 	return 0;
 }
@@ -96,15 +83,15 @@ int dli_plan_new(struct dl_cursor *cursor, const struct dl_goal *goal, struct dl
 {
 	struct dl_log *log = cursor->log;
 	struct dl_plan *plan = dli_allocate(1, sizeof(*plan));
-	struct dli_law_goal law = law_goal(goal);
+	struct dli_law_goal law = dli_goal_of_law(goal);
 	int r;
 
 	if (!plan)
 		return dli_log_fail(log, DLI_NO_MEMORY, DLI_NO_NUMBER, -ENOMEM);
 	plan->log = log;
 	plan->flags = goal->flags;
-	plan->longest_pause_ns = longest_pause_ns(goal);
-	plan->run_ppm = (uint32_t)MILLION;
+	plan->longest_pause_ns = dli_goal_longest_pause_ns(goal);
+	plan->run_ppm = (uint32_t)DLI_MILLION;
 	dli_law_start(&plan->law, &law);
 	r = -pthread_mutex_init(&plan->lock, NULL);
 	if (r) {
@@ -173,11 +160,10 @@ static void note_wire(struct dl_plan *plan, uint64_t now_ns)
 	/* Several channels that were busy at the same time are one wire. */
 	if (busy_ns > passed_ns)
 		busy_ns = passed_ns;
-	dli_wire_note(&plan->law.wire, (double)bytes, (double)busy_ns / SECOND);
+	dli_wire_note(&plan->law.wire, (double)bytes, (double)busy_ns / DLI_SECOND_NS);
 }
 
-static void note_vcpu(struct dl_plan *plan, struct dl_vcpu *vcpu, double over,
-		      struct dli_law_look *look)
+static void note_vcpu(struct dl_plan *plan, struct dl_vcpu *vcpu, struct dli_law_look *look)
 {
 	const struct dli_ring_stats *stats = dli_ring_stats(vcpu->ring);
 	struct dli_limit *limit = &vcpu->limit;
@@ -188,7 +174,7 @@ static void note_vcpu(struct dl_plan *plan, struct dl_vcpu *vcpu, double over,
 	double entry_bytes = (double)(entries - limit->seen_entries) * page_bytes;
 
 	dli_demand_note(&limit->demand, new_bytes, entry_bytes,
-			(double)(ran_ns - limit->seen_ran_ns) / SECOND, over);
+			(double)(ran_ns - limit->seen_ran_ns) / DLI_SECOND_NS, look->over);
 	limit->seen_new = new_pages;
 	limit->seen_entries = entries;
 	limit->seen_ran_ns = ran_ns;
@@ -200,21 +186,47 @@ static void note_vcpu(struct dl_plan *plan, struct dl_vcpu *vcpu, double over,
 	look->written += limit->demand.entry_bytes;
 }
 
-/* Bitmaps do not say who wrote; the caller is taken to run the vCPUs as it was advised. */
-static void note_vm(struct dl_plan *plan, double over, struct dli_law_look *look)
+/*
+ * Bitmaps do not say who wrote; the caller is taken to run the vCPUs as it was advised. What they
+ * show was written since they were last read.
+ */
+static void note_vm(struct dl_plan *plan, struct dli_law_look *look)
 {
+	uint64_t reads = ring_count_of(&plan->log->bitmap_reads);
 	uint64_t new_pages = ring_count_of(&plan->log->bitmap_new_pages);
 	double bytes = (double)(new_pages - plan->seen_new) * plan->log->caps.page_bytes;
 
-	dli_demand_note(&plan->demand, bytes, bytes, over * plan->run_ppm / MILLION, over);
-	plan->seen_new = new_pages;
-	look->new_bytes = look->entry_bytes = bytes;
+	plan->unread_s += look->over;
+	plan->unread_run_s += look->over * plan->run_ppm / DLI_MILLION;
+	look->over = 0;
+	if (reads != plan->seen_reads) {
+		dli_demand_note(&plan->demand, bytes, bytes, plan->unread_run_s, plan->unread_s);
+		look->over = plan->unread_s;
+		look->new_bytes = look->entry_bytes = bytes;
+		plan->unread_s = plan->unread_run_s = 0;
+		plan->seen_new = new_pages;
+		plan->seen_reads = reads;
+	}
 	look->demand = plan->demand.new_bytes;
 	look->written = plan->demand.entry_bytes;
 }
 
-/* A pass of reads ends when the next one begins; a consumer that takes has no passes. */
-static bool in_first_pass(const struct dl_plan *plan, uint64_t unsent_pages)
+/*
+ * How many pages of the first pass need not be sent: those of removed slots, and those that another
+ * slot maps too.
+ */
+static uint64_t gone_pages(const struct dl_plan *plan, uint64_t pages, uint64_t sent)
+{
+	uint64_t came = plan->first_pages + all_new_pages(plan->log) - plan->first_new;
+
+	return came > sent + pages ? came - sent - pages : 0;
+}
+
+/*
+ * A pass of reads ends when the next one begins; a consumer that takes has no passes. pages are
+ * pending or in flight.
+ */
+static bool in_first_pass(const struct dl_plan *plan, uint64_t pages, uint64_t unsent_pages)
 {
 	const struct dl_cursor *cursor = plan->cursor;
 	uint64_t passes = ring_count_of(&cursor->passes);
@@ -225,7 +237,7 @@ static bool in_first_pass(const struct dl_plan *plan, uint64_t unsent_pages)
 	/* One that reads everything at once ends its pass before it sends. */
 	if (passes == 1 && !dli_cursor_pass(cursor) && !unsent_pages)
 		return false;
-	return sent < plan->first_pages + unsent_pages;
+	return sent + gone_pages(plan, pages, sent) < plan->first_pages + unsent_pages;
 }
 
 /* Under the log's lock. */
@@ -240,31 +252,32 @@ static int look_at_cursor(struct dl_plan *plan, uint64_t unsent_bytes, struct dl
 	pages = dli_cursor_pending_pages(cursor) + dli_cursor_in_flight_pages(cursor);
 	look->pending = (double)(pages << cursor->page_shift) + (double)unsent_bytes;
 	look->passes = ring_count_of(&cursor->passes);
-	look->first_pass = in_first_pass(plan, unsent_bytes >> cursor->page_shift);
+	look->first_pass = in_first_pass(plan, pages, unsent_bytes >> cursor->page_shift);
 	return 0;
 }
 
 /*
  * True if what is pending does not say it all: after an overflow everything is, bitmaps and watches
- * have to be read. Without manual protect a read clears: that is left to those who hand pages out.
+ * have to be read. Without manual protect a read protects what it finds, and the guest faults once
+ * more for each page: that is left to those who hand pages out, unless this may be the last look.
  */
-static bool must_collect(const struct dl_plan *plan, uint64_t now_ns, uint64_t age_ns)
+static bool must_collect(const struct dl_plan *plan, uint64_t now_ns, bool last)
 {
 	struct dl_log *log = plan->log;
-	bool reads = dli_log_is_ring(log) ? log->watcher.watches : log->clear_in_chunks;
+	bool reads = dli_log_is_ring(log) ? log->watcher.watches : log->clear_in_chunks || last;
 
 	if (!plan->cursor)
 		return false;
 	if (dli_log_is_ring(log) && dli_reset_repair_needed(&log->reset))
 		return true;
-	return reads && now_ns - plan->collected_ns >= age_ns;
+	return reads && now_ns - plan->collected_ns >= (last ? 1 : COLLECT_NS);
 }
 
-static int collect(struct dl_plan *plan, uint64_t now_ns, uint64_t age_ns)
+static int collect(struct dl_plan *plan, uint64_t now_ns, bool last)
 {
 	const struct dli_scope scope = { .cursor = plan->cursor };
 
-	if (!must_collect(plan, now_ns, age_ns))
+	if (!must_collect(plan, now_ns, last))
 		return 0;
 	plan->collected_ns = now_ns;
 	return dli_collect(plan->log, &scope, false, 0);
@@ -274,14 +287,14 @@ static int collect(struct dl_plan *plan, uint64_t now_ns, uint64_t age_ns)
 static int measure_pending(struct dl_plan *plan, uint64_t now_ns, uint64_t unsent_bytes,
 			   struct dli_law_look *look)
 {
-	int r = collect(plan, now_ns, COLLECT_NS);
+	int r = collect(plan, now_ns, false);
 
 	if (!r)
 		r = look_at_cursor(plan, unsent_bytes, look);
 	if (r || look->first_pass || look->pending > NEARLY * plan->fits)
 		return r;
 	/* Where it may be the last look, nothing is to be missing. */
-	r = collect(plan, now_ns, 1);
+	r = collect(plan, now_ns, true);
 	return r ? r : look_at_cursor(plan, unsent_bytes, look);
 }
 
@@ -290,19 +303,19 @@ static int measure(struct dl_plan *plan, uint64_t unsent_bytes, struct dli_law_l
 {
 	struct dl_log *log = plan->log;
 	uint64_t now_ns = dli_os_now_ns(log->vm.os);
-	double over = (double)(now_ns - plan->looked_at_ns) / SECOND;
 	int r;
 
 	r = measure_pending(plan, now_ns, unsent_bytes, look);
 	if (r)
 		return r;
 	note_wire(plan, now_ns);
+	look->over = (double)(now_ns - plan->looked_at_ns) / DLI_SECOND_NS;
 	plan->looked_at_ns = now_ns;
-	look->at = (double)(now_ns - plan->begun_ns) / SECOND;
+	look->at = (double)(now_ns - plan->begun_ns) / DLI_SECOND_NS;
 	if (!dli_log_is_ring(log))
-		note_vm(plan, over, look);
+		note_vm(plan, look);
 	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));)
-		note_vcpu(plan, vcpu, over, look);
+		note_vcpu(plan, vcpu, look);
 	return 0;
 }
 
@@ -343,7 +356,7 @@ static double water_level(const struct dl_log *log, double allowed)
 static uint32_t set_limits(struct dl_plan *plan, double level)
 {
 	struct dl_log *log = plan->log;
-	double to_pages_per_ns = 1 / (SECOND * log->caps.page_bytes);
+	double to_pages_per_ns = 1 / (DLI_SECOND_NS * log->caps.page_bytes);
 	uint32_t held = 0;
 
 	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));) {
@@ -388,7 +401,7 @@ static uint32_t run_ppm(const struct dl_plan *plan, double allowed, double deman
 
 	if (share < plan->law.goal.least_run)
 		share = plan->law.goal.least_run;
-	return (uint32_t)(share * MILLION);
+	return (uint32_t)(share * DLI_MILLION);
 }
 
 static uint64_t to_bytes(double bytes)
@@ -399,7 +412,7 @@ static uint64_t to_bytes(double bytes)
 static uint64_t to_ns(double seconds)
 {
 	/* Centuries are never. */
-	return seconds < 1e10 ? (uint64_t)(seconds * SECOND) : UINT64_MAX;
+	return seconds < 1e10 ? (uint64_t)(seconds * DLI_SECOND_NS) : UINT64_MAX;
 }
 
 /* Finds the bound that keeps the guest from the goal, from vCPUs' pauses since the last look. */
@@ -437,7 +450,7 @@ static void advise(struct dl_plan *plan, const struct dli_law_look *look, struct
 		.remaining_ns = to_ns(law.remaining),
 		.again_ns = AGAIN_NS,
 		.least_pending_bytes = to_bytes(plan->law.least_pending),
-		.run_ppm = (uint32_t)MILLION,
+		.run_ppm = (uint32_t)DLI_MILLION,
 	};
 	if (own_limits)
 		out->run_ppm = run_ppm(plan, law.allowed, look->demand);
@@ -445,7 +458,8 @@ static void advise(struct dl_plan *plan, const struct dli_law_look *look, struct
 	plan->fits = law.fits;
 	out->limited_vcpus = limit_vcpus(plan, law.allowed);
 	out->bound_by = bound_by(plan);
-	if (law.verdict == DL_VERDICT_CONTINUE && (out->limited_vcpus || out->run_ppm < MILLION))
+	if (law.verdict == DL_VERDICT_CONTINUE &&
+	    (out->limited_vcpus || out->run_ppm < DLI_MILLION))
 		out->verdict = DL_VERDICT_THROTTLED;
 }
 

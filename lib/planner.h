@@ -26,11 +26,14 @@ struct dl_plan {
 	uint64_t first_pages;	 /* pending when the plan began: the first pass */
 	uint64_t first_consumed; /* read and acknowledged, or taken, before that */
 	uint64_t first_passes;
+	uint64_t first_new;	  /* found dirty before that */
 	bool limiting;		  /* limits are set */
 	uint32_t run_ppm;	  /* the last advice */
 	double fits;		  /* bytes: what the last look found to fit the downtime */
 	struct dli_demand demand; /* in bitmap mode: of the whole VM */
-	uint64_t seen_new;	  /* in bitmap mode */
+	/* In bitmap mode: what was seen, and the time since the bitmaps were read. */
+	uint64_t seen_new, seen_reads;
+	double unread_s, unread_run_s;
 };
 
 /* Makes the plan of a cursor. -EBUSY: the log has one; -ECANCELED: it is closed. */

@@ -184,13 +184,11 @@ static bool never_ends(struct dli_law *law, const struct dli_law_look *look)
 
 static void note_flow(struct dli_law *law, const struct dli_law_look *look)
 {
-	double over = look->at - law->at;
-
 	law->at = look->at;
-	if (!(over > 0))
+	if (!(look->over > 0))
 		return;
-	average(&law->new_rate, look->new_bytes / over, over, FLOW_S);
-	average(&law->entry_rate, look->entry_bytes / over, over, FLOW_S);
+	average(&law->new_rate, look->new_bytes / look->over, look->over, FLOW_S);
+	average(&law->entry_rate, look->entry_bytes / look->over, look->over, FLOW_S);
 }
 
 static double remaining(const struct dli_law *law, const struct dli_law_look *look, double fits,

@@ -40,7 +40,8 @@ struct dli_law_look {
 	double at;		       /* since the plan began */
 	double pending;		       /* with what is in flight */
 	double demand, written;	       /* of all vCPUs, if they ran free */
-	double new_bytes, entry_bytes; /* since the last look */
+	double new_bytes, entry_bytes; /* that were found since the last look, */
+	double over;		       /* and were written in so long; 0: nothing is known */
 	bool first_pass;	       /* still */
 	uint64_t passes;
 };

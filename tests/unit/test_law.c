@@ -29,6 +29,7 @@ static int no_budget(void **state)
 
 static struct dli_law_advice at(double seconds)
 {
+	look.over = seconds - look.at;
 	look.at = seconds;
 	return dli_law_look(&law, &look);
 }

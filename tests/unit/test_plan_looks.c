@@ -10,6 +10,17 @@ static struct guest_vcpu *writer;
 static struct dl_plan *plan;
 static struct dl_advice advice;
 
+static void open_guest(const struct guest_config *config)
+{
+	guest_open(&guest, config);
+	guest_add_slot(&guest, 0, 0, PAGES);
+	writer = guest_vcpu(&guest, true);
+	(void)guest_vcpu(&guest, true);
+	guest_join(&guest, 0);
+	assert_int_equal(dl_plan_new(guest.cursor, NULL, &plan), 0);
+	advice = (struct dl_advice){ .size = sizeof(advice) };
+}
+
 static int setup(void **state)
 {
 	const struct guest_config config = {
@@ -17,13 +28,18 @@ static int setup(void **state)
 		.options = { .mode = DL_MODE_RING, .ring_entries = ENTRIES },
 	};
 
-	guest_open(&guest, &config);
-	guest_add_slot(&guest, 0, 0, PAGES);
-	writer = guest_vcpu(&guest, true);
-	(void)guest_vcpu(&guest, true);
-	guest_join(&guest, 0);
-	assert_int_equal(dl_plan_new(guest.cursor, NULL, &plan), 0);
-	advice = (struct dl_advice){ .size = sizeof(advice) };
+	open_guest(&config);
+	return 0;
+}
+
+/* Without manual protect: KVM_GET_DIRTY_LOG protects what it reports. */
+static int setup_bitmap(void **state)
+{
+	const struct guest_config config = {
+		.model = { .virtual_clock = true, .has = MODEL_HAS_NOTHING },
+	};
+
+	open_guest(&config);
 	return 0;
 }
 
@@ -116,6 +132,76 @@ static void a_removed_vcpu_dirties_nothing(void **state)
 	assert_int_equal(advice.limited_vcpus, 0);
 }
 
+static void add_to_plan(uint32_t slot, const struct guest_block *block, uint64_t pages)
+{
+	const struct dl_slot another = guest_slot(&guest, slot, slot * PAGES, block, 0, pages);
+
+	dl_plan_free(plan);
+	assert_int_equal(dl_slot_set(guest.log, &another), 0);
+	assert_int_equal(dl_plan_new(guest.cursor, NULL, &plan), 0);
+}
+
+static void a_slot_that_leaves_is_not_of_the_first_pass(void **state)
+{
+	const uint64_t pages = 128;
+
+	add_to_plan(1, guest_memory(&guest, pages), pages);
+	take_all();
+	sent(1000, 100);
+	assert_int_equal(look(), DL_VERDICT_CONTINUE);
+	assert_int_equal(advice.pending_bytes, pages * PAGE);
+	assert_int_equal(dl_slot_remove(guest.log, 1, 0, NULL, 0), 0);
+	assert_int_equal(look(), DL_VERDICT_SWITCHOVER);
+}
+
+static void memory_that_two_slots_map_is_sent_once(void **state)
+{
+	uint64_t words[PAGES / 64] = { 0 };
+
+	add_to_plan(1, &guest.blocks[0], PAGES);
+	take_all();
+	sent(1000, 100);
+	assert_int_equal(dl_cursor_take(guest.cursor, 1, 0, words, PAGES / 64, NULL), 0);
+	assert_int_equal(look(), DL_VERDICT_SWITCHOVER);
+}
+
+static void harvest(void)
+{
+	uint64_t words[PAGES / 64] = { 0 };
+
+	assert_int_equal(dl_cursor_take(guest.cursor, 0, DL_TAKE_HARVEST, words, PAGES / 64, NULL),
+			 0);
+}
+
+static void a_bitmap_is_read_before_the_switch(void **state)
+{
+	harvest();
+	sent(1000, 100);
+	assert_int_equal(look(), DL_VERDICT_SWITCHOVER);
+	for (uint64_t page = 0; page < PAGES; page++)
+		assert_int_equal(guest_write(&guest, writer, 0, page), 0);
+	assert_int_not_equal(look(), DL_VERDICT_SWITCHOVER);
+	assert_int_equal(advice.pending_bytes, PAGES * PAGE);
+}
+
+/* A thousand pages a second, and a read every two seconds: no more than that is known of it. */
+static void what_a_bitmap_shows_took_since_the_last_one(void **state)
+{
+	harvest();
+	for (uint64_t i = 0; i < 400; i++) {
+		for (uint64_t page = 0; page < 100; page++)
+			assert_int_equal(guest_write(&guest, writer, 0, (i * 100 + page) % PAGES),
+					 0);
+		if (i % 20 == 0)
+			harvest();
+		sent(1000, 100);
+		model_advance(guest.model, 100 * MILLISECOND);
+		assert_int_equal(dl_plan_next(plan, PAGES * PAGE, &advice), 0);
+		if (i > 200)
+			assert_in_range(advice.dirty_bytes_per_s, 950 * PAGE, 1050 * PAGE);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -124,6 +210,11 @@ int main(void)
 		look_test(a_piece_may_take_longer_than_a_look),
 		look_test(after_an_overflow_everything_is_pending),
 		look_test(a_removed_vcpu_dirties_nothing),
+		look_test(a_slot_that_leaves_is_not_of_the_first_pass),
+		look_test(memory_that_two_slots_map_is_sent_once),
+#define bitmap_test(f) cmocka_unit_test_setup_teardown(f, setup_bitmap, teardown)
+		bitmap_test(a_bitmap_is_read_before_the_switch),
+		bitmap_test(what_a_bitmap_shows_took_since_the_last_one),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
