@@ -25,7 +25,8 @@ static const char *const words[DLI_FAILURES] = {
 	[DLI_BAD_TICKET] = "an extent of another cursor",
 	[DLI_BAD_EXTENT] = "an extent that is not handed out, or is acknowledged already",
 	[DLI_BAD_PAUSED] = "DL_TAKE_PAUSED without DL_TAKE_HARVEST",
-	[DLI_BAD_GOAL] = "least_run_ppm of more than a million, or reserved that is not 0",
+	[DLI_BAD_GOAL] = "least_run_ppm of more than a million, fixed_ns of the whole "
+			 "downtime, or reserved that is not 0",
 	[DLI_BAD_RESERVED] = "dl_bitmap.reserved that is not 0",
 	[DLI_BAD_FOREIGN_PAGE] =
 		"dl_bitmap.page_bytes that is no power of two from 512 bytes to 1 GiB",

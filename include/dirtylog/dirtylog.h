@@ -311,7 +311,7 @@ struct dl_goal {
 	uint32_t size;		   /* sizeof(struct dl_goal) */
 	uint32_t flags;		   /* enum dl_goal_flag */
 	uint64_t downtime_ns;	   /* longest pause of the guest at the switch; 0: 300 ms */
-	uint64_t fixed_ns;	   /* of it, what is not memory: device state, the switch */
+	uint64_t fixed_ns;	   /* of it, less than it: device state, the switch */
 	uint64_t total_ns;	   /* budget from now to the end of the switch; 0: none */
 	uint64_t longest_pause_ns; /* of one vCPU at a time; 0: downtime_ns */
 	uint32_t least_run_ppm;	   /* floor of a vCPU's running time; 0: 10,000, 1% */
@@ -708,7 +708,8 @@ DL_MUST_CHECK int dl_plan_sent(struct dl_plan *plan, uint64_t bytes, uint64_t bu
  * as they were. Allocates nothing. May block, as dl_harvest().
  * System calls: KVM_RESET_DIRTY_RINGS, rt_sigprocmask around it, clock_gettime(2) of the vCPUs'
  * threads, timerfd_settime(2); KVM_GET_DIRTY_LOG four times a second in bitmap mode with manual
- * protect; PAGEMAP_SCAN as often for watched slots; after an overflow as dl_harvest().
+ * protect, and when what is pending nearly fits the downtime; PAGEMAP_SCAN as often for watched
+ * slots; after an overflow as dl_harvest().
  */
 DL_MUST_CHECK int dl_plan_next(struct dl_plan *plan, uint64_t unsent_bytes,
 			       struct dl_advice *advice);

@@ -4,6 +4,7 @@
 #include "api/abi.h"
 #include "call.h"
 #include "planner.h"
+#include "plan/goal.h"
 
 #include <errno.h>
 
@@ -11,6 +12,12 @@
 #define ADVICE_FIRST_BYTES sizeof(struct dl_advice)
 
 #define MOST_PPM UINT32_C(1000000)
+
+/* Something is left of the downtime for memory. */
+static bool has_time_for_memory(const struct dl_goal *goal)
+{
+	return goal->fixed_ns < dli_goal_downtime_ns(goal);
+}
 
 static int read_goal(const struct dl_log *log, const struct dl_goal *from, struct dl_goal *goal)
 {
@@ -24,7 +31,7 @@ static int read_goal(const struct dl_log *log, const struct dl_goal *from, struc
 		return dli_log_fail(log, DLI_BAD_STRUCT, DLI_NO_NUMBER, r);
 	if (goal->flags & ~(uint32_t)DL_GOAL_ADVISE)
 		return dli_log_fail(log, DLI_BAD_FLAGS, DLI_NO_NUMBER, -EINVAL);
-	if (goal->least_run_ppm > MOST_PPM || goal->reserved)
+	if (goal->least_run_ppm > MOST_PPM || goal->reserved || !has_time_for_memory(goal))
 		return dli_log_fail(log, DLI_BAD_GOAL, DLI_NO_NUMBER, -EINVAL);
 	return 0;
 }

@@ -428,6 +428,8 @@ static void bad_goals_are_refused(void **state)
 		{ .size = sizeof(bad[0]), .flags = 1 },
 		{ .size = sizeof(bad[0]), .least_run_ppm = 1000001 },
 		{ .size = sizeof(bad[0]), .reserved = 1 },
+		{ .size = sizeof(bad[0]), .fixed_ns = 300000000 },
+		{ .size = sizeof(bad[0]), .downtime_ns = 1000000, .fixed_ns = 1000000 },
 	};
 	struct dl_plan *plan;
 
