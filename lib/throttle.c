@@ -13,6 +13,9 @@
 #define KICK_AGAIN_NS UINT64_C(10000000)
 #define IGNORED_NS    UINT64_C(1000000000)
 
+/* A vCPU that has paused since then is held back. */
+#define LATELY_NS UINT64_C(1000000000)
+
 #ifndef TAKE_TRIES /* tests have other schedulers */
 #define TAKE_TRIES 1000u
 #endif
@@ -106,7 +109,7 @@ static void lift(struct dl_log *log, struct dli_limit *limit, uint64_t now_ns)
 	if (limit->limited && dli_bucket_is_paused(&limit->bucket, now_ns))
 		want_kick(log, limit);
 	limit->limited = false;
-	limit->due_since_ns = 0;
+	STORE(&limit->due_since_ns, 0);
 	limit->bucket.pause_end_ns = 0;
 	STORE(&limit->ignored, false);
 }
@@ -140,14 +143,14 @@ static void decide(struct dl_log *log, struct dli_limit *limit, const struct dli
 	if (!may_pause(limit, now_ns))
 		return;
 	if (!dli_bucket_pause_ns(&limit->bucket, rule, &bound)) {
-		limit->due_since_ns = 0;
+		STORE(&limit->due_since_ns, 0);
 		return;
 	}
-	if (!limit->due_since_ns)
-		limit->due_since_ns = now_ns;
+	if (!LOAD(&limit->due_since_ns))
+		STORE(&limit->due_since_ns, now_ns);
 	else if (since(limit->kicked_at_ns, now_ns) < KICK_AGAIN_NS)
 		return;
-	if (since(limit->due_since_ns, now_ns) >= IGNORED_NS)
+	if (since(LOAD(&limit->due_since_ns), now_ns) >= IGNORED_NS)
 		STORE(&limit->ignored, true);
 	limit->kicked_at_ns = now_ns;
 	want_kick(log, limit);
@@ -273,17 +276,19 @@ static uint64_t begin_pause(struct dli_limit *limit, const struct dli_bucket_rul
 
 	if (dli_bucket_is_paused(&limit->bucket, now_ns))
 		return limit->bucket.pause_end_ns - now_ns;
-	if (!limit->due_since_ns)
+	if (!LOAD(&limit->due_since_ns))
 		return 0;
 	/* A look may have found a pause due before this thread woke up from the last one. */
 	if (!dli_bucket_is_resting(&limit->bucket, now_ns))
 		pause_ns = dli_bucket_pause_ns(&limit->bucket, rule, &bound);
-	if (pause_ns)
+	if (pause_ns) {
 		dli_bucket_pause(&limit->bucket, rule, now_ns, pause_ns);
+		STORE(&limit->pauses_until_ns, now_ns + pause_ns);
+	}
 	if (bound > LOAD(&limit->bound))
 		STORE(&limit->bound, bound);
 	atomic_fetch_add_explicit(&limit->paused_ns, pause_ns, memory_order_relaxed);
-	limit->due_since_ns = 0;
+	STORE(&limit->due_since_ns, 0);
 	STORE(&limit->kick, false);
 	return pause_ns;
 }
@@ -388,9 +393,14 @@ bool dli_limits_are_ignored(const struct dl_log *log)
 
 bool dli_limits_hold(const struct dl_log *log, const struct dl_vcpu *vcpu)
 {
-	if (LOAD(&vcpu->limit.removed))
+	const struct dli_limit *limit = &vcpu->limit;
+	uint64_t now_ns = dli_os_now_ns(log->vm.os);
+
+	if (LOAD(&limit->removed))
 		return false;
-	return LOAD(&vcpu->limit.own) > 0 ||
-	       (LOAD(&vcpu->limit.held) &&
-		dli_os_now_ns(log->vm.os) < LOAD(&log->limits.plan_until_ns));
+	if (LOAD(&limit->held) && now_ns < LOAD(&log->limits.plan_until_ns))
+		return true;
+	/* What the vCPU would do without its own limit is not known. */
+	return LOAD(&limit->own) > 0 && (LOAD(&limit->due_since_ns) ||
+					 since(LOAD(&limit->pauses_until_ns), now_ns) < LATELY_NS);
 }

@@ -19,13 +19,14 @@ struct dli_limit {
 	_Atomic bool eased;   /* own was raised or lifted: a pause that began before ends */
 
 	struct dli_bucket bucket;
-	bool limited;		    /* the bucket is in use */
-	uint64_t due_since_ns;	    /* a pause is due, and has not begun; 0: none is */
-	uint64_t kicked_at_ns;	    /* the last time */
-	_Atomic bool kick;	    /* wanted */
-	_Atomic bool ignored;	    /* due for long */
-	_Atomic uint32_t bound;	    /* enum dli_bucket_bound, since the last look */
-	_Atomic uint64_t paused_ns; /* asked for since the vCPU was added */
+	bool limited;			  /* the bucket is in use */
+	uint64_t kicked_at_ns;		  /* the last time */
+	_Atomic bool kick;		  /* wanted */
+	_Atomic bool ignored;		  /* due for long */
+	_Atomic uint64_t due_since_ns;	  /* a pause is due, and has not begun; 0: none is */
+	_Atomic uint64_t pauses_until_ns; /* the last pause's end, if no limit was lifted */
+	_Atomic uint32_t bound;		  /* enum dli_bucket_bound, since the last look */
+	_Atomic uint64_t paused_ns;	  /* asked for since the vCPU was added */
 
 	/* The CPU clock of the thread that asks for pauses. */
 	_Atomic bool has_clock;
