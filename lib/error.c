@@ -47,6 +47,7 @@ static const char *const words[DLI_FAILURES] = {
 	[DLI_WATCHED] = "part of the alias is watched for another slot",
 	[DLI_ALIAS_CHANGED] = "the slot is watched by another alias; end that watch first",
 	[DLI_CLOSED] = "the log is closed",
+	[DLI_CURSOR_FREED] = "the plan's cursor is freed",
 	[DLI_HAS_PLAN] = "the log has a plan already",
 	[DLI_NO_RINGS] = "without rings no vCPU can be limited",
 	[DLI_NO_MEMORY] = "no memory for the pages",

@@ -51,6 +51,7 @@ enum dli_failure {
 	DLI_WATCHED,
 	DLI_ALIAS_CHANGED,
 	DLI_CLOSED,
+	DLI_CURSOR_FREED,
 	DLI_HAS_PLAN,
 	DLI_NO_RINGS,
 	/* A system call, or memory for it. */

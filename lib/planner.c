@@ -247,7 +247,7 @@ static int look_at_cursor(struct dl_plan *plan, uint64_t unsent_bytes, struct dl
 	uint64_t pages;
 
 	if (!cursor)
-		return dli_log_fail(plan->log, DLI_CLOSED, DLI_NO_NUMBER, -ECANCELED);
+		return dli_log_fail(plan->log, DLI_CURSOR_FREED, DLI_NO_NUMBER, -ECANCELED);
 	dli_cursor_distribute(cursor);
 	pages = dli_cursor_pending_pages(cursor) + dli_cursor_in_flight_pages(cursor);
 	look->pending = (double)(pages << cursor->page_shift) + (double)unsent_bytes;

@@ -307,6 +307,7 @@ static void a_plan_that_ends_lets_its_vcpus_go(void **state)
 static void a_cursor_takes_the_limits_of_its_plan_with_it(void **state)
 {
 	uint64_t pause_ns;
+	char text[200];
 
 	throttle();
 	dl_cursor_free(vmm.guest.cursor);
@@ -314,6 +315,8 @@ static void a_cursor_takes_the_limits_of_its_plan_with_it(void **state)
 	assert_int_equal(dl_vcpu_pause_due(vmm.writer->handle, &pause_ns), 0);
 	assert_int_equal(pause_ns, 0);
 	assert_int_equal(dl_plan_next(vmm.plan, 0, &vmm.advice), -ECANCELED);
+	assert_true(dl_log_last_error(vmm.guest.log, text, sizeof(text)) > 0);
+	assert_non_null(strstr(text, "cursor"));
 	assert_int_equal(dl_plan_sent(vmm.plan, 1, 1), 0);
 }
 
