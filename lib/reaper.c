@@ -32,6 +32,11 @@ static void set_interval(struct dli_reaper *reaper, uint64_t ns)
 	atomic_store_explicit(&reaper->interval_ns, ns, memory_order_relaxed);
 }
 
+static void set_announcing(struct dli_reaper *reaper, bool announcing)
+{
+	atomic_store_explicit(&reaper->announcing, announcing, memory_order_relaxed);
+}
+
 void dli_reaper_configure(struct dli_reaper *reaper, uint32_t ring_entries, uint64_t idle_ns)
 {
 	uint64_t least_ns = (uint64_t)ring_entries * LEAST_NS_PER_ENTRY;
@@ -58,7 +63,8 @@ static int create_timer(struct dli_reaper *reaper)
 	if (r < 0)
 		return r;
 	reaper->timer = r;
-	r = set_timer(reaper, reaper->armed ? interval_of(reaper) : 0);
+	r = set_timer(reaper,
+		      reaper->armed ? interval_of(reaper) : dli_reaper_is_announcing(reaper));
 	if (!r)
 		return 0;
 	dli_os_close(reaper->os, reaper->timer);
@@ -85,22 +91,42 @@ void dli_reaper_arm(struct dli_reaper *reaper)
 		return;
 	pthread_mutex_lock(&reaper->lock);
 	reaper->armed = true;
+	set_announcing(reaper, false);
 	reaper->full_exit = false;
 	reaper->quiet_since_ns = dli_os_now_ns(reaper->os);
 	(void)set_timer(reaper, reaper->least_ns);
 	pthread_mutex_unlock(&reaper->lock);
 }
 
-void dli_reaper_disarm(struct dli_reaper *reaper)
+void dli_reaper_disarm(struct dli_reaper *reaper, bool kicks)
 {
 	if (!reaper->least_ns)
 		return;
 	pthread_mutex_lock(&reaper->lock);
-	if (reaper->armed)
-		(void)set_timer(reaper, 0);
+	if (reaper->armed) {
+		set_announcing(reaper, kicks);
+		(void)set_timer(reaper, kicks);
+	}
 	reaper->armed = false;
 	atomic_store_explicit(&reaper->failed, false, memory_order_relaxed);
 	set_interval(reaper, reaper->least_ns);
+	pthread_mutex_unlock(&reaper->lock);
+}
+
+static void silence(struct dli_reaper *reaper)
+{
+	if (dli_reaper_is_announcing(reaper))
+		(void)set_timer(reaper, 0);
+	set_announcing(reaper, false);
+}
+
+void dli_reaper_silence(struct dli_reaper *reaper)
+{
+	/* No ordering: whoever still sees it comes again, as the descriptor stays readable. */
+	if (!dli_reaper_is_announcing(reaper))
+		return;
+	pthread_mutex_lock(&reaper->lock);
+	silence(reaper);
 	pthread_mutex_unlock(&reaper->lock);
 }
 
@@ -182,6 +208,8 @@ int dli_reaper_rearm(struct dli_reaper *reaper, const struct dli_reaped *reaped,
 		if (reaped->limits_ns < *again_ns)
 			*again_ns = reaped->limits_ns ? reaped->limits_ns : 1;
 		r = set_timer(reaper, *again_ns);
+	} else {
+		silence(reaper);
 	}
 	pthread_mutex_unlock(&reaper->lock);
 	return r;

@@ -20,6 +20,7 @@ struct dli_reaper {
 	pthread_mutex_t lock;	      /* of the fields below; innermost */
 	int timer;		      /* -1: nobody has asked for the descriptor */
 	bool armed;		      /* logging is on */
+	_Atomic bool announcing;      /* it is off, but kicks wait; also read without the lock */
 	bool full_exit;		      /* since the last look, at a longer interval */
 	_Atomic bool failed;	      /* the last drain; also read without the lock */
 	_Atomic uint64_t interval_ns; /* also read without the lock */
@@ -37,12 +38,20 @@ void dli_reaper_configure(struct dli_reaper *reaper, uint32_t ring_entries, uint
 int dli_reaper_fd(struct dli_reaper *reaper);
 
 /*
- * Logging is on, or off: then the descriptor is silent. The errors of setting the timer are
- * ignored: dli_reaper_fd() has shown that the process may set it, and a ring that nobody reaps
- * loses nothing.
+ * Logging is on, or off: then the descriptor is silent, after a last look if kicks wait. The errors
+ * of setting the timer are ignored: dli_reaper_fd() has shown that the process may set it, and a
+ * ring that nobody reaps loses nothing.
  */
 void dli_reaper_arm(struct dli_reaper *reaper);
-void dli_reaper_disarm(struct dli_reaper *reaper);
+void dli_reaper_disarm(struct dli_reaper *reaper, bool kicks);
+
+static inline bool dli_reaper_is_announcing(const struct dli_reaper *reaper)
+{
+	return atomic_load_explicit(&reaper->announcing, memory_order_relaxed);
+}
+
+/* That look has come; or the log is closed. */
+void dli_reaper_silence(struct dli_reaper *reaper);
 
 /* A vCPU had a full exit. Makes a system call only if the interval is longer than the least. */
 void dli_reaper_full_exit(struct dli_reaper *reaper);

@@ -326,6 +326,11 @@ uint64_t dli_limits_ask(struct dl_log *log, struct dl_vcpu *vcpu)
 	return pause_ns;
 }
 
+bool dli_limits_kick(const struct dl_log *log)
+{
+	return LOAD(&log->limits.kicks);
+}
+
 uint32_t dli_limits_take_kicks(struct dl_log *log, uint64_t *cookies, uint32_t max_cookies)
 {
 	uint32_t n = 0;

@@ -520,9 +520,10 @@ void dl_vcpu_remove(struct dl_vcpu *vcpu);
 /* ---- Reaping: keeps rings from filling, and limits in force ---- */
 
 /*
- * Returns a borrowed descriptor that is readable while dl_log_reap() has work: never in bitmap mode
- * or while nothing is logged. Serve it in any event loop, but not under a lock that vCPUs need.
- * It is made at the first call, and closed with the last handle of the log.
+ * Returns a borrowed descriptor that is readable while dl_log_reap() has work: never in bitmap
+ * mode, and while nothing is logged only for the kicks that its end left. Serve it in any event
+ * loop, but not under a lock that vCPUs need. It is made at the first call, and closed with the
+ * last handle of the log.
  * -EOPNOTSUPP: dl_options.os has no timer; otherwise timerfd_create(2)'s. Never blocks.
  * System calls: timerfd_create(2), timerfd_settime(2).
  */
@@ -531,8 +532,8 @@ DL_MUST_CHECK int dl_log_fd(struct dl_log *log);
 /*
  * Empties the rings if one is about to fill at its pace, and sets the descriptor for the next look:
  * sooner while vCPUs write, up to idle_ns while none does. Opens no pass and repairs nothing. Any
- * thread, beside harvests too. While nothing is logged it makes no system call (with NOW it empties
- * the rings and records nothing).
+ * thread, beside harvests too. While nothing is logged it makes no system call, but to silence the
+ * descriptor (with NOW it empties the rings and records nothing).
  *   flags     0 or DL_REAP_NOW: every ring
  *   again_ns  when to call again, for a caller without the descriptor; UINT64_MAX: not before a
  *             cursor exists, or never (bitmap mode). Set after the kernel's errors too.
@@ -545,8 +546,8 @@ DL_MUST_CHECK int dl_log_reap(struct dl_log *log, uint32_t flags, uint64_t *agai
 
 /*
  * Takes the cookies of vCPUs that must leave KVM_RUN, or a pause, and ask dl_vcpu_pause_due(): kick
- * them, and do not wait for them. Call it after dl_log_reap(), dl_plan_next() and dl_vcpu_limit(),
- * and when a plan ends or the last cursor is freed.
+ * them, and do not wait for them. Call it after dl_log_reap(), dl_plan_next() and dl_vcpu_limit();
+ * the descriptor becomes readable for kicks too, and once more when the last cursor is freed.
  *   cookies  receives at most max_cookies; the rest waits for the next call. None is of a vCPU that
  *            was removed before the call
  * Returns their number; always 0 in bitmap mode. -EINVAL: no cookies, or no room; -ECANCELED.

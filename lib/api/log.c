@@ -209,6 +209,7 @@ void dl_log_close(struct dl_log *log)
 	atomic_store_explicit(&log->closed, true, memory_order_release);
 	/* Ignore failures: the log is gone for the caller, and with it dl_log_last_error(). */
 	detach_cursors(log);
+	dli_reaper_silence(&log->reaper);
 	dli_watch_end_all(log);
 	dli_reset_close(&log->reset, log->vm.own_fd && dli_vcpu_list_in_use(&log->vcpus));
 	dli_changes_end(log);

@@ -77,6 +77,17 @@ static int reap(struct dl_log *log, uint32_t flags, uint64_t *again_ns)
 	return timer ? dli_log_fail(log, DLI_TIMER_NOT_SET, DLI_NO_NUMBER, timer) : 0;
 }
 
+/* The caller takes the kicks now for which the descriptor became readable. */
+static int silence(struct dl_log *log)
+{
+	struct dli_call call;
+	int r = dli_call_begin(&call, log);
+
+	dli_reaper_silence(&log->reaper);
+	dli_call_end(&call);
+	return r;
+}
+
 int dl_log_reap(struct dl_log *log, uint32_t flags, uint64_t *again_ns)
 {
 	uint64_t again = UINT64_MAX;
@@ -92,6 +103,8 @@ int dl_log_reap(struct dl_log *log, uint32_t flags, uint64_t *again_ns)
 		return dli_log_fail(log, DLI_CLOSED, DLI_NO_NUMBER, -ECANCELED);
 	if (dli_log_is_ring(log) && (dli_log_is_on(log) || flags & DL_REAP_NOW))
 		r = reap(log, flags, &again);
+	else if (dli_reaper_is_announcing(&log->reaper))
+		r = silence(log);
 	if (again_ns)
 		*again_ns = again;
 	return r;

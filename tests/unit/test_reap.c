@@ -209,7 +209,7 @@ static void a_ring_that_fills_during_a_reap_is_due_at_once(void **state)
 /* The part of a stop that does not wait for the rings, as the reap that it comes in has them. */
 static void disarm(void)
 {
-	dli_reaper_disarm(&guest.log->reaper);
+	dli_reaper_disarm(&guest.log->reaper, false);
 }
 
 static void a_stop_during_a_reap_leaves_the_descriptor_silent(void **state)

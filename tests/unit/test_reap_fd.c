@@ -39,6 +39,73 @@ static void while_nothing_is_logged_nothing_happens(void **state)
 	assert_int_equal(guest.timer_sets, 2);
 }
 
+/* Logging ends while a vCPU is to be kicked. */
+static void stop_with_a_kick(void)
+{
+	assert_int_equal(dl_vcpu_limit(vcpu->handle, 4096), 0);
+	write_pages(0, 20);
+	model_advance(guest.model, 5 * MILLISECOND);
+	reap();
+	stop();
+	assert_true(left() <= 1);
+}
+
+static void the_last_kicks_are_announced(void **state)
+{
+	uint64_t cookie;
+	unsigned long calls;
+
+	stop_with_a_kick();
+	assert_int_equal(reap(), UINT64_MAX);
+	assert_int_equal(dl_log_kicks(guest.log, &cookie, 1), 1);
+	calls = system_calls();
+	assert_int_equal(reap(), UINT64_MAX);
+	assert_int_equal(system_calls(), calls);
+	/* Taken before the end, they need no announcement. */
+	start();
+	write_pages(100, 20);
+	model_advance(guest.model, 20 * MILLISECOND);
+	reap();
+	assert_int_equal(dl_log_kicks(guest.log, &cookie, 1), 1);
+	stop();
+	assert_int_equal(left(), UINT64_MAX);
+}
+
+static void an_announcement_ends_with_a_look_at_every_ring(void **state)
+{
+	stop_with_a_kick();
+	assert_int_equal(reap_with(DL_REAP_NOW, 0), UINT64_MAX);
+}
+
+static void an_announcement_does_not_delay_the_next_look(void **state)
+{
+	stop_with_a_kick();
+	start();
+	assert_int_equal(left(), LEAST);
+	reap();
+	assert_int_not_equal(left(), UINT64_MAX);
+}
+
+/* A loop that still polls it would spin: dl_log_reap() is -ECANCELED. */
+static void a_closed_log_announces_nothing(void **state)
+{
+	stop_with_a_kick();
+	dl_log_close(guest.log);
+	assert_int_equal(left(), UINT64_MAX);
+	guest.log = NULL;
+}
+
+static void a_cursor_that_is_closed_announces_nothing(void **state)
+{
+	assert_int_equal(dl_vcpu_limit(vcpu->handle, 4096), 0);
+	write_pages(0, 20);
+	model_advance(guest.model, 5 * MILLISECOND);
+	reap();
+	dl_log_close(guest.log);
+	assert_int_equal(left(), UINT64_MAX);
+	guest.log = NULL;
+}
+
 /* KVM fills the rings if somebody else has set a slot's flag. */
 static void what_is_emptied_while_nothing_is_logged_is_not_recorded(void **state)
 {
@@ -203,6 +270,11 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		reap_test(a_timer_that_cannot_be_set_is_an_error),
 		reap_test(while_nothing_is_logged_nothing_happens),
+		reap_test(the_last_kicks_are_announced),
+		reap_test(an_announcement_ends_with_a_look_at_every_ring),
+		reap_test(an_announcement_does_not_delay_the_next_look),
+		reap_test(a_closed_log_announces_nothing),
+		reap_test(a_cursor_that_is_closed_announces_nothing),
 		reap_test(what_is_emptied_while_nothing_is_logged_is_not_recorded),
 		reap_test(a_start_arms_with_the_least_interval),
 		reap_test(a_start_forgets_what_was_before),

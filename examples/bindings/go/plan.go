@@ -187,7 +187,7 @@ func (v *VCPU) PauseDue() (time.Duration, error) {
 }
 
 // Kicks takes the cookies of vCPUs that must leave KVM_RUN, or a pause, and ask PauseDue: as many
-// as there is room for. Call it after Reap and Plan.Next.
+// as there is room for. Call it after Reap, Plan.Next and VCPU.Limit.
 func (l *Log) Kicks(cookies []uint64) (int, error) {
 	return l.call("kicks", func(c *C.struct_dl_log) C.int {
 		return C.dl_log_kicks(c, cWords(cookies), C.uint32_t(len(cookies)))
