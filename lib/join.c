@@ -209,7 +209,7 @@ void dli_leave(struct dl_cursor *cursor)
 	}
 	if (!any_logs(log)) {
 		dli_slots_set_logging(&log->slots, false);
-		dli_reaper_disarm(&log->reaper, dli_limits_kick(log));
+		dli_reaper_disarm(&log->reaper, dli_limits_may_kick(log));
 	}
 	while ((slot = dli_slot_next(&walk)))
 		dli_views_collect(&views, cursor, slot);

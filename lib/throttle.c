@@ -111,6 +111,7 @@ static void lift(struct dl_log *log, struct dli_limit *limit, uint64_t now_ns)
 	limit->limited = false;
 	STORE(&limit->due_since_ns, 0);
 	limit->bucket.pause_end_ns = 0;
+	STORE(&limit->pauses_until_ns, 0);
 	STORE(&limit->ignored, false);
 }
 
@@ -125,6 +126,7 @@ static void end_pause(struct dl_log *log, struct dli_limit *limit, uint64_t now_
 	atomic_fetch_sub_explicit(&limit->paused_ns, bucket->pause_end_ns - now_ns,
 				  memory_order_relaxed);
 	bucket->pause_end_ns = bucket->rest_end_ns = now_ns;
+	STORE(&limit->pauses_until_ns, 0);
 	want_kick(log, limit);
 }
 
@@ -326,9 +328,9 @@ uint64_t dli_limits_ask(struct dl_log *log, struct dl_vcpu *vcpu)
 	return pause_ns;
 }
 
-bool dli_limits_kick(const struct dl_log *log)
+bool dli_limits_may_kick(const struct dl_log *log)
 {
-	return LOAD(&log->limits.kicks);
+	return LOAD(&log->limits.kicks) || LOAD(&log->limits.active);
 }
 
 uint32_t dli_limits_take_kicks(struct dl_log *log, uint64_t *cookies, uint32_t max_cookies)

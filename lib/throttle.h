@@ -25,8 +25,8 @@ uint64_t dli_limits_look(struct dl_log *log, bool drained);
 /* True if the rings are to be drained now for the sake of limits. */
 bool dli_limits_are_due(const struct dl_log *log);
 
-/* True if some vCPU must leave KVM_RUN or its pause. */
-bool dli_limits_kick(const struct dl_log *log);
+/* True if some vCPU must leave KVM_RUN or its pause, or the next look may find that. */
+bool dli_limits_may_kick(const struct dl_log *log);
 
 /* Takes the cookies of vCPUs that must leave KVM_RUN; returns how many. */
 uint32_t dli_limits_take_kicks(struct dl_log *log, uint64_t *cookies, uint32_t max_cookies);

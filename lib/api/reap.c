@@ -77,12 +77,16 @@ static int reap(struct dl_log *log, uint32_t flags, uint64_t *again_ns)
 	return timer ? dli_log_fail(log, DLI_TIMER_NOT_SET, DLI_NO_NUMBER, timer) : 0;
 }
 
-/* The caller takes the kicks now for which the descriptor became readable. */
+/*
+ * The caller takes the kicks now for which the descriptor became readable. A vCPU that asked for
+ * its pause at the moment when limits were lifted is found by this look.
+ */
 static int silence(struct dl_log *log)
 {
 	struct dli_call call;
 	int r = dli_call_begin(&call, log);
 
+	(void)dli_limits_look(log, false);
 	dli_reaper_silence(&log->reaper);
 	dli_call_end(&call);
 	return r;

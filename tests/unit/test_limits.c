@@ -180,6 +180,10 @@ static void a_limit_that_is_raised_shortens_a_pause(void **state)
 	assert_int_equal(take_kicks(), 1);
 	assert_in_range(ask(), 0, before_ns / 50);
 	assert_in_range(guest_stats(&guest).paused_ns, 0, before_ns / 50);
+	assert_int_equal(guest_stats(&guest).limited_vcpus, 1);
+	limit(UINT32_MAX);
+	assert_int_equal(ask(), 0);
+	assert_int_equal(guest_stats(&guest).limited_vcpus, 0);
 }
 
 static void a_limit_that_is_lowered_leaves_a_pause(void **state)

@@ -61,14 +61,6 @@ static void the_last_kicks_are_announced(void **state)
 	calls = system_calls();
 	assert_int_equal(reap(), UINT64_MAX);
 	assert_int_equal(system_calls(), calls);
-	/* Taken before the end, they need no announcement. */
-	start();
-	write_pages(100, 20);
-	model_advance(guest.model, 20 * MILLISECOND);
-	reap();
-	assert_int_equal(dl_log_kicks(guest.log, &cookie, 1), 1);
-	stop();
-	assert_int_equal(left(), UINT64_MAX);
 }
 
 static void an_announcement_ends_with_a_look_at_every_ring(void **state)
