@@ -137,6 +137,12 @@ static void choose_goal(struct world *w, struct long_goal *any)
 	}
 }
 
+/* Of a downtime nothing is left for memory. */
+static bool is_hopeless(const struct dl_goal *goal)
+{
+	return goal->fixed_ns >= (goal->downtime_ns ? goal->downtime_ns : 300000000);
+}
+
 static int expected_plan(const struct world *w, const struct long_goal *any)
 {
 	static const uint8_t zeros[TAIL_BYTES];
@@ -147,7 +153,7 @@ static int expected_plan(const struct world *w, const struct long_goal *any)
 	if (memcmp(any->tail, zeros, goal->size - sizeof(*goal)))
 		return -E2BIG;
 	if (goal->flags & ~(uint32_t)DL_GOAL_ADVISE || goal->least_run_ppm > MILLION ||
-	    goal->reserved)
+	    goal->reserved || is_hopeless(goal))
 		return -EINVAL;
 	return w->plan.works ? -EBUSY : 0;
 }
