@@ -57,7 +57,10 @@ int dli_collect_bitmap(struct dl_log *log, struct dli_slot *slot)
 		(void)dli_slot_mark_all(slot);
 		return dli_log_fail(log, DLI_BITMAP_NOT_READ, slot->slot, r);
 	}
+	slot->read_ns = dli_os_now_ns(log->vm.os);
 	new_pages = dli_slot_merge(slot, words);
+	if (!dli_slots_count_new(&log->slots, slot))
+		return 0;
 	atomic_fetch_add_explicit(&log->bitmap_new_pages, new_pages, memory_order_relaxed);
 	return 0;
 }
@@ -115,7 +118,6 @@ static void sample_bitmaps(struct dl_log *log)
 		.at_ns = now_ns, .ran_ns = now_ns, .new_pages = pages, .entries = pages
 	};
 
-	atomic_fetch_add_explicit(&log->bitmap_reads, 1, memory_order_relaxed);
 	dli_window_add(&log->window, &sample);
 }
 

@@ -177,6 +177,8 @@ void dli_cursor_catch_up(struct dl_cursor *cursor)
 void dli_cursor_set_planned(struct dl_cursor *cursor, bool planned)
 {
 	cursor->planned = planned;
+	/* Pairs with nothing: see dli_slots_count_new(). */
+	atomic_store_explicit(&cursor->log->slots.planned, planned, memory_order_relaxed);
 	for (uint32_t i = 0, n = dli_cursor_count(cursor); i < n; i++) {
 		struct dli_view *view = dli_cursor_view_at(cursor, i);
 

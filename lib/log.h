@@ -66,8 +66,7 @@ struct dl_log {
 	struct dli_window window; /* of bitmaps; under lock */
 
 	_Atomic uint32_t paused_passes; /* open passes that began with no vCPU in KVM_RUN */
-	_Atomic uint64_t bitmap_new_pages, bitmap_reads, repairs, repair_pages, late_marks,
-		failed_marks;
+	_Atomic uint64_t bitmap_new_pages, repairs, repair_pages, late_marks, failed_marks;
 };
 
 /* True if some cursor exists. */

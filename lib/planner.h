@@ -29,10 +29,9 @@ struct dl_plan {
 	uint64_t first_new;	  /* found dirty before that */
 	bool limiting;		  /* limits are set */
 	uint32_t run_ppm;	  /* the last advice */
-	double fits;		  /* bytes: what the last look found to fit the downtime */
 	struct dli_demand demand; /* in bitmap mode: of the whole VM */
 	/* In bitmap mode: what was seen, and the time since the bitmaps were read. */
-	uint64_t seen_new, seen_reads;
+	uint64_t seen_new, read_until_ns;
 	double unread_s, unread_run_s;
 };
 
@@ -44,6 +43,10 @@ void dli_plan_delete(struct dl_plan *plan);
 
 /* One look: measures, sets limits, advises. */
 int dli_plan_next(struct dl_plan *plan, uint64_t unsent_bytes, struct dl_advice *advice);
+
+/* measure.c, under the log's lock. The cursor's first pass begins; one look. */
+void dli_plan_begin_measuring(struct dl_plan *plan);
+int dli_plan_measure(struct dl_plan *plan, uint64_t unsent_bytes, struct dli_law_look *look);
 
 /* The cursor is freed, or the log is closed: the plan has no limits any more. Under log->lock. */
 void dli_plan_forget_cursor(struct dl_cursor *cursor);

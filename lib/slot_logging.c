@@ -9,6 +9,7 @@
 void dli_slot_logging_is(struct dl_log *log, struct dli_slot *slot, bool on)
 {
 	slot->logged = on;
+	slot->read_ns = dli_os_now_ns(log->vm.os);
 	/* A slot that is switched on has a new bitmap in the kernel. */
 	dli_owed_forget(&slot->owed);
 	if (on && log->initially_set)

@@ -685,7 +685,7 @@ DL_MUST_CHECK int dl_mark_bitmap(struct dl_log *log, const struct dl_bitmap *bit
  *   goal  NULL: 300 ms of downtime, no budget
  * From the first pass on it measures; afterwards it limits those vCPUs that dirty memory fastest,
  * if the guest would not converge, or not in time. One plan a log. While it exists, a page that is
- * found dirty is new if it was not pending for its cursor; without one, if not for all cursors.
+ * found dirty is new if its cursor covers it and has it not pending; without one, if not all have.
  * -EBUSY: the log has a plan; -EINVAL, -E2BIG: goal, or MISSED; -ENOMEM; -ECANCELED. May block.
  * No system call.
  */

@@ -9,6 +9,7 @@
 #define PREFETCH_WORDS 16u
 
 struct publisher {
+	const struct dli_slots *slots;
 	const struct dli_slot_table *table;
 	uint32_t slot_number;	       /* of the last word; the fields below are this slot's */
 	struct dli_slot *slot;	       /* NULL if it is gone */
@@ -22,7 +23,8 @@ static void leave_slot(struct publisher *p)
 {
 	if (p->target)
 		dli_page_set_count(p->target, p->slot_new + p->slot_known);
-	p->result.new_pages += (uint32_t)p->slot_new;
+	if (p->slot_new && dli_slots_count_new(p->slots, p->slot))
+		p->result.new_pages += (uint32_t)p->slot_new;
 	p->slot_new = p->slot_known = 0;
 }
 
@@ -102,7 +104,7 @@ static void publish_words(struct publisher *p, const struct dli_dirty_word *word
 struct dli_publish_result dli_publish(struct dli_slots *slots, const struct dli_dirty_word *words,
 				      uint32_t n)
 {
-	struct publisher p = { 0 };
+	struct publisher p = { .slots = slots };
 
 	dli_rcu_read_lock();
 	/*

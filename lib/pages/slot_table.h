@@ -41,7 +41,8 @@ struct dli_slot {
 	uint64_t age;		   /* orders slots by their creation */
 	struct dli_alias *aliases; /* by age; aliases.h */
 	uint32_t n_aliases;
-	bool logged; /* KVM has KVM_MEM_LOG_DIRTY_PAGES on it */
+	bool logged;	  /* KVM has KVM_MEM_LOG_DIRTY_PAGES on it */
+	uint64_t read_ns; /* its bitmap was read, or its logging switched on or off */
 	/* Under the log's lock: watch.h. */
 	uint64_t watched_at;	 /* the VMM's second mapping of the memory; 0: not watched */
 	bool watched_huge;	 /* that is hugetlb memory */
@@ -77,6 +78,7 @@ struct dli_slot_table {
 struct dli_slots {
 	_Atomic(struct dli_slot_table *) table;
 	_Atomic bool logging; /* some cursor exists; written under the log's lock */
+	_Atomic bool planned; /* a cursor has a plan; likewise */
 };
 
 int dli_slot_new(uint32_t page_bytes, uint32_t slot, uint64_t bytes, struct dli_slot **out);
@@ -107,6 +109,16 @@ static inline struct dli_audit *dli_slot_audit(const struct dli_slot *slot)
 {
 	/* Pairs with set_audit() in watch.c. */
 	return atomic_load_explicit(&slot->audit, memory_order_acquire);
+}
+
+/*
+ * True if pages of the slot that are found dirty count as new: a plan is about the slots that its
+ * cursor covers. Orders nothing: pages of the moment when a plan begins or ends are a few.
+ */
+static inline bool dli_slots_count_new(const struct dli_slots *slots, const struct dli_slot *slot)
+{
+	return !atomic_load_explicit(&slots->planned, memory_order_relaxed) ||
+	       atomic_load_explicit(&slot->planned, memory_order_relaxed);
 }
 
 int dli_slots_init(struct dli_slots *slots);

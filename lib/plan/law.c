@@ -202,9 +202,9 @@ static double remaining(const struct dli_law *law, const struct dli_law_look *lo
 }
 
 static enum dl_verdict verdict(const struct dli_law *law, const struct dli_law_look *look,
-			       const struct dli_law_advice *advice)
+			       double fits)
 {
-	if (!look->first_pass && look->pending <= advice->fits)
+	if (!look->first_pass && look->pending <= fits)
 		return DL_VERDICT_SWITCHOVER;
 	if (law->diverging)
 		return DL_VERDICT_DIVERGING;
@@ -213,15 +213,21 @@ static enum dl_verdict verdict(const struct dli_law *law, const struct dli_law_l
 	return DL_VERDICT_CONTINUE;
 }
 
+double dli_law_fits(const struct dli_law *law)
+{
+	double memory = law->goal.downtime - law->goal.fixed;
+
+	return memory > 0 ? safe_share(&law->wire) * careful(&law->wire) * memory : 0;
+}
+
 struct dli_law_advice dli_law_look(struct dli_law *law, const struct dli_law_look *look)
 {
-	double memory = law->goal.downtime - law->goal.fixed, wire = careful(&law->wire);
+	double wire = careful(&law->wire), fits = dli_law_fits(law);
 	struct dli_law_advice advice = { .allowed = INFINITY };
 
 	note_flow(law, look);
 	if (look->pending < law->least_pending)
 		law->least_pending = look->pending;
-	advice.fits = memory > 0 ? safe_share(&law->wire) * wire * memory : 0;
 	advice.downtime = law->goal.fixed;
 	if (look->pending > 0)
 		advice.downtime += wire > 0 ? look->pending / wire : INFINITY;
@@ -229,14 +235,14 @@ struct dli_law_advice dli_law_look(struct dli_law *law, const struct dli_law_loo
 		law->progress = INFINITY;
 		law->progress_at = law->fits_at = law->at;
 	} else if (!law->limiting) {
-		law->limiting = reason_to_limit(law, look, advice.fits);
+		law->limiting = reason_to_limit(law, look, fits);
 	}
 	if (look->demand > FREE_SHARE * law->wire.slow)
 		law->hot_at = law->at;
 	law->diverging = never_ends(law, look);
 	if (law->limiting)
-		advice.allowed = allowed(law, look, advice.fits);
-	advice.remaining = wire > 0 ? remaining(law, look, advice.fits, advice.allowed) : INFINITY;
-	advice.verdict = verdict(law, look, &advice);
+		advice.allowed = allowed(law, look, fits);
+	advice.remaining = wire > 0 ? remaining(law, look, fits, advice.allowed) : INFINITY;
+	advice.verdict = verdict(law, look, fits);
 	return advice;
 }

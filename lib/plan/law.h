@@ -69,10 +69,12 @@ void dli_law_start(struct dli_law *law, const struct dli_law_goal *goal);
 struct dli_law_advice {
 	enum dl_verdict verdict; /* never THROTTLED: whether vCPUs are limited is the caller's */
 	double allowed;		 /* new bytes a second of all vCPUs; INFINITY: any */
-	double fits;		 /* pending bytes that the downtime has room for */
 	double downtime;	 /* if the guest were paused now */
 	double remaining;	 /* until the switch; INFINITY: never */
 };
+
+/* Pending bytes that the downtime has room for. */
+double dli_law_fits(const struct dli_law *law);
 
 struct dli_law_advice dli_law_look(struct dli_law *law, const struct dli_law_look *look);
 

@@ -447,7 +447,7 @@ MORE = [
     ("a freed plan leaves its limits in force", "planner.c",
      "cursor = NULL;\n\tlift_limits(log);", "cursor = NULL;"),
     ("a plan limits vCPUs after its cursor is gone", "planner.c",
-     "\t\tr = measure(plan, unsent_bytes, &look);\n",
-     "\t\tr = measure(plan, unsent_bytes, &look);\n"
+     "\t\tr = dli_plan_measure(plan, unsent_bytes, &look);\n",
+     "\t\tr = dli_plan_measure(plan, unsent_bytes, &look);\n"
      "\t\tpthread_mutex_unlock(&log->lock);\n\t\tpthread_mutex_lock(&log->lock);\n"),
 ]

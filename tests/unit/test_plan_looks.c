@@ -10,17 +10,6 @@ static struct guest_vcpu *writer;
 static struct dl_plan *plan;
 static struct dl_advice advice;
 
-static void open_guest(const struct guest_config *config)
-{
-	guest_open(&guest, config);
-	guest_add_slot(&guest, 0, 0, PAGES);
-	writer = guest_vcpu(&guest, true);
-	(void)guest_vcpu(&guest, true);
-	guest_join(&guest, 0);
-	assert_int_equal(dl_plan_new(guest.cursor, NULL, &plan), 0);
-	advice = (struct dl_advice){ .size = sizeof(advice) };
-}
-
 static int setup(void **state)
 {
 	const struct guest_config config = {
@@ -28,18 +17,13 @@ static int setup(void **state)
 		.options = { .mode = DL_MODE_RING, .ring_entries = ENTRIES },
 	};
 
-	open_guest(&config);
-	return 0;
-}
-
-/* Without manual protect: KVM_GET_DIRTY_LOG protects what it reports. */
-static int setup_bitmap(void **state)
-{
-	const struct guest_config config = {
-		.model = { .virtual_clock = true, .has = MODEL_HAS_NOTHING },
-	};
-
-	open_guest(&config);
+	guest_open(&guest, &config);
+	guest_add_slot(&guest, 0, 0, PAGES);
+	writer = guest_vcpu(&guest, true);
+	(void)guest_vcpu(&guest, true);
+	guest_join(&guest, 0);
+	assert_int_equal(dl_plan_new(guest.cursor, NULL, &plan), 0);
+	advice = (struct dl_advice){ .size = sizeof(advice) };
 	return 0;
 }
 
@@ -165,43 +149,6 @@ static void memory_that_two_slots_map_is_sent_once(void **state)
 	assert_int_equal(look(), DL_VERDICT_SWITCHOVER);
 }
 
-static void harvest(void)
-{
-	uint64_t words[PAGES / 64] = { 0 };
-
-	assert_int_equal(dl_cursor_take(guest.cursor, 0, DL_TAKE_HARVEST, words, PAGES / 64, NULL),
-			 0);
-}
-
-static void a_bitmap_is_read_before_the_switch(void **state)
-{
-	harvest();
-	sent(1000, 100);
-	assert_int_equal(look(), DL_VERDICT_SWITCHOVER);
-	for (uint64_t page = 0; page < PAGES; page++)
-		assert_int_equal(guest_write(&guest, writer, 0, page), 0);
-	assert_int_not_equal(look(), DL_VERDICT_SWITCHOVER);
-	assert_int_equal(advice.pending_bytes, PAGES * PAGE);
-}
-
-/* A thousand pages a second, and a read every two seconds: no more than that is known of it. */
-static void what_a_bitmap_shows_took_since_the_last_one(void **state)
-{
-	harvest();
-	for (uint64_t i = 0; i < 400; i++) {
-		for (uint64_t page = 0; page < 100; page++)
-			assert_int_equal(guest_write(&guest, writer, 0, (i * 100 + page) % PAGES),
-					 0);
-		if (i % 20 == 0)
-			harvest();
-		sent(1000, 100);
-		model_advance(guest.model, 100 * MILLISECOND);
-		assert_int_equal(dl_plan_next(plan, PAGES * PAGE, &advice), 0);
-		if (i > 200)
-			assert_in_range(advice.dirty_bytes_per_s, 950 * PAGE, 1050 * PAGE);
-	}
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -212,9 +159,6 @@ int main(void)
 		look_test(a_removed_vcpu_dirties_nothing),
 		look_test(a_slot_that_leaves_is_not_of_the_first_pass),
 		look_test(memory_that_two_slots_map_is_sent_once),
-#define bitmap_test(f) cmocka_unit_test_setup_teardown(f, setup_bitmap, teardown)
-		bitmap_test(a_bitmap_is_read_before_the_switch),
-		bitmap_test(what_a_bitmap_shows_took_since_the_last_one),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -138,8 +138,32 @@ static void a_slot_that_is_no_longer_wanted_is_new_to_nobody(void **state)
 		assert_int_equal(dl_slot_set(guest.log, &slot), 0);
 		take(guest.cursor);
 		take(second);
-		assert_int_equal(rewrite(0, true), slot.flags ? HOT : ROUNDS * HOT);
+		assert_int_equal(rewrite(0, true), slot.flags ? HOT : 0);
 	}
+}
+
+/* A plan is about what its cursor covers, and vCPUs that write elsewhere are not in its way. */
+static void pages_that_the_plan_does_not_send_are_not_new(void **state)
+{
+	struct dl_advice advice = { .size = sizeof(advice) };
+
+	open_guest(DL_MODE_RING, 0);
+	guest_leave(&guest);
+	guest_add_slot(&guest, 1, PAGES, PAGES);
+	assert_int_equal(guest_new_cursor(&guest, DL_CURSOR_ONE_SLOT, 0, &guest.cursor), 0);
+	begin_plan();
+	for (int looks = 0; looks < 30; looks++) {
+		for (uint64_t page = 0; page < HOT; page++)
+			assert_int_equal(guest_write(&guest, writer, 0, PAGES + page), 0);
+		assert_int_equal(dl_plan_sent(plan, 4096, 100 * MILLISECOND), 0);
+		model_advance(guest.model, 100 * MILLISECOND);
+		assert_int_equal(guest_pass_of(&guest, second, 0, pages, 2 * PAGES),
+				 looks ? HOT : 2 * PAGES);
+		assert_int_equal(dl_plan_next(plan, 0, &advice), 0);
+		assert_int_equal(advice.limited_vcpus, 0);
+	}
+	assert_int_equal(advice.dirty_bytes_per_s, 0);
+	assert_int_equal(guest_stats(&guest).new_pages, 0);
 }
 
 int main(void)
@@ -150,6 +174,7 @@ int main(void)
 		plan_test(bitmaps_count_pending_pages_once),
 		plan_test(new_and_pending_pages_share_a_word),
 		plan_test(a_new_slot_is_of_the_plan_too),
+		plan_test(pages_that_the_plan_does_not_send_are_not_new),
 		plan_test(a_slot_that_is_no_longer_wanted_is_new_to_nobody),
 	};
 
