@@ -30,4 +30,13 @@ int64_t verify_points(struct chain *chain, struct report *report, bool print_all
  */
 int restore_open(struct host *host, const struct snap_header *header, char *why, size_t why_bytes);
 
+/*
+ * Before a command writes: deletes what was being written, and finishes or undoes a merge that was
+ * interrupted. The directory is locked. Returns the exit status.
+ */
+int finish_merge(struct disk *disk, struct report *report);
+
+/* For a command that only reads. */
+void name_interrupted_merge(int dir_fd, struct report *report);
+
 #endif

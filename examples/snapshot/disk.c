@@ -219,12 +219,12 @@ void disk_tidy(int dir_fd)
 	while ((entry = readdir(dir))) {
 		size_t length = strlen(entry->d_name);
 
-		/* Only our own: a point's name and the suffix. */
+		/* Only our own: a point's name, or the list's, and the suffix. */
 		if (length <= strlen(ASIDE) || length - strlen(ASIDE) >= sizeof(name) ||
 		    strcmp(entry->d_name + length - strlen(ASIDE), ASIDE))
 			continue;
 		snprintf(name, sizeof(name), "%.*s", (int)(length - strlen(ASIDE)), entry->d_name);
-		if (snap_number(name))
+		if (snap_number(name) || !strcmp(name, DISK_LIST_NAME))
 			(void)unlinkat(dir_fd, entry->d_name, 0);
 	}
 	closedir(dir);

@@ -51,6 +51,9 @@ void disk_abort(struct disk *disk);
 int disk_remove(struct disk *disk, const char *name);
 int disk_sync(struct disk *disk);
 
+/* The list of a merge, see leftovers.h. */
+#define DISK_LIST_NAME "merged.list"
+
 /* Deletes what a killed writer has left in the directory. */
 void disk_tidy(int dir_fd);
 

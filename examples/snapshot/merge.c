@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "commands.h"
+#include "leftovers.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -20,7 +21,7 @@ struct merge {
 	uint32_t n;
 	uint32_t *owners; /* by page: the extent, of all files, that has its contents; from 1 */
 	struct file file;
-	struct writer writer;
+	struct writer *writer;
 	uint32_t extent; /* the number of extents before */
 };
 
@@ -66,7 +67,7 @@ static int add_extent(struct merge *merge, struct reader *reader, const struct s
 			      extent->image_bytes + at, page_bytes);
 	}
 	if (r)
-		snprintf(merge->chain->why, sizeof(merge->chain->why), "%s", merge->writer.why);
+		snprintf(merge->chain->why, sizeof(merge->chain->why), "%s", merge->writer->why);
 	return r;
 }
 
@@ -89,17 +90,15 @@ static int each_file(struct merge *merge, bool add, struct reader *reader)
 	return r;
 }
 
-static int write_merged(struct merge *merge)
+static int write_merged(struct merge *merge, const struct snap_header *header)
 {
-	struct snap_header header = merge->points[merge->n - 1]->header;
 	struct reader last = { .fd = -1 };
 	const uint32_t *crc;
 	int r;
 
-	memcpy(header.parent, merge->points[0]->header.parent, sizeof(header.parent));
-	r = file_begin(&merge->file, &merge->writer, &header);
+	r = file_begin(&merge->file, merge->writer, header);
 	if (r)
-		snprintf(merge->chain->why, sizeof(merge->chain->why), "%s", merge->writer.why);
+		snprintf(merge->chain->why, sizeof(merge->chain->why), "%s", merge->writer->why);
 	if (!r)
 		r = each_file(merge, true, &last);
 	if (!r) {
@@ -107,7 +106,7 @@ static int write_merged(struct merge *merge)
 		r = file_finish(&merge->file, &last.state, crc);
 		if (r)
 			snprintf(merge->chain->why, sizeof(merge->chain->why), "%s",
-				 merge->writer.why);
+				 merge->writer->why);
 	}
 	if (last.contents)
 		reader_close(&last);
@@ -116,43 +115,40 @@ static int write_merged(struct merge *merge)
 	return r;
 }
 
-/* Whether another point is relative to this one. */
-static bool has_child(const struct merge *merge, const struct point *point)
-{
-	for (uint32_t i = 0; i < merge->chain->n; i++) {
-		const struct point *child = &merge->chain->points[i];
-		bool merged = false;
-
-		for (uint32_t j = 0; j < merge->n; j++)
-			merged |= merge->points[j] == child;
-		/* One that cannot be read now may be relative to any point. */
-		if (!merged &&
-		    (*child->why || !memcmp(child->header.parent, point->header.id, SNAP_ID_BYTES)))
-			return true;
-	}
-	return false;
-}
-
-/* From the last to the first, so that none is ever without its parents. */
+/* Deletes what the result replaces, as the list says. */
 static int remove_merged(struct merge *merge, uint32_t *kept)
 {
-	char name[SNAP_NAME_BYTES];
-	bool needed = false;
-	int r = 0;
+	struct leftovers leftovers;
+	int r = leftovers_delete(&merge->writer->disk, &leftovers);
 
-	for (uint32_t i = merge->n - 1; !r && i--;) {
-		needed = needed || has_child(merge, merge->points[i]);
-		*kept += needed;
-		if (needed)
-			continue;
-		snap_name(name, merge->points[i]->number);
-		r = disk_remove(&merge->writer.disk, name);
-	}
-	if (!r)
-		r = disk_sync(&merge->writer.disk);
+	*kept = leftovers.kept;
+	if (!r && !leftovers.effective)
+		r = -EBADMSG;
 	if (r)
 		snprintf(merge->chain->why, sizeof(merge->chain->why),
-			 "merged, but the points before it are still there: %s", strerror(-r));
+			 "merged, but the points before it are still there: %.140s", leftovers.why);
+	return r;
+}
+
+/*
+ * The list of what is to be deleted is on disk before the result has its name. If the merge fails
+ * before that, there is nothing to be deleted; otherwise the next command finishes it.
+ */
+static int replace(struct merge *merge, uint32_t *kept)
+{
+	struct snap_header header = merge->points[merge->n - 1]->header;
+	int r;
+
+	memcpy(header.parent, merge->points[0]->header.parent, sizeof(header.parent));
+	r = leftovers_write(&merge->writer->disk, &header, merge->points, merge->n);
+	if (r)
+		snprintf(merge->chain->why, sizeof(merge->chain->why),
+			 "cannot write the list of the points to delete: %s", strerror(-r));
+	else
+		r = write_merged(merge, &header);
+	if (!r)
+		return remove_merged(merge, kept);
+	leftovers_undo(&merge->writer->disk);
 	return r;
 }
 
@@ -169,9 +165,7 @@ static int merge_points(struct merge *merge, struct report *report)
 		return report_error(report, STATUS_FAILED, "no memory to merge");
 	r = each_file(merge, false, &reader);
 	if (!r)
-		r = write_merged(merge);
-	if (!r)
-		r = remove_merged(merge, &kept);
+		r = replace(merge, &kept);
 	if (r)
 		return report_error(report, r == -EBADMSG ? STATUS_CORRUPT : STATUS_FAILED, "%s",
 				    merge->chain->why);
@@ -188,10 +182,42 @@ static int merge_points(struct merge *merge, struct report *report)
 	return STATUS_DONE;
 }
 
-static int merge_path(const struct options *options, struct chain *chain, struct report *report)
+int finish_merge(struct disk *disk, struct report *report)
 {
-	const struct fault *fault = &options->fault;
-	struct merge merge = { .chain = chain };
+	struct leftovers leftovers;
+
+	disk_tidy(disk->dir_fd);
+	if (leftovers_delete(disk, &leftovers))
+		return report_error(report, STATUS_FAILED, "an interrupted merge: %s",
+				    leftovers.why);
+	if (!leftovers.found)
+		return STATUS_DONE;
+	report_member(report, "finished_merge", "{ \"effective\": %s, \"deleted\": %u }",
+		      leftovers.effective ? "true" : "false", leftovers.deleted);
+	if (leftovers.effective)
+		report_field(report, "finished", "an interrupted merge; points deleted: %u",
+			     leftovers.deleted);
+	else if (*leftovers.why)
+		report_print_error("an interrupted merge: %s; no point was deleted", leftovers.why);
+	else
+		report_field(report, "undone", "an interrupted merge: its points are as before");
+	return STATUS_DONE;
+}
+
+void name_interrupted_merge(int dir_fd, struct report *report)
+{
+	bool exists = leftovers_exist(dir_fd);
+
+	report_member(report, "interrupted_merge", "%s", exists ? "true" : "false");
+	if (exists)
+		report_print_error("a merge is under way, or was interrupted: the next run or "
+				   "merge finishes it");
+}
+
+static int merge_path(const struct options *options, struct chain *chain, struct writer *writer,
+		      struct report *report)
+{
+	struct merge merge = { .chain = chain, .writer = writer };
 	const struct point *last, **path = NULL;
 	uint32_t n, first;
 	int status, r;
@@ -212,10 +238,7 @@ static int merge_path(const struct options *options, struct chain *chain, struct
 	}
 	merge.points = path + first;
 	merge.n = n - first;
-	writer_init(&merge.writer, chain->dir_fd, false, fault, false);
 	status = merge_points(&merge, report);
-	report_member(report, "steps", "%" PRIu64, merge.writer.disk.steps);
-	report_member(report, "faults", "%" PRIu64, merge.writer.disk.injected);
 	file_free(&merge.file);
 	free(merge.owners);
 	free(path);
@@ -224,17 +247,21 @@ static int merge_path(const struct options *options, struct chain *chain, struct
 
 int command_merge(const struct options *options, struct report *report)
 {
-	struct chain chain;
+	struct chain chain = { 0 };
+	struct writer writer;
 	char why[200];
 	int fd = chain_open_dir(options->directory, true, why, sizeof(why)), status;
 
 	if (fd < 0)
 		return report_error(report, STATUS_FAILED, "%s", why);
-	disk_tidy(fd);
-	if (chain_load(&chain, fd))
+	writer_init(&writer, fd, false, &options->fault, false);
+	status = finish_merge(&writer.disk, report);
+	if (!status && chain_load(&chain, fd))
 		status = report_error(report, STATUS_FAILED, "%s", chain.why);
-	else
-		status = merge_path(options, &chain, report);
+	else if (!status)
+		status = merge_path(options, &chain, &writer, report);
+	report_member(report, "steps", "%" PRIu64, writer.disk.steps);
+	report_member(report, "faults", "%" PRIu64, writer.disk.injected);
 	chain_free(&chain);
 	close(fd);
 	return status;

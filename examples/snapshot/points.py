@@ -24,6 +24,7 @@ HEADER = struct.Struct("<8sII16s16sQQIIIIIIQQQ3980sI")
 EXTENT = struct.Struct("<QQQII")
 FOOTER = struct.Struct("<8s16sQQQQQQIIII36sI")
 NAME = re.compile(r"[0-9]{6}\.snap")
+MERGED = "merged.list"
 NONE = bytes(16)
 ZERO = 1
 HAS_MEMORY_CRC = 1
@@ -162,6 +163,9 @@ class Chain:
                 self.damaged[number] = str(why)
             except OSError as why:
                 self.damaged[number] = "cannot read it: %s" % why.strerror
+        if os.path.lexists(os.path.join(directory, MERGED)):
+            print("points.py: a merge is under way, or was interrupted; every point that is there "
+                  "can be read", file=sys.stderr)
         self.by_id = {point.id: point for point in self.points.values()}
 
     def path(self, point):

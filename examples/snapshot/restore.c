@@ -147,10 +147,12 @@ int command_restore(const struct options *options, struct report *report)
 
 	if (fd < 0)
 		return report_error(report, STATUS_FAILED, "%s", why);
-	if (chain_load(&chain, fd))
+	if (chain_load(&chain, fd)) {
 		status = report_error(report, STATUS_FAILED, "%s", chain.why);
-	else
+	} else {
+		name_interrupted_merge(fd, report);
 		status = restore_point(options, &chain, report);
+	}
 	chain_free(&chain);
 	close(fd);
 	return status;

@@ -68,7 +68,9 @@ static int find_parent(struct run *run)
 
 static int open_directory(struct run *run)
 {
+	const struct fault no_fault = { 0 };
 	struct options *options = run->options;
+	struct disk disk;
 	char why[200];
 
 	if (mkdir(options->directory, 0777) && errno != EEXIST)
@@ -77,7 +79,9 @@ static int open_directory(struct run *run)
 	run->dir_fd = chain_open_dir(options->directory, true, why, sizeof(why));
 	if (run->dir_fd < 0)
 		return fail(run, STATUS_FAILED, why);
-	disk_tidy(run->dir_fd);
+	disk_init(&disk, run->dir_fd, &no_fault);
+	if (finish_merge(&disk, run->report))
+		return STATUS_FAILED;
 	if (chain_load(&run->chain, run->dir_fd))
 		return fail(run, STATUS_FAILED, run->chain.why);
 	if (!options->go_on && run->chain.n)

@@ -171,8 +171,10 @@ static int open_chain(const struct options *options, struct report *report, stru
 		report_error(report, STATUS_FAILED, "%s", why);
 		return fd;
 	}
-	if (!chain_load(chain, fd))
+	if (!chain_load(chain, fd)) {
+		name_interrupted_merge(fd, report);
 		return fd;
+	}
 	report_error(report, STATUS_FAILED, "%s", chain->why);
 	chain_free(chain);
 	close(fd);

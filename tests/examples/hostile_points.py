@@ -66,3 +66,43 @@ def hostile_files():
     yield "an unknown flag", point(flags=2)
     yield "2^32 - 1 vCPUs", point(vcpus=2 ** 32 - 1)
     yield "pages of no bytes", point(page=0)
+
+
+def hostile_lists(listed):
+    """Names and contents of lists of a merge, made of one that asks for three deletions."""
+    start, entry = struct.Struct("<8sII"), struct.Struct("<Q16sII")
+    whole = list(entry.iter_unpack(listed[start.size:-4]))
+    result, *others, last = whole
+
+    def made(entries, magic=b"DLSNDEL\n", version=1, claimed=None, more=b""):
+        body = start.pack(magic, version, len(entries) if claimed is None else claimed)
+        return seal(body + b"".join(entry.pack(*one) for one in entries) + more)
+
+    def only(*fields):
+        return made([result, fields])
+
+    assert made(whole) == listed
+    # No point is relative to the last one, which would keep it from being deleted.
+    number, identity, crc, zero = last
+    yield "no bytes", b""
+    yield "a part of it", listed[:-1]
+    yield "half an entry", made(whole, more=bytes(entry.size // 2))
+    yield "a flipped bit", listed[:72] + bytes([listed[72] ^ 1]) + listed[73:]
+    yield "another magic", made(whole, magic=b"DLSNAP1\n")
+    yield "another version", made(whole, version=2)
+    yield "no entries", made([])
+    yield "2^32 - 1 entries", made(whole, claimed=2 ** 32 - 1)
+    yield "fewer entries than it has", made(whole, claimed=2)
+    yield "number 0", only(0, identity, crc, zero)
+    yield "number 2^64 - 1", only(MOST, identity, crc, zero)
+    yield "the result itself", made([result, result])
+    yield "the same file twice", made([result, last, last])
+    yield "a file after the result", only(result[0] + 1, identity, crc, zero)
+    yield "another identity", only(number, IDENTITY, crc, zero)
+    yield "no identity", only(number, bytes(16), crc, zero)
+    yield "another header", only(number, identity, crc ^ 1, zero)
+    yield "another file's identity", only(number, *others[0][1:])
+    yield "an unknown field", only(number, identity, crc, 1)
+    yield "a merge of another identity", made([(result[0], IDENTITY, result[2], 0), *others, last])
+    yield "a merge of another header", made([(*result[:2], result[2] ^ 1, 0), *others, last])
+    yield "a merge that is not there", made([(9, *result[1:]), *others, last])

@@ -15,33 +15,16 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 
 import hostile_points  # noqa: E402
+import snapshot_merge  # noqa: E402
 from common import finish, require, run, run_json, run_tests, start  # noqa: E402
+from snapshot_common import (MODEL, READER, SLOW, SMALL, check_restored, read,  # noqa: E402
+                             take)
 
-READER = Path(__file__).resolve().parent.parent.parent / "examples/snapshot/points.py"
-SMALL = ["--memory", "16M", "--interval", "0", "--prove", "all"]
-MODEL = [*SMALL, "--backend", "model"]
-# Most pages of a point are not written again before the next one.
-SLOW = [*MODEL, "--dirty-rate", "4M", "--interval", "20", "--count", "4"]
 KINDS = ("kill", "enospc", "eio", "short")
 
 
 def backends():
     return ["model", "kvm"] if os.access("/dev/kvm", os.R_OK | os.W_OK) else ["model"]
-
-
-def take(status, snapshot, folder, *options):
-    return run_json(status, snapshot, "run", folder, *options)
-
-
-def read(status, *arguments):
-    return run(status, sys.executable, READER, *arguments)
-
-
-def check_restored(snapshot, folder, *point):
-    result, _ = run_json(0, snapshot, "restore", folder, *point)
-    require(result["guest_healthy"] and result["device_healthy"], "the restored guest is damaged")
-    require(result["checked_pages"] >= 1000, "the restored guest has checked few pages")
-    return result["point"]
 
 
 def the_help_fits_a_terminal(folder, snapshot, *_):
@@ -252,43 +235,6 @@ def the_guest_survives_a_killed_writer(folder, snapshot, *_):
     check_restored(snapshot, points)
 
 
-def merged_points_are_the_last_of_them(folder, snapshot, _, how_many):
-    points = folder / "points"
-    take(0, snapshot, points, *MODEL, "--count", 8, "--slot-moves")
-    names = {path.name: path.read_bytes() for path in points.iterdir()}
-    result, _ = run_json(0, snapshot, "merge", points, "--first", 3, "--last", 6)
-    left = ["000001.snap", "000002.snap", "000006.snap", "000007.snap", "000008.snap"]
-    require(sorted(path.name for path in points.iterdir()) == left, "not the points that are left")
-    require(result["merged"] == 4 and result["kept"] == 0, "not four")
-    read(0, "verify", points)
-    run_json(0, snapshot, "verify", points)
-    for step in range(1, result["steps"] + 1, 1 if how_many == "every" else 2):
-        for name, data in names.items():
-            (points / name).write_bytes(data)
-        process = start(snapshot, "merge", points, "--first", 3, "--last", 6,
-                        "--fault", f"kill@{step}")
-        finish(process, -signal.SIGKILL)
-        read(0, "verify", points)
-        run_json(0, snapshot, "verify", points)
-    check_restored(snapshot, points, "--point", 7)
-    run_json(0, snapshot, "merge", points, "--first", 1, "--last", 6)
-    require(check_restored(snapshot, points) == 8, "not the last point")
-    run_json(3, snapshot, "merge", points, "--first", 7, "--last", 2)
-
-
-def only_parents_are_merged(folder, snapshot, *_):
-    """Not the points of another base, nor a sibling, which has pages of its own."""
-    bases, siblings = folder / "bases", folder / "siblings"
-    take(0, snapshot, bases, *MODEL, "--count", 4, "--full-every", 2)
-    take(0, snapshot, siblings, *MODEL, "--count", 3)
-    take(0, snapshot, siblings, *MODEL, "--continue", "--point", 2, "--count", 1)
-    for points, first, last in (bases, 1, 3), (siblings, 3, 4):
-        before = {path.name: path.read_bytes() for path in points.iterdir()}
-        run_json(3, snapshot, "merge", points, "--first", first, "--last", last)
-        after = {path.name: path.read_bytes() for path in points.iterdir()}
-        require(before == after, f"{points.name}: the files have changed")
-
-
 def both_readers_find_every_flipped_byte(folder, snapshot, flips, how_many):
     """The C reader: of the contents of pages some. Python is slow: it gets some of all bytes."""
     points = folder / "points"
@@ -465,8 +411,7 @@ TESTS = [
     a_lost_base_is_taken_again,
     what_a_killed_run_has_left_goes_on,
     the_guest_survives_a_killed_writer,
-    merged_points_are_the_last_of_them,
-    only_parents_are_merged,
+    *snapshot_merge.TESTS,
     both_readers_find_every_flipped_byte,
     hostile_files_are_damaged,
     a_damaged_point_is_not_restored,
