@@ -3,6 +3,7 @@
 #include "beside.h"
 #include "commands.h"
 #include "image.h"
+#include "proof.h"
 #include "reaper.h"
 
 #include <errno.h>
@@ -350,59 +351,6 @@ static void print_guest(struct run *run)
 		     records, (double)ns / 1e9, stats.full_exits, stats.overflows);
 }
 
-/* The guest stands still: its memory is what the last point's files must have. */
-static int compare_last(struct run *run)
-{
-	const struct layout *layout = &run->host.machine.layout;
-	const struct point *point;
-	uint64_t differ = 0, first = 0;
-	struct snap_state state;
-	uint8_t *memory;
-	int r;
-
-	chain_free(&run->chain);
-	if (chain_load(&run->chain, run->dir_fd) ||
-	    chain_find(&run->chain, run->taker.parent.number, &point))
-		return fail(run, STATUS_FAILED, run->chain.why);
-	memory = image_map(layout->memory_bytes);
-	if (!memory)
-		return fail(run, STATUS_FAILED, "no memory to compare with");
-	r = image_restore(&run->chain, point, memory, &state);
-	for (uint64_t at = 0; !r && at < layout->memory_bytes; at += layout->page_bytes)
-		if (memcmp(memory + at, run->host.machine.memory + at, layout->page_bytes))
-			first = differ++ ? first : at;
-	image_unmap(memory, layout->memory_bytes);
-	if (r)
-		return fail(run, STATUS_CORRUPT, run->chain.why);
-	report_member(run->report, "differing_pages", "%" PRIu64, differ);
-	if (differ)
-		return report_error(run->report, STATUS_CORRUPT,
-				    "%" PRIu64 " pages differ from point %" PRIu64
-				    ", the first at %#" PRIx64,
-				    differ, point->number, layout_gpa(layout, first));
-	report_field(run->report, "verify", "%" PRIu64 " pages equal those of point %" PRIu64,
-		     layout->memory_bytes / layout->page_bytes, point->number);
-	return STATUS_DONE;
-}
-
-static int compare_all(struct run *run)
-{
-	int64_t unsound;
-
-	report_rows(run->report, "unsound_points");
-	unsound = verify_points(&run->chain, run->report, false);
-	report_rows_end(run->report);
-	if (unsound < 0)
-		return fail(run, STATUS_FAILED, run->chain.why);
-	if (unsound)
-		return report_error(run->report, STATUS_CORRUPT,
-				    "%" PRId64 " of %u points are not what memory was", unsound,
-				    run->chain.n);
-	report_field(run->report, "", "%u points are what memory was when they were taken",
-		     run->chain.n);
-	return STATUS_DONE;
-}
-
 static int compare_beside(struct run *run)
 {
 	char why[160];
@@ -432,9 +380,10 @@ static int verify(struct run *run)
 	if (!run->last_complete)
 		return status ? status : fail(run, STATUS_FAILED, "the last point is not complete");
 	if (!status && run->options->prove != PROVE_NONE)
-		status = compare_last(run);
+		status = prove_last(&run->chain, run->dir_fd, &run->host.machine,
+				    run->taker.parent.number, run->report);
 	if (!status && run->options->prove == PROVE_ALL)
-		status = compare_all(run);
+		status = prove_all(&run->chain, run->report);
 	return status;
 }
 
