@@ -17,6 +17,8 @@
 
 /* A VMM that takes points of its guest while that runs. How a point is taken is in take.c. */
 
+enum { MAX_LOST = 10 /* points in a row, where a number of them is wanted */ };
+
 struct run {
 	struct options *options;
 	struct report *report;
@@ -279,13 +281,14 @@ static int guest_failure(struct run *run)
 	return STATUS_DONE;
 }
 
-static int take_one(struct run *run, uint32_t n, bool last, struct taken *taken)
+/* So many points were complete before this one. */
+static int take_one(struct run *run, uint32_t complete, bool last, struct taken *taken)
 {
 	uint32_t every = run->options->full_every;
 	int r;
 
 	report_progress(run->report, "  point %" PRIu64 " ...", run->taker.last_number + 1);
-	if (every && n % every == 0)
+	if (every && complete % every == 0)
 		run->base_is_due = true;
 	r = taker_take(&run->taker, run->base_is_due, last, taken);
 	report_taken(run->report, taken);
@@ -306,20 +309,38 @@ static int only_run(struct run *run)
 	return guest_failure(run);
 }
 
+/*
+ * A lost point is taken again, and does not count. Where all are lost, a number of points would
+ * never be reached; a run that waits for a signal goes on, as the disk may have room tomorrow.
+ */
+static int count_lost(struct run *run, const struct taken *taken, uint32_t *lost)
+{
+	*lost = taken->complete ? 0 : *lost + 1;
+	if (*lost == MAX_LOST && run->options->count)
+		return report_error(run->report, STATUS_FAILED,
+				    "%u points in a row were lost: %.160s", *lost, taken->why);
+	return STATUS_DONE;
+}
+
 static int take_all(struct run *run)
 {
 	const struct options *options = run->options;
+	uint32_t complete = 0, lost = 0;
 	uint64_t due_ns = clock_ns();
-	bool last = false;
 	int status = STATUS_DONE;
 	struct taken taken;
+	bool ends = false;
 
 	report_taken_head(run->report);
 	report_rows(run->report, "points");
-	for (uint32_t n = 0; !status && !last; n++) {
+	while (!status && !ends && (!options->count || complete < options->count)) {
 		due_ns += options->interval_ns;
-		last = wait_until(run, due_ns) || n + 1 == options->count;
-		status = take_one(run, n, last, &taken);
+		taker_resume(&run->taker);
+		ends = wait_until(run, due_ns);
+		status = take_one(run, complete, ends || complete + 1 == options->count, &taken);
+		complete += taken.complete;
+		if (!status)
+			status = count_lost(run, &taken, &lost);
 		/* No catching up: what took longer than the interval is followed by a whole one. */
 		if (due_ns + options->interval_ns < clock_ns())
 			due_ns = clock_ns();

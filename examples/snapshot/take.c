@@ -222,6 +222,15 @@ static int stop(struct taker *taker, struct taken *taken)
 	return r ? fail_log(taker, taken, r, "the device") : 0;
 }
 
+void taker_resume(struct taker *taker)
+{
+	if (!taker->stopped)
+		return;
+	machine_resume(&taker->host->machine);
+	device_resume(taker->device);
+	taker->stopped = false;
+}
+
 static void prove(struct taker *taker, struct taken *taken, uint32_t *crc)
 {
 	uint64_t start_ns = clock_ns();
@@ -259,11 +268,8 @@ static int pause(struct taker *taker, bool last, struct taken *taken, uint32_t *
 	taken->cost.pause_ns = clock_ns() - start_ns;
 	taken->cost.written_paused_bytes = taken->cost.paused_bytes - taker->held.used_bytes;
 	prove(taker, taken, crc);
-	if (!last) {
-		machine_resume(&taker->host->machine);
-		device_resume(taker->device);
-		taker->stopped = false;
-	}
+	if (!last)
+		taker_resume(taker);
 	return r;
 }
 

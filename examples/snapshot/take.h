@@ -70,4 +70,7 @@ void taker_free(struct taker *taker);
  */
 int taker_take(struct taker *taker, bool full, bool last, struct taken *taken);
 
+/* The guest runs on after the last one, if it is stopped: another point will be the last. */
+void taker_resume(struct taker *taker);
+
 #endif

@@ -151,6 +151,7 @@ def check_fault(folder, snapshot, kind, step, *options):
     rows = result["points"]
     require(rows[-1]["complete"] and result["differing_pages"] == 0, "the last point is not whole")
     require(not result["unsound_points"], "a point is not what memory was")
+    require(sum(row["complete"] for row in rows) == 4, "not as many points as were wanted")
     for before, after in zip(rows, rows[1:]):
         require(after["number"] == before["number"] + before["complete"], "a wrong number")
     read(0, "verify", points)
@@ -180,6 +181,31 @@ def a_fault_loses_no_page(folder, snapshot, _, how_many):
             least = 3 if kind == "short" else len(chosen)
             require(injected >= least, f"only {injected} faults: {kind}")
             require(lost == (0 if kind == "short" else injected), f"{lost} points lost: {kind}")
+
+
+def lost_points_do_not_count(folder, snapshot, *_):
+    """The last one, too: the guest is stopped for it, and runs on when it is lost."""
+    for backend in backends():
+        # A writer's error is seen after the pause, one in this process before it.
+        for writer in "process", "self":
+            for step in 1, 3:
+                result, _ = take(0, snapshot, folder / f"{backend}-{writer}-{step}", *SMALL,
+                                 "--backend", backend, "--count", 1, "--writer", writer,
+                                 "--fault", f"eio@{step}")
+                require([row["complete"] for row in result["points"]] == [False, True],
+                        f"not one point was taken after one was lost: {step}")
+                require(result["differing_pages"] == 0, "the last point is not the memory")
+
+
+def a_run_gives_up_after_ten_lost_points(folder, snapshot, *_):
+    """No file may have more than a megabyte."""
+    process = start("sh", "-c", "ulimit -f 2000; exec \"$@\"", "sh", snapshot, "run",
+                    folder / "points", *MODEL, "--count", 3, "--json")
+    out, err = finish(process, 3)
+    require(out.count('"complete": false') == 10 and '"complete": true' not in out,
+            f"it has not given up after ten: {out}")
+    require("10 points in a row were lost" in err.replace("\n", " "), f"no reason: {err}")
+    require(not list((folder / "points").iterdir()), "something is left")
 
 
 def a_lost_base_is_taken_again(folder, snapshot, *_):
@@ -408,6 +434,8 @@ TESTS = [
     a_signal_ends_after_a_whole_point,
     each_mistake_is_noticed,
     a_fault_loses_no_page,
+    lost_points_do_not_count,
+    a_run_gives_up_after_ten_lost_points,
     a_lost_base_is_taken_again,
     what_a_killed_run_has_left_goes_on,
     the_guest_survives_a_killed_writer,
