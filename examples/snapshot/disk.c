@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define ASIDE ".part"
@@ -202,6 +203,39 @@ int disk_remove(struct disk *disk, const char *name)
 	int r = step_or_fail(disk);
 
 	return r ? r : unlinkat(disk->dir_fd, name, 0) ? -errno : 0;
+}
+
+/* By "..", since the path may end in anything. */
+static int sync_parent(const char *path)
+{
+	int dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd = -1, r;
+
+	if (dir_fd >= 0)
+		fd = openat(dir_fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	r = fd < 0 || fsync(fd) ? -errno : 0;
+	if (fd >= 0)
+		close(fd);
+	if (dir_fd >= 0)
+		close(dir_fd);
+	return r;
+}
+
+int disk_make_dir(const char *path)
+{
+	int r;
+
+	if (!mkdir(path, 0777)) {
+		r = sync_parent(path);
+		/* The next run makes it again, and does not take its name for durable. */
+		if (r)
+			(void)rmdir(path);
+		return r;
+	}
+	r = errno == EEXIST ? 0 : -errno;
+	/* A run that made it may have been killed; one that did not may not read its parent. */
+	if (!r)
+		(void)sync_parent(path);
+	return r;
 }
 
 void disk_tidy(int dir_fd)

@@ -51,6 +51,12 @@ void disk_abort(struct disk *disk);
 int disk_remove(struct disk *disk, const char *name);
 int disk_sync(struct disk *disk);
 
+/*
+ * Makes the directory of points, unless it exists, and makes its name durable: points are lost with
+ * a directory that loses its own name. Returns 0 or a negative errno value.
+ */
+int disk_make_dir(const char *path);
+
 /* The list of a merge, see leftovers.h. */
 #define DISK_LIST_NAME "merged.list"
 

@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* A VMM that takes points of its guest while that runs. How a point is taken is in take.c. */
@@ -75,10 +74,11 @@ static int open_directory(struct run *run)
 	struct options *options = run->options;
 	struct disk disk;
 	char why[200];
+	int r = disk_make_dir(options->directory);
 
-	if (mkdir(options->directory, 0777) && errno != EEXIST)
+	if (r)
 		return report_error(run->report, STATUS_FAILED, "cannot make %.120s: %s",
-				    options->directory, strerror(errno));
+				    options->directory, strerror(-r));
 	run->dir_fd = chain_open_dir(options->directory, true, why, sizeof(why));
 	if (run->dir_fd < 0)
 		return fail(run, STATUS_FAILED, why);
