@@ -101,7 +101,7 @@ static int add_point(struct chain *chain, uint32_t *room, uint64_t number)
 	return 0;
 }
 
-int chain_load(struct chain *chain, int dir_fd)
+static int load(struct chain *chain, int dir_fd)
 {
 	int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
@@ -140,6 +140,52 @@ static const struct point *by_id(const struct chain *chain, const uint8_t *id)
 		    !memcmp(chain->points[i].header.id, id, SNAP_ID_BYTES))
 			return &chain->points[i];
 	return NULL;
+}
+
+/* Whether each file can be read, and has its parent. */
+static bool is_whole(const struct chain *chain)
+{
+	for (uint32_t i = 0; i < chain->n; i++) {
+		const struct point *point = &chain->points[i];
+		const uint8_t *parent = point->header.parent;
+
+		if (*point->why)
+			return false;
+		/* Nearly always it is the one before. */
+		if (!snap_id_is_none(parent) &&
+		    (!i || memcmp(point[-1].header.id, parent, SNAP_ID_BYTES)) &&
+		    !by_id(chain, parent))
+			return false;
+	}
+	return true;
+}
+
+int chain_load(struct chain *chain, int dir_fd)
+{
+	int r = load(chain, dir_fd);
+
+	if (r || is_whole(chain))
+		return r;
+	/* Since the names were read, a merge may have removed a point, or the parent of one. */
+	chain_free(chain);
+	return load(chain, dir_fd);
+}
+
+int chain_reload(struct chain *chain)
+{
+	int dir_fd = chain->dir_fd;
+
+	chain_free(chain);
+	return chain_load(chain, dir_fd);
+}
+
+uint32_t chain_index(const struct chain *chain, uint64_t number)
+{
+	uint32_t i = 0;
+
+	while (i < chain->n && chain->points[i].number < number)
+		i++;
+	return i;
 }
 
 /* Both are of the same guest; the number of the child is larger, so that no path is a circle. */

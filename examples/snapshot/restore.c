@@ -78,30 +78,13 @@ static int run_on(struct host *host, const struct device_state *state, struct re
 	return STATUS_DONE;
 }
 
-static int restore(struct host *host, struct chain *chain, const struct point *point,
-		   struct report *report)
-{
-	struct machine *machine = &host->machine;
-	uint64_t start_ns = clock_ns();
+/* A point, and a machine whose memory is that of it. */
+struct restored {
+	const struct point *point;
+	struct host host;
 	struct snap_state state;
-	int r = image_restore(chain, point, machine->memory, &state);
-
-	if (r)
-		return report_error(report, r == -EBADMSG ? STATUS_CORRUPT : STATUS_FAILED, "%s",
-				    chain->why);
-	r = machine_plug(machine, NULL);
-	if (!r)
-		r = machine_start(machine);
-	if (!r)
-		r = machine_load(machine, state.vcpus);
-	if (r)
-		return report_error(report, STATUS_FAILED, "%s", machine->why);
-	report_field(report, "restored",
-		     "point %" PRIu64 ": %" PRIu64 " MiB, %u vCPUs, on %s, in %.0f ms",
-		     point->number, machine->layout.memory_bytes >> 20, machine->layout.vcpus,
-		     machine->kind->name, (double)(clock_ns() - start_ns) / 1e6);
-	return run_on(host, &state.device, report);
-}
+	uint64_t start_ns;
+};
 
 /* The user may expect a newer point. */
 static void name_passed_over(struct chain *chain, const struct point *point, struct report *report)
@@ -117,25 +100,71 @@ static void name_passed_over(struct chain *chain, const struct point *point, str
 	}
 }
 
-static int restore_point(const struct options *options, struct chain *chain, struct report *report)
+/* Returns 0, or a negative errno value with the reason in the chain's why. */
+static int find(const struct options *options, struct chain *chain, struct restored *to)
 {
-	const struct point *point;
-	struct host host = { 0 };
-	char why[256];
-	int status;
+	int r = chain_find(chain, options->point, &to->point);
 
-	if (chain_find(chain, options->point, &point))
-		return report_error(report, STATUS_FAILED, "%s", chain->why);
-	if (*point->why)
-		return report_error(report, STATUS_CORRUPT, "point %" PRIu64 ": %s", point->number,
-				    point->why);
-	report_member(report, "point", "%" PRIu64, point->number);
-	if (!options->point)
-		name_passed_over(chain, point, report);
-	if (restore_open(&host, &point->header, why, sizeof(why)))
-		return report_error(report, STATUS_FAILED, "%s", why);
-	status = restore(&host, chain, point, report);
-	host_close(&host);
+	/* There is no such point: not that it has gone meanwhile. */
+	if (r)
+		return -ESRCH;
+	if (!*to->point->why)
+		return restore_open(&to->host, &to->point->header, chain->why, sizeof(chain->why));
+	r = -EBADMSG;
+	snprintf(chain->why, sizeof(chain->why), "point %" PRIu64 ": %s", to->point->number,
+		 to->point->why);
+	return r;
+}
+
+static int make_memory(const struct options *options, struct chain *chain, struct restored *to)
+{
+	int r = find(options, chain, to);
+
+	to->start_ns = clock_ns();
+	return r ? r : image_restore(chain, to->point, to->host.machine.memory, &to->state);
+}
+
+static int start(struct restored *to, struct report *report)
+{
+	struct machine *machine = &to->host.machine;
+	int r = machine_plug(machine, NULL);
+
+	if (!r)
+		r = machine_start(machine);
+	if (!r)
+		r = machine_load(machine, to->state.vcpus);
+	if (r)
+		return report_error(report, STATUS_FAILED, "%s", machine->why);
+	report_field(report, "restored",
+		     "point %" PRIu64 ": %" PRIu64 " MiB, %u vCPUs, on %s, in %.0f ms",
+		     to->point->number, machine->layout.memory_bytes >> 20, machine->layout.vcpus,
+		     machine->kind->name, (double)(clock_ns() - to->start_ns) / 1e6);
+	return run_on(&to->host, &to->state.device, report);
+}
+
+static int restore(const struct options *options, struct chain *chain, struct report *report)
+{
+	struct restored to = { 0 };
+	int r = make_memory(options, chain, &to), status = STATUS_DONE;
+
+	/* A merge beside this is no damage. What it has made of the point has the same memory. */
+	if (chain_is_outdated(r)) {
+		host_close(&to.host);
+		to.point = NULL;
+		r = chain_reload(chain);
+		if (!r)
+			r = make_memory(options, chain, &to);
+	}
+	if (r)
+		status = report_error(report, r == -EBADMSG ? STATUS_CORRUPT : STATUS_FAILED, "%s",
+				      chain->why);
+	if (to.point)
+		report_member(report, "point", "%" PRIu64, to.point->number);
+	if (to.point && !options->point)
+		name_passed_over(chain, to.point, report);
+	if (!r)
+		status = start(&to, report);
+	host_close(&to.host);
 	return status;
 }
 
@@ -151,7 +180,7 @@ int command_restore(const struct options *options, struct report *report)
 		status = report_error(report, STATUS_FAILED, "%s", chain.why);
 	} else {
 		name_interrupted_merge(fd, report);
-		status = restore_point(options, &chain, report);
+		status = restore(options, &chain, report);
 	}
 	chain_free(&chain);
 	close(fd);

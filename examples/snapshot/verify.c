@@ -14,7 +14,7 @@ struct replay {
 	uint8_t *memory;
 	uint64_t bytes;
 	uint8_t id[SNAP_ID_BYTES]; /* of that point; all zero: none */
-	bool *damaged;		   /* of each point that was checked */
+	bool *damaged;		   /* by number, of the points that were checked */
 };
 
 static void print_row(struct report *report, const struct point *point, const char *wrong)
@@ -76,7 +76,7 @@ static int check_parents(struct chain *chain, const struct point *point,
 	int r = chain_path(chain, point, &path, &n);
 
 	for (uint32_t i = 0; !r && i + 1 < n; i++) {
-		if (!replay->damaged[path[i] - chain->points])
+		if (!replay->damaged[path[i]->number])
 			continue;
 		snprintf(chain->why, sizeof(chain->why),
 			 "it needs point %" PRIu64 ", which is damaged", path[i]->number);
@@ -86,14 +86,12 @@ static int check_parents(struct chain *chain, const struct point *point,
 	return r;
 }
 
-/* Sets wrong, if something is wrong with the point. Returns -ENOMEM, or 0. */
-static int check_point(struct chain *chain, const struct point *point, struct replay *replay,
-		       const char **wrong)
+/* Returns 0, or a negative errno value with what is wrong in the chain's why. */
+static int check_point(struct chain *chain, const struct point *point, struct replay *replay)
 {
 	struct reader reader = { .fd = -1 };
 	int r = check_parents(chain, point, replay);
 
-	*wrong = NULL;
 	if (!r)
 		r = chain_read(chain, point, &reader);
 	if (!r) {
@@ -110,35 +108,57 @@ static int check_point(struct chain *chain, const struct point *point, struct re
 		}
 	}
 	reader_close(&reader);
-	*wrong = r ? chain->why : NULL;
-	return r == -ENOMEM ? r : 0;
+	return r;
+}
+
+/* Prints the rows. Returns the number of unsound points, or a negative errno value. */
+static int64_t check_all(struct chain *chain, struct replay *replay, struct report *report,
+			 bool print_all)
+{
+	uint64_t loaded_for = 0; /* the point that has caused it */
+	int64_t unsound = 0;
+	uint32_t i = 0;
+
+	while (i < chain->n) {
+		const struct point *point = &chain->points[i];
+		int r;
+
+		report_progress(report, "  point %" PRIu64 " of %" PRIu64, point->number,
+				chain->points[chain->n - 1].number);
+		r = check_point(chain, point, replay);
+		/* A merge beside this is no damage. */
+		if (chain_is_outdated(r) && loaded_for != point->number) {
+			loaded_for = point->number;
+			r = chain_reload(chain);
+			if (r)
+				return r;
+			i = chain_index(chain, loaded_for);
+			continue;
+		}
+		if (r == -ENOMEM)
+			return r;
+		replay->damaged[point->number] = r;
+		unsound += r != 0;
+		if (r || print_all)
+			print_row(report, point, r ? chain->why : NULL);
+		i++;
+	}
+	return unsound;
 }
 
 int64_t verify_points(struct chain *chain, struct report *report, bool print_all)
 {
-	struct replay replay = { 0 };
-	int64_t unsound = 0;
-	int r = 0;
+	struct replay replay = { .damaged = calloc(SNAP_MAX_NUMBER + 1, sizeof(bool)) };
+	int64_t unsound;
 
-	replay.damaged = calloc(chain->n + 1, sizeof(*replay.damaged));
 	if (!replay.damaged) {
 		snprintf(chain->why, sizeof(chain->why), "no memory to verify");
 		return -ENOMEM;
 	}
-	for (uint32_t i = 0; !r && i < chain->n; i++) {
-		const char *wrong;
-
-		report_progress(report, "  point %" PRIu64 " of %" PRIu64, chain->points[i].number,
-				chain->points[chain->n - 1].number);
-		r = check_point(chain, &chain->points[i], &replay, &wrong);
-		replay.damaged[i] = wrong;
-		unsound += wrong != NULL;
-		if (wrong || print_all)
-			print_row(report, &chain->points[i], wrong);
-	}
+	unsound = check_all(chain, &replay, report, print_all);
 	image_unmap(replay.memory, replay.bytes);
 	free(replay.damaged);
-	return r ? r : unsound;
+	return unsound;
 }
 
 static int verify(struct chain *chain, struct report *report)

@@ -183,6 +183,37 @@ def hostile_lists_delete_nothing(folder, snapshot, *_):
             "the list itself was not followed")
 
 
+def merge_beside(snapshot, points, at, *words):
+    """Reads while a merge happens. Returns the result, its errors, and whether it has happened."""
+    merge = f"{snapshot} merge {points} --first 3 --last 6 >/dev/null"
+    result, err = run_json(0, "env", f"RACE_AT={at}", f"RACE_COMMAND={merge}",
+                           f"{snapshot}_raced", *words)
+    return result, err, sorted(contents(points)) == MERGED
+
+
+def a_merge_beside_a_reader_is_no_damage(folder, snapshot, _, how_many):
+    """At each moment at which the reader opens a file."""
+    points = folder / "points"
+    take(0, snapshot, points, *MODEL, "--count", 8)
+    # In a directory that lists them as they were made, the result comes before its parents.
+    files = dict(sorted(contents(points).items(), reverse=True))
+    commands = ["verify", points], ["restore", points], ["restore", points, "--point", 6]
+    for words in commands if how_many == "every" else commands[:2]:
+        at, happened = 0, True
+        while happened:
+            at += 1
+            write(points, files)
+            result, err, happened = merge_beside(snapshot, points, at, *words)
+            if words[0] == "verify":
+                numbers = {row["number"] for row in result["points"] if row["sound"]}
+                require({1, 2, 6, 7, 8} <= numbers, f"{at}: only {numbers} are sound")
+                require(len(numbers) == len(result["points"]), f"{at}: a point is there twice")
+            else:
+                require(result["point"] == (6 if "--point" in words else 8), f"{at}: another")
+                require("not restored" not in err, f"{at}: {err}")
+        require(at > 10, f"only {at} files were opened")
+
+
 TESTS = [
     merged_points_are_the_last_of_them,
     only_parents_are_merged,
@@ -190,4 +221,5 @@ TESTS = [
     finishing_a_merge_may_be_interrupted,
     siblings_outlive_an_interrupted_merge,
     hostile_lists_delete_nothing,
+    a_merge_beside_a_reader_is_no_damage,
 ]
