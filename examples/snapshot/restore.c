@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "commands.h"
 #include "../clock.h"
+#include "../output.h"
+#include "commands.h"
 #include "image.h"
 
 #include <errno.h>
@@ -92,12 +93,18 @@ static void name_passed_over(struct chain *chain, const struct point *point, str
 	const struct point *newer = &chain->points[chain->n - 1], **path;
 	uint32_t n;
 
-	report_member(report, "passed_over", "%td", newer - point);
+	report_rows(report, "passed_over");
 	for (; newer != point; newer--) {
 		(void)chain_path(chain, newer, &path, &n);
 		free(path);
 		report_print_error("%s: not restored", chain->why);
+		if (!report_row(report))
+			continue;
+		printf("{ \"number\": %" PRIu64 ", \"why\": ", newer->number);
+		output_json_string(chain->why);
+		printf(" }");
 	}
+	report_rows_end(report);
 }
 
 /* Returns 0, or a negative errno value with the reason in the chain's why. */

@@ -325,7 +325,13 @@ def a_damaged_point_is_not_restored(folder, snapshot, *_):
     # Without its header no path goes through it.
     data[8] ^= 1
     second.write_bytes(data)
-    require(check_restored(snapshot, points) == 1, "not the last that can be restored")
+    result, _ = run_json(0, snapshot, "restore", points)
+    require(result["point"] == 1, "not the last that can be restored")
+    require([row["number"] for row in result["passed_over"]] == [4, 3, 2], "passed over")
+    reasons = [row["why"] for row in result["passed_over"]]
+    require("parent of point 3" in reasons[1] and "point 2: the header" in reasons[2], reasons)
+    require(not run_json(0, snapshot, "restore", points, "--point", 1)[0].get("passed_over"),
+            "what was not asked for was passed over")
     run_json(1, snapshot, "restore", points, "--point", 4)
     result, _ = run_json(1, snapshot, "verify", points)
     require([row["sound"] for row in result["points"]] == [True, False, False, False], "sound")
@@ -344,7 +350,9 @@ def an_older_point_is_not_continued_by_itself(folder, snapshot, *_):
     _, err = run_json(3, snapshot, "run", points, *MODEL, "--count", 1, "--continue")
     require("--point 3" in err.replace("\n", " "), f"no way out: {err}")
     result, err = run_json(0, snapshot, "restore", points)
-    require(result["point"] == 3 and result["passed_over"] == 1, "the wrong point")
+    require(result["point"] == 3, "the wrong point")
+    require([row["number"] for row in result["passed_over"]] == [4]
+            and "damaged" in result["passed_over"][0]["why"], "point 4 is not named with a reason")
     require("point 4" in err, "the damaged point is not named")
     out, err = read(0, "restore", points, folder / "image")
     require("point 3" in out and "point 4 is not restored" in err, "the other reader is silent")
