@@ -11,4 +11,7 @@
  */
 uint32_t crc32_add(uint32_t crc, const void *data, size_t bytes);
 
+/* As crc32_add() of so many zeros, in a time that hardly depends on their number. */
+uint32_t crc32_add_zeros(uint32_t crc, uint64_t bytes);
+
 #endif

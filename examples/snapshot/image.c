@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "image.h"
 #include "crc32.h"
-#include "pages.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -10,41 +9,97 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* Does not write pages that are zero already: most were never touched, and stay unallocated. */
-static void apply_zeros(uint8_t *memory, uint64_t bytes, uint32_t page_bytes)
+enum { WORD_PAGES = 64 };
+
+int image_init(struct image *image, uint8_t *memory, const struct snap_header *header)
 {
-	for (uint64_t at = 0; at < bytes; at += page_bytes)
-		if (!page_is_zero(memory + at, page_bytes))
-			memset(memory + at, 0, page_bytes);
+	uint64_t pages = header->memory_bytes / header->page_bytes;
+
+	*image = (struct image){ .memory = memory,
+				 .bytes = header->memory_bytes,
+				 .page_bytes = header->page_bytes };
+	image->written = calloc(pages / WORD_PAGES + 1, sizeof(*image->written));
+	return image->written ? 0 : -ENOMEM;
 }
 
-int image_apply(uint8_t *memory, struct reader *reader)
+void image_free(struct image *image)
+{
+	free(image->written);
+	memset(image, 0, sizeof(*image));
+}
+
+static void set_written(struct image *image, uint64_t image_bytes, uint64_t bytes)
+{
+	uint64_t page = image_bytes / image->page_bytes;
+
+	for (uint64_t end = page + bytes / image->page_bytes; page < end; page++)
+		image->written[page / WORD_PAGES] |= UINT64_C(1) << page % WORD_PAGES;
+}
+
+/* The first page from here on that is written, or is not; or the end. Skips whole words. */
+static uint64_t next_page(const struct image *image, uint64_t page, uint64_t end, bool written)
+{
+	while (page < end) {
+		uint64_t word = image->written[page / WORD_PAGES];
+
+		word = (written ? word : ~word) >> page % WORD_PAGES;
+		if (word) {
+			page += (uint64_t)__builtin_ctzll(word);
+			break;
+		}
+		page += WORD_PAGES - page % WORD_PAGES;
+	}
+	return page < end ? page : end;
+}
+
+static void apply_zeros(struct image *image, uint64_t image_bytes, uint64_t bytes)
+{
+	uint64_t page = image_bytes / image->page_bytes, end = page + bytes / image->page_bytes;
+
+	while ((page = next_page(image, page, end, true)) < end) {
+		memset(image->memory + page * image->page_bytes, 0, image->page_bytes);
+		page++;
+	}
+}
+
+int image_apply(struct image *image, struct reader *reader)
 {
 	for (uint64_t i = 0; i < reader->footer.extents; i++) {
 		const struct snap_extent *extent = &reader->extents[i];
-		uint8_t *to = memory + extent->image_bytes;
 		int r;
 
 		if (extent->flags) {
-			apply_zeros(to, extent->bytes, reader->header.page_bytes);
+			apply_zeros(image, extent->image_bytes, extent->bytes);
 			continue;
 		}
 		r = reader_load(reader, extent);
 		if (r)
 			return r;
-		memcpy(to, reader->contents, extent->bytes);
+		memcpy(image->memory + extent->image_bytes, reader->contents, extent->bytes);
+		set_written(image, extent->image_bytes, extent->bytes);
 	}
 	return 0;
 }
 
-bool image_matches(const uint8_t *memory, const struct reader *reader)
+bool image_matches(const struct image *image, const struct reader *reader)
 {
-	return !(reader->footer.flags & SNAP_HAS_MEMORY_CRC) ||
-	       crc32_add(0, memory, reader->header.memory_bytes) == reader->footer.memory_crc;
+	uint64_t page = 0, end = image->bytes / image->page_bytes, from;
+	uint32_t crc = 0;
+
+	if (!(reader->footer.flags & SNAP_HAS_MEMORY_CRC))
+		return true;
+	while (page < end) {
+		from = next_page(image, page, end, true);
+		crc = crc32_add_zeros(crc, (from - page) * image->page_bytes);
+		page = next_page(image, from, end, false);
+		crc = crc32_add(crc, image->memory + from * image->page_bytes,
+				(page - from) * image->page_bytes);
+	}
+	return crc == reader->footer.memory_crc;
 }
 
-int image_restore(struct chain *chain, const struct point *point, uint8_t *memory,
-		  struct snap_state *state)
+int image_replay(struct chain *chain, const struct point *point, struct image *image,
+		 struct snap_state *state)
 {
 	const struct point **path;
 	uint32_t n;
@@ -55,8 +110,8 @@ int image_restore(struct chain *chain, const struct point *point, uint8_t *memor
 
 		r = chain_read(chain, path[i], &reader);
 		if (!r) {
-			r = image_apply(memory, &reader);
-			if (!r && i + 1 == n && !image_matches(memory, &reader)) {
+			r = image_apply(image, &reader);
+			if (!r && i + 1 == n && !image_matches(image, &reader)) {
 				snprintf(reader.why, sizeof(reader.why),
 					 "the memory is not what it was at this point");
 				r = -EBADMSG;
@@ -69,6 +124,20 @@ int image_restore(struct chain *chain, const struct point *point, uint8_t *memor
 		reader_close(&reader);
 	}
 	free(path);
+	return r;
+}
+
+int image_restore(struct chain *chain, const struct point *point, uint8_t *memory,
+		  struct snap_state *state)
+{
+	struct image image;
+	int r = image_init(&image, memory, &point->header);
+
+	if (r)
+		snprintf(chain->why, sizeof(chain->why), "no memory to restore");
+	else
+		r = image_replay(chain, point, &image, state);
+	image_free(&image);
 	return r;
 }
 

@@ -13,6 +13,7 @@ format. Exit status: 0 done, 1 something is damaged, 2 usage, 3 another failure.
 """
 
 import argparse
+import errno
 import os
 import re
 import stat
@@ -30,6 +31,7 @@ ZERO = 1
 HAS_MEMORY_CRC = 1
 DEVICE_BYTES, VCPU_BYTES = 64, 512
 EXTENT_BYTES = 1 << 20
+BLOCK = 1 << 16
 MEMORY_BYTES = 256 << 30
 
 
@@ -202,16 +204,58 @@ def apply(point, memory):
             point.file = None
 
 
-class Memory(bytearray):
-    """Of a guest, all of it."""
+def multiply(a, b):
+    """The product of two polynomials modulo that of the CRC-32; bit 31 is x^0."""
+    product = 0
+    for bit in range(31, -1, -1):
+        product ^= b if a >> bit & 1 else 0
+        b = b >> 1 ^ (0xedb88320 if b & 1 else 0)
+    return product
+
+
+def add_zeros(crc, count):
+    """As zlib.crc32(bytes(count), crc), without the bytes."""
+    if count <= EXTENT_BYTES:
+        return zlib.crc32(bytes(count), crc)
+    factor, power = 1 << 31, 1 << 23
+    while count:
+        if count & 1:
+            factor = multiply(factor, power)
+        power = multiply(power, power)
+        count >>= 1
+    return multiply(factor, crc ^ 0xffffffff) ^ 0xffffffff
+
+
+class Memory:
+    """Of a guest. Blocks that no file has contents for are zero and take none here."""
+
+    def __init__(self, count):
+        self.bytes, self.blocks = count, {}
 
     def __setitem__(self, part, data):
-        if data is not None:
-            super().__setitem__(part, data)
-            return
-        for at in range(part.start, part.stop, EXTENT_BYTES):
-            end = min(at + EXTENT_BYTES, part.stop)
-            super().__setitem__(slice(at, end), bytes(end - at))
+        if data is None and (part.stop - part.start) // BLOCK > len(self.blocks):
+            inside = [at for at in self.blocks if part.start < (at + 1) * BLOCK
+                      and at * BLOCK < part.stop]
+        else:
+            inside = range(part.start // BLOCK, (part.stop - 1) // BLOCK + 1)
+        for at in inside:
+            start, end = max(part.start, at * BLOCK), min(part.stop, (at + 1) * BLOCK)
+            if data is not None:
+                new = data[start - part.start:end - part.start]
+                block = self.blocks.setdefault(at, bytearray(BLOCK))
+                block[start - at * BLOCK:end - at * BLOCK] = new
+            elif end - start == BLOCK:
+                self.blocks.pop(at, None)
+            elif at in self.blocks:
+                self.blocks[at][start - at * BLOCK:end - at * BLOCK] = bytes(end - start)
+
+    def sum(self):
+        crc, end = 0, 0
+        for at, block in sorted(self.blocks.items()):
+            crc = add_zeros(crc, at * BLOCK - end)
+            end = min((at + 1) * BLOCK, self.bytes)
+            crc = zlib.crc32(memoryview(block)[:end - at * BLOCK], crc)
+        return add_zeros(crc, self.bytes - end)
 
 
 class Replay:
@@ -230,7 +274,7 @@ class Replay:
         for step in path:
             apply(step, self.memory)
         self.at = point.id
-        need(not point.flags & HAS_MEMORY_CRC or zlib.crc32(self.memory) == point.memory_crc,
+        need(not point.flags & HAS_MEMORY_CRC or self.memory.sum() == point.memory_crc,
              "the memory is not what it was at this point")
 
 
@@ -281,12 +325,24 @@ def name_parts(paths):
         os.close(directory)
 
 
-def sum_of(file):
-    crc = 0
-    file.seek(0)
-    for data in iter(lambda: file.read(EXTENT_BYTES), b""):
-        crc = zlib.crc32(data, crc)
-    return crc
+def sum_of(file, count):
+    """Of so many bytes. Holes are not read."""
+    crc, end = 0, 0
+    while end < count:
+        try:
+            at = os.lseek(file.fileno(), end, os.SEEK_DATA)
+        except OSError as why:
+            if why.errno != errno.ENXIO:
+                raise
+            break
+        crc = add_zeros(crc, at - end)
+        end = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+        file.seek(at)
+        while at < end:
+            data = file.read(min(end - at, EXTENT_BYTES))
+            need(data, "the image ends early")
+            crc, at = zlib.crc32(data, crc), at + len(data)
+    return add_zeros(crc, count - end)
 
 
 def restore(chain, number, image):
@@ -301,7 +357,9 @@ def restore(chain, number, image):
         memory = Holes(file, point.page_bytes)
         for step in chain.path(point):
             apply(step, memory)
-        need(not point.flags & HAS_MEMORY_CRC or sum_of(file) == point.memory_crc,
+        file.flush()
+        need(not point.flags & HAS_MEMORY_CRC
+             or sum_of(file, point.memory_bytes) == point.memory_crc,
              "the memory is not what it was at this point")
 
     state = image + ".state"

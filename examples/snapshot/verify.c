@@ -7,12 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 /* Memory as it was at the point that was applied last. */
 struct replay {
-	uint8_t *memory;
-	uint64_t bytes;
+	struct image image;
 	uint8_t id[SNAP_ID_BYTES]; /* of that point; all zero: none */
 	bool *damaged;		   /* by number, of the points that were checked */
 };
@@ -39,6 +39,29 @@ static void print_row(struct report *report, const struct point *point, const ch
 		report_field(report, "", "%s", wrong);
 }
 
+static void empty(struct replay *replay)
+{
+	image_unmap(replay->image.memory, replay->image.bytes);
+	image_free(&replay->image);
+	memset(replay->id, 0, sizeof(replay->id));
+}
+
+static int start_replay(struct replay *replay, struct chain *chain, const struct point *point)
+{
+	uint8_t *memory;
+
+	empty(replay);
+	memory = image_map(point->header.memory_bytes);
+	/* Its contents may be a few pages here and there. */
+	if (memory)
+		(void)madvise(memory, point->header.memory_bytes, MADV_NOHUGEPAGE);
+	if (memory && !image_init(&replay->image, memory, &point->header))
+		return 0;
+	image_unmap(memory, point->header.memory_bytes);
+	snprintf(chain->why, sizeof(chain->why), "no memory to replay");
+	return -ENOMEM;
+}
+
 /* Makes the replay's memory that of a point whose files are all sound. */
 static int replay_to(struct replay *replay, struct chain *chain, const struct point *point,
 		     struct reader *reader)
@@ -47,19 +70,12 @@ static int replay_to(struct replay *replay, struct chain *chain, const struct po
 	int r;
 
 	if (!memcmp(replay->id, point->header.parent, sizeof(replay->id)) &&
-	    !snap_id_is_none(replay->id) && replay->bytes == point->header.memory_bytes) {
-		r = image_apply(replay->memory, reader);
+	    !snap_id_is_none(replay->id) && replay->image.bytes == point->header.memory_bytes) {
+		r = image_apply(&replay->image, reader);
 	} else {
-		image_unmap(replay->memory, replay->bytes);
-		replay->bytes = point->header.memory_bytes;
-		replay->memory = image_map(replay->bytes);
-		if (!replay->memory) {
-			replay->bytes = 0;
-			memset(replay->id, 0, sizeof(replay->id));
-			snprintf(chain->why, sizeof(chain->why), "no memory to replay");
-			return -ENOMEM;
-		}
-		r = image_restore(chain, point, replay->memory, &state);
+		r = start_replay(replay, chain, point);
+		if (!r)
+			r = image_replay(chain, point, &replay->image, &state);
 	}
 	memcpy(replay->id, point->header.id, sizeof(replay->id));
 	if (r)
@@ -101,7 +117,7 @@ static int check_point(struct chain *chain, const struct point *point, struct re
 	}
 	if (!r && reader.footer.flags & SNAP_HAS_MEMORY_CRC) {
 		r = replay_to(replay, chain, point, &reader);
-		if (!r && !image_matches(replay->memory, &reader)) {
+		if (!r && !image_matches(&replay->image, &reader)) {
 			snprintf(chain->why, sizeof(chain->why),
 				 "the memory is not what it was at this point");
 			r = -EBADMSG;
@@ -156,7 +172,7 @@ int64_t verify_points(struct chain *chain, struct report *report, bool print_all
 		return -ENOMEM;
 	}
 	unsound = check_all(chain, &replay, report, print_all);
-	image_unmap(replay.memory, replay.bytes);
+	empty(&replay);
 	free(replay.damaged);
 	return unsound;
 }

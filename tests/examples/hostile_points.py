@@ -12,6 +12,8 @@ PAGE = 4096
 STATE_BYTES = 64 + 512
 DATA = b"x" * PAGE
 SUM = zlib.crc32(DATA)
+# Of that and zeros up to 256 GiB.
+HUGE_SUM = 0xa0aeaac8
 
 
 def seal(part):
@@ -32,12 +34,20 @@ def point(data=DATA, extents=((0, PAGE, PAGE, 0, SUM),), **numbers):
         numbers.get("extents_claimed", len(extents)), numbers.get("state_bytes", STATE_BYTES),
         numbers.get("data_pages", len(data) // PAGE), numbers.get("zero_pages", 0),
         numbers.get("file_bytes", len(body) + FOOTER.size + 4), zlib.crc32(index),
-        zlib.crc32(state), 0, numbers.get("flags", 0), bytes(36)))
+        zlib.crc32(state), numbers.get("memory_crc", 0), numbers.get("flags", 0), bytes(36)))
+
+
+def huge_point(crc):
+    """Of a guest of 256 GiB, which is zero except for one page, with a sum of its memory."""
+    most = 256 << 30
+    return point(extents=[(0, PAGE, PAGE, 0, SUM), (PAGE, most - PAGE, 0, 1, 0)], memory=most,
+                 zero_pages=most // PAGE - 1, flags=1, memory_crc=crc)
 
 
 def hostile_files():
     """Names and contents."""
     first = (0, PAGE, PAGE, 0, SUM)
+    yield "256 GiB of zeros with another sum", huge_point(HUGE_SUM ^ 1)
     yield "an index near 2^64", point(index_at=MOST - PAGE + 1)
     yield "so many extents that their bytes wrap", point(extents_claimed=2 ** 59 + 1)
     yield "2^64 - 1 extents", point(extents_claimed=MOST)

@@ -303,6 +303,14 @@ def hostile_files_are_damaged(folder, snapshot, *_):
     file.write_bytes(hostile_points.point())
     run_json(0, snapshot, "verify", points)
     read(0, "verify", points)
+    # As much memory as they say is not needed; the sum is that of zlib.
+    file.write_bytes(hostile_points.huge_point(hostile_points.HUGE_SUM))
+    run_json(0, snapshot, "verify", points)
+    read(0, "verify", points)
+    read(0, "restore", points, image, "--point", 1)
+    require(image.stat().st_size == 256 << 30 and image.stat().st_blocks < 1000, "it has no holes")
+    for path in folder.glob("image*"):
+        path.unlink()
     for name, data in hostile_points.hostile_files():
         file.write_bytes(data)
         for _, err in (read(1, "verify", points), read(1, "restore", points, image, "--point", 1)):

@@ -148,6 +148,7 @@ static void check_memory(const struct reader *reader, uint8_t *memory)
 static void apply(struct reader *reader)
 {
 	uint64_t bytes = reader->header.memory_bytes;
+	struct image image;
 	uint8_t *memory;
 
 	/* Memory of terabytes is no finding, and is not made here. */
@@ -155,10 +156,14 @@ static void apply(struct reader *reader)
 		return;
 	memory = malloc(bytes);
 	expect(memory, "no memory");
+	expect(!image_init(&image, memory, &reader->header), "no memory");
+	/* As if an earlier file had written all of it. */
+	memset(image.written, 0xff, (bytes / PAGE / 64 + 1) * sizeof(*image.written));
 	memset(memory, 0x5a, bytes);
 	memset(expected, 0x5a, bytes);
-	if (!image_apply(memory, reader))
+	if (!image_apply(&image, reader))
 		check_memory(reader, memory);
+	image_free(&image);
 	free(memory);
 }
 
