@@ -173,8 +173,8 @@ int machine_load(struct machine *machine, const struct vcpu_state *states);
 int machine_failure(struct machine *machine, char *why, size_t why_bytes);
 
 struct machine_check {
-	bool healthy;
-	bool complete; /* every page was checked before the time limit */
+	bool healthy; /* every page was checked before the time limit, and none was damaged */
+	int failure;  /* or a negative errno value; -ETIMEDOUT: some were not checked */
 	uint64_t checked_pages;
 	uint64_t records;
 	uint64_t ns;
@@ -183,7 +183,8 @@ struct machine_check {
 
 /*
  * Resumes the paused guest until each vCPU has checked and rewritten its whole share, then pauses
- * it again. Logging must be off, because this changes the control pages.
+ * it again. The time limit is for each GiB that they go over, and for what is less than one.
+ * Logging must be off, because this changes the control pages.
  */
 void machine_check(struct machine *machine, uint64_t limit_ns, struct machine_check *check);
 

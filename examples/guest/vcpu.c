@@ -338,7 +338,8 @@ static void make_readers(struct machine *machine, uint32_t readers)
 		}
 }
 
-static bool round_complete(struct machine *machine)
+/* The first vCPU that has not gone over its share yet, or NULL. */
+static struct vcpu *round_laggard(struct machine *machine)
 {
 	const uint64_t *records;
 	uint32_t id;
@@ -346,9 +347,9 @@ static bool round_complete(struct machine *machine)
 	for (id = 0; id < machine->layout.vcpus; id++) {
 		records = &machine_control(machine, id)->records;
 		if (__atomic_load_n(records, __ATOMIC_RELAXED) < machine->vcpus[id].round_records)
-			return false;
+			return &machine->vcpus[id];
 	}
-	return true;
+	return NULL;
 }
 
 /* Called with the lock held. */
@@ -362,11 +363,34 @@ static bool any_failed(struct machine *machine)
 	return false;
 }
 
+/* Others may have gone over theirs: a vCPU that never runs shows in nothing else. */
+static int late(struct machine *machine, const struct vcpu *vcpu, char *why, size_t why_bytes)
+{
+	const struct guest_control *control = machine_control(machine, vcpu->id);
+	uint64_t left = vcpu->round_records - control->records;
+
+	snprintf(why, why_bytes,
+		 "vCPU %u has not checked all of its pages in time: %" PRIu64 " of %" PRIu64
+		 " are left",
+		 vcpu->id, left > control->share_pages ? control->share_pages : left,
+		 control->share_pages);
+	return -ETIMEDOUT;
+}
+
+static int check_result(struct machine *machine, struct machine_check *check)
+{
+	const struct vcpu *laggard = round_laggard(machine);
+	int r = machine_failure(machine, check->why, sizeof(check->why));
+
+	return r || !laggard ? r : late(machine, laggard, check->why, sizeof(check->why));
+}
+
 void machine_check(struct machine *machine, uint64_t limit_ns, struct machine_check *check)
 {
 	uint64_t start_ns = clock_ns(), records = machine_records(machine), written;
-	struct timespec limit = clock_timespec(start_ns + limit_ns);
 	uint64_t pages = machine->layout.share_pages * machine->layout.vcpus;
+	uint64_t limits = 1 + (pages * machine->layout.page_bytes >> 30);
+	struct timespec limit = clock_timespec(start_ns + limits * limit_ns);
 	uint32_t readers = set_up_round(machine);
 	int r = 0;
 
@@ -374,7 +398,7 @@ void machine_check(struct machine *machine, uint64_t limit_ns, struct machine_ch
 	machine_resume(machine);
 	pthread_mutex_lock(&machine->lock);
 	/* Every doorbell wakes this up, one from before the round too: check the record counts. */
-	while (!r && !any_failed(machine) && !round_complete(machine))
+	while (!r && !any_failed(machine) && round_laggard(machine))
 		r = pthread_cond_timedwait(&machine->changed, &machine->lock, &limit);
 	pthread_mutex_unlock(&machine->lock);
 	r = machine_pause(machine);
@@ -382,15 +406,11 @@ void machine_check(struct machine *machine, uint64_t limit_ns, struct machine_ch
 	check->ns = clock_ns() - start_ns;
 	written = machine_records(machine) - records;
 	check->records = written;
-	check->complete = round_complete(machine);
-	check->checked_pages = check->complete || written > pages ? pages : written;
+	check->checked_pages = !round_laggard(machine) || written > pages ? pages : written;
 	if (r)
 		snprintf(check->why, sizeof(check->why), "%.150s", machine->why);
 	else
-		r = machine_failure(machine, check->why, sizeof(check->why));
-	if (!r && !written) {
-		r = -ETIMEDOUT;
-		snprintf(check->why, sizeof(check->why), "the guest made no progress");
-	}
+		r = check_result(machine, check);
+	check->failure = r;
 	check->healthy = !r;
 }

@@ -134,6 +134,8 @@ static void test_kicks_in_the_guest(void)
 
 static void test_stop(void)
 {
+	uint64_t counts[VCPUS];
+
 	for (uint32_t id = 0; id < VCPUS; id++)
 		wait_for_hold(id);
 	require(!machine_pause(&machine), machine.why);
@@ -141,10 +143,12 @@ static void test_stop(void)
 	/* Kicks of a stopped machine change nothing. */
 	machine_kick(&machine, 0);
 	require_standing_still(0);
+	for (uint32_t id = 0; id < VCPUS; id++)
+		counts[id] = holds_of(id).count;
 	machine_resume(&machine);
 	/* They are still to pause. */
 	for (uint32_t id = 0; id < VCPUS; id++)
-		while (holds_of(id).count < 3)
+		while (holds_of(id).count == counts[id])
 			usleep(100);
 }
 
@@ -163,10 +167,28 @@ static void test_health(void)
 
 	require(!machine_pause(&machine), machine.why);
 	machine_check(&machine, 100 * NS_PER_S, &check);
-	require(check.healthy && check.complete, check.why);
+	require(check.healthy && !check.failure, check.why);
 	machine_resume(&machine);
 	wait_for_progress(READER);
 	require(!machine_failure(&machine, machine.why, sizeof(machine.why)), machine.why);
+}
+
+/* A vCPU that never runs has found no damage, and yet its guest is not healthy. */
+static void test_vcpu_that_never_runs(uint32_t id)
+{
+	struct machine_check check;
+	char name[16];
+
+	snprintf(name, sizeof(name), "vCPU %u", id);
+	wait_for_hold(id);
+	require(!machine_pause(&machine), machine.why);
+	machine_check(&machine, NS_PER_S / 5, &check);
+	require(check.records > 0, "the other vCPU has not run");
+	require(!check.healthy && check.failure == -ETIMEDOUT, "half of a guest is healthy");
+	require(strstr(check.why, name) != NULL, "the vCPU is not named");
+	pause_ns[id] = 0;
+	machine_resume(&machine);
+	wait_for_progress(id);
 }
 
 /* A reader finds damage too. */
@@ -190,6 +212,8 @@ static void run(const struct machine_kind *kind)
 	boot(kind);
 	test_kick();
 	test_kicks_in_the_guest();
+	test_vcpu_that_never_runs(0);
+	test_vcpu_that_never_runs(READER);
 	test_stop();
 	test_end();
 	test_health();
