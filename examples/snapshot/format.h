@@ -55,7 +55,7 @@ struct snap_header {
 	uint32_t reserved;
 	uint64_t working_set_bytes;
 	uint64_t quantum_ns;
-	uint64_t taken_ns; /* since 1970 */
+	uint64_t taken_ns; /* when the point was begun, since 1970: its pause is later */
 	uint8_t zeros[3980];
 	uint32_t crc; /* of what is before it */
 };
