@@ -2,6 +2,7 @@
 #include "beside.h"
 #include "../clock.h"
 #include "image.h"
+#include "racy.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -15,7 +16,9 @@ static void copy(struct consumer *consumer, const struct dl_extent *extent)
 {
 	uint64_t offset = extent->cookie + extent->offset_bytes;
 
+	racy_reads_begin();
 	memcpy(consumer->replica + offset, consumer->host->machine.memory + offset, extent->bytes);
+	racy_reads_end();
 	consumer->bytes += extent->bytes;
 }
 

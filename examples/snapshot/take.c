@@ -2,6 +2,7 @@
 #include "take.h"
 #include "../clock.h"
 #include "crc32.h"
+#include "racy.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -41,8 +42,13 @@ typedef int (*take_pages)(struct taker *taker, uint64_t image_bytes, uint64_t by
 /* The guest may write meanwhile, and the sum must be that of what is written: a copy. */
 static int take_live(struct taker *taker, uint64_t image_bytes, uint64_t bytes)
 {
-	return file_copy(&taker->file, saboteur_memory(&taker->saboteur) + image_bytes, image_bytes,
-			 bytes);
+	const uint8_t *memory = saboteur_memory(&taker->saboteur) + image_bytes;
+	int r;
+
+	racy_reads_begin();
+	r = file_copy(&taker->file, memory, image_bytes, bytes);
+	racy_reads_end();
+	return r;
 }
 
 /* Nobody writes: what is not held is written from where it is. */
