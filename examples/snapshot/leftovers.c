@@ -57,7 +57,9 @@ int leftovers_write(struct disk *disk, const struct snap_header *header,
 
 bool leftovers_exist(int dir_fd)
 {
-	return !faccessat(dir_fd, DISK_LIST_NAME, F_OK, AT_SYMLINK_NOFOLLOW);
+	struct stat file;
+
+	return !fstatat(dir_fd, DISK_LIST_NAME, &file, AT_SYMLINK_NOFOLLOW);
 }
 
 /* It may come from anywhere. A name is made of the number, so that it is no path. */
