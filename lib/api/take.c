@@ -22,12 +22,15 @@ struct taker {
 /* Ors a batch of pages into the words. */
 static void give(struct taker *taker, const struct dli_batch *batch)
 {
+	uint64_t *words = taker->words, pages = 0;
+
 	for (uint32_t i = 0; i < batch->n; i++) {
 		uint64_t bits = batch->bits[i];
 
-		taker->pages += count_bits(bits);
-		taker->words[batch->word[i]] |= taker->flags & DL_TAKE_LE ? htole64(bits) : bits;
+		words[batch->word[i]] |= taker->flags & DL_TAKE_LE ? htole64(bits) : bits;
+		pages += count_bits(bits);
 	}
+	taker->pages += pages;
 }
 
 /*

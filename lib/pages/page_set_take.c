@@ -70,13 +70,36 @@ static uint64_t lowest_bits(uint64_t bits, uint32_t n)
 	return bits & ~rest;
 }
 
-/* Starts all cache misses of a block at once, while other blocks are worked on. */
+/* Starts all cache misses of a block at once. */
 static void prefetch_block(const struct bitmap *map, uint64_t block)
 {
 	_Atomic uint64_t *leaf = leaf_of(map, block * BLOCK_WORDS);
 
 	for (uint64_t i = 0; i < BLOCK_WORDS; i += PAGE_SET_LINE_WORDS)
 		__builtin_prefetch(&leaf[i], 1);
+}
+
+/*
+ * Prefetches the next n blocks at or after *ahead, which moves past them. Looks only: a block that
+ * is missed here is claimed all the same.
+ */
+static void prefetch_blocks(const struct dli_page_set *set, const struct bitmap *map,
+			    uint64_t *ahead, uint32_t n)
+{
+	while (n) {
+		uint64_t mid = find_mid(set, map, *ahead / 64), bits;
+
+		if (mid == UINT64_MAX)
+			return;
+		bits = mid_bits(map, mid, *ahead, UINT64_MAX);
+		*ahead = (mid + 1) * 64;
+		for (; bits && n; bits &= bits - 1, n--) {
+			uint64_t block = mid * 64 + (uint64_t)__builtin_ctzll(bits);
+
+			prefetch_block(map, block);
+			*ahead = block + 1;
+		}
+	}
 }
 
 /* Claims blocks of one mid word. */
@@ -89,7 +112,6 @@ static void claim_blocks_of_mid(struct bitmap *map, uint64_t mid, uint64_t bits,
 	for (; bits; bits &= bits - 1) {
 		uint64_t block = mid * 64 + (uint64_t)__builtin_ctzll(bits);
 
-		prefetch_block(map, block);
 		blocks->block[blocks->n++] = block;
 	}
 }
@@ -110,26 +132,6 @@ static void claim_blocks(const struct dli_page_set *set, struct bitmap *map, uin
 	}
 }
 
-/* Claims the leaf words of one cache line. Returns the number of pages. */
-static uint64_t claim_line(_Atomic uint64_t *leaf, uint64_t word, struct dli_batch *batch)
-{
-	uint64_t pages = 0;
-
-	for (uint64_t i = 0; i < PAGE_SET_LINE_WORDS; i++) {
-		uint64_t bits = load_below(&leaf[i]);
-
-		if (bits)
-			bits = claim_bits(&leaf[i]);
-		/* In the in-flight map, another thread may just have acknowledged it. */
-		if (!bits)
-			continue;
-		batch->word[batch->n] = (uint32_t)(word + i);
-		batch->bits[batch->n++] = bits;
-		pages += count_bits(bits);
-	}
-	return pages;
-}
-
 static inline uint64_t load_line(const _Atomic uint64_t *leaf)
 {
 	return load_below(&leaf[0]) | load_below(&leaf[1]) | load_below(&leaf[2]) |
@@ -137,20 +139,59 @@ static inline uint64_t load_line(const _Atomic uint64_t *leaf)
 	       load_below(&leaf[6]) | load_below(&leaf[7]);
 }
 
-/* next: the map that the words go to, or NULL. */
-static uint64_t claim_block(struct bitmap *map, const struct bitmap *next, uint64_t block,
-			    struct dli_batch *batch)
+/* A bit for each word of a cache line that has pages. */
+static inline uint64_t dirty_in_line(const _Atomic uint64_t *leaf)
 {
-	uint64_t word = block * BLOCK_WORDS, pages = 0;
-	_Atomic uint64_t *leaf = leaf_of(map, word);
+	uint64_t clean = !load_below(&leaf[7]);
+
+	clean = 2 * clean + !load_below(&leaf[6]);
+	clean = 2 * clean + !load_below(&leaf[5]);
+	clean = 2 * clean + !load_below(&leaf[4]);
+	clean = 2 * clean + !load_below(&leaf[3]);
+	clean = 2 * clean + !load_below(&leaf[2]);
+	clean = 2 * clean + !load_below(&leaf[1]);
+	clean = 2 * clean + !load_below(&leaf[0]);
+	return ~clean & 0xff;
+}
+
+/*
+ * A bit for each word of a block that has pages. There is no branch for a word: no processor can
+ * predict which words of a line are dirty. next: where the words go, or NULL.
+ */
+static inline uint64_t dirty_words(const _Atomic uint64_t *leaf, const _Atomic uint64_t *next)
+{
+	uint64_t words = 0;
 
 	for (uint64_t i = 0; i < BLOCK_WORDS; i += PAGE_SET_LINE_WORDS) {
 		if (!load_line(&leaf[i]))
 			continue;
 		if (next)
-			__builtin_prefetch(leaf_of(next, word + i), 1);
-		pages += claim_line(&leaf[i], word + i, batch);
+			__builtin_prefetch(&next[i], 1);
+		words |= dirty_in_line(&leaf[i]) << i;
 	}
+	return words;
+}
+
+/* next: the map that the words go to, or NULL. Returns the number of pages. */
+static uint64_t claim_block(struct bitmap *map, const struct bitmap *next, uint64_t block,
+			    struct dli_batch *batch)
+{
+	uint64_t first = block * BLOCK_WORDS, pages = 0;
+	_Atomic uint64_t *leaf = leaf_of(map, first);
+	uint64_t words = dirty_words(leaf, next ? leaf_of(next, first) : NULL);
+	uint32_t n = batch->n;
+
+	for (; words; words &= words - 1) {
+		uint64_t i = (uint64_t)__builtin_ctzll(words), bits = claim_bits(&leaf[i]);
+
+		/* In the in-flight map, another thread may just have acknowledged it. */
+		if (!bits)
+			continue;
+		batch->word[n] = (uint32_t)(first + i);
+		batch->bits[n++] = bits;
+		pages += count_bits(bits);
+	}
+	batch->n = n;
 	return pages;
 }
 
@@ -162,15 +203,19 @@ static uint64_t claim_batch(const struct dli_page_set *set, struct bitmap *map,
 			    const struct bitmap *next, uint64_t *from, uint64_t end,
 			    struct dli_batch *batch)
 {
+	enum { AHEAD = 8 };
 	struct blocks blocks;
-	uint64_t pages = 0;
+	uint64_t pages = 0, ahead = *from;
 
 	batch->n = 0;
+	prefetch_blocks(set, map, &ahead, AHEAD);
 	do {
 		claim_blocks(set, map, from, end, (PAGE_SET_CHUNK_WORDS - batch->n) / BLOCK_WORDS,
 			     &blocks);
-		for (uint32_t i = 0; i < blocks.n; i++)
+		for (uint32_t i = 0; i < blocks.n; i++) {
+			prefetch_blocks(set, map, &ahead, 1);
 			pages += claim_block(map, next, blocks.block[i], batch);
+		}
 	} while (blocks.n && dli_batch_has_room(batch, BLOCK_WORDS));
 	return pages;
 }
@@ -196,17 +241,6 @@ static void make_in_flight(struct dli_page_set *set, const struct dli_batch *bat
 		set_block_summary_alone(map, block);
 	}
 	add_pages(map, (int64_t)pages);
-}
-
-/* Prefetches the next block to take while the caller works on this batch. */
-static void prefetch_next(const struct dli_page_set *from, uint64_t block)
-{
-	const struct bitmap *map = &from->pending;
-	uint64_t mid = find_mid(from, map, block / 64);
-	uint64_t bits = mid == UINT64_MAX ? 0 : mid_bits(map, mid, block, UINT64_MAX);
-
-	if (bits)
-		prefetch_block(map, mid * 64 + (uint64_t)__builtin_ctzll(bits));
 }
 
 /* Claims from the first chunk at or after *block that has pages. Returns their number. */
@@ -238,12 +272,8 @@ uint64_t dli_page_set_take_from(struct dli_page_set *set, struct dli_page_set *f
 {
 	uint64_t pages = claim(from, &set->in_flight, block, one_chunk, batch);
 
-	if (!pages)
-		return 0;
-	make_in_flight(set, batch, pages);
-	/* Otherwise there is no more. */
-	if (one_chunk || !dli_batch_has_room(batch, BLOCK_WORDS))
-		prefetch_next(from, *block);
+	if (pages)
+		make_in_flight(set, batch, pages);
 	return pages;
 }
 

@@ -122,11 +122,10 @@ FIRST = [
      "\tnew_pages = mark_bits(set, word, bits);\n",
      "unit/unit-page_set_steps"),
     ("a block's summary is cleared after the block is claimed", "pages/page_set_take.c",
-     "\t\tfor (uint32_t i = 0; i < blocks.n; i++)\n"
      "\t\t\tpages += claim_block(map, next, blocks.block[i], batch);\n",
-     "\t\tfor (uint32_t i = 0; i < blocks.n; i++) {\n\t\t\tuint64_t b = blocks.block[i];\n"
+     "\t\t\tuint64_t b = blocks.block[i];\n\n"
      "\t\t\tpages += claim_block(map, next, b, batch);\n"
-     "\t\t\tclear_summary(&map->mid[b / 64], UINT64_C(1) << b % 64);\n\t\t}\n"),
+     "\t\t\tclear_summary(&map->mid[b / 64], UINT64_C(1) << b % 64);\n"),
     ("a table is replaced without a grace period", "pages/slot_table.c",
      "\tdli_rcu_synchronize();\n\treturn old;", "\treturn old;"),
     ("undoing a slot change frees what the table still has", "pages/slot_table.c",
