@@ -130,24 +130,6 @@ uint64_t dli_page_set_mark_batch(struct dli_page_set *set, const struct dli_batc
 	return new_pages;
 }
 
-/*
- * The first word at or after i with a page that is not pending. Often there is none: an idle cursor
- * has the hot pages already.
- */
-static uint32_t find_new(const struct bitmap *map, const struct dli_batch *batch, uint32_t i)
-{
-	enum { AHEAD = 16 };
-
-	for (; i < batch->n; i++) {
-		if (i + AHEAD < batch->n)
-			__builtin_prefetch(leaf_of(map, batch->word[i + AHEAD]), 1);
-		if (batch->bits[i] &
-		    ~atomic_load_explicit(leaf_of(map, batch->word[i]), memory_order_relaxed))
-			break;
-	}
-	return i;
-}
-
 static void note_rewritten_batch(struct dli_page_set *set, const struct dli_batch *batch)
 {
 	for (uint32_t i = 0; i < batch->n; i++) {
@@ -158,21 +140,68 @@ static void note_rewritten_batch(struct dli_page_set *set, const struct dli_batc
 	}
 }
 
-void dli_page_set_mark_alone(struct dli_page_set *set, const struct dli_batch *batch)
+enum { GROUP_WORDS = 8 };
+
+/* The pages of a word of the batch that are not pending. */
+static inline uint64_t new_bits(const struct bitmap *map, const struct dli_batch *batch, uint32_t i)
 {
-	struct bitmap *map = &set->pending;
+	return batch->bits[i] &
+	       ~atomic_load_explicit(leaf_of(map, batch->word[i]), memory_order_relaxed);
+}
+
+/* True if a page of the group that begins with word i is not pending: one branch for all words. */
+static inline bool group_has_new(const struct bitmap *map, const struct dli_batch *batch,
+				 uint32_t i)
+{
+	return new_bits(map, batch, i) | new_bits(map, batch, i + 1) | new_bits(map, batch, i + 2) |
+	       new_bits(map, batch, i + 3) | new_bits(map, batch, i + 4) |
+	       new_bits(map, batch, i + 5) | new_bits(map, batch, i + 6) |
+	       new_bits(map, batch, i + 7);
+}
+
+static inline void prefetch_group(const struct bitmap *map, const struct dli_batch *batch,
+				  uint32_t i)
+{
+	for (uint32_t end = i + GROUP_WORDS; i < end; i++)
+		__builtin_prefetch(leaf_of(map, batch->word[i]), 1);
+}
+
+/* Marks words [i, end) of the batch. Returns how many of their pages are new. */
+static uint64_t mark_words_alone(struct bitmap *map, const struct dli_batch *batch, uint32_t i,
+				 uint32_t end)
+{
 	uint64_t new_pages = 0;
 
-	if (set->rewritten)
-		note_rewritten_batch(set, batch);
-	for (uint32_t i = 0; (i = find_new(map, batch, i)) < batch->n; i++) {
+	for (; i < end; i++) {
 		_Atomic uint64_t *leaf = leaf_of(map, batch->word[i]);
 		uint64_t before = atomic_load_explicit(leaf, memory_order_relaxed);
 
+		if (!(batch->bits[i] & ~before))
+			continue;
 		atomic_store_explicit(leaf, before | batch->bits[i], memory_order_relaxed);
 		set_block_summary_alone(map, batch->word[i] / BLOCK_WORDS);
 		new_pages += count_bits(batch->bits[i] & ~before);
 	}
+	return new_pages;
+}
+
+/* Often nothing is new: an idle cursor has the hot pages already. */
+void dli_page_set_mark_alone(struct dli_page_set *set, const struct dli_batch *batch)
+{
+	enum { AHEAD = 2 * GROUP_WORDS };
+	struct bitmap *map = &set->pending;
+	uint64_t new_pages = 0;
+	uint32_t i = 0, n = batch->n;
+
+	if (set->rewritten)
+		note_rewritten_batch(set, batch);
+	for (; i + GROUP_WORDS <= n; i += GROUP_WORDS) {
+		if (i + AHEAD + GROUP_WORDS <= n)
+			prefetch_group(map, batch, i + AHEAD);
+		if (group_has_new(map, batch, i))
+			new_pages += mark_words_alone(map, batch, i, i + GROUP_WORDS);
+	}
+	new_pages += mark_words_alone(map, batch, i, n);
 	dli_page_set_count(set, new_pages);
 }
 

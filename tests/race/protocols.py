@@ -334,7 +334,7 @@ def a_mark_meets_the_sharing_of_its_slot(source):
     publish = source.order("pages/view.c", "set_target")
     look = source.order("pages/slot_table.h", "dli_slot_target")
     mark, claim = (source.order("pages/page_set_maps.h", f) for f in ("set_bits", "claim_bits"))
-    load, store = source.orders("pages/page_set.c", "dli_page_set_mark_alone")
+    load, store = source.orders("pages/page_set.c", "mark_words_alone")
     waits = "dli_rcu_synchronize" in source.body("coverage.c", "dli_views_install")
 
     def marker():

@@ -122,6 +122,103 @@ static void a_lone_marker_counts_only_new_pages(void **state)
 	assert_true(dli_page_set_in_flight(set, PAGES - 1, 1));
 }
 
+/* Every page of n words is pending but one, of word k: the lone marker has only that to mark. */
+static void mark_the_only_new_page(uint32_t n, uint32_t k)
+{
+	uint64_t page = 3 * 64 * k + 7;
+
+	batch.n = n;
+	for (uint32_t i = 0; i < n; i++) {
+		batch.word[i] = 3 * i;
+		batch.bits[i] = 0x81;
+		dli_page_set_mark_and_count(set, 3 * i, i == k ? 1 : 0x81);
+	}
+	dli_page_set_mark_alone(set, &batch);
+	expect_counts(2 * n, 0);
+	take_all();
+	assert_true(dli_page_set_in_flight(set, page, 1));
+	dli_page_set_commit(set);
+}
+
+static void a_lone_marker_finds_the_only_new_page(void **state)
+{
+	for (uint32_t n = 1; n <= 41; n++)
+		for (uint32_t k = 0; k < n; k++)
+			mark_the_only_new_page(n, k);
+}
+
+/* They are new, so none of them counts as marked again. */
+static void a_lone_marker_marks_a_batch_that_is_all_new(void **state)
+{
+	assert_int_equal(dli_page_set_watch(set), 0);
+	for (uint32_t n = 1; n <= 41; n++) {
+		batch.n = n;
+		for (uint32_t i = 0; i < n; i++) {
+			batch.word[i] = 3 * i;
+			batch.bits[i] = 0x81;
+		}
+		dli_page_set_mark_alone(set, &batch);
+		expect_counts(2 * n, 0);
+		assert_true(dli_page_set_take(set, &(uint64_t){ 0 }, false, &batch));
+		dli_page_set_skip_rewritten(set, &batch);
+		expect_counts(0, 2 * n);
+		dli_page_set_commit(set);
+	}
+}
+
+/* Only the second word's page is pending; the word behind the end is none of the batch's. */
+static void a_lone_marker_notes_what_is_marked_again(void **state)
+{
+	assert_int_equal(dli_page_set_watch(set), 0);
+	dli_page_set_mark_range(set, 2 * 64 + 1, 1);
+	dli_page_set_mark_range(set, 9 * 64 + 1, 1);
+	batch.n = 2;
+	batch.word[0] = 1;
+	batch.word[1] = 2;
+	batch.word[2] = 9;
+	batch.bits[0] = batch.bits[1] = batch.bits[2] = 2;
+	dli_page_set_mark_alone(set, &batch);
+	assert_true(dli_page_set_take(set, &(uint64_t){ 0 }, false, &batch));
+	assert_int_equal(batch.n, 3);
+	dli_page_set_skip_rewritten(set, &batch);
+	assert_int_equal(batch.n, 2);
+	assert_int_equal(batch.word[0], 1);
+	assert_int_equal(batch.word[1], 9);
+	expect_counts(1, 2);
+}
+
+static void a_page_alone_in_its_block_is_taken_from_any_word(void **state)
+{
+	for (uint32_t word = 0; word < 130; word++) {
+		uint64_t block = 0;
+
+		dli_page_set_mark_range(set, UINT64_C(64) * word + word % 64, 1);
+		assert_true(dli_page_set_extract(set, &block, false, &batch));
+		assert_int_equal(batch.n, 1);
+		assert_int_equal(batch.word[0], word);
+		assert_true(batch.bits[0] == UINT64_C(1) << word % 64);
+		expect_counts(0, 0);
+	}
+}
+
+static void the_words_of_a_block_are_taken_in_order(void **state)
+{
+	uint64_t block = 0;
+	uint32_t n = 0;
+
+	for (uint32_t word = 0; word < 128; word++)
+		if (word * 7 % 5 < 2)
+			dli_page_set_mark_range(set, UINT64_C(64) * word + word % 64, 1);
+	assert_true(dli_page_set_extract(set, &block, false, &batch));
+	for (uint32_t word = 0; word < 128; word++) {
+		if (word * 7 % 5 >= 2)
+			continue;
+		assert_int_equal(batch.word[n], word);
+		assert_true(batch.bits[n++] == UINT64_C(1) << word % 64);
+	}
+	assert_int_equal(batch.n, n);
+}
+
 static void pages_in_flight_are_found_in_any_word(void **state)
 {
 	dli_page_set_mark_range(set, 60, 200);
@@ -258,6 +355,11 @@ int main(void)
 		moves_test(an_extract_of_a_chunk_stays_in_it),
 		moves_test(an_extracted_batch_can_be_put_back),
 		moves_test(a_lone_marker_counts_only_new_pages),
+		moves_test(a_lone_marker_finds_the_only_new_page),
+		moves_test(a_lone_marker_marks_a_batch_that_is_all_new),
+		moves_test(a_lone_marker_notes_what_is_marked_again),
+		moves_test(a_page_alone_in_its_block_is_taken_from_any_word),
+		moves_test(the_words_of_a_block_are_taken_in_order),
 		moves_test(pages_in_flight_are_found_in_any_word),
 		moves_test(padding_is_in_flight_and_not_pending),
 		moves_test(padding_at_the_end_is_no_more_than_asked_for),
