@@ -377,6 +377,28 @@ static void marks_count_as_pending_and_not_as_entries(void **state)
 	assert_int_equal(guest_stats(&guest).new_pages, 0);
 }
 
+/* The pages lie in several words of the slot, and a mark of one page takes another path. */
+static void a_mark_of_a_slot_that_no_cursor_covers_is_dropped(void **state)
+{
+	guest_leave(&guest);
+	guest_join(&guest, DL_CURSOR_CLEAN | DL_CURSOR_WANTED);
+	assert_int_equal(dl_mark_slot(guest.log, 5, 0, 100 * 4096), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 5, 0, 4096), 0);
+	expect_pending(0, 0);
+}
+
+static void late_marks_of_a_range_are_counted_by_the_page(void **state)
+{
+	assert_int_equal(dl_harvest(guest.cursor, DL_HARVEST_PAUSED, NULL), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 5, 4095, 90 * 4096), 0);
+	assert_int_equal(guest_stats(&guest).late_marks, 91);
+	assert_int_equal(dl_mark_slot(guest.log, 5, 4095, 4096), 0);
+	assert_int_equal(guest_stats(&guest).late_marks, 93);
+	assert_int_equal(dl_cursor_end(guest.cursor, 0), 0);
+	assert_int_equal(dl_mark_slot(guest.log, 5, 0, 90 * 4096), 0);
+	assert_int_equal(guest_stats(&guest).late_marks, 93);
+}
+
 /* A device's mark, of which the kernel's bitmap has nothing. */
 static void a_mark_is_handed_out_in_bitmap_mode_too(void **state)
 {
@@ -411,6 +433,8 @@ int main(void)
 		mark_test(nothing_is_marked_while_nothing_is_logged),
 		mark_test(a_mark_needs_no_system_call),
 		mark_test(marks_count_as_pending_and_not_as_entries),
+		mark_test(a_mark_of_a_slot_that_no_cursor_covers_is_dropped),
+		mark_test(late_marks_of_a_range_are_counted_by_the_page),
 		cmocka_unit_test(a_mark_is_handed_out_in_bitmap_mode_too),
 	};
 
