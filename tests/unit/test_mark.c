@@ -387,6 +387,12 @@ static void a_mark_of_a_slot_that_no_cursor_covers_is_dropped(void **state)
 	expect_pending(0, 0);
 }
 
+static void a_mark_of_two_pages_may_lie_in_two_words(void **state)
+{
+	assert_int_equal(dl_mark_slot(guest.log, 5, 63 * 4096, 2 * 4096), 0);
+	expect_pending(263, 2);
+}
+
 static void late_marks_of_a_range_are_counted_by_the_page(void **state)
 {
 	assert_int_equal(dl_harvest(guest.cursor, DL_HARVEST_PAUSED, NULL), 0);
@@ -434,6 +440,7 @@ int main(void)
 		mark_test(a_mark_needs_no_system_call),
 		mark_test(marks_count_as_pending_and_not_as_entries),
 		mark_test(a_mark_of_a_slot_that_no_cursor_covers_is_dropped),
+		mark_test(a_mark_of_two_pages_may_lie_in_two_words),
 		mark_test(late_marks_of_a_range_are_counted_by_the_page),
 		cmocka_unit_test(a_mark_is_handed_out_in_bitmap_mode_too),
 	};
