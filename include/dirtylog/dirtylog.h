@@ -376,8 +376,8 @@ DL_MUST_CHECK int dl_probe(int fd, const struct dl_options *options, struct dl_c
  * cannot be switched off). -EINVAL: the host's smallest ring is larger than ring_entries (with
  * Intel PML: 1024). -ENOMEM, -EMFILE. A failure may leave rings on. May block (liburcu).
  * System calls: F_DUPFD_CLOEXEC, KVM_CHECK_EXTENSION, KVM_GET_API_VERSION, KVM_ENABLE_CAP (rings,
- * backup bitmap, manual protect off), KVM_RESET_DIRTY_RINGS to learn whether rings are on; those of
- * dl_probe() for DL_HAS_WATCH.
+ * backup bitmap, manual protect off), KVM_RESET_DIRTY_RINGS to learn whether rings are on, and
+ * rt_sigprocmask around it; those of dl_probe() for DL_HAS_WATCH.
  */
 DL_MUST_CHECK int dl_log_open(int vm_fd, const struct dl_options *options, struct dl_log **log,
 			      char *why, size_t why_bytes);

@@ -103,15 +103,17 @@ static int enable_rings(struct dl_log *log, const struct dl_options *options)
 static int check_rings_off(struct dl_log *log)
 {
 	char text[ERROR_TEXT_BYTES];
+	bool on = false;
 	int r;
 
 	if (!log->caps.ring_max_entries)
 		return 0;
-	r = dli_os_ioctl_value(log->vm.os, log->vm.fd, KVM_RESET_DIRTY_RINGS, 0);
-	if (r == -EINVAL || r == -ENOTTY)
+	r = dli_reset_probe(log->vm.os, log->vm.fd, &on);
+	if (!r && !on)
 		return 0;
-	if (r < 0) {
-		snprintf(log->reason, sizeof(log->reason), "the VM does not answer a reset: %s",
+	if (r) {
+		snprintf(log->reason, sizeof(log->reason),
+			 "the rings may be on already, as no reset answers: %s",
 			 dli_error_text(r, text));
 		return r;
 	}

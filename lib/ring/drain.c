@@ -61,6 +61,21 @@ static bool release_rings(struct dli_reset *reset, struct drain_request *drain)
 	return needed;
 }
 
+/* The cells that a reset is to take back. */
+static uint64_t count_released(struct dli_reset_request *batch)
+{
+	uint64_t cells = 0;
+
+	for (; batch; batch = batch->next) {
+		struct dli_ring *ring = to_drain_request(batch)->first;
+
+		for (; ring; ring = dli_ring_next(ring))
+			if (dli_ring_reset_pending(ring))
+				cells += dli_ring_released(ring);
+	}
+	return cells;
+}
+
 /* The reset's error concerns only requests that have released something. */
 static void fail_request(struct drain_request *drain, int error)
 {
@@ -98,6 +113,8 @@ static void run_batch(struct dli_reset *reset, struct dli_reset_request *batch)
 			fail_request(to_drain_request(request), r);
 		if (r < 0)
 			return;
+		if (dli_reset_is_probed(reset, !retried && (uint64_t)r < count_released(batch)))
+			dli_reset_request_repair(reset);
 		needed = false;
 		for (request = batch; request; request = request->next)
 			needed |= verify_rings(reset, to_drain_request(request), retried);

@@ -83,6 +83,42 @@ int dli_reset_rings(struct dli_reset *reset)
 	return r;
 }
 
+/*
+ * Probes of this process. A child that is forked during one sees it for ever: that costs a repair
+ * where cells are missing, and nothing else.
+ */
+static _Atomic uint64_t probes_begun, probes_ended;
+
+int dli_reset_probe(const struct dl_os *os, int vm_fd, bool *on)
+{
+	sigset_t before;
+	int r = dli_os_block_signals(os, &before);
+
+	if (r)
+		return r;
+	/*
+	 * Both pair with dli_reset_is_probed(). The first is seen by whoever finds cells missing
+	 * that this has taken: the two resets come one after the other, under KVM's slots_lock.
+	 */
+	atomic_fetch_add_explicit(&probes_begun, 1, memory_order_seq_cst);
+	r = dli_os_ioctl_value_once(os, vm_fd, KVM_RESET_DIRTY_RINGS, 0);
+	atomic_fetch_add_explicit(&probes_ended, 1, memory_order_seq_cst);
+	dli_os_restore_signals(os, &before);
+	*on = r >= 0;
+	return r >= 0 || r == -EINVAL || r == -ENOTTY ? 0 : r;
+}
+
+bool dli_reset_is_probed(const struct dli_reset *reset, bool missing)
+{
+	/* In this order: a probe that begins and ends in between hides no other. */
+	uint64_t ended = atomic_load_explicit(&probes_ended, memory_order_seq_cst);
+	uint64_t begun = atomic_load_explicit(&probes_begun, memory_order_seq_cst);
+
+	/* What a short reset has left behind may stand in for what is missing. */
+	return begun != ended &&
+	       (missing || atomic_load_explicit(&reset->short_resets, memory_order_relaxed));
+}
+
 int dli_reset_begin(struct dli_reset *reset)
 {
 	int r = 0;

@@ -419,6 +419,11 @@ bool dli_ring_reset_pending(const struct dli_ring *ring)
 	return ring->reset_pending;
 }
 
+uint32_t dli_ring_released(const struct dli_ring *ring)
+{
+	return ring->released_entries;
+}
+
 struct dli_ring *dli_ring_next(const struct dli_ring *ring)
 {
 	return ring->next;

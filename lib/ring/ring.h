@@ -64,6 +64,9 @@ bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset);
 /* True between a release and the reset that takes the cells back. */
 bool dli_ring_reset_pending(const struct dli_ring *ring);
 
+/* Released, and not published yet. */
+uint32_t dli_ring_released(const struct dli_ring *ring);
+
 /*
  * After a reset. False if the kernel left released cells behind, the first time; the second time
  * (retried) the ring counts as out of sync.

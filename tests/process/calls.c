@@ -64,6 +64,7 @@ const struct call_row call_rows[] = {
 	IOCTL(OPEN, KVM_GET_API_VERSION),
 	IOCTL(OPEN, KVM_ENABLE_CAP),
 	IOCTL(OPEN, KVM_RESET_DIRTY_RINGS),
+	CALL(OPEN, rt_sigprocmask),
 	CALL(OPEN, fcntl),
 	CALL(OPEN, mmap),
 	CALL(OPEN, madvise),

@@ -377,7 +377,7 @@ static void a_vm_that_does_not_answer_is_an_error(void **state)
 	begin(ALL, DL_MODE_AUTO, DL_BACKUP_AUTO);
 	model_fault(guest.model, &fault);
 	assert_int_equal(guest_open_log(&guest), -EIO);
-	assert_non_null(strstr(guest.why, "does not answer"));
+	assert_non_null(strstr(guest.why, "no reset answers"));
 	assert_int_equal(enabled.n, 0);
 	guest_close(&guest);
 }
