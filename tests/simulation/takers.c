@@ -130,6 +130,9 @@ uint64_t taker_round(struct consumer *consumer, uint32_t flags, bool *failed)
 		if (blocks & block || changes != world.changes) {
 			changes = world.changes;
 			channels_flush(consumer);
+			/* It may have gone meanwhile, and another one may have its number. */
+			if (!world.places[p].now)
+				continue;
 		}
 		blocks |= block;
 		pages += take_slot(consumer, p, flags, failed);
