@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What a plan's look measures: the wire, what vCPUs dirty, and what is pending. */
+/* Measures a migration for its plan: the wire, the vCPUs' dirtying and the pending memory. */
 
 #include "planner.h"
 
@@ -33,8 +33,8 @@ static uint64_t all_new_pages(struct dl_log *log)
 }
 
 /*
- * Of the slots that the cursor covers, when the one was read that was not read for the longest
- * time: only until then it is known what the bitmaps say.
+ * Returns the time up to which every bitmap of the cursor's slots has been read: the earliest of
+ * their last reads. Later writes may still be in the kernel.
  */
 static uint64_t read_until_ns(const struct dl_log *log, const struct dl_cursor *cursor)
 {
@@ -111,8 +111,8 @@ static void note_vcpu(struct dl_plan *plan, struct dl_vcpu *vcpu, struct dli_law
 }
 
 /*
- * Bitmaps do not say who wrote; the caller is taken to run the vCPUs as it was advised. What they
- * show was written since they were read before; what they do not show yet is estimated.
+ * A bitmap does not say who wrote; the caller is taken to run the vCPUs as it was advised. The
+ * pages of a read were written since the read before. Those since the last read are estimated.
  */
 static void note_vm(struct dl_plan *plan, struct dli_law_look *look)
 {
@@ -221,7 +221,7 @@ static int measure_pending(struct dl_plan *plan, uint64_t now_ns, uint64_t unsen
 		r = look_at_cursor(plan, unsent_bytes, look);
 	if (r || look->first_pass || look->pending > dli_law_fits(&plan->law))
 		return r;
-	/* Where it may be the last look, nothing is to be missing. */
+	/* This may be the last look: read what is still in the kernel. */
 	r = collect(plan, now_ns, true);
 	return r ? r : look_at_cursor(plan, unsent_bytes, look);
 }

@@ -35,7 +35,7 @@ int dli_plan_new(struct dl_cursor *cursor, const struct dl_goal *goal, struct dl
 {
 	struct dl_log *log = cursor->log;
 	struct dl_plan *plan = dli_allocate(1, sizeof(*plan));
-	struct dli_law_goal law = dli_goal_of_law(goal);
+	struct dli_law_goal law = dli_law_goal_of(goal);
 	int r;
 
 	if (!plan)

@@ -50,7 +50,7 @@ static inline bool dli_reaper_is_announcing(const struct dli_reaper *reaper)
 	return atomic_load_explicit(&reaper->announcing, memory_order_relaxed);
 }
 
-/* That look has come; or the log is closed. */
+/* Ends the announcement, at its look or when the log is closed. */
 void dli_reaper_silence(struct dli_reaper *reaper);
 
 /* A vCPU had a full exit. Makes a system call only if the interval is longer than the least. */

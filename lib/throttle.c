@@ -407,7 +407,7 @@ bool dli_limits_hold(const struct dl_log *log, const struct dl_vcpu *vcpu)
 		return false;
 	if (LOAD(&limit->held) && now_ns < LOAD(&log->limits.plan_until_ns))
 		return true;
-	/* What the vCPU would do without its own limit is not known. */
+	/* Its demand without the limit is unknown, so recent pauses tell. */
 	return LOAD(&limit->own) > 0 && (LOAD(&limit->due_since_ns) ||
 					 since(LOAD(&limit->pauses_until_ns), now_ns) < LATELY_NS);
 }

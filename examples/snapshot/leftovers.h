@@ -10,9 +10,9 @@
  * the next command that writes can finish a merge that was interrupted. What is to be deleted is
  * never inferred from the points themselves: those of an interrupted merge look like siblings.
  *
- *	start	16 bytes	the number of entries
- *	entries	32 bytes each	the point that the merge makes, then those that it replaces
- *	crc	4 bytes		CRC-32 of what is before it
+ *   start    16 bytes       the number of entries
+ *   entries  32 bytes each  the point that the merge makes, then those that it replaces
+ *   crc      4 bytes        CRC-32 of the bytes before it
  */
 
 #define LEFTOVERS_MAGIC "DLSNDEL\n"
@@ -33,7 +33,7 @@ struct leftovers_entry {
 
 _Static_assert(sizeof(struct leftovers_entry) == 32, "an entry's size is part of the format");
 
-/* What has become of the files in a list. */
+/* The outcome for the files in a list. */
 struct leftovers {
 	bool found;
 	bool effective; /* the merge had taken effect */

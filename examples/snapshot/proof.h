@@ -6,7 +6,7 @@
 #include "machine.h"
 #include "report.h"
 
-/* What a run proves at its end. These return the exit status; the report has the reason. */
+/* The proofs at the end of a run. These return the exit status; the report has the reason. */
 
 /*
  * Loads the chain again. The guest stands still: its memory is what the files of the last point

@@ -281,7 +281,7 @@ static int guest_failure(struct run *run)
 	return STATUS_DONE;
 }
 
-/* So many points were complete before this one. */
+/* complete: the number of complete points before this one. */
 static int take_one(struct run *run, uint32_t complete, bool last, struct taken *taken)
 {
 	uint32_t every = run->options->full_every;

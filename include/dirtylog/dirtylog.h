@@ -311,7 +311,7 @@ struct dl_goal {
 	uint32_t size;		   /* sizeof(struct dl_goal) */
 	uint32_t flags;		   /* enum dl_goal_flag */
 	uint64_t downtime_ns;	   /* longest pause of the guest at the switch; 0: 300 ms */
-	uint64_t fixed_ns;	   /* of it, less than it: device state, the switch */
+	uint64_t fixed_ns;	   /* part of it, not all: device state, the switch */
 	uint64_t total_ns;	   /* budget from now to the end of the switch; 0: none */
 	uint64_t longest_pause_ns; /* of one vCPU at a time; 0: downtime_ns */
 	uint32_t least_run_ppm;	   /* floor of a vCPU's running time; 0: 10,000, 1% */

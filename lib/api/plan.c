@@ -13,7 +13,7 @@
 
 #define MOST_PPM UINT32_C(1000000)
 
-/* Something is left of the downtime for memory. */
+/* True if the fixed part does not take the whole downtime. */
 static bool has_time_for_memory(const struct dl_goal *goal)
 {
 	return goal->fixed_ns < dli_goal_downtime_ns(goal);

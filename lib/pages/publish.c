@@ -47,7 +47,7 @@ static inline uint64_t bits_inside(const struct dli_slot *slot, const struct dli
 	return word->word > whole_words ? 0 : word->bits & ~(~UINT64_C(0) << slot->pages % 64);
 }
 
-/* Pages that the plan's cursor has yet to see cost the migration nothing more. */
+/* Counts pages that wait for the plan's cursor as known. Out of line: few logs need it. */
 static __attribute__((noinline)) void mark_known(struct publisher *p, uint64_t word, uint64_t bits)
 {
 	uint64_t known = bits & dli_page_set_pending_bits(p->planned, word);

@@ -112,8 +112,8 @@ static inline struct dli_audit *dli_slot_audit(const struct dli_slot *slot)
 }
 
 /*
- * True if pages of the slot that are found dirty count as new: a plan is about the slots that its
- * cursor covers. Orders nothing: pages of the moment when a plan begins or ends are a few.
+ * True if dirty pages of the slot may count as new: while there is a plan, only those of the slots
+ * that its cursor covers do. Orders nothing: when a plan begins or ends, a few are miscounted.
  */
 static inline bool dli_slots_count_new(const struct dli_slots *slots, const struct dli_slot *slot)
 {

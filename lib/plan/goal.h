@@ -24,7 +24,7 @@ static inline uint64_t dli_goal_longest_pause_ns(const struct dl_goal *goal)
 	return goal->longest_pause_ns ? goal->longest_pause_ns : dli_goal_downtime_ns(goal);
 }
 
-static inline struct dli_law_goal dli_goal_of_law(const struct dl_goal *goal)
+static inline struct dli_law_goal dli_law_goal_of(const struct dl_goal *goal)
 {
 	return (struct dli_law_goal){
 		.downtime = (double)dli_goal_downtime_ns(goal) / DLI_SECOND_NS,

@@ -114,7 +114,7 @@ bool dli_reset_is_probed(const struct dli_reset *reset, bool missing)
 	uint64_t ended = atomic_load_explicit(&probes_ended, memory_order_seq_cst);
 	uint64_t begun = atomic_load_explicit(&probes_begun, memory_order_seq_cst);
 
-	/* What a short reset has left behind may stand in for what is missing. */
+	/* Cells that a short reset left behind may be in the count, which then proves nothing. */
 	return begun != ended &&
 	       (missing || atomic_load_explicit(&reset->short_resets, memory_order_relaxed));
 }
