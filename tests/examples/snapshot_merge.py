@@ -52,10 +52,9 @@ def only_parents_are_merged(folder, snapshot, *_):
     take(0, snapshot, siblings, *MODEL, "--count", 3)
     take(0, snapshot, siblings, *MODEL, "--continue", "--point", 2, "--count", 1)
     for points, first, last in (bases, 1, 3), (siblings, 3, 4):
-        before = {path.name: path.read_bytes() for path in points.iterdir()}
+        before = contents(points)
         run_json(3, snapshot, "merge", points, "--first", first, "--last", last)
-        after = {path.name: path.read_bytes() for path in points.iterdir()}
-        require(before == after, f"{points.name}: the files have changed")
+        require(before == contents(points), f"{points.name}: the files have changed")
 
 
 def interrupt(snapshot, points, kind, step):
@@ -78,13 +77,19 @@ def finish_by(snapshot, points, command):
     return sorted(path.name for path in points.iterdir())
 
 
-def an_interrupted_merge_is_finished_by_the_next_command(folder, snapshot, _, how_many):
+def merged(folder, snapshot, count, *options):
+    """Merges points 3 to 6 of so many. Returns the directory, its files before, and the steps."""
     points = folder / "points"
-    take(0, snapshot, points, *MODEL, "--count", 8, "--slot-moves")
+    take(0, snapshot, points, *MODEL, "--count", count, *options)
     files = contents(points)
-    steps = run_json(0, snapshot, "merge", points, "--first", 3, "--last", 6)[0]["steps"]
+    result, _ = run_json(0, snapshot, "merge", points, "--first", 3, "--last", 6)
+    return points, files, result["steps"]
+
+
+def an_interrupted_merge_is_finished_by_the_next_command(folder, snapshot, _, how_many):
+    points, files, steps = merged(folder, snapshot, 8, "--slot-moves")
     require(sorted(contents(points)) == MERGED, "not the points that are left")
-    merged = contents(points)
+    after = contents(points)
     ends = set()
     for kind, stride in ("kill", 1), ("eio", 4), ("enospc", 6):
         for step in range(1, steps + 1, 1 if how_many == "every" else stride):
@@ -103,16 +108,13 @@ def an_interrupted_merge_is_finished_by_the_next_command(folder, snapshot, _, ho
             require(left == sorted(path.name for path in points.iterdir()), "verify has written")
             left = finish_by(snapshot, points, "run" if step in (5, steps - 6) else "merge")
             require(left in (ALL, MERGED), f"{kind}@{step}: {left} are left")
-            require(contents(points) == (files if left == ALL else merged), "other contents")
+            require(contents(points) == (files if left == ALL else after), "other contents")
             ends.add(len(left))
     require(ends == {5, 8}, f"every merge ended with {ends} points")
 
 
 def finishing_a_merge_may_be_interrupted(folder, snapshot, *_):
-    points = folder / "points"
-    take(0, snapshot, points, *MODEL, "--count", 8)
-    files = contents(points)
-    steps = run_json(0, snapshot, "merge", points, "--first", 3, "--last", 6)[0]["steps"]
+    points, files, steps = merged(folder, snapshot, 8)
     write(points, files)
     # The first of three points has just been deleted; its deletion may be repeated.
     interrupt(snapshot, points, "kill", steps - 4)
@@ -127,10 +129,7 @@ def finishing_a_merge_may_be_interrupted(folder, snapshot, *_):
 
 def siblings_outlive_an_interrupted_merge(folder, snapshot, *_):
     """Points that were taken from one of the merged points, after it was on the list."""
-    points = folder / "points"
-    take(0, snapshot, points, *MODEL, "--count", 6)
-    whole = contents(points)
-    steps = run_json(0, snapshot, "merge", points, "--first", 3, "--last", 6)[0]["steps"]
+    points, whole, steps = merged(folder, snapshot, 6)
     for step, left in (steps - 6, (1, 2, 3, 4, 6, 7)), (5, (1, 2, 3, 4, 5, 6, 7)):
         write(points, whole)
         interrupt(snapshot, points, "kill", step)
@@ -145,10 +144,7 @@ def siblings_outlive_an_interrupted_merge(folder, snapshot, *_):
 
 
 def hostile_lists_delete_nothing(folder, snapshot, *_):
-    points = folder / "points"
-    take(0, snapshot, points, *MODEL, "--count", 6)
-    before = contents(points)
-    steps = run_json(0, snapshot, "merge", points, "--first", 3, "--last", 6)[0]["steps"]
+    points, before, steps = merged(folder, snapshot, 6)
     write(points, before)
     # Its result has its name, and nothing was deleted yet.
     interrupt(snapshot, points, "kill", steps - 6)

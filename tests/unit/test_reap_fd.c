@@ -78,6 +78,28 @@ static void an_announcement_does_not_delay_the_next_look(void **state)
 	assert_int_not_equal(left(), UINT64_MAX);
 }
 
+/* Its thread is asking for a pause while the limit is lifted, so nobody can kick it yet. */
+static void a_vcpu_that_asks_at_the_end_is_kicked(void **state)
+{
+	struct dli_limit *limit = &vcpu->handle->limit;
+	uint64_t pause_ns, cookie;
+
+	assert_int_equal(dl_vcpu_limit(vcpu->handle, 4096), 0);
+	write_pages(0, 20);
+	assert_int_equal(dl_log_reap(guest.log, DL_REAP_NOW, NULL), 0);
+	assert_int_equal(dl_log_kicks(guest.log, &cookie, 1), 1);
+	assert_int_equal(dl_vcpu_pause_due(vcpu->handle, &pause_ns), 0);
+	assert_true(pause_ns > 0);
+	assert_true(dli_limit_try(limit));
+	assert_int_equal(dl_vcpu_limit(vcpu->handle, 0), 0);
+	assert_int_equal(dl_log_kicks(guest.log, &cookie, 1), 0);
+	stop();
+	dli_limit_leave(limit);
+	assert_true(left() <= 1);
+	assert_int_equal(reap(), UINT64_MAX);
+	assert_int_equal(dl_log_kicks(guest.log, &cookie, 1), 1);
+}
+
 /* A loop that still polls it would spin: dl_log_reap() is -ECANCELED. */
 static void a_closed_log_announces_nothing(void **state)
 {
@@ -265,6 +287,7 @@ int main(void)
 		reap_test(the_last_kicks_are_announced),
 		reap_test(an_announcement_ends_with_a_look_at_every_ring),
 		reap_test(an_announcement_does_not_delay_the_next_look),
+		reap_test(a_vcpu_that_asks_at_the_end_is_kicked),
 		reap_test(a_closed_log_announces_nothing),
 		reap_test(a_cursor_that_is_closed_announces_nothing),
 		reap_test(what_is_emptied_while_nothing_is_logged_is_not_recorded),
