@@ -13,8 +13,10 @@ struct publisher {
 	const struct dli_slot_table *table;
 	uint32_t slot_number;	       /* of the last word; the fields below are this slot's */
 	struct dli_slot *slot;	       /* NULL if it is gone */
+	uint64_t whole_words;	       /* 0 if it is gone */
 	struct dli_page_set *target;   /* NULL if no cursor covers the slot */
 	struct dli_page_set *planned;  /* NULL: the target knows what is new */
+	struct dli_page_set *direct;   /* the target if it knows what is new, else NULL */
 	uint64_t slot_new, slot_known; /* pages that are not counted in the target yet */
 	struct dli_publish_result result;
 };
@@ -34,24 +36,40 @@ static void enter_slot(struct publisher *p, uint32_t slot_number)
 	p->slot_number = slot_number;
 	p->slot = dli_slot_find(p->table, slot_number);
 	p->target = p->slot ? dli_slot_target(p->slot) : NULL;
+	p->whole_words = p->slot ? p->slot->pages / 64 : 0;
 	p->planned = p->target ? dli_slot_planned(p->slot, p->target) : NULL;
+	p->direct = p->planned ? NULL : p->target;
 }
 
-/* The word's bits that are pages of the slot. */
-static inline uint64_t bits_inside(const struct dli_slot *slot, const struct dli_dirty_word *word)
+/* The bits that are pages of the slot; the others are noted. */
+static __attribute__((noinline)) uint64_t check_bits(struct publisher *p,
+						     const struct dli_dirty_word *word)
 {
-	uint64_t whole_words = slot->pages / 64;
+	uint64_t inside = word->bits;
 
-	if (word->word < whole_words)
-		return word->bits;
-	return word->word > whole_words ? 0 : word->bits & ~(~UINT64_C(0) << slot->pages % 64);
+	if (!p->slot || word->word > p->whole_words)
+		inside = 0;
+	else if (word->word == p->whole_words)
+		inside &= ~(~UINT64_C(0) << p->slot->pages % 64);
+	if (inside != word->bits) {
+		p->result.stale += (uint32_t)__builtin_popcountll(word->bits & ~inside);
+		p->result.outside |= p->slot != NULL;
+	}
+	return inside;
 }
 
-/* Counts pages that wait for the plan's cursor as known. Out of line: few logs need it. */
-static __attribute__((noinline)) void mark_known(struct publisher *p, uint64_t word, uint64_t bits)
+/*
+ * Counts pages that wait for the plan's cursor as known. Out of line: few logs have a plan beside
+ * another cursor.
+ */
+static __attribute__((noinline)) void mark_indirectly(struct publisher *p, uint64_t word,
+						      uint64_t bits)
 {
-	uint64_t known = bits & dli_page_set_pending_bits(p->planned, word);
+	uint64_t known;
 
+	if (!p->target)
+		return;
+	known = bits & dli_page_set_pending_bits(p->planned, word);
 	if (known)
 		p->slot_known += dli_page_set_mark_word(p->target, word, known);
 	if (bits & ~known)
@@ -60,21 +78,18 @@ static __attribute__((noinline)) void mark_known(struct publisher *p, uint64_t w
 
 static inline void publish_word(struct publisher *p, const struct dli_dirty_word *word)
 {
-	uint64_t inside;
+	uint64_t bits = word->bits;
 
 	if (word->slot != p->slot_number)
 		enter_slot(p, word->slot);
-	inside = p->slot ? bits_inside(p->slot, word) : 0;
-	if (inside != word->bits) {
-		p->result.stale += (uint32_t)__builtin_popcountll(word->bits & ~inside);
-		p->result.outside |= p->slot != NULL;
-	}
-	if (!inside || !p->target)
+	if (word->word >= p->whole_words)
+		bits = check_bits(p, word);
+	if (!bits)
 		return;
-	if (p->planned)
-		mark_known(p, word->word, inside);
+	if (p->direct)
+		p->slot_new += dli_page_set_mark_word(p->direct, word->word, bits);
 	else
-		p->slot_new += dli_page_set_mark_word(p->target, word->word, inside);
+		mark_indirectly(p, word->word, bits);
 }
 
 static inline void prefetch_word(const struct publisher *p, const struct dli_dirty_word *word)
