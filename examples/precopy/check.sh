@@ -397,6 +397,29 @@ check_outputs() {
   expect_redirected 5 '"$@" --help >/dev/full'
 }
 
+# Prints the overflows of a migration whose rings fill in a few milliseconds. Arguments: precopy's.
+overflows() {
+  expect_moved --guest kernel --memory 64M --mode ring --ring-entries 4096 --vcpus 2 \
+    --bandwidth 100M "$@"
+  json overflows
+}
+
+# A kernel that emulates guests overflows their rings, unless somebody empties them in time. Another
+# program on the machine can keep the reaper from being in time, so it has three tries.
+check_reaper() {
+  local with without=0 try
+  supported --mode ring || { printf 'skip: no /dev/kvm with dirty rings\n' && exit 77; }
+  for try in 1 2 3; do
+    without=$(overflows --no-reaper)
+    [ "$(json reaps)" = 0 ] || fail "--no-reaper: somebody serves the log's descriptor"
+    with=$(overflows)
+    printf 'try %s: overflows %s with a reaper, %s without\n' "$try" "$with" "$without"
+    [ "$without" != 0 ] || { printf 'skip: this kernel does not overflow rings\n' && exit 77; }
+    [ $((10 * with)) -gt "$without" ] || return 0
+  done
+  fail "with a reaper, rings overflow more than a tenth as often"
+}
+
 # With too little memory or too few threads the migration succeeds, or fails with a reason and
 # leaves the guest where it was; the guest is never damaged.
 check_limits() {
@@ -435,7 +458,8 @@ check_usage() {
     "--memory 16777217" "--memory 16M --working-set 17M" "--mode fast" "--passes 0" \
     "--guest none" "--listen here" "--listen unix:" \
     "--connect tcp:localhost" "--connect tcp:localhost:0" "--connect tcp:localhost:65537" \
-    "--bandwidth 1K" "--sabotage log" "--device-process --memory 16M --working-set 16M" \
+    "--bandwidth 1K" "--sabotage log" "--no-reaper --throttle plan" \
+    "--device-process --memory 16M --working-set 16M" \
     "--device-process --listen unix:socket" --nonsense=1 --memory; do
     # shellcheck disable=SC2086
     expect 2 $wrong
@@ -455,7 +479,7 @@ check_usage() {
 }
 
 case $check in
-moves | sabotage | kills | sides | usage | listening | outputs | limits) "check_$check" ;;
+moves | sabotage | kills | sides | usage | listening | outputs | limits | reaper) "check_$check" ;;
 repeat | hops) "check_$check" "$3" ;;
 *) fail "unknown check $check" ;;
 esac

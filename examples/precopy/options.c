@@ -192,6 +192,7 @@ enum {
 	OPT_THROTTLE,
 	OPT_BUDGET,
 	OPT_SKIP_REWRITTEN,
+	OPT_NO_REAPER,
 	OPT_NO_ZERO_PAGES,
 	OPT_SLOT_MOVES,
 	OPT_DEVICE_PROCESS,
@@ -227,6 +228,7 @@ static const struct option long_options[] = {
 	{ "throttle", required_argument, NULL, OPT_THROTTLE },
 	{ "budget", required_argument, NULL, OPT_BUDGET },
 	{ "skip-rewritten", no_argument, NULL, OPT_SKIP_REWRITTEN },
+	{ "no-reaper", no_argument, NULL, OPT_NO_REAPER },
 	{ "no-zero-pages", no_argument, NULL, OPT_NO_ZERO_PAGES },
 	{ "slot-moves", no_argument, NULL, OPT_SLOT_MOVES },
 	{ "device-process", no_argument, NULL, OPT_DEVICE_PROCESS },
@@ -354,6 +356,9 @@ static bool parse_migration_option(struct options *options, int option, const ch
 	case OPT_SKIP_REWRITTEN:
 		options->skip_rewritten = true;
 		return true;
+	case OPT_NO_REAPER:
+		options->reaper = false;
+		return true;
 	case OPT_NO_ZERO_PAGES:
 		options->zero_pages = false;
 		return true;
@@ -418,6 +423,8 @@ static int check_combination(struct options *options)
 	    (options->status || options->report || options->device_process))
 		return usage_error(options,
 				   "--status, --report and --device-process are for the source");
+	if (!options->reaper && options->throttle)
+		return usage_error(options, "--throttle needs the reaper");
 	if (options->sabotage == SABOTAGE_LOG && !options->device_process)
 		return usage_error(options, "--sabotage log needs --device-process");
 	if (options->listen)
@@ -463,6 +470,7 @@ int options_parse(struct options *options, int argc, char **argv)
 		.bandwidth_bytes_per_s = UINT64_C(200) << 20,
 		.downtime_limit_ns = 100 * NS_PER_MS,
 		.passes = 8,
+		.reaper = true,
 		.zero_pages = true,
 		.channels = 1,
 		.device_process_fd = -1,

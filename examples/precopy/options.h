@@ -47,6 +47,7 @@ struct options {
 	bool passes_given;
 	enum throttle_option throttle;
 	uint64_t budget_ns; /* 0: none */
+	bool reaper;
 	bool zero_pages;
 	bool skip_rewritten;
 	bool slot_moves;

@@ -43,6 +43,8 @@ const char options_help[] =
 	"                        --throttle, passes are limited only if --passes is given\n"
 	"  --skip-rewritten      leave what is written again before its turn in the first\n"
 	"                        pass to the second one; needs rings\n"
+	"  --no-reaper           empty the rings at the passes only, to compare: nobody\n"
+	"                        serves the log's descriptor. Not with --throttle\n"
 	"  --no-zero-pages       send zero pages like any other page\n"
 	"  --slot-moves          move, remove and re-create a device's memslot meanwhile\n"
 	"  --device-process      a device in a process of its own writes guest memory\n"

@@ -72,6 +72,7 @@ static void print_setup(const struct report *report)
 	print_number("vcpus", layout->vcpus);
 	print_number("channels", options->channels);
 	print_bool("skip_rewritten", options->skip_rewritten);
+	print_bool("reaper", options->reaper);
 	print_number("memory_bytes", layout->memory_bytes);
 	print_number("working_set_bytes", layout->share_pages * layout->vcpus * layout->page_bytes);
 	print_number("page_bytes", layout->page_bytes);

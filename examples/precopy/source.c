@@ -40,10 +40,9 @@ static void on_cancel(int number)
 /* Reports a failure other than one of the wire. */
 static int fail(struct source *source, int failure, const char *what)
 {
-	if (*source->report.error)
-		return failure;
-	snprintf(source->report.error, sizeof(source->report.error), "%s: %s", what,
-		 strerror(-failure));
+	if (!*source->report.error)
+		snprintf(source->report.error, sizeof(source->report.error), "%s: %s", what,
+			 strerror(-failure));
 	return failure;
 }
 
@@ -281,7 +280,8 @@ static int begin_logging(struct source *source)
 	if (r)
 		return fail_log(source, r, "dl_cursor_new");
 	watch_cursor(source->watch, source->cursor);
-	r = reaper_start(&source->reaper, source->machine, source->log);
+	if (source->options->reaper)
+		r = reaper_start(&source->reaper, source->machine, source->log);
 	if (r)
 		return fail(source, r, "cannot serve the log's descriptor");
 	r = throttle_start(&source->throttle, source->log, source->cursor);
