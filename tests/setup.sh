@@ -82,6 +82,7 @@ useful_things() {
   command -v abidiff >/dev/null || say 'abigail-tools: abidiff'
   command -v g++ >/dev/null || say 'g++: C++ compiler'
   command -v gdb >/dev/null || say 'gdb: debugger'
+  command -v valgrind >/dev/null || say 'valgrind: counts instructions, checks memory'
   # Two more languages are a lot to bring along; continuous integration has them.
   if [ -n "${CI:-}" ]; then
     command -v cargo >/dev/null || say 'cargo: Rust'

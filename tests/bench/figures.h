@@ -15,6 +15,7 @@ void cursor_figures(void);
 void take_figures(void);
 void share_figures(void);
 void slots_figures(void);
+void many_slots_figures(void);
 void watch_figures(void);
 
 #endif

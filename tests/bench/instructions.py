@@ -25,6 +25,9 @@ FIGURES = [
     "iterator: runs of 8",
     "iterator: runs of 512",
     "mark: one page, 1 thread",
+    "many slots: set and remove 4,000",
+    "many slots: start and stop with 4,000",
+    "many slots: repair with 4,000",
 ]
 RUNS = 2
 SIDES = {"library": "bench_run_measured", "other": "bench_run_other"}
@@ -63,10 +66,13 @@ def main():
     parser.add_argument("program", help="the bench program of a release build")
     parser.add_argument("--only", default="", help="count only figures whose names begin with this")
     parser.add_argument("--json", help="also write the counts to this file")
+    parser.add_argument("--at-most", type=float, metavar="RATIO",
+                        help="fail if the library takes more than this times the other side")
     options = parser.parse_args()
-    counted = []
+    counted, failed = [], False
     if not shutil.which("valgrind"):
-        print("instructions: skipped, as valgrind is not installed", file=sys.stderr)
+        print("skip: valgrind is not installed")
+        sys.exit(77 if options.at_most else 0)
     else:
         for figure in FIGURES:
             if not figure.startswith(options.only):
@@ -76,11 +82,14 @@ def main():
                 counted.append(measure(options.program, figure))
             except (subprocess.SubprocessError, OSError, AttributeError, StopIteration) as error:
                 print(f"instructions: {figure}: {error}", file=sys.stderr)
+                failed = failed or bool(options.at_most)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(counted, file, indent=1)
     for row in counted:
         print(f"{row['name']:<44} {row['library']:9.2f} / {row['other']:.2f} per {row['unit']}")
+        failed = failed or (options.at_most and row["library"] > options.at_most * row["other"])
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -18,5 +18,6 @@ int main(int argc, char **argv)
 	take_figures();
 	share_figures();
 	slots_figures();
+	many_slots_figures();
 	return bench_end();
 }

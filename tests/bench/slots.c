@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Many memslots on the real /dev/kvm: setting, removing, and taking from each in turn, against the
- * bare ioctls.
+ * Many memslots on the real /dev/kvm: setting, removing, logging, and taking from each in turn,
+ * against the bare ioctls.
  */
 #include "bench.h"
 #include "figures.h"
@@ -102,6 +102,20 @@ static void open_vm_with_slots(void *unused)
 	set_by_ioctl(unused);
 }
 
+/* The first cursor: logging of all slots begins. */
+static void start_by_log(void *unused)
+{
+	(void)unused;
+	bench_check(dl_cursor_new(dirty_log, NULL, &cursor), "dl_cursor_new");
+}
+
+static void start_by_ioctl(void *unused)
+{
+	(void)unused;
+	for (uint32_t i = 0; i < slots; i++)
+		set_region(i, slot_bytes, KVM_MEM_LOG_DIRTY_PAGES);
+}
+
 static void remove_by_log(void *unused)
 {
 	(void)unused;
@@ -156,7 +170,7 @@ static void get_by_ioctl(void *unused)
 	}
 }
 
-enum work { SET, REMOVE, TAKE };
+enum work { SET, REMOVE, START, TAKE };
 
 static const struct {
 	const char *name;
@@ -166,6 +180,8 @@ static const struct {
 	[SET] = { "set", open_log, set_by_log, open_vm, set_by_ioctl },
 	[REMOVE] = { "remove", open_log_with_slots, remove_by_log, open_vm_with_slots,
 		     remove_by_ioctl },
+	[START] = { "start logging", open_log_with_slots, start_by_log, open_vm_with_slots,
+		    start_by_ioctl },
 	[TAKE] = { "take from each of", open_bitmaps, take_by_log, open_logged_vm, get_by_ioctl },
 };
 
@@ -207,6 +223,8 @@ void slots_figures(void)
 	measure(SET, 1000);
 	measure(SET, MOST_SLOTS);
 	measure(REMOVE, 1000);
+	measure(START, 1000);
+	measure(START, MOST_SLOTS);
 	measure(TAKE, 1000);
 	measure(TAKE, MOST_SLOTS);
 	munmap(memory, MOST_SLOTS * slot_bytes);
