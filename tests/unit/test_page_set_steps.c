@@ -7,9 +7,9 @@
  */
 #include "cmocka_all.h"
 #include "fake_os.h"
+#include "../simulation/switch.h"
 
 #include <limits.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,16 +92,14 @@ static struct fake_os fake;
 static struct dli_page_set *set;
 static struct dli_batch batch;
 
-/* Only the thread whose turn it is runs. */
+/* The marker is a coroutine: half a million hand-overs between threads would take a minute. */
 static struct {
-	pthread_mutex_t lock;
-	pthread_cond_t changed;
-	bool marker_turn, marker_done;
-} turns = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+	struct sim_context taker, marker;
+	bool in_marker, is_done;
+} turns;
 
 static enum { NOBODY, TAKER } watched; /* whose steps the schedule counts */
-static _Thread_local bool is_marker;
-static unsigned int taker_steps; /* so far */
+static unsigned int taker_steps;       /* so far */
 static unsigned int
 	schedule[MARKER_STEPS]; /* the marker's n-th step precedes this step of the taker */
 static unsigned int next_marker_step;
@@ -109,27 +107,23 @@ static unsigned int next_marker_step;
 static uint32_t memory, copy;
 static void (*mark)(void);
 
-static void wait_for_turn(bool marker)
+static void run_marker(void)
 {
-	while (turns.marker_turn != marker)
-		pthread_cond_wait(&turns.changed, &turns.lock);
+	turns.in_marker = true;
+	sim_context_switch(&turns.taker, &turns.marker);
 }
 
-static void give_turn(bool marker)
+static void leave_marker(void)
 {
-	turns.marker_turn = marker;
-	pthread_cond_broadcast(&turns.changed);
+	turns.in_marker = false;
+	sim_context_switch(&turns.marker, &turns.taker);
 }
 
 /* Lets the marker make one step and stop before its next one. */
 static void let_marker_step(void)
 {
-	pthread_mutex_lock(&turns.lock);
-	if (!turns.marker_done) {
-		give_turn(true);
-		wait_for_turn(false);
-	}
-	pthread_mutex_unlock(&turns.lock);
+	if (!turns.is_done)
+		run_marker();
 	next_marker_step++;
 }
 
@@ -145,11 +139,8 @@ static void step(const _Atomic uint64_t *word)
 {
 	if (!is_shared(word))
 		return;
-	if (is_marker) {
-		pthread_mutex_lock(&turns.lock);
-		give_turn(false);
-		wait_for_turn(true);
-		pthread_mutex_unlock(&turns.lock);
+	if (turns.in_marker) {
+		leave_marker();
 		return;
 	}
 	if (watched != TAKER)
@@ -159,16 +150,27 @@ static void step(const _Atomic uint64_t *word)
 	taker_steps++;
 }
 
-/* Writes the memory, then runs up to its first step and waits there. */
-static void *run_marker(void *unused)
+static void marker_main(void)
 {
-	is_marker = true;
-	mark();
-	pthread_mutex_lock(&turns.lock);
-	turns.marker_done = true;
-	give_turn(false);
-	pthread_mutex_unlock(&turns.lock);
-	return NULL;
+	for (;;) {
+		mark();
+		turns.is_done = true;
+		leave_marker();
+	}
+}
+
+/* Runs it up to its first step, where it waits. */
+static void start_marker(void)
+{
+	next_marker_step = 0;
+	turns.is_done = false;
+	run_marker();
+}
+
+static void finish_marker(void)
+{
+	while (!turns.is_done)
+		let_marker_step();
 }
 
 static void mark_a_word(void)
@@ -210,27 +212,18 @@ enum { ALL_BEFORE = sizeof(before) / sizeof(before[0]) };
 
 static void run_schedule(uint64_t pending)
 {
-	pthread_t marker;
-
 	dli_page_set_clear(set);
 	if (pending < PAGES)
 		dli_page_set_mark_range(set, pending, 1);
 	memory = copy = 0;
-	taker_steps = next_marker_step = 0;
-	turns.marker_done = false;
-	turns.marker_turn = true;
+	taker_steps = 0;
 	/* The memory is written before the mark; reads from here on see the new value. */
 	memory = 1;
-	pthread_create(&marker, NULL, run_marker, NULL);
-	pthread_mutex_lock(&turns.lock);
-	wait_for_turn(false);
-	pthread_mutex_unlock(&turns.lock);
+	start_marker();
 	watched = TAKER;
 	take_all();
 	watched = NOBODY;
-	while (!turns.marker_done)
-		let_marker_step();
-	pthread_join(marker, NULL);
+	finish_marker();
 	take_all();
 }
 
@@ -272,13 +265,13 @@ static unsigned int try_schedules(uint64_t pending)
 	return tried;
 }
 
-/* With the first n initial states of the list. */
-static void try_all(void (*how)(void), size_t n)
+/* With every initial state. */
+static void try_all(void (*how)(void))
 {
 	unsigned int tried = 0;
 
 	mark = how;
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < ALL_BEFORE; i++)
 		tried += try_schedules(before[i]);
 	assert_true(tried > 500);
 }
@@ -297,48 +290,39 @@ static int teardown(void **state)
 
 static void a_word_is_marked_in_every_order(void **state)
 {
-	try_all(mark_a_word, ALL_BEFORE);
+	try_all(mark_a_word);
 }
 
 static void a_batch_is_marked_in_every_order(void **state)
 {
-	try_all(mark_a_batch, 2);
+	try_all(mark_a_batch);
 }
 
 static void a_range_is_marked_in_every_order(void **state)
 {
-	try_all(mark_a_range, ALL_BEFORE);
+	try_all(mark_a_range);
 }
 
 /*
- * Another thread has half marked the page: it has set the leaf bit, but no summary yet. A second
+ * Another marker has half marked the page: it has set the leaf bit, but no summary yet. A second
  * mark finds the page already marked; once it returns, a taker must still find the page.
  */
 static void a_mark_does_not_rely_on_another_unfinished_mark(void **state)
 {
-	pthread_t marker;
-
 	mark = mark_a_word;
 	memory = copy = 0;
-	next_marker_step = 0;
-	turns.marker_done = false;
-	turns.marker_turn = true;
-	pthread_create(&marker, NULL, run_marker, NULL);
-	pthread_mutex_lock(&turns.lock);
-	wait_for_turn(false);
-	pthread_mutex_unlock(&turns.lock);
+	start_marker();
 	let_marker_step();
 	memory = 1;
 	mark_a_word();
 	take_all();
-	while (!turns.marker_done)
-		let_marker_step();
-	pthread_join(marker, NULL);
+	finish_marker();
 	assert_int_equal(copy, memory);
 }
 
 int main(void)
 {
+	static _Alignas(64) char stack[1 << 16];
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(a_word_is_marked_in_every_order, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_mark_does_not_rely_on_another_unfinished_mark,
@@ -347,5 +331,6 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_range_is_marked_in_every_order, setup, teardown),
 	};
 
+	sim_context_make(&turns.marker, stack, sizeof(stack), marker_main);
 	return RUN_TESTS("page_set, step by step", tests);
 }
