@@ -66,7 +66,7 @@ static int prepare_views(struct dl_cursor *cursor, struct dli_views *views)
 static int switch_on(struct dl_log *log, const struct dli_views *views)
 {
 	for (struct dli_view *view = views->first; view; view = view->link) {
-		int r = view->slot->logged ? 0 : dli_slot_logging_set(log, view->slot, true);
+		int r = dli_slot_logging_on(log, view->slot);
 
 		if (r)
 			return r;

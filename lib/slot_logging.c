@@ -9,6 +9,7 @@
 void dli_slot_logging_is(struct dl_log *log, struct dli_slot *slot, bool on)
 {
 	slot->logged = on;
+	slot->in_doubt = false;
 	slot->read_ns = dli_os_now_ns(log->vm.os);
 	/* A slot that is switched on has a new bitmap in the kernel. */
 	dli_owed_forget(&slot->owed);
@@ -27,11 +28,29 @@ int dli_slot_logging_set(struct dl_log *log, struct dli_slot *slot, bool on)
 	};
 	int r = dli_memslot_set(&log->vm, &memslot);
 
-	if (r < 0)
+	if (r < 0) {
+		slot->in_doubt = true;
 		return dli_log_fail(log, on ? DLI_LOGGING_NOT_ON : DLI_LOGGING_NOT_OFF, slot->slot,
 				    r);
+	}
 	dli_slot_logging_is(log, slot, on);
 	return 0;
+}
+
+int dli_slot_logging_on(struct dl_log *log, struct dli_slot *slot)
+{
+	int r;
+
+	if (slot->logged && !slot->in_doubt)
+		return 0;
+	/* Only a slot that was off has all its pages protected when it is switched on. */
+	r = slot->in_doubt ? dli_slot_logging_set(log, slot, false) : 0;
+	return r ? r : dli_slot_logging_set(log, slot, true);
+}
+
+int dli_slot_logging_off(struct dl_log *log, struct dli_slot *slot)
+{
+	return slot->logged || slot->in_doubt ? dli_slot_logging_set(log, slot, false) : 0;
 }
 
 int dli_slot_logging_stop(struct dl_log *log)
@@ -41,7 +60,7 @@ int dli_slot_logging_stop(struct dl_log *log)
 	int first = 0;
 
 	while ((slot = dli_slot_next(&walk))) {
-		int r = slot->logged && !slot->views ? dli_slot_logging_set(log, slot, false) : 0;
+		int r = slot->views ? 0 : dli_slot_logging_off(log, slot);
 
 		if (r && !first)
 			first = r;
@@ -56,13 +75,13 @@ int dli_slot_logging_restart(struct dl_log *log)
 	int first = 0, r;
 
 	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
-		r = slot->logged ? dli_slot_logging_set(log, slot, false) : 0;
+		r = dli_slot_logging_off(log, slot);
 		if (r && !first)
 			first = r;
 	}
 	/* Even if a slot failed to switch off, the others must not stay off. */
 	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
-		r = slot->views && !slot->logged ? dli_slot_logging_set(log, slot, true) : 0;
+		r = slot->views ? dli_slot_logging_on(log, slot) : 0;
 		if (r)
 			return first ? first : r;
 	}

@@ -12,9 +12,17 @@
 
 /*
  * Sets the KVM flags of an existing slot, with or without logging. Under INITIALLY_SET all pages of
- * a slot that is switched on are owed, so the caller makes them pending for every cursor.
+ * a slot that is switched on are owed, so the caller makes them pending for every cursor. After an
+ * error KVM may have done it all the same: the slot is in doubt until another call succeeds.
  */
 int dli_slot_logging_set(struct dl_log *log, struct dli_slot *slot, bool on);
+
+/*
+ * The same, but nothing where it is known that logging is on already, or off. A slot in doubt is
+ * switched off first: what no cursor covered may be writable without an entry in a ring.
+ */
+int dli_slot_logging_on(struct dl_log *log, struct dli_slot *slot);
+int dli_slot_logging_off(struct dl_log *log, struct dli_slot *slot);
 
 /* Records that KVM has the slot with, or without, logging. */
 void dli_slot_logging_is(struct dl_log *log, struct dli_slot *slot, bool on);

@@ -90,8 +90,10 @@ static int create_in_kvm(struct dl_log *log, const struct dl_slot *s, struct dli
 	bool logging = slot->views;
 	int r;
 
-	if (s->flags & DL_SLOT_EXISTS)
-		return logging ? dli_slot_logging_set(log, slot, true) : 0;
+	if (s->flags & DL_SLOT_EXISTS) {
+		slot->in_doubt = true;
+		return logging ? dli_slot_logging_on(log, slot) : 0;
+	}
 	r = set_in_kvm(log, s, logging);
 	if (!r)
 		dli_slot_logging_is(log, slot, logging);
@@ -208,21 +210,25 @@ static void uncover(struct dl_log *log, struct dli_slot *slot)
 	}
 	dli_views_drop(&views);
 	/* A failure is noted. Until it is switched off its writes are recorded for nobody. */
-	if (slot->logged && !slot->views)
-		(void)dli_slot_logging_set(log, slot, false);
+	if (!slot->views)
+		(void)dli_slot_logging_off(log, slot);
 }
 
-/* One ioctl for all that KVM must know. */
+/* One ioctl for all that KVM must know, unless it is not known what KVM has. */
 static int change_in_kvm(struct dl_log *log, const struct dl_slot *s, struct dli_slot *slot,
 			 bool moved)
 {
+	int r = slot->in_doubt ? dli_slot_logging_off(log, slot) : 0;
 	bool logging = slot->logged || slot->views;
-	int r;
 
-	if (!moved && slot->kvm_flags == s->kvm_flags && logging == slot->logged)
-		return 0;
+	if (r || (!moved && slot->kvm_flags == s->kvm_flags && logging == slot->logged))
+		return r;
 	r = set_in_kvm(log, s, logging);
-	if (!r && logging != slot->logged)
+	if (logging == slot->logged)
+		return r;
+	if (r)
+		slot->in_doubt = true;
+	else
 		dli_slot_logging_is(log, slot, logging);
 	return r;
 }

@@ -42,6 +42,7 @@ struct dli_slot {
 	struct dli_alias *aliases; /* by age; aliases.h */
 	uint32_t n_aliases;
 	bool logged;	  /* KVM has KVM_MEM_LOG_DIRTY_PAGES on it */
+	bool in_doubt;	  /* a call that failed, or another program, may have changed that */
 	uint64_t read_ns; /* its bitmap was read, or its logging switched on or off */
 	/* Under the log's lock: watch.h. */
 	uint64_t watched_at;	 /* the VMM's second mapping of the memory; 0: not watched */

@@ -58,9 +58,9 @@ static void an_adopted_slot_is_left_alone_until_it_is_logged(void **state)
 	adopt();
 	assert_int_equal(regions.calls, 0);
 	scene_write(new_slot, 0, SMALL_PAGES);
-	/* One call for it, among those of all slots. */
+	/* Two calls for it, among those of all slots: whether it was logged is not known. */
 	rig_join(rig, 0);
-	assert_int_equal(regions.calls, 4);
+	assert_int_equal(regions.calls, 5);
 	assert_int_equal(rig_pass(rig, 0), (RAM_PAGES + 3 * SMALL_PAGES) * rig->page_bytes);
 	rig_pass(rig, 0);
 	scene_write(new_slot, 3, 40);
@@ -82,7 +82,7 @@ static void a_slot_is_adopted_while_others_are_logged(void **state)
 	ways_spy()->intercept = note_region;
 	regions.calls = 0;
 	adopt();
-	assert_int_equal(regions.calls, 1);
+	assert_int_equal(regions.calls, 2);
 	assert_true(regions.last.flags & KVM_MEM_LOG_DIRTY_PAGES);
 	ways_spy()->intercept = NULL;
 	scene_write(new_slot, 10, 10);

@@ -156,8 +156,7 @@ static void arm_fault(const struct op *op)
 		fault.error = EBADF;
 	if (fault.kind == FAULT_MMAP)
 		fault.error = ENOMEM;
-	/* No caller can cope with a slot ioctl that did its work and then fails. */
-	if (fault.kind == FAULT_REGION || fault.kind == FAULT_ENABLE_CAP)
+	if (fault.kind == FAULT_ENABLE_CAP)
 		fault.after = false;
 	faults_arm(&fault);
 }

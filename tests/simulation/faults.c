@@ -176,6 +176,40 @@ static int reset_rings(int fd)
 	return r;
 }
 
+static struct kvm_userspace_memory_region *region_of(uint32_t slot)
+{
+	struct faults *faults = &world.faults;
+
+	for (uint32_t i = 0; i < faults->n_regions; i++)
+		if (faults->regions[i].slot == slot)
+			return &faults->regions[i];
+	if (faults->n_regions == FAULTS_REGIONS)
+		sim_fail(SIM_MISUSE, "too many slot numbers");
+	return &faults->regions[faults->n_regions++];
+}
+
+/*
+ * No caller can cope with a slot that was created, moved or deleted by a call which then fails. The
+ * library can with one that only switches logging.
+ */
+static int set_region(int fd, struct kvm_userspace_memory_region *region)
+{
+	struct kvm_userspace_memory_region *now = region_of(region->slot);
+	bool only_flags = now->memory_size && now->memory_size == region->memory_size &&
+			  now->guest_phys_addr == region->guest_phys_addr;
+	struct fault fault;
+	bool fails = faults_meet(FAULT_REGION, &fault);
+	int r;
+
+	if (fails && !(fault.after && only_flags))
+		return failure(&fault);
+	r = pass_on(fd, KVM_SET_USER_MEMORY_REGION, region);
+	if (r < 0)
+		return r;
+	*now = *region;
+	return fails ? failure(&fault) : r;
+}
+
 static int slot_call(int fd, unsigned long request, void *arg)
 {
 	int r;
@@ -187,7 +221,7 @@ static int slot_call(int fd, unsigned long request, void *arg)
 	else if (request == KVM_CLEAR_DIRTY_LOG)
 		r = fail_or_pass_on(FAULT_CLEAR, fd, request, arg);
 	else
-		r = fail_or_pass_on(FAULT_REGION, fd, request, arg);
+		r = set_region(fd, arg);
 	world.slot_calls_running--;
 	sim_trace("%s slot %#x = %d",
 		  request == KVM_GET_DIRTY_LOG	   ? "GET"

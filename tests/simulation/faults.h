@@ -7,6 +7,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <linux/kvm.h>
+
 #include <dirtylog/os.h>
 
 enum fault_kind {
@@ -25,7 +27,7 @@ enum fault_kind {
 	FAULT_KINDS,
 };
 
-enum { FAULTS_AT_ONCE = 8 };
+enum { FAULTS_AT_ONCE = 8, FAULTS_REGIONS = 64 };
 
 struct fault {
 	uint8_t kind;
@@ -41,6 +43,9 @@ struct faults {
 	uint64_t errors_met[3]; /* bit set of the errno values that a caller may see in this run */
 	uint64_t met;
 	bool reset_faulty; /* a reset of this run misbehaved */
+	/* As KVM has them. A size of 0: it was deleted. */
+	struct kvm_userspace_memory_region regions[FAULTS_REGIONS];
+	uint32_t n_regions;
 };
 
 extern const char *const fault_names[FAULT_KINDS];

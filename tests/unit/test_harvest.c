@@ -433,6 +433,32 @@ static void a_failed_repair_is_retried(void **state)
 	}
 }
 
+/* Pages are written after it, and lost: switching on what is on would not protect them. */
+static void a_repair_whose_failed_call_did_its_work_is_repeated_whole(void **state)
+{
+	for (uint32_t skip = 0; skip < 4; skip++) {
+		const struct model_fault fault = { .request = KVM_SET_USER_MEMORY_REGION,
+						   .skip = skip,
+						   .times = 1,
+						   .error = ENOMEM,
+						   .after = true };
+
+		begin(0, DL_MODE_RING, 256);
+		overflow(0);
+		assert_int_equal(model_fault(guest.model, &fault), 0);
+		assert_int_equal(guest_harvest(&guest, 0), -ENOMEM);
+		write_pages(1, OTHER_PAGE + 7, 1);
+		overflow(1);
+		assert_int_equal(guest_harvest(&guest, 0), 0);
+		assert_int_equal(guest_pass(&guest, 0, NULL, 0), -1);
+		for (uint64_t page = 7; page <= OTHER_PAGE + 7; page += OTHER_PAGE) {
+			write_pages(0, page, 1);
+			expect_pass(0, page, 1);
+		}
+		guest_close(&guest);
+	}
+}
+
 static void a_slot_that_stays_off_fails_every_harvest(void **state)
 {
 	begin(0, DL_MODE_RING, 256);
@@ -466,6 +492,7 @@ int main(void)
 		cmocka_unit_test(an_overflow_protects_all_pages_and_then_marks_them),
 		cmocka_unit_test(a_paused_pass_protects_all_pages_too),
 		cmocka_unit_test(a_failed_repair_is_retried),
+		cmocka_unit_test(a_repair_whose_failed_call_did_its_work_is_repeated_whole),
 		cmocka_unit_test(a_slot_that_stays_off_fails_every_harvest),
 	};
 

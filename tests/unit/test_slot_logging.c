@@ -114,6 +114,83 @@ static void a_failure_is_noted_and_changes_nothing(void **state)
 	assert_non_null(strstr(text, "switched on (slot 1 of address space 0"));
 }
 
+static void fail_slot_afterwards(uint32_t number)
+{
+	const struct model_fault fault = { .request = KVM_SET_USER_MEMORY_REGION,
+					   .times = 1,
+					   .error = EIO,
+					   .after = true,
+					   .only_slot = true,
+					   .slot = number };
+
+	assert_int_equal(model_fault(guest.model, &fault), 0);
+}
+
+/* Slot 1 is at 1000; a write there must be in the next pass. */
+static void expect_slot_1_logged(struct dl_cursor *cursor)
+{
+	struct guest_vcpu *vcpu = guest_vcpu(&guest, true);
+	uint64_t page;
+
+	assert_int_equal(guest_pass_of(&guest, cursor, 0, NULL, 0), -1);
+	assert_int_equal(guest_write(&guest, vcpu, 0, 1007), 0);
+	assert_int_equal(guest_pass_of(&guest, cursor, 0, &page, 1), 1);
+	assert_int_equal(page, 1007);
+}
+
+/* KVM has switched the slot off, and says that it failed. Nobody hears of it: a cursor is gone. */
+static void a_slot_in_doubt_is_switched_on_for_another_cursor(void **state)
+{
+	struct dl_cursor *display, *later;
+
+	guest_leave(&guest);
+	assert_int_equal(guest_new_cursor(&guest, DL_CURSOR_ONE_SLOT, 0, &display), 0);
+	assert_int_equal(guest_new_cursor(&guest, DL_CURSOR_ONE_SLOT, 1, &later), 0);
+	fail_slot_afterwards(1);
+	dl_cursor_free(later);
+	assert_true(slot_of(1)->in_doubt);
+	assert_int_equal(guest_new_cursor(&guest, 0, 0, &later), 0);
+	expect_slot_1_logged(later);
+	dl_cursor_free(later);
+	dl_cursor_free(display);
+}
+
+/* The same, by DL_SLOT_WANTED. */
+static void a_slot_in_doubt_is_switched_on_if_it_is_wanted_again(void **state)
+{
+	struct dl_slot wanted = guest_slot(&guest, 1, 1000, guest_memory(&guest, PAGES), 0, PAGES);
+	struct dl_cursor *cursor;
+
+	guest_leave(&guest);
+	assert_int_equal(dl_slot_remove(guest.log, 1, 0, NULL, 0), 0);
+	assert_int_equal(guest_new_cursor(&guest, DL_CURSOR_WANTED, 0, &cursor), 0);
+	wanted.flags = DL_SLOT_WANTED;
+	assert_int_equal(dl_slot_set(guest.log, &wanted), 0);
+	fail_slot_afterwards(1);
+	wanted.flags = 0;
+	assert_int_equal(dl_slot_set(guest.log, &wanted), 0);
+	assert_true(slot_of(1)->in_doubt);
+	wanted.flags = DL_SLOT_WANTED;
+	assert_int_equal(dl_slot_set(guest.log, &wanted), 0);
+	expect_slot_1_logged(cursor);
+	/* And on, where that failed: the call says so, and leaves it off. */
+	wanted.flags = 0;
+	assert_int_equal(dl_slot_set(guest.log, &wanted), 0);
+	wanted.flags = DL_SLOT_WANTED;
+	fail_slot_afterwards(1);
+	assert_int_equal(dl_slot_set(guest.log, &wanted), -EIO);
+	assert_true(slot_of(1)->in_doubt);
+	wanted.flags = 0;
+	assert_int_equal(dl_slot_set(guest.log, &wanted), 0);
+	assert_false(slot_of(1)->in_doubt);
+	wanted.flags = DL_SLOT_WANTED;
+	fail_slot_afterwards(1);
+	assert_int_equal(dl_slot_set(guest.log, &wanted), -EIO);
+	assert_int_equal(dl_slot_set(guest.log, &wanted), 0);
+	expect_slot_1_logged(cursor);
+	dl_cursor_free(cursor);
+}
+
 /* The pages were written, so they are writable. After the restart every write is seen. */
 static void a_restart_protects_every_page(void **state)
 {
@@ -229,6 +306,8 @@ int main(void)
 		logging_test(only_slots_that_nobody_covers_are_switched_off),
 		logging_test(switching_off_continues_after_a_failure),
 		logging_test(a_failure_is_noted_and_changes_nothing),
+		logging_test(a_slot_in_doubt_is_switched_on_for_another_cursor),
+		logging_test(a_slot_in_doubt_is_switched_on_if_it_is_wanted_again),
 		logging_test(a_restart_protects_every_page),
 		logging_test(a_restart_switches_the_other_slots_on_if_one_fails),
 		logging_test(a_second_restart_completes_one_that_failed),
