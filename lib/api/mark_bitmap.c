@@ -75,14 +75,14 @@ static uint64_t chunk_words(const struct dli_foreign *foreign)
 	return CHUNK_PAGES >> shift ? CHUNK_PAGES >> shift : 1;
 }
 
-/* False if nothing is logged (any more). */
+/* False if nothing is logged or audited (any more). */
 static bool mark_chunk(struct dl_log *log, const struct dli_foreign *foreign, uint64_t word,
 		       uint64_t end, struct dli_foreign_result *result)
 {
 	bool on;
 
 	dli_rcu_read_lock();
-	on = dli_log_is_on(log);
+	on = dli_log_wants_marks(log);
 	if (on)
 		dli_foreign_mark(foreign, dli_slots_table(&log->slots), word, end, result);
 	dli_rcu_read_unlock();

@@ -15,6 +15,12 @@ struct region {
 	struct dli_audit *audit;     /* NULL: marks of the slot are not audited */
 };
 
+/* A bit is taken only for a cursor: an audit alone just hears of it. */
+static inline bool wants_bits(const struct region *region)
+{
+	return region->target || region->audit;
+}
+
 struct marker {
 	const struct dli_foreign *foreign;
 	const struct dli_slot_table *table;
@@ -59,11 +65,12 @@ static inline uint64_t swap(const struct dli_foreign *foreign, uint64_t word)
  * page from the set. If a page were marked before its bit is taken, a consumer could read it, the
  * device write it again and find its bit set, and then the bit would vanish: a lost write.
  */
-static inline uint64_t get_bits(const struct dli_foreign *foreign, uint64_t word, uint64_t mask)
+static inline uint64_t get_bits(const struct dli_foreign *foreign, uint64_t word, uint64_t mask,
+				bool take)
 {
 	_Atomic uint64_t *at = &foreign->words[word];
 
-	if (!foreign->take)
+	if (!foreign->take || !take)
 		return swap(foreign, atomic_load_explicit(at, memory_order_acquire)) & mask;
 	return swap(foreign,
 		    atomic_fetch_and_explicit(at, swap(foreign, ~mask), memory_order_acquire)) &
@@ -80,6 +87,8 @@ static void flush(struct marker *m)
 	m->bits = 0;
 	if (m->region.audit)
 		dli_audit_mark_bits(m->region.audit, m->word, bits);
+	if (!m->region.target)
+		return;
 	m->new_pages += dli_page_set_mark_word(m->region.target, m->word, bits);
 	first = m->region.first +
 		((m->word * 64 + (uint32_t)__builtin_ctzll(bits)) << m->foreign->host_shift);
@@ -167,11 +176,11 @@ static void mark_inside(struct marker *m, uint64_t word, uint64_t mask, uint64_t
 {
 	uint64_t bits;
 
-	if (!m->region.target) {
+	if (!wants_bits(&m->region)) {
 		m->result->outside |= !m->region.is_slot;
 		return;
 	}
-	bits = get_bits(m->foreign, word, mask);
+	bits = get_bits(m->foreign, word, mask, m->region.target);
 	if (!bits)
 		return;
 	if (m->foreign->foreign_shift == m->foreign->host_shift)
@@ -180,19 +189,24 @@ static void mark_inside(struct marker *m, uint64_t word, uint64_t mask, uint64_t
 		add_other_pages(m, gpa, bits);
 }
 
-/* Marks the parts of [gpa, last] that cursors cover. With only_look it says whether there are. */
-static bool mark_parts(struct marker *m, uint64_t gpa, uint64_t last, bool only_look)
+enum parts { NO_PART, AUDITED_PART, COVERED_PART };
+
+/* Marks the parts of [gpa, last] that somebody wants. With only_look it says who does. */
+static enum parts mark_parts(struct marker *m, uint64_t gpa, uint64_t last, bool only_look)
 {
 	uint32_t shift = m->foreign->host_shift;
-	bool any = false;
+	enum parts any = NO_PART;
 
 	for (;;) {
 		uint64_t end;
 
 		enter_region(m, gpa);
 		end = m->region.last < last ? m->region.last : last;
-		any |= m->region.target != NULL;
-		if (m->region.target && !only_look)
+		if (m->region.target)
+			any = COVERED_PART;
+		else if (m->region.audit && !any)
+			any = AUDITED_PART;
+		if (wants_bits(&m->region) && !only_look)
 			add_pages(m, (gpa - m->region.first) >> shift,
 				  (end - m->region.first) >> shift);
 		if (end == last)
@@ -204,7 +218,9 @@ static bool mark_parts(struct marker *m, uint64_t gpa, uint64_t last, bool only_
 /* Marks a bit whose page, [gpa, last], lies in several regions: some part of it is in a slot. */
 static void mark_split(struct marker *m, uint64_t word, uint64_t bit, uint64_t gpa, uint64_t last)
 {
-	if (mark_parts(m, gpa, last, true) && get_bits(m->foreign, word, bit))
+	enum parts any = mark_parts(m, gpa, last, true);
+
+	if (any && get_bits(m->foreign, word, bit, any == COVERED_PART))
 		mark_parts(m, gpa, last, false);
 }
 

@@ -333,6 +333,26 @@ FIRST = [
     ("cells after the wraparound are not copied", "ring/ring.c",
      "\tstop = copy_cells(ring->cells, ring->cells + room - before_turn, to);",
      "\tstop = ring->cells;", "unit/unit-ring"),
+    # Flags of slots.
+    ("a failed flag ioctl leaves no doubt", "slot_logging.c",
+     "\t\tslot->in_doubt = true;\n", "", "unit/unit-slot_logging"),
+    ("a slot in doubt is not switched off", "slot_logging.c",
+     "return slot->logged || slot->in_doubt ?", "return slot->logged ?",
+     "unit/unit-slot_logging"),
+    ("a slot in doubt is on if it was", "slot_logging.c",
+     "\tif (slot->logged && !slot->in_doubt)\n", "\tif (slot->logged)\n",
+     "unit/unit-slot_logging"),
+    ("a slot in doubt is only switched on", "slot_logging.c",
+     "\tr = slot->in_doubt ? dli_slot_logging_set(log, slot, false) : 0;", "\tr = 0;",
+     "unit/unit-slot"),
+    ("a set of a slot trusts what is in doubt", "api/slot.c",
+     "\tint r = slot->in_doubt ? dli_slot_logging_off(log, slot) : 0;", "\tint r = 0;",
+     "unit/unit-slot_logging"),
+    ("a set that fails leaves no doubt", "api/slot.c",
+     "\tif (r)\n\t\tslot->in_doubt = true;\n\telse\n", "\tif (!r)\n",
+     "unit/unit-slot_logging"),
+    ("a slot that exists is not in doubt", "api/slot.c",
+     "\t\tslot->in_doubt = true;\n\t\treturn", "\t\treturn", "unit/unit-slot"),
 ]
 
 PLANTED = FIRST + MORE

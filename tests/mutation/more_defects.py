@@ -18,26 +18,6 @@ MORE = [
      "\tp->whole_words |= p->slot ? p->slot->pages / 64 : 0;", "unit/unit-publish"),
     ("new pages are counted for the next slot", "pages/publish.c",
      "\tleave_slot(p);\n\tp->slot_number", "\tp->slot_number", "unit/unit-publish"),
-    # Flags of slots.
-    ("a failed flag ioctl leaves no doubt", "slot_logging.c",
-     "\t\tslot->in_doubt = true;\n", "", "unit/unit-slot_logging"),
-    ("a slot in doubt is not switched off", "slot_logging.c",
-     "return slot->logged || slot->in_doubt ?", "return slot->logged ?",
-     "unit/unit-slot_logging"),
-    ("a slot in doubt is on if it was", "slot_logging.c",
-     "\tif (slot->logged && !slot->in_doubt)\n", "\tif (slot->logged)\n",
-     "unit/unit-slot_logging"),
-    ("a slot in doubt is switched on without being switched off", "slot_logging.c",
-     "\tr = slot->in_doubt ? dli_slot_logging_set(log, slot, false) : 0;", "\tr = 0;",
-     "unit/unit-slot"),
-    ("a set of a slot trusts what is in doubt", "api/slot.c",
-     "\tint r = slot->in_doubt ? dli_slot_logging_off(log, slot) : 0;", "\tint r = 0;",
-     "unit/unit-slot_logging"),
-    ("a set that fails leaves no doubt", "api/slot.c",
-     "\tif (r)\n\t\tslot->in_doubt = true;\n\telse\n", "\tif (!r)\n",
-     "unit/unit-slot_logging"),
-    ("a slot that exists is not in doubt", "api/slot.c",
-     "\t\tslot->in_doubt = true;\n\t\treturn", "\t\treturn", "unit/unit-slot"),
     # Page sets and their summaries.
     ("the summaries of a range are set before its pages", "pages/page_set.c",
      ("\tuint64_t new_pages = 0;\n\n\tfor (uint64_t word = first_word; word < end_word; word++) {",
@@ -148,6 +128,13 @@ MORE = [
      "\t\tif (other != view)", "\t\tif (0)", "process/process-faults"),
     ("marks are pending for an audit", "cursor.c",
      "\t\tpages += dli_cursor_is_audit(cursor) ?", "\t\tpages += 0 ?", "unit/unit-watch_audit"),
+    ("an audit does not hear of foreign logs", "api/mark_bitmap.c",
+     "\ton = dli_log_wants_marks(log);", "\ton = dli_log_is_on(log);", "unit/unit-watch_audit"),
+    ("an audit takes the bits of foreign logs", "pages/foreign.c",
+     "\tif (!foreign->take || !take)", "\tif (!foreign->take)", "unit/unit-watch_audit"),
+    ("an audit takes the bit of a foreign page of two slots", "pages/foreign.c",
+     "\tif (any && get_bits(m->foreign, word, bit, any == COVERED_PART))",
+     "\tif (any && get_bits(m->foreign, word, bit, true))", "unit/unit-watch_audit"),
     ("an audit hands out marks", "api/read.c",
      "\tif (dli_cursor_is_audit(cursor))\n\t\treturn dli_page_set_take",
      "\tif (0)\n\t\treturn dli_page_set_take", "unit/unit-watch_audit"),
@@ -428,13 +415,13 @@ MORE = [
      "\t\tif (!is_in_flight(map", "unit/unit-page_set"),
     # Foreign logs.
     ("a foreign log's page is marked before its bit is taken", "pages/foreign.c",
-     "\tbits = get_bits(m->foreign, word, mask);\n\tif (!bits)\n\t\treturn;\n"
+     "\tbits = get_bits(m->foreign, word, mask, m->region.target);\n\tif (!bits)\n\t\treturn;\n"
      "\tif (m->foreign->foreign_shift == m->foreign->host_shift)\n"
      "\t\tadd_same_pages(m, gpa, bits);\n\telse\n\t\tadd_other_pages(m, gpa, bits);\n",
      "\tbits = swap(m->foreign, load_relaxed(m->foreign, word)) & mask;\n\tif (!bits)\n"
      "\t\treturn;\n\tif (m->foreign->foreign_shift == m->foreign->host_shift)\n"
      "\t\tadd_same_pages(m, gpa, bits);\n\telse\n\t\tadd_other_pages(m, gpa, bits);\n"
-     "\tflush(m);\n\t(void)get_bits(m->foreign, word, mask);\n", "race/race-foreign"),
+     "\tflush(m);\n\t(void)get_bits(m->foreign, word, mask, true);\n", "race/race-foreign"),
     ("a foreign log's bit is taken without acquire", "pages/foreign.c",
      "swap(foreign, ~mask), memory_order_acquire)", "swap(foreign, ~mask), memory_order_relaxed)",
      "race/protocols.py"),
@@ -451,8 +438,8 @@ MORE = [
      "\tatomic_store_explicit(at, before & swap(foreign, ~mask), memory_order_release);\n"
      "\treturn swap(foreign, before) & mask;", "race/race-foreign"),
     ("a foreign log's bits of memory that no cursor covers are taken", "pages/foreign.c",
-     "\tif (!m->region.target) {\n", "\tif (!m->region.target) {\n"
-     "\t\t(void)get_bits(m->foreign, word, mask);\n", "unit/unit-mark_bitmap"),
+     "\tif (!wants_bits(&m->region)) {\n", "\tif (!wants_bits(&m->region)) {\n"
+     "\t\t(void)get_bits(m->foreign, word, mask, true);\n", "unit/unit-mark_bitmap"),
     ("the last word of a foreign log's slot is not marked", "pages/foreign.c",
      "\tleave_region(m);\n\tif (any && range", "\tm->bits = 0;\n\tif (any && range"),
     ("the last word of a foreign log's chunk is not marked", "pages/foreign.c",
@@ -468,8 +455,8 @@ MORE = [
      "mask = bits_up_to(bit, at, m->region.last, shift);", "unit/unit-mark_bitmap"),
     ("a foreign log's chunk is no read section", "api/mark_bitmap.c",
      ("\tdli_rcu_read_lock();\n", "\tdli_rcu_read_unlock();\n"), ("", "")),
-    ("a foreign log is taken while nothing is logged", "api/mark_bitmap.c",
-     "\ton = dli_log_is_on(log);\n", "\ton = true;\n", "unit/unit-mark_bitmap"),
+    ("a foreign log is marked while nothing is logged", "api/mark_bitmap.c",
+     "\ton = dli_log_wants_marks(log);\n", "\ton = true;\n", "unit/unit-mark_bitmap"),
     ("what a second log takes from the first is not missed", "ring/reset.c",
      "\treturn begun != ended &&", "\treturn false && begun != ended &&", "unit/unit-second_log"),
     ("a second log makes everything pending that takes nothing", "ring/drain.c",

@@ -91,6 +91,8 @@ PLAN = [
      "\treturn true || atomic_load_explicit(&slots->planned,", NEWS),
     ("the rest of the switch may take the whole downtime", "api/plan.c",
      " || !has_time_for_memory(goal))", ")", "unit/unit-plan"),
+    ("a plan counts what two slots map twice", "measure.c",
+     "\tr = dli_aliases_move(cursor);\n", "\tr = 0;\n", "unit/unit-plan_looks"),
     ("pages that wait for the plan's cursor are new again", "pages/publish.c",
      "known = bits & dli_page_set_pending_bits(p->planned, word);", "known = 0;", NEWS),
     ("a word of which a page waits has nothing new", "pages/publish.c",

@@ -51,6 +51,48 @@ static void a_mark_after_the_scan_is_in_time(void **state)
 	assert_int_equal(missed(), 0);
 }
 
+/* Marks one foreign page, of n pages. */
+static void mark_foreign(uint64_t first_page, uint64_t n, uint64_t *word)
+{
+	const struct dl_bitmap bitmap = {
+		.size = sizeof(bitmap),
+		.flags = DL_BITMAP_TAKE,
+		.gpa = first_page * guest.page_bytes,
+		.bytes = 64 * n * guest.page_bytes,
+		.page_bytes = n * guest.page_bytes,
+	};
+	uint64_t marked = 1;
+
+	assert_int_equal(dl_mark_bitmap(guest.log, &bitmap, word, 1, &marked), 0);
+	assert_int_equal(marked, 0);
+}
+
+/* A mark is a mark, whoever names the page, and whether or not a cursor covers the slot. */
+static void a_foreign_log_marks_for_an_audit_too(void **state)
+{
+	struct dl_cursor *audit;
+	uint64_t word = 3 << 5;
+
+	set_slot(0, 0, PAGES, 0);
+	set_slot(1, PAGES, PAGES, 0);
+	watch(DL_WATCH_AUDIT);
+	audit = join(DL_CURSOR_MISSED);
+	expect_empty_pass(audit);
+	for (uint64_t page = 5; page < 8; page++)
+		device_writes(page);
+	device_writes(PAGES - 1);
+	mark_foreign(0, 1, &word);
+	/* Nobody sends these pages: the bits stay for a cursor that will. */
+	assert_int_equal(word, 3 << 5);
+	/* A foreign page of two slots, of which one is audited. */
+	word = 1;
+	mark_foreign(PAGES / 16 * 16, 16, &word);
+	assert_int_equal(word, 1);
+	expect_empty_pass(audit);
+	expect_missed(audit, 7, 1);
+	assert_int_equal(missed(), 1);
+}
+
 /* No slot is logged, no ring drained, no bitmap read: the audit needs none of it. */
 static void an_audit_works_alone(void **state)
 {
@@ -314,6 +356,7 @@ int main(void)
 		rule_tests(an_audit_works_alone),
 		rule_tests(a_cursor_that_logs_comes_after_the_audit),
 		rule_test(ring, every_kind_of_mark_counts),
+		rule_test(ring, a_foreign_log_marks_for_an_audit_too),
 		rule_tests(a_take_shows_what_was_missed),
 		rule_test(ring, an_audit_covers_audited_slots_only),
 		rule_test(ring, flags_that_do_not_go_with_an_audit),
