@@ -3,6 +3,7 @@
 
 #include "planner.h"
 
+#include "aliases.h"
 #include "collect.h"
 #include "plan/goal.h"
 
@@ -173,10 +174,15 @@ static int look_at_cursor(struct dl_plan *plan, uint64_t unsent_bytes, struct dl
 {
 	struct dl_cursor *cursor = plan->cursor;
 	uint64_t pages;
+	int r;
 
 	if (!cursor)
 		return dli_log_fail(plan->log, DLI_CURSOR_FREED, DLI_NO_NUMBER, -ECANCELED);
 	dli_cursor_distribute(cursor);
+	/* As a pass begins: what several slots map is sent once. */
+	r = dli_aliases_move(cursor);
+	if (r)
+		return r;
 	pages = dli_cursor_pending_pages(cursor) + dli_cursor_in_flight_pages(cursor);
 	look->pending = (double)(pages << cursor->page_shift) + (double)unsent_bytes;
 	look->passes = ring_count_of(&cursor->passes);

@@ -317,6 +317,8 @@ static void limits(struct tour *tour)
 		TOUR(tour, TOUR_KICKS, dl_log_kicks(guest->log, cookies, 2));
 		TOUR(tour, TOUR_PAUSE_DUE, dl_vcpu_pause_due(vcpu, &pause_ns));
 		tour_write(tour, 1, 0, (uint64_t)looks);
+		if (tour->exists[OTHER_SPACE])
+			tour_write(tour, 1, 1, (uint64_t)looks);
 		TOUR(tour, TOUR_PLAN_SENT, dl_plan_sent(plan, 4096, 300000000));
 		TOUR(tour, TOUR_PLAN_NEXT, dl_plan_next(plan, 0, &advice));
 		tour_pass(tour, 0);

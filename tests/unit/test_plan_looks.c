@@ -63,6 +63,24 @@ static void several_channels_are_one_wire(void **state)
 	assert_int_equal(advice.wire_bytes_per_s, 10000 * PAGE);
 }
 
+/* As SMM's address space does: each page is sent once, and is no reason to wait for a switch. */
+static void memory_that_two_slots_map_is_pending_once(void **state)
+{
+	struct dl_slot alias = guest_slot(&guest, 1 << 16, 0, &guest.blocks[0], 0, PAGES);
+
+	assert_int_equal(dl_slot_set(guest.log, &alias), 0);
+	look();
+	assert_int_equal(advice.pending_bytes, PAGES * PAGE);
+	take_all();
+	look();
+	assert_int_equal(advice.pending_bytes, 0);
+	for (uint32_t as_id = 0; as_id < 2; as_id++)
+		for (uint64_t page = 0; page < 100; page++)
+			assert_int_equal(guest_write(&guest, writer, as_id, page), 0);
+	look();
+	assert_int_equal(advice.pending_bytes, 100 * PAGE);
+}
+
 /* Otherwise a wire of 5000 pages a second seems to take 25,000. */
 static void a_piece_may_take_longer_than_a_look(void **state)
 {
@@ -155,6 +173,7 @@ int main(void)
 #define look_test(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 		look_test(several_channels_are_one_wire),
 		look_test(a_piece_may_take_longer_than_a_look),
+		look_test(memory_that_two_slots_map_is_pending_once),
 		look_test(after_an_overflow_everything_is_pending),
 		look_test(a_removed_vcpu_dirties_nothing),
 		look_test(a_slot_that_leaves_is_not_of_the_first_pass),
