@@ -29,9 +29,12 @@
  *   - contents are read after dl_cursor_read(), dl_cursor_take() or dl_slot_clear() has returned;
  *   - memory that anybody but a vCPU writes or discards (the VMM, a device model, vhost, a balloon)
  *     is written, then marked, then the guest is notified; what is written through the alias of
- *     dl_slot_watch(), while no thread has unmapped it, needs no mark;
- *   - all channels to a receiver are flushed between two passes of a cursor, and a receiver maps
- *     memory that several slots share as the source does;
+ *     dl_slot_watch(), while no thread unmaps it or ends its watch, needs no mark;
+ *   - a cursor that covers some slots only (WANTED, ONE_SLOT) covers all that map their memory, or
+ *     nobody writes through the others;
+ *   - all channels to a receiver are flushed between two passes of a cursor, and before a take of
+ *     pages that may be on their way; a receiver maps memory that several slots share as the source
+ *     does;
  *   - the last pass is _PAUSED: no vCPU is in KVM_RUN, devices are quiet, in-kernel state (an ITS)
  *     is saved; it is repeated, with a flush between, until dl_harvest() says that 0 bytes are
  *     pending;
@@ -452,7 +455,8 @@ DL_MUST_CHECK int dl_slot_clear(struct dl_log *log, uint32_t slot, uint64_t offs
  * Finds what the VMM, or the kernel for it, writes through alias, its second mapping of the slot's
  * memory: each harvest of a cursor that covers the slot makes that pending, marked or not.
  *   alias  page aligned, shared, mapped as long as it is watched. NULL ends it: what was written
- *          until then is pending. Memory of hugetlb is found in whole huge pages.
+ *          before the call is pending, and writes are marked from then on; the kernel forgets those
+ *          during the call. Memory of hugetlb is found in whole huge pages.
  *   flags  0 or DL_WATCH_AUDIT, which may change while alias stays: doc/watch.md
  * -ENOENT; -EINVAL: flags, alias (a slot's own memory too), a NO_LOG slot; -EEXIST: another slot's
  * watch has part of it; -EBUSY: the slot has another alias, or a userfaultfd (post-copy) has this;
@@ -710,7 +714,7 @@ DL_MUST_CHECK int dl_plan_sent(struct dl_plan *plan, uint64_t bytes, uint64_t bu
  * System calls: KVM_RESET_DIRTY_RINGS, rt_sigprocmask around it, clock_gettime(2) of the vCPUs'
  * threads, timerfd_settime(2); KVM_GET_DIRTY_LOG four times a second in bitmap mode with manual
  * protect, and when what is pending nearly fits the downtime; PAGEMAP_SCAN as often for watched
- * slots; after an overflow as dl_harvest().
+ * slots; KVM_CLEAR_DIRTY_LOG of memory that several slots map; after an overflow as dl_harvest().
  */
 DL_MUST_CHECK int dl_plan_next(struct dl_plan *plan, uint64_t unsent_bytes,
 			       struct dl_advice *advice);
