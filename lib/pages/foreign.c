@@ -35,20 +35,25 @@ static inline uint64_t load_relaxed(const struct dli_foreign *foreign, uint64_t 
 	return atomic_load_explicit(&foreign->words[word], memory_order_relaxed);
 }
 
+enum { LINE = 8 };
+
+/* Written out: the loads of a clean log are all that there is to do. */
+static inline uint64_t load_line(const struct dli_foreign *foreign, uint64_t word)
+{
+	uint64_t first = load_relaxed(foreign, word) | load_relaxed(foreign, word + 1) |
+			 load_relaxed(foreign, word + 2) | load_relaxed(foreign, word + 3);
+
+	return first | load_relaxed(foreign, word + 4) | load_relaxed(foreign, word + 5) |
+	       load_relaxed(foreign, word + 6) | load_relaxed(foreign, word + 7);
+}
+
 uint64_t dli_foreign_next(const struct dli_foreign *foreign, uint64_t word)
 {
-	enum { LINE = 8 };
 	uint64_t n = divide_up(foreign->bits, 64);
 
 	/* Most of a log is clean: look at it by the cache line. */
-	for (; word + LINE <= n; word += LINE) {
-		uint64_t any = 0;
-
-		for (uint64_t i = 0; i < LINE; i++)
-			any |= load_relaxed(foreign, word + i);
-		if (any)
-			break;
-	}
+	while (word + LINE <= n && !load_line(foreign, word))
+		word += LINE;
 	while (word < n && !load_relaxed(foreign, word))
 		word++;
 	return word;

@@ -49,7 +49,7 @@ static __attribute__((noinline)) uint64_t check_bits(struct publisher *p,
 
 	if (!p->slot || word->word > p->whole_words)
 		inside = 0;
-	else if (word->word == p->whole_words)
+	else
 		inside &= ~(~UINT64_C(0) << p->slot->pages % 64);
 	if (inside != word->bits) {
 		p->result.stale += (uint32_t)__builtin_popcountll(word->bits & ~inside);

@@ -35,9 +35,9 @@ REASONS = {
         "time. The row \"as above\" compares with a loop that has them. An extent is 64 bytes, "
         "all of them written",
     "many slots: repair":
-        "each slot's words and summaries lie in pages of memory of their own, which miss the caches "
-        "and the TLB once there are thousands of slots; the instructions of a slot, below, are the "
-        "same",
+        "each slot's words and summaries lie in pages of memory of their own, which miss the "
+        "caches and the TLB once there are thousands of slots; the instructions of a slot, below, "
+        "are the same",
     "mark: one page":
         "two fifths of the instructions look up and check, a fifth sets the page, and a third "
         "is liburcu's thread-local data; the atomic OR alone took 7.5 ns on an Intel host and "
@@ -57,8 +57,8 @@ REASONS = {
         "afterwards, so that a page is published once it is protected again and not before; on "
         "an idle machine the ratio is near the bar",
     "rings: harvest, random pages of 64 GiB":
-        "126 instructions an entry against 21, most of them for pages that share no word with their "
-        "neighbours: one atomic OR for the page, one for the summary above it if its word was clean; "
+        "126 instructions an entry against 21, most of them for pages that share no word with "
+        "others: one atomic OR for the page, one for the summary above it if its word was clean; "
         "1.5 to 2.4 in runs on one AMD host",
     "rings: harvest, random pages of 16 TiB":
         "each page misses the caches and the TLB, which depends on the host: 1.27 to 1.9 in ten "

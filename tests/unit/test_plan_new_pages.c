@@ -111,6 +111,25 @@ static void new_and_pending_pages_share_a_word(void **state)
 	assert_int_equal(guest_cursor_stats(second).pending_bytes, 64 * guest.page_bytes);
 }
 
+/* Both wait for the plan's cursor, one of them for the other cursor too. */
+static void pages_of_several_words_are_counted(void **state)
+{
+	open_guest(DL_MODE_RING, 0);
+	begin_plan();
+	take(guest.cursor);
+	take(second);
+	for (uint64_t page = 0; page <= 64; page += 64)
+		assert_int_equal(guest_write(&guest, writer, 0, page), 0);
+	take(second);
+	assert_int_equal(guest_write(&guest, writer, 0, 64), 0);
+	assert_int_equal(dl_log_reap(guest.log, DL_REAP_NOW, NULL), 0);
+	for (uint64_t page = 0; page <= 64; page += 64)
+		assert_int_equal(guest_write(&guest, writer, 0, page), 0);
+	assert_int_equal(dl_log_reap(guest.log, DL_REAP_NOW, NULL), 0);
+	assert_int_equal(guest_cursor_stats(second).pending_bytes, 2 * guest.page_bytes);
+	assert_int_equal(guest_stats(&guest).new_pages, 2);
+}
+
 static void a_new_slot_is_of_the_plan_too(void **state)
 {
 	open_guest(DL_MODE_RING, 0);
@@ -173,6 +192,7 @@ int main(void)
 		plan_test(rings_count_pending_pages_once),
 		plan_test(bitmaps_count_pending_pages_once),
 		plan_test(new_and_pending_pages_share_a_word),
+		plan_test(pages_of_several_words_are_counted),
 		plan_test(a_new_slot_is_of_the_plan_too),
 		plan_test(pages_that_the_plan_does_not_send_are_not_new),
 		plan_test(a_slot_that_is_no_longer_wanted_is_new_to_nobody),

@@ -12,16 +12,22 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { SLOTS = 4, PAGES = 300, ENTRIES = 700 };
+enum { SLOTS = 4, UNCOVERED = SLOTS, GONE, NUMBERS, PAGES = 300, ENTRIES = 700 };
 
-static const uint32_t numbers[SLOTS] = { 0, 1, 9, 1 << 16 | 1 };
+static const uint32_t numbers[NUMBERS] = { 0, 1, 9, 1 << 16 | 1, [UNCOVERED] = 5, [GONE] = 77 };
 
 static struct guest guest;
 static struct dli_dirty_word words[ENTRIES];
 
 static int setup(void **state)
 {
+	struct dl_slot uncovered;
+
 	guest_open(&guest, NULL);
+	uncovered = guest_slot(&guest, numbers[UNCOVERED], UNCOVERED * 1000,
+			       guest_memory(&guest, PAGES), 0, PAGES);
+	uncovered.flags = DL_SLOT_NO_LOG;
+	assert_int_equal(dl_slot_set(guest.log, &uncovered), 0);
 	for (uint32_t i = 0; i < SLOTS; i++)
 		guest_add_slot(&guest, numbers[i], i * 1000, PAGES);
 	return guest_try_join(&guest, DL_CURSOR_CLEAN);
@@ -148,6 +154,10 @@ static void pages_past_the_end_of_their_slot_are_reported(void **state)
 	entry(2, 1, PAGES);
 	entry(3, 1, 0);
 	assert_true(dli_publish(&guest.log->slots, words, 4).outside);
+	/* A slot that is gone after it changes nothing. */
+	entry(0, 1, PAGES);
+	entry(1, 2, 0);
+	assert_true(dli_publish(&guest.log->slots, words, 2).outside);
 }
 
 static void nothing_is_recorded_while_logging_is_off(void **state)
@@ -165,10 +175,10 @@ static uint32_t random_entries(struct random *random, uint8_t (*wanted)[PAGES])
 
 	for (uint32_t i = 0; i < n; i++) {
 		if (!random_below(random, 5))
-			slot = (uint32_t)random_below(random, SLOTS);
+			slot = (uint32_t)random_below(random, NUMBERS);
 		page = random_below(random, 3) ? page + 1 : random_below(random, PAGES + 5);
 		entry(i, numbers[slot], page);
-		if (page < PAGES)
+		if (page < PAGES && slot < SLOTS)
 			wanted[slot][page] = 1;
 	}
 	return n;
