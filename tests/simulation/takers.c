@@ -50,7 +50,8 @@ static void send_pages(const struct take *take, const struct place *place, uint6
 
 /*
  * A slot changed during the take, so the words may be of any slot that had this number meanwhile,
- * at any address that it had. Pages that are sent without need do no harm.
+ * at any address that it had. Pages that are sent without need do no harm, unless they arrive after
+ * those of a younger slot at the same address.
  */
 static void send_to_all(const struct take *take)
 {
@@ -67,6 +68,7 @@ static void send_to_all(const struct take *take)
 			send_pages(take, it.place, it.next_gpa_page);
 		if (it.moved_at >= take->began_at && it.old_gpa_page)
 			send_pages(take, it.place, it.old_gpa_page);
+		channels_flush(take->consumer);
 	}
 }
 
