@@ -79,11 +79,11 @@ int dli_slot_logging_restart(struct dl_log *log)
 		if (r && !first)
 			first = r;
 	}
-	/* Even if a slot failed to switch off, the others must not stay off. */
+	/* Even if a slot failed to switch off or on, the others must not stay off. */
 	for (struct dli_slot_walk walk = dli_slot_walk(table); (slot = dli_slot_next(&walk));) {
 		r = slot->views ? dli_slot_logging_on(log, slot) : 0;
-		if (r)
-			return first ? first : r;
+		if (r && !first)
+			first = r;
 	}
 	return first;
 }

@@ -18,8 +18,8 @@
 int dli_slot_logging_set(struct dl_log *log, struct dli_slot *slot, bool on);
 
 /*
- * The same, but nothing where it is known that logging is on already, or off. A slot in doubt is
- * switched off first: what no cursor covered may be writable without an entry in a ring.
+ * Switch logging on or off; no ioctl if KVM is known to have it so. A slot in doubt is switched off
+ * before it is switched on: KVM protects the pages of a slot only if its logging was off.
  */
 int dli_slot_logging_on(struct dl_log *log, struct dli_slot *slot);
 int dli_slot_logging_off(struct dl_log *log, struct dli_slot *slot);

@@ -174,7 +174,8 @@ FIRST = [
      "\t\tif (harvest->last)\n\t\t\tdli_ring_check_empty(ring, harvest->reset);\n", "",
      "unit/unit-drain_all"),
     ("a repair does not report that logging could not be enabled", "slot_logging.c",
-     "\t\tif (r)\n\t\t\treturn first ? first : r;\n", "\t\tif (r)\n\t\t\treturn first;\n",
+     "\t\tr = slot->views ? dli_slot_logging_on(log, slot) : 0;\n",
+     "\t\tr = 0;\n\t\tif (slot->views)\n\t\t\t(void)dli_slot_logging_on(log, slot);\n",
      "unit/unit-harvest"),
     ("a repair does not disable logging first", "slot_logging.c",
      "\t\tr = dli_slot_logging_off(log, slot);", "\t\tr = 0;",
@@ -342,6 +343,11 @@ FIRST = [
     ("a slot in doubt is on if it was", "slot_logging.c",
      "\tif (slot->logged && !slot->in_doubt)\n", "\tif (slot->logged)\n",
      "unit/unit-slot_logging"),
+    ("a slot that stays off keeps the later ones off", "slot_logging.c",
+     "\t\tr = slot->views ? dli_slot_logging_on(log, slot) : 0;\n\t\tif (r && !first)\n"
+     "\t\t\tfirst = r;\n",
+     "\t\tr = slot->views ? dli_slot_logging_on(log, slot) : 0;\n\t\tif (r)\n"
+     "\t\t\treturn first ? first : r;\n", "unit/unit-slot_logging"),
     ("a slot in doubt is only switched on", "slot_logging.c",
      "\tr = slot->in_doubt ? dli_slot_logging_set(log, slot, false) : 0;", "\tr = 0;",
      "unit/unit-slot"),
