@@ -2,6 +2,7 @@
 /* Threads of vCPUs, of the device and of the display; the big lock; pauses. */
 #include "vmm.h"
 
+#include <limits.h>
 #include <sched.h>
 #include <string.h>
 
@@ -188,6 +189,18 @@ static void wait_for_threads(struct vmm *vmm, unsigned long steps)
 			sched_yield();
 	while (atomic_load(&vmm->display.refreshes) < refreshes)
 		sched_yield();
+}
+
+unsigned long vmm_fewest_steps(const struct vmm *vmm)
+{
+	unsigned long fewest = ULONG_MAX;
+
+	for (unsigned int i = 0; i < VMM_THREADED_VCPUS; i++) {
+		unsigned long steps = atomic_load(&vmm->threads[i].steps);
+
+		fewest = steps < fewest ? steps : fewest;
+	}
+	return fewest;
 }
 
 static void step_all(struct vmm *vmm)

@@ -190,6 +190,8 @@ void vmm_start_threads(struct vmm *vmm);
 void vmm_stop_threads(struct vmm *vmm);
 /* The guest and its devices make at least so many steps. */
 void vmm_run(struct vmm *vmm, unsigned long steps);
+/* Of the vCPU that has made the fewest. */
+unsigned long vmm_fewest_steps(const struct vmm *vmm);
 /* No vCPU is in KVM_RUN, no device writes. Without the big lock. */
 void vmm_pause(struct vmm *vmm);
 void vmm_resume(struct vmm *vmm);
