@@ -53,6 +53,7 @@ void dli_reaper_configure(struct dli_reaper *reaper, uint32_t ring_entries, uint
 /* Called with the lock held, as are the functions below. 0: the descriptor is silent. */
 static int set_timer(struct dli_reaper *reaper, uint64_t from_now_ns)
 {
+	reaper->timer_at_ns = from_now_ns ? dli_os_now_ns(reaper->os) + from_now_ns : 0;
 	return reaper->timer < 0 ? 0 : dli_os_timer_set(reaper->os, reaper->timer, from_now_ns);
 }
 
@@ -152,10 +153,33 @@ void dli_reaper_soon(struct dli_reaper *reaper, uint64_t from_now_ns)
 	if (!reaper->least_ns)
 		return;
 	pthread_mutex_lock(&reaper->lock);
-	/* A look that was due earlier finds this one soon enough. */
-	if (reaper->armed)
+	reaper->soons++;
+	reaper->soon_at_ns = dli_os_now_ns(reaper->os) + from_now_ns;
+	/* A look that is due earlier stays due, however often limits change. */
+	if (reaper->armed && (!reaper->timer_at_ns || reaper->soon_at_ns < reaper->timer_at_ns))
 		(void)set_timer(reaper, from_now_ns);
 	pthread_mutex_unlock(&reaper->lock);
+}
+
+uint64_t dli_reaper_soons(struct dli_reaper *reaper)
+{
+	uint64_t soons;
+
+	pthread_mutex_lock(&reaper->lock);
+	soons = reaper->soons;
+	pthread_mutex_unlock(&reaper->lock);
+	return soons;
+}
+
+/* What was asked for during the look that ends is not in its result. */
+static uint64_t until_soon(const struct dli_reaper *reaper, uint64_t soons)
+{
+	uint64_t now_ns;
+
+	if (soons == reaper->soons)
+		return UINT64_MAX;
+	now_ns = dli_os_now_ns(reaper->os);
+	return reaper->soon_at_ns > now_ns ? reaper->soon_at_ns - now_ns : 1;
 }
 
 static uint64_t doubled(const struct dli_reaper *reaper)
@@ -207,6 +231,8 @@ int dli_reaper_rearm(struct dli_reaper *reaper, const struct dli_reaped *reaped,
 		*again_ns = next_look(reaper, reaped);
 		if (reaped->limits_ns < *again_ns)
 			*again_ns = reaped->limits_ns ? reaped->limits_ns : 1;
+		if (until_soon(reaper, reaped->soons) < *again_ns)
+			*again_ns = until_soon(reaper, reaped->soons);
 		r = set_timer(reaper, *again_ns);
 	} else {
 		silence(reaper);
