@@ -20,6 +20,9 @@
 #define TAKE_TRIES 1000u
 #endif
 
+/* A reaper has drained every ring after so long, if there is one. */
+#define FRESH_NS UINT64_C(100000000)
+
 /* Limits without a plan may pause for as long as a bucket remembers debt. */
 #define OWN_LONGEST_PAUSE_NS UINT64_C(1000000000)
 
@@ -27,9 +30,18 @@
 #define LOAD(word)	   atomic_load_explicit(word, memory_order_relaxed)
 #define STORE(word, value) atomic_store_explicit(word, value, memory_order_relaxed)
 
-/* The limit in force. False: there is none. */
-static bool rule_of(const struct dl_log *log, const struct dli_limit *limit, uint64_t now_ns,
-		    struct dli_bucket_rule *rule)
+/* What holds for a vCPU. */
+struct rules {
+	struct dli_bucket_rule strict; /* of the stricter limit */
+	/* A plan's pauses are shorter: its own limit stays in force beside a stricter one of a plan. */
+	struct dli_bucket_rule own;
+	bool by_plan; /* the stricter limit is a plan's */
+	bool has_two;
+};
+
+/* False: there is no limit. */
+static bool rules_of(const struct dl_log *log, const struct dli_limit *limit, uint64_t now_ns,
+		     struct rules *rules)
 {
 	double own = LOAD(&limit->own), planned = LOAD(&limit->planned);
 
@@ -37,14 +49,16 @@ static bool rule_of(const struct dl_log *log, const struct dli_limit *limit, uin
 		return false;
 	if (now_ns >= LOAD(&log->limits.plan_until_ns))
 		planned = 0;
-	if (own > 0 && !(planned > 0 && planned < own))
-		*rule = (struct dli_bucket_rule){ own, OWN_LONGEST_PAUSE_NS, 0 };
-	else if (planned > 0)
-		*rule = (struct dli_bucket_rule){ planned, LOAD(&log->limits.longest_pause_ns),
-						  LOAD(&log->limits.least_run) };
-	else
-		return false;
-	return true;
+	*rules = (struct rules){
+		.strict = { planned, LOAD(&log->limits.longest_pause_ns),
+			    LOAD(&log->limits.least_run) },
+		.own = { own, OWN_LONGEST_PAUSE_NS, 0 },
+		.by_plan = planned > 0 && !(own > 0 && own <= planned),
+	};
+	rules->has_two = rules->by_plan && own > 0;
+	if (!rules->by_plan)
+		rules->strict = rules->own;
+	return rules->strict.pages_per_ns > 0;
 }
 
 /* Another thread may have looked at the vCPU a little later than now. */
@@ -64,9 +78,19 @@ static void want_kick(struct dl_log *log, struct dli_limit *limit)
 	(void)atomic_exchange_explicit(&log->limits.kicks, true, memory_order_release);
 }
 
+/* Without a clock of its thread, a vCPU runs whenever it does not pause. */
+static uint64_t time_outside_pauses(const struct dli_limit *limit, uint64_t now_ns)
+{
+	uint64_t from_ns = limit->last_wall_ns;
+
+	if (!from_ns || now_ns <= from_ns)
+		return 0;
+	return now_ns - from_ns - dli_bucket_paused_ns(&limit->bucket, from_ns, now_ns);
+}
+
 /*
  * Adds what the vCPU ran since the last time: the CPU time of the thread that asks for its pauses.
- * A vCPU that never asks has no pauses, and the time that passes is the best that is known.
+ * That thread may have ended, or its clock may be refused.
  */
 static void measure_run(const struct dl_log *log, struct dli_limit *limit, uint64_t now_ns)
 {
@@ -75,14 +99,16 @@ static void measure_run(const struct dl_log *log, struct dli_limit *limit, uint6
 	int64_t clock = LOAD(&limit->clock);
 	uint64_t cpu_ns, ran_ns = 0;
 
-	if (!has_clock) {
-		if (limit->last_wall_ns && now_ns > limit->last_wall_ns)
-			ran_ns = now_ns - limit->last_wall_ns;
-	} else if (!dli_os_thread_ns(log->vm.os, clock, &cpu_ns)) {
-		if (clock == limit->last_clock && cpu_ns > limit->last_cpu_ns)
+	if (!has_clock || dli_os_thread_ns(log->vm.os, clock, &cpu_ns)) {
+		ran_ns = time_outside_pauses(limit, now_ns);
+		limit->clock_failed = true;
+	} else {
+		if (clock == limit->last_clock && !limit->clock_failed &&
+		    cpu_ns > limit->last_cpu_ns)
 			ran_ns = cpu_ns - limit->last_cpu_ns;
 		limit->last_clock = clock;
 		limit->last_cpu_ns = cpu_ns;
+		limit->clock_failed = false;
 	}
 	limit->last_wall_ns = now_ns;
 	STORE(&limit->ran_ns, LOAD(&limit->ran_ns) + ran_ns);
@@ -104,18 +130,7 @@ static void measure(const struct dl_log *log, struct dl_vcpu *vcpu, uint64_t now
 		dli_window_add(&limit->window, &sample);
 }
 
-static void lift(struct dl_log *log, struct dli_limit *limit, uint64_t now_ns)
-{
-	if (limit->limited && dli_bucket_is_paused(&limit->bucket, now_ns))
-		want_kick(log, limit);
-	limit->limited = false;
-	STORE(&limit->due_since_ns, 0);
-	limit->bucket.pause_end_ns = 0;
-	STORE(&limit->pauses_until_ns, 0);
-	STORE(&limit->ignored, false);
-}
-
-/* The debt that is left asks for a pause of its own. */
+/* The debt that is left, if there is a limit still, asks for a pause of its own. */
 static void end_pause(struct dl_log *log, struct dli_limit *limit, uint64_t now_ns)
 {
 	struct dli_bucket *bucket = &limit->bucket;
@@ -130,21 +145,44 @@ static void end_pause(struct dl_log *log, struct dli_limit *limit, uint64_t now_
 	want_kick(log, limit);
 }
 
+static void lift(struct dl_log *log, struct dli_limit *limit, uint64_t now_ns)
+{
+	if (limit->limited)
+		end_pause(log, limit, now_ns);
+	limit->limited = limit->has_two = limit->by_plan = false;
+	STORE(&limit->due_since_ns, 0);
+	limit->bucket.pause_end_ns = 0;
+	STORE(&limit->pauses_until_ns, 0);
+	STORE(&limit->ignored, false);
+}
+
 static bool may_pause(const struct dli_limit *limit, uint64_t now_ns)
 {
 	return !dli_bucket_is_paused(&limit->bucket, now_ns) &&
 	       !dli_bucket_is_resting(&limit->bucket, now_ns);
 }
 
+/* The longer of the pauses that the two limits ask for. */
+static uint64_t pause_ns_of(const struct dli_limit *limit, const struct rules *rules,
+			    enum dli_bucket_bound *bound)
+{
+	uint64_t ns = dli_bucket_pause_ns(&limit->bucket, &rules->strict, bound), own_ns = 0;
+	enum dli_bucket_bound own_bound;
+
+	if (rules->has_two)
+		own_ns = dli_bucket_pause_ns(&limit->own_bucket, &rules->own, &own_bound);
+	return own_ns > ns ? own_ns : ns;
+}
+
 /* Decides whether the vCPU must pause. */
-static void decide(struct dl_log *log, struct dli_limit *limit, const struct dli_bucket_rule *rule,
+static void decide(struct dl_log *log, struct dli_limit *limit, const struct rules *rules,
 		   uint64_t now_ns)
 {
 	enum dli_bucket_bound bound;
 
 	if (!may_pause(limit, now_ns))
 		return;
-	if (!dli_bucket_pause_ns(&limit->bucket, rule, &bound)) {
+	if (!pause_ns_of(limit, rules, &bound)) {
 		STORE(&limit->due_since_ns, 0);
 		return;
 	}
@@ -158,24 +196,49 @@ static void decide(struct dl_log *log, struct dli_limit *limit, const struct dli
 	want_kick(log, limit);
 }
 
+/*
+ * Begins with a limit, or with the second. Entries that are still in the ring then were written
+ * before: nothing is charged until a drain has found them, or for a while where nobody drains.
+ */
+static void start(struct dli_limit *limit, const struct rules *rules, uint64_t pages,
+		  uint64_t now_ns, bool drained)
+{
+	uint64_t ran_ns = LOAD(&limit->ran_ns);
+
+	if (!limit->limited)
+		limit->fresh_since_ns = now_ns;
+	if (!limit->limited || limit->fresh_since_ns)
+		dli_bucket_start(&limit->bucket, now_ns, pages, ran_ns);
+	if (!limit->has_two || limit->fresh_since_ns)
+		dli_bucket_start(&limit->own_bucket, now_ns, pages, ran_ns);
+	if (drained || since(limit->fresh_since_ns, now_ns) >= FRESH_NS)
+		limit->fresh_since_ns = 0;
+	limit->limited = true;
+	limit->has_two = rules->has_two;
+}
+
 /* Charges the vCPU, whose state is taken. False: it has no limit. */
-static bool settle(struct dl_log *log, struct dl_vcpu *vcpu, struct dli_bucket_rule *rule,
-		   uint64_t now_ns)
+static bool settle(struct dl_log *log, struct dl_vcpu *vcpu, struct rules *rules, uint64_t now_ns,
+		   bool drained)
 {
 	struct dli_limit *limit = &vcpu->limit;
 	uint64_t pages = LOAD(&dli_ring_stats(vcpu->ring)->new_pages);
 
 	measure_run(log, limit, now_ns);
-	if (!rule_of(log, limit, now_ns, rule)) {
+	if (!rules_of(log, limit, now_ns, rules)) {
 		lift(log, limit, now_ns);
 		return false;
 	}
-	if (!limit->limited)
-		dli_bucket_start(&limit->bucket, now_ns, pages, LOAD(&limit->ran_ns));
-	limit->limited = true;
-	if (LOAD(&limit->eased))
+	if (!limit->limited || limit->has_two != rules->has_two || limit->fresh_since_ns)
+		start(limit, rules, pages, now_ns, drained);
+	/* A pause of a plan that is gone ends as one of an own limit that was raised. */
+	if (LOAD(&limit->eased) || (limit->by_plan && !rules->by_plan))
 		end_pause(log, limit, now_ns);
-	dli_bucket_charge(&limit->bucket, rule, now_ns, pages, LOAD(&limit->ran_ns));
+	limit->by_plan = rules->by_plan;
+	dli_bucket_charge(&limit->bucket, &rules->strict, now_ns, pages, LOAD(&limit->ran_ns));
+	if (rules->has_two)
+		dli_bucket_charge(&limit->own_bucket, &rules->own, now_ns, pages,
+				  LOAD(&limit->ran_ns));
 	return true;
 }
 
@@ -196,15 +259,15 @@ static uint64_t until_next(const struct dli_limit *limit, const struct dli_bucke
 /* Returns the time until the next look at this vCPU; UINT64_MAX: it has no limit. */
 static uint64_t look_at(struct dl_log *log, struct dl_vcpu *vcpu, uint64_t now_ns, bool drained)
 {
-	struct dli_bucket_rule rule;
+	struct rules rules;
 	uint64_t next_ns = UINT64_MAX;
 
 	/* The vCPU's own thread has it: nothing is late. */
 	if (!dli_limit_try(&vcpu->limit))
 		return SHORT_TICK_NS;
-	if (settle(log, vcpu, &rule, now_ns)) {
-		decide(log, &vcpu->limit, &rule, now_ns);
-		next_ns = until_next(&vcpu->limit, &rule, now_ns);
+	if (settle(log, vcpu, &rules, now_ns, drained)) {
+		decide(log, &vcpu->limit, &rules, now_ns);
+		next_ns = until_next(&vcpu->limit, &rules.strict, now_ns);
 	}
 	measure(log, vcpu, now_ns, drained);
 	dli_limit_leave(&vcpu->limit);
@@ -270,8 +333,7 @@ static void note_clock(const struct dl_log *log, struct dli_limit *limit)
 }
 
 /* Begins the pause that is due, if one is; or returns what is left of one. */
-static uint64_t begin_pause(struct dli_limit *limit, const struct dli_bucket_rule *rule,
-			    uint64_t now_ns)
+static uint64_t begin_pause(struct dli_limit *limit, const struct rules *rules, uint64_t now_ns)
 {
 	enum dli_bucket_bound bound = BUCKET_UNBOUND;
 	uint64_t pause_ns = 0;
@@ -282,12 +344,12 @@ static uint64_t begin_pause(struct dli_limit *limit, const struct dli_bucket_rul
 		return 0;
 	/* A look may have found a pause due before this thread woke up from the last one. */
 	if (!dli_bucket_is_resting(&limit->bucket, now_ns))
-		pause_ns = dli_bucket_pause_ns(&limit->bucket, rule, &bound);
+		pause_ns = pause_ns_of(limit, rules, &bound);
 	if (pause_ns) {
-		dli_bucket_pause(&limit->bucket, rule, now_ns, pause_ns);
+		dli_bucket_pause(&limit->bucket, &rules->strict, now_ns, pause_ns);
 		STORE(&limit->pauses_until_ns, now_ns + pause_ns);
 	}
-	if (bound > LOAD(&limit->bound))
+	if (rules->by_plan && bound > LOAD(&limit->bound))
 		STORE(&limit->bound, bound);
 	atomic_fetch_add_explicit(&limit->paused_ns, pause_ns, memory_order_relaxed);
 	STORE(&limit->due_since_ns, 0);
@@ -307,7 +369,7 @@ static bool take_soon(struct dli_limit *limit)
 uint64_t dli_limits_ask(struct dl_log *log, struct dl_vcpu *vcpu)
 {
 	struct dli_limit *limit = &vcpu->limit;
-	struct dli_bucket_rule rule;
+	struct rules rules;
 	uint64_t pause_ns = 0, now_ns;
 
 	note_clock(log, limit);
@@ -318,10 +380,10 @@ uint64_t dli_limits_ask(struct dl_log *log, struct dl_vcpu *vcpu)
 	if (!take_soon(limit))
 		return 0;
 	now_ns = dli_os_now_ns(log->vm.os);
-	if (settle(log, vcpu, &rule, now_ns)) {
-		dli_bucket_wake(&limit->bucket, &rule, now_ns);
-		decide(log, limit, &rule, now_ns);
-		pause_ns = begin_pause(limit, &rule, now_ns);
+	if (settle(log, vcpu, &rules, now_ns, false)) {
+		dli_bucket_wake(&limit->bucket, &rules.strict, now_ns);
+		decide(log, limit, &rules, now_ns);
+		pause_ns = begin_pause(limit, &rules, now_ns);
 		STORE(&limit->ignored, false);
 	}
 	dli_limit_leave(limit);

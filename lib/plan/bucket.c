@@ -98,6 +98,7 @@ void dli_bucket_pause(struct dli_bucket *bucket, const struct dli_bucket_rule *r
 		      uint64_t now_ns, uint64_t pause_ns)
 {
 	use_up(bucket, rule, pause_ns);
+	bucket->pause_begin_ns = now_ns;
 	bucket->pause_end_ns = now_ns + pause_ns;
 	bucket->rest_end_ns = bucket->pause_end_ns + REST_NS;
 	bucket->asleep = true;

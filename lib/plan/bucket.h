@@ -16,9 +16,9 @@ struct dli_bucket {
 	uint64_t charged_at_ns, charged_pages;
 	uint64_t credited_ns;
 	int64_t credit_ns; /* running time that no pause has used up; below 0: due to the vCPU */
-	uint64_t pause_end_ns; /* of the last pause that began; 0: none */
-	uint64_t rest_end_ns;  /* then, after a moment of running, the next may begin */
-	bool asleep;	       /* in that pause, or its thread has not asked since */
+	uint64_t pause_begin_ns, pause_end_ns; /* of the last pause that began; 0: none */
+	uint64_t rest_end_ns; /* then, after a moment of running, the next may begin */
+	bool asleep;	      /* in that pause, or its thread has not asked since */
 	uint64_t asleep_ran_ns;
 };
 
@@ -56,6 +56,17 @@ void dli_bucket_wake(struct dli_bucket *bucket, const struct dli_bucket_rule *ru
 static inline bool dli_bucket_is_paused(const struct dli_bucket *bucket, uint64_t now_ns)
 {
 	return now_ns < bucket->pause_end_ns;
+}
+
+/* How much of the time between two moments, the second of which is now, was the last pause. */
+static inline uint64_t dli_bucket_paused_ns(const struct dli_bucket *bucket, uint64_t from_ns,
+					    uint64_t now_ns)
+{
+	uint64_t begin_ns = bucket->pause_begin_ns, end_ns = bucket->pause_end_ns;
+
+	begin_ns = begin_ns > from_ns ? begin_ns : from_ns;
+	end_ns = end_ns < now_ns ? end_ns : now_ns;
+	return end_ns > begin_ns ? end_ns - begin_ns : 0;
 }
 
 static inline bool dli_bucket_is_resting(const struct dli_bucket *bucket, uint64_t now_ns)
