@@ -35,8 +35,10 @@
 /* When a limited guest does not converge. */
 #define FLOOR_SHARE  0.8
 #define BETTER_SHARE 0.97
+#define JUMP_SHARE   0.25
 #define NEVER_S	     10.0
 #define NEVER_PASSES 2u
+#define SURELY_S     2.0 /* it looks so: a wire that stood still is known again by then */
 
 /* The weight of the newest value in an average over tau: 1 - exp(-t / tau), without libm. */
 static double weight(double t, double tau)
@@ -111,10 +113,10 @@ void dli_law_start(struct dli_law *law, const struct dli_law_goal *goal)
 	};
 }
 
-/* Until the switch must come. */
+/* Until the switch must begin, which takes the whole downtime. */
 static double time_left(const struct dli_law *law)
 {
-	return law->goal.budget - law->at - (law->goal.downtime - law->goal.fixed);
+	return law->goal.budget - law->at - law->goal.downtime;
 }
 
 static double excess(const struct dli_law_look *look, double fits)
@@ -168,18 +170,36 @@ static double allowed(const struct dli_law *law, const struct dli_law_look *look
 }
 
 /* Whether a guest that is limited as hard as it may be still dirties what the wire takes. */
-static bool never_ends(struct dli_law *law, const struct dli_law_look *look)
+static bool never_ends(struct dli_law *law, const struct dli_law_look *look, double fits)
 {
 	double wire = law->wire.slow;
 
-	if (!law->limiting || look->pending < BETTER_SHARE * law->best) {
+	/* A guest of which all that is pending fits the downtime gets no further. */
+	if (!law->limiting || look->pending < BETTER_SHARE * law->best || look->pending <= fits) {
 		law->best = look->pending;
 		law->best_at = law->at;
 		law->best_pass = look->passes;
 	}
-	return is_stuck(law) && look->passes - law->best_pass >= NEVER_PASSES &&
-	       law->new_rate >= SAFE_SHARE * wire &&
-	       law->goal.least_run * look->written >= FLOOR_SHARE * wire;
+	if (!is_stuck(law) || look->passes - law->best_pass < NEVER_PASSES || !(wire > 0) ||
+	    law->new_rate < SAFE_SHARE * wire ||
+	    law->goal.least_run * look->written < FLOOR_SHARE * wire)
+		law->ending_at = law->at;
+	return law->at - law->ending_at >= SURELY_S;
+}
+
+/*
+ * After an overflow everything is pending at once, and a new slot is wholly so: whatever was reached
+ * before says nothing any more. New pages that are found late explain twice what they are.
+ */
+static void note_jump(struct dli_law *law, const struct dli_law_look *look)
+{
+	double rise = look->pending - law->last_pending;
+
+	if (rise > 2 * look->new_bytes && rise > JUMP_SHARE * look->pending) {
+		law->progress = law->best = INFINITY;
+		law->progress_at = law->best_at = law->at;
+	}
+	law->last_pending = look->pending;
 }
 
 static void note_flow(struct dli_law *law, const struct dli_law_look *look)
@@ -231,7 +251,9 @@ struct dli_law_advice dli_law_look(struct dli_law *law, const struct dli_law_loo
 	advice.downtime = law->goal.fixed;
 	if (look->pending > 0)
 		advice.downtime += wire > 0 ? look->pending / wire : INFINITY;
-	if (look->first_pass || !(wire > 0)) {
+	note_jump(law, look);
+	/* Nothing is wrong with a guest that could be switched over. */
+	if (look->first_pass || !(wire > 0) || look->pending <= fits) {
 		law->progress = INFINITY;
 		law->progress_at = law->fits_at = law->at;
 	} else if (!law->limiting) {
@@ -239,7 +261,7 @@ struct dli_law_advice dli_law_look(struct dli_law *law, const struct dli_law_loo
 	}
 	if (look->demand > FREE_SHARE * law->wire.slow)
 		law->hot_at = law->at;
-	law->diverging = never_ends(law, look);
+	law->diverging = never_ends(law, look, fits);
 	if (law->limiting)
 		advice.allowed = allowed(law, look, fits);
 	advice.remaining = wire > 0 ? remaining(law, look, fits, advice.allowed) : INFINITY;

@@ -60,7 +60,9 @@ struct dli_law {
 	/* Valid while limits are set. */
 	double best, best_at;
 	uint64_t best_pass;
+	double ending_at; /* it looked as if it would end */
 	bool diverging;
+	double last_pending;
 };
 
 void dli_law_start(struct dli_law *law, const struct dli_law_goal *goal);
