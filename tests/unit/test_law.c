@@ -285,10 +285,13 @@ static void a_guest_at_its_floor_diverges(void **state)
 		assert_int_not_equal(at(i / 10.0).verdict, DL_VERDICT_DIVERGING);
 	}
 	look.passes = 6;
-	assert_int_equal(at(20.1).verdict, DL_VERDICT_DIVERGING);
+	for (int i = 201; i <= 219; i++)
+		assert_int_not_equal(at(i / 10.0).verdict, DL_VERDICT_DIVERGING);
+	(void)at(22.0);
+	assert_int_equal(at(22.1).verdict, DL_VERDICT_DIVERGING);
 	/* Progress is worth waiting for. */
 	look.pending *= 0.9;
-	assert_int_equal(at(20.2).verdict, DL_VERDICT_CONTINUE);
+	assert_int_equal(at(22.2).verdict, DL_VERDICT_CONTINUE);
 }
 
 static void a_guest_above_its_floor_does_not_diverge(void **state)
@@ -299,6 +302,68 @@ static void a_guest_above_its_floor_does_not_diverge(void **state)
 		look.passes = 2 + (uint64_t)i / 10;
 		assert_int_not_equal(at(i / 10.0).verdict, DL_VERDICT_DIVERGING);
 	}
+}
+
+/* Its caller waits for something else than memory. What is pending cannot fall below nothing. */
+static void a_guest_that_could_switch_is_not_limited(void **state)
+{
+	look.demand = look.written = 95 * MIB;
+	look.pending = 0.1 * MIB;
+	for (int i = 1; i <= 600; i++) {
+		struct dli_law_advice advice;
+
+		look.new_bytes = 9.5 * MIB;
+		look.pending = i % 2 ? 0.1 * MIB : MIB;
+		advice = at(i / 10.0);
+		assert_int_equal(advice.verdict, DL_VERDICT_SWITCHOVER);
+		assert_true(isinf(advice.allowed));
+	}
+}
+
+static void the_budget_has_room_for_the_whole_downtime(void **state)
+{
+	const struct dli_law_goal goal = {
+		.downtime = 5, .fixed = 4.5, .budget = 10, .least_run = 0.01
+	};
+
+	start(INFINITY);
+	dli_law_start(&law, &goal);
+	dli_wire_note(&law.wire, 100 * MIB, 1);
+	assert_int_not_equal(until(4.9).verdict, DL_VERDICT_LATE);
+	assert_int_equal(at(5.1).verdict, DL_VERDICT_LATE);
+}
+
+/* An overflow: all is pending at once, and falls from there. */
+static void a_jump_is_no_stall(void **state)
+{
+	look.pending = 100 * MIB;
+	(void)until(1);
+	look.pending = 4000 * MIB;
+	for (int i = 11; i <= 200; i++) {
+		assert_true(isinf(at(i / 10.0).allowed));
+		look.pending -= 10 * MIB;
+	}
+}
+
+/* One piece took the wire twelve seconds; it is not known yet how fast it is again. */
+static void a_wire_that_stood_still_is_no_reason_to_give_up(void **state)
+{
+	law.goal.least_run = 0.9;
+	look.demand = look.written = 120 * MIB;
+	look.new_bytes = 10 * MIB;
+	(void)until(20);
+	look.passes += 3;
+	for (int i = 201; i <= 219; i++) {
+		assert_int_not_equal(at(i / 10.0).verdict, DL_VERDICT_DIVERGING);
+		/* Of late it is as fast as before. */
+		if (i == 210)
+			law.wire.slow *= 2;
+		else if (i == 211)
+			law.wire.slow /= 2;
+	}
+	for (int i = 220; i <= 230; i++)
+		assert_int_not_equal(at(i / 10.0).verdict, DL_VERDICT_DIVERGING);
+	assert_int_equal(at(23.2).verdict, DL_VERDICT_DIVERGING);
 }
 
 int main(void)
@@ -326,6 +391,10 @@ int main(void)
 		cmocka_unit_test_setup(the_limit_gets_harder_as_time_runs_out, no_budget),
 		cmocka_unit_test_setup(a_guest_at_its_floor_diverges, no_budget),
 		cmocka_unit_test_setup(a_guest_above_its_floor_does_not_diverge, no_budget),
+		cmocka_unit_test_setup(a_guest_that_could_switch_is_not_limited, no_budget),
+		cmocka_unit_test(the_budget_has_room_for_the_whole_downtime),
+		cmocka_unit_test_setup(a_jump_is_no_stall, no_budget),
+		cmocka_unit_test_setup(a_wire_that_stood_still_is_no_reason_to_give_up, no_budget),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
