@@ -75,13 +75,16 @@ void dli_plan_begin_measuring(struct dl_plan *plan)
 
 static void note_wire(struct dl_plan *plan, uint64_t now_ns)
 {
-	uint64_t bytes = atomic_exchange_explicit(&plan->sent_bytes, 0, memory_order_relaxed);
-	uint64_t busy_ns = atomic_exchange_explicit(&plan->busy_ns, 0, memory_order_relaxed);
+	/* Pairs with dl_plan_sent(): the bytes of each report that is seen are there. */
+	uint64_t busy_ns = atomic_exchange_explicit(&plan->busy_ns, 0, memory_order_acquire);
 	/* A piece may take longer than a look: what is reported began after the last report. */
 	uint64_t passed_ns = now_ns - plan->reported_ns;
+	uint64_t bytes;
 
-	if (busy_ns)
-		plan->reported_ns = now_ns;
+	if (!busy_ns)
+		return;
+	bytes = atomic_exchange_explicit(&plan->sent_bytes, 0, memory_order_relaxed);
+	plan->reported_ns = now_ns;
 	/* Several channels that were busy at the same time are one wire. */
 	if (busy_ns > passed_ns)
 		busy_ns = passed_ns;

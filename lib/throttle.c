@@ -20,9 +20,6 @@
 #define TAKE_TRIES 1000u
 #endif
 
-/* A reaper has drained every ring after so long, if there is one. */
-#define FRESH_NS UINT64_C(100000000)
-
 /* Limits without a plan may pause for as long as a bucket remembers debt. */
 #define OWN_LONGEST_PAUSE_NS UINT64_C(1000000000)
 
@@ -33,7 +30,7 @@
 /* What holds for a vCPU. */
 struct rules {
 	struct dli_bucket_rule strict; /* of the stricter limit */
-	/* A plan's pauses are shorter: its own limit stays in force beside a stricter one of a plan. */
+	/* A plan's pauses are shorter: the own limit stays in force beside a stricter one. */
 	struct dli_bucket_rule own;
 	bool by_plan; /* the stricter limit is a plan's */
 	bool has_two;
@@ -196,23 +193,31 @@ static void decide(struct dl_log *log, struct dli_limit *limit, const struct rul
 	want_kick(log, limit);
 }
 
-/*
- * Begins with a limit, or with the second. Entries that are still in the ring then were written
- * before: nothing is charged until a drain has found them, or for a while where nobody drains.
- */
-static void start(struct dli_limit *limit, const struct rules *rules, uint64_t pages,
-		  uint64_t now_ns, bool drained)
+/* Pages that were written before the limit are found by the next drain, and are not charged. */
+static uint64_t pages_to_charge(struct dli_limit *limit, uint64_t pages, bool drained)
 {
+	uint64_t found = pages - limit->counted;
+	uint64_t old = found < limit->forgiven ? found : limit->forgiven;
+
+	limit->counted = pages;
+	limit->forgave += old;
+	limit->forgiven = drained ? 0 : limit->forgiven - old;
+	return pages - limit->forgave;
+}
+
+/* Begins with a limit, or with the second. */
+static void start(struct dl_vcpu *vcpu, const struct rules *rules, uint64_t pages, uint64_t now_ns)
+{
+	struct dli_limit *limit = &vcpu->limit;
 	uint64_t ran_ns = LOAD(&limit->ran_ns);
 
-	if (!limit->limited)
-		limit->fresh_since_ns = now_ns;
-	if (!limit->limited || limit->fresh_since_ns)
-		dli_bucket_start(&limit->bucket, now_ns, pages, ran_ns);
-	if (!limit->has_two || limit->fresh_since_ns)
-		dli_bucket_start(&limit->own_bucket, now_ns, pages, ran_ns);
-	if (drained || since(limit->fresh_since_ns, now_ns) >= FRESH_NS)
-		limit->fresh_since_ns = 0;
+	if (!limit->limited) {
+		limit->forgiven = dli_ring_pace(vcpu->ring).filled;
+		limit->counted = pages;
+		dli_bucket_start(&limit->bucket, now_ns, pages - limit->forgave, ran_ns);
+	}
+	if (!limit->has_two)
+		dli_bucket_start(&limit->own_bucket, now_ns, pages - limit->forgave, ran_ns);
 	limit->limited = true;
 	limit->has_two = rules->has_two;
 }
@@ -229,8 +234,9 @@ static bool settle(struct dl_log *log, struct dl_vcpu *vcpu, struct rules *rules
 		lift(log, limit, now_ns);
 		return false;
 	}
-	if (!limit->limited || limit->has_two != rules->has_two || limit->fresh_since_ns)
-		start(limit, rules, pages, now_ns, drained);
+	if (!limit->limited || limit->has_two != rules->has_two)
+		start(vcpu, rules, pages, now_ns);
+	pages = pages_to_charge(limit, pages, drained);
 	/* A pause of a plan that is gone ends as one of an own limit that was raised. */
 	if (LOAD(&limit->eased) || (limit->by_plan && !rules->by_plan))
 		end_pause(log, limit, now_ns);

@@ -493,10 +493,11 @@ DL_MUST_CHECK int dl_vcpu_add(struct dl_log *log, int vcpu_fd, uint64_t cookie, 
 DL_MUST_CHECK int dl_vcpu_drain(struct dl_vcpu *vcpu, uint32_t flags);
 
 /*
- * Limits how fast the vCPU dirties new memory; 0 lifts the limit. Of this and a plan's limit the
- * lower holds. It is kept over any second if the vCPU pauses as it is told and the rings are reaped
- * every 5 ms, as dl_log_reap() and its descriptor ask while there is a limit. No pause is longer
- * than a second: a limit cannot hold below what the vCPU writes in some 5 ms of each second.
+ * Limits how fast the vCPU dirties new memory; 0 lifts the limit. It holds beside a plan's. It is
+ * kept over any second if the vCPU pauses as it is told and the rings are reaped every 5 ms, as
+ * dl_log_reap() and its descriptor ask while there is a limit: within a tenth, or within what the
+ * vCPU writes in some 2.5 ms if that is more. No pause is longer than a second: a limit cannot hold
+ * below what the vCPU writes in some 5 ms of each second.
  * dl_log_kicks() then names the vCPU if it is in a pause that a higher limit, or none, ends.
  * -EOPNOTSUPP: bitmap mode; -ECANCELED. May block for a moment.
  * System calls: timerfd_settime(2), clock_gettime(2) of the vCPUs' threads.
@@ -699,7 +700,8 @@ DL_MUST_CHECK int dl_plan_new(struct dl_cursor *cursor, const struct dl_goal *go
 /*
  * Reports that the wire took bytes of guest memory in busy_ns of being busy. Pages that are sent as
  * "zero" and time without anything to send do not count: they would promise a faster wire than
- * there is. From any thread; several that send at the same time are one wire.
+ * there is. From any thread; several that send at the same time are one wire. Once a second at
+ * least: of a longer piece beside others the planner cannot tell when it was sent.
  * -EINVAL: plan is NULL. Never blocks; no system call.
  */
 DL_MUST_CHECK int dl_plan_sent(struct dl_plan *plan, uint64_t bytes, uint64_t busy_ns);

@@ -66,7 +66,8 @@ int dl_plan_sent(struct dl_plan *plan, uint64_t bytes, uint64_t busy_ns)
 	if (dli_log_in_child(plan->log))
 		return -EIO;
 	atomic_fetch_add_explicit(&plan->sent_bytes, bytes, memory_order_relaxed);
-	atomic_fetch_add_explicit(&plan->busy_ns, busy_ns, memory_order_relaxed);
+	/* Pairs with note_wire(). */
+	atomic_fetch_add_explicit(&plan->busy_ns, busy_ns, memory_order_release);
 	return 0;
 }
 

@@ -188,7 +188,7 @@ static bool never_ends(struct dli_law *law, const struct dli_law_look *look, dou
 }
 
 /*
- * After an overflow everything is pending at once, and a new slot is wholly so: whatever was reached
+ * After an overflow everything is pending at once, and a new slot is wholly so: what was reached
  * before says nothing any more. New pages that are found late explain twice what they are.
  */
 static void note_jump(struct dli_law *law, const struct dli_law_look *look)

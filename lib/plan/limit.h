@@ -18,16 +18,17 @@ struct dli_limit {
 	_Atomic bool held;    /* the plan's limit is below what the vCPU would dirty */
 	_Atomic bool eased;   /* own was raised or lifted: a pause that began before ends */
 
-	struct dli_bucket bucket;      /* of the stricter limit; its pauses are everybody's */
-	struct dli_bucket own_bucket;  /* only its debt counts; see struct rules */
-	bool limited;		       /* the bucket is in use */
-	bool has_two;		       /* so is the other */
-	bool by_plan;		       /* the stricter limit is a plan's */
-	uint64_t fresh_since_ns;       /* what was written before the limit may come; 0: no more */
-	uint64_t kicked_at_ns;	       /* the last time */
-	_Atomic bool kick;	       /* wanted */
-	_Atomic bool ignored;	       /* due for long */
-	_Atomic uint64_t due_since_ns; /* a pause is due, and has not begun; 0: none is */
+	struct dli_bucket bucket;	  /* of the stricter limit; its pauses are everybody's */
+	struct dli_bucket own_bucket;	  /* only its debt counts; see struct rules */
+	bool limited;			  /* the bucket is in use */
+	bool has_two;			  /* so is the other */
+	bool by_plan;			  /* the stricter limit is a plan's */
+	uint64_t forgiven;		  /* pages that were in the ring before the limit, */
+	uint64_t forgave, counted;	  /* how many came since, and of all pages */
+	uint64_t kicked_at_ns;		  /* the last time */
+	_Atomic bool kick;		  /* wanted */
+	_Atomic bool ignored;		  /* due for long */
+	_Atomic uint64_t due_since_ns;	  /* a pause is due, and has not begun; 0: none is */
 	_Atomic uint64_t pauses_until_ns; /* the last pause's end, if no limit was lifted */
 	_Atomic uint32_t bound;		  /* enum dli_bucket_bound, since the last look */
 	_Atomic uint64_t paused_ns;	  /* asked for since the vCPU was added */

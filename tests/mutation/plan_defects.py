@@ -6,6 +6,14 @@ NEWS = "unit/unit-plan_new_pages"
 RUNS = "convergence/convergence"
 
 PLAN = [
+    ("a guest that waits for its switch is limited", "plan/law.c",
+     "!(wire > 0) || look->pending <= fits) {", "!(wire > 0)) {", "unit/unit-law"),
+    ("the switch may end after the budget", "plan/law.c",
+     "law->at - law->goal.downtime;", "law->at - (law->goal.downtime - law->goal.fixed);",
+     "unit/unit-law"),
+    ("one look is enough to give up", "plan/law.c",
+     "#define SURELY_S     2.0", "#define SURELY_S     0.0", "unit/unit-law"),
+    ("an overflow is a stall", "plan/law.c", "\tnote_jump(law, look);\n", "", "unit/unit-law"),
     ("what the caller has not sent is ignored", "measure.c",
      "(double)(pages << cursor->page_shift) + (double)unsent_bytes;",
      "(double)(pages << cursor->page_shift) + 0 * (double)unsent_bytes;", RUNS),
@@ -63,8 +71,8 @@ PLAN = [
      "\tif (!look->first_pass && look->pending", "\tif (look->pending",
      "unit/unit-law"),
     ("every guest that stalls diverges", "plan/law.c",
-     " &&\n\t       law->new_rate >= SAFE_SHARE * wire &&\n"
-     "\t       law->goal.least_run * look->written >= FLOOR_SHARE * wire;", ";",
+     " ||\n\t    law->new_rate < SAFE_SHARE * wire ||\n"
+     "\t    law->goal.least_run * look->written < FLOOR_SHARE * wire)", ")",
      "unit/unit-law"),
     ("pages that are gone keep the first pass from its end", "measure.c",
      "sent + gone_pages(plan, pages, sent) <", "sent + 0 * gone_pages(plan, pages, sent) <",

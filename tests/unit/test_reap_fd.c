@@ -2,6 +2,8 @@
 /* dl_log_fd(): when the descriptor is silent, and how long it lives. Errors of both calls. */
 #include "reap_guest.h"
 
+#include "log.h"
+
 #include <errno.h>
 #include <sys/ioctl.h>
 
@@ -267,6 +269,46 @@ static void a_descriptor_may_be_refused(void **state)
 	assert_int_equal(dl_log_reap(guest.log, DL_REAP_NOW, NULL), 0);
 }
 
+static uint64_t (*now_below)(void *opaque);
+static unsigned int looks_at_clock, limited_at;
+
+/* Another thread sets a limit at some moment of a reap, outside the reaper's lock. */
+static uint64_t limit_now(void *opaque)
+{
+	pthread_mutex_t *lock = &guest.log->reaper.lock;
+	unsigned int look = ++looks_at_clock;
+
+	if (look == limited_at && !pthread_mutex_trylock(lock)) {
+		pthread_mutex_unlock(lock);
+		limited_at = 0;
+		assert_int_equal(dl_vcpu_limit(vcpu->handle, 1 << 20), 0);
+	}
+	return now_below(opaque);
+}
+
+static void a_limit_that_comes_during_a_look_is_not_forgotten(void **state)
+{
+	unsigned int limited = 0;
+
+	now_below = guest.os.now_ns;
+	back_off(20);
+	for (unsigned int moment = 1; moment < 20; moment++) {
+		looks_at_clock = 0;
+		limited_at = moment;
+		guest.os.now_ns = limit_now;
+		assert_int_equal(dl_log_reap(guest.log, 0, NULL), 0);
+		guest.os.now_ns = now_below;
+		if (!limited_at) {
+			assert_true(left() <= 5 * MILLISECOND);
+			limited++;
+		}
+		limited_at = 0;
+		assert_int_equal(dl_vcpu_limit(vcpu->handle, 0), 0);
+		back_off(20);
+	}
+	assert_true(limited > 1);
+}
+
 static void wrong_arguments_are_refused(void **state)
 {
 	uint64_t again_ns = 5;
@@ -298,6 +340,7 @@ int main(void)
 		reap_test(the_descriptor_lives_as_long_as_a_handle),
 		reap_test(a_log_needs_no_descriptor),
 		reap_test(a_descriptor_may_be_refused),
+		reap_test(a_limit_that_comes_during_a_look_is_not_forgotten),
 		reap_test(wrong_arguments_are_refused),
 	};
 
