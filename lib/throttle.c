@@ -205,19 +205,16 @@ static uint64_t pages_to_charge(struct dli_limit *limit, uint64_t pages, bool dr
 	return pages - limit->forgave;
 }
 
-/* Begins with a limit, or with the second. */
-static void start(struct dl_vcpu *vcpu, const struct rules *rules, uint64_t pages, uint64_t now_ns)
+/* Begins with a limit, or with the second. The pages are those to charge. */
+static void start(struct dli_limit *limit, const struct rules *rules, uint64_t pages,
+		  uint64_t now_ns)
 {
-	struct dli_limit *limit = &vcpu->limit;
 	uint64_t ran_ns = LOAD(&limit->ran_ns);
 
-	if (!limit->limited) {
-		limit->forgiven = dli_ring_pace(vcpu->ring).filled;
-		limit->counted = pages;
-		dli_bucket_start(&limit->bucket, now_ns, pages - limit->forgave, ran_ns);
-	}
+	if (!limit->limited)
+		dli_bucket_start(&limit->bucket, now_ns, pages, ran_ns);
 	if (!limit->has_two)
-		dli_bucket_start(&limit->own_bucket, now_ns, pages - limit->forgave, ran_ns);
+		dli_bucket_start(&limit->own_bucket, now_ns, pages, ran_ns);
 	limit->limited = true;
 	limit->has_two = rules->has_two;
 }
@@ -234,9 +231,13 @@ static bool settle(struct dl_log *log, struct dl_vcpu *vcpu, struct rules *rules
 		lift(log, limit, now_ns);
 		return false;
 	}
-	if (!limit->limited || limit->has_two != rules->has_two)
-		start(vcpu, rules, pages, now_ns);
+	if (!limit->limited) {
+		limit->forgiven = dli_ring_pace(vcpu->ring).filled;
+		limit->counted = pages;
+	}
 	pages = pages_to_charge(limit, pages, drained);
+	if (!limit->limited || limit->has_two != rules->has_two)
+		start(limit, rules, pages, now_ns);
 	/* A pause of a plan that is gone ends as one of an own limit that was raised. */
 	if (LOAD(&limit->eased) || (limit->by_plan && !rules->by_plan))
 		end_pause(log, limit, now_ns);

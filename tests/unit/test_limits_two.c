@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Limits in company: of a plan beside a vCPU's own, of clocks that fail, of a past. */
 #include "reap_guest.h"
+#include "throttle.h"
 
 #include <errno.h>
 
@@ -112,6 +113,22 @@ static void an_own_limit_holds_beside_a_plan(void **state)
 	}
 }
 
+/* What the first limit forgives is found between the two, by no look. */
+static void a_second_limit_charges_no_page_that_the_first_forgave(void **state)
+{
+	struct dli_plan_terms terms = { .until_ns = now() + SECOND,
+					.longest_pause_ns = MILLISECOND };
+
+	write_pages(0, 100);
+	limit(100000000);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
+	atomic_store(&vcpu->handle->limit.planned, 1e-6);
+	dli_limits_set_plan(guest.log, &terms);
+	write_pages(1000, 100);
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
+	assert_in_range(ask(), 1, MILLISECOND);
+}
+
 static void a_plan_that_goes_ends_its_pause(void **state)
 {
 	uint64_t cookie;
@@ -200,6 +217,7 @@ int main(void)
 #define two_test(f) cmocka_unit_test_setup_teardown(f, begin, end)
 	const struct CMUnitTest tests[] = {
 		two_test(an_own_limit_holds_beside_a_plan),
+		two_test(a_second_limit_charges_no_page_that_the_first_forgave),
 		two_test(a_plan_that_goes_ends_its_pause),
 		two_test(without_clocks_a_vcpu_runs_as_much_as_it_must),
 		two_test(with_clocks_that_fail_a_vcpu_runs_as_much_as_it_must),
