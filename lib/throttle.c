@@ -212,9 +212,9 @@ static void start(struct dli_limit *limit, const struct rules *rules, uint64_t p
 	uint64_t ran_ns = LOAD(&limit->ran_ns);
 
 	if (!limit->limited)
-		dli_bucket_start(&limit->bucket, now_ns, pages, ran_ns);
+		dli_bucket_start(&limit->bucket, &rules->strict, now_ns, pages, ran_ns);
 	if (!limit->has_two)
-		dli_bucket_start(&limit->own_bucket, now_ns, pages, ran_ns);
+		dli_bucket_start(&limit->own_bucket, &rules->own, now_ns, pages, ran_ns);
 	limit->limited = true;
 	limit->has_two = rules->has_two;
 }

@@ -20,9 +20,19 @@
  */
 #define REST_NS UINT64_C(1500000)
 
-void dli_bucket_start(struct dli_bucket *bucket, uint64_t now_ns, uint64_t pages, uint64_t ran_ns)
+/* A page at least, or a slow limit would never let one through. */
+static double depth(const struct dli_bucket_rule *rule)
+{
+	double pages = rule->pages_per_ns * DEPTH_NS;
+
+	return pages > 1 ? pages : 1;
+}
+
+void dli_bucket_start(struct dli_bucket *bucket, const struct dli_bucket_rule *rule,
+		      uint64_t now_ns, uint64_t pages, uint64_t ran_ns)
 {
 	*bucket = (struct dli_bucket){
+		.pages = depth(rule),
 		.charged_at_ns = now_ns,
 		.charged_pages = pages,
 		.credit_ns = FIRST_CREDIT_NS,
@@ -38,13 +48,12 @@ static double clamp(double value, double least, double most)
 void dli_bucket_charge(struct dli_bucket *bucket, const struct dli_bucket_rule *rule,
 		       uint64_t now_ns, uint64_t pages, uint64_t ran_ns)
 {
-	double rate = rule->pages_per_ns, depth = rate * DEPTH_NS;
+	double rate = rule->pages_per_ns;
 	/* The clock of another thread may be read a little earlier. */
 	uint64_t passed_ns = now_ns > bucket->charged_at_ns ? now_ns - bucket->charged_at_ns : 0;
 
 	bucket->pages += rate * (double)passed_ns - (double)(pages - bucket->charged_pages);
-	/* The depth is a page at least, or a slow limit would never let one through. */
-	bucket->pages = clamp(bucket->pages, -rate * DEBT_NS - 1, depth > 1 ? depth : 1);
+	bucket->pages = clamp(bucket->pages, -rate * DEBT_NS - 1, depth(rule));
 	bucket->charged_at_ns += passed_ns;
 	bucket->charged_pages = pages;
 	bucket->credit_ns += (int64_t)(ran_ns - bucket->credited_ns);

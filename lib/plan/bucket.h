@@ -28,8 +28,9 @@ struct dli_bucket_rule {
 	double least_run; /* of the vCPU's time, 0 to 1; 0: pauses need no running time */
 };
 
-/* Begins with neither pages nor debt. */
-void dli_bucket_start(struct dli_bucket *bucket, uint64_t now_ns, uint64_t pages, uint64_t ran_ns);
+/* Begins as after a quiet time: the first page is no debt. */
+void dli_bucket_start(struct dli_bucket *bucket, const struct dli_bucket_rule *rule,
+		      uint64_t now_ns, uint64_t pages, uint64_t ran_ns);
 
 /* pages: dirtied, ran_ns: run, both since some beginning. */
 void dli_bucket_charge(struct dli_bucket *bucket, const struct dli_bucket_rule *rule,

@@ -38,6 +38,7 @@
 #define JUMP_SHARE   0.25
 #define NEVER_S	     10.0
 #define NEVER_PASSES 2u
+#define NEAR_FACTOR  2.0 /* of what fits: a moment of a faster wire is enough to switch */
 #define SURELY_S     2.0 /* it looks so: a wire that stood still is known again by then */
 
 /* The weight of the newest value in an average over tau: 1 - exp(-t / tau), without libm. */
@@ -181,7 +182,7 @@ static bool never_ends(struct dli_law *law, const struct dli_law_look *look, dou
 		law->best_pass = look->passes;
 	}
 	if (!is_stuck(law) || look->passes - law->best_pass < NEVER_PASSES || !(wire > 0) ||
-	    law->new_rate < SAFE_SHARE * wire ||
+	    law->best <= NEAR_FACTOR * fits || law->new_rate < SAFE_SHARE * wire ||
 	    law->goal.least_run * look->written < FLOOR_SHARE * wire)
 		law->ending_at = law->at;
 	return law->at - law->ending_at >= SURELY_S;

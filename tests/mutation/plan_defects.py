@@ -71,7 +71,7 @@ PLAN = [
      "\tif (!look->first_pass && look->pending", "\tif (look->pending",
      "unit/unit-law"),
     ("every guest that stalls diverges", "plan/law.c",
-     " ||\n\t    law->new_rate < SAFE_SHARE * wire ||\n"
+     " || law->new_rate < SAFE_SHARE * wire ||\n"
      "\t    law->goal.least_run * look->written < FLOOR_SHARE * wire)", ")",
      "unit/unit-law"),
     ("pages that are gone keep the first pass from its end", "measure.c",

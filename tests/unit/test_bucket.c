@@ -14,7 +14,7 @@ static enum dli_bucket_bound bound;
 
 static int start(void **state)
 {
-	dli_bucket_start(&bucket, SECOND, 100, 0);
+	dli_bucket_start(&bucket, &thousand, SECOND, 100, 0);
 	return 0;
 }
 
@@ -29,11 +29,12 @@ static uint64_t pause_ns(const struct dli_bucket_rule *rule)
 	return dli_bucket_pause_ns(&bucket, rule, &bound);
 }
 
-static void a_new_bucket_owes_nothing_and_has_nothing(void **state)
+/* One that writes little pays for nothing, even if it writes as soon as there is a limit. */
+static void a_new_bucket_is_full(void **state)
 {
-	charge(0, 0);
+	charge(0, 20);
 	assert_int_equal(pause_ns(&thousand), 0);
-	charge(0, 3);
+	charge(0, 23);
 	assert_int_equal(pause_ns(&thousand), 3 * MILLISECOND);
 }
 
@@ -46,10 +47,10 @@ static void pages_at_the_rate_cost_no_pause(void **state)
 
 static void time_pays_for_debt(void **state)
 {
-	charge(0, 50);
-	charge(30 * MILLISECOND, 50);
+	charge(0, 70);
+	charge(30 * MILLISECOND, 70);
 	assert_in_range(pause_ns(&thousand), 20 * MILLISECOND - 1, 20 * MILLISECOND + 1);
-	charge(50 * MILLISECOND, 50);
+	charge(50 * MILLISECOND, 70);
 	assert_int_equal(pause_ns(&thousand), 0);
 }
 
@@ -94,9 +95,9 @@ static void a_short_debt_is_left_for_later(void **state)
 {
 	const struct dli_bucket_rule fast = { 1e-4, SECOND, 0 };
 
-	dli_bucket_charge(&bucket, &fast, SECOND, 100 + 19, 0);
+	dli_bucket_charge(&bucket, &fast, SECOND, 100 + 39, 0);
 	assert_int_equal(pause_ns(&fast), 0);
-	dli_bucket_charge(&bucket, &fast, SECOND, 100 + 21, 0);
+	dli_bucket_charge(&bucket, &fast, SECOND, 100 + 41, 0);
 	assert_in_range(pause_ns(&fast), 209999, 210001);
 }
 
@@ -200,17 +201,18 @@ static void what_a_late_vcpu_lost_counts_as_pause(void **state)
 
 static void a_clock_that_is_read_earlier_does_no_harm(void **state)
 {
-	charge(10 * MILLISECOND, 0);
-	charge(5 * MILLISECOND, 20);
+	charge(0, 20);
+	charge(10 * MILLISECOND, 20);
+	charge(5 * MILLISECOND, 40);
 	assert_in_range(pause_ns(&thousand), 10 * MILLISECOND - 1, 10 * MILLISECOND + 1);
-	charge(20 * MILLISECOND, 20);
+	charge(20 * MILLISECOND, 40);
 	assert_int_equal(pause_ns(&thousand), 0);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup(a_new_bucket_owes_nothing_and_has_nothing, start),
+		cmocka_unit_test_setup(a_new_bucket_is_full, start),
 		cmocka_unit_test_setup(pages_at_the_rate_cost_no_pause, start),
 		cmocka_unit_test_setup(time_pays_for_debt, start),
 		cmocka_unit_test_setup(a_quiet_vcpu_saves_for_twenty_milliseconds, start),

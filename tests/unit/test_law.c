@@ -304,6 +304,18 @@ static void a_guest_above_its_floor_does_not_diverge(void **state)
 	}
 }
 
+/* Some 27 MiB fit the downtime: one moment of a faster wire ends it. */
+static void a_guest_that_is_near_its_switch_does_not_diverge(void **state)
+{
+	look.demand = look.written = 9000 * MIB;
+	look.new_bytes = 9.2 * MIB;
+	look.pending = 50 * MIB;
+	for (int i = 1; i <= 400; i++) {
+		look.passes = 2 + (uint64_t)i / 10;
+		assert_int_not_equal(at(i / 10.0).verdict, DL_VERDICT_DIVERGING);
+	}
+}
+
 /* Its caller waits for something else than memory. What is pending cannot fall below nothing. */
 static void a_guest_that_could_switch_is_not_limited(void **state)
 {
@@ -391,6 +403,7 @@ int main(void)
 		cmocka_unit_test_setup(the_limit_gets_harder_as_time_runs_out, no_budget),
 		cmocka_unit_test_setup(a_guest_at_its_floor_diverges, no_budget),
 		cmocka_unit_test_setup(a_guest_above_its_floor_does_not_diverge, no_budget),
+		cmocka_unit_test_setup(a_guest_that_is_near_its_switch_does_not_diverge, no_budget),
 		cmocka_unit_test_setup(a_guest_that_could_switch_is_not_limited, no_budget),
 		cmocka_unit_test(the_budget_has_room_for_the_whole_downtime),
 		cmocka_unit_test_setup(a_jump_is_no_stall, no_budget),

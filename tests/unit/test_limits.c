@@ -126,8 +126,10 @@ static void a_limit_holds_over_any_second(void **state)
 		run(500, 100);
 		for (int second = 0; second < 5; second++) {
 			uint64_t pages = run(1000, 100);
+			/* Or what it writes in 2.5 ms, if that is more. */
+			uint64_t most = rates[i] > 2500 ? rates[i] / 10 : 250;
 
-			assert_in_range(pages, rates[i] - rates[i] / 10, rates[i] + rates[i] / 10);
+			assert_in_range(pages, rates[i] - most, rates[i] + most);
 		}
 	}
 	assert_true(vmm.kicks > 0);

@@ -8,11 +8,11 @@
 enum { PAGE = 4096, SECOND = 1000 * MILLISECOND };
 
 static struct dl_plan *plan;
-static uint64_t next_page, written, resumes_ns;
+static uint64_t next_page, written, resumes_ns, reaps;
 
 static int begin(void **state)
 {
-	next_page = written = resumes_ns = 0;
+	next_page = written = resumes_ns = reaps = 0;
 	plan = NULL;
 	return setup(state);
 }
@@ -45,6 +45,7 @@ static void serve(void)
 	if (left())
 		return;
 	reap();
+	reaps++;
 	if (dl_log_kicks(guest.log, &cookie, 1))
 		resumes_ns = now() + ask();
 }
@@ -174,7 +175,8 @@ static void with_clocks_that_fail_a_vcpu_runs_as_much_as_it_must(void **state)
 /* Its entries are still in the ring, and found by the first drain after the limit. */
 static void what_was_written_before_a_limit_is_not_charged(void **state)
 {
-	run_for(1, 100);
+	write_pages(0, DUE - 1);
+	take_all();
 	limit(100);
 	run_for(2000, 0);
 	assert_int_equal(guest_stats(&guest).paused_ns, 0);
@@ -205,11 +207,14 @@ static void a_limit_that_is_set_again_and_again_holds(void **state)
 	limit(1000);
 	run_for(200, 5);
 	before = written;
+	reaps = 0;
 	for (int ms = 0; ms < 2000; ms++) {
 		run_for(1, 5);
 		limit(1000);
 	}
 	assert_in_range(written - before, 1800, 2200);
+	/* Every 5 ms. */
+	assert_true(reaps >= 400);
 }
 
 int main(void)
