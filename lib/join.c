@@ -114,6 +114,7 @@ static int log_views(struct dl_cursor *cursor, struct dli_views *views)
 		dli_reset_repaired(&log->reset);
 		dli_pace_note(&log->pace, &log->vcpus, dli_os_now_ns(log->vm.os), true);
 		dli_reaper_arm(&log->reaper);
+		dli_limits_begin(log);
 	}
 	set_pending(cursor, views);
 	return 0;

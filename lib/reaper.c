@@ -57,6 +57,13 @@ static int set_timer(struct dli_reaper *reaper, uint64_t from_now_ns)
 	return reaper->timer < 0 ? 0 : dli_os_timer_set(reaper->os, reaper->timer, from_now_ns);
 }
 
+static uint64_t until_timer(const struct dli_reaper *reaper)
+{
+	uint64_t now_ns = dli_os_now_ns(reaper->os);
+
+	return reaper->timer_at_ns > now_ns ? reaper->timer_at_ns - now_ns : 1;
+}
+
 static int create_timer(struct dli_reaper *reaper)
 {
 	int r = dli_os_timer(reaper->os);
@@ -64,8 +71,9 @@ static int create_timer(struct dli_reaper *reaper)
 	if (r < 0)
 		return r;
 	reaper->timer = r;
+	/* Whatever the next look is for, limits too. */
 	r = set_timer(reaper,
-		      reaper->armed ? interval_of(reaper) : dli_reaper_is_announcing(reaper));
+		      reaper->armed ? until_timer(reaper) : dli_reaper_is_announcing(reaper));
 	if (!r)
 		return 0;
 	dli_os_close(reaper->os, reaper->timer);
@@ -143,7 +151,8 @@ void dli_reaper_full_exit(struct dli_reaper *reaper)
 	if (reaper->armed) {
 		reaper->full_exit = true;
 		set_interval(reaper, reaper->least_ns);
-		(void)set_timer(reaper, reaper->least_ns);
+		if (until_timer(reaper) > reaper->least_ns)
+			(void)set_timer(reaper, reaper->least_ns);
 	}
 	pthread_mutex_unlock(&reaper->lock);
 }

@@ -440,6 +440,12 @@ static void apply(struct dl_log *log)
 		dli_reaper_soon(&log->reaper, next_ns);
 }
 
+void dli_limits_begin(struct dl_log *log)
+{
+	if (LOAD(&log->limits.active))
+		dli_reaper_soon(&log->reaper, TICK_NS);
+}
+
 void dli_limits_set_own(struct dl_log *log, struct dl_vcpu *vcpu, double pages_per_ns)
 {
 	double before =

@@ -49,4 +49,7 @@ bool dli_limits_are_ignored(const struct dl_log *log);
 /* True if the vCPU is held back now. */
 bool dli_limits_hold(const struct dl_log *log, const struct dl_vcpu *vcpu);
 
+/* Logging is on: limits that were set before want looks. */
+void dli_limits_begin(struct dl_log *log);
+
 #endif
