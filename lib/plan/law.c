@@ -37,6 +37,7 @@
 #define BETTER_SHARE 0.97
 #define JUMP_SHARE   0.25
 #define NEVER_S	     10.0
+#define JUMPS_S	     (2 * NEVER_S)
 #define NEVER_PASSES 2u
 #define NEAR_FACTOR  2.0 /* of what fits: a moment of a faster wire is enough to switch */
 #define SURELY_S     2.0 /* it looks so: a wire that stood still is known again by then */
@@ -110,6 +111,8 @@ void dli_law_start(struct dli_law *law, const struct dli_law_goal *goal)
 		.least_pending = INFINITY,
 		.progress = INFINITY,
 		.hot_at = -INFINITY,
+		.jumped_at = -INFINITY,
+		.last_pending = INFINITY,
 		.best = INFINITY,
 	};
 }
@@ -196,7 +199,10 @@ static void note_jump(struct dli_law *law, const struct dli_law_look *look)
 {
 	double rise = look->pending - law->last_pending;
 
-	if (rise > 2 * look->new_bytes && rise > JUMP_SHARE * look->pending) {
+	/* Devices whose logs are marked now and then make such jumps for ever. */
+	if (rise > 2 * look->new_bytes && rise > JUMP_SHARE * look->pending &&
+	    law->at - law->jumped_at >= JUMPS_S) {
+		law->jumped_at = law->at;
 		law->progress = law->best = INFINITY;
 		law->progress_at = law->best_at = law->at;
 	}

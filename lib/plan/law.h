@@ -62,7 +62,7 @@ struct dli_law {
 	uint64_t best_pass;
 	double ending_at; /* it looked as if it would end */
 	bool diverging;
-	double last_pending;
+	double last_pending, jumped_at;
 };
 
 void dli_law_start(struct dli_law *law, const struct dli_law_goal *goal);

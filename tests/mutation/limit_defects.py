@@ -29,6 +29,8 @@ LIMITS = [
      "unit/unit-reap_fd"),
     ("a full exit puts off a look that is due", "reaper.c",
      "\t\tif (until_timer(reaper) > reaper->least_ns)\n\t", "", "unit/unit-reap_fd"),
+    ("each jump of a device is a new beginning", "plan/law.c",
+     " &&\n\t    law->at - law->jumped_at >= JUMPS_S) {", ") {", "unit/unit-law"),
     ("the first page after a limit is debt", "plan/bucket.c",
      "\t\t.pages = depth(rule),\n", "", "unit/unit-bucket"),
     ("a guest that is near its switch diverges", "plan/law.c",

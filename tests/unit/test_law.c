@@ -378,9 +378,51 @@ static void a_wire_that_stood_still_is_no_reason_to_give_up(void **state)
 	assert_int_equal(at(23.2).verdict, DL_VERDICT_DIVERGING);
 }
 
+/* A device is asked once a second: what it wrote is pending at once, and no vCPU wrote it. */
+static struct dli_law_advice with_a_device(double vcpus, double wire, double device, int seconds,
+					   int *diverging)
+{
+	struct dli_law_advice advice = { .allowed = INFINITY };
+
+	for (int i = 1; i <= 10 * seconds; i++) {
+		look.new_bytes = look.entry_bytes = vcpus;
+		look.pending += vcpus - wire;
+		if (i % 10 == 0) {
+			look.pending += device;
+			look.passes++;
+		}
+		advice = at(i / 10.0);
+		*diverging += advice.verdict == DL_VERDICT_DIVERGING;
+	}
+	return advice;
+}
+
+static void the_jumps_of_a_device_do_not_hide_a_stall(void **state)
+{
+	int diverging = 0;
+
+	look.pending = 90 * MIB;
+	look.demand = look.written = 70 * MIB;
+	assert_false(isinf(with_a_device(7 * MIB, 10 * MIB, 30 * MIB, 60, &diverging).allowed));
+}
+
+static void the_jumps_of_a_device_do_not_hide_that_nothing_helps(void **state)
+{
+	int diverging = 0;
+
+	look.pending = 150 * MIB;
+	look.demand = 500 * MIB;
+	look.written = 20000 * MIB;
+	(void)with_a_device(9.5 * MIB, 14 * MIB, 45 * MIB, 60, &diverging);
+	assert_true(diverging > 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(the_jumps_of_a_device_do_not_hide_a_stall, no_budget),
+		cmocka_unit_test_setup(the_jumps_of_a_device_do_not_hide_that_nothing_helps,
+				       no_budget),
 		cmocka_unit_test_setup(the_wire_is_what_it_takes_while_busy, no_budget),
 		cmocka_unit_test_setup(a_wire_that_takes_nothing_at_first_is_not_known_yet,
 				       no_budget),
