@@ -107,7 +107,8 @@ static void measure_run(const struct dl_log *log, struct dli_limit *limit, uint6
 		limit->last_cpu_ns = cpu_ns;
 		limit->clock_failed = false;
 	}
-	limit->last_wall_ns = now_ns;
+	if (now_ns > limit->last_wall_ns)
+		limit->last_wall_ns = now_ns;
 	STORE(&limit->ran_ns, LOAD(&limit->ran_ns) + ran_ns);
 }
 
@@ -133,11 +134,14 @@ static void end_pause(struct dl_log *log, struct dli_limit *limit, uint64_t now_
 	struct dli_bucket *bucket = &limit->bucket;
 
 	STORE(&limit->eased, false);
+	/* The pause may have begun a little later than this look. */
+	if (now_ns < bucket->pause_begin_ns)
+		now_ns = bucket->pause_begin_ns;
 	if (!dli_bucket_is_paused(bucket, now_ns))
 		return;
 	atomic_fetch_sub_explicit(&limit->paused_ns, bucket->pause_end_ns - now_ns,
 				  memory_order_relaxed);
-	bucket->pause_end_ns = bucket->rest_end_ns = now_ns;
+	dli_bucket_end(bucket, limit->by_plan ? LOAD(&log->limits.least_run) : 0, now_ns);
 	STORE(&limit->pauses_until_ns, 0);
 	want_kick(log, limit);
 }
@@ -205,7 +209,7 @@ static uint64_t pages_to_charge(struct dli_limit *limit, uint64_t pages, bool dr
 	return pages - limit->forgave;
 }
 
-/* Begins with a limit, or with the second. The pages are those to charge. */
+/* Begins with a limit, or with the second, or ends the second. The pages are those to charge. */
 static void start(struct dli_limit *limit, const struct rules *rules, uint64_t pages,
 		  uint64_t now_ns)
 {
@@ -213,8 +217,13 @@ static void start(struct dli_limit *limit, const struct rules *rules, uint64_t p
 
 	if (!limit->limited)
 		dli_bucket_start(&limit->bucket, &rules->strict, now_ns, pages, ran_ns);
-	if (!limit->has_two)
+	/* The debt of the own limit stays what it is, whichever bucket has it. */
+	if (rules->has_two && limit->limited && !limit->by_plan)
+		limit->own_bucket = limit->bucket;
+	else if (rules->has_two)
 		dli_bucket_start(&limit->own_bucket, &rules->own, now_ns, pages, ran_ns);
+	else if (limit->has_two && !rules->by_plan)
+		dli_bucket_take_debt(&limit->bucket, &limit->own_bucket);
 	limit->limited = true;
 	limit->has_two = rules->has_two;
 }
@@ -234,7 +243,10 @@ static bool settle(struct dl_log *log, struct dl_vcpu *vcpu, struct rules *rules
 	if (!limit->limited) {
 		limit->forgiven = dli_ring_pace(vcpu->ring).filled;
 		limit->counted = pages;
+		limit->began_ns = now_ns;
 	}
+	/* A drain that came before the limit has not found what was in the ring then. */
+	drained = drained && LOAD(&log->pace.drained_at_ns) >= limit->began_ns;
 	pages = pages_to_charge(limit, pages, drained);
 	if (!limit->limited || limit->has_two != rules->has_two)
 		start(limit, rules, pages, now_ns);

@@ -53,8 +53,14 @@ void dli_bucket_charge(struct dli_bucket *bucket, const struct dli_bucket_rule *
 	uint64_t passed_ns = now_ns > bucket->charged_at_ns ? now_ns - bucket->charged_at_ns : 0;
 
 	bucket->pages += rate * (double)passed_ns - (double)(pages - bucket->charged_pages);
-	bucket->pages = clamp(bucket->pages, -rate * DEBT_NS - 1, depth(rule));
 	bucket->charged_at_ns += passed_ns;
+	/* A limit that is lowered and raised all the time must not forgive anything. */
+	if (rate * DEBT_NS + 1 >= bucket->deepest ||
+	    bucket->charged_at_ns - bucket->deepest_at_ns >= (uint64_t)DEBT_NS) {
+		bucket->deepest = rate * DEBT_NS + 1;
+		bucket->deepest_at_ns = bucket->charged_at_ns;
+	}
+	bucket->pages = clamp(bucket->pages, -bucket->deepest, depth(rule));
 	bucket->charged_pages = pages;
 	bucket->credit_ns += (int64_t)(ran_ns - bucket->credited_ns);
 	bucket->credited_ns = ran_ns;
@@ -112,6 +118,15 @@ void dli_bucket_pause(struct dli_bucket *bucket, const struct dli_bucket_rule *r
 	bucket->rest_end_ns = bucket->pause_end_ns + REST_NS;
 	bucket->asleep = true;
 	bucket->asleep_ran_ns = bucket->credited_ns;
+}
+
+void dli_bucket_end(struct dli_bucket *bucket, double least_run, uint64_t now_ns)
+{
+	if (least_run > 0 && least_run < 1)
+		bucket->credit_ns += (int64_t)((double)(bucket->pause_end_ns - now_ns) /
+					       pauses_per_run(least_run));
+	bucket->pause_end_ns = bucket->rest_end_ns = now_ns;
+	bucket->asleep = false;
 }
 
 void dli_bucket_wake(struct dli_bucket *bucket, const struct dli_bucket_rule *rule, uint64_t now_ns)

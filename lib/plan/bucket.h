@@ -13,6 +13,8 @@
  */
 struct dli_bucket {
 	double pages; /* below 0: debt */
+	double deepest; /* debt: of the highest limit of the last second, and when that was */
+	uint64_t deepest_at_ns;
 	uint64_t charged_at_ns, charged_pages;
 	uint64_t credited_ns;
 	int64_t credit_ns; /* running time that no pause has used up; below 0: due to the vCPU */
@@ -36,6 +38,13 @@ void dli_bucket_start(struct dli_bucket *bucket, const struct dli_bucket_rule *r
 void dli_bucket_charge(struct dli_bucket *bucket, const struct dli_bucket_rule *rule,
 		       uint64_t now_ns, uint64_t pages, uint64_t ran_ns);
 
+static inline void dli_bucket_take_debt(struct dli_bucket *bucket, const struct dli_bucket *from)
+{
+	bucket->pages = from->pages;
+	bucket->deepest = from->deepest;
+	bucket->deepest_at_ns = from->deepest_at_ns;
+}
+
 /* The bound that kept a pause shorter than the debt. */
 enum dli_bucket_bound { BUCKET_UNBOUND, BUCKET_BOUND_BY_PAUSE, BUCKET_BOUND_BY_FLOOR };
 
@@ -46,6 +55,12 @@ uint64_t dli_bucket_pause_ns(const struct dli_bucket *bucket, const struct dli_b
 /* The pause begins. */
 void dli_bucket_pause(struct dli_bucket *bucket, const struct dli_bucket_rule *rule,
 		      uint64_t now_ns, uint64_t pause_ns);
+
+/*
+ * The pause ends early: running time pays only for what there was of it. The vCPU that comes for
+ * this is not late, and owes what it did before.
+ */
+void dli_bucket_end(struct dli_bucket *bucket, double least_run, uint64_t now_ns);
 
 /*
  * The vCPU's thread asks, after a charge. If it comes from a pause, and late, it gets its moment of

@@ -25,6 +25,7 @@ struct dli_limit {
 	bool by_plan;			  /* the stricter limit is a plan's */
 	uint64_t forgiven;		  /* pages that were in the ring before the limit, */
 	uint64_t forgave, counted;	  /* how many came since, and of all pages */
+	uint64_t began_ns;		  /* the limit */
 	uint64_t kicked_at_ns;		  /* the last time */
 	_Atomic bool kick;		  /* wanted */
 	_Atomic bool ignored;		  /* due for long */

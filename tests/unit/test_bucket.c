@@ -82,6 +82,17 @@ static void debt_is_remembered_for_a_second(void **state)
 	assert_int_equal(bound, BUCKET_UNBOUND);
 }
 
+static void debt_of_a_higher_limit_is_forgiven_after_a_second(void **state)
+{
+	const struct dli_bucket_rule ten = { 1e-8, 1000 * (uint64_t)SECOND, 0 };
+
+	charge(0, 500);
+	dli_bucket_charge(&bucket, &ten, SECOND + 900 * MILLISECOND, 100 + 500, 0);
+	assert_in_range(pause_ns(&ten), 46 * (uint64_t)SECOND, 48 * (uint64_t)SECOND);
+	dli_bucket_charge(&bucket, &ten, 2 * (uint64_t)SECOND, 100 + 500, 0);
+	assert_in_range(pause_ns(&ten), SECOND, SECOND + 101 * MILLISECOND);
+}
+
 static void no_pause_is_longer_than_the_longest(void **state)
 {
 	const struct dli_bucket_rule hasty = { 1e-6, 10 * MILLISECOND, 0 };
@@ -218,6 +229,7 @@ int main(void)
 		cmocka_unit_test_setup(a_quiet_vcpu_saves_for_twenty_milliseconds, start),
 		cmocka_unit_test_setup(a_slow_limit_lets_a_page_through, start),
 		cmocka_unit_test_setup(debt_is_remembered_for_a_second, start),
+		cmocka_unit_test_setup(debt_of_a_higher_limit_is_forgiven_after_a_second, start),
 		cmocka_unit_test_setup(no_pause_is_longer_than_the_longest, start),
 		cmocka_unit_test_setup(a_short_debt_is_left_for_later, start),
 		cmocka_unit_test_setup(running_time_pays_for_pauses, start),

@@ -5,14 +5,18 @@
 
 #include <errno.h>
 
-enum { PAGE = 4096, SECOND = 1000 * MILLISECOND };
+enum { PAGE = 4096, SECOND = 1000 * MILLISECOND, MOST_MS = 20000 };
 
 static struct dl_plan *plan;
 static uint64_t next_page, written, resumes_ns, reaps;
+/* How much was written until the end of each millisecond. */
+static uint64_t history[MOST_MS];
+static unsigned int ms_done;
 
 static int begin(void **state)
 {
 	next_page = written = resumes_ns = reaps = 0;
+	ms_done = 0;
 	plan = NULL;
 	return setup(state);
 }
@@ -69,7 +73,20 @@ static void run_for(uint64_t ms, uint64_t pages_per_ms)
 		take_all();
 		model_advance(guest.model, MILLISECOND);
 		serve();
+		if (ms_done < MOST_MS)
+			history[ms_done++] = written;
 	}
+}
+
+/* The most that was written in a second that began since. */
+static uint64_t worst_second(unsigned int since_ms)
+{
+	uint64_t most = 0;
+
+	for (unsigned int ms = since_ms; ms + 1000 < ms_done; ms++)
+		if (history[ms + 1000] - history[ms] > most)
+			most = history[ms + 1000] - history[ms];
+	return most;
 }
 
 /* As run_for(), beside a wire that takes pages_per_ms; the plan looks every 100 ms. */
@@ -100,6 +117,16 @@ static void new_plan(uint64_t longest_pause_ns, uint32_t least_run_ppm)
 	assert_int_equal(dl_plan_new(guest.cursor, &goal, &plan), 0);
 }
 
+/* As a plan does that sets a limit of pages_per_s, or has no more limits. */
+static void set_plan(uint64_t pages_per_s)
+{
+	const struct dli_plan_terms terms = { .until_ns = pages_per_s ? now() + SECOND : 0,
+					      .longest_pause_ns = MILLISECOND };
+
+	atomic_store(&vcpu->handle->limit.planned, (double)pages_per_s / SECOND);
+	dli_limits_set_plan(guest.log, &terms);
+}
+
 /* Pauses that are as short as this plan's hold nobody to the limit. */
 static void an_own_limit_holds_beside_a_plan(void **state)
 {
@@ -117,14 +144,10 @@ static void an_own_limit_holds_beside_a_plan(void **state)
 /* What the first limit forgives is found between the two, by no look. */
 static void a_second_limit_charges_no_page_that_the_first_forgave(void **state)
 {
-	struct dli_plan_terms terms = { .until_ns = now() + SECOND,
-					.longest_pause_ns = MILLISECOND };
-
 	write_pages(0, 100);
 	limit(100000000);
 	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
-	atomic_store(&vcpu->handle->limit.planned, 1e-6);
-	dli_limits_set_plan(guest.log, &terms);
+	set_plan(1000);
 	write_pages(1000, 100);
 	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
 	assert_in_range(ask(), 1, MILLISECOND);
@@ -217,6 +240,187 @@ static void a_limit_that_is_set_again_and_again_holds(void **state)
 	assert_true(reaps >= 400);
 }
 
+/* Alternates every period_ms between two limits, from when the vCPU is held; beside a plan or not. */
+static uint64_t alternate(uint64_t low, uint64_t high, uint64_t period_ms)
+{
+	unsigned int since_ms;
+
+	limit(high);
+	if (plan)
+		migrate_for(3000, 200, 2);
+	else
+		run_for(3000, 200);
+	since_ms = ms_done;
+	for (uint64_t ms = 0; ms < 5000; ms += period_ms) {
+		limit(ms / period_ms % 2 ? high : low);
+		run_for(period_ms, 200);
+		if (plan && !(ms % 100)) {
+			struct dl_advice advice = { .size = sizeof(advice) };
+
+			assert_int_equal(
+				dl_plan_sent(plan, 200 * (uint64_t)PAGE, 100 * MILLISECOND), 0);
+			assert_int_equal(dl_plan_next(plan, 800 * PAGE, &advice), 0);
+		}
+	}
+	return worst_second(since_ms);
+}
+
+/* What is written in 2.5 ms. */
+enum { TOO_MUCH = 500 };
+
+static void a_limit_that_wavers_holds(void **state)
+{
+	assert_in_range(alternate(1000, 1001, 10), 500, 1001 + TOO_MUCH);
+}
+
+/* What is owed to the higher limit is not forgiven by a moment of a lower one. */
+static void a_limit_that_is_lowered_again_and_again_holds(void **state)
+{
+	assert_in_range(alternate(10, 1000, 50), 1, 1000 + TOO_MUCH);
+}
+
+static void a_limit_that_is_lowered_beside_a_plan_holds(void **state)
+{
+	new_plan(MILLISECOND, 0);
+	assert_in_range(alternate(10, 1000, 50), 1, 1000 + TOO_MUCH);
+}
+
+/* That limit is never reached; to change it ends pauses of the plan. */
+static void a_plan_holds_beside_a_limit_that_wavers(void **state)
+{
+	uint64_t most;
+
+	new_plan(SECOND / 2, 0);
+	most = alternate(1000000, 1000000, 10);
+	dl_plan_free(plan);
+	run_for(2000, 0);
+	new_plan(SECOND / 2, 0);
+	assert_in_range(alternate(1000000, 1000001, 10), 1, most + TOO_MUCH);
+}
+
+static void a_plan_that_comes_and_goes_leaves_an_own_limit(void **state)
+{
+	unsigned int since_ms;
+
+	limit(1000);
+	run_for(2000, 200);
+	since_ms = ms_done;
+	for (int i = 0; i < 100; i++) {
+		set_plan(i % 2 ? 0 : 10);
+		run_for(50, 200);
+	}
+	assert_in_range(worst_second(since_ms), 1, 1000 + TOO_MUCH);
+}
+
+static void a_plan_that_goes_leaves_the_debt_of_an_own_limit(void **state)
+{
+	limit(1000);
+	set_plan(10);
+	/* Until a plan's limit of a second before is forgotten. */
+	for (int i = 0; i < 30; i++) {
+		run_for(100, 0);
+		set_plan(10);
+	}
+	write_pages(0, 900);
+	assert_int_equal(dl_log_reap(guest.log, DL_REAP_NOW, NULL), 0);
+	set_plan(0);
+	assert_in_range(ask(), 800 * MILLISECOND, 900 * MILLISECOND);
+}
+
+static void a_plan_that_comes_leaves_the_debt_of_an_own_limit(void **state)
+{
+	limit(1000);
+	write_pages(0, 900);
+	assert_int_equal(dl_log_reap(guest.log, DL_REAP_NOW, NULL), 0);
+	set_plan(10);
+	assert_in_range(ask(), 800 * MILLISECOND, 900 * MILLISECOND);
+}
+
+static uint64_t (*now_below)(void *opaque);
+static unsigned int moment;
+
+/* Something happens between two readings of the clock by a reap; 0: it has. */
+static bool is_moment(void)
+{
+	pthread_mutex_t *lock = &guest.log->reaper.lock;
+
+	if (!moment || --moment || pthread_mutex_trylock(lock))
+		return false;
+	pthread_mutex_unlock(lock);
+	return true;
+}
+
+static void reap_at_each_moment(uint64_t (*now_ns)(void *opaque), void (*check)(void))
+{
+	now_below = guest.os.now_ns;
+	/* Looks are made as long as any vCPU has a limit. */
+	assert_int_equal(dl_vcpu_limit(guest.vcpus[1].handle, 1 << 30), 0);
+	for (unsigned int i = 1; i < 20; i++) {
+		limit(0);
+		assert_int_equal(dl_log_reap(guest.log, DL_REAP_NOW, NULL), 0);
+		take_all();
+		moment = i;
+		guest.os.now_ns = now_ns;
+		assert_int_equal(dl_log_reap(guest.log, DL_REAP_NOW, NULL), 0);
+		guest.os.now_ns = now_below;
+		check();
+	}
+}
+
+static unsigned int happened;
+
+static uint64_t now_of_a_limit(void *opaque)
+{
+	if (is_moment()) {
+		write_pages(0, DUE - 1);
+		model_advance(guest.model, 1);
+		limit(100);
+		happened++;
+	}
+	return now_below(opaque);
+}
+
+static void check_nothing_is_charged(void)
+{
+	run_for(10, 0);
+	assert_int_equal(ask(), 0);
+}
+
+static void a_drain_from_before_a_limit_has_not_found_what_it_forgives(void **state)
+{
+	happened = 0;
+	reap_at_each_moment(now_of_a_limit, check_nothing_is_charged);
+	assert_true(happened > 2);
+}
+
+static uint64_t now_of_a_pause(void *opaque)
+{
+	uint64_t now_ns = now_below(opaque);
+
+	if (is_moment()) {
+		limit(100);
+		write_pages(0, DUE - 1);
+		assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
+		model_advance(guest.model, MILLISECOND);
+		/* A limit is lifted by the look that has read the clock, not by its own. */
+		happened += ask() > 0;
+		atomic_store(&vcpu->handle->limit.own, 0);
+	}
+	return now_ns;
+}
+
+static void check_pauses(void)
+{
+	assert_true(guest_stats(&guest).paused_ns < 20 * (uint64_t)SECOND);
+}
+
+static void a_pause_that_begins_during_a_look_counts_from_then(void **state)
+{
+	happened = 0;
+	reap_at_each_moment(now_of_a_pause, check_pauses);
+	assert_true(happened > 2);
+}
+
 int main(void)
 {
 #define two_test(f) cmocka_unit_test_setup_teardown(f, begin, end)
@@ -229,6 +433,15 @@ int main(void)
 		two_test(what_was_written_before_a_limit_is_not_charged),
 		two_test(a_lifted_pause_counts_as_long_as_it_was),
 		two_test(a_limit_that_is_set_again_and_again_holds),
+		two_test(a_limit_that_wavers_holds),
+		two_test(a_limit_that_is_lowered_again_and_again_holds),
+		two_test(a_limit_that_is_lowered_beside_a_plan_holds),
+		two_test(a_plan_holds_beside_a_limit_that_wavers),
+		two_test(a_plan_that_comes_and_goes_leaves_an_own_limit),
+		two_test(a_plan_that_goes_leaves_the_debt_of_an_own_limit),
+		two_test(a_plan_that_comes_leaves_the_debt_of_an_own_limit),
+		two_test(a_drain_from_before_a_limit_has_not_found_what_it_forgives),
+		two_test(a_pause_that_begins_during_a_look_counts_from_then),
 	};
 
 	return RUN_TESTS("limits in company", tests);
