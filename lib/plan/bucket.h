@@ -12,7 +12,7 @@
  * Not for two threads at a time.
  */
 struct dli_bucket {
-	double pages; /* below 0: debt */
+	double pages;	/* below 0: debt */
 	double deepest; /* debt: of the highest limit of the last second, and when that was */
 	uint64_t deepest_at_ns;
 	uint64_t charged_at_ns, charged_pages;

@@ -240,7 +240,7 @@ static void a_limit_that_is_set_again_and_again_holds(void **state)
 	assert_true(reaps >= 400);
 }
 
-/* Alternates every period_ms between two limits, from when the vCPU is held; beside a plan or not. */
+/* Alternates between two limits every period_ms once the vCPU is held, beside a plan or not. */
 static uint64_t alternate(uint64_t low, uint64_t high, uint64_t period_ms)
 {
 	unsigned int since_ms;
