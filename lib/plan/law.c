@@ -185,7 +185,7 @@ static bool never_ends(struct dli_law *law, const struct dli_law_look *look, dou
 		law->best_pass = look->passes;
 	}
 	if (!is_stuck(law) || look->passes - law->best_pass < NEVER_PASSES || !(wire > 0) ||
-	    law->best <= NEAR_FACTOR * fits || law->new_rate < SAFE_SHARE * wire ||
+	    look->pending <= NEAR_FACTOR * fits || law->new_rate < SAFE_SHARE * wire ||
 	    law->goal.least_run * look->written < FLOOR_SHARE * wire)
 		law->ending_at = law->at;
 	return law->at - law->ending_at >= SURELY_S;

@@ -378,6 +378,27 @@ static void a_wire_that_stood_still_is_no_reason_to_give_up(void **state)
 	assert_int_equal(at(23.2).verdict, DL_VERDICT_DIVERGING);
 }
 
+/* It has been quiet, and near its switch, since its limits began. */
+static void a_guest_that_gets_worse_diverges(void **state)
+{
+	int diverging = 0;
+
+	for (int i = 1; i <= 1000; i++) {
+		bool quiet = i >= 50 && i < 100;
+
+		look.passes = 2 + (uint64_t)i / 50;
+		if (i < 100)
+			look.pending = (quiet ? 20 : 1000) * MIB;
+		else if (look.pending < 4000 * MIB)
+			look.pending += 5 * MIB;
+		look.demand = look.written = (i < 50 ? 200 : quiet ? 10 : 15000) * MIB;
+		look.new_bytes = look.entry_bytes = (i < 100 ? 1 : 15) * MIB;
+		diverging += at(i / 10.0).verdict == DL_VERDICT_DIVERGING;
+	}
+	assert_true(law.limiting);
+	assert_true(diverging > 0);
+}
+
 /* A device is asked once a second: what it wrote is pending at once, and no vCPU wrote it. */
 static struct dli_law_advice with_a_device(double vcpus, double wire, double device, int seconds,
 					   int *diverging)
@@ -445,6 +466,7 @@ int main(void)
 		cmocka_unit_test_setup(the_limit_gets_harder_as_time_runs_out, no_budget),
 		cmocka_unit_test_setup(a_guest_at_its_floor_diverges, no_budget),
 		cmocka_unit_test_setup(a_guest_above_its_floor_does_not_diverge, no_budget),
+		cmocka_unit_test_setup(a_guest_that_gets_worse_diverges, no_budget),
 		cmocka_unit_test_setup(a_guest_that_is_near_its_switch_does_not_diverge, no_budget),
 		cmocka_unit_test_setup(a_guest_that_could_switch_is_not_limited, no_budget),
 		cmocka_unit_test(the_budget_has_room_for_the_whole_downtime),
