@@ -34,6 +34,7 @@ struct rules {
 	struct dli_bucket_rule own;
 	bool by_plan; /* the stricter limit is a plan's */
 	bool has_two;
+	bool has_plan;
 };
 
 /* False: there is no limit. */
@@ -51,6 +52,7 @@ static bool rules_of(const struct dl_log *log, const struct dli_limit *limit, ui
 			    LOAD(&log->limits.least_run) },
 		.own = { own, OWN_LONGEST_PAUSE_NS, 0 },
 		.by_plan = planned > 0 && !(own > 0 && own <= planned),
+		.has_plan = planned > 0,
 	};
 	rules->has_two = rules->by_plan && own > 0;
 	if (!rules->by_plan)
@@ -75,16 +77,6 @@ static void want_kick(struct dl_log *log, struct dli_limit *limit)
 	(void)atomic_exchange_explicit(&log->limits.kicks, true, memory_order_release);
 }
 
-/* Without a clock of its thread, a vCPU runs whenever it does not pause. */
-static uint64_t time_outside_pauses(const struct dli_limit *limit, uint64_t now_ns)
-{
-	uint64_t from_ns = limit->last_wall_ns;
-
-	if (!from_ns || now_ns <= from_ns)
-		return 0;
-	return now_ns - from_ns - dli_bucket_paused_ns(&limit->bucket, from_ns, now_ns);
-}
-
 /*
  * Adds what the vCPU ran since the last time: the CPU time of the thread that asks for its pauses.
  * That thread may have ended, or its clock may be refused.
@@ -97,7 +89,7 @@ static void measure_run(const struct dl_log *log, struct dli_limit *limit, uint6
 	uint64_t cpu_ns, ran_ns = 0;
 
 	if (!has_clock || dli_os_thread_ns(log->vm.os, clock, &cpu_ns)) {
-		ran_ns = time_outside_pauses(limit, now_ns);
+		ran_ns = dli_limit_unpaused_ns(limit, now_ns);
 		limit->clock_failed = true;
 	} else {
 		if (clock == limit->last_clock && !limit->clock_failed &&
@@ -217,12 +209,13 @@ static void start(struct dli_limit *limit, const struct rules *rules, uint64_t p
 
 	if (!limit->limited)
 		dli_bucket_start(&limit->bucket, &rules->strict, now_ns, pages, ran_ns);
-	/* The debt of the own limit stays what it is, whichever bucket has it. */
+	/* What is owed to either limit stays so, whichever bucket has it. */
 	if (rules->has_two && limit->limited && !limit->by_plan)
 		limit->own_bucket = limit->bucket;
 	else if (rules->has_two)
 		dli_bucket_start(&limit->own_bucket, &rules->own, now_ns, pages, ran_ns);
-	else if (limit->has_two && !rules->by_plan)
+	else if (limit->has_two && !rules->by_plan &&
+		 (!rules->has_plan || limit->own_bucket.pages < limit->bucket.pages))
 		dli_bucket_take_debt(&limit->bucket, &limit->own_bucket);
 	limit->limited = true;
 	limit->has_two = rules->has_two;
@@ -395,9 +388,9 @@ uint64_t dli_limits_ask(struct dl_log *log, struct dl_vcpu *vcpu)
 	/* Pairs with dli_limits_set_own() and dli_limits_set_plan(). */
 	if (!atomic_load_explicit(&log->limits.active, memory_order_acquire))
 		return 0;
-	/* Otherwise its pause stays due, and it is kicked again. */
+	/* Otherwise a pause that is due stays due, with another kick; one that began goes on. */
 	if (!take_soon(limit))
-		return 0;
+		return since(dli_os_now_ns(log->vm.os), LOAD(&limit->pauses_until_ns));
 	now_ns = dli_os_now_ns(log->vm.os);
 	if (settle(log, vcpu, &rules, now_ns, false)) {
 		dli_bucket_wake(&limit->bucket, &rules.strict, now_ns);

@@ -112,7 +112,10 @@ static void use_up(struct dli_bucket *bucket, const struct dli_bucket_rule *rule
 void dli_bucket_pause(struct dli_bucket *bucket, const struct dli_bucket_rule *rule,
 		      uint64_t now_ns, uint64_t pause_ns)
 {
+	int64_t before_ns = bucket->credit_ns;
+
 	use_up(bucket, rule, pause_ns);
+	bucket->used_ns = before_ns - bucket->credit_ns;
 	bucket->pause_begin_ns = now_ns;
 	bucket->pause_end_ns = now_ns + pause_ns;
 	bucket->rest_end_ns = bucket->pause_end_ns + REST_NS;
@@ -120,13 +123,27 @@ void dli_bucket_pause(struct dli_bucket *bucket, const struct dli_bucket_rule *r
 	bucket->asleep_ran_ns = bucket->credited_ns;
 }
 
+static void give_back(struct dli_bucket *bucket, double least_run, uint64_t pause_ns)
+{
+	double back_ns;
+
+	if (!(least_run > 0 && least_run < 1))
+		return;
+	back_ns = (double)pause_ns / pauses_per_run(least_run);
+	bucket->credit_ns += back_ns < (double)bucket->used_ns ? (int64_t)back_ns : bucket->used_ns;
+}
+
 void dli_bucket_end(struct dli_bucket *bucket, double least_run, uint64_t now_ns)
 {
-	if (least_run > 0 && least_run < 1)
-		bucket->credit_ns += (int64_t)((double)(bucket->pause_end_ns - now_ns) /
-					       pauses_per_run(least_run));
+	give_back(bucket, least_run, bucket->pause_end_ns - now_ns);
+	bucket->ended_ns += now_ns - bucket->pause_begin_ns;
 	bucket->pause_end_ns = bucket->rest_end_ns = now_ns;
 	bucket->asleep = false;
+	/* Pauses that end early and begin anew are as one: after a second the vCPU runs. */
+	if (bucket->ended_ns >= (uint64_t)DEBT_NS) {
+		bucket->ended_ns = 0;
+		bucket->rest_end_ns += REST_NS;
+	}
 }
 
 void dli_bucket_wake(struct dli_bucket *bucket, const struct dli_bucket_rule *rule, uint64_t now_ns)
@@ -136,6 +153,7 @@ void dli_bucket_wake(struct dli_bucket *bucket, const struct dli_bucket_rule *ru
 	if (!bucket->asleep || now_ns < bucket->pause_end_ns)
 		return;
 	bucket->asleep = false;
+	bucket->ended_ns = 0;
 	over_ns = now_ns - bucket->pause_end_ns;
 	/* One that did not ask when it woke up has run in the meantime. */
 	if (ran_ns >= over_ns)

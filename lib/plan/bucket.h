@@ -18,6 +18,8 @@ struct dli_bucket {
 	uint64_t charged_at_ns, charged_pages;
 	uint64_t credited_ns;
 	int64_t credit_ns; /* running time that no pause has used up; below 0: due to the vCPU */
+	int64_t used_ns;   /* of it, by the last pause */
+	uint64_t ended_ns; /* of pauses that ended early, without a moment of running between */
 	uint64_t pause_begin_ns, pause_end_ns; /* of the last pause that began; 0: none */
 	uint64_t rest_end_ns; /* then, after a moment of running, the next may begin */
 	bool asleep;	      /* in that pause, or its thread has not asked since */

@@ -72,4 +72,14 @@ static inline void dli_limit_leave(struct dli_limit *limit)
 	atomic_store_explicit(&limit->taken, false, memory_order_release);
 }
 
+/* Since it was measured last: without a clock of its thread, a vCPU runs when it does not pause. */
+static inline uint64_t dli_limit_unpaused_ns(const struct dli_limit *limit, uint64_t now_ns)
+{
+	uint64_t from_ns = limit->last_wall_ns;
+
+	if (!from_ns || now_ns <= from_ns)
+		return 0;
+	return now_ns - from_ns - dli_bucket_paused_ns(&limit->bucket, from_ns, now_ns);
+}
+
 #endif

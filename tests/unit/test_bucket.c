@@ -210,6 +210,37 @@ static void what_a_late_vcpu_lost_counts_as_pause(void **state)
 	assert_in_range(pause_ns(&half), MILLISECOND - 1, MILLISECOND + 1);
 }
 
+/* A pause of a second takes no more than a quarter of a second of credit. */
+static void a_pause_that_ends_gives_back_what_it_took(void **state)
+{
+	const struct dli_bucket_rule half = { 1e-6, SECOND, 0.5 };
+	int64_t credit_ns = bucket.credit_ns;
+
+	for (uint64_t i = 1; i < 10; i++) {
+		dli_bucket_pause(&bucket, &half, SECOND + 2 * i, SECOND);
+		dli_bucket_end(&bucket, 0.5, SECOND + 2 * i + 1);
+	}
+	assert_true(bucket.credit_ns <= credit_ns);
+	dli_bucket_pause(&bucket, &half, 2 * (uint64_t)SECOND, 100 * MILLISECOND);
+	credit_ns = bucket.credit_ns;
+	dli_bucket_end(&bucket, 0.5, 2 * (uint64_t)SECOND + 60 * MILLISECOND);
+	assert_in_range(bucket.credit_ns - credit_ns, 40 * MILLISECOND - 1, 40 * MILLISECOND);
+}
+
+static void pauses_that_end_leave_a_moment_each_second(void **state)
+{
+	uint64_t now_ns = SECOND;
+
+	for (int i = 0; i < 10; i++) {
+		assert_false(dli_bucket_is_resting(&bucket, now_ns));
+		dli_bucket_pause(&bucket, &thousand, now_ns, SECOND);
+		now_ns += 100 * MILLISECOND;
+		dli_bucket_end(&bucket, 0, now_ns);
+	}
+	assert_true(dli_bucket_is_resting(&bucket, now_ns + MILLISECOND));
+	assert_false(dli_bucket_is_resting(&bucket, now_ns + 2 * MILLISECOND));
+}
+
 static void a_clock_that_is_read_earlier_does_no_harm(void **state)
 {
 	charge(0, 20);
@@ -237,6 +268,8 @@ int main(void)
 		cmocka_unit_test_setup(a_vcpu_that_wakes_up_late_runs_for_a_moment_too, start),
 		cmocka_unit_test_setup(a_vcpu_that_ran_since_its_pause_was_not_late, start),
 		cmocka_unit_test_setup(what_a_late_vcpu_lost_counts_as_pause, start),
+		cmocka_unit_test_setup(a_pause_that_ends_gives_back_what_it_took, start),
+		cmocka_unit_test_setup(pauses_that_end_leave_a_moment_each_second, start),
 		cmocka_unit_test_setup(a_clock_that_is_read_earlier_does_no_harm, start),
 	};
 

@@ -8,7 +8,7 @@
 enum { PAGE = 4096, SECOND = 1000 * MILLISECOND, MOST_MS = 20000 };
 
 static struct dl_plan *plan;
-static uint64_t next_page, written, resumes_ns, reaps;
+static uint64_t next_page, written, resumes_ns, reaps, longest_ns;
 /* How much was written until the end of each millisecond. */
 static uint64_t history[MOST_MS];
 static unsigned int ms_done;
@@ -17,6 +17,7 @@ static int begin(void **state)
 {
 	next_page = written = resumes_ns = reaps = 0;
 	ms_done = 0;
+	longest_ns = MILLISECOND;
 	plan = NULL;
 	return setup(state);
 }
@@ -121,7 +122,7 @@ static void new_plan(uint64_t longest_pause_ns, uint32_t least_run_ppm)
 static void set_plan(uint64_t pages_per_s)
 {
 	const struct dli_plan_terms terms = { .until_ns = pages_per_s ? now() + SECOND : 0,
-					      .longest_pause_ns = MILLISECOND };
+					      .longest_pause_ns = longest_ns };
 
 	atomic_store(&vcpu->handle->limit.planned, (double)pages_per_s / SECOND);
 	dli_limits_set_plan(guest.log, &terms);
@@ -243,6 +244,7 @@ static void a_limit_that_is_set_again_and_again_holds(void **state)
 /* Alternates between two limits every period_ms once the vCPU is held, beside a plan or not. */
 static uint64_t alternate(uint64_t low, uint64_t high, uint64_t period_ms)
 {
+	struct dl_advice advice = { .size = sizeof(advice) };
 	unsigned int since_ms;
 
 	limit(high);
@@ -255,8 +257,6 @@ static uint64_t alternate(uint64_t low, uint64_t high, uint64_t period_ms)
 		limit(ms / period_ms % 2 ? high : low);
 		run_for(period_ms, 200);
 		if (plan && !(ms % 100)) {
-			struct dl_advice advice = { .size = sizeof(advice) };
-
 			assert_int_equal(
 				dl_plan_sent(plan, 200 * (uint64_t)PAGE, 100 * MILLISECOND), 0);
 			assert_int_equal(dl_plan_next(plan, 800 * PAGE, &advice), 0);
@@ -298,6 +298,57 @@ static void a_plan_holds_beside_a_limit_that_wavers(void **state)
 	assert_in_range(alternate(1000000, 1000001, 10), 1, most + TOO_MUCH);
 }
 
+/* The plan's debt is still due, whichever limit is the stricter one. */
+static void a_plan_holds_beside_a_limit_that_crosses_its_level(void **state)
+{
+	unsigned int since_ms = 0;
+
+	longest_ns = SECOND;
+	limit(1000000);
+	for (int i = 0; i < 300; i++) {
+		if (i == 100)
+			since_ms = ms_done;
+		set_plan(1001);
+		limit(i % 2 ? 1000000 : 1000);
+		run_for(10, 200);
+	}
+	assert_in_range(worst_second(since_ms), 500, 1001 + TOO_MUCH);
+}
+
+static void a_limit_that_changes_leaves_a_moment_each_second(void **state)
+{
+	unsigned int still_ms = 0, longest_ms = 0;
+
+	limit(1000);
+	run_for(1000, 200);
+	for (int i = 0; i < 20; i++) {
+		limit(10);
+		run_for(500, 200);
+		limit(1000);
+		run_for(10, 200);
+	}
+	for (unsigned int ms = 1; ms < ms_done; ms++) {
+		still_ms = history[ms] == history[ms - 1] ? still_ms + 1 : 0;
+		longest_ms = still_ms > longest_ms ? still_ms : longest_ms;
+	}
+	assert_in_range(longest_ms, 100, 2000);
+}
+
+/* Its thread wakes up for a signal while a preempted look has its state. */
+static void a_question_during_a_pause_never_ends_it(void **state)
+{
+	uint64_t left_ns;
+
+	limit(100);
+	while (resumes_ns <= now() + 100 * MILLISECOND)
+		run_for(1, 10);
+	left_ns = resumes_ns - now();
+	assert_true(dli_limit_try(&vcpu->handle->limit));
+	assert_int_equal(ask(), left_ns);
+	dli_limit_leave(&vcpu->handle->limit);
+	assert_int_equal(ask(), left_ns);
+}
+
 static void a_plan_that_comes_and_goes_leaves_an_own_limit(void **state)
 {
 	unsigned int since_ms;
@@ -337,7 +388,7 @@ static void a_plan_that_comes_leaves_the_debt_of_an_own_limit(void **state)
 }
 
 static uint64_t (*now_below)(void *opaque);
-static unsigned int moment;
+static unsigned int moment, happened;
 
 /* Something happens between two readings of the clock by a reap; 0: it has. */
 static bool is_moment(void)
@@ -366,8 +417,6 @@ static void reap_at_each_moment(uint64_t (*now_ns)(void *opaque), void (*check)(
 		check();
 	}
 }
-
-static unsigned int happened;
 
 static uint64_t now_of_a_limit(void *opaque)
 {
@@ -437,6 +486,9 @@ int main(void)
 		two_test(a_limit_that_is_lowered_again_and_again_holds),
 		two_test(a_limit_that_is_lowered_beside_a_plan_holds),
 		two_test(a_plan_holds_beside_a_limit_that_wavers),
+		two_test(a_plan_holds_beside_a_limit_that_crosses_its_level),
+		two_test(a_limit_that_changes_leaves_a_moment_each_second),
+		two_test(a_question_during_a_pause_never_ends_it),
 		two_test(a_plan_that_comes_and_goes_leaves_an_own_limit),
 		two_test(a_plan_that_goes_leaves_the_debt_of_an_own_limit),
 		two_test(a_plan_that_comes_leaves_the_debt_of_an_own_limit),
