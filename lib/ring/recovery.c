@@ -7,9 +7,9 @@
  * it does not export either. After an overflow the cells no longer tell where the indices are, so
  * all of them are wiped (dli_ring_desync). From then on:
  *   - A dirty cell was filled since the wipe, and the first one of its run is where the kernel
- *     continued. A reset stops at a dirty cell: with every other cell released, it moves the reset
- *     index there and no further, and both sides are in sync (dli_ring_resync). Any drain can do
- *     this.
+ *     continued, unless it lapped the ring during the wipe: see copy_overwritten(). A reset stops
+ *     at a dirty cell: with every other cell released, it moves the reset index there and no
+ *     further, and both sides are in sync (dli_ring_resync). Any drain can do this.
  *   - A vCPU that is kept outside by a full ring fills nothing. In its own full exit dirty is ahead
  *     of reset by at least the limit, provided that nothing could be taken back since. So a block
  *     of released cells smaller than the limit cannot make reset overtake dirty, which would keep
@@ -158,6 +158,7 @@ int dli_ring_resync(struct dli_ring *ring, struct dli_reset *reset)
 		return 0;
 	}
 	ring->head = first;
+	ring->doubtful_entries = ring->entries;
 	ring->state = RING_IN_SYNC;
 	ring->nudge_armed = false;
 	return 0;

@@ -290,6 +290,44 @@ static bool head_overwritten(struct dli_ring *ring)
 	return now.slot != ring->first_copied.slot || now.offset != ring->first_copied.offset;
 }
 
+/* True if the page of a cell is in the word, or in the next one, which *word then points to. */
+static bool is_copied(const struct kvm_dirty_gfn *cell, const struct dli_dirty_word **word,
+		      const struct dli_dirty_word *end)
+{
+	for (int tries = 0; tries < 2 && *word != end; tries++) {
+		if (cell->slot == (*word)->slot && cell->offset / 64 == (*word)->word &&
+		    (*word)->bits >> cell->offset % 64 & 1)
+			return true;
+		++*word;
+	}
+	return false;
+}
+
+/*
+ * True if a released cell holds a page that was not copied. After a resync the run of dirty cells
+ * may hold entries of two laps, if the kernel lapped the ring during the wipe. The kernel continues
+ * somewhere inside, so that neither head_overwritten() nor lapped() notices. The repair covers the
+ * older entries, but not those that overwrite them. Called after lapped(), for its barrier: a page
+ * that is stored later makes its cell dirty again after the release, which dli_ring_verify() finds.
+ */
+static bool copy_overwritten(struct dli_ring *ring)
+{
+	const struct dli_dirty_word *word = ring->words + ring->released_words;
+	const struct dli_dirty_word *end = word + ring->copied_words;
+
+	if (!ring->doubtful_entries)
+		return false;
+	ring->doubtful_entries -=
+		ring->copied < ring->doubtful_entries ? ring->copied : ring->doubtful_entries;
+	for (uint32_t i = 0; i < ring->copied; i++) {
+		const struct kvm_dirty_gfn cell = cell_read(cell_at(ring, ring->head + i));
+
+		if (!is_copied(&cell, &word, end))
+			return true;
+	}
+	return false;
+}
+
 static void release_cells(struct kvm_dirty_gfn *cell, struct kvm_dirty_gfn *end)
 {
 	for (; cell != end; cell++)
@@ -319,7 +357,8 @@ bool dli_ring_release(struct dli_ring *ring, struct dli_reset *reset)
 	ring->before_released = ring->head - 1;
 	overwritten = head_overwritten(ring);
 	release_copied(ring);
-	if (ring->copied == ring->entries || overwritten || lapped(ring)) {
+	if (ring->copied == ring->entries || overwritten || lapped(ring) ||
+	    copy_overwritten(ring)) {
 		dli_ring_desync(ring, reset);
 		return false;
 	}

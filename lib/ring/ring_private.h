@@ -28,6 +28,7 @@ struct dli_ring {
 	struct kvm_dirty_gfn first_copied; /* the entry at head when they were copied */
 	uint32_t first_released;	   /* of the last release */
 	uint32_t before_released;	   /* the cell before that */
+	uint32_t doubtful_entries; /* from head on: they may be of two laps, after a resync */
 	uint32_t reset_index_hint; /* RING_DESYNCED: where the kernel's reset index may be */
 	bool reset_pending;	   /* released, and no reset has taken the cells back yet */
 	bool nudge_armed;	   /* the last full exit found little; no release since */

@@ -242,6 +242,67 @@ static void lapping_while_cells_are_offered_requests_a_repair(void **state)
 	assert_true(dli_reset_repair_needed(&reset_lock));
 }
 
+/* The kernel lapped the ring during the wipe: it continues at the 20th cell of the run. */
+static void resync_inside_a_run(void)
+{
+	push(ENTRIES + 44);
+	assert_int_equal(drain(), 0);
+	dli_reset_repaired(&reset_lock);
+	assert_true(dli_reset_repair_needed(&reset_lock));
+	dli_reset_repaired(&reset_lock);
+	push(50);
+	kernel_ring->dirty_index -= 30;
+	dli_ring_lock(ring);
+	assert_int_equal(dli_reset_begin(&reset_lock), 0);
+	assert_int_equal(dli_ring_resync(ring, &reset_lock), 0);
+	assert_int_equal(dli_ring_copy(ring), 50);
+}
+
+static void expect_release(bool released)
+{
+	assert_int_equal(dli_ring_release(ring, &reset_lock), released);
+	dli_reset_end(&reset_lock);
+	dli_ring_unlock(ring);
+	assert_int_equal(dli_reset_repair_needed(&reset_lock), !released);
+}
+
+static void a_copy_that_is_overwritten_after_a_resync_is_an_overflow(void **state)
+{
+	resync_inside_a_run();
+	push(1);
+	expect_release(false);
+	assert_int_equal(stats()->overflows, 2);
+	assert_int_equal(published.n, 0);
+}
+
+static void a_copy_that_stays_after_a_resync_is_none(void **state)
+{
+	resync_inside_a_run();
+	expect_release(true);
+}
+
+/* The entries from before the resync may be anywhere in the ring. */
+static void a_copy_is_doubtful_for_a_whole_ring(void **state)
+{
+	for (uint32_t before = 0; before <= ENTRIES; before += ENTRIES / 8) {
+		uint32_t overflows = (uint32_t)stats()->overflows;
+
+		push(2 * ENTRIES);
+		assert_int_equal(drain(), 0);
+		assert_int_equal(stats()->overflows, overflows + 1);
+		for (uint32_t i = 0; i < before; i += ENTRIES / 8) {
+			push(ENTRIES / 8);
+			assert_int_equal(drain(), 0);
+		}
+		push(10);
+		if (!before)
+			assert_int_equal(drain(), 0);
+		assert_int_equal(ring->doubtful_entries, before ? ENTRIES - before : ENTRIES - 10);
+		assert_int_equal(drain(), 0);
+		assert_int_equal(stats()->overflows, overflows + 1);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -260,6 +321,9 @@ int main(void)
 		ring_test(an_entry_left_in_the_final_pass_requests_a_repair),
 		ring_test(a_resync_requests_no_repair),
 		ring_test(lapping_while_cells_are_offered_requests_a_repair),
+		ring_test(a_copy_that_is_overwritten_after_a_resync_is_an_overflow),
+		ring_test(a_copy_that_stays_after_a_resync_is_none),
+		ring_test(a_copy_is_doubtful_for_a_whole_ring),
 	};
 
 	return RUN_TESTS("ring loss", tests);
