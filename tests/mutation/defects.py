@@ -153,7 +153,9 @@ FIRST = [
      " ||\n\t    copy_overwritten(ring)) {", ") {\n\t\t(void)copy_overwritten;\n",
      "unit/unit-ring_loss"),
     ("a copy is doubtful after a resync only once", "ring/ring.c",
-     "\tring->doubtful_entries -= ", "\tring->doubtful_entries = 0; ring->copied -= 0 * ",
+     "\tfor (uint32_t i = 0; i < ring->copied; i++) {\n\t\tconst struct kvm_dirty_gfn cell",
+     "\tring->doubtful_entries = 0;\n"
+     "\tfor (uint32_t i = 0; i < ring->copied; i++) {\n\t\tconst struct kvm_dirty_gfn cell",
      "unit/unit-ring_loss"),
     ("a completely dirty ring is not treated as an overflow", "ring/ring.c",
      "ring->copied == ring->entries || overwritten || lapped(ring)", "overwritten || lapped(ring)",
