@@ -199,6 +199,16 @@ static bool take_entry(struct reset *reset, struct model_vcpu *vcpu, uint32_t *s
 	return true;
 }
 
+/* A signal makes the kernel drop the batch of the ring that it is at; a fault may, too. */
+static bool drops_batch(const struct reset *reset)
+{
+	if (!reset->faulty)
+		return reset->bailed;
+	if (reset->fault.stop)
+		return reset->bailed && reset->fault.drop_batch;
+	return reset->bailed || reset->fault.drop_batch;
+}
+
 static void reset_ring(struct reset *reset, struct model_vcpu *vcpu)
 {
 	uint32_t slot;
@@ -220,12 +230,12 @@ static void reset_ring(struct reset *reset, struct model_vcpu *vcpu)
 		reset->page = page;
 		reset->mask = 1;
 	}
-	if (reset->mask && reset->faulty && reset->fault.drop_batch)
-		mk_reset_fault_count(reset->vm->model);
-	/* A signal makes the kernel drop the batch, an injected stop only with drop_batch. */
-	if (reset->mask && !(reset->faulty && reset->fault.drop_batch) &&
-	    !(reset->bailed && !(reset->faulty && reset->fault.stop)))
+	if (!reset->mask)
+		return;
+	if (!drops_batch(reset))
 		protect_batch(reset, vcpu);
+	else if (reset->faulty && reset->fault.drop_batch)
+		mk_reset_fault_count(reset->vm->model);
 }
 
 static int reset_all(struct model_vm *vm, struct reset *reset)
