@@ -78,7 +78,7 @@ void dli_ring_desync(struct dli_ring *ring, struct dli_reset *reset)
 		cell_clear(cell_at(ring, i));
 	ring->state = RING_DESYNCED;
 	ring->copied = ring->released_entries = ring->released_words = 0;
-	ring->reset_pending = ring->nudge_armed = false;
+	ring->reset_pending = ring->reset_has_failed = ring->nudge_armed = false;
 	ring->reset_index_hint = 0;
 	/* After the wipe: a repair in between would not cover the dropped entries. */
 	ring_request_repair(ring);

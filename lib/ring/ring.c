@@ -395,6 +395,10 @@ bool dli_ring_verify(struct dli_ring *ring, struct dli_reset *reset, bool retrie
 		return true;
 	}
 	ring->reset_pending = false;
+	/* Resets for other rings may have taken its cells, and one been cut short unseen. */
+	if (ring->reset_has_failed)
+		ring_request_repair(ring);
+	ring->reset_has_failed = false;
 	/*
 	 * The kernel may have lapped the ring just now, during the reset. A healthy kernel can fill
 	 * that many cells in the meantime, so this counts only if overflows are known to happen. A
@@ -411,6 +415,7 @@ bool dli_ring_reset_failed(struct dli_ring *ring)
 {
 	if (ring->reset_pending)
 		ring_request_repair(ring);
+	ring->reset_has_failed |= ring->reset_pending;
 	return ring->reset_pending;
 }
 

@@ -31,6 +31,7 @@ struct dli_ring {
 	uint32_t doubtful_entries; /* from head on: they may be of two laps, after a resync */
 	uint32_t reset_index_hint; /* RING_DESYNCED: where the kernel's reset index may be */
 	bool reset_pending;	   /* released, and no reset has taken the cells back yet */
+	bool reset_has_failed;	   /* and was pending since */
 	bool nudge_armed;	   /* the last full exit found little; no release since */
 	/*
 	 * The copied entries, merged into words since neighbours mostly follow each other. Sized

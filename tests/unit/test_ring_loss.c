@@ -5,6 +5,8 @@
  */
 #include "one_ring.h"
 
+#include <errno.h>
+
 #define ring_test(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
 static void a_short_reset_is_retried_and_requests_a_repair(void **state)
@@ -38,6 +40,23 @@ static void a_repair_covers_only_losses_known_before_it(void **state)
 	assert_true(dli_reset_repair_needed(&reset_lock));
 	dli_reset_repaired(&reset_lock);
 	assert_false(dli_reset_repair_needed(&reset_lock));
+}
+
+/* A reset for another ring may have taken its cells meanwhile, and have been cut short unseen. */
+static void cells_that_a_failed_reset_left_request_a_repair_when_they_are_taken(void **state)
+{
+	push(10);
+	kernel.reset_errors = 1;
+	kernel.reset_error = -EIO;
+	assert_int_equal(drain(), -EIO);
+	assert_true(dli_reset_repair_needed(&reset_lock));
+	dli_reset_repaired(&reset_lock);
+	for (int i = 0; i < 2; i++) {
+		push(1);
+		assert_int_equal(drain(), 0);
+		assert_int_equal(dli_reset_repair_needed(&reset_lock), !i);
+		dli_reset_repaired(&reset_lock);
+	}
 }
 
 static void a_ring_whose_reset_never_completes_is_desynced(void **state)
@@ -308,6 +327,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		ring_test(a_short_reset_is_retried_and_requests_a_repair),
 		ring_test(a_repair_covers_only_losses_known_before_it),
+		ring_test(cells_that_a_failed_reset_left_request_a_repair_when_they_are_taken),
 		ring_test(a_ring_whose_reset_never_completes_is_desynced),
 		ring_test(a_ring_with_every_cell_dirty_has_overflowed),
 		ring_test(a_ring_with_one_clean_cell_has_not_overflowed),
