@@ -57,11 +57,12 @@ static int set_timer(struct dli_reaper *reaper, uint64_t from_now_ns)
 	return reaper->timer < 0 ? 0 : dli_os_timer_set(reaper->os, reaper->timer, from_now_ns);
 }
 
-static uint64_t until_timer(const struct dli_reaper *reaper)
+/* At least 1: 0 would disarm the timer. */
+static uint64_t until(const struct dli_reaper *reaper, uint64_t at_ns)
 {
 	uint64_t now_ns = dli_os_now_ns(reaper->os);
 
-	return reaper->timer_at_ns > now_ns ? reaper->timer_at_ns - now_ns : 1;
+	return at_ns > now_ns ? at_ns - now_ns : 1;
 }
 
 static int create_timer(struct dli_reaper *reaper)
@@ -72,8 +73,8 @@ static int create_timer(struct dli_reaper *reaper)
 		return r;
 	reaper->timer = r;
 	/* Whatever the next look is for, limits too. */
-	r = set_timer(reaper,
-		      reaper->armed ? until_timer(reaper) : dli_reaper_is_announcing(reaper));
+	r = set_timer(reaper, reaper->armed ? until(reaper, reaper->timer_at_ns)
+					    : dli_reaper_is_announcing(reaper));
 	if (!r)
 		return 0;
 	dli_os_close(reaper->os, reaper->timer);
@@ -151,7 +152,7 @@ void dli_reaper_full_exit(struct dli_reaper *reaper)
 	if (reaper->armed) {
 		reaper->full_exit = true;
 		set_interval(reaper, reaper->least_ns);
-		if (until_timer(reaper) > reaper->least_ns)
+		if (until(reaper, reaper->timer_at_ns) > reaper->least_ns)
 			(void)set_timer(reaper, reaper->least_ns);
 	}
 	pthread_mutex_unlock(&reaper->lock);
@@ -162,33 +163,32 @@ void dli_reaper_soon(struct dli_reaper *reaper, uint64_t from_now_ns)
 	if (!reaper->least_ns)
 		return;
 	pthread_mutex_lock(&reaper->lock);
-	reaper->soons++;
-	reaper->soon_at_ns = dli_os_now_ns(reaper->os) + from_now_ns;
+	reaper->requests++;
+	reaper->requested_at_ns = dli_os_now_ns(reaper->os) + from_now_ns;
 	/* A look that is due earlier stays due, however often limits change. */
-	if (reaper->armed && (!reaper->timer_at_ns || reaper->soon_at_ns < reaper->timer_at_ns))
+	if (reaper->armed &&
+	    (!reaper->timer_at_ns || reaper->requested_at_ns < reaper->timer_at_ns))
 		(void)set_timer(reaper, from_now_ns);
 	pthread_mutex_unlock(&reaper->lock);
 }
 
-uint64_t dli_reaper_soons(struct dli_reaper *reaper)
+uint64_t dli_reaper_requests(struct dli_reaper *reaper)
 {
-	uint64_t soons;
+	uint64_t requests;
 
 	pthread_mutex_lock(&reaper->lock);
-	soons = reaper->soons;
+	requests = reaper->requests;
 	pthread_mutex_unlock(&reaper->lock);
-	return soons;
+	return requests;
 }
 
-/* What was asked for during the look that ends is not in its result. */
-static uint64_t until_soon(const struct dli_reaper *reaper, uint64_t soons)
+/*
+ * Returns when the last request wants a look if it came while this look was in progress, which may
+ * not have seen the limit behind it. UINT64_MAX: none came.
+ */
+static uint64_t until_requested(const struct dli_reaper *reaper, uint64_t requests)
 {
-	uint64_t now_ns;
-
-	if (soons == reaper->soons)
-		return UINT64_MAX;
-	now_ns = dli_os_now_ns(reaper->os);
-	return reaper->soon_at_ns > now_ns ? reaper->soon_at_ns - now_ns : 1;
+	return requests == reaper->requests ? UINT64_MAX : until(reaper, reaper->requested_at_ns);
 }
 
 static uint64_t doubled(const struct dli_reaper *reaper)
@@ -231,6 +231,7 @@ static uint64_t next_look(struct dli_reaper *reaper, const struct dli_reaped *re
 
 int dli_reaper_rearm(struct dli_reaper *reaper, const struct dli_reaped *reaped, uint64_t *again_ns)
 {
+	uint64_t requested_ns;
 	int r = 0;
 
 	*again_ns = UINT64_MAX;
@@ -240,8 +241,9 @@ int dli_reaper_rearm(struct dli_reaper *reaper, const struct dli_reaped *reaped,
 		*again_ns = next_look(reaper, reaped);
 		if (reaped->limits_ns < *again_ns)
 			*again_ns = reaped->limits_ns ? reaped->limits_ns : 1;
-		if (until_soon(reaper, reaped->soons) < *again_ns)
-			*again_ns = until_soon(reaper, reaped->soons);
+		requested_ns = until_requested(reaper, reaped->requests);
+		if (requested_ns < *again_ns)
+			*again_ns = requested_ns;
 		r = set_timer(reaper, *again_ns);
 	} else {
 		silence(reaper);

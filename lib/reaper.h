@@ -20,8 +20,8 @@ struct dli_reaper {
 	pthread_mutex_t lock;	      /* of the fields below; innermost */
 	int timer;		      /* -1: nobody has asked for the descriptor */
 	uint64_t timer_at_ns;	      /* when it becomes, or became, readable; 0: never */
-	uint64_t soons;		      /* calls of dli_reaper_soon(), and when the last one wants */
-	uint64_t soon_at_ns;	      /* the next look */
+	uint64_t requests;	      /* calls of dli_reaper_soon() */
+	uint64_t requested_at_ns;     /* when the last of them wants the next look */
 	bool armed;		      /* logging is on */
 	_Atomic bool announcing;      /* it is off, but kicks wait; also read without the lock */
 	bool full_exit;		      /* since the last look, at a longer interval */
@@ -62,8 +62,8 @@ void dli_reaper_full_exit(struct dli_reaper *reaper);
 /* The next look is to come from_now_ns from now, or sooner. Nothing while logging is off. */
 void dli_reaper_soon(struct dli_reaper *reaper, uint64_t from_now_ns);
 
-/* A look begins. What dli_reaper_soon() asks for until it ends is for the next one. */
-uint64_t dli_reaper_soons(struct dli_reaper *reaper);
+/* Called when a look begins: a call of dli_reaper_soon() from now on is for the look after it. */
+uint64_t dli_reaper_requests(struct dli_reaper *reaper);
 
 /* A look into the rings, and the drain before it. */
 struct dli_reaped {
@@ -72,7 +72,7 @@ struct dli_reaped {
 	bool overflowed;       /* some ring, at any time: no interval is longer than the least */
 	bool failed;	       /* the drain */
 	uint64_t limits_ns;    /* until limits want a look; UINT64_MAX: there are none */
-	uint64_t soons;	       /* when the look began */
+	uint64_t requests;     /* dli_reaper_requests() when the look began */
 };
 
 /* Sets the timer for the next look. *again_ns is UINT64_MAX if logging is off. */

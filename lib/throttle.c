@@ -27,7 +27,7 @@
 #define LOAD(word)	   atomic_load_explicit(word, memory_order_relaxed)
 #define STORE(word, value) atomic_store_explicit(word, value, memory_order_relaxed)
 
-/* What holds for a vCPU. */
+/* The limits that are set for a vCPU: its own, a plan's, or both. */
 struct rules {
 	struct dli_bucket_rule strict; /* of the stricter limit */
 	/* A plan's pauses are shorter: the own limit stays in force beside a stricter one. */
@@ -209,7 +209,7 @@ static void start(struct dli_limit *limit, const struct rules *rules, uint64_t p
 
 	if (!limit->limited)
 		dli_bucket_start(&limit->bucket, &rules->strict, now_ns, pages, ran_ns);
-	/* What is owed to either limit stays so, whichever bucket has it. */
+	/* Each limit keeps its debt when the buckets change roles. */
 	if (rules->has_two && limit->limited && !limit->by_plan)
 		limit->own_bucket = limit->bucket;
 	else if (rules->has_two)

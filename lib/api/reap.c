@@ -42,7 +42,7 @@ static bool is_due(const struct dl_log *log)
 	       !dli_pace_look(&log->pace, &log->vcpus).until_due_ns;
 }
 
-static int rearm(struct dl_log *log, bool failed, uint64_t limits_ns, uint64_t soons,
+static int rearm(struct dl_log *log, bool failed, uint64_t limits_ns, uint64_t requests,
 		 uint64_t *again_ns)
 {
 	const struct dli_look look = dli_pace_look(&log->pace, &log->vcpus);
@@ -54,7 +54,7 @@ static int rearm(struct dl_log *log, bool failed, uint64_t limits_ns, uint64_t s
 		.overflowed = atomic_load_explicit(&reset->overflowed, memory_order_relaxed),
 		.failed = failed,
 		.limits_ns = limits_ns,
-		.soons = soons,
+		.requests = requests,
 	};
 
 	return dli_reaper_rearm(&log->reaper, &reaped, again_ns);
@@ -67,12 +67,12 @@ static int reap(struct dl_log *log, uint32_t flags, uint64_t *again_ns)
 	/* A caller in an event loop would come back at once if this did not back off as well. */
 	int r = dli_call_begin(&call, log), timer;
 	bool drain = flags & DL_REAP_NOW || is_due(log) || dli_limits_are_due(log);
-	uint64_t limits_ns, soons = dli_reaper_soons(&log->reaper);
+	uint64_t limits_ns, requests = dli_reaper_requests(&log->reaper);
 
 	if (!r && drain)
 		r = empty_rings(log);
 	limits_ns = dli_limits_look(log, drain && !r);
-	timer = rearm(log, r, limits_ns, soons, again_ns);
+	timer = rearm(log, r, limits_ns, requests, again_ns);
 	dli_call_end(&call);
 	if (r)
 		return dli_log_fail(log, DLI_RINGS_NOT_RESET, DLI_NO_NUMBER, r);

@@ -193,7 +193,8 @@ static bool never_ends(struct dli_law *law, const struct dli_law_look *look, dou
 
 /*
  * After an overflow everything is pending at once, and a new slot is wholly so: what was reached
- * before says nothing any more. New pages that are found late explain twice what they are.
+ * before says nothing any more. A rise of less than twice the new pages is no such jump, as some of
+ * those of the look before may be found late.
  */
 static void note_jump(struct dli_law *law, const struct dli_law_look *look)
 {
