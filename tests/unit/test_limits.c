@@ -116,20 +116,19 @@ static void without_a_limit_nobody_pauses(void **state)
 
 static void a_limit_holds_over_any_second(void **state)
 {
-	static const uint64_t rates[] = { 1000, 5000, 20000 };
+	/* What is written between two pauses, in two steps, is less than a tenth of the limit. */
+	static const uint64_t rates[] = { 1000, 5000, 20000 }, pages_per_ms[] = { 40, 100, 100 };
 
 	for (int i = 0; i < 3; i++) {
 		limit(rates[i]);
 		/* A higher one ends the pause that a lower one began. */
 		if (take_kicks())
 			enter();
-		run(500, 100);
+		run(500, pages_per_ms[i]);
 		for (int second = 0; second < 5; second++) {
-			uint64_t pages = run(1000, 100);
-			/* Or what it writes in 2.5 ms, if that is more. */
-			uint64_t most = rates[i] > 2500 ? rates[i] / 10 : 250;
+			uint64_t pages = run(1000, pages_per_ms[i]);
 
-			assert_in_range(pages, rates[i] - most, rates[i] + most);
+			assert_in_range(pages, rates[i] - rates[i] / 10, rates[i] + rates[i] / 10);
 		}
 	}
 	assert_true(vmm.kicks > 0);
@@ -139,6 +138,22 @@ static void a_limit_holds_over_any_second(void **state)
 	assert_int_equal(guest_stats(&guest).limited_vcpus, 0);
 	assert_true(vmm.longest_ns <= SECOND);
 	assert_int_equal(guest_stats(&guest).paused_ns, vmm.paused_ns);
+}
+
+/* Of a guest a hundred times as fast, each second holds within what it writes in 2.5 ms. */
+static void a_hard_limit_holds_on_average(void **state)
+{
+	uint64_t all = 0;
+
+	limit(1000);
+	run(500, 100);
+	for (int second = 0; second < 10; second++) {
+		uint64_t pages = run(1000, 100);
+
+		assert_in_range(pages, 1000 - 250, 1000 + 250);
+		all += pages;
+	}
+	assert_in_range(all, 9500, 10500);
 }
 
 static void a_vcpu_below_its_limit_never_pauses(void **state)
@@ -433,6 +448,7 @@ int main(void)
 #define limit_test(f) cmocka_unit_test_setup_teardown(f, vmm_setup, teardown)
 		limit_test(without_a_limit_nobody_pauses),
 		limit_test(a_limit_holds_over_any_second),
+		limit_test(a_hard_limit_holds_on_average),
 		limit_test(a_vcpu_below_its_limit_never_pauses),
 		limit_test(a_limit_that_is_lifted_ends_a_pause),
 		limit_test(a_limit_that_is_raised_shortens_a_pause),
