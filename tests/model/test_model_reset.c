@@ -140,6 +140,36 @@ static void a_dropped_batch_is_not_protected(void **unused)
 	world_close(&w);
 }
 
+/* The kernel protects the batch of each ring at its end. */
+static void a_reset_that_stops_drops_no_batch_of_an_earlier_ring(void **unused)
+{
+	const struct model_reset_fault stop = {
+		.times = 1, .stop = true, .stop_after_entries = 3, .drop_batch = true
+	};
+	struct consumer a, b;
+	struct world w;
+
+	(void)unused;
+	world_open_ring(&w, NULL, false);
+	consumer_open(&w, &a);
+	consumer_open(&w, &b);
+	for (uint64_t page = 0; page < 2; page++) {
+		assert_int_equal(touch(&w, a.vcpu, page), 0);
+		assert_int_equal(touch(&w, b.vcpu, page + 8), 0);
+	}
+	assert_int_equal(consume_all(&a), 2);
+	assert_int_equal(consume_all(&b), 2);
+	model_reset_fault(w.model, &stop);
+	assert_int_equal(reset(&w), 3);
+	assert_int_equal(state(&w, 0, 0), MODEL_PAGE_PROTECTED);
+	assert_int_equal(state(&w, 0, 1), MODEL_PAGE_PROTECTED);
+	assert_int_equal(state(&w, 0, 8), 0);
+	assert_int_equal(state(&w, 0, 9), MODEL_PAGE_RELEASED);
+	consumer_close(&w, &a);
+	consumer_close(&w, &b);
+	world_close(&w);
+}
+
 static void a_short_reset_loses_nothing(void **unused)
 {
 	const struct model_reset_fault nothing = { .skip = 1, .times = 2, .stop = true };
@@ -467,6 +497,7 @@ int main(void)
 		cmocka_unit_test(reset_merges_entries_into_batches),
 		cmocka_unit_test(batches_protect_ranges),
 		cmocka_unit_test(a_dropped_batch_is_not_protected),
+		cmocka_unit_test(a_reset_that_stops_drops_no_batch_of_an_earlier_ring),
 		cmocka_unit_test(a_short_reset_loses_nothing),
 		cmocka_unit_test(a_signal_shortens_a_reset),
 		cmocka_unit_test(writes_go_unlogged_until_the_flush),
