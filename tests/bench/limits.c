@@ -5,14 +5,10 @@
  * machine that is busy with something else makes them worse.
  */
 #include "bench.h"
-
-#include "../kvm/machine.h"
-
-#include <dirtylog/dirtylog.h>
+#include "guest.h"
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,8 +16,6 @@
 #include <time.h>
 
 enum {
-	PAGE = 4096,
-	PAGES = 1 << 16,
 	SLOT = 1,
 	FREE_S = 2,
 	LIMITED_S = 12,
@@ -37,7 +31,7 @@ static struct machine_vcpu *vcpu;
 static struct dl_log *dirty_log;
 static struct dl_cursor *cursor;
 static struct dl_vcpu *handle;
-static pthread_t vcpu_thread, taker;
+static pthread_t taker;
 static atomic_bool ending;
 static atomic_ullong longest_pause_ns;
 
@@ -72,36 +66,27 @@ static void *run_vcpu(void *opaque)
 		.program = GUEST_COUNT,
 		.mode = GUEST_USER,
 		.gpa = GUEST_DATA_GPA,
-		.count = PAGES,
-		.stride_bytes = PAGE,
+		.count = GUEST_PAGES,
+		.stride_bytes = GUEST_PAGE_BYTES,
 	};
 
 	bench_check(guest_start(vcpu->fd, &job), "guest_start");
 	while (!atomic_load(&ending)) {
-		/* A kick that comes from here on ends the run that follows. */
-		atomic_store(&vcpu->stop, false);
-		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+		machine_unkick(vcpu);
 		pause_if_due();
 		bench_check(machine_continue(vcpu), "KVM_RUN");
 	}
 	return opaque;
 }
 
-static void kick(void)
-{
-	atomic_store(&vcpu->stop, true);
-	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	pthread_kill(vcpu_thread, machine_kick_signal());
-}
-
 /* What is taken is new when it is written again. */
 static void *take_all(void *opaque)
 {
-	static uint64_t words[PAGES / 64];
+	static uint64_t words[GUEST_PAGES / 64];
 
 	while (!atomic_load(&ending)) {
 		memset(words, 0, sizeof(words));
-		bench_check(dl_cursor_take(cursor, SLOT, 0, words, PAGES / 64, NULL),
+		bench_check(dl_cursor_take(cursor, SLOT, 0, words, GUEST_PAGES / 64, NULL),
 			    "dl_cursor_take");
 		nanosleep(&(struct timespec){ .tv_nsec = 10 * MILLISECOND }, NULL);
 	}
@@ -113,7 +98,7 @@ static void sample(void)
 	struct dl_stats stats = { .size = sizeof(stats) };
 
 	if (n_samples == SAMPLES)
-		return;
+		bench_die("more samples than there is room for", 0);
 	bench_check(dl_vcpu_stats(handle, &stats), "dl_vcpu_stats");
 	samples[n_samples].at_ns = bench_now_ns();
 	samples[n_samples++].pages = stats.new_pages;
@@ -132,7 +117,7 @@ static void serve_for(uint64_t ns)
 		bench_check(dl_log_reap(dirty_log, 0, NULL), "dl_log_reap");
 		sample();
 		while (dl_log_kicks(dirty_log, &cookie, 1) > 0)
-			kick();
+			machine_kick(vcpu);
 	}
 }
 
@@ -142,7 +127,7 @@ static void open_guest(void)
 		.size = sizeof(slot),
 		.slot = SLOT,
 		.gpa = GUEST_DATA_GPA,
-		.bytes = (uint64_t)PAGES * PAGE,
+		.bytes = (uint64_t)GUEST_PAGES * GUEST_PAGE_BYTES,
 	};
 	struct dl_options options = { .size = sizeof(options), .mode = DL_MODE_RING };
 	void *memory = mmap(NULL, slot.bytes, PROT_READ | PROT_WRITE,
@@ -192,7 +177,7 @@ static void measure(uint64_t limit, double unlimited)
 	double slowest, fastest;
 	size_t since;
 
-	bench_check(dl_vcpu_limit(handle, limit * PAGE), "dl_vcpu_limit");
+	bench_check(dl_vcpu_limit(handle, limit * GUEST_PAGE_BYTES), "dl_vcpu_limit");
 	serve_for(SETTLING_S * SECOND);
 	since = n_samples - 1;
 	atomic_store(&longest_pause_ns, 0);
@@ -209,6 +194,7 @@ static void measure(uint64_t limit, double unlimited)
 int main(int argc, char **argv)
 {
 	static const uint64_t limits[] = { 2000, 5000, 10000, 20000, 50000, 100000 };
+	const char *missing;
 	double unlimited;
 
 	if (argc > 1) {
@@ -217,8 +203,13 @@ int main(int argc, char **argv)
 		       argv[0]);
 		return strcmp(argv[1], "--help") ? EXIT_FAILURE : EXIT_SUCCESS;
 	}
+	missing = guest_missing(DL_MODE_RING);
+	if (missing) {
+		fprintf(stderr, "%s: %s\n", argv[0], missing);
+		return EXIT_FAILURE;
+	}
 	open_guest();
-	bench_check(-pthread_create(&vcpu_thread, NULL, run_vcpu, NULL), "pthread_create");
+	bench_check(-pthread_create(&vcpu->thread, NULL, run_vcpu, NULL), "pthread_create");
 	bench_check(-pthread_create(&taker, NULL, take_all, NULL), "pthread_create");
 	serve_for(FREE_S * SECOND);
 	unlimited = pages_per_s(n_samples / 4, n_samples - 1);
@@ -227,8 +218,8 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++)
 		measure(limits[i], unlimited);
 	atomic_store(&ending, true);
-	kick();
-	pthread_join(vcpu_thread, NULL);
+	machine_kick(vcpu);
+	pthread_join(vcpu->thread, NULL);
 	pthread_join(taker, NULL);
 	dl_cursor_free(cursor);
 	dl_vcpu_remove(handle);

@@ -271,10 +271,8 @@ int machine_wait(struct machine_vcpu *vcpu)
 	return atomic_load(&vcpu->end);
 }
 
-int machine_stop(struct machine_vcpu *vcpu)
+void machine_kick(struct machine_vcpu *vcpu)
 {
-	int r;
-
 	/*
 	 * This order loses no kick: a vCPU thread that reads stop as false either sees
 	 * immediate_exit, or is in the guest already and leaves it for the signal.
@@ -282,8 +280,20 @@ int machine_stop(struct machine_vcpu *vcpu)
 	atomic_store(&vcpu->stop, true);
 	set_immediate_exit(vcpu, 1);
 	pthread_kill(vcpu->thread, machine_kick_signal());
-	r = machine_wait(vcpu);
+}
+
+void machine_unkick(struct machine_vcpu *vcpu)
+{
 	set_immediate_exit(vcpu, 0);
 	atomic_store(&vcpu->stop, false);
+}
+
+int machine_stop(struct machine_vcpu *vcpu)
+{
+	int r;
+
+	machine_kick(vcpu);
+	r = machine_wait(vcpu);
+	machine_unkick(vcpu);
 	return r;
 }

@@ -103,6 +103,13 @@ int machine_stop(struct machine_vcpu *vcpu);
  */
 void machine_watchdog(const char *what, unsigned int seconds);
 
+/*
+ * Makes the thread of a run in machine_continue() return MACHINE_STOPPED, or that of the next one,
+ * until the vCPU is unkicked: before its thread asks why it was kicked.
+ */
+void machine_kick(struct machine_vcpu *vcpu);
+void machine_unkick(struct machine_vcpu *vcpu);
+
 /* A signal whose handler does nothing: it only interrupts system calls. */
 int machine_kick_signal(void);
 
