@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "scenes.h"
 
+#include <errno.h>
 #include <sched.h>
 
 /* The script's vCPU stores to the marked pages of a range, and to no other: nobody else does. */
@@ -291,6 +292,8 @@ static void wait_for_drains(struct vmm *vmm)
 
 static void drains_need_no_big_lock(struct vmm *vmm)
 {
+	unsigned long exits = atomic_load(&vmm->full_exits);
+
 	begin(vmm);
 	for (int round = 0; round < 3; round++) {
 		atomic_store(&vmm->no_device, true);
@@ -302,6 +305,7 @@ static void drains_need_no_big_lock(struct vmm *vmm)
 		vmm_migrate_round(vmm);
 	}
 	finish(vmm);
+	hv_check(atomic_load(&vmm->full_exits) > exits ? 0 : -EPROTO, "no ring was ever full");
 }
 
 #define AT_THE_END (MISUSE_FORGET_CLEAR | MISUSE_LAST_TAKE | MISUSE_NO_LAST_TAKE | MISUSE_NO_MARK)
