@@ -321,12 +321,29 @@ static void wrong_arguments_are_refused(void **state)
 	assert_int_equal(left(), LEAST);
 }
 
-/* A ring this large is looked at every 33 ms without a limit. */
-static void a_limit_from_before_the_first_cursor_is_looked_after(void **state)
+/* Another guest, whose descriptor nobody has asked for. */
+static void reopen(uint32_t entries)
 {
 	stop();
 	guest_close(&guest);
-	open_guest(DL_MODE_RING, 65536, 0);
+	open_guest(DL_MODE_RING, entries, 0);
+}
+
+/* Until the rings are looked at as seldom as may be. */
+static void look_until_idle(void)
+{
+	uint64_t again_ns;
+
+	for (int i = 0; i < 60; i++) {
+		assert_int_equal(dl_log_reap(guest.log, 0, &again_ns), 0);
+		model_advance(guest.model, again_ns);
+	}
+}
+
+/* A ring this large is looked at every 33 ms without a limit. */
+static void a_limit_from_before_the_first_cursor_is_looked_after(void **state)
+{
+	reopen(65536);
 	assert_int_equal(dl_vcpu_limit(vcpu->handle, 4096), 0);
 	start();
 	fd = dl_log_fd(guest.log);
@@ -335,16 +352,9 @@ static void a_limit_from_before_the_first_cursor_is_looked_after(void **state)
 
 static void a_new_descriptor_knows_of_limits(void **state)
 {
-	uint64_t again_ns;
-
-	stop();
-	guest_close(&guest);
-	open_guest(DL_MODE_RING, 256, 0);
+	reopen(256);
 	start();
-	for (int i = 0; i < 20; i++) {
-		assert_int_equal(dl_log_reap(guest.log, 0, &again_ns), 0);
-		model_advance(guest.model, again_ns);
-	}
+	look_until_idle();
 	assert_int_equal(dl_vcpu_limit(vcpu->handle, 4096), 0);
 	fd = dl_log_fd(guest.log);
 	assert_true(left() <= 5 * MILLISECOND);
@@ -352,19 +362,12 @@ static void a_new_descriptor_knows_of_limits(void **state)
 
 static void a_full_exit_does_not_put_off_a_look(void **state)
 {
-	uint64_t again_ns;
-
-	stop();
-	guest_close(&guest);
-	open_guest(DL_MODE_RING, 16384, 0);
+	reopen(16384);
 	guest_add_slot(&guest, 1, 10000, 17000);
 	start();
 	fd = dl_log_fd(guest.log);
 	assert_int_equal(dl_vcpu_limit(vcpu->handle, 4096), 0);
-	for (int i = 0; i < 60; i++) {
-		assert_int_equal(dl_log_reap(guest.log, 0, &again_ns), 0);
-		model_advance(guest.model, again_ns);
-	}
+	look_until_idle();
 	assert_int_equal(left(), 0);
 	for (uint64_t page = 10000; !vcpu->full_exits; page++)
 		assert_int_equal(guest_write(&guest, vcpu, 0, page), 0);
