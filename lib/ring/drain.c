@@ -113,7 +113,12 @@ static void run_batch(struct dli_reset *reset, struct dli_reset_request *batch)
 			fail_request(to_drain_request(request), r);
 		if (r < 0)
 			return;
-		if (dli_reset_is_probed(reset, !retried && (uint64_t)r < count_released(batch)))
+		/*
+		 * Another log's dl_log_open(), or another program, has taken the missing ones by a
+		 * reset of its own. Its flush may be to come; and if it was cut short, it has
+		 * dropped them unprotected.
+		 */
+		if (!retried && (uint64_t)r < count_released(batch))
 			dli_reset_request_repair(reset);
 		needed = false;
 		for (request = batch; request; request = request->next)

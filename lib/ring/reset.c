@@ -83,12 +83,6 @@ int dli_reset_rings(struct dli_reset *reset)
 	return r;
 }
 
-/*
- * Probes of this process. A child that is forked during one sees it for ever: that costs a repair
- * where cells are missing, and nothing else.
- */
-static _Atomic uint64_t probes_begun, probes_ended;
-
 int dli_reset_probe(const struct dl_os *os, int vm_fd, bool *on)
 {
 	sigset_t before;
@@ -96,27 +90,11 @@ int dli_reset_probe(const struct dl_os *os, int vm_fd, bool *on)
 
 	if (r)
 		return r;
-	/*
-	 * Both pair with dli_reset_is_probed(). The first is seen by whoever finds cells missing
-	 * that this has taken: the two resets come one after the other, under KVM's slots_lock.
-	 */
-	atomic_fetch_add_explicit(&probes_begun, 1, memory_order_seq_cst);
+	/* A log that misses cells which this has taken repairs: run_batch() in drain.c. */
 	r = dli_os_ioctl_value_once(os, vm_fd, KVM_RESET_DIRTY_RINGS, 0);
-	atomic_fetch_add_explicit(&probes_ended, 1, memory_order_seq_cst);
 	dli_os_restore_signals(os, &before);
 	*on = r >= 0;
 	return r >= 0 || r == -EINVAL || r == -ENOTTY ? 0 : r;
-}
-
-bool dli_reset_is_probed(const struct dli_reset *reset, bool missing)
-{
-	/* In this order: a probe that begins and ends in between hides no other. */
-	uint64_t ended = atomic_load_explicit(&probes_ended, memory_order_seq_cst);
-	uint64_t begun = atomic_load_explicit(&probes_begun, memory_order_seq_cst);
-
-	/* Cells that a short reset left behind may be in the count, which then proves nothing. */
-	return begun != ended &&
-	       (missing || atomic_load_explicit(&reset->short_resets, memory_order_relaxed));
 }
 
 int dli_reset_begin(struct dli_reset *reset)

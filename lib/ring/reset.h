@@ -75,13 +75,6 @@ int dli_reset_rings(struct dli_reset *reset);
 int dli_reset_probe(const struct dl_os *os, int vm_fd, bool *on);
 
 /*
- * Inside the section: true if a probe may have taken back some of the released cells, so that their
- * pages are protected but other processors may still write to them: its flush is to come. missing:
- * the reset has found fewer cells than were released.
- */
-bool dli_reset_is_probed(const struct dli_reset *reset, bool missing);
-
-/*
  * Entries may be lost, or taken back unprotected: the next harvest must re-protect and mark
  * everything. From any thread.
  */

@@ -2,7 +2,8 @@
 /*
  * A second dl_log_open() of a VM is refused, and finds that out by a reset, at any moment. The
  * kernel flushes the TLBs after it has taken cells back and let go of its lock: the first log's
- * reset then finds nothing left, while pages that it hands out are writable still.
+ * reset then finds nothing left, while pages that it hands out are writable still. And a reset that
+ * a stop or task work cuts short has taken cells that it never protects.
  */
 #include "cmocka_all.h"
 #include "guest.h"
@@ -20,11 +21,13 @@ enum { PAGES = 256, HOT = 20 };
 static struct guest guest;
 static struct guest_vcpu *vcpu;
 
+enum { CUT_AFTER = 5 };
+
 static struct {
-	bool armed;
+	bool armed, cut;
 	pthread_t thread;
 	sem_t taken, flush;
-	int result;
+	int result, taken_cells;
 	bool signals_open;
 } second;
 
@@ -57,6 +60,24 @@ static void end_second(void)
 	assert_false(second.signals_open);
 }
 
+/* The second log is refused before the first one's reset begins; its own ended early. */
+static void cut_second(void)
+{
+	const struct model_reset_fault fault = {
+		.times = 1,
+		.stop = true,
+		.stop_after_entries = CUT_AFTER,
+		.drop_batch = true,
+	};
+
+	second.armed = false;
+	model_reset_fault(guest.model, &fault);
+	assert_int_equal(pthread_create(&second.thread, NULL, open_second, NULL), 0);
+	pthread_join(second.thread, NULL);
+	assert_int_equal(second.result, -EBUSY);
+	assert_int_equal(second.taken_cells, CUT_AFTER);
+}
+
 static bool intercept(struct guest *g, int fd, unsigned long request, void *arg, int *result)
 {
 	const struct dl_os *below = model_os(g->model);
@@ -66,12 +87,17 @@ static bool intercept(struct guest *g, int fd, unsigned long request, void *arg,
 		return false;
 	if (second.armed) {
 		/* The first log has released its cells. */
-		begin_second();
+		if (second.cut)
+			cut_second();
+		else
+			begin_second();
 		return false;
 	}
 	if (!is_second)
 		return false;
-	*result = below->ioctl(below->opaque, fd, request, arg);
+	*result = second.taken_cells = below->ioctl(below->opaque, fd, request, arg);
+	if (second.cut)
+		return true;
 	pthread_sigmask(SIG_BLOCK, NULL, &mask);
 	second.signals_open = !sigismember(&mask, SIGUSR1);
 	sem_post(&second.taken);
@@ -147,6 +173,35 @@ static void a_second_log_that_takes_nothing_costs_nothing(void **state)
 	assert_int_equal(guest_stats(&guest).repairs, 0);
 }
 
+/* Nothing else shows it: no cell is left behind, and the second log is gone by then. */
+static void what_a_reset_that_was_cut_short_took_is_repaired(void **state)
+{
+	uint64_t pages[PAGES];
+
+	write_some();
+	second.armed = second.cut = true;
+	(void)guest_pass(&guest, 0, pages, PAGES);
+	assert_false(second.armed);
+	assert_int_equal(guest_stats(&guest).short_resets, 0);
+	assert_int_equal(guest_stats(&guest).repairs, 1);
+	write_some();
+	assert_int_equal(guest_pass(&guest, DL_HARVEST_PAUSED, pages, PAGES), HOT);
+}
+
+static void what_it_took_from_a_drain_is_repaired_too(void **state)
+{
+	uint64_t pages[PAGES];
+
+	write_some();
+	second.armed = second.cut = true;
+	assert_int_equal(dl_vcpu_drain(vcpu->handle, 0), 0);
+	assert_false(second.armed);
+	(void)guest_pass(&guest, 0, pages, PAGES);
+	assert_int_equal(guest_stats(&guest).repairs, 1);
+	write_some();
+	assert_int_equal(guest_pass(&guest, DL_HARVEST_PAUSED, pages, PAGES), HOT);
+}
+
 /* -EINVAL of a reset means that the rings are off; of the mask, that there was no reset. */
 static void without_the_signal_mask_nothing_is_known_of_rings(void **state)
 {
@@ -166,6 +221,8 @@ int main(void)
 		second_test(what_a_second_log_took_is_repaired),
 		second_test(what_it_took_from_a_drain_is_repaired),
 		second_test(a_second_log_that_takes_nothing_costs_nothing),
+		second_test(what_a_reset_that_was_cut_short_took_is_repaired),
+		second_test(what_it_took_from_a_drain_is_repaired_too),
 		cmocka_unit_test(without_the_signal_mask_nothing_is_known_of_rings),
 	};
 
