@@ -38,8 +38,8 @@ enum dl_os_arch {
 	/*
 	 * A ring without the backup bitmap records every write that a vCPU makes (x86, LoongArch).
 	 * Elsewhere the architecture's code asks "is there a bitmap?" to decide whether huge
-	 * mappings are split, so that a ring alone loses ordinary writes. Claimed where it is not
-	 * true, with DL_BACKUP_OFF, it shows that loss.
+	 * mappings are split, so that a ring alone loses ordinary writes. Set where it is not true,
+	 * with DL_BACKUP_OFF, it reproduces that loss.
 	 */
 	DL_OS_ARCH_RING_ALONE_SAFE = 1,
 	DL_OS_ARCH_RING_NEEDS_BACKUP = 2,
@@ -52,7 +52,10 @@ struct dl_os {
 	uint32_t reserved;   /* 0 */
 	void *opaque;	     /* the first argument of every function below */
 
-	/* ioctl(2). arg is the pointer, or the value, that the request takes. */
+	/*
+	 * ioctl(2). arg is the pointer, or the value, that the request takes. Returns what the
+	 * kernel does: of KVM_RESET_DIRTY_RINGS the count, as one too low means lost entries.
+	 */
 	int (*ioctl)(void *opaque, int fd, unsigned long request, void *arg);
 
 	/*
