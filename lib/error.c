@@ -17,8 +17,10 @@ static const char *const words[DLI_FAILURES] = {
 	[DLI_BAD_ALIGNMENT] =
 		"gpa, hva, bytes or offset_bytes that is no multiple of the page size",
 	[DLI_BAD_RANGE] = "a range that wraps around",
+	[DLI_BAD_SLOT_RANGE] = "a range that leaves the slot",
 	[DLI_BAD_STRUCT] = "a struct whose size is unset or unknown, or whose tail is not zero",
-	[DLI_BAD_CHANGE] = "a new size, hva, kvm_flags or DL_SLOT_NO_LOG; remove the slot first",
+	[DLI_BAD_CHANGE] =
+		"a new size, hva, KVM_MEM_READONLY or DL_SLOT_NO_LOG; remove the slot first",
 	[DLI_BAD_EXISTS] = "DL_SLOT_EXISTS with DL_SLOT_CLEAN",
 	[DLI_BAD_WORDS] = "n_words does not fit the slot",
 	[DLI_BAD_COUNT] = "a pointer that is NULL, or a count out of range",

@@ -156,8 +156,6 @@ static bool valid_vectors(const struct iovec *iov, uint32_t n_iov)
 {
 	uint64_t total = 0;
 
-	if (!iov && n_iov)
-		return false;
 	for (uint32_t i = 0; i < n_iov; i++) {
 		uint64_t hva = (uintptr_t)iov[i].iov_base, bytes = iov[i].iov_len;
 
@@ -194,6 +192,8 @@ int dl_mark_iov(struct dl_log *log, const struct iovec *iov, uint32_t n_iov, uin
 
 	if (!log)
 		return -EINVAL;
+	if (n_iov && !iov)
+		return dli_log_fail(log, DLI_BAD_COUNT, DLI_NO_NUMBER, -EINVAL);
 	if (offset_bytes + bytes < offset_bytes || !valid_vectors(iov, n_iov))
 		return dli_log_fail(log, DLI_BAD_RANGE, DLI_NO_NUMBER, -EINVAL);
 	if (dli_log_in_child(log))

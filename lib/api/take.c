@@ -136,7 +136,7 @@ static int clear_bytes(struct dl_log *log, uint32_t number, uint64_t offset_byte
 	if (!slot)
 		return dli_log_fail(log, DLI_NO_SLOT, number, -ENOENT);
 	if (offset_bytes + bytes > slot->bytes)
-		return dli_log_fail(log, DLI_BAD_RANGE, number, -EINVAL);
+		return dli_log_fail(log, DLI_BAD_SLOT_RANGE, number, -EINVAL);
 	if (!bytes)
 		return 0;
 	return dli_clear_range(log, slot, first_page,

@@ -80,7 +80,7 @@ static void a_refused_slot_names_its_field(void **state)
 	REFUSE(s.bytes += 4096, EINVAL, "a new size, hva");
 	REFUSE(s.hva += 4096, EINVAL, "a new size, hva");
 	REFUSE(s.flags = DL_SLOT_NO_LOG, EINVAL, "a new size, hva");
-	REFUSE(s.kvm_flags = KVM_MEM_READONLY, EINVAL, "a new size, hva");
+	REFUSE(s.kvm_flags = KVM_MEM_READONLY, EINVAL, "a new size, hva, KVM_MEM_READONLY");
 #undef REFUSE
 	FAILS(set(1 << 20, 4096, 4096, 0xffff), EINVAL, "a slot number beyond");
 	expect_error("a slot number beyond the kernel's limit (slot 65535 of address space 0)",
@@ -103,8 +103,8 @@ static void a_refused_remove_or_clear_names_its_field(void **state)
 	FAILS(dl_slot_remove(guest.log, 7, 0, NULL, 0), ENOENT, "there is no such slot");
 	expect_error("there is no such slot (slot 7 of address space 0)", ENOENT);
 	FAILS(dl_slot_clear(guest.log, 7, 0, 4096), ENOENT, "there is no such slot");
-	FAILS(dl_slot_clear(guest.log, 0, 0, PAGES * 4096 + 1), EINVAL, "a range");
-	FAILS(dl_slot_clear(guest.log, 0, 1, UINT64_MAX), EINVAL, "a range");
+	FAILS(dl_slot_clear(guest.log, 0, 0, PAGES * 4096 + 1), EINVAL, "a range that leaves");
+	FAILS(dl_slot_clear(guest.log, 0, 1, UINT64_MAX), EINVAL, "a range that wraps");
 }
 
 static void a_refused_cursor_names_its_field(void **state)
@@ -172,6 +172,7 @@ static void a_refused_mark_is_named(void **state)
 	FAILS(dl_mark_gpa(guest.log, 0, 1, UINT64_MAX), EINVAL, "a range that wraps");
 	FAILS(dl_mark_slot(guest.log, 9, 0, 1), ENOENT, "a mark outside of every slot");
 	FAILS(dl_mark_slot(guest.log, 0, 1, UINT64_MAX), EINVAL, "a range that wraps");
+	FAILS(dl_mark_iov(guest.log, NULL, 1, 0, 1), EINVAL, "a pointer that is NULL");
 }
 
 static void a_failed_system_call_names_its_slot(void **state)
