@@ -5,10 +5,10 @@
 /*
  * The dirty log of one VM: the state that the public calls share.
  *
- * Lock order: changes (cursors and slots come and go), a cursor's lock (its pass and its readers;
- * all cursors' for a change of a slot, in the order of the list), lock (GET, CLEAR, flags, who gets
- * which page), a ring's lock, the reset's lock. A vCPU's drain and a reap take only the last two.
- * The reaper's lock is taken under any of these, or none.
+ * Lock order: changes (cursors and slots come and go), a plan's (its looks; never under changes), a
+ * cursor's lock (its pass and its readers; all cursors' for a change of a slot, in the order of the
+ * list), lock (GET, CLEAR, flags, who gets which page), a ring's lock, the reset's lock. A vCPU's
+ * drain and a reap take only the last two. The reaper's lock is taken under any of these, or none.
  */
 
 #include "error.h"

@@ -15,7 +15,7 @@ TITLES = {1: "User Commands", 3: "Library Functions", 7: "Overview"}
 # What the header's comment says of itself.
 SUBSTITUTES = {
     "the function's comment names": "the call's page names",
-    " doc/embedding.md: signals, fork, system calls.": "",
+    " doc/embedding.md: the whole table of system calls; signals, fork.": "",
     "Everything here is new or changed in 0.2.": "",
 }
 

@@ -53,20 +53,21 @@
  *   -ENOENT, -EEXIST  no such slot or memory; the slot, vCPU or address range is taken
  *   -ENOMEM      no memory
  *   -ECANCELED   the log is closed
- *   -EIO         the caller is a child of fork(2), or the kernel was interrupted too often
+ *   -EIO         the caller is a child of fork(2), or an interrupted call cannot be repeated
  *   any other    the kernel's, from the ioctl that the function's comment names
  * Never -EINTR or -EAGAIN. Out handles are NULL after a failure.
  *
  * THREADS. Any call, any thread, also on the same handle; close, free and remove are a handle's
  * last call and take NULL. "May block": waits for another thread's call on the same log, or for an
- * RCU grace period. No call sleeps by itself, or may be made in a signal handler. The library
- * starts no thread, installs no handler and prints nothing. doc/embedding.md: signals, fork, system
- * calls.
+ * RCU grace period. No call sleeps on its own. None may be made from a signal handler. The library
+ * starts no thread, installs no handler and prints nothing. A call that may block also makes
+ * rt_sigprocmask(2), and futex(2) where it has to wait; one that makes or frees memory, what
+ * malloc(3) and free(3) do. doc/embedding.md: the whole table of system calls; signals, fork.
  *
- * STRUCTS. The caller sets size; 0 is the safe value of every other field. A larger struct than
- * this release knows is accepted while its tail is zero. Enums gain values: an unknown one passed
- * in is -EINVAL, one read is to be ignored. pending_bytes, taken_bytes, marked_bytes, again_ns and
- * why may be NULL.
+ * STRUCTS. The caller sets size; 0 is the safe value of every other field. A struct that is passed
+ * in and is larger than this release knows is accepted while its tail is zero; the tail of one that
+ * is filled is zeroed. Enums gain values: an unknown one passed in is -EINVAL, one read is to be
+ * ignored. pending_bytes, taken_bytes, marked_bytes, again_ns and why may be NULL.
  *
  * Everything here is new or changed in 0.2.
  */
@@ -111,8 +112,8 @@ enum dl_mode {
 };
 
 enum dl_backup {
-	DL_BACKUP_AUTO = 0,	/* use the backup bitmap wherever the kernel has it */
-	DL_BACKUP_OFF = 1,	/* no in-kernel writer exists; vCPU writes are never lost by it */
+	DL_BACKUP_AUTO = 0, /* use the backup bitmap wherever the kernel has it */
+	DL_BACKUP_OFF = 1,  /* no in-kernel writer exists. No rings where they need the backup */
 	DL_BACKUP_REQUIRED = 2, /* an in-kernel writer (an ITS) exists: no rings without it */
 };
 
@@ -176,7 +177,7 @@ enum dl_reap_flag {
 enum dl_cursor_flag {
 	DL_CURSOR_CLEAN = 2,	/* start with nothing pending; 0: with everything */
 	DL_CURSOR_WANTED = 4,	/* only DL_SLOT_WANTED slots; 0: all, and all new ones */
-	DL_CURSOR_ONE_SLOT = 8, /* only the slot of that number, whenever it exists: a display */
+	DL_CURSOR_ONE_SLOT = 8, /* only that slot, whenever it exists: a display; excludes WANTED */
 	DL_CURSOR_MISSED = 16,	/* an audit: only what a watch found and no mark named */
 	DL_CURSOR_SKIP_REWRITTEN = 32, /* the first pass leaves what is written again to the next */
 };
@@ -269,7 +270,7 @@ struct dl_extent {
 struct dl_cursor_options {
 	uint32_t size;		   /* sizeof(struct dl_cursor_options) */
 	uint32_t flags;		   /* enum dl_cursor_flag */
-	uint32_t vcpus;		   /* of the VM now: fewer rings are -EBUSY; 0: not given */
+	uint32_t vcpus;		   /* of the VM now: fewer rings are -EBUSY; 0: unchecked */
 	uint32_t slot;		   /* as_id << 16 | id, for DL_CURSOR_ONE_SLOT */
 	uint64_t coalesce_bytes;   /* join extents over clean gaps up to this; 0: never */
 	uint64_t max_extent_bytes; /* of one extent, rounded down to pages; 0: no limit */
@@ -360,8 +361,8 @@ uint32_t dl_library_version(void);
  *   would_be  filled; its size is set by the caller. May be NULL.
  *   why       receives a sentence of at most why_bytes bytes with the NUL, on failure too
  * A choice that only opening can refuse (a vCPU or slot that exists already) is not foreseen.
- * -EINVAL, -E2BIG: options or would_be. -EBADF: fd is neither. -EOPNOTSUPP: DL_MODE_RING, and rings
- * are not there, or not with the backup. -EIO: the VM of another process. Never blocks.
+ * -EINVAL: options or would_be. -E2BIG: options. -EBADF: fd is neither. -EOPNOTSUPP: DL_MODE_RING,
+ * and rings are not there, or not with the backup. -EIO: the VM of another process. Never blocks.
  * System calls: KVM_CHECK_EXTENSION; for DL_HAS_WATCH open(2) of /proc/self/pagemap, PAGEMAP_SCAN,
  * and where that exists userfaultfd(2), UFFDIO_API, close(2).
  */
@@ -371,13 +372,15 @@ DL_MUST_CHECK int dl_probe(int fd, const struct dl_options *options, struct dl_c
 /* ---- Log: one per VM ---- */
 
 /*
- * Opens the log of a VM that has no vCPU and no memslot yet; in bitmap mode it may have.
+ * Opens the log of a VM that has no vCPU yet, and no memslot if the backup bitmap is to be used. In
+ * bitmap mode it may have both.
  *   vm_fd    is duplicated: the VM lives until dl_log_close() and the last dl_vcpu_remove()
  *   options  may be NULL: everything automatic
  * Errors as dl_probe(), and -EBUSY: DL_MODE_RING and a vCPU exists (AUTO takes bitmaps), a memslot
  * exists and the backup bitmap is wanted, or rings are on already (another log; a closed one: they
- * cannot be switched off). -EINVAL: the host's smallest ring is larger than ring_entries (with
- * Intel PML: 1024). -ENOMEM, -EMFILE. A failure may leave rings on. May block (liburcu).
+ * cannot be switched off). -EINVAL: DL_MODE_RING, and the kernel refused fewer than 1024 entries:
+ * its smallest ring is larger (Intel PML), or a vCPU exists. -ENOMEM, -EMFILE. A failure may leave
+ * rings on. May block (liburcu).
  * System calls: F_DUPFD_CLOEXEC, KVM_CHECK_EXTENSION, KVM_GET_API_VERSION, KVM_ENABLE_CAP (rings,
  * backup bitmap, manual protect off), KVM_RESET_DIRTY_RINGS to learn whether rings are on, and
  * rt_sigprocmask around it; those of dl_probe() for DL_HAS_WATCH.
@@ -387,9 +390,11 @@ DL_MUST_CHECK int dl_log_open(int vm_fd, const struct dl_options *options, struc
 
 /*
  * Stops logging and waits for calls in progress. Calls on other handles then return -ECANCELED, but
- * dl_vcpu_drain() does what the vCPU needs, and dl_cursor_end() returns 0. The handles are still to
- * be freed. Errors are ignored. May block.
- * System calls: as dl_cursor_free(); munmap and close(2) with the last handle.
+ * dl_vcpu_drain() does what the vCPU needs, dl_vcpu_pause_due() reports no pause, and
+ * dl_cursor_end() and dl_plan_sent() return 0. The handles are still to be freed. Errors are
+ * ignored. May block.
+ * System calls: as dl_cursor_free(); UFFDIO_UNREGISTER of watched slots; munmap and close(2) with
+ * the last handle.
  */
 void dl_log_close(struct dl_log *log);
 
@@ -414,15 +419,15 @@ DL_MUST_CHECK int dl_log_last_error(const struct dl_log *log, char *text, size_t
 /* ---- Memslots: the library makes their KVM_SET_USER_MEMORY_REGION ---- */
 
 /*
- * Creates a memslot, moves it, or changes its flags or cookie; an unchanged one: no system call.
+ * Creates a memslot, moves it, or changes its flags or cookie; an unchanged one: no ioctl.
  *   slot  copied. A new size, hva, KVM_MEM_READONLY or NO_LOG is -EINVAL: remove the slot first.
  * A new or moved slot is wholly pending from every cursor's next pass on, unless CLEAN (ignored for
  * a move, and while any cursor's pass is open). When this returns, no dl_cursor_read() returns
  * extents of a moved slot's old place. Memory that KVM cannot log need not be registered.
  * -EINVAL, -E2BIG; -EEXIST: the range overlaps another slot of the address space; -ENOMEM;
  * otherwise the kernel's. A refused change is never visible. May block, on readers too.
- * System calls: KVM_SET_USER_MEMORY_REGION, mmap, membarrier(2); KVM_CLEAR_DIRTY_LOG for CLEAN with
- * PAUSED under INITIALLY_SET.
+ * System calls: KVM_SET_USER_MEMORY_REGION, mmap, munmap, membarrier(2); KVM_CLEAR_DIRTY_LOG for
+ * CLEAN with PAUSED under INITIALLY_SET.
  */
 DL_MUST_CHECK int dl_slot_set(struct dl_log *log, const struct dl_slot *slot);
 
@@ -435,8 +440,8 @@ DL_MUST_CHECK int dl_slot_set(struct dl_log *log, const struct dl_slot *slot);
  *          dropped. Untouched if no cursor covers the slot.
  * -ENOENT; -EINVAL: flags, fewer than ceil(pages / 64) n_words, n_words without words; -ENOMEM;
  * otherwise the kernel's, and the slot is still there. May block, on readers too.
- * System calls: KVM_SET_USER_MEMORY_REGION, KVM_RESET_DIRTY_RINGS, KVM_GET_DIRTY_LOG, munmap; for a
- * watched slot PAGEMAP_SCAN, UFFDIO_UNREGISTER, close(2).
+ * System calls: KVM_SET_USER_MEMORY_REGION, KVM_RESET_DIRTY_RINGS, KVM_GET_DIRTY_LOG, munmap,
+ * membarrier(2); for a watched slot PAGEMAP_SCAN, UFFDIO_UNREGISTER, close(2).
  */
 DL_MUST_CHECK int dl_slot_remove(struct dl_log *log, uint32_t slot, uint32_t flags, uint64_t *words,
 				 uint64_t n_words);
@@ -475,8 +480,9 @@ DL_MUST_CHECK int dl_slot_watch(struct dl_log *log, uint32_t slot, void *alias, 
  *   flags    0
  * A vCPU that was removed and is added again continues with its ring.
  * -EBADF: not a vCPU, or of another VM where that can be noticed (its rings are smaller or absent);
- * -EEXIST: it is there (ring mode only); -ENOMEM; -EIO: another process's; otherwise mmap's.
- * May block. System calls: mmap, madvise, one ioctl without effect, KVM_RESET_DIRTY_RINGS.
+ * -EEXIST: it is there (ring mode only); -ENOMEM; -EIO: another process's; otherwise mmap's or
+ * KVM_RESET_DIRTY_RINGS's. May block.
+ * System calls: mmap, munmap, madvise, one ioctl without effect, KVM_RESET_DIRTY_RINGS.
  */
 DL_MUST_CHECK int dl_vcpu_add(struct dl_log *log, int vcpu_fd, uint64_t cookie, uint32_t flags,
 			      struct dl_vcpu **vcpu);
@@ -484,11 +490,12 @@ DL_MUST_CHECK int dl_vcpu_add(struct dl_log *log, int vcpu_fd, uint64_t cookie, 
 /*
  * Empties the ring after KVM_RUN ended with KVM_EXIT_DIRTY_RING_FULL, before it is entered again;
  * also at other times while this vCPU is not in KVM_RUN. Works in every state, after close too;
- * with no cursor nothing is recorded. flags: 0. Takes only this ring's lock and that around the
- * reset. After an overflow the same exit may come several times: call this each time.
+ * with no cursor nothing is recorded. flags: 0. Takes this ring's lock, that around the reset and,
+ * for a moment, the timer's; never the log's. After an overflow the same exit may come several
+ * times: call this each time.
  * kvm_run.exit_reason reads KVM_EXIT_INTR afterwards where a full exit found little in the ring.
  * Errors: KVM_RESET_DIRTY_RINGS's. Allocates nothing. May block for another thread's reset.
- * System calls: KVM_RESET_DIRTY_RINGS, rt_sigprocmask around it.
+ * System calls: KVM_RESET_DIRTY_RINGS, rt_sigprocmask around it, timerfd_settime(2).
  */
 DL_MUST_CHECK int dl_vcpu_drain(struct dl_vcpu *vcpu, uint32_t flags);
 
@@ -526,10 +533,10 @@ void dl_vcpu_remove(struct dl_vcpu *vcpu);
 
 /*
  * Returns a borrowed descriptor that is readable while dl_log_reap() has work: never in bitmap
- * mode, and while nothing is logged only for the kicks that its end left. Serve it in any event
- * loop, but not under a lock that vCPUs need. It is made at the first call, and closed with the
- * last handle of the log.
- * -EOPNOTSUPP: dl_options.os has no timer; otherwise timerfd_create(2)'s. Never blocks.
+ * mode, and while nothing is logged only for kicks that are still to be taken. Serve it in any
+ * event loop, but not under a lock that vCPUs need. It is made at the first call, and closed with
+ * the last handle of the log.
+ * -EOPNOTSUPP: dl_options.os has no timer; otherwise timerfd_create(2)'s. May block for a moment.
  * System calls: timerfd_create(2), timerfd_settime(2).
  */
 DL_MUST_CHECK int dl_log_fd(struct dl_log *log);
@@ -555,7 +562,8 @@ DL_MUST_CHECK int dl_log_reap(struct dl_log *log, uint32_t flags, uint64_t *agai
  * the descriptor becomes readable for kicks too, and once more when the last cursor is freed.
  *   cookies  receives at most max_cookies; the rest waits for the next call. None is of a vCPU that
  *            was removed before the call
- * Returns their number; always 0 in bitmap mode. -EINVAL: no cookies, or no room; -ECANCELED.
+ * Returns their number; always 0 in bitmap mode. -EINVAL: no cookies, or max_cookies of 0 or above
+ * INT32_MAX; -ECANCELED.
  * A vCPU that does not ask is kicked again. Never blocks; no system call.
  */
 DL_MUST_CHECK int dl_log_kicks(struct dl_log *log, uint64_t *cookies, uint32_t max_cookies);
@@ -567,9 +575,9 @@ DL_MUST_CHECK int dl_log_kicks(struct dl_log *log, uint64_t *cookies, uint32_t m
  *   options  NULL: all slots, all pending. A new slot is covered from its dl_slot_set() on. MISSED
  *            logs nothing, begins with nothing pending, covers slots with DL_WATCH_AUDIT, and
  *            excludes WANTED and DL_HARVEST_ALL.
- * -EINVAL, -E2BIG: options; -EBUSY: fewer vCPUs were added than options.vcpus, or, in a library
- * built to check it (-Dcheck_vcpus=true), than this process has; -ENOMEM; otherwise the kernel's
- * for the slot that could not be switched on, and nothing has changed. May block.
+ * -EINVAL, -E2BIG: options; -EBUSY, in ring mode: fewer vCPUs were added than options.vcpus, or, in
+ * a library built to check it (-Dcheck_vcpus=true), than this process has; -ENOMEM; otherwise the
+ * kernel's, and nothing has changed. May block.
  * System calls: KVM_SET_USER_MEMORY_REGION a slot, KVM_ENABLE_CAP of manual protect and
  * KVM_RESET_DIRTY_RINGS for the first cursor, mmap, membarrier(2), timerfd_settime(2).
  */
@@ -640,7 +648,7 @@ DL_MUST_CHECK int dl_cursor_stats(const struct dl_cursor *cursor, struct dl_curs
  * Removes the consumer, its pass, and logging that no other cursor wants. Errors are ignored; a
  * slot that could not be switched off is tried again by the next first dl_cursor_new(). May block.
  * System calls: KVM_SET_USER_MEMORY_REGION a slot; KVM_RESET_DIRTY_RINGS for the last cursor;
- * munmap.
+ * munmap, membarrier(2), timerfd_settime(2).
  */
 void dl_cursor_free(struct dl_cursor *cursor);
 
@@ -690,9 +698,10 @@ DL_MUST_CHECK int dl_mark_bitmap(struct dl_log *log, const struct dl_bitmap *bit
  *   goal  NULL: 300 ms of downtime, no budget
  * From the first pass on it measures; afterwards it limits those vCPUs that dirty memory fastest,
  * if the guest would not converge, or not in time. One plan a log. While it exists, a page that is
- * found dirty is new if its cursor covers it and has it not pending; without one, if not all have.
+ * found dirty counts as new if the plan's cursor covers it and does not have it pending; without a
+ * plan, unless every cursor that covers it has it pending.
  * -EBUSY: the log has a plan; -EINVAL, -E2BIG: goal, or MISSED; -ENOMEM; -ECANCELED. May block.
- * No system call.
+ * System calls: rt_sigprocmask(2).
  */
 DL_MUST_CHECK int dl_plan_new(struct dl_cursor *cursor, const struct dl_goal *goal,
 			      struct dl_plan **plan);
@@ -700,8 +709,8 @@ DL_MUST_CHECK int dl_plan_new(struct dl_cursor *cursor, const struct dl_goal *go
 /*
  * Reports that the wire took bytes of guest memory in busy_ns of being busy. Pages that are sent as
  * "zero" and time without anything to send do not count: they would promise a faster wire than
- * there is. From any thread; several that send at the same time are one wire. Once a second at
- * least: of a longer piece beside others the planner cannot tell when it was sent.
+ * there is. From any thread; several that send at the same time are one wire. Report at least once
+ * a second: the planner cannot tell when the bytes of a longer report were sent.
  * -EINVAL: plan is NULL. Never blocks; no system call.
  */
 DL_MUST_CHECK int dl_plan_sent(struct dl_plan *plan, uint64_t bytes, uint64_t busy_ns);
