@@ -71,7 +71,7 @@ int main(void)
 		  MAP_SHARED, vcpu_fd);
 	start_in_real_mode(vcpu_fd);
 
-	/* From here on every write is seen: whoever gets the pages has what is in them now. */
+	/* From here on every write is seen. CLEAN: the receiver has what was there before. */
 	must(dl_cursor_new(log, &clean, &cursor), "dl_cursor_new");
 	do
 		must(ioctl(vcpu_fd, KVM_RUN, 0), "KVM_RUN");

@@ -49,7 +49,7 @@ def main():
         run_page = mmap.mmap(vcpu_fd, ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0))
         start_in_real_mode(vcpu_fd)
 
-        # From here on every write is seen: whoever gets the pages has what is in them now.
+        # From here on every write is seen. CLEAN: the receiver has what was there before.
         with log.vcpu(vcpu_fd) as vcpu, log.cursor(clean=True) as cursor:
             run(vcpu_fd, run_page, vcpu)
 
