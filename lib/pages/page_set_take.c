@@ -249,9 +249,12 @@ static uint64_t claim_chunk(struct dli_page_set *set, const struct bitmap *next,
 {
 	uint64_t pages = 0, first;
 
-	while (!pages && (first = find_block(set, &set->pending, *block)) != UINT64_MAX)
+	while (!pages && (first = find_block(set, &set->pending, *block)) != UINT64_MAX) {
+		/* Not from the old *block: a page of an earlier chunk may be marked by now. */
+		*block = first;
 		pages = claim_batch(set, &set->pending, next, block,
 				    (first / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS, batch);
+	}
 	return pages;
 }
 

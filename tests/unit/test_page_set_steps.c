@@ -107,6 +107,9 @@ static unsigned int next_marker_step;
 static uint32_t memory, copy;
 static void (*mark)(void);
 
+enum { EARLY_PAGE = 7, LATE_PAGE = 2 * PAGE_SET_CHUNK_PAGES + 5 };
+static unsigned int steps_to_early; /* until EARLY_PAGE is marked, by a marker that is quick */
+
 static void run_marker(void)
 {
 	turns.in_marker = true;
@@ -137,6 +140,8 @@ static bool is_shared(const _Atomic uint64_t *word)
 
 static void step(const _Atomic uint64_t *word)
 {
+	if (steps_to_early && !--steps_to_early)
+		dli_page_set_mark_word(set, EARLY_PAGE / 64, UINT64_C(1) << EARLY_PAGE % 64);
 	if (!is_shared(word))
 		return;
 	if (turns.in_marker) {
@@ -320,6 +325,44 @@ static void a_mark_does_not_rely_on_another_unfinished_mark(void **state)
 	assert_int_equal(copy, memory);
 }
 
+/* Buffers that a batch of one chunk goes through are a chunk long. */
+static void expect_one_chunk(void)
+{
+	assert_int_equal(batch.word[0] / PAGE_SET_CHUNK_WORDS,
+			 batch.word[batch.n - 1] / PAGE_SET_CHUNK_WORDS);
+}
+
+static uint32_t extract_all(void)
+{
+	uint64_t block = 0;
+	uint32_t words = 0;
+
+	while (dli_page_set_extract(set, &block, true, &batch)) {
+		expect_one_chunk();
+		words += batch.n;
+	}
+	return words;
+}
+
+static void a_mark_in_an_earlier_chunk_does_not_widen_a_batch(void **state)
+{
+	unsigned int tried = 0;
+	bool marked;
+
+	do {
+		uint32_t words;
+
+		dli_page_set_clear(set);
+		dli_page_set_mark_range(set, LATE_PAGE, 1);
+		steps_to_early = ++tried;
+		words = extract_all();
+		marked = !steps_to_early;
+		steps_to_early = 0;
+		assert_int_equal(words + extract_all(), marked ? 2 : 1);
+	} while (marked);
+	assert_true(tried > 20);
+}
+
 int main(void)
 {
 	static _Alignas(64) char stack[1 << 16];
@@ -329,6 +372,8 @@ int main(void)
 						setup, teardown),
 		cmocka_unit_test_setup_teardown(a_batch_is_marked_in_every_order, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_range_is_marked_in_every_order, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_mark_in_an_earlier_chunk_does_not_widen_a_batch,
+						setup, teardown),
 	};
 
 	sim_context_make(&turns.marker, stack, sizeof(stack), marker_main);
