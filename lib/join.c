@@ -29,11 +29,30 @@ static int drain_rings(struct dl_log *log)
 	return dli_drain_all(&log->vcpus, &log->reset, false, &log->slots);
 }
 
+/*
+ * A second dl_log_open() of a VM that has no vCPU yet can switch rings on under a log in bitmap
+ * mode. With a backup bitmap KVM_GET_DIRTY_LOG goes on to answer, and misses what vCPUs write.
+ */
+static int check_rings_still_off(struct dl_log *log)
+{
+	bool on = false;
+	int r;
+
+	if (dli_log_is_ring(log) || !log->caps.ring_max_entries)
+		return 0;
+	r = dli_reset_probe(log->vm.os, log->vm.fd, &on);
+	if (r)
+		return dli_log_fail(log, DLI_RINGS_UNKNOWN, DLI_NO_NUMBER, r);
+	return on ? dli_log_fail(log, DLI_RINGS_ON, DLI_NO_NUMBER, -EBUSY) : 0;
+}
+
 /* Before the first cursor: no slot is logged. */
 static int prepare_log(struct dl_log *log, const struct dl_cursor *cursor)
 {
-	int r = dli_slot_logging_stop(log);
+	int r = check_rings_still_off(log);
 
+	if (!r)
+		r = dli_slot_logging_stop(log);
 	if (!r)
 		r = dli_set_manual_protect(log, cursor->flags & DL_CURSOR_CLEAN);
 	if (r)

@@ -576,8 +576,9 @@ DL_MUST_CHECK int dl_log_kicks(struct dl_log *log, uint64_t *cookies, uint32_t m
  *            logs nothing, begins with nothing pending, covers slots with DL_WATCH_AUDIT, and
  *            excludes WANTED and DL_HARVEST_ALL.
  * -EINVAL, -E2BIG: options; -EBUSY, in ring mode: fewer vCPUs were added than options.vcpus, or, in
- * a library built to check it (-Dcheck_vcpus=true), than this process has; -ENOMEM; otherwise the
- * kernel's, and nothing has changed. May block.
+ * a library built to check it (-Dcheck_vcpus=true), than this process has; in bitmap mode: another
+ * log of the VM has switched rings on; -ENOMEM; otherwise the kernel's, and nothing has changed.
+ * May block.
  * System calls: KVM_SET_USER_MEMORY_REGION a slot, KVM_ENABLE_CAP of manual protect and
  * KVM_RESET_DIRTY_RINGS for the first cursor, mmap, membarrier(2), timerfd_settime(2).
  */

@@ -202,6 +202,32 @@ static void what_it_took_from_a_drain_is_repaired_too(void **state)
 	assert_int_equal(guest_pass(&guest, DL_HARVEST_PAUSED, pages, PAGES), HOT);
 }
 
+/* The bitmap of such a VM goes on to answer, and has only what no vCPU wrote. */
+static void rings_that_a_second_log_switches_on_are_noticed(void **state)
+{
+	const struct guest_config config = {
+		.model = { .has = MODEL_HAS_RING_ACQ_REL | MODEL_HAS_BACKUP },
+		.options = { .mode = DL_MODE_BITMAP },
+	};
+	struct dl_options options = { .size = sizeof(options), .mode = DL_MODE_RING };
+	struct dl_log *log;
+	char text[200];
+
+	options.os = &guest.os;
+	guest_open(&guest, &config);
+	guest_join(&guest, 0);
+	guest_leave(&guest);
+	assert_int_equal(dl_log_open(guest.vm_fd, &options, &log, text, sizeof(text)), 0);
+	guest_add_slot(&guest, 0, 0, PAGES);
+	guest_vcpu(&guest, true);
+	assert_int_equal(guest_try_join(&guest, 0), -EBUSY);
+	assert_true(dl_log_last_error(guest.log, text, sizeof(text)) > 0);
+	assert_non_null(strstr(text, "another log has switched rings on"));
+	dl_log_close(log);
+	assert_int_equal(guest_try_join(&guest, DL_CURSOR_CLEAN), -EBUSY);
+	guest_close(&guest);
+}
+
 /* -EINVAL of a reset means that the rings are off; of the mask, that there was no reset. */
 static void without_the_signal_mask_nothing_is_known_of_rings(void **state)
 {
@@ -223,6 +249,7 @@ int main(void)
 		second_test(a_second_log_that_takes_nothing_costs_nothing),
 		second_test(what_a_reset_that_was_cut_short_took_is_repaired),
 		second_test(what_it_took_from_a_drain_is_repaired_too),
+		cmocka_unit_test(rings_that_a_second_log_switches_on_are_noticed),
 		cmocka_unit_test(without_the_signal_mask_nothing_is_known_of_rings),
 	};
 
