@@ -91,7 +91,8 @@ static int create_in_kvm(struct dl_log *log, const struct dl_slot *s, struct dli
 	int r;
 
 	if (s->flags & DL_SLOT_EXISTS) {
-		slot->in_doubt = true;
+		/* KVM refuses any change of one that it cannot log, and it is never switched on. */
+		slot->in_doubt = !(s->flags & DL_SLOT_NO_LOG);
 		return logging ? dli_slot_logging_on(log, slot) : 0;
 	}
 	r = set_in_kvm(log, s, logging);

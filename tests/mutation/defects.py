@@ -368,7 +368,7 @@ FIRST = [
      "\tif (r)\n\t\tslot->in_doubt = true;\n\telse\n", "\tif (!r)\n",
      "unit/unit-slot_logging"),
     ("a slot that exists is not in doubt", "api/slot.c",
-     "\t\tslot->in_doubt = true;\n\t\treturn", "\t\treturn", "unit/unit-slot"),
+     "\t\tslot->in_doubt = !(s->flags & DL_SLOT_NO_LOG);\n", "", "unit/unit-slot"),
 ]
 
 PLANTED = FIRST + MORE

@@ -274,6 +274,51 @@ static void a_bitmap_is_reserved_only_where_bitmaps_are_read(void **state)
 	assert_true(guest.log->buffer.bytes >= (1 << 20) / 8);
 }
 
+/* KVM refuses each change of a slot over guest_memfd, its flags included. */
+static void adopt_guest_memfd(uint32_t mode)
+{
+	const struct guest_config config = {
+		.model = { .has_guest_memfd = true },
+		.options = { .mode = mode },
+	};
+	struct {
+		uint32_t slot, flags;
+		uint64_t gpa, bytes, hva, rest[16];
+	} region = { .slot = 5, .flags = 4 };
+	struct dl_slot slot;
+
+	guest_open(&guest, &config);
+	slot = guest_slot(&guest, 5, 1000, guest_memory(&guest, 64), 0, 64);
+	slot.flags = DL_SLOT_EXISTS | DL_SLOT_NO_LOG;
+	region.gpa = slot.gpa;
+	region.bytes = slot.bytes;
+	region.hva = slot.hva;
+	/* KVM_SET_USER_MEMORY_REGION2, with KVM_MEM_GUEST_MEMFD */
+	assert_int_equal(guest.os.ioctl(guest.os.opaque, guest.vm_fd,
+					_IOC(_IOC_WRITE, KVMIO, 0x49, sizeof(region)), &region),
+			 0);
+	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
+	slot.flags = DL_SLOT_NO_LOG;
+	slot.cookie = 7;
+	assert_int_equal(dl_slot_set(guest.log, &slot), 0);
+}
+
+static void a_slot_that_kvm_never_changes_is_adopted(void **state)
+{
+	static const uint32_t modes[] = { DL_MODE_RING, DL_MODE_BITMAP };
+
+	for (int i = 0; i < 2; i++) {
+		guest_close(&guest);
+		adopt_guest_memfd(modes[i]);
+		guest_join(&guest, 0);
+		/* A repair switches every slot off and on. */
+		dli_reset_request_repair(&guest.log->reset);
+		assert_int_equal(guest_harvest(&guest, 0), 0);
+		guest_leave(&guest);
+		assert_int_equal(dl_slot_remove(guest.log, 5, 0, NULL, 0), 0);
+	}
+}
+
 static struct guest_vcpu *early_vcpu;
 
 /* Before the last slot is switched on, a vCPU writes to the first and drains its ring. */
@@ -318,6 +363,7 @@ int main(void)
 		logging_test(mark_all_marks_every_covered_page),
 		logging_test(what_is_owed_goes_with_the_bitmap),
 		logging_test(a_bitmap_is_reserved_only_where_bitmaps_are_read),
+		logging_test(a_slot_that_kvm_never_changes_is_adopted),
 	};
 
 	return RUN_TESTS("slot_logging", tests);
