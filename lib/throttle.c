@@ -415,8 +415,12 @@ uint32_t dli_limits_take_kicks(struct dl_log *log, uint64_t *cookies, uint32_t m
 	if (!atomic_exchange_explicit(&log->limits.kicks, false, memory_order_acquire))
 		return 0;
 	for (struct dl_vcpu *vcpu = NULL; (vcpu = dli_vcpu_list_next(&log->vcpus, vcpu));) {
-		/* The caller may have freed what the cookie of a removed vCPU stands for. */
-		if (!LOAD(&vcpu->limit.kick) || LOAD(&vcpu->limit.removed))
+		/*
+		 * The caller may have freed what the cookie of a removed vCPU stands for. Pairs
+		 * with admit() in vcpu.c.
+		 */
+		if (!LOAD(&vcpu->limit.kick) ||
+		    atomic_load_explicit(&vcpu->limit.removed, memory_order_acquire))
 			continue;
 		if (n == max_cookies) {
 			/* Not a store: the next taker must still meet want_kick() in it. */

@@ -58,9 +58,11 @@ static int admit(struct dl_log *log, struct dli_ring *ring, uint64_t cookie, str
 		if (!vcpu->parked)
 			return -EEXIST;
 		vcpu->parked = false;
-		atomic_store_explicit(&vcpu->limit.removed, false, memory_order_relaxed);
 		vcpu->cookie = cookie;
 		dli_ring_set_cookie(vcpu->ring, cookie);
+		atomic_store_explicit(&vcpu->limit.kick, false, memory_order_relaxed);
+		/* Pairs with dli_limits_take_kicks(), which gets the new cookie then. */
+		atomic_store_explicit(&vcpu->limit.removed, false, memory_order_release);
 		*out = vcpu;
 		return 0;
 	}

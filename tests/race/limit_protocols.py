@@ -128,6 +128,40 @@ def a_vcpu_sees_the_limit_behind_the_flag(source):
     return n, None
 
 
+def a_kick_meets_a_vcpu_that_is_added_again(source):
+    """
+    A vCPU whose kick was wanted is removed, and added again under a new cookie, while a thread
+    takes kicks. It must not get the old cookie: the caller may have freed what it stands for.
+    """
+    admit = source.body("api/vcpu.c", "admit").split("return 0;")[0]
+    show = re.search(r"removed, false,\s*memory_order_(\w+)", admit)
+    look = re.search(r"limit\.removed,\s*memory_order_(\w+)",
+                     source.body("throttle.c", "dli_limits_take_kicks"))
+    stores = {
+        admit.index("dli_ring_set_cookie("): ("W", "cookie", "relaxed", 2),
+        admit.index("limit.kick, false"): ("W", "kick", "relaxed", 0),
+        show.start(): ("W", "removed", show.group(1), 0),
+    }
+
+    def adder():
+        for at in sorted(stores):
+            yield stores[at]
+
+    def taker():
+        if not (yield "R", "kick", "relaxed"):
+            return {}
+        if (yield "R", "removed", look.group(1) if look else "relaxed"):
+            return {}
+        return {"cookie": (yield "R", "cookie", "relaxed")}
+
+    n = 0
+    for found, _ in executions([adder, taker], {"cookie": 1, "kick": 1, "removed": 1}, "c11"):
+        n += 1
+        if found.get("cookie") == 1:
+            return n, "the cookie of a vCPU that was removed before"
+    return n, None
+
+
 def one_thread_has_a_vcpus_state(source):
     """dli_limit_try(): whoever has the state sees all that others did with it."""
     enter = source.order("plan/limit.h", "dli_limit_try")
@@ -153,6 +187,7 @@ def one_thread_has_a_vcpus_state(source):
 
 
 LIMIT_PROTOCOLS = [kicks_meet_a_taker, kicks_that_do_not_fit_meet_a_taker,
+                   a_kick_meets_a_vcpu_that_is_added_again,
                    limits_meet_the_end_of_all_limits, a_vcpu_sees_the_limit_behind_the_flag,
                    one_thread_has_a_vcpus_state]
 LONG_LIMIT_PROTOCOLS = [limits_meet_two_ends_of_all_limits]

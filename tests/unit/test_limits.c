@@ -359,6 +359,18 @@ static void a_removed_vcpu_is_neither_kicked_nor_limited(void **state)
 	assert_int_equal(take_kicks(), 0);
 }
 
+/* The one that comes back is another one to the VMM, and pauses by itself. */
+static void a_kick_is_not_inherited(void **state)
+{
+	limit(100);
+	write_some(50);
+	model_advance(guest.model, 5 * MILLISECOND);
+	reap();
+	dl_vcpu_remove(vcpu->handle);
+	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 77, 0, &vcpu->handle), 0);
+	assert_int_equal(take_kicks(), 0);
+}
+
 static void a_vcpu_that_is_removed_in_its_pause_is_not_kicked(void **state)
 {
 	pause_vcpu();
@@ -461,6 +473,7 @@ int main(void)
 		limit_test(a_vcpu_that_asks_late_is_forgiven),
 		limit_test(kicks_that_do_not_fit_wait),
 		limit_test(a_removed_vcpu_is_neither_kicked_nor_limited),
+		limit_test(a_kick_is_not_inherited),
 		limit_test(a_vcpu_that_is_removed_in_its_pause_is_not_kicked),
 		limit_test(rates_are_of_the_last_second),
 		limit_test(bitmap_mode_has_no_limits),
