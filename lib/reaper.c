@@ -46,6 +46,9 @@ void dli_reaper_configure(struct dli_reaper *reaper, uint32_t ring_entries, uint
 	if (least_ns < LEAST_NS)
 		least_ns = LEAST_NS;
 	reaper->most_ns = idle_ns ? idle_ns : IDLE_NS;
+	/* Centuries; a moment that far from now must not wrap. */
+	if (reaper->most_ns > UINT64_MAX / 4)
+		reaper->most_ns = UINT64_MAX / 4;
 	reaper->least_ns = least_ns < reaper->most_ns ? least_ns : reaper->most_ns;
 	set_interval(reaper, reaper->least_ns);
 }

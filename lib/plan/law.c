@@ -58,7 +58,7 @@ static void average(double *mean, double value, double t, double tau)
 
 void dli_wire_note(struct dli_wire *wire, double bytes, double busy)
 {
-	double rate;
+	double rate, deviation;
 
 	if (!(busy > 0))
 		return;
@@ -68,7 +68,9 @@ void dli_wire_note(struct dli_wire *wire, double bytes, double busy)
 		return;
 	if (!(wire->slow > 0))
 		wire->fast = wire->slow = rate;
-	average(&wire->roughness, fabs(rate - wire->slow) / wire->slow, busy, WIRE_SLOW_S);
+	deviation = fabs(rate - wire->slow) / wire->slow;
+	/* More than all of it would make a wire that stood still rough for as long again. */
+	average(&wire->roughness, deviation < 1 ? deviation : 1, busy, WIRE_SLOW_S);
 	average(&wire->fast, rate, busy, WIRE_FAST_S);
 	average(&wire->slow, rate, busy, WIRE_SLOW_S);
 }

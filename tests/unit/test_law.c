@@ -91,6 +91,19 @@ static void a_wire_that_takes_nothing_at_first_is_not_known_yet(void **state)
 	assert_true(near(wire.slow, 100 * MIB) && wire.roughness < 0.01);
 }
 
+/* However long it stood still, while its sender went on to report. */
+static void a_wire_that_stood_still_is_smooth_again_soon(void **state)
+{
+	struct dli_wire wire = { 0 };
+
+	dli_wire_note(&wire, 100 * MIB, 1);
+	for (int i = 0; i < 3600; i++)
+		dli_wire_note(&wire, 0, 1);
+	for (int i = 0; i < 15; i++)
+		dli_wire_note(&wire, 100 * MIB, 1);
+	assert_true(wire.roughness < 0.1);
+}
+
 static void demand_is_per_second_of_running(void **state)
 {
 	struct dli_demand demand = { 0 };
@@ -448,6 +461,7 @@ int main(void)
 		cmocka_unit_test_setup(the_wire_is_what_it_takes_while_busy, no_budget),
 		cmocka_unit_test_setup(a_wire_that_takes_nothing_at_first_is_not_known_yet,
 				       no_budget),
+		cmocka_unit_test(a_wire_that_stood_still_is_smooth_again_soon),
 		cmocka_unit_test_setup(demand_is_per_second_of_running, no_budget),
 		cmocka_unit_test_setup(what_fits_the_downtime_is_switched_over, no_budget),
 		cmocka_unit_test_setup(the_first_pass_is_sent_to_its_end, no_budget),

@@ -374,6 +374,20 @@ static void a_full_exit_does_not_put_off_a_look(void **state)
 	assert_int_equal(left(), 0);
 }
 
+/* A moment that wraps would be taken for one that has passed, and the timer not be set. */
+static void the_longest_interval_is_no_moment_of_the_past(void **state)
+{
+	teardown(NULL);
+	open_guest(DL_MODE_RING, 256, UINT64_MAX);
+	start();
+	fd = dl_log_fd(guest.log);
+	fail_call(KVM_RESET_DIRTY_RINGS, 0, EIO);
+	write_pages(0, 1);
+	for (int i = 0; i < 70; i++)
+		(void)reap_with(DL_REAP_NOW, -EIO);
+	assert_true(left() > UINT64_C(1000) * IDLE && left() <= UINT64_MAX / 4);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -397,6 +411,7 @@ int main(void)
 		reap_test(a_limit_from_before_the_first_cursor_is_looked_after),
 		reap_test(a_new_descriptor_knows_of_limits),
 		reap_test(a_full_exit_does_not_put_off_a_look),
+		reap_test(the_longest_interval_is_no_moment_of_the_past),
 		reap_test(wrong_arguments_are_refused),
 	};
 
