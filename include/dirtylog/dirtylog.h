@@ -533,9 +533,9 @@ void dl_vcpu_remove(struct dl_vcpu *vcpu);
 
 /*
  * Returns a borrowed descriptor that is readable while dl_log_reap() has work: never in bitmap
- * mode, and while nothing is logged only for kicks that are still to be taken. Serve it in any
- * event loop, but not under a lock that vCPUs need. It is made at the first call, and closed with
- * the last handle of the log.
+ * mode, and while nothing is logged only for kicks that the end of the last cursor left. Serve it in
+ * any event loop, but not under a lock that vCPUs need. It is made at the first call, and closed
+ * with the last handle of the log.
  * -EOPNOTSUPP: dl_options.os has no timer; otherwise timerfd_create(2)'s. May block for a moment.
  * System calls: timerfd_create(2), timerfd_settime(2).
  */
