@@ -127,11 +127,8 @@ static int arm(struct dl_log *log, struct dli_slot *slot)
 static int begin_audit(struct dl_log *log, struct dli_slot *slot)
 {
 	struct dli_audit *audit;
-	int r;
+	int r = dli_audit_new(log->vm.os, slot->pages, &audit);
 
-	if (slot->watched_huge)
-		return dli_log_fail(log, DLI_WATCH_HUGE, slot->slot, -EOPNOTSUPP);
-	r = dli_audit_new(log->vm.os, slot->pages, &audit);
 	if (r)
 		return dli_log_fail(log, DLI_NO_MEMORY, slot->slot, r);
 	set_audit(slot, audit);
@@ -237,8 +234,15 @@ static int refused(struct dl_log *log, uint32_t number, int r)
 
 static int begin(struct dl_log *log, struct dli_slot *slot, bool audit)
 {
-	int r = dli_uffd_check(&log->watcher.uffd, slot->watched_at, slot->bytes);
+	int r;
 
+	/*
+	 * PAGEMAP_SCAN makes no progress at a part of a huge page of hugetlb, whatever its size (a
+	 * page of 1 GiB is one to it, always), and can deadlock in the kernel where none is mapped.
+	 */
+	if (slot->watched_huge)
+		return dli_log_fail(log, DLI_WATCH_HUGE, slot->slot, -EOPNOTSUPP);
+	r = dli_uffd_check(&log->watcher.uffd, slot->watched_at, slot->bytes);
 	if (r)
 		return refused(log, slot->slot, r);
 	/* Before: a mark of what the next scan finds may come as soon as this one has passed. */

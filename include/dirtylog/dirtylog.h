@@ -461,11 +461,11 @@ DL_MUST_CHECK int dl_slot_clear(struct dl_log *log, uint32_t slot, uint64_t offs
  * memory: each harvest of a cursor that covers the slot makes that pending, marked or not.
  *   alias  page aligned, shared, mapped as long as it is watched. NULL ends it: what was written
  *          before the call is pending, and writes are marked from then on; the kernel forgets those
- *          during the call. Memory of hugetlb is found in whole huge pages.
+ *          during the call.
  *   flags  0 or DL_WATCH_AUDIT, which may change while alias stays: doc/watch.md
  * -ENOENT; -EINVAL: flags, alias (a slot's own memory too), a NO_LOG slot; -EEXIST: another slot's
  * watch has part of it; -EBUSY: the slot has another alias, or a userfaultfd (post-copy) has this;
- * -EOPNOTSUPP: no DL_HAS_WATCH, or AUDIT of hugetlb; -ENOMEM; otherwise the kernel's. May block.
+ * -EOPNOTSUPP: no DL_HAS_WATCH, or memory of hugetlb; -ENOMEM; otherwise the kernel's. May block.
  * System calls: userfaultfd(2), open(2) of /proc/self/pagemap, UFFDIO_API, _REGISTER, _UNREGISTER,
  * PAGEMAP_SCAN, mmap, munmap, close(2), membarrier(2).
  */
@@ -533,8 +533,8 @@ void dl_vcpu_remove(struct dl_vcpu *vcpu);
 
 /*
  * Returns a borrowed descriptor that is readable while dl_log_reap() has work: never in bitmap
- * mode, and while nothing is logged only for kicks that the end of the last cursor left. Serve it in
- * any event loop, but not under a lock that vCPUs need. It is made at the first call, and closed
+ * mode, and while nothing is logged only for kicks that the end of the last cursor left. Serve it
+ * in any event loop, but not under a lock that vCPUs need. It is made at the first call, and closed
  * with the last handle of the log.
  * -EOPNOTSUPP: dl_options.os has no timer; otherwise timerfd_create(2)'s. May block for a moment.
  * System calls: timerfd_create(2), timerfd_settime(2).

@@ -299,6 +299,29 @@ static void a_write_to_a_huge_page_is_one_page(void **state)
 		rig_skip("this kernel makes no huge pages of shared memory");
 }
 
+/* Reserved and never touched, so that it needs no huge page to be there. */
+static void memory_of_hugetlb_is_refused(void **state)
+{
+	struct scene scene = open_scene(DL_MODE_RING);
+	int fd = memfd_create("huge", MFD_CLOEXEC | MFD_HUGETLB);
+	void *huge = MAP_FAILED;
+
+	if (fd >= 0 && !ftruncate(fd, (off_t)scene.slot->bytes))
+		huge = mmap(NULL, scene.slot->bytes, PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_NORESERVE, fd, 0);
+	if (huge != MAP_FAILED) {
+		assert_int_equal(dl_slot_watch(scene.rig->log, SLOT, huge, 0), -EOPNOTSUPP);
+		assert_int_equal(dl_slot_watch(scene.rig->log, SLOT, huge, DL_WATCH_AUDIT),
+				 -EOPNOTSUPP);
+		munmap(huge, scene.slot->bytes);
+		watch(&scene, 0);
+	}
+	close(fd);
+	close_scene(&scene);
+	if (huge == MAP_FAILED)
+		rig_skip("this kernel has no hugetlb memory");
+}
+
 static int other_userfaultfd(void *start, uint64_t bytes)
 {
 	struct uffdio_api api = { .api = UFFD_API };
@@ -455,6 +478,7 @@ int main(void)
 		rig_test(an_audit_finds_forgotten_marks_and_no_others),
 		rig_test(an_audit_needs_no_migration),
 		rig_test(a_write_to_a_huge_page_is_one_page),
+		rig_test(memory_of_hugetlb_is_refused),
 		rig_test(an_alias_of_post_copy_is_busy),
 		rig_test(an_ended_watch_leaves_the_alias),
 		rig_test(an_alias_with_a_hole_is_refused),
