@@ -457,6 +457,8 @@ MORE = [
      ("\tdli_rcu_read_lock();\n", "\tdli_rcu_read_unlock();\n"), ("", "")),
     ("a foreign log is marked while nothing is logged", "api/mark_bitmap.c",
      "\ton = dli_log_wants_marks(log);\n", "\ton = true;\n", "unit/unit-mark_bitmap"),
+    ("memory of hugetlb is watched", "watch.c",
+     "\tif (slot->watched_huge)\n", "\tif (false)\n", "unit/unit-watch"),
     ("a chunk's batch begins in an earlier chunk", "pages/page_set_take.c",
      "\t\t*block = first;\n", "", "unit/unit-page_set_steps"),
     ("cells that another reset took are not missed", "ring/drain.c",

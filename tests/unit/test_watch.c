@@ -275,6 +275,33 @@ static void an_alias_is_of_one_slot(void **state)
 	assert_int_equal(model_calls(guest.model, UFFDIO_REGISTER), 1);
 }
 
+/* Memory of hugetlb is the one kind that the kernel registers without UFFDIO_ZEROPAGE. */
+static bool register_as_hugetlb(struct guest *g, int fd, unsigned long request, void *arg,
+				int *result)
+{
+	const struct dl_os *below = model_os(g->model);
+	struct uffdio_register *range = arg;
+
+	if (request != UFFDIO_REGISTER)
+		return false;
+	*result = below->ioctl(below->opaque, fd, request, arg);
+	range->ioctls &= ~(UINT64_C(1) << _UFFDIO_ZEROPAGE);
+	return true;
+}
+
+static void memory_of_hugetlb_is_refused(void **state)
+{
+	set_slot(0, 0, PAGES, 0);
+	guest.config.intercept = register_as_hugetlb;
+	for (uint32_t flags = 0; flags <= DL_WATCH_AUDIT; flags += DL_WATCH_AUDIT) {
+		assert_int_equal(watch_at(0, ALIAS, flags), -EOPNOTSUPP);
+		expect_error("hugetlb");
+		assert_int_equal(model_watch_descriptors(guest.model), 0);
+	}
+	guest.config.intercept = NULL;
+	watch(0);
+}
+
 /* Each system call fails once: nothing is left behind, and the next call succeeds. */
 static void a_failure_leaves_nothing(void **state)
 {
@@ -403,6 +430,7 @@ int main(void)
 		rule_test(ring, wrong_arguments),
 		rule_test(ring, memory_that_kvm_cannot_log_is_not_watched),
 		rule_test(ring, an_alias_is_of_one_slot),
+		rule_test(ring, memory_of_hugetlb_is_refused),
 		rule_test(ring, a_failure_leaves_nothing),
 		rule_test(ring, a_failure_while_it_is_armed_leaves_nothing),
 		rule_tests(a_failed_scan_makes_everything_pending),
