@@ -177,6 +177,20 @@ static inline void consumer_close(struct world *w, struct consumer *c)
 	assert_int_equal(w->os->munmap(w->os->opaque, c->cells, RING_BYTES), 0);
 }
 
+/* A VM with a ring and no backup, and one vCPU whose ring is consumed. */
+static inline void world_open_consumer(struct world *w, const struct model_options *options,
+				       struct consumer *c)
+{
+	world_open_ring(w, options, false);
+	consumer_open(w, c);
+}
+
+static inline void world_close_consumer(struct world *w, struct consumer *c)
+{
+	consumer_close(w, c);
+	world_close(w);
+}
+
 /* Reads and releases one entry. Returns false if there is none. */
 static inline bool consume(struct consumer *c, uint32_t *slot, uint64_t *page)
 {

@@ -102,8 +102,7 @@ static void initially_set_with_a_ring_loses_writes(void **unused)
 	assert_int_equal(state(&w, 0, 9), 0);
 	assert_int_equal(touch(&w, c.vcpu, 9), 0);
 	assert_int_equal(consume_all(&c), 0);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 struct clear_case {
@@ -205,16 +204,14 @@ static void ring_alone_has_no_bitmap(void **unused)
 	struct world w;
 
 	(void)unused;
-	world_open_ring(&w, &with_backup, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, &with_backup, &c);
 	assert_int_equal(get_log(&w, 0, bits), -ENXIO);
 	assert_int_equal(get_log(&w, 77777, bits), -ENXIO);
 	assert_int_equal(clear_log(&w, 77777, 1, 1, bits), -ENXIO);
 	assert_int_equal(model_kernel_write(w.model, w.vm, 0, SLOT_GPA, &value, 8), 0);
 	assert_int_equal(*(uint64_t *)w.memory, 1);
 	assert_int_equal(consume_all(&c), 0); /* lost without an error */
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 static void backup_takes_writes_without_a_vcpu(void **unused)
@@ -235,8 +232,7 @@ static void backup_takes_writes_without_a_vcpu(void **unused)
 	assert_true(bits[0] == htole64(6));
 	assert_int_equal(consume_all(&c), 1);
 	assert_int_equal(model_kernel_write(w.model, w.vm, 1, SLOT_GPA, &value, 8), -EFAULT);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 static void log_off_and_delete_drop_the_bitmap_move_keeps_it(void **unused)
@@ -411,8 +407,7 @@ static void huge_slots_take_little_memory(void **unused)
 	assert_int_equal(consume_all(&c), 60);
 	assert_int_equal(reset(&w), 60);
 	assert_true(model_page_writes(w.model, w.vm, 2, 99999999) == 1);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 int main(void)

@@ -251,8 +251,7 @@ static void vcpu_mappings(void **unused)
 	void *mapped;
 
 	(void)unused;
-	world_open_ring(&w, NULL, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, NULL, &c);
 	assert_int_equal(w.os->mmap(w.os->opaque, c.vcpu, 64 * PAGE_BYTES, RING_BYTES,
 				    PROT_READ | PROT_WRITE, MAP_PRIVATE, &mapped),
 			 -EINVAL);
@@ -273,8 +272,7 @@ static void vcpu_mappings(void **unused)
 	assert_int_equal(run->exit_reason, KVM_EXIT_IO);
 	assert_int_equal(w.os->munmap(w.os->opaque, again, RING_BYTES), 0);
 	assert_int_equal(w.os->munmap(w.os->opaque, run, PAGE_BYTES), 0);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 
 	/* With 16 KiB pages the ring is at 64 of them, and anonymous memory is aligned to them. */
 	world_open(&w, &large);

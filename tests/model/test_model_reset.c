@@ -39,8 +39,7 @@ static unsigned int batches_of(const uint64_t *pages, size_t count)
 	struct world w;
 	size_t i;
 
-	world_open_ring(&w, NULL, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, NULL, &c);
 	for (i = 0; i < count; i++)
 		assert_int_equal(touch(&w, c.vcpu, pages[i]), 0);
 	model_hook(w.model, count_event, &counter);
@@ -48,8 +47,7 @@ static unsigned int batches_of(const uint64_t *pages, size_t count)
 	assert_int_equal(reset(&w), count);
 	for (i = 0; i < count; i++)
 		assert_int_equal(state(&w, 0, pages[i]), MODEL_PAGE_PROTECTED);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 	return counter.count;
 }
 
@@ -129,8 +127,7 @@ static void writes_go_unlogged_until_the_flush(void **unused)
 	struct world w;
 
 	(void)unused;
-	world_open_ring(&w, NULL, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, NULL, &c);
 	at.world = &w;
 	at.vcpu = c.vcpu;
 	assert_int_equal(touch(&w, c.vcpu, 1), 0);
@@ -152,8 +149,7 @@ static void writes_go_unlogged_until_the_flush(void **unused)
 	model_flush_tlb(w.model, w.vm);
 	assert_int_equal(touch(&w, c.vcpu, 2), 0);
 	assert_int_equal(consume_all(&c), 1);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 static void release(struct consumer *c, uint32_t index, uint32_t flags)
@@ -168,16 +164,14 @@ static void reset_stops_at_a_gap(void **unused)
 	struct world w;
 
 	(void)unused;
-	world_open_ring(&w, NULL, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, NULL, &c);
 	assert_int_equal(touch(&w, c.vcpu, 1), 0);
 	assert_int_equal(touch(&w, c.vcpu, 2), 0);
 	release(&c, 1, 3);
 	assert_int_equal(reset(&w), 0);
 	release(&c, 0, 0xabcd0002);
 	assert_int_equal(reset(&w), 2);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 /* Releasing cells that hold no entry moves the reset index past the dirty index. */
@@ -187,8 +181,7 @@ static void releasing_too_many_cells_fills_the_ring(void **unused)
 	struct world w;
 
 	(void)unused;
-	world_open_ring(&w, NULL, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, NULL, &c);
 	release(&c, 0, 2);
 	assert_int_equal(reset(&w), 1);
 	assert_int_equal(touch(&w, c.vcpu, 1), 0);
@@ -200,8 +193,7 @@ static void releasing_too_many_cells_fills_the_ring(void **unused)
 	assert_int_equal(touch(&w, c.vcpu, 2), KVM_EXIT_DIRTY_RING_FULL);
 	assert_int_equal(reset(&w), 0); /* two too far: permanently full */
 	assert_int_equal(touch(&w, c.vcpu, 3), KVM_EXIT_DIRTY_RING_FULL);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 /* RESET takes and counts entries of deleted slots and pages outside, and ignores them. */
@@ -211,8 +203,7 @@ static void stale_entries_are_ignored(void **unused)
 	struct world w;
 
 	(void)unused;
-	world_open_ring(&w, NULL, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, NULL, &c);
 	assert_int_equal(touch(&w, c.vcpu, 1), 0);
 	assert_int_equal(touch(&w, c.vcpu, 2), 0);
 	assert_int_equal(consume_all(&c), 2);
@@ -234,8 +225,7 @@ static void stale_entries_are_ignored(void **unused)
 	c.cells[5].slot = 0xffffffff;
 	release(&c, 5, 2);
 	assert_int_equal(reset(&w), 2);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 static void a_moved_slot_is_protected_at_its_new_place(void **unused)
@@ -245,8 +235,7 @@ static void a_moved_slot_is_protected_at_its_new_place(void **unused)
 	uint64_t gpa = SLOT_GPA + (64 << 20);
 
 	(void)unused;
-	world_open_ring(&w, NULL, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, NULL, &c);
 	assert_int_equal(touch(&w, c.vcpu, 1), 0);
 	assert_int_equal(region(&w, 0, LOG, gpa, SLOT_PAGES, w.memory), 0);
 	assert_int_equal(state(&w, 0, 1), MODEL_PAGE_PROTECTED | MODEL_PAGE_IN_RING);
@@ -256,8 +245,7 @@ static void a_moved_slot_is_protected_at_its_new_place(void **unused)
 	assert_int_equal(consume_all(&c), 2);
 	assert_int_equal(reset(&w), 2);
 	assert_int_equal(state(&w, 0, 1), MODEL_PAGE_PROTECTED);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 /* Deleting a slot flushes the TLBs, so no later flush refers to it. */
@@ -268,8 +256,7 @@ static void deleting_a_slot_flushes(void **unused)
 	struct world w;
 
 	(void)unused;
-	world_open_ring(&w, NULL, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, NULL, &c);
 	assert_int_equal(touch(&w, c.vcpu, 1), 0);
 	assert_int_equal(consume_all(&c), 1);
 	model_reset_fault(w.model, &late);
@@ -279,8 +266,7 @@ static void deleting_a_slot_flushes(void **unused)
 	assert_int_equal(region(&w, 0, 0, 0, 0, NULL), 0);
 	assert_int_equal(mk_find_vm(w.model, w.vm)->stale_count, 0);
 	model_flush_tlb(w.model, w.vm);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 struct resetter {
@@ -326,8 +312,7 @@ static void a_flush_waits_for_a_store(void **unused)
 	void *result;
 
 	(void)unused;
-	world_open_ring(&w, NULL, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, NULL, &c);
 	resetter.world = &w;
 	assert_int_equal(touch(&w, c.vcpu, 1), 0);
 	assert_int_equal(consume_all(&c), 1);
@@ -340,8 +325,7 @@ static void a_flush_waits_for_a_store(void **unused)
 	pthread_mutex_unlock(&vcpu->guest_lock);
 	pthread_join(thread, &result);
 	assert_int_equal((intptr_t)result, 1);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 int main(void)

@@ -17,8 +17,7 @@ static void a_dropped_batch_is_not_protected(void **unused)
 	uint64_t page;
 
 	(void)unused;
-	world_open_ring(&w, NULL, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, NULL, &c);
 	for (page = 0; page < 4; page++)
 		assert_int_equal(touch(&w, c.vcpu, page), 0);
 	assert_int_equal(consume_all(&c), 4);
@@ -39,8 +38,7 @@ static void a_dropped_batch_is_not_protected(void **unused)
 	assert_int_equal(reset(&w), 2);
 	assert_int_equal(state(&w, 0, 8), MODEL_PAGE_PROTECTED);
 	assert_int_equal(state(&w, 0, 200), 0);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 /* The kernel protects the batch of each ring at its end. */
@@ -80,8 +78,7 @@ static void a_short_reset_loses_nothing(void **unused)
 	struct world w;
 
 	(void)unused;
-	world_open_ring(&w, NULL, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, NULL, &c);
 	assert_int_equal(touch(&w, c.vcpu, 1), 0);
 	assert_int_equal(consume_all(&c), 1);
 	model_reset_fault(w.model, &nothing);
@@ -93,8 +90,7 @@ static void a_short_reset_loses_nothing(void **unused)
 	assert_int_equal(state(&w, 0, 1), MODEL_PAGE_RELEASED);
 	assert_int_equal(reset(&w), 1);
 	assert_int_equal(state(&w, 0, 1), MODEL_PAGE_PROTECTED);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 static void raise_once(void *opaque, const struct model_event *event)
@@ -125,8 +121,7 @@ static void a_signal_shortens_a_reset(void **unused)
 
 	(void)unused;
 	assert_int_equal(sigaction(SIGUSR1, &action, &before), 0);
-	world_open_ring(&w, &options, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, &options, &c);
 	for (page = 0; page < 4; page++)
 		assert_int_equal(touch(&w, c.vcpu, page * 100), 0);
 	assert_int_equal(consume_all(&c), 4);
@@ -146,8 +141,7 @@ static void a_signal_shortens_a_reset(void **unused)
 	assert_true(raised);
 	assert_int_equal(w.os->signal_mask(w.os->opaque, SIG_SETMASK, &old, NULL), 0);
 	assert_true(model_calls(w.model, MODEL_CALL_SIGMASK) == 2);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 	sigaction(SIGUSR1, &before, NULL);
 }
 

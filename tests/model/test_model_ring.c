@@ -22,8 +22,7 @@ static void life_of_an_entry(void **unused)
 	uint64_t page;
 
 	(void)unused;
-	world_open_ring(&w, NULL, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, NULL, &c);
 	assert_int_equal(state(&w, 0, 7), MODEL_PAGE_PROTECTED);
 	assert_int_equal(touch(&w, c.vcpu, 7), 0);
 	assert_int_equal(*(uint64_t *)(w.memory + 7 * PAGE_BYTES), 7);
@@ -42,8 +41,7 @@ static void life_of_an_entry(void **unused)
 	assert_int_equal(reset(&w), 0);
 	assert_int_equal(touch(&w, c.vcpu, 7), 0);
 	assert_int_equal(c.cells[1].flags, KVM_DIRTY_GFN_F_DIRTY);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 static uint32_t fill(struct world *w, struct consumer *c)
@@ -63,8 +61,7 @@ static void the_soft_limit_ends_the_run(void **unused)
 	struct kvm_run *run;
 
 	(void)unused;
-	world_open_ring(&w, NULL, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, NULL, &c);
 	assert_int_equal(w.os->mmap(w.os->opaque, c.vcpu, 0, PAGE_BYTES, PROT_READ, MAP_SHARED,
 				    (void **)&run),
 			 0);
@@ -84,8 +81,7 @@ static void the_soft_limit_ends_the_run(void **unused)
 	assert_int_equal(touch(&w, c.vcpu, 1), 0);
 	assert_int_equal(run->exit_reason, KVM_EXIT_UNKNOWN);
 	assert_int_equal(w.os->munmap(w.os->opaque, run, PAGE_BYTES), 0);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 /*
@@ -162,8 +158,7 @@ static void indices_wrap(void **unused)
 	uint64_t page;
 
 	(void)unused;
-	world_open_ring(&w, &options, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, &options, &c);
 	c.head = 0xfffffff0;
 	for (round = 0; round < 5; round++) {
 		for (page = 0; page < 100; page++)
@@ -173,8 +168,7 @@ static void indices_wrap(void **unused)
 	}
 	assert_int_equal(ring_of(&w, &c).dirty_index, 0xfffffff0 + 500);
 	assert_int_equal(fill(&w, &c), SOFT_LIMIT - 1);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 static void overflow_by_the_kernel(void **unused)
@@ -184,8 +178,7 @@ static void overflow_by_the_kernel(void **unused)
 	uint64_t page;
 
 	(void)unused;
-	world_open_ring(&w, NULL, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, NULL, &c);
 	for (page = 0; page < RING_ENTRIES + 10; page++)
 		assert_int_equal(touch_unchecked(&w, c.vcpu, page), 0);
 	assert_int_equal(ring_of(&w, &c).overwritten_entries, 10);
@@ -195,8 +188,7 @@ static void overflow_by_the_kernel(void **unused)
 	assert_int_equal(reset(&w), RING_ENTRIES);
 	assert_int_equal(touch(&w, c.vcpu, 0), 0);
 	assert_int_equal(consume_all(&c), 0); /* out of sync: the entry is 10 cells further */
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 /* As on hosts that emulate in batches: full is noticed late, cells are overwritten, pages lost. */
@@ -209,15 +201,13 @@ static void overflow_by_batches(void **unused)
 	uint64_t page;
 
 	(void)unused;
-	world_open_ring(&w, &options, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, &options, &c);
 	assert_int_equal(fill(&w, &c), 399);
 	assert_int_equal(ring_of(&w, &c).overwritten_entries, 400 - RING_ENTRIES);
 	for (page = 0; page < 400; page++)
 		lost += !(state(&w, 0, page) & (MODEL_PAGE_PROTECTED | MODEL_PAGE_RECORDED));
 	assert_int_equal(lost, 400 - RING_ENTRIES);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 /* With PML the writes of a running vCPU reach the ring when it exits. */
@@ -229,8 +219,7 @@ static void pml_entries_reach_the_ring_at_the_exit(void **unused)
 	uint64_t page;
 
 	(void)unused;
-	world_open_ring(&w, &options, false);
-	consumer_open(&w, &c);
+	world_open_consumer(&w, &options, &c);
 	for (page = 0; page < 10; page++)
 		assert_int_equal(touch(&w, c.vcpu, page), 0);
 	assert_int_equal(state(&w, 0, 5), MODEL_PAGE_IN_PML);
@@ -241,8 +230,7 @@ static void pml_entries_reach_the_ring_at_the_exit(void **unused)
 		assert_int_equal(touch(&w, c.vcpu, page), 0);
 	assert_int_equal(consume_all(&c), 16);
 	assert_int_equal(reset(&w), 26);
-	consumer_close(&w, &c);
-	world_close(&w);
+	world_close_consumer(&w, &c);
 }
 
 /* GET kicks the vCPUs and does not wait; the next GET returns the buffered writes. */

@@ -342,13 +342,18 @@ static void kicks_that_do_not_fit_wait(void **state)
 	assert_int_equal(guest_stats(&guest).limited_vcpus, 2);
 }
 
-static void a_removed_vcpu_is_neither_kicked_nor_limited(void **state)
+/* A look finds the vCPU far above its limit. */
+static void want_kick(void)
 {
 	limit(100);
 	write_some(50);
 	model_advance(guest.model, 5 * MILLISECOND);
 	reap();
-	/* Its kick is wanted. */
+}
+
+static void a_removed_vcpu_is_neither_kicked_nor_limited(void **state)
+{
+	want_kick();
 	dl_vcpu_remove(vcpu->handle);
 	vcpu->handle = NULL;
 	assert_int_equal(take_kicks(), 0);
@@ -362,10 +367,7 @@ static void a_removed_vcpu_is_neither_kicked_nor_limited(void **state)
 /* The one that comes back is another one to the VMM, and pauses by itself. */
 static void a_kick_is_not_inherited(void **state)
 {
-	limit(100);
-	write_some(50);
-	model_advance(guest.model, 5 * MILLISECOND);
-	reap();
+	want_kick();
 	dl_vcpu_remove(vcpu->handle);
 	assert_int_equal(dl_vcpu_add(guest.log, vcpu->fd, 77, 0, &vcpu->handle), 0);
 	assert_int_equal(take_kicks(), 0);
