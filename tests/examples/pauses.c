@@ -8,6 +8,7 @@
 #include "machine.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,7 +53,7 @@ static void wait_for_progress(uint32_t id)
 	uint64_t from = progress(id);
 
 	while (progress(id) == from)
-		usleep(100);
+		sched_yield();
 }
 
 static struct vcpu_holds holds_of(uint32_t id)
@@ -71,15 +72,16 @@ static void wait_for_hold(uint32_t id)
 	pause_ns[id] = FOREVER_NS;
 	machine_kick(&machine, id);
 	while (holds_of(id).count == count)
-		usleep(100);
+		sched_yield();
 }
 
 static void require_standing_still(uint32_t id)
 {
-	uint64_t from = progress(id);
+	uint64_t from = progress(id), until_ns = clock_ns() + 5 * NS_PER_MS;
 
-	usleep(5000);
-	require(progress(id) == from, "a vCPU runs in its pause");
+	do
+		require(progress(id) == from, "a vCPU runs in its pause");
+	while (clock_ns() < until_ns);
 }
 
 static void boot(const struct machine_kind *kind)
@@ -128,7 +130,7 @@ static void test_kicks_in_the_guest(void)
 
 			machine_kick(&machine, id);
 			while (asked[id] == before)
-				usleep(10);
+				sched_yield();
 		}
 }
 
@@ -149,7 +151,7 @@ static void test_stop(void)
 	/* They are still to pause. */
 	for (uint32_t id = 0; id < VCPUS; id++)
 		while (holds_of(id).count == counts[id])
-			usleep(100);
+			sched_yield();
 }
 
 /* Nothing holds vCPUs any more. */
@@ -202,7 +204,7 @@ static void test_damage(void)
 	machine.memory[offset + RECORD_GENERATION] ^= 1;
 	machine_resume(&machine);
 	while (!machine_failure(&machine, machine.why, sizeof(machine.why)))
-		usleep(100);
+		sched_yield();
 	require(machine_failure(&machine, machine.why, sizeof(machine.why)) == -EBADMSG,
 		"the reader failed otherwise");
 }
